@@ -1,0 +1,295 @@
+// Python's view of the core. Arrays cross as numpy; all work runs with the GIL released.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdlib>
+#include <new>
+#include <optional>
+#include <vector>
+
+#include "decode/codeword.h"
+#include "decode/dequantize.h"
+#include "encode/codeword_encoder.h"
+#include "encode/dependent_quantizer.h"
+#include "encode/uniform_quantizer.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Integers = nb::ndarray<int32_t, nb::numpy, nb::ndim<1>, nb::c_contig>;
+using IntegersIn = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Flags = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using DecodedTensor = std::tuple<int, bool, Integers>;  // qp_delta, history_enabled, integers
+using EntryPoint = std::tuple<uint64_t, unsigned, int>;  // position, value8, dq_state
+
+// TensorSyntax, with the arrays that it points to kept alive.
+struct PyTensorSyntax {
+  nnr::TensorSyntax syntax;
+  std::optional<IntegersIn> parent;
+  std::optional<Flags> history;
+};
+
+struct PyTensorToEncode {
+  PyTensorSyntax tensor;
+  IntegersIn levels;
+  nnr::TensorToEncode coded;
+};
+
+// Zeroed pages come from the system untouched: a tensor costs memory only as it is decoded.
+template <class T>
+nb::ndarray<T, nb::numpy, nb::ndim<1>, nb::c_contig> zeroed_array(size_t count) {
+  T* data = static_cast<T*>(std::calloc(count ? count : 1, sizeof(T)));
+  if (!data) throw std::bad_alloc();
+  nb::capsule owner(data, [](void* p) noexcept { std::free(p); });
+  return nb::ndarray<T, nb::numpy, nb::ndim<1>, nb::c_contig>(data, {count}, owner);
+}
+
+void require(bool condition, const char* message) {
+  if (!condition) throw nb::value_error(message);
+}
+
+void init_tensor_syntax(PyTensorSyntax* self, uint64_t rows, uint64_t cols, int unary_length,
+                        bool dependent_quantization, int scan_order, bool second_edition,
+                        int64_t codebook_size, int64_t codebook_zero_offset, bool parent_present,
+                        bool temporal_contexts, std::optional<IntegersIn> parent,
+                        std::optional<Flags> history) {
+  require(rows >= 1 && cols >= 1 && rows <= (uint64_t{1} << 40) / cols, "rows, cols: out of range");
+  require(unary_length >= 1 && unary_length <= nnr::kMaxUnaryLength, "unary_length: not 1..256");
+  require(scan_order >= 0 && scan_order <= 4, "scan_order: not 0..4");
+  require(codebook_size >= 0 && codebook_size <= INT32_MAX &&
+              codebook_zero_offset >= 0 &&
+              (codebook_size == 0 || codebook_zero_offset < codebook_size),
+          "codebook_size, codebook_zero_offset: out of range");
+  require(!parent || parent->size() == rows * cols, "parent: wrong size");
+  require(!history || history->size() == rows * cols, "history: wrong size");
+  new (self) PyTensorSyntax{};
+  self->syntax = {rows, cols, unary_length, dependent_quantization, scan_order, second_edition,
+                  codebook_size, codebook_zero_offset, parent_present, temporal_contexts,
+                  parent ? parent->data() : nullptr, history ? history->data() : nullptr};
+  self->parent = std::move(parent);
+  self->history = std::move(history);
+}
+
+std::vector<nnr::BlockRowState> to_block_row_states(const std::vector<EntryPoint>& entries) {
+  std::vector<nnr::BlockRowState> states;
+  states.reserve(entries.size());
+  for (const auto& [position, value8, dq_state] : entries)
+    states.push_back({position, value8, dq_state});
+  return states;
+}
+
+EntryPoint to_entry_point(const nnr::BlockRowState& state) {
+  return {state.position, state.value8, state.dq_state};
+}
+
+std::pair<nnr::DecodeStatus, std::vector<DecodedTensor>> decode_codeword(
+    Bytes payload, const std::vector<const PyTensorSyntax*>& tensors, int qp_bits,
+    const std::vector<EntryPoint>& entry_points) {
+  require(qp_bits >= 0 && qp_bits <= 31, "qp_bits: not 0..31");
+  const auto entries = to_block_row_states(entry_points);
+  std::vector<nnr::CodedTensor> coded(tensors.size());
+  std::vector<std::vector<uint8_t>> skipped(tensors.size());
+  std::vector<Integers> integers;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const nnr::TensorSyntax& syntax = tensors[i]->syntax;
+    integers.push_back(zeroed_array<int32_t>(syntax.elements()));
+    if (syntax.has_flags()) skipped[i].resize(syntax.rows);
+    coded[i] = {syntax, skipped[i].data(), integers[i].data(), 0};
+  }
+  nnr::DecodeStatus status;
+  {
+    nb::gil_scoped_release release;
+    status = nnr::decode_codeword(payload.data(), payload.size(), coded.data(), coded.size(),
+                                  qp_bits, {entries.data(), entries.size()});
+  }
+  std::vector<DecodedTensor> decoded;
+  for (size_t i = 0; i < coded.size(); ++i)
+    decoded.emplace_back(coded[i].qp_delta, coded[i].history_enabled, integers[i]);
+  return {status, std::move(decoded)};
+}
+
+// One tensor alone in its codeword, its block rows decoded in runs, each from an entry point.
+class BlockRowDecoder {
+ public:
+  BlockRowDecoder(Bytes payload, const PyTensorSyntax& tensor, int qp_bits)
+      : payload_(std::move(payload)), tensor_(tensor),
+        skipped_(tensor.syntax.has_flags() ? tensor.syntax.rows : 0),
+        integers_(zeroed_array<int32_t>(tensor.syntax.elements())),
+        preamble_(tensor_.syntax, skipped_.data()) {
+    require(qp_bits >= 0 && qp_bits <= 31, "qp_bits: not 0..31");
+    nb::gil_scoped_release release;
+    start_ = nnr::ArithmeticDecoder(payload_.data(), payload_.size());
+    qp_delta_ = nnr::read_qp_delta(start_, qp_bits);
+    status_ = preamble_.read_preamble(start_);
+  }
+
+  // Decodes block rows first .. last - 1 from `entry` (its position counted from the codeword's
+  // start; ignored for block row 0). With `last` = block_rows the codeword's end is checked too.
+  // Returns the status and the states behind each block row (but the tensor's last).
+  std::pair<nnr::DecodeStatus, std::vector<EntryPoint>> decode(uint64_t first, uint64_t last, EntryPoint entry) {
+    const uint64_t block_rows = tensor_.syntax.block_rows();
+    require(first < last && last <= block_rows, "first, last: out of range");
+    nb::gil_scoped_release release;
+    nnr::TensorDecoder tensor_decoder = preamble_;
+    const auto [position, value8, entry_state] = entry;
+    nnr::ArithmeticDecoder decoder =
+        first == 0 ? start_
+                   : nnr::ArithmeticDecoder(payload_.data(), payload_.size(), position, value8);
+    int dq_state = first == 0 ? 0 : entry_state & 7;
+    std::vector<EntryPoint> ends;
+    nnr::DecodeStatus status = status_;
+    for (uint64_t row = first; row < last && status == nnr::DecodeStatus::kOk; ++row) {
+      status = tensor_decoder.decode_block_row(decoder, row, dq_state, integers_.data());
+      if (row + 1 < block_rows)
+        ends.push_back(to_entry_point(tensor_decoder.state_at(decoder, dq_state)));
+    }
+    if (status == nnr::DecodeStatus::kOk && last == block_rows)
+      status = nnr::finish_codeword(decoder, payload_.size());
+    return {status, std::move(ends)};
+  }
+
+  nnr::DecodeStatus status() const { return status_; }
+  int qp_delta() const { return qp_delta_; }
+  bool history_enabled() const { return preamble_.history_enabled(); }
+  uint64_t start_position() const { return start_.position(); }
+  uint64_t block_rows() const { return tensor_.syntax.block_rows(); }
+  Integers integers() const { return integers_; }
+
+ private:
+  Bytes payload_;
+  PyTensorSyntax tensor_;
+  std::vector<uint8_t> skipped_;
+  Integers integers_;
+  nnr::TensorDecoder preamble_;
+  nnr::ArithmeticDecoder start_;
+  nnr::DecodeStatus status_ = nnr::DecodeStatus::kOk;
+  int qp_delta_ = 0;
+};
+
+nb::ndarray<float, nb::numpy, nb::ndim<1>, nb::c_contig> dequantize(IntegersIn integers, float step) {
+  auto weights = zeroed_array<float>(integers.size());
+  nb::gil_scoped_release release;
+  nnr::dequantize(integers.data(), integers.size(), step, weights.data());
+  return weights;
+}
+
+std::tuple<nb::bytes, std::vector<EntryPoint>> encode_codeword(
+    const std::vector<PyTensorToEncode*>& tensors, int qp_bits) {
+  require(qp_bits >= 0 && qp_bits <= 31, "qp_bits: not 0..31");
+  nnr::EncodedCodeword codeword;
+  {
+    nb::gil_scoped_release release;
+    nnr::CodewordEncoder encoder;
+    for (PyTensorToEncode* tensor : tensors) {
+      encoder.encode_qp_delta(tensor->coded.qp_delta, qp_bits);
+      encoder.encode_tensor(tensor->coded);
+    }
+    codeword = encoder.finish();
+  }
+  std::vector<EntryPoint> entries;
+  for (const nnr::BlockRowState& entry : codeword.entry_points)
+    entries.push_back(to_entry_point(entry));
+  return {nb::bytes(codeword.bytes.data(), codeword.bytes.size()), std::move(entries)};
+}
+
+void init_tensor_to_encode(PyTensorToEncode* self, const PyTensorSyntax& tensor, IntegersIn levels,
+                           int qp_delta, bool row_skipping, bool history_enabled,
+                           bool search_initialization, std::vector<uint8_t> indices) {
+  require(levels.size() == tensor.syntax.elements(), "levels: wrong size");
+  const nnr::ContextLayout layout{tensor.syntax.unary_length};
+  require(indices.empty() || indices.size() == static_cast<size_t>(layout.count()),
+          "indices: not one per context");
+  for (uint8_t index : indices)
+    require(index < nnr::kInitializationCount, "indices: not 0..8");
+  require(!history_enabled || tensor.syntax.parent_present, "history_enabled: no parent");
+  new (self) PyTensorToEncode{tensor, levels, {}};
+  self->coded = {tensor.syntax, levels.data(), qp_delta, row_skipping, history_enabled,
+                 search_initialization, std::move(indices)};
+}
+
+Integers quantize(const PyTensorSyntax& tensor, Floats weights, double step, double lambda,
+                  std::optional<Floats> importance) {
+  const nnr::TensorSyntax& syntax = tensor.syntax;
+  require(weights.size() == syntax.elements(), "weights: wrong size");
+  require(!importance || importance->size() == syntax.elements(), "importance: wrong size");
+  require(step > 0 && lambda >= 0, "step, lambda: negative");
+  require(syntax.codebook_size == 0, "codebook_size: quantizers know no codebook");
+  Integers levels = zeroed_array<int32_t>(syntax.elements());
+  nb::gil_scoped_release release;
+  const nnr::QuantizerInput input{syntax, weights.data(), importance ? importance->data() : nullptr,
+                                  step, lambda};
+  const nnr::TensorChoices choices{syntax.history != nullptr, nullptr};
+  if (syntax.dependent_quantization)
+    nnr::quantize_dependent(input, choices, levels.data());
+  else
+    nnr::quantize_uniform(input, choices, levels.data());
+  return levels;
+}
+
+Integers reconstruct(const PyTensorToEncode& tensor) {
+  Integers integers = zeroed_array<int32_t>(tensor.coded.syntax.elements());
+  nb::gil_scoped_release release;
+  nnr::reconstruct(tensor.coded, integers.data());
+  return integers;
+}
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+  m.doc() = "DeepCABAC: arithmetic coding and quantization of tensors of integers.";
+
+  nb::enum_<nnr::DecodeStatus>(m, "DecodeStatus", nb::is_arithmetic(), "What decoding came to.")
+      .value("OK", nnr::DecodeStatus::kOk)
+      .value("TRUNCATED", nnr::DecodeStatus::kTruncated)
+      .value("INTEGER_OVERFLOW", nnr::DecodeStatus::kIntegerOverflow)
+      .value("ENTRY_POINT_MISMATCH", nnr::DecodeStatus::kEntryPointMismatch)
+      .value("NOT_TERMINATED", nnr::DecodeStatus::kNotTerminated)
+      .value("BAD_STOP_BIT", nnr::DecodeStatus::kBadStopBit)
+      .value("VALUE_OUT_OF_RANGE", nnr::DecodeStatus::kValueOutOfRange)
+      .value("TRAILING_BYTES", nnr::DecodeStatus::kTrailingBytes);
+
+  nb::class_<PyTensorSyntax>(m, "TensorSyntax", "What a data unit's header says of one tensor.")
+      .def("__init__", &init_tensor_syntax, "rows"_a, "cols"_a, nb::kw_only(), "unary_length"_a = 10,
+           "dependent_quantization"_a = false, "scan_order"_a = 0, "second_edition"_a = false,
+           "codebook_size"_a = 0, "codebook_zero_offset"_a = 0, "parent_present"_a = false,
+           "temporal_contexts"_a = false, "parent"_a = nb::none(), "history"_a = nb::none())
+      .def_prop_ro("elements", [](const PyTensorSyntax& t) { return t.syntax.elements(); })
+      .def_prop_ro("block_rows", [](const PyTensorSyntax& t) { return t.syntax.block_rows(); });
+
+  nb::class_<BlockRowDecoder>(m, "BlockRowDecoder",
+                              "A tensor whose block rows are decoded from their entry points.")
+      .def(nb::init<Bytes, const PyTensorSyntax&, int>(), "payload"_a, "tensor"_a, "qp_bits"_a)
+      .def("decode", &BlockRowDecoder::decode, "first"_a, "last"_a, "entry"_a)
+      .def_prop_ro("status", &BlockRowDecoder::status)
+      .def_prop_ro("qp_delta", &BlockRowDecoder::qp_delta)
+      .def_prop_ro("history_enabled", &BlockRowDecoder::history_enabled)
+      .def_prop_ro("start_position", &BlockRowDecoder::start_position)
+      .def_prop_ro("block_rows", &BlockRowDecoder::block_rows)
+      .def_prop_ro("integers", &BlockRowDecoder::integers, nb::rv_policy::reference);
+
+  nb::class_<PyTensorToEncode>(m, "TensorToEncode", "One tensor's integers, and how to code them.")
+      .def("__init__", &init_tensor_to_encode, "tensor"_a, "levels"_a, nb::kw_only(),
+           "qp_delta"_a = 0, "row_skipping"_a = false, "history_enabled"_a = false,
+           "search_initialization"_a = true, "indices"_a = std::vector<uint8_t>{})
+      .def("reconstruct", &reconstruct, "The integers that a decoder finds for the levels.")
+      .def_prop_ro("indices", [](const PyTensorToEncode& t) { return t.coded.indices; });
+
+  m.def("decode_codeword", &decode_codeword, "payload"_a, "tensors"_a, "qp_bits"_a,
+        "entry_points"_a,
+        "Decodes a codeword; returns a DecodeStatus and, per tensor, (qp_delta, history_enabled, "
+        "integers).");
+  m.def("encode_codeword", &encode_codeword, "tensors"_a, "qp_bits"_a,
+        "Encodes a codeword; returns its bytes and entry points.");
+  m.def("quantize", &quantize, "tensor"_a, "weights"_a, "step"_a, "lambda_"_a = 0.0,
+        "importance"_a = nb::none(),
+        "Quantizes weights: the integers to code.");
+  m.def("dequantize", &dequantize, "integers"_a, "step"_a, "float32 step times integers.");
+}

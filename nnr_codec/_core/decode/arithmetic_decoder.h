@@ -1,0 +1,169 @@
+// The binary arithmetic decoder (spec/bitstream.md, "Arithmetic decoder").
+//
+// Never reads outside the buffer: past its end it sees zeros, and `overrun()` tells. The caller
+// checks that now and then rather than at each bin, so damage costs bounded extra work.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "probability_model.h"
+
+namespace nnr {
+
+namespace detail {
+
+// kLpsRange with columns for S >> 7 = -32..31, so that no absolute value is needed.
+struct SignedLpsRange {
+  uint8_t width[8][64];
+  constexpr SignedLpsRange() : width() {
+    for (int row = 0; row < 8; ++row)
+      for (int column = 0; column < 64; ++column) {
+        const int bucket = column - 32;
+        const int magnitude = bucket < 0 ? -bucket : bucket;
+        width[row][column] = kLpsRange[row][magnitude > 31 ? 31 : magnitude];
+      }
+  }
+};
+inline constexpr SignedLpsRange kSignedLpsRange{};
+
+inline uint64_t load_big_endian(const uint8_t* bytes) {
+  uint64_t value;
+  std::memcpy(&value, bytes, sizeof value);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+  value = __builtin_bswap64(value);
+#endif
+  return value;
+}
+
+}  // namespace detail
+
+class ArithmeticDecoder {
+ public:
+  ArithmeticDecoder() = default;
+
+  // Starts at the codeword's first byte.
+  ArithmeticDecoder(const uint8_t* data, size_t size) : data_(data), size_(size) {
+    available_ = -kWindowBits;
+    refill();
+    check_value();
+  }
+
+  // Starts at an entry point: `position` bits (shifts) into the codeword, `value8` the leading
+  // bits of the value there.
+  ArithmeticDecoder(const uint8_t* data, size_t size, uint64_t position, unsigned value8)
+      : data_(data), size_(size), range_(256) {
+    window_ = static_cast<uint64_t>(value8) << kRangeShift;
+    const uint64_t next_bit = position + kWindowBits;
+    next_ = next_bit >> 3;
+    available_ = 0;
+    if (const unsigned used = next_bit & 7) {
+      const uint64_t byte = next_ < size_ ? data_[next_] : 0;
+      window_ |= ((byte << used) & 0xff) << (kRangeShift - 8);
+      available_ = 8 - static_cast<int>(used);
+      ++next_;
+    }
+    refill();
+  }
+
+  // Decodes one bin with an adaptive model.
+  unsigned decode(ProbabilityModel& model) {
+    const int combined = model.combined();
+    const uint32_t lps = detail::kSignedLpsRange.width[(range_ >> 5) & 7][(combined >> 7) + 32];
+    const uint32_t mps = range_ - lps;
+    const uint64_t scaled = static_cast<uint64_t>(mps) << kRangeShift;
+    const bool less_probable = window_ >= scaled;
+    const unsigned bin = static_cast<unsigned>(combined >= 0) ^ static_cast<unsigned>(less_probable);
+    window_ -= less_probable ? scaled : 0;
+    renormalize(less_probable ? lps : mps);
+    model.update(bin);
+    return bin;
+  }
+
+  // Decodes `count` equiprobable bins, 0..32, most significant first.
+  uint32_t decode_bypass(int count) {
+    uint32_t bits = 0;
+    for (int i = 0; i < count; ++i) {
+      window_ <<= 1;
+      if (--available_ < 0) refill();
+      const uint64_t scaled = static_cast<uint64_t>(range_) << kRangeShift;
+      const bool bin = window_ >= scaled;
+      window_ -= bin ? scaled : 0;
+      bits = 2 * bits + bin;
+    }
+    return bits;
+  }
+
+  // Decodes the bin that says whether the codeword ends.
+  bool decode_terminate() {
+    range_ -= 2;
+    const bool bin = window_ >= static_cast<uint64_t>(range_) << kRangeShift;
+    if (!bin) renormalize(range_);
+    return bin;
+  }
+
+  // What happens to the interval between block rows.
+  void reset_range() {
+    range_ = 256;
+    check_value();
+  }
+
+  // Shifts done since the codeword's start, in bits.
+  uint64_t position() const {
+    return 8 * static_cast<uint64_t>(next_) - kWindowBits - static_cast<uint64_t>(available_);
+  }
+  // The leading bits of the value, as entry points give them: 0..255 when the range is 256.
+  unsigned value8() const { return static_cast<unsigned>(window_ >> kRangeShift); }
+  // Bytes that the arithmetic decoder of the text would have read by now.
+  uint64_t bytes_read() const { return 2 + (position() >> 3); }
+  bool overrun() const { return bytes_read() > size_; }
+  // The value has been outside the range at a point where no encoder leaves it.
+  bool out_of_range() const { return out_of_range_; }
+
+  // After a terminating bin of 1: whether the last byte read ends in the stop bit and zeros.
+  bool stop_bit_found() const {
+    const uint64_t last = bytes_read() - 1;
+    return last < size_ && ((data_[last] << (position() & 7)) & 0xff) == 0x80;
+  }
+
+ private:
+  static constexpr int kWindowBits = 9;    // width of range
+  static constexpr int kRangeShift = 54;   // range's place in the window; one bit above is spare
+
+  void renormalize(uint32_t range) {
+    const int shift = __builtin_clz(range) - (32 - kWindowBits);
+    range_ = range << shift;
+    window_ <<= shift;
+    available_ -= shift;
+    if (available_ < 0) refill();
+  }
+
+  void check_value() { out_of_range_ |= window_ >= static_cast<uint64_t>(range_) << kRangeShift; }
+
+  // Appends whole bytes below the bits that the window holds.
+  void refill() {
+    const int held = kWindowBits + available_ + 1;  // from the top, with the spare bit
+    const int bytes = (64 - held) >> 3;
+    if (next_ + 8 <= size_) {
+      window_ |= detail::load_big_endian(data_ + next_) >> held;
+    } else {
+      for (int i = 0; i < bytes; ++i) {
+        const uint64_t byte = next_ + i < size_ ? data_[next_ + i] : 0;
+        window_ |= (byte << 56) >> (held + 8 * i);
+      }
+    }
+    next_ += bytes;
+    available_ += 8 * bytes;
+  }
+
+  const uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+  size_t next_ = 0;      // index of the next byte to load; may pass size_
+  uint64_t window_ = 0;  // value, left-aligned below one spare bit
+  int available_ = 0;    // bits held below the nine that range is compared with
+  uint32_t range_ = 510;
+  bool out_of_range_ = false;  // sticky
+};
+
+}  // namespace nnr

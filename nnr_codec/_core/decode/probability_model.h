@@ -1,0 +1,100 @@
+// Adaptive binary probability models and the layout of a tensor's contexts
+// (spec/bitstream.md, "Probability models" and "Coded tensor").
+#pragma once
+
+#include <cstdint>
+
+#include "tables.h"
+
+namespace nnr {
+
+// Two estimators of different inertia; their weighted sum S gives the probability.
+struct ProbabilityModel {
+  int16_t fast_state = 0;  // -128..127
+  int16_t slow_state = 0;  // -2048..2047
+  uint8_t fast_shift = 5;
+  uint8_t slow_shift = 4;
+
+  // Sets the model to initialization index `index`, 0..8; also what a reset does.
+  void initialize(int index) {
+    const ModelInitialization& init = kInitialization[index];
+    fast_state = init.fast_state;
+    slow_state = static_cast<int16_t>(init.combined - 16 * init.fast_state);
+    fast_shift = init.fast_shift;
+    slow_shift = init.slow_shift;
+  }
+
+  int combined() const { return 16 * fast_state + slow_state; }
+
+  void update(unsigned bin) {
+    const int negate = static_cast<int>(bin) - 1;  // 0 for bin 1, -1 for bin 0
+    const int fast = (fast_state ^ negate) - negate;
+    const int slow = (slow_state ^ negate) - negate;
+    const int fast_step = kStateStep[16 + (fast >> 3)] >> fast_shift;
+    const int slow_step = kStateStep[16 + (slow >> 7)] >> slow_shift;
+    fast_state = static_cast<int16_t>(fast_state + ((fast_step ^ negate) - negate));
+    slow_state = static_cast<int16_t>(slow_state + ((slow_step ^ negate) - negate));
+  }
+};
+
+inline constexpr int kMaxUnaryLength = 256;      // cabac_unary_length_minus1 is u(8)
+inline constexpr int kMaxRemainderPrefix = 31;   // prefix bins of one remainder
+
+// Index of each context within a tensor, for unary length N.
+struct ContextLayout {
+  static constexpr int kSignificance = 0;          // + 3 * state + left neighbour class
+  static constexpr int kSignificanceParent = 24;   // + 2 * state + (|parent| > 1)
+  static constexpr int kSignificanceHistory = 40;  // + state
+  static constexpr int kSign = 48;                 // + left neighbour class
+  static constexpr int kSignParent = 51;           // + (parent > 0)
+  static constexpr int kGreater = 53;              // + 2 * j + (1 if negative)
+  int unary_length;
+
+  int greater_parent() const { return kGreater + 2 * unary_length; }
+  int remainder() const { return kGreater + 4 * unary_length; }
+  int index_flag() const { return remainder() + 34; }
+  int row_skip_flag() const { return remainder() + 36; }
+  int count() const { return remainder() + 37; }
+
+  // Contexts of one integer's bins. `parent`: the parent's integer there, 0 if there is none;
+  // `left`: neighbour_class of the integer before; `history`: non-zero in an earlier stream.
+  static int significance(int state, int left, int64_t parent, bool history) {
+    if (history) return kSignificanceHistory + state;
+    if (parent == 0) return kSignificance + 3 * state + left;
+    return kSignificanceParent + 2 * state + (parent > 1 || parent < -1 ? 1 : 0);
+  }
+  static int sign(int left, int64_t parent) {
+    if (parent == 0) return kSign + left;
+    return kSignParent + (parent > 0 ? 1 : 0);
+  }
+  int greater(int j, bool negative, int64_t parent) const {
+    if (parent == 0) return kGreater + 2 * j + (negative ? 1 : 0);
+    return greater_parent() + 2 * j + ((parent < 0 ? -parent : parent) >= j ? 0 : 1);
+  }
+};
+
+// Class of a left neighbour: 0 zero, 1 negative, 2 positive.
+inline int neighbour_class(int64_t k) { return k == 0 ? 0 : (k < 0 ? 1 : 2); }
+
+inline constexpr int kMaxContexts = ContextLayout::kGreater + 4 * kMaxUnaryLength + 37;
+
+// A tensor's models, each with the index that a reset sets it back to.
+struct ContextSet {
+  ProbabilityModel models[kMaxContexts];
+  uint8_t index[kMaxContexts];
+  int count = 0;
+
+  void start(const ContextLayout& layout) {
+    count = layout.count();
+    for (int i = 0; i < count; ++i) set(i, 0);
+  }
+  void set(int context, int initialization_index) {
+    index[context] = static_cast<uint8_t>(initialization_index);
+    models[context].initialize(initialization_index);
+  }
+  void reset() {
+    for (int i = 0; i < count; ++i) models[i].initialize(index[i]);
+  }
+};
+
+}  // namespace nnr

@@ -1,0 +1,108 @@
+// The binary arithmetic encoder (spec/bitstream.md, "Arithmetic encoder").
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <vector>
+
+#include "../decode/probability_model.h"
+
+namespace nnr {
+
+class ArithmeticEncoder {
+ public:
+  void encode(ProbabilityModel& model, unsigned bin) {
+    const int combined = model.combined();
+    const int bucket = combined >> 7;
+    const uint32_t lps = kLpsRange[(range_ >> 5) & 7][bucket < 0 ? -bucket : bucket];
+    const uint32_t mps = range_ - lps;
+    const bool less_probable = bin != static_cast<unsigned>(combined >= 0);
+    low_ += less_probable ? mps : 0;
+    const uint32_t range = less_probable ? lps : mps;
+    const int shift = std::countl_zero(range) - (32 - kWindowBits);
+    range_ = range << shift;
+    model.update(bin);
+    shift_out(shift);
+  }
+
+  // Encodes the `count` low bits of `bits`, 0..32, most significant first.
+  void encode_bypass(uint32_t bits, int count) {
+    while (count > 0) {
+      const int part = count < kMaxBypass ? count : kMaxBypass;
+      count -= part;
+      const uint64_t value = (bits >> count) & ((1u << part) - 1);
+      low_ = (low_ << part) + value * range_;
+      pending_ += part;
+      if (pending_ >= kFlushBits) flush();
+    }
+  }
+
+  void reset_range() { range_ = 256; }
+
+  // Shifts done so far, in bits; what entry points count in.
+  uint64_t position() const { return 8 * static_cast<uint64_t>(bytes_.size()) + pending_; }
+  // The nine bits of low in the window: with the finished codeword they give an entry's value8.
+  unsigned low_window() const { return low_ & 0x1ff; }
+
+  // Ends the codeword and returns it.
+  std::vector<uint8_t> finish() {
+    low_ += range_ - 2;
+    shift_out(7);
+    while (pending_ >= 8) flush_byte();
+    // pending_ + 1 bits are left above the last eight, which are not written.
+    uint64_t tail = (((low_ >> 8) << 1) | 1) << (14 - pending_);
+    if (tail >> 16) carry();
+    bytes_.push_back(static_cast<uint8_t>(tail >> 8));
+    if (pending_ == 7) bytes_.push_back(static_cast<uint8_t>(tail));
+    return std::move(bytes_);
+  }
+
+ private:
+  static constexpr int kWindowBits = 9;
+  static constexpr int kFlushBits = 32;  // shifts after which whole bytes leave
+  static constexpr int kMaxBypass = 16;
+
+  void shift_out(int shift) {
+    low_ <<= shift;
+    pending_ += shift;
+    if (pending_ >= kFlushBits) flush();
+  }
+
+  void flush() {
+    while (pending_ >= 8) flush_byte();
+  }
+
+  // Moves the top byte out; what stands above it is a carry into the bytes before.
+  void flush_byte() {
+    const int below = kWindowBits + pending_ - 8;
+    const uint64_t top = low_ >> below;
+    if (top >> 8) carry();
+    bytes_.push_back(static_cast<uint8_t>(top));
+    low_ &= (uint64_t{1} << below) - 1;
+    pending_ -= 8;
+  }
+
+  void carry() {
+    size_t i = bytes_.size();
+    while (++bytes_[--i] == 0) {
+    }
+  }
+
+  std::vector<uint8_t> bytes_;
+  uint64_t low_ = 0;
+  int pending_ = 0;  // bits of low above its nine-bit window
+  uint32_t range_ = 510;
+};
+
+// An entry point's leading bits of the value: bits position .. position + 8 of the finished
+// codeword less low there.
+inline unsigned entry_value8(const std::vector<uint8_t>& codeword, uint64_t position,
+                             unsigned low_window) {
+  const auto byte = [&](uint64_t i) -> unsigned { return i < codeword.size() ? codeword[i] : 0; };
+  const uint64_t first = position >> 3;
+  const unsigned three = byte(first) << 16 | byte(first + 1) << 8 | byte(first + 2);
+  const unsigned nine = (three >> (15 - (position & 7))) & 0x1ff;
+  return (nine - low_window) & 0x1ff;
+}
+
+}  // namespace nnr

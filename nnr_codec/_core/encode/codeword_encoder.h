@@ -1,0 +1,158 @@
+// Encodes the codeword of a data unit: one tensor or several, with their entry points
+// (spec/bitstream.md, "Payloads", "Scan orders and entry points").
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../decode/tensor_decoder.h"
+#include "arithmetic_encoder.h"
+#include "initialization_search.h"
+
+namespace nnr {
+
+// One tensor to encode.
+struct TensorToEncode {
+  TensorSyntax syntax;
+  const int32_t* levels = nullptr;  // elements() integers, before the doubling
+  int32_t qp_delta = 0;
+  bool row_skipping = false;        // flag rows that are all zero
+  bool history_enabled = false;     // hist_dep_sig_prob_enabled_flag
+  bool search_initialization = true;
+  std::vector<uint8_t> indices;     // by context: given if not searched (empty: all 0), else found
+};
+
+// The tensor's rows that row skipping leaves out; none if it is off or does not exist.
+inline std::vector<uint8_t> skipped_rows(const TensorToEncode& tensor) {
+  if (!tensor.syntax.has_flags() || !tensor.row_skipping) return {};
+  const uint64_t cols = tensor.syntax.cols;
+  std::vector<uint8_t> zero(tensor.syntax.rows, 1);
+  for (uint64_t row = 0; row < tensor.syntax.rows; ++row)
+    for (uint64_t i = row * cols; i < (row + 1) * cols && zero[row]; ++i)
+      zero[row] = tensor.levels[i] == 0;
+  return zero;
+}
+
+// The integers that a decoder finds: the reconstruction indices of the levels.
+inline void reconstruct(const TensorToEncode& tensor, int32_t* integers) {
+  const TensorSyntax& syntax = tensor.syntax;
+  const std::vector<uint8_t> skipped = skipped_rows(tensor);
+  int state = 0;
+  for (uint64_t block_row = 0; block_row < syntax.block_rows(); ++block_row)
+    for_each_segment(syntax, block_row, [&](uint64_t row, uint64_t first, uint64_t count) {
+      if (!skipped.empty() && skipped[row]) {
+        state = state_after_skipped_row(state, syntax.cols);
+        return true;
+      }
+      for (uint64_t i = first; i < first + count; ++i) {
+        const int64_t level = syntax.single_value() ? 0 : tensor.levels[i];
+        integers[i] = static_cast<int32_t>(
+            syntax.dependent_quantization ? reconstruction_index(level, state) : level);
+        state = kNextState[state][level & 1];
+      }
+      return true;
+    });
+}
+
+struct EncodedCodeword {
+  std::vector<uint8_t> bytes;
+  std::vector<BlockRowState> entry_points;  // positions as differences, as the header has them
+};
+
+// Sink that codes bins, and notes where block rows start.
+class CodingSink {
+ public:
+  CodingSink(ArithmeticEncoder& encoder, const ContextLayout& layout) : encoder_(encoder) {
+    contexts_.start(layout);
+  }
+
+  void bin(int context, unsigned bin) { encoder_.encode(contexts_.models[context], bin); }
+  void bypass(uint32_t bits, int count) { encoder_.encode_bypass(bits, count); }
+  void end_block_row(int dq_state) {
+    contexts_.reset();
+    starts.push_back({encoder_.position(), encoder_.low_window(), dq_state});
+    encoder_.reset_range();
+  }
+  void set_index(int context, int index) { contexts_.set(context, index); }
+
+  std::vector<BlockRowState> starts;  // value8 still holds low there
+
+ private:
+  ArithmeticEncoder& encoder_;
+  ContextSet contexts_;
+};
+
+class CodewordEncoder {
+ public:
+  void encode_qp_delta(int32_t qp_delta, int bits) {
+    if (bits > 0) encoder_.encode_bypass(static_cast<uint32_t>(qp_delta), bits);
+  }
+
+  void encode_tensor(TensorToEncode& tensor) {
+    const TensorSyntax& syntax = tensor.syntax;
+    const ContextLayout layout{syntax.unary_length};
+    const std::vector<uint8_t> skipped = skipped_rows(tensor);
+    const TensorChoices choices{tensor.history_enabled, skipped.empty() ? nullptr : skipped.data()};
+    choose_indices(tensor, choices, layout);
+
+    CodingSink sink(encoder_, layout);
+    encode_flags(tensor, choices, layout, sink);
+    encode_indices(tensor, layout, sink);
+    if (syntax.block_rows() > 1) encoder_.reset_range();
+    tensor_starts_.push_back(encoder_.position());
+    Binarizer<CodingSink>(syntax, choices, sink).run(tensor.levels);
+    block_row_starts_.push_back(std::move(sink.starts));
+  }
+
+  EncodedCodeword finish() {
+    EncodedCodeword result;
+    result.bytes = encoder_.finish();
+    for (size_t t = 0; t < tensor_starts_.size(); ++t) {
+      uint64_t previous = tensor_starts_[t];
+      for (BlockRowState entry : block_row_starts_[t]) {
+        const uint64_t position = entry.position;
+        entry.value8 = entry_value8(result.bytes, position, entry.value8);
+        entry.position -= previous;
+        previous = position;
+        result.entry_points.push_back(entry);
+      }
+    }
+    return result;
+  }
+
+ private:
+  static void choose_indices(TensorToEncode& tensor, const TensorChoices& choices,
+                             const ContextLayout& layout) {
+    tensor.indices.resize(layout.count(), 0);
+    if (!tensor.search_initialization) return;
+    InitializationSearch search(layout);
+    Binarizer<InitializationSearch>(tensor.syntax, choices, search).run(tensor.levels);
+    search.choose(tensor.syntax, choices.history_enabled, tensor.indices.data());
+  }
+
+  void encode_flags(const TensorToEncode& tensor, const TensorChoices& choices,
+                    const ContextLayout& layout, CodingSink& sink) {
+    if (!tensor.syntax.has_flags()) return;
+    if (tensor.syntax.parent_present) sink.bypass(tensor.history_enabled, 1);
+    sink.bypass(choices.skipped_rows != nullptr, 1);
+    if (!choices.skipped_rows) return;
+    for (uint64_t row = 0; row < tensor.syntax.rows; ++row)
+      sink.bin(layout.row_skip_flag(), choices.skipped_rows[row]);
+  }
+
+  static void encode_indices(const TensorToEncode& tensor, const ContextLayout& layout,
+                             CodingSink& sink) {
+    for_each_indexed_context(tensor.syntax, tensor.history_enabled, [&](int context) {
+      const int index = tensor.indices[context];
+      sink.bin(layout.index_flag(), index != 0);
+      if (index != 0) sink.bypass(index - 1, 3);
+      sink.set_index(context, index);
+    });
+  }
+
+  ArithmeticEncoder encoder_;
+  std::vector<uint64_t> tensor_starts_;
+  std::vector<std::vector<BlockRowState>> block_row_starts_;
+};
+
+}  // namespace nnr

@@ -1,0 +1,98 @@
+"""The exceptions of nnr_codec: one hierarchy, rooted at :class:`NnrError`."""
+
+from __future__ import annotations
+
+
+class NnrError(Exception):
+    """Base of every error that nnr_codec raises on purpose."""
+
+
+class InvalidOptions(NnrError):
+    """An option has a value outside its range, or options contradict each other.
+
+    Attributes:
+        option: name of the option.
+    """
+
+    def __init__(self, option: str, reason: str) -> None:
+        super().__init__(f"{option}: {reason}")
+        self.option = option
+        self.reason = reason
+
+
+class InvalidModel(NnrError):
+    """A model file, or one of its parameters, cannot be coded.
+
+    Attributes:
+        parameter: name of the parameter or file at fault.
+    """
+
+    def __init__(self, parameter: str, reason: str) -> None:
+        super().__init__(f"{parameter!r}: {reason}")
+        self.parameter = parameter
+        self.reason = reason
+
+
+class BitstreamError(NnrError):
+    """Base of everything that can be wrong with a bitstream."""
+
+
+class InvalidBitstream(BitstreamError):
+    """The bitstream breaks the syntax or the semantics of the format.
+
+    Attributes:
+        unit: the unit at fault, such as ``"unit 3 (NNR_NDU)"``.
+        byte_offset: bytes from the start of the bitstream to where the fault was seen.
+        reason: what is wrong.
+    """
+
+    def __init__(self, unit: str, byte_offset: int, reason: str) -> None:
+        super().__init__(f"{unit}, byte {byte_offset}: {reason}")
+        self.unit = unit
+        self.byte_offset = byte_offset
+        self.reason = reason
+
+
+class TruncatedBitstream(InvalidBitstream):
+    """The data ends before the bitstream, a unit or a codeword does."""
+
+
+class UnsupportedFeature(BitstreamError):
+    """The bitstream uses a syntax element value that this decoder does not implement.
+
+    Attributes:
+        element: the syntax element, in the standard's name.
+        value: the value that it has.
+    """
+
+    def __init__(self, element: str, value: object, reason: str = "not supported") -> None:
+        super().__init__(f"{element} = {value}: {reason}")
+        self.element = element
+        self.value = value
+
+
+class LimitExceeded(BitstreamError):
+    """The bitstream asks for more than :class:`nnr_codec.DecodeLimits` allows.
+
+    Attributes:
+        limit: name of the limit.
+        value: what the bitstream asks for.
+    """
+
+    def __init__(self, limit: str, value: int, allowed: int) -> None:
+        super().__init__(f"{limit}: the bitstream asks for {value}, the limit is {allowed}")
+        self.limit = limit
+        self.value = value
+        self.allowed = allowed
+
+
+class MissingParent(BitstreamError):
+    """An update refers to a tensor that none of the parent bitstreams holds.
+
+    Attributes:
+        name: name of the tensor.
+    """
+
+    def __init__(self, name: str, reason: str = "no parent bitstream holds this tensor") -> None:
+        super().__init__(f"{name!r}: {reason}")
+        self.name = name
