@@ -1,0 +1,110 @@
+"""The NNR bitstream: units, and the syntax of everything in them but the arithmetic codewords.
+
+* :mod:`.bits`: a bounded bit reader and a bit writer for the format's descriptors;
+* :mod:`.codes`, :mod:`.records`: enumerations and dataclasses with the standard's element names;
+* :mod:`.visitors`: reading, writing and listing, over structures that :mod:`.syntax` and
+  :mod:`.data_unit` declare once each;
+* :mod:`.units`: cutting a bitstream into units, and writing them;
+* :mod:`.stream_parser`: units in their context.
+
+>>> from nnr_codec.bitstream import *
+>>> stream = write_start(0) + write_mps(ModelParameterSet(), 0)
+>>> stream.hex(" ")
+'00 04 02 00 00 08 06 81 00 40 00 80'
+>>> [parsed.unit.label for parsed in parse_units(stream)]
+['unit 0 (NNR_STR)', 'unit 1 (NNR_MPS)']
+"""
+
+from __future__ import annotations
+
+from .bits import BitReader, BitWriter
+from .codes import (
+    CompressionFormat,
+    DataFormat,
+    ParameterTypes,
+    ParentType,
+    PayloadType,
+    TopologyFormat,
+    UnitType,
+)
+from .context import Context
+from .data_unit import entry_point_count
+from .records import (
+    Codebook,
+    DataUnit,
+    DecompositionEntry,
+    EntryPoint,
+    LayerParameterSet,
+    ModelParameterSet,
+    NodeId,
+    Parent,
+    PruningEntry,
+    QuantizationData,
+    SparsificationEntry,
+    StartUnit,
+    Topology,
+    UnificationEntry,
+    UnitHeader,
+)
+from .stream_parser import ParsedUnit, Record, StreamParser, parse_units
+from .units import (
+    Unit,
+    data_unit_header,
+    read_units,
+    unit_start,
+    unit_type_name,
+    write_data_unit,
+    write_lps,
+    write_mps,
+    write_quantization_data,
+    write_start,
+    write_topology,
+    write_unit,
+)
+from .visitors import Element
+
+__all__ = [
+    "BitReader",
+    "BitWriter",
+    "Codebook",
+    "CompressionFormat",
+    "Context",
+    "DataFormat",
+    "DataUnit",
+    "DecompositionEntry",
+    "Element",
+    "EntryPoint",
+    "LayerParameterSet",
+    "ModelParameterSet",
+    "NodeId",
+    "ParameterTypes",
+    "Parent",
+    "ParentType",
+    "ParsedUnit",
+    "PayloadType",
+    "PruningEntry",
+    "QuantizationData",
+    "Record",
+    "SparsificationEntry",
+    "StartUnit",
+    "StreamParser",
+    "Topology",
+    "TopologyFormat",
+    "UnificationEntry",
+    "Unit",
+    "UnitHeader",
+    "UnitType",
+    "data_unit_header",
+    "entry_point_count",
+    "parse_units",
+    "read_units",
+    "unit_start",
+    "unit_type_name",
+    "write_data_unit",
+    "write_lps",
+    "write_mps",
+    "write_quantization_data",
+    "write_start",
+    "write_topology",
+    "write_unit",
+]

@@ -1,0 +1,187 @@
+"""The units of a bitstream in their context: which may follow which, and what they hold.
+
+See spec/bitstream.md, "Bitstream and units" for the order and "Checks on hostile input" for the
+refusals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import InvalidBitstream, TruncatedBitstream, UnsupportedFeature
+from ..options import DecodeLimits
+from .codes import PayloadType, UnitType
+from .context import Context
+from .data_unit import data_unit
+from .records import (
+    DataUnit,
+    LayerParameterSet,
+    ModelParameterSet,
+    QuantizationData,
+    StartUnit,
+    Topology,
+)
+from .syntax import (
+    layer_parameter_set,
+    model_parameter_set,
+    quantization_unit,
+    start_unit,
+    topology_unit,
+    unit_header,
+)
+from .units import Unit, read_units
+from .visitors import Element, ListVisitor, ReadVisitor, Visitor
+
+Record = StartUnit | ModelParameterSet | LayerParameterSet | Topology | QuantizationData | DataUnit
+
+_STRUCTURES: dict[int, tuple[Callable[[], Any], Callable[[Visitor, Any, Context], None]]] = {
+    UnitType.NNR_STR: (StartUnit, start_unit),
+    UnitType.NNR_MPS: (ModelParameterSet, model_parameter_set),
+    UnitType.NNR_LPS: (LayerParameterSet, layer_parameter_set),
+    UnitType.NNR_TPL: (Topology, topology_unit),
+    UnitType.NNR_QNT: (QuantizationData, quantization_unit),
+    UnitType.NNR_NDU: (DataUnit, data_unit),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedUnit:
+    """A unit and what it holds.
+
+    Attributes:
+        unit: the unit.
+        record: what it holds; None for a private unit.
+        context: the profile and parameter sets that were in force (before a parameter set).
+        payload: a data unit's bytes after its header; empty for the others, but a private
+            unit's body.
+        payload_offset: bytes from the start of the bitstream to the payload.
+    """
+
+    unit: Unit
+    record: Record | None
+    context: Context
+    payload: memoryview
+    payload_offset: int
+
+    def elements(self) -> list[Element]:
+        """Every syntax element of the unit's headers, in the order of the bitstream."""
+        visitor = ListVisitor()
+        unit_header(visitor, self.unit.header)
+        if self.record is not None:
+            _STRUCTURES[self.unit.unit_type][1](visitor, self.record, self.context)
+        return visitor.elements
+
+
+class StreamParser:
+    """Parses the units of one bitstream, in order. After an error it is of no further use.
+
+    Attributes:
+        context: the profile and the parameter sets that the next unit sees.
+        unit_count: units parsed so far.
+    """
+
+    def __init__(self, limits: DecodeLimits | None = None) -> None:
+        self.context = Context(limits=limits or DecodeLimits())
+        self.unit_count = 0
+        self._names: set[str] = set()
+
+    def parse(self, unit: Unit) -> ParsedUnit:
+        """Parse the bitstream's next unit.
+
+        Raises:
+            InvalidBitstream: the unit breaks the syntax, or must not come here.
+            UnsupportedFeature, LimitExceeded: as they say.
+        """
+        self._check_order(unit)
+        before = self.context
+        if unit.is_private:
+            parsed = _parsed(unit, None, before, unit.header.byte_length)
+        else:
+            parsed = self._parse_known(unit)
+        self.unit_count += 1
+        return parsed
+
+    def finish(self) -> None:
+        """Check at the bitstream's end that there was one at all.
+
+        Raises:
+            TruncatedBitstream: no units.
+        """
+        if self.unit_count == 0:
+            raise TruncatedBitstream("bitstream", 0, "empty: no unit at all")
+
+    def _check_order(self, unit: Unit) -> None:
+        is_start = unit.unit_type == UnitType.NNR_STR
+        if is_start != (self.unit_count == 0):
+            raise _invalid(unit, "NNR_STR must be the first unit, and only the first")
+        if unit.is_private:
+            return
+        if unit.unit_type == UnitType.NNR_AGG:
+            raise UnsupportedFeature("nnr_unit_type", "NNR_AGG", "aggregate units")
+        if unit.unit_type not in _STRUCTURES:
+            raise _invalid(unit, f"nnr_unit_type = {unit.unit_type}: reserved value")
+        if unit.header.partial_data_counter is not None:
+            raise UnsupportedFeature("partial_data_counter_present_flag", 1, "partial data")
+        if unit.unit_type == UnitType.NNR_MPS and self.context.mps is not None:
+            raise _invalid(unit, "a second NNR_MPS")
+        if unit.unit_type == UnitType.NNR_NDU and self.context.mps is None:
+            raise _invalid(unit, "NNR_NDU before the NNR_MPS")
+
+    def _parse_known(self, unit: Unit) -> ParsedUnit:
+        factory, structure = _STRUCTURES[unit.unit_type]
+        before = self.context
+        record = factory()
+        reader = unit.reader()
+        structure(ReadVisitor(reader, before.limits), record, before)
+        if isinstance(record, DataUnit):
+            self._check_data_unit(unit, record, unit.size - reader.bytes_read)
+        elif reader.bits_left:
+            raise reader.invalid(f"{reader.bits_left // 8} bytes too many in the unit")
+        if isinstance(record, StartUnit):
+            self.context = replace(before, profile=record.general_profile_idc)
+        elif isinstance(record, ModelParameterSet):
+            self.context = replace(before, mps=record)
+        elif isinstance(record, LayerParameterSet):
+            self.context = replace(before, lps=record)
+        return _parsed(unit, record, before, reader.bytes_read)
+
+    def _check_data_unit(self, unit: Unit, record: DataUnit, payload_bytes: int) -> None:
+        for name in record.all_names:
+            if name in self._names:
+                raise _invalid(unit, f"{name!r} is in the bitstream already")
+            self._names.add(name)
+        if not record.tensor_dimensions:
+            # The format lets the topology say them; we support no topology that does.
+            raise UnsupportedFeature("count_tensor_dimensions", 0, "the unit gives no shape")
+        if record.payload_type == PayloadType.RAW_FLOAT:
+            if payload_bytes != 4 * record.element_count:
+                reason = f"{record.element_count} raw floats in {payload_bytes} bytes"
+                raise _invalid(unit, reason)
+        elif record.payload_type != PayloadType.INT and self.context.quantization is None:
+            raise _invalid(unit, "no parameter set gives a quantization parameter")
+
+
+def _invalid(unit: Unit, reason: str) -> InvalidBitstream:
+    return InvalidBitstream(unit.label, unit.byte_offset, reason)
+
+
+def _parsed(unit: Unit, record: Record | None, context: Context, start: int) -> ParsedUnit:
+    return ParsedUnit(unit, record, context, unit.data[start:], unit.byte_offset + start)
+
+
+def parse_units(source: Any, limits: DecodeLimits | None = None) -> Iterator[ParsedUnit]:
+    """Parse a whole bitstream, unit by unit: :func:`read_units` and :class:`StreamParser`.
+
+    Args:
+        source: bytes, anything with the buffer interface, or a binary file or pipe.
+        limits: what the bitstream may ask for.
+
+    Raises:
+        BitstreamError: from the unit on that is at fault.
+    """
+    parser = StreamParser(limits)
+    for unit in read_units(source, limits):
+        yield parser.parse(unit)
+    parser.finish()

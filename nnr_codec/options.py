@@ -1,0 +1,162 @@
+"""Options of the encoder and limits of the decoder: frozen dataclasses."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from .errors import InvalidOptions
+
+Profile = Literal["auto", 0, 1]
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What a bitstream may ask of the decoder; exceeding one raises ``LimitExceeded``.
+
+    Attributes:
+        max_elements_per_tensor: elements of one decoded tensor.
+        max_elements: elements of all decoded tensors together.
+        max_units: units of one bitstream.
+        max_unit_bytes: bytes of one unit (the format allows 2**31 - 1).
+        max_name_bytes: UTF-8 bytes of one string (topology data excepted).
+        max_dimensions: dimensions of one tensor.
+        max_topology_bytes: bytes of the topology data (and of a model map in it).
+    """
+
+    max_elements_per_tensor: int = 2**30
+    max_elements: int = 2**34
+    max_units: int = 2**20
+    max_unit_bytes: int = 2**31 - 1
+    max_name_bytes: int = 4096
+    max_dimensions: int = 32
+    max_topology_bytes: int = 2**26
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How a model is encoded. The defaults are the reference encoder's, so that people can compare.
+
+    Attributes:
+        qp: quantization parameter of tensors of two and more dimensions; 2**qp_density more
+            doubles the step.
+        nonweight_qp: that of the others.
+        qp_density: 0 to 7, steps per octave as a power of two; for the whole stream.
+        dq: dependent (trellis-coded) quantization; else uniform.
+        lambda_scale: weight of the rate in the quantizer's search, 0 or more; 0 minimizes the
+            distortion alone.
+        unary_length: greater-than flags of an integer, 1 to 256.
+        scan_order: 0 row by row; 1 to 4 blocks of 8, 16, 32, 64 rows, which decode in parallel.
+        search_initialization: search the contexts' initialization indices.
+        row_skipping: flag rows of zeros where that is smaller (profile 1).
+        codebook: code uniformly quantized tensors by a codebook where that is smaller.
+        temporal_contexts: use the integers of the last parent stream where that is smaller.
+        history_contexts: use where earlier streams were non-zero where that is smaller.
+        profile: 0 first edition, 1 second edition, "auto" 0 unless a tool needs 1.
+        include: globs of the tensors that are quantized; the rest travels losslessly.
+        exclude: globs of tensors that are not, though included.
+        overrides: (glob, {option: value}) pairs for single tensors, the last one that matches
+            wins; with the options of ``TENSOR_OPTIONS``.
+    """
+
+    qp: int = -38
+    nonweight_qp: int = -75
+    qp_density: int = 2
+    dq: bool = True
+    lambda_scale: float = 0.0
+    unary_length: int = 11
+    scan_order: int = 0
+    search_initialization: bool = True
+    row_skipping: bool = False
+    codebook: bool = False
+    temporal_contexts: bool = True
+    history_contexts: bool = True
+    profile: Profile = "auto"
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    overrides: tuple[tuple[str, Mapping[str, Any]], ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            InvalidOptions: a value is of the wrong type or outside its range.
+        """
+        _check_whole(self, "qp_density", 0, 7)
+        for name in ("qp", "nonweight_qp"):
+            _check_whole(self, name, *_qp_range(self.qp_density))
+        _check_whole(self, "unary_length", 1, 256)
+        _check_whole(self, "scan_order", 0, 4)
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidOptions(name, f"{getattr(self, name)!r} is neither True nor False")
+        scale = self.lambda_scale
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < math.inf:
+            raise InvalidOptions("lambda_scale", f"{scale!r} is no number of 0 or more")
+        if self.profile not in ("auto", 0, 1) or isinstance(self.profile, bool):
+            raise InvalidOptions("profile", f"{self.profile!r} is none of 'auto', 0, 1")
+        for name in ("include", "exclude"):
+            if isinstance(getattr(self, name), str):
+                raise InvalidOptions(name, "is one text, not a sequence of globs")
+        if self.profile == 0 and self.row_skipping:
+            raise InvalidOptions("row_skipping", "needs profile 1")
+        self._check_overrides()
+
+    def _check_overrides(self) -> None:
+        for glob, values in self.overrides:
+            for name in values:
+                if name not in TENSOR_OPTIONS:
+                    known = ", ".join(TENSOR_OPTIONS)
+                    raise InvalidOptions(f"{glob}: {name}", f"no option of a tensor; there are {known}")
+            try:
+                replace(self, overrides=(), **values)
+            except InvalidOptions as error:
+                raise InvalidOptions(f"{glob}: {error.option}", error.reason) from None
+
+    def quantizes(self, name: str) -> bool:
+        """Whether tensor `name` is quantized; else it travels losslessly."""
+        included = any(fnmatch.fnmatchcase(name, glob) for glob in self.include)
+        return included and not any(fnmatch.fnmatchcase(name, glob) for glob in self.exclude)
+
+    def for_tensor(self, name: str) -> EncodeOptions:
+        """Return the options with those overrides applied that match `name`."""
+        matching = [values for glob, values in self.overrides if fnmatch.fnmatchcase(name, glob)]
+        merged = {key: value for values in matching for key, value in values.items()}
+        return replace(self, overrides=(), **merged)
+
+    def unmatched_globs(self, names: list[str]) -> list[str]:
+        """Return the globs of include, exclude and overrides that match none of `names`."""
+        globs = [*self.include, *self.exclude, *(glob for glob, _ in self.overrides)]
+        return [
+            glob
+            for glob in dict.fromkeys(globs)
+            if glob != "*" and not any(fnmatch.fnmatchcase(name, glob) for name in names)
+        ]
+
+
+_FLAGS = (
+    "dq",
+    "search_initialization",
+    "row_skipping",
+    "codebook",
+    "temporal_contexts",
+    "history_contexts",
+)
+_STREAM_OPTIONS = ("qp_density", "profile", "include", "exclude", "overrides")
+TENSOR_OPTIONS = tuple(f.name for f in fields(EncodeOptions) if f.name not in _STREAM_OPTIONS)
+"""Options that `EncodeOptions.overrides` may set for single tensors."""
+
+
+def _qp_range(density: int) -> tuple[int, int]:
+    """What a qp_delta can say around the quantization parameter 0 that we write."""
+    limit = 1 << (5 + density)
+    return -limit, limit - 1
+
+
+def _check_whole(options: EncodeOptions, name: str, low: int, high: int) -> None:
+    value = getattr(options, name)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidOptions(name, f"{value!r} is no whole number from {low} to {high}")
