@@ -1,0 +1,162 @@
+"""The decoder: read, decode, dequantize, recompose, hand out."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Literal
+
+import numpy.typing as npt
+
+from .bitstream import DataUnit, parse_units
+from .errors import InvalidOptions, LimitExceeded
+from .options import DecodeLimits
+from .series import Series
+from .unit_decoder import DecodedTensor, decode_data_unit
+from .unit_layout import Integers
+
+Source = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+Layers = Literal["dense", "factorized"]
+
+_MAX_PENDING = 64
+"""Units decoded ahead of the one handed out, with an executor."""
+
+
+def decode(
+    source: Source,
+    *,
+    parents: Sequence[Source] = (),
+    only: str | None = None,
+    layers: Layers = "dense",
+    limits: DecodeLimits | None = None,
+    executor: Executor | None = None,
+) -> dict[str, npt.NDArray[Any]]:
+    """Decode a bitstream.
+
+    Args:
+        source: the bitstream: bytes, a path, or a binary file or pipe.
+        parents: the earlier streams of a series of updates, oldest first. They serve the contexts
+            alone; the result is this stream's own tensors (of an update: differences).
+        only: a glob; tensors whose names do not match are neither decoded nor returned.
+        layers: "dense" gives the weight that a decomposed layer stands for, under its name;
+            "factorized" gives the factors, with names ending in ``_G`` and ``_H``.
+        limits: what the bitstream may ask for; by default ``DecodeLimits()``.
+        executor: runs the work side by side, for instance a ThreadPoolExecutor. The result does
+            not depend on it.
+
+    Returns:
+        The tensors by name, in stream order: float32 and int32, unless the stream says otherwise.
+
+    Raises:
+        BitstreamError: the bitstream is damaged, or asks for what is not supported or allowed.
+        InvalidOptions: an option has no such value.
+        OSError: the file cannot be read.
+    """
+    limits = limits or DecodeLimits()
+    decoder = StreamDecoder(parents=parents, only=only, limits=limits, executor=executor)
+    wanted = _wanted_role(layers)
+    return {t.name: t.values for t in decoder.tensors(source) if wanted(t.role)}
+
+
+def _wanted_role(layers: Layers) -> Any:
+    if layers not in ("dense", "factorized"):
+        raise InvalidOptions("layers", f"{layers!r} is neither 'dense' nor 'factorized'")
+    unwanted = {"G", "H"} if layers == "dense" else {"dense"}
+    return lambda role: role not in unwanted
+
+
+class StreamDecoder:
+    """Decodes bitstreams of one series, tensor by tensor.
+
+    Attributes:
+        series: the earlier streams.
+    """
+
+    def __init__(
+        self,
+        *,
+        parents: Sequence[Source] = (),
+        only: str | None = None,
+        limits: DecodeLimits | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        """Decode `parents`, the earlier streams; the other arguments are those of `decode`."""
+        self._only = only
+        self._limits = limits or DecodeLimits()
+        self._executor = executor
+        self.series = Series()
+        for parent in parents:
+            self.series.add(self._integers(parent))
+
+    def tensors(self, source: Source) -> Iterator[DecodedTensor]:
+        """Yield the tensors of a stream in order, factors before their product.
+
+        With a pipe, each unit's tensors come as soon as the unit is there.
+        """
+        for tensors in self._decode(source, self._only):
+            yield from tensors
+
+    def _integers(self, parent: Source) -> dict[str, Integers]:
+        decoded = self._decode(parent, None)
+        return {t.name: t.integers for unit in decoded for t in unit if t.integers is not None}
+
+    def _decode(self, source: Source, only: str | None) -> Iterator[list[DecodedTensor]]:
+        budget = _Budget(self._limits)
+        pending: deque[Future[list[DecodedTensor]]] = deque()
+        with _opened(source) as data:
+            try:
+                for parsed in parse_units(data, self._limits):
+                    if not isinstance(parsed.record, DataUnit):
+                        continue
+                    budget.take(parsed.record)
+                    if only is not None and not _matches(parsed.record, only):
+                        continue
+                    if self._executor is None or parsed.record.entry_points:
+                        yield from _results(pending)
+                        yield decode_data_unit(parsed, self.series, self._executor)
+                        continue
+                    pending.append(self._executor.submit(decode_data_unit, parsed, self.series))
+                    if len(pending) > _MAX_PENDING:
+                        yield pending.popleft().result()
+                yield from _results(pending)
+            finally:
+                for future in pending:
+                    future.cancel()
+
+
+def _results(pending: deque[Future[list[DecodedTensor]]]) -> Iterator[list[DecodedTensor]]:
+    while pending:
+        yield pending.popleft().result()
+
+
+class _Budget:
+    """Counts what a stream's tensors take, before they are decoded."""
+
+    def __init__(self, limits: DecodeLimits) -> None:
+        self._limits = limits
+        self._elements = 0
+
+    def take(self, record: DataUnit) -> None:
+        self._elements += record.element_count
+        if record.is_decomposed_block:
+            self._elements += sum(rows * cols for rows, cols in record.factor_shapes())
+        if self._elements > self._limits.max_elements:
+            raise LimitExceeded("max_elements", self._elements, self._limits.max_elements)
+
+
+def _matches(record: DataUnit, only: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, only) for name in record.all_names)
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[Any]:
+    """Give bytes as they are, files and pipes as they are, and paths opened."""
+    if isinstance(source, str | os.PathLike):
+        with open(source, "rb") as file:
+            yield file
+    else:
+        yield source

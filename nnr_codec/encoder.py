@@ -1,0 +1,162 @@
+"""The encoder: load, quantize, code, write."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from .bitstream import Context, ModelParameterSet, Topology, write_mps, write_start, write_topology
+from .checkpoints import open_checkpoint
+from .checkpoints.atomic import atomic_output
+from .decoder import Source, StreamDecoder
+from .errors import InvalidOptions
+from .model import Model
+from .options import EncodeOptions
+from .report import EncodeReport, TensorReport
+from .series import Series
+from .tensor_encoder import EncodedTensor, TensorEncoder
+
+ModelLike = str | os.PathLike[str] | Model | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EncodeResult:
+    """What `encode` made.
+
+    Attributes:
+        report: sizes and errors, by tensor and in all.
+        data: the bitstream; None if it was written to a file.
+    """
+
+    report: EncodeReport
+    data: bytes | None
+
+
+def encode(
+    model_or_path: ModelLike,
+    out: str | os.PathLike[str] | None = None,
+    options: EncodeOptions | None = None,
+    *,
+    parents: Sequence[Source] = (),
+    overwrite: bool = False,
+    executor: Executor | None = None,
+) -> EncodeResult:
+    """Encode a model into an NNR bitstream.
+
+    Args:
+        model_or_path: a checkpoint's path, a Model, or arrays by name.
+        out: file to write, which appears complete or not at all; None: return the bytes.
+        options: how; by default ``EncodeOptions()``.
+        parents: the earlier streams of a series, oldest first, for contexts alone: the model
+            already is a difference.
+        overwrite: replace an existing file.
+        executor: codes tensors side by side; the bytes do not depend on it.
+
+    Raises:
+        InvalidModel: a tensor cannot be coded; the message names it.
+        InvalidOptions: an option is out of range, or `out` cannot be written.
+        BitstreamError: a parent is damaged.
+        OSError: a file cannot be read or written.
+    """
+    options = options or EncodeOptions()
+    start = time.perf_counter()
+    series = StreamDecoder(parents=parents, executor=executor).series
+    with _opened_model(model_or_path) as model:
+        encoder = StreamEncoder(options, series, executor)
+        if out is None:
+            data = b"".join(encoder.units(model))
+        else:
+            data = None
+            with atomic_output(out, overwrite=overwrite) as file:
+                for unit in encoder.units(model):
+                    file.write(unit)
+    return EncodeResult(encoder.report(time.perf_counter() - start), data)
+
+
+def _opened_model(source: ModelLike) -> Model:
+    if isinstance(source, Model):
+        return Model(source.values(), metadata=source.metadata)  # the caller's stays open
+    if isinstance(source, Mapping):
+        return Model.from_arrays(source)
+    return open_checkpoint(source)
+
+
+class StreamEncoder:
+    """Writes one bitstream, unit by unit."""
+
+    def __init__(
+        self, options: EncodeOptions, series: Series | None = None, executor: Executor | None = None
+    ) -> None:
+        """`series`: the earlier streams; without any, the stream is no update."""
+        self._options = options
+        self._series = series or Series()
+        self._executor = executor
+        self._tensors: list[TensorReport] = []
+        self._unmatched: tuple[str, ...] = ()
+        self._header_bytes = 0
+        self.profile = self._choose_profile()
+
+    def _choose_profile(self) -> int:
+        if self._options.profile == 0 and self._series.depth:
+            raise InvalidOptions("profile", "updates with parents need profile 1")
+        if self._options.profile != "auto":
+            return self._options.profile
+        tools = [self._options.row_skipping]
+        tools += [bool(values.get("row_skipping")) for _, values in self._options.overrides]
+        return int(any(tools) or self._series.depth > 0)
+
+    def units(self, model: Model) -> Iterator[bytes]:
+        """Yield the stream's units in order.
+
+        Raises:
+            InvalidModel: a tensor cannot be coded.
+        """
+        mps = ModelParameterSet(
+            mps_qp_density=self._options.qp_density,
+            mps_parent_signalling_enabled_flag=int(self._series.depth > 0),
+        )
+        head = write_start(self.profile) + write_mps(mps, self.profile) + write_topology(Topology())
+        self._header_bytes += len(head)
+        yield head
+        self._unmatched = tuple(self._options.unmatched_globs(model.names()))
+        tensor_encoder = TensorEncoder(
+            self._options, Context(self.profile, mps), self._series, model.names()
+        )
+        for encoded in self._encoded(tensor_encoder, model):
+            self._tensors.append(encoded.report)
+            yield encoded.unit.data
+
+    def _encoded(self, encoder: TensorEncoder, model: Model) -> Iterable[EncodedTensor]:
+        if self._executor is None:
+            return map(encoder.encode, model.values())
+        return _in_order(self._executor, encoder.encode, model.values())
+
+    def report(self, seconds: float) -> EncodeReport:
+        """Return sizes and errors of what was encoded."""
+        return EncodeReport(
+            tuple(self._tensors), self._header_bytes, seconds, self.profile, self._unmatched
+        )
+
+
+def _in_order(executor: Executor, function: Any, items: Iterable[Any]) -> Iterator[Any]:
+    """Map with an executor, in order, with few results waiting: their memory stays bounded."""
+    pending: deque[Any] = deque()
+    try:
+        for item in items:
+            pending.append(executor.submit(function, item))
+            if len(pending) > _MAX_PENDING:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+_MAX_PENDING = 16
+"""Tensors encoded ahead of the one written, with an executor."""

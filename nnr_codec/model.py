@@ -1,0 +1,175 @@
+"""What is coded: named parameters in a fixed order, each of them read only when asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from nnr_codec.errors import InvalidModel
+
+__all__ = ["Array", "Model", "Parameter", "Role", "supported_dtype"]
+
+Array = npt.NDArray[Any]
+Role = Literal["weight", "nonweight"]
+
+# The element types that every checkpoint format here can hold, by numpy's canonical name. The name
+# and not `dtype.str` is the key: it stays unambiguous for extension types such as bfloat16.
+_DTYPE_NAMES = frozenset(
+    ["bool", "float16", "float32", "float64"]
+    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
+
+
+def supported_dtype(name: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """Return the element type `dtype` of the parameter `name` in native byte order.
+
+    Raises:
+        InvalidModel: parameters of this element type cannot be coded (object, structured,
+            complex, text, dates, extended precision and extension types).
+    """
+    dtype = np.dtype(dtype)
+    if dtype.name not in _DTYPE_NAMES:
+        reason = "structured" if dtype.names is not None else dtype.name
+        raise InvalidModel(name, f"parameters of dtype {reason} are not supported")
+    return dtype.newbyteorder("=")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One tensor of a model: what is known of it beforehand, and how to get its values.
+
+    Attributes:
+        name: name of the tensor, any text.
+        shape: its dimensions, outermost first; `()` for a scalar.
+        dtype: its element type, in native byte order.
+        load: returns the values; called by every :meth:`read`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    load: Callable[[], Array] = field(repr=False, compare=False)
+
+    @classmethod
+    def from_array(cls, name: str, array: Array) -> Parameter:
+        """Make a parameter of an array in memory, which is shared and not copied.
+
+        Raises:
+            InvalidModel: `array` is no numpy array, or its element type cannot be coded.
+        """
+        if not isinstance(array, np.ndarray | np.generic):
+            raise InvalidModel(name, f"is a {type(array).__name__}, not a numpy array")
+        values = np.asarray(array)
+        return cls(name, values.shape, supported_dtype(name, values.dtype), lambda: values)
+
+    def read(self) -> Array:
+        """Return the values: `shape`, `dtype`, row-major; not to be changed by the caller.
+
+        Raises:
+            InvalidModel: the values cannot be read, or they are not what `shape` and `dtype` say.
+        """
+        values = np.asarray(self.load())
+        found = values.dtype.newbyteorder("=")
+        if values.shape != self.shape or found != self.dtype:
+            raise InvalidModel(
+                self.name,
+                f"declared as {self.dtype} of shape {self.shape}, "
+                f"but its values are {found} of shape {values.shape}",
+            )
+        return np.asarray(values, dtype=self.dtype, order="C")
+
+    @property
+    def role(self) -> Role:
+        """`"weight"` for two and more dimensions, else `"nonweight"` (biases, norms, scalings)."""
+        return "weight" if len(self.shape) >= 2 else "nonweight"
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the values in bytes."""
+        return self.size * self.dtype.itemsize
+
+
+class Model(Mapping[str, Parameter]):
+    """The parameters of a model by name, in the order of the file they came from.
+
+    A mapping: iteration gives the names, `values()` the parameters. Holds no values; they are read
+    from the open file by :meth:`Parameter.read`, from any thread, until the model is closed.
+
+    Attributes:
+        metadata: the file's own text entries, such as `{"format": "pt"}`.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        on_close: Callable[[], object] | None = None,
+    ) -> None:
+        """Collect `parameters` in order; `on_close` is called once, by the first :meth:`close`.
+
+        Raises:
+            InvalidModel: two parameters have the same name.
+        """
+        self._parameters: dict[str, Parameter] = {}
+        self._on_close = on_close
+        self.metadata: dict[str, str] = dict(metadata or {})
+        for parameter in parameters:
+            if parameter.name in self._parameters:
+                raise InvalidModel(parameter.name, "two parameters have this name")
+            self._parameters[parameter.name] = parameter
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> Model:
+        """Make a model of arrays in memory, in the order of `arrays`; they are not copied.
+
+        Raises:
+            InvalidModel: a value is no numpy array, or its element type cannot be coded.
+        """
+        return cls(Parameter.from_array(name, array) for name, array in arrays.items())
+
+    def names(self) -> list[str]:
+        """Return the names in order."""
+        return list(self._parameters)
+
+    def arrays(self) -> Iterator[tuple[str, Array]]:
+        """Read one parameter after the other and yield (name, values)."""
+        for name, parameter in self._parameters.items():
+            yield name, parameter.read()
+
+    def close(self) -> None:
+        """Close the file behind the model; the parameters cannot be read any more."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+    def __getitem__(self, name: str) -> Parameter:
+        return self._parameters[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

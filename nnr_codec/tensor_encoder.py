@@ -1,0 +1,257 @@
+"""Encoding of one tensor of a model: which tools, which quantizer, the smallest data unit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._core import TensorSyntax, dequantize, quantize
+from .bitstream import Context, DataFormat, DataUnit, NodeId, Parent, PayloadType
+from .errors import InvalidModel
+from .model import Parameter
+from .options import DecodeLimits, EncodeOptions
+from .quantize.codebook import codebook_of
+from .quantize.qp import qp_delta_bits, step_size
+from .quantize.rate import lambda_of
+from .report import TensorReport
+from .series import Series
+from .unit_encoder import CodedLevels, EncodedUnit, encode_data_unit, encode_raw_floats
+from .unit_layout import Integers, ParentData, look_up, matrix_shape
+
+_INT_FORMATS = {
+    "bool": DataFormat.INT8,
+    "int8": DataFormat.INT8,
+    "uint8": DataFormat.INT16,
+    "int16": DataFormat.INT16,
+    "uint16": None,
+    "int32": None,
+    "uint32": DataFormat.INT64,
+    "int64": DataFormat.INT64,
+    "uint64": DataFormat.INT64,
+}
+_FLOAT_FORMATS = {"float16": DataFormat.FLOAT16, "float32": None, "float64": DataFormat.FLOAT64}
+_LEVEL_LIMIT = 2**31 - 8  # of |weight / step|: the integer, and those tried beside it, fit 32 bits
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTensor:
+    """A tensor's data unit and what there is to say of it."""
+
+    unit: EncodedUnit
+    report: TensorReport
+
+
+class TensorEncoder:
+    """Encodes the tensors of one model, each by itself, in any order and from any thread."""
+
+    def __init__(
+        self, options: EncodeOptions, context: Context, series: Series, names: list[str]
+    ) -> None:
+        self._options = options
+        self._context = context
+        self._series = series
+        if series.depth:  # numbers them in order, whatever order they are encoded in
+            for name in names:
+                series.parameter_id(name)
+
+    def encode(self, parameter: Parameter) -> EncodedTensor:
+        """Encode a tensor.
+
+        Raises:
+            InvalidModel: it cannot be coded.
+        """
+        _check_name_and_shape(parameter)
+        values = parameter.read()
+        if values.dtype.kind != "f":
+            return self._encode_integers(parameter, values)
+        _check_finite(parameter.name, values)
+        if self._options.quantizes(parameter.name):
+            return self._encode_quantized(parameter, values)
+        return self._encode_raw(parameter, values)
+
+    def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
+        record = DataUnit(
+            payload_type,
+            [parameter.name],
+            tensor_dimensions=list(parameter.shape) or [1],
+        )
+        if self._series.depth:
+            number = self._series.parameter_id(parameter.name)
+            record.node_id = NodeId(0, number, self._series.depth + 1)
+        return record
+
+    def _encode_raw(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
+        as_float32 = values.astype(np.float32)
+        if not np.array_equal(as_float32, values):
+            raise InvalidModel(
+                parameter.name, f"{values.dtype} values that binary32 cannot hold, and not quantized"
+            )
+        record = self._record(parameter, PayloadType.RAW_FLOAT)
+        record.nnr_decompressed_data_format = _FLOAT_FORMATS[values.dtype.name]
+        unit = encode_raw_floats(record, as_float32, self._context)
+        return EncodedTensor(unit, _report(parameter, "raw", unit))
+
+    def _encode_integers(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
+        low, high = int(values.min()), int(values.max())
+        if low < -(2**31) or high >= 2**31:
+            raise InvalidModel(parameter.name, f"integers from {low} to {high} do not fit 32 bits")
+        record = self._record(parameter, PayloadType.INT)
+        record.nnr_decompressed_data_format = _INT_FORMATS[values.dtype.name]
+        options = replace(self._options.for_tensor(parameter.name), dq=False)
+        levels = values.astype(np.int32).reshape(-1)
+        unit = self._smallest(record, options, levels, 0)
+        return EncodedTensor(unit, _report(parameter, "int", unit))
+
+    def _encode_quantized(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
+        options = self._options.for_tensor(parameter.name)
+        qp = options.qp if parameter.role == "weight" else options.nonweight_qp
+        weights = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+        qp = self._coarse_enough(parameter.name, qp, float(np.abs(weights).max()))
+        step = step_size(qp, self._options.qp_density)
+        record = self._record(parameter, PayloadType.FLOAT)
+        record.nnr_decompressed_data_format = _FLOAT_FORMATS[values.dtype.name]
+        levels = quantize(
+            self._quantizer_syntax(parameter.shape, options),
+            weights,
+            float(step),
+            lambda_of(options.lambda_scale, options.dq),
+        )
+        unit = self._smallest(record, options, levels, qp)
+        decoded = dequantize(
+            look_up(unit.integers["weight"], *unit.record.codebooks), step
+        )
+        error = decoded.astype(np.float64) - weights
+        report = _report(parameter, "dq" if options.dq else "uniform", unit, qp)
+        distortion = replace(
+            report,
+            squared_error=float(error @ error),
+            energy=float(np.square(weights, dtype=np.float64).sum()),
+        )
+        return EncodedTensor(unit, distortion)
+
+    def _coarse_enough(self, name: str, qp: int, largest: float) -> int:
+        """Return qp, or the least greater one at which the integers of a tensor fit 32 bits."""
+        density = self._options.qp_density
+        highest = (1 << qp_delta_bits(density) - 1) - 1
+        for candidate in range(qp, highest + 1):
+            if largest / float(step_size(candidate, density)) < _LEVEL_LIMIT:
+                return candidate
+        raise InvalidModel(name, f"values as large as {largest:g} fit no step size")
+
+    def _quantizer_syntax(self, shape: tuple[int, ...], options: EncodeOptions) -> TensorSyntax:
+        rows, cols = matrix_shape(shape)
+        return TensorSyntax(
+            rows,
+            cols,
+            unary_length=options.unary_length,
+            dependent_quantization=options.dq,
+            scan_order=options.scan_order,
+            second_edition=self._context.profile == 1,
+        )
+
+    def _smallest(
+        self, record: DataUnit, options: EncodeOptions, levels: Integers, qp: int
+    ) -> EncodedUnit:
+        """Encode with every combination of the tools that are allowed, and keep the smallest."""
+        rows, cols = matrix_shape(tuple(record.tensor_dimensions or ()))
+        record.dq_flag = int(options.dq)
+        record.cabac_unary_length_minus1 = options.unary_length - 1
+        record.scan_order = options.scan_order if rows > 1 and cols > 1 else 0
+        tools = itertools.product(
+            self._parents(record, options, rows * cols),
+            self._codebooks(record, options, levels),
+            self._row_skipping(options, levels.reshape(rows, cols)),
+        )
+        units = []
+        for (parent, history), (codebooks, coded_levels), row_skipping in tools:
+            coded = CodedLevels(
+                coded_levels, qp, row_skipping, history, options.search_initialization
+            )
+            tried = replace(record, parent=parent, codebooks=codebooks)
+            units.append(
+                encode_data_unit(tried, {"weight": coded}, self._context, self._parent_data)
+            )
+        return min(units, key=lambda unit: len(unit.data))
+
+    def _parents(
+        self, record: DataUnit, options: EncodeOptions, elements: int
+    ) -> Iterator[tuple[Parent | None, bool]]:
+        """Yield the ways of using the earlier streams: (parent, history contexts)."""
+        yield None, False
+        name = record.names[0]
+        if name not in self._series:
+            return
+        if self._series.elements(name) != elements:
+            raise InvalidModel(name, "the parent streams hold it with another number of elements")
+        matrix = len(record.tensor_dimensions or ()) > 1
+        temporal = options.temporal_contexts
+        history = options.history_contexts and matrix
+        if temporal:
+            yield Parent(temporal_context_modeling_flag=1), False
+        if history:
+            yield Parent(temporal_context_modeling_flag=0), True
+        if temporal and history and record.scan_order == 0:  # the reference fails on the others
+            yield Parent(temporal_context_modeling_flag=1), True
+
+    def _codebooks(
+        self, record: DataUnit, options: EncodeOptions, levels: Integers
+    ) -> Iterator[tuple[list[Codebook], Integers]]:
+        """Yield the levels as they are, and as indices of a codebook."""
+        yield [], levels
+        if not options.codebook or record.dq_flag or record.payload_type == PayloadType.INT:
+            return
+        found = codebook_of(levels)
+        if found is not None:
+            yield [found[0]], found[1]
+
+    def _row_skipping(
+        self, options: EncodeOptions, levels: npt.NDArray[np.int32]
+    ) -> Iterator[bool]:
+        yield False
+        # In blocks, a skipped row moves the dq state otherwise than its zeros would: the quantizer
+        # has not reckoned with that.
+        possible = self._context.profile == 1 and not (options.dq and options.scan_order)
+        if options.row_skipping and possible and min(levels.shape) > 1:
+            if not levels.any(axis=1).all():
+                yield True
+
+    def _parent_data(self, name: str, elements: int) -> ParentData:
+        return self._series.parent_data(name, elements, label="parent", offset=0)
+
+
+def _report(
+    parameter: Parameter, kind: str, unit: EncodedUnit, qp: int | None = None
+) -> TensorReport:
+    return TensorReport(
+        parameter.name,
+        parameter.shape,
+        parameter.dtype.name,
+        kind,
+        parameter.nbytes,
+        len(unit.data),
+        qp,
+    )
+
+
+def _check_name_and_shape(parameter: Parameter) -> None:
+    limits = DecodeLimits()
+    name = parameter.name
+    if parameter.size == 0:
+        raise InvalidModel(name, "is empty, which the format cannot say")
+    if len(parameter.shape) > limits.max_dimensions:
+        raise InvalidModel(name, f"has more than {limits.max_dimensions} dimensions")
+    if parameter.size > limits.max_elements_per_tensor:
+        raise InvalidModel(name, f"has more than {limits.max_elements_per_tensor} elements")
+    if len(name.encode("utf-8", "replace")) > limits.max_name_bytes:
+        raise InvalidModel(name[:40] + "…", f"the name is longer than {limits.max_name_bytes} bytes")
+
+
+def _check_finite(name: str, values: npt.NDArray[Any]) -> None:
+    if not np.isfinite(values).all():
+        kind = "NaN" if np.isnan(values).any() else "infinity"
+        raise InvalidModel(name, f"holds {kind}")

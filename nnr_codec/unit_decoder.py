@@ -1,0 +1,252 @@
+"""Decoding of one data unit: codeword to integers, integers to values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._core import BlockRowDecoder, DecodeStatus, dequantize, decode_codeword
+from .bitstream import Codebook, DataFormat, DataUnit, ParsedUnit, PayloadType
+from .errors import InvalidBitstream, LimitExceeded, TruncatedBitstream, UnsupportedFeature
+from .quantize.qp import qp_delta_bits, step_size
+from .series import Series
+from .unit_layout import Integers, ParentData, TensorLayout, look_up, tensor_layouts
+
+_REASONS = {
+    DecodeStatus.INTEGER_OVERFLOW: "an integer does not fit 32 bits",
+    DecodeStatus.ENTRY_POINT_MISMATCH: "an entry point differs from what its block row starts with",
+    DecodeStatus.NOT_TERMINATED: "the codeword does not end where its integers do",
+    DecodeStatus.BAD_STOP_BIT: "no stop bit at the codeword's end",
+    DecodeStatus.VALUE_OUT_OF_RANGE: "the codeword is none that an encoder writes",
+    DecodeStatus.TRAILING_BYTES: "bytes are left behind the codeword",
+}
+_INTEGER_RANGES = {
+    DataFormat.INT2: (-2, 1, np.int8),
+    DataFormat.INT3: (-4, 3, np.int8),
+    DataFormat.INT4: (-8, 7, np.int8),
+    DataFormat.INT8: (-128, 127, np.int8),
+    DataFormat.INT16: (-(2**15), 2**15 - 1, np.int16),
+    DataFormat.INT32: (-(2**31), 2**31 - 1, np.int32),
+    DataFormat.INT64: (-(2**63), 2**63 - 1, np.int64),
+}
+_FLOAT_TYPES = {
+    DataFormat.FLOAT16: np.float16,
+    DataFormat.FLOAT32: np.float32,
+    DataFormat.FLOAT64: np.float64,
+}
+_LARGEST_EXACT = 2**53  # of integers in binary64
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedTensor:
+    """One tensor of a data unit.
+
+    Attributes:
+        name: its name.
+        role: "weight", "G", "H", "local_scaling", "bias", "beta", "gamma", "mean", "var"; or
+            "dense": the product of G and H.
+        values: float32, or what nnr_decompressed_data_format says; integers: int32 likewise.
+        integers: the coded integers after the doubling, flat int32, for later streams of a
+            series; None for raw floats and for the product.
+        qp: the quantization parameter; None for integers, raw floats and the product.
+    """
+
+    name: str
+    role: str
+    values: npt.NDArray[Any]
+    integers: Integers | None = None
+    qp: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Coded:
+    """A tensor as the core gives it back."""
+
+    layout: TensorLayout
+    qp_delta: int
+    integers: Integers
+
+
+def decode_data_unit(
+    parsed: ParsedUnit, series: Series | None = None, executor: Executor | None = None
+) -> list[DecodedTensor]:
+    """Decode a data unit: its tensors in payload order, the product of G and H last.
+
+    Args:
+        parsed: the unit.
+        series: the earlier streams, for an update.
+        executor: runs the block rows of a tensor with entry points side by side.
+
+    Raises:
+        BitstreamError: the unit is damaged, needs a missing parent, or asks for too much.
+    """
+    unit = _UnitDecoder(parsed, series or Series())
+    if unit.record.payload_type == PayloadType.RAW_FLOAT:
+        return unit.raw_floats()
+    try:
+        coded = unit.decode(executor)
+    except MemoryError:
+        elements = unit.record.element_count
+        raise LimitExceeded("memory (elements of a tensor)", elements, 0) from None
+    tensors = [unit.reconstruct(tensor) for tensor in coded]
+    if unit.record.is_decomposed_block:
+        tensors.append(unit.recompose(coded[-2], coded[-1], tensors[-2:]))
+    return tensors
+
+
+class _UnitDecoder:
+    def __init__(self, parsed: ParsedUnit, series: Series) -> None:
+        if not isinstance(parsed.record, DataUnit):
+            raise TypeError(f"{parsed.unit.label} is no data unit")
+        self.parsed = parsed
+        self.record = parsed.record
+        self._series = series
+        self._quantization = parsed.context.quantization or (0, 0)
+
+    def invalid(self, reason: str) -> InvalidBitstream:
+        return InvalidBitstream(self.parsed.unit.label, self.parsed.payload_offset, reason)
+
+    def raw_floats(self) -> list[DecodedTensor]:
+        (layout,) = tensor_layouts(self.record, self.parsed.context, self._parent_data)
+        values = np.frombuffer(self.parsed.payload, dtype="<f4").reshape(layout.shape)
+        return [DecodedTensor(layout.name, layout.role, values.astype(np.float32))]
+
+    def decode(self, executor: Executor | None) -> list[_Coded]:
+        """Decode the codeword."""
+        layouts = tensor_layouts(self.record, self.parsed.context, self._parent_data)
+        density = self._quantization[0]
+        bits = 0 if self.record.payload_type == PayloadType.INT else qp_delta_bits(density)
+        payload = np.frombuffer(self.parsed.payload, dtype=np.uint8)
+        in_parallel = executor is not None and len(layouts) == 1 and self.record.entry_points
+        if in_parallel and layouts[0].syntax.block_rows > 1:
+            found = [self._decode_block_rows(payload, layouts[0], bits, executor)]
+        else:
+            entries = [(e.offset, e.value8, e.dq_state) for e in self.record.entry_points]
+            syntaxes = [layout.syntax for layout in layouts]
+            if not any(syntax.block_rows > 1 for syntax in syntaxes):
+                entries = []  # a matrix of one column has no block rows for them to point to
+            status, found = decode_codeword(payload, syntaxes, bits, entries)
+            self._check(status)
+        for layout, (_, history_enabled, _) in zip(layouts, found, strict=True):
+            self._check_parent(layout.name, history_enabled)
+        return [
+            _Coded(layout, qp_delta, integers)
+            for layout, (qp_delta, _, integers) in zip(layouts, found, strict=True)
+        ]
+
+    def _decode_block_rows(
+        self, payload: npt.NDArray[np.uint8], layout: TensorLayout, bits: int, executor: Executor
+    ) -> tuple[int, bool, Integers]:
+        """Decode a tensor's block rows side by side, and compare all of them with their entries."""
+        decoder = BlockRowDecoder(payload, layout.syntax, bits)
+        self._check(decoder.status)
+        starts = [(decoder.start_position, 0, 0)]
+        for entry in self.record.entry_points:
+            starts.append((starts[-1][0] + entry.offset, entry.value8, entry.dq_state))
+        if starts[-1][0] > 8 * len(payload):
+            raise self.invalid(_REASONS[DecodeStatus.ENTRY_POINT_MISMATCH])
+        count = len(starts)
+        run = -(-count // _RUNS)
+        firsts = range(0, count, run)
+        jobs = [
+            executor.submit(decoder.decode, first, min(first + run, count), starts[first])
+            for first in firsts
+        ]
+        results = [job.result() for job in jobs]
+        for first, (status, ends) in zip(firsts, results, strict=True):
+            if ends != starts[first + 1 : first + 1 + len(ends)]:
+                raise self.invalid(_REASONS[DecodeStatus.ENTRY_POINT_MISMATCH])
+            self._check(status)
+        return decoder.qp_delta, decoder.history_enabled, decoder.integers
+
+    def _parent_data(self, name: str, elements: int) -> ParentData:
+        unit = self.parsed.unit
+        return self._series.parent_data(
+            name, elements, label=unit.label, offset=unit.byte_offset
+        )
+
+    def _check_parent(self, name: str, history_enabled: bool) -> None:
+        """Refuse to use contexts of a parent that is not there."""
+        parent = self.record.parent
+        if parent is not None and (parent.temporal_context_modeling_flag or history_enabled):
+            self._series.require(name)
+
+    def _check(self, status: DecodeStatus) -> None:
+        if status == DecodeStatus.OK:
+            return
+        unit = self.parsed.unit
+        if status == DecodeStatus.TRUNCATED:
+            end = unit.byte_offset + unit.size
+            raise TruncatedBitstream(unit.label, end, "the codeword goes on past the unit's end")
+        raise self.invalid(_REASONS[status])
+
+    def reconstruct(self, tensor: _Coded) -> DecodedTensor:
+        """Turn integers into values."""
+        layout = tensor.layout
+        integers = tensor.integers
+        indexed = self._apply_codebook(integers, layout.codebook)
+        if self.record.payload_type == PayloadType.INT:
+            values = self._to_integer_type(indexed.reshape(layout.shape))
+            return DecodedTensor(layout.name, layout.role, values, integers)
+        qp, step = self._step(tensor)
+        values = dequantize(indexed, step).reshape(layout.shape)
+        data_format = self.record.nnr_decompressed_data_format or DataFormat.FLOAT32
+        if data_format not in _FLOAT_TYPES:
+            reason = "integers were asked for in a unit of floats"
+            raise UnsupportedFeature("nnr_decompressed_data_format", data_format.name, reason)
+        values = values.astype(_FLOAT_TYPES[data_format], copy=False)
+        return DecodedTensor(layout.name, layout.role, values, integers, qp)
+
+    def _step(self, tensor: _Coded) -> tuple[int, np.float32]:
+        density, base = self._quantization
+        qp = base + tensor.qp_delta
+        try:
+            return qp, step_size(qp, density)
+        except ValueError as error:
+            raise self.invalid(str(error)) from None
+
+    def _apply_codebook(self, integers: Integers, codebook: Codebook | None) -> Integers:
+        if codebook is not None:
+            lowest, highest = int(integers.min()), int(integers.max())
+            past = len(codebook.values) - codebook.zero_offset
+            if lowest < -codebook.zero_offset or highest >= past:
+                raise self.invalid("an integer points outside the codebook")
+        return look_up(integers, codebook)
+
+    def _to_integer_type(self, values: Integers) -> npt.NDArray[Any]:
+        data_format = self.record.nnr_decompressed_data_format or DataFormat.INT32
+        if data_format not in _INTEGER_RANGES:
+            reason = "floats were asked for in a unit of integers"
+            raise UnsupportedFeature("nnr_decompressed_data_format", data_format.name, reason)
+        low, high, dtype = _INTEGER_RANGES[data_format]
+        if int(values.min()) < low or int(values.max()) > high:
+            raise self.invalid(f"an integer does not fit {data_format.name}")
+        return values.astype(dtype, copy=False)
+
+    def recompose(self, g: _Coded, h: _Coded, factors: list[DecodedTensor]) -> DecodedTensor:
+        """Multiply G and H: exactly, with one rounding to binary32.
+
+        The product of the integers is exact in binary64 as long as it stays below 2**53, so that
+        the result does not depend on the order in which a processor adds.
+        """
+        left = self._apply_codebook(g.integers, g.layout.codebook).astype(np.float64)
+        right = self._apply_codebook(h.integers, h.layout.codebook).astype(np.float64)
+        scale = float(self._step(g)[1]) * float(self._step(h)[1])
+        rank = g.layout.shape[1]
+        bound = float(np.abs(left).max()) * float(np.abs(right).max()) * rank
+        if bound >= _LARGEST_EXACT:
+            reason = "factors too large for an exact product"
+            raise UnsupportedFeature("decomposition_rank", rank, reason)
+        product = (left.reshape(g.layout.shape) @ right.reshape(h.layout.shape)) * scale
+        with np.errstate(over="ignore"):
+            values = product.reshape(self.record.tensor_dimensions).astype(np.float32)
+        return DecodedTensor(self.record.dense_name, "dense", values)
+
+
+_RUNS = 16
+"""Jobs that the block rows of a tensor are dealt out to: enough for a few threads each."""
