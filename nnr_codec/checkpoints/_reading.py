@@ -1,0 +1,59 @@
+"""What the readers share: opening a model file, and putting a name to whatever is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from nnr_codec.errors import InvalidModel, NnrError
+
+__all__ = ["blaming", "fault", "open_regular"]
+
+
+def fault(path: str, reason: str, tensor: str | None = None) -> InvalidModel:
+    """Return the error that blames the file `path`, or the tensor `tensor` in it."""
+    return (
+        InvalidModel(path, reason)
+        if tensor is None
+        else InvalidModel(tensor, f"in {path!r}: {reason}")
+    )
+
+
+@contextmanager
+def blaming(path: str, tensor: str | None = None) -> Iterator[None]:
+    """Turn whatever a parser raises on the file `path` into InvalidModel.
+
+    Any exception, because the parsers are other people's and damaged data brings out all kinds:
+    a damaged zip archive alone gives BadZipFile, zlib.error, EOFError, NotImplementedError ...
+    """
+    try:
+        yield
+    except NnrError:
+        raise
+    except OSError as error:
+        raise fault(path, error.strerror or str(error), tensor) from error
+    except Exception as error:
+        reason = str(error) or "no reason given"
+        raise fault(path, f"damaged file: {reason} ({type(error).__name__})", tensor) from error
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Open the regular file `path` for reading.
+
+    Raises:
+        InvalidModel: there is no such file, it cannot be read, or it is a directory or a pipe.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise fault(path, "is a directory, not a model file")
+        if not stat.S_ISREG(mode):  # a checkpoint is read out of order, which a pipe cannot do
+            raise fault(path, "is not a regular file")
+        return open(path, "rb")
+    except OSError as error:
+        raise fault(path, f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL in the path
+        raise fault(path, f"cannot be read: {error}") from error

@@ -1,0 +1,206 @@
+"""Output files that appear under their name complete or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+from nnr_codec.errors import InvalidOptions
+
+__all__ = ["atomic_output"]
+
+_OPTION = "output"
+_MODE = 0o666  # less the umask, which the operating system takes off
+_DESCRIPTOR = re.compile(r"/dev/(?:std(?P<std>out|err)|fd/(?P<fd>\d+))|/proc/self/fd/(?P<proc>\d+)")
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
+# What open(2) says where file system or kernel know no O_TMPFILE.
+_NO_UNNAMED_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
+
+
+@contextmanager
+def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """Give a binary file to write, which becomes `path` when the block ends without an exception.
+
+    Until then nothing of it can be seen, and after an exception nothing is left. On Linux nothing
+    is left after SIGKILL either, because the file has no name until it is complete and on the disk;
+    elsewhere, and on file systems without such files, a killed process leaves `.nnr-*.tmp` behind.
+    A symbolic link is followed, and its target replaced. Permissions are what the umask says.
+    Pipes and character devices, and descriptors such as `/dev/stdout`, are written directly.
+
+    Args:
+        path: the file to write; its folder exists.
+        overwrite: replace an existing file.
+
+    Raises:
+        InvalidOptions: the file exists and `overwrite` is not given, or it cannot be created there.
+            Raised before the block is entered, unless another process made the file meanwhile.
+        OSError: writing failed, for instance because the disk is full.
+    """
+    text = os.fspath(path)
+    if not os.path.basename(text):
+        raise InvalidOptions(_OPTION, f"{text!r} is not the name of a file")
+    direct = _open_direct(text)
+    if direct is not None:
+        with direct:
+            yield direct
+        return
+    target = os.path.realpath(text)
+    if not overwrite and os.path.lexists(target):
+        raise _exists(text)
+    folder = os.path.dirname(target)
+    descriptor, temporary = _open_temporary(text, folder)
+    try:
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+            if temporary is None:
+                temporary = _link_unnamed(file, folder, target)
+        if temporary is not None and not _move(temporary, target, overwrite):
+            raise _exists(text)
+    finally:
+        if temporary is not None:
+            with suppress(FileNotFoundError):  # it is in place
+                os.unlink(temporary)
+    _sync_folder(folder)
+
+
+def _exists(path: str) -> InvalidOptions:
+    return InvalidOptions(_OPTION, f"{path!r} exists already")
+
+
+def _open_direct(path: str) -> BinaryIO | None:
+    """Open `path` for writing in place if it is a descriptor, a pipe or a character device.
+
+    Raises:
+        InvalidOptions: it cannot be opened, or is nothing that a file can be written to.
+    """
+    try:
+        named = _DESCRIPTOR.fullmatch(path)
+        if named is not None and os.path.exists(path):
+            # Not opened anew, which would truncate a file that the shell has redirected to.
+            number = {"out": 1, "err": 2}.get(named["std"]) or int(named["fd"] or named["proc"])
+            return os.fdopen(os.dup(number), "wb")
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):
+            return None
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            return open(path, "wb")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise _cannot_write(path, error) from error
+    kind = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a pipe"
+    raise InvalidOptions(_OPTION, f"{path!r} is {kind}")
+
+
+def _cannot_write(path: str, error: Exception) -> InvalidOptions:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return InvalidOptions(_OPTION, f"cannot write {path!r}: {reason or error}")
+
+
+def _open_temporary(path: str, folder: str) -> tuple[int, str | None]:
+    """Open a file in `folder` for the output `path`: its descriptor, and its name if it has one."""
+    try:
+        descriptor = _open_unnamed(folder)
+        return (descriptor, None) if descriptor is not None else _open_named(folder)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _open_unnamed(folder: str) -> int | None:
+    """Open a file without a name on the file system of `folder`; None where there is no such."""
+    # Naming the file later goes through /proc, which a chroot may lack.
+    if not hasattr(os, "O_TMPFILE") or not os.path.isdir("/proc/self/fd"):
+        return None
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR, _MODE)
+    except OSError as error:
+        if error.errno in _NO_UNNAMED_FILES:
+            return None
+        raise
+
+
+def _open_named(folder: str) -> tuple[int, str]:
+    temporary = _temporary_name(folder)
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | _BINARY
+    return os.open(temporary, flags, _MODE), temporary
+
+
+def _temporary_name(folder: str) -> str:
+    return os.path.join(folder, f".nnr-{secrets.token_hex(8)}.tmp")
+
+
+def _link_unnamed(file: BinaryIO, folder: str, target: str) -> str | None:
+    """Give the finished unnamed `file` the name `target`, or else a temporary one, returned."""
+    try:
+        _link_descriptor(file.fileno(), target)
+        return None
+    except FileExistsError:
+        pass  # linking cannot replace a file, but moving can
+    except OSError:
+        return _copy_named(file, folder)
+    temporary = _temporary_name(folder)
+    _link_descriptor(file.fileno(), temporary)
+    return temporary
+
+
+def _link_descriptor(descriptor: int, target: str) -> None:
+    """Do linkat(2) of the open file to `target`.
+
+    A folder's descriptor has to be given: without one Python calls link(2), which would link the
+    symbolic link in /proc instead of following it.
+    """
+    folder = os.open(os.path.dirname(target), os.O_PATH)
+    try:
+        source = f"/proc/self/fd/{descriptor}"
+        os.link(source, os.path.basename(target), dst_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
+
+
+def _copy_named(file: BinaryIO, folder: str) -> str:
+    """Copy the finished unnamed `file`, which the system refuses to name, to one with a name."""
+    descriptor, temporary = _open_named(folder)
+    try:
+        with os.fdopen(descriptor, "wb") as copy:
+            file.seek(0)
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return temporary
+
+
+def _move(temporary: str, target: str, overwrite: bool) -> bool:
+    """Rename `temporary` to `target`; False if that exists and is not to be replaced."""
+    if not overwrite:
+        try:
+            os.link(temporary, target)  # unlike a rename, never replaces a file made meanwhile
+            return True
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            if os.path.lexists(target):
+                return False
+    os.replace(temporary, target)
+    return True
+
+
+def _sync_folder(folder: str) -> None:
+    """Get the new name on the disk too, where the system can do that."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

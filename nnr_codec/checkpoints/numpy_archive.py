@@ -1,0 +1,176 @@
+"""`.npz`: a zip archive with one `.npy` array for each tensor; nothing is ever unpickled.
+
+Text entries that travel beside the tensors are arrays as well: scalars of numpy's text type.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from nnr_codec.checkpoints._reading import blaming, fault, open_regular
+from nnr_codec.checkpoints.atomic import atomic_output
+from nnr_codec.errors import InvalidModel, InvalidOptions
+from nnr_codec.model import Array, Model, Parameter, supported_dtype
+
+__all__ = ["read", "write"]
+
+_SUFFIX = ".npy"
+_MAX_MEMBER_NAME_BYTES = 0xFFFF  # a 16-bit length (APPNOTE.TXT 4.4.10)
+_MAX_DEFLATE_RATIO = 1032  # 258 bytes of output from 2 bits of input
+_ENCRYPTED = 1  # flag bit 0 (APPNOTE.TXT 4.4.4)
+
+
+def read(path: str) -> Model:
+    """Open the `.npz` archive `path`; its tensors come in the order of the archive's directory.
+
+    Raises:
+        InvalidModel: the archive is damaged, a name occurs twice, or a member is no array of an
+            element type that can be coded.
+    """
+    file = open_regular(path)
+    try:
+        with blaming(path):
+            archive = zipfile.ZipFile(file)
+        tensors: list[Parameter] = []
+        metadata: dict[str, str] = {}
+        for member in _members(path, archive, os.fstat(file.fileno()).st_size):
+            shape, dtype = member.describe()
+            if dtype.kind == "U" and shape == ():
+                metadata[member.name] = str(member.load())
+            else:
+                dtype = _codable(path, member.name, dtype)
+                tensors.append(Parameter(member.name, shape, dtype, member.load))
+        return Model(tensors, metadata=metadata, on_close=file.close)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _members(path: str, archive: zipfile.ZipFile, archive_bytes: int) -> list[_Member]:
+    """Return the arrays in `archive`, in order, once their directory entries make sense."""
+    members: dict[str, _Member] = {}
+    lock = threading.Lock()  # ZipFile counts its open members without one
+    for info in archive.infolist():
+        name = info.filename.removesuffix(_SUFFIX)
+        if name == info.filename:
+            raise fault(path, f"member {name!r} is not a {_SUFFIX} array")
+        if name in members:
+            raise fault(path, "two members have this name", name)
+        if info.flag_bits & _ENCRYPTED:
+            raise fault(path, "is encrypted", name)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise fault(path, f"unknown compression method {info.compress_type}", name)
+        if info.file_size > archive_bytes * _MAX_DEFLATE_RATIO:
+            raise fault(path, f"damaged file: {info.file_size} bytes cannot be in there", name)
+        members[name] = _Member(path, name, archive, info, lock)
+    return list(members.values())
+
+
+def _codable(path: str, name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    try:
+        return supported_dtype(name, dtype)
+    except InvalidModel as error:
+        raise fault(path, error.reason, name) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One array in an open archive."""
+
+    path: str
+    name: str
+    archive: zipfile.ZipFile
+    info: zipfile.ZipInfo
+    lock: threading.Lock
+
+    def describe(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Read the `.npy` header and return shape and element type.
+
+        Raises:
+            InvalidModel: the header is damaged, or does not fit the size of the member.
+        """
+        with blaming(self.path, self.name), self.lock, self.archive.open(self.info) as stream:
+            shape, dtype = _read_header(stream)
+            stated = stream.tell() + math.prod(shape) * dtype.itemsize
+        # Objects are pickles of any size; they are refused by their type.
+        if min(shape, default=0) < 0 or (stated != self.info.file_size and not dtype.hasobject):
+            raise fault(self.path, "damaged file: shape and size do not match", self.name)
+        return shape, dtype
+
+    def load(self) -> Array:
+        """Read the values, whose checksum is verified."""
+        with blaming(self.path, self.name), self.lock, self.archive.open(self.info) as stream:
+            values: Array = npy.read_array(stream, allow_pickle=False)
+            stream.read(1)  # the checksum is compared at the end of the member
+            return values
+
+
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = npy.read_magic(stream)
+    # Version 3 differs in the names of structured types alone, which are refused anyway.
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"unsupported version {version} of the .npy format")
+    shape, _, dtype = readers[version](stream)
+    return tuple(int(size) for size in shape), dtype
+
+
+def write(
+    path: str | os.PathLike[str],
+    parameters: Sequence[Parameter],
+    *,
+    metadata: Mapping[str, str],
+    overwrite: bool,
+) -> None:
+    """Write `parameters` to the `.npz` archive `path`, one at a time and in order, uncompressed.
+
+    Raises: as :func:`nnr_codec.checkpoints.save_checkpoint`.
+    """
+    names = [parameter.name for parameter in parameters]
+    for key, text in metadata.items():
+        if key in names or text.endswith("\0"):  # numpy drops NULs at the end of a text
+            raise InvalidOptions("metadata", f"an .npz archive cannot hold the entry {key!r}")
+    _check_names([*names, *metadata])
+    with (
+        atomic_output(path, overwrite=overwrite) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        for parameter in parameters:
+            values = parameter.read()
+            _write_member(archive, parameter.name, values.astype(_stored(values), copy=False))
+        for key, text in metadata.items():
+            _write_member(archive, key, np.array(text, dtype=f"<U{max(len(text), 1)}"))
+
+
+def _stored(values: Array) -> np.dtype[Any]:
+    return values.dtype.newbyteorder("<")
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuse names that would not come back from a zip archive, or not from `np.load`."""
+    known = set(names)
+    for name in names:
+        if "\0" in name:
+            raise InvalidModel(name, "names in an .npz archive cannot hold a NUL")
+        if len((name + _SUFFIX).encode()) > _MAX_MEMBER_NAME_BYTES:
+            raise InvalidModel(name, "the name is too long for an .npz archive")
+        if name + _SUFFIX in known:
+            raise InvalidModel(
+                name + _SUFFIX, f"np.load could not tell this name from {name!r} in an .npz archive"
+            )
+
+
+def _write_member(archive: zipfile.ZipFile, name: str, values: Array) -> None:
+    # ZipInfo's default date keeps the bytes the same from run to run; the size is not known to the
+    # archive beforehand, hence zip64 always, as np.savez does.
+    with archive.open(zipfile.ZipInfo(name + _SUFFIX), "w", force_zip64=True) as stream:
+        npy.write_array(stream, values, allow_pickle=False)

@@ -1,0 +1,143 @@
+"""safetensors: the length of a JSON header, the header, and the tensors without gaps.
+
+Format: https://huggingface.co/docs/safetensors. Files are validated by the `safetensors` package;
+the tensors are read and written here, because the package neither tells their order in every
+version nor writes one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+from safetensors import safe_open
+
+from nnr_codec.checkpoints._reading import blaming, fault, open_regular
+from nnr_codec.checkpoints.atomic import atomic_output
+from nnr_codec.errors import InvalidModel, InvalidOptions
+from nnr_codec.model import Array, Model, Parameter
+
+__all__ = ["read", "write"]
+
+_DTYPES = {
+    "BOOL": "bool",
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+}
+_FORMAT_NAMES = {numpy_name: name for name, numpy_name in _DTYPES.items()}
+_METADATA = "__metadata__"
+_MAX_HEADER_BYTES = 100_000_000  # readers of the format refuse longer ones
+_ALIGNMENT = 8  # bytes; what the header is padded to
+
+
+def read(path: str) -> Model:
+    """Open the safetensors file `path`; its tensors come in the order of their data.
+
+    Raises:
+        InvalidModel: the file is damaged, or a tensor's element type cannot be coded.
+    """
+    file = open_regular(path)
+    try:
+        with blaming(path):
+            with safe_open(path, framework="numpy"):
+                pass  # opening it validates the header against the size of the file
+            header = _read_header(file)
+            metadata = header.pop(_METADATA, None)
+            start = file.tell()
+            # Empty tensors take no bytes: the end orders them before what begins at the same
+            # place, and the header's order, which a stable sort keeps, among themselves.
+            entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
+            lock = threading.Lock()  # of the file position
+            parameters = [
+                _parameter(path, file, lock, name, entry, start) for name, entry in entries
+            ]
+        return Model(parameters, metadata=metadata, on_close=file.close)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _read_header(file: BinaryIO) -> dict[str, Any]:
+    (size,) = struct.unpack("<Q", file.read(8))
+    header: dict[str, Any] = json.loads(file.read(size), object_pairs_hook=_unique)
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object, but refuse the duplicate keys of which others take one or the other."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name occurs twice in the header")
+    return result
+
+
+def _parameter(
+    path: str, file: BinaryIO, lock: threading.Lock, name: str, entry: dict[str, Any], start: int
+) -> Parameter:
+    if entry["dtype"] not in _DTYPES:
+        supported = ", ".join(_DTYPES)
+        reason = f"tensors of type {entry['dtype']} are not supported, only {supported}"
+        raise fault(path, reason, name)
+    begin, end = entry["data_offsets"]
+    shape = tuple(entry["shape"])
+    dtype = np.dtype(_DTYPES[entry["dtype"]])
+
+    def load() -> Array:
+        with blaming(path, name), lock:
+            stored = np.empty(shape, dtype.newbyteorder("<"))
+            file.seek(start + begin)
+            got = file.readinto(stored.reshape(-1).view(np.uint8))  # type: ignore[attr-defined]
+            if got != end - begin:
+                raise fault(path, "the file ends before the tensor does", name)
+            return stored
+
+    return Parameter(name, shape, dtype, load)
+
+
+def write(
+    path: str | os.PathLike[str],
+    parameters: Sequence[Parameter],
+    *,
+    metadata: Mapping[str, str],
+    overwrite: bool,
+) -> None:
+    """Write `parameters` to the safetensors file `path`, one at a time and in order.
+
+    Raises: as :func:`nnr_codec.checkpoints.save_checkpoint`.
+    """
+    header = _header(parameters, metadata)
+    with atomic_output(path, overwrite=overwrite) as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for parameter in parameters:
+            values = parameter.read()
+            stored = np.asarray(values, dtype=values.dtype.newbyteorder("<"))
+            file.write(stored.reshape(-1).view(np.uint8).data)
+
+
+def _header(parameters: Sequence[Parameter], metadata: Mapping[str, str]) -> bytes:
+    """Return the JSON header, padded with spaces; data follow each other without gaps."""
+    entries: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
+    offset = 0
+    for parameter in parameters:
+        if parameter.name == _METADATA:
+            raise InvalidModel(_METADATA, "safetensors files reserve this name")
+        entries[parameter.name] = {
+            "dtype": _FORMAT_NAMES[parameter.dtype.name],
+            "shape": list(parameter.shape),
+            "data_offsets": [offset, offset + parameter.nbytes],
+        }
+        offset += parameter.nbytes
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    if len(text) > _MAX_HEADER_BYTES:
+        reason = (
+            f"names and metadata take {len(text)} bytes, safetensors allows {_MAX_HEADER_BYTES}"
+        )
+        raise InvalidOptions("output", reason)
+    return text
