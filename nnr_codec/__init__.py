@@ -1,7 +1,7 @@
 """Codec for neural networks in the ISO/IEC 15938-17 (NNR) bitstream."""
 
-from .decoder import decode
-from .encoder import EncodeResult, encode
+from .decoder import decode, load_file
+from .encoder import EncodeResult, encode, save_file
 from .errors import (
     BitstreamError,
     InvalidBitstream,
@@ -14,6 +14,8 @@ from .errors import (
     UnsupportedFeature,
 )
 from .options import DecodeLimits, EncodeOptions
+from .stream import NnrStream
+from .stream import open_stream as open
 
 __all__ = [
     "BitstreamError",
@@ -26,8 +28,12 @@ __all__ = [
     "LimitExceeded",
     "MissingParent",
     "NnrError",
+    "NnrStream",
     "TruncatedBitstream",
     "UnsupportedFeature",
     "decode",
     "encode",
+    "load_file",
+    "open",
+    "save_file",
 ]

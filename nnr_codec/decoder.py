@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal
 import numpy.typing as npt
 
 from .bitstream import DataUnit, parse_units
-from .errors import InvalidOptions, LimitExceeded
+from .errors import BitstreamError, InvalidOptions, LimitExceeded
 from .options import DecodeLimits
 from .series import Series
 from .unit_decoder import DecodedTensor, decode_data_unit
@@ -58,15 +58,23 @@ def decode(
     """
     limits = limits or DecodeLimits()
     decoder = StreamDecoder(parents=parents, only=only, limits=limits, executor=executor)
-    wanted = _wanted_role(layers)
-    return {t.name: t.values for t in decoder.tensors(source) if wanted(t.role)}
+    return {tensor.name: tensor.values for tensor in decoder.tensors(source, layers)}
 
 
-def _wanted_role(layers: Layers) -> Any:
+def load_file(filename: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
+    """Decode the file `filename`; raises what `decode` raises."""
+    return decode(filename)
+
+
+def unwanted_roles(layers: Layers) -> set[str]:
+    """Return the roles of tensors that `layers` leaves out: the factors or their product.
+
+    Raises:
+        InvalidOptions: `layers` is neither "dense" nor "factorized".
+    """
     if layers not in ("dense", "factorized"):
         raise InvalidOptions("layers", f"{layers!r} is neither 'dense' nor 'factorized'")
-    unwanted = {"G", "H"} if layers == "dense" else {"dense"}
-    return lambda role: role not in unwanted
+    return {"G", "H"} if layers == "dense" else {"dense"}
 
 
 class StreamDecoder:
@@ -92,13 +100,15 @@ class StreamDecoder:
         for parent in parents:
             self.series.add(self._integers(parent))
 
-    def tensors(self, source: Source) -> Iterator[DecodedTensor]:
-        """Yield the tensors of a stream in order, factors before their product.
+    def tensors(self, source: Source, layers: Layers = "dense") -> Iterator[DecodedTensor]:
+        """Yield the tensors of a stream in order; arguments and errors are those of `decode`.
 
-        With a pipe, each unit's tensors come as soon as the unit is there.
+        With a pipe, each unit's tensors come as soon as the unit is there (with an executor: a
+        few units later).
         """
+        unwanted = unwanted_roles(layers)
         for tensors in self._decode(source, self._only):
-            yield from tensors
+            yield from (tensor for tensor in tensors if tensor.role not in unwanted)
 
     def _integers(self, parent: Source) -> dict[str, Integers]:
         decoded = self._decode(parent, None)
@@ -149,14 +159,24 @@ class _Budget:
 
 
 def _matches(record: DataUnit, only: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, only) for name in record.all_names)
+    return any(fnmatch.fnmatchcase(name, only) for name, _ in record.decoded_roles())
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let errors of the bitstream name its file."""
+    try:
+        yield
+    except BitstreamError as error:
+        error.source = os.fspath(path)
+        raise
 
 
 @contextmanager
 def _opened(source: Source) -> Iterator[Any]:
     """Give bytes as they are, files and pipes as they are, and paths opened."""
     if isinstance(source, str | os.PathLike):
-        with open(source, "rb") as file:
+        with open(source, "rb") as file, naming(source):
             yield file
     else:
         yield source

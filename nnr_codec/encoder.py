@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +45,7 @@ def encode(
     parents: Sequence[Source] = (),
     overwrite: bool = False,
     executor: Executor | None = None,
+    progress: Callable[[TensorReport], object] | None = None,
 ) -> EncodeResult:
     """Encode a model into an NNR bitstream.
 
@@ -56,6 +57,7 @@ def encode(
             already is a difference.
         overwrite: replace an existing file.
         executor: codes tensors side by side; the bytes do not depend on it.
+        progress: called with each tensor's report when it is written.
 
     Raises:
         InvalidModel: a tensor cannot be coded; the message names it.
@@ -67,7 +69,7 @@ def encode(
     start = time.perf_counter()
     series = StreamDecoder(parents=parents, executor=executor).series
     with _opened_model(model_or_path) as model:
-        encoder = StreamEncoder(options, series, executor)
+        encoder = StreamEncoder(options, series, executor, progress)
         if out is None:
             data = b"".join(encoder.units(model))
         else:
@@ -90,12 +92,17 @@ class StreamEncoder:
     """Writes one bitstream, unit by unit."""
 
     def __init__(
-        self, options: EncodeOptions, series: Series | None = None, executor: Executor | None = None
+        self,
+        options: EncodeOptions,
+        series: Series | None = None,
+        executor: Executor | None = None,
+        progress: Callable[[TensorReport], object] | None = None,
     ) -> None:
         """`series`: the earlier streams; without any, the stream is no update."""
         self._options = options
         self._series = series or Series()
         self._executor = executor
+        self._progress = progress
         self._tensors: list[TensorReport] = []
         self._unmatched: tuple[str, ...] = ()
         self._header_bytes = 0
@@ -130,6 +137,8 @@ class StreamEncoder:
         for encoded in self._encoded(tensor_encoder, model):
             self._tensors.append(encoded.report)
             yield encoded.unit.data
+            if self._progress is not None:
+                self._progress(encoded.report)
 
     def _encoded(self, encoder: TensorEncoder, model: Model) -> Iterable[EncodedTensor]:
         if self._executor is None:
@@ -160,3 +169,12 @@ def _in_order(executor: Executor, function: Any, items: Iterable[Any]) -> Iterat
 
 _MAX_PENDING = 16
 """Tensors encoded ahead of the one written, with an executor."""
+
+
+def save_file(
+    tensors: Mapping[str, Any],
+    filename: str | os.PathLike[str],
+    options: EncodeOptions | None = None,
+) -> None:
+    """Encode arrays into the file `filename`, replacing it; raises what `encode` raises."""
+    encode(tensors, filename, options, overwrite=True)

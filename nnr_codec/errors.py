@@ -34,7 +34,17 @@ class InvalidModel(NnrError):
 
 
 class BitstreamError(NnrError):
-    """Base of everything that can be wrong with a bitstream."""
+    """Base of everything that can be wrong with a bitstream.
+
+    Attributes:
+        source: path of the bitstream, where it was read from a file.
+    """
+
+    source: str | None = None
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if self.source is None else f"{self.source}: {message}"
 
 
 class InvalidBitstream(BitstreamError):

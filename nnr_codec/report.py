@@ -18,6 +18,7 @@ class TensorReport:
         original_bytes: bytes of its values.
         bytes: bytes of its data unit.
         qp: quantization parameter, or None.
+        qp_raised: whether that is not the one asked for, at which its integers would not fit.
         squared_error, energy: sums over its elements, of the error and of the weights.
     """
 
@@ -28,6 +29,7 @@ class TensorReport:
     original_bytes: int
     bytes: int
     qp: int | None = None
+    qp_raised: bool = False
     squared_error: float = 0.0
     energy: float = 0.0
 
@@ -106,6 +108,114 @@ class EncodeReport:
             "nmse": self.nmse,
             "seconds": self.seconds,
             "unmatched_globs": list(self.unmatched),
+        }
+        rows = [{**asdict(t), "bits_per_weight": t.bits_per_weight} for t in self.tensors]
+        return {**totals, "per_tensor": rows}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a stream, as its header describes it.
+
+    Attributes:
+        kind: "int", "float", "raw" or "block".
+        role: "weight", or the tensor's role in its block.
+        unit: index of its data unit in the stream.
+        bytes: bytes of the data unit; 0 for the smaller tensors of a block.
+        qp: quantization parameter; None where only decoding would tell, or there is none.
+        unary_length, scan_order, dq: as coded; None for raw floats.
+        codebook_size: entries, or None.
+        data_format: element type that the stream asks for.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    role: str
+    unit: int
+    bytes: int
+    qp: int | None
+    unary_length: int | None
+    scan_order: int | None
+    dq: bool | None
+    codebook_size: int | None
+    data_format: str
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the data unit per element of the tensor."""
+        return 8 * self.bytes / self.elements
+
+    @property
+    def original_bytes(self) -> int:
+        """Bytes of the tensor when decoded."""
+        digits = "".join(c for c in self.data_format if c.isdigit())
+        return self.elements * max(1, int(digits) // 8)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A stream, as its headers describe it.
+
+    Attributes:
+        profile: general_profile_idc.
+        qp_density, base_qp: those in force at the end; None if no parameter set has any.
+        units: units of the stream.
+        header_bytes: bytes of the units that hold no tensor.
+        tensors: in stream order.
+    """
+
+    profile: int
+    qp_density: int | None
+    base_qp: int | None
+    units: int
+    header_bytes: int
+    tensors: tuple[TensorInfo, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the stream."""
+        return self.header_bytes + sum(tensor.bytes for tensor in self.tensors)
+
+    @property
+    def elements(self) -> int:
+        """Elements of all tensors."""
+        return sum(tensor.elements for tensor in self.tensors)
+
+    @property
+    def original_bytes(self) -> int:
+        """Bytes of all tensors when decoded."""
+        return sum(tensor.original_bytes for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the stream per element; 0 for a stream without tensors."""
+        return 8 * self.bytes / self.elements if self.elements else 0.0
+
+    @property
+    def ratio(self) -> float:
+        """Stream over decoded tensors, in bytes; 0 for a stream without tensors."""
+        return self.bytes / self.original_bytes if self.original_bytes else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON-ready data."""
+        totals = {
+            "profile": self.profile,
+            "qp_density": self.qp_density,
+            "base_qp": self.base_qp,
+            "units": self.units,
+            "tensors": len(self.tensors),
+            "elements": self.elements,
+            "original_bytes": self.original_bytes,
+            "bytes": self.bytes,
+            "header_bytes": self.header_bytes,
+            "bits_per_weight": self.bits_per_weight,
+            "ratio": self.ratio,
         }
         rows = [{**asdict(t), "bits_per_weight": t.bits_per_weight} for t in self.tensors]
         return {**totals, "per_tensor": rows}

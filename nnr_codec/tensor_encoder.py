@@ -109,9 +109,9 @@ class TensorEncoder:
 
     def _encode_quantized(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
         options = self._options.for_tensor(parameter.name)
-        qp = options.qp if parameter.role == "weight" else options.nonweight_qp
+        asked = options.qp if parameter.role == "weight" else options.nonweight_qp
         weights = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-        qp = self._coarse_enough(parameter.name, qp, float(np.abs(weights).max()))
+        qp = self._coarse_enough(parameter.name, asked, float(np.abs(weights).max()))
         step = step_size(qp, self._options.qp_density)
         record = self._record(parameter, PayloadType.FLOAT)
         record.nnr_decompressed_data_format = _FLOAT_FORMATS[values.dtype.name]
@@ -129,6 +129,7 @@ class TensorEncoder:
         report = _report(parameter, "dq" if options.dq else "uniform", unit, qp)
         distortion = replace(
             report,
+            qp_raised=qp != asked,
             squared_error=float(error @ error),
             energy=float(np.square(weights, dtype=np.float64).sum()),
         )

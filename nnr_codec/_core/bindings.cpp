@@ -174,6 +174,12 @@ class BlockRowDecoder {
   int qp_delta_ = 0;
 };
 
+int peek_qp_delta(Bytes payload, int qp_bits) {
+  require(qp_bits >= 0 && qp_bits <= 31, "qp_bits: not 0..31");
+  nnr::ArithmeticDecoder decoder(payload.data(), payload.size());
+  return nnr::read_qp_delta(decoder, qp_bits);
+}
+
 nb::ndarray<float, nb::numpy, nb::ndim<1>, nb::c_contig> dequantize(IntegersIn integers, float step) {
   auto weights = zeroed_array<float>(integers.size());
   nb::gil_scoped_release release;
@@ -286,6 +292,8 @@ NB_MODULE(_core, m) {
         "entry_points"_a,
         "Decodes a codeword; returns a DecodeStatus and, per tensor, (qp_delta, history_enabled, "
         "integers).");
+  m.def("peek_qp_delta", &peek_qp_delta, "payload"_a, "qp_bits"_a,
+        "The qp_delta of a codeword's first tensor, without decoding the rest.");
   m.def("encode_codeword", &encode_codeword, "tensors"_a, "qp_bits"_a,
         "Encodes a codeword; returns its bytes and entry points.");
   m.def("quantize", &quantize, "tensor"_a, "weights"_a, "step"_a, "lambda_"_a = 0.0,

@@ -277,10 +277,10 @@ class DataUnit:
         """The name of the weight that a decomposed BLOCK's factors stand for."""
         return self.element_names[0].removesuffix("_G")
 
-    @property
-    def all_names(self) -> list[str]:
-        """The names of everything that the unit decodes to."""
-        return self.element_names + ([self.dense_name] if self.is_decomposed_block else [])
+    def decoded_roles(self) -> list[tuple[str, str]]:
+        """(name, role) of everything that the unit decodes to; the product's role is "dense"."""
+        pairs = list(zip(self.element_names, self.name_roles(), strict=False))
+        return [*pairs, (self.dense_name, "dense")] if self.is_decomposed_block else pairs
 
     def name_roles(self) -> tuple[str, ...]:
         """The roles of the unit's tensors, in the order of its names."""

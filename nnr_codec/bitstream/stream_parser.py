@@ -148,7 +148,7 @@ class StreamParser:
         return _parsed(unit, record, before, reader.bytes_read)
 
     def _check_data_unit(self, unit: Unit, record: DataUnit, payload_bytes: int) -> None:
-        for name in record.all_names:
+        for name, _ in record.decoded_roles():
             if name in self._names:
                 raise _invalid(unit, f"{name!r} is in the bitstream already")
             self._names.add(name)

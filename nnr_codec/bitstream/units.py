@@ -193,6 +193,8 @@ def _read_unit(
     data = taker.take(size)
     if len(data) < size:
         reason = f"nnr_unit_size = {size}: only {len(data)} bytes left"
+        if index == 0:
+            reason += "; this looks like no NNR bitstream"
         raise TruncatedBitstream(label, byte_offset, reason)
     header = UnitHeader()
     unit_header(ReadVisitor(BitReader(data, label, byte_offset), limits), header)

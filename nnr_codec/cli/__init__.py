@@ -1,0 +1,1 @@
+"""The command line: nnr-encode, nnr-decode, nnr-info."""

@@ -1,0 +1,173 @@
+"""What the commands share: options, errors and exit codes, threads, the progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib.metadata import version
+from typing import Any
+
+from ..errors import BitstreamError, InvalidOptions, NnrError
+from ..options import DecodeLimits
+from ..report import printable
+
+DONE, FAILURE, USAGE, BAD_BITSTREAM, MISMATCH = range(5)
+"""Exit codes."""
+
+_INTERRUPTED = 130  # as shells have it for SIGINT
+
+
+class VerificationMismatch(NnrError):
+    """The decoded tensors are not those of the digest that was given."""
+
+
+def parser(program: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that all commands have."""
+    result = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
+    result.add_argument("--version", action="version", version=f"%(prog)s {version('nnr-codec')}")
+    result.add_argument("--json", action="store_true", help="results as JSON on stdout")
+    return result
+
+
+def add_threads(result: argparse.ArgumentParser) -> None:
+    """Add --threads."""
+    result.add_argument(
+        "--threads",
+        type=whole_number(1),
+        default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        metavar="N",
+        help="threads (default: one for each processor); the result does not depend on them",
+    )
+
+
+def add_limits(result: argparse.ArgumentParser) -> None:
+    """Add --limit."""
+    names = ", ".join(field.name for field in fields(DecodeLimits))
+    result.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help=f"what the bitstream may ask for: {names}",
+    )
+
+
+def limits(given: argparse.Namespace) -> DecodeLimits:
+    """Return the limits that --limit asks for.
+
+    Raises:
+        InvalidOptions: an unknown limit, or no whole number.
+    """
+    values: dict[str, int] = {}
+    known = {field.name for field in fields(DecodeLimits)}
+    for text in given.limit:
+        name, _, value = text.partition("=")
+        name = name.replace("-", "_")
+        if name not in known or not value.isdecimal():
+            raise InvalidOptions("--limit", f"{text!r}: NAME=N, of {', '.join(sorted(known))}")
+        values[name] = int(value)
+    return DecodeLimits(**values)
+
+
+def whole_number(low: int) -> Callable[[str], int]:
+    """Return a converter of arguments that are whole numbers of `low` or more."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {low} or more")
+        return value
+
+    return convert
+
+
+@contextmanager
+def executor(threads: int) -> Iterator[Executor | None]:
+    """Give an executor of that many threads; None for one thread."""
+    if threads == 1:
+        yield None
+        return
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def progress_bar(quiet: bool, total: int | None, unit: str) -> Iterator[Callable[[int], object]]:
+    """Give a function that advances the bar; there is one only on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda amount: None
+        return
+    from tqdm import tqdm  # late: most runs have no bar
+
+    with tqdm(total=total, unit=unit, unit_scale=True, leave=False, file=sys.stderr) as bar:
+        yield bar.update
+
+
+def print_json(data: Any) -> None:
+    """Print JSON alone on stdout."""
+    json.dump(data, sys.stdout, indent=2)
+    print()
+
+
+def run(program: str, command: Callable[[], int]) -> int:
+    """Run a command; turn what it raises into a message on stderr and an exit code."""
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except VerificationMismatch as error:
+        return _complain(program, str(error), MISMATCH)
+    except BitstreamError as error:
+        return _complain(program, f"bad bitstream: {error}", BAD_BITSTREAM)
+    except InvalidOptions as error:
+        return _complain(program, str(error), USAGE)
+    except NnrError as error:
+        return _complain(program, str(error), FAILURE)
+    except BrokenPipeError:
+        # Whoever reads the results has gone; nothing must be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        return _complain(program, f"{name}{error.strerror or error}", FAILURE)
+    except MemoryError:
+        return _complain(program, "out of memory", FAILURE)
+    except KeyboardInterrupt:
+        return _complain(program, "interrupted", _INTERRUPTED)
+
+
+def _complain(program: str, message: str, code: int) -> int:
+    print(f"{program}: error: {printable(message)}", file=sys.stderr)
+    return code
+
+
+def warn(program: str, message: str) -> None:
+    """Print a warning on stderr."""
+    print(f"{program}: warning: {printable(message)}", file=sys.stderr)
+
+
+def human_bytes(count: int) -> str:
+    """Return a number of bytes for people: three digits and a decimal unit."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.3g} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Return a shape such as 64x3x3x3; a scalar is "scalar"."""
+    return "x".join(map(str, shape)) or "scalar"

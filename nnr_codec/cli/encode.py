@@ -1,0 +1,234 @@
+"""nnr-encode: a model into an NNR bitstream."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import fields
+from typing import Any
+
+from ..checkpoints import open_checkpoint
+from ..encoder import EncodeResult, encode
+from ..errors import InvalidOptions
+from ..options import TENSOR_OPTIONS, EncodeOptions
+from ..report import EncodeReport, printable, table
+from . import _common as common
+
+PROGRAM = "nnr-encode"
+_DEFAULTS = {field.name: field.default for field in fields(EncodeOptions)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    given = _parser().parse_args(arguments)
+    return common.run(PROGRAM, lambda: _encode(given))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser(PROGRAM, "Encode a model (safetensors, npz) into an NNR bitstream.")
+    parser.add_argument("input", metavar="INPUT", help="the model")
+    parser.add_argument("-o", "--output", metavar="OUT.nnr", help="the bitstream to write")
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite the output")
+    parser.add_argument("--dry-run", action="store_true", help="encode, but write nothing")
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("-q", "--quiet", action="store_true", help="print errors alone")
+    amount.add_argument("-v", "--verbose", action="store_true", help="print a row for each tensor")
+    common.add_threads(parser)
+    _add_quantization(parser.add_argument_group("quantization"))
+    _add_coding(parser.add_argument_group("coding"))
+    _add_selection(parser.add_argument_group("selection"))
+    return parser
+
+
+def _add_quantization(group: Any) -> None:
+    _number(group, "--qp", "quantization parameter of tensors with two or more dimensions")
+    _number(group, "--nonweight-qp", "that of the others")
+    _number(group, "--qp-density", "this many qp, as a power of two, double the step; 0 to 7")
+    _switch(group, "--dq", "dependent (trellis-coded) quantization")
+    _number(group, "--lambda-scale", "weight of the rate in the quantizer's search; 0: none", float)
+
+
+def _add_coding(group: Any) -> None:
+    group.add_argument(
+        "--profile",
+        choices=("auto", "0", "1"),
+        default="auto",
+        help="0 first edition, 1 second edition; auto: 0 unless a tool needs 1 (default)",
+    )
+    _number(group, "--unary-length", "greater-than flags of an integer, 1 to 256")
+    _number(group, "--scan-order", "0 row by row; 1 to 4 blocks that decode side by side")
+    _switch(group, "--search-initialization", "search the contexts' initialization")
+    _switch(group, "--row-skipping", "flag rows of zeros where that is smaller")
+    _switch(group, "--codebook", "code by codebooks where that is smaller (with --no-dq)")
+    _switch(group, "--temporal-contexts", "use the last parent's integers where that is smaller")
+    _switch(group, "--history-contexts", "use all parents' non-zeros where that is smaller")
+    group.add_argument(
+        "--parent",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an earlier stream of the series, oldest first; the input is a difference to it",
+    )
+
+
+def _add_selection(group: Any) -> None:
+    group.add_argument(
+        "--include", action="append", metavar="GLOB", help="tensors to quantize (default: all)"
+    )
+    group.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="tensors to carry losslessly, though included",
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="GLOB=key:value,…",
+        help=f"options of single tensors: {', '.join(TENSOR_OPTIONS)}",
+    )
+
+
+def _number(group: Any, flag: str, text: str, kind: Any = int) -> None:
+    default = _DEFAULTS[flag[2:].replace("-", "_")]
+    group.add_argument(
+        flag, type=kind, default=default, metavar="N", help=f"{text} (default: {default})"
+    )
+
+
+def _switch(group: Any, flag: str, text: str) -> None:
+    default = _DEFAULTS[flag[2:].replace("-", "_")]
+    state = "on" if default else "off"
+    group.add_argument(
+        flag,
+        action=argparse.BooleanOptionalAction,
+        default=default,
+        help=f"{text} (default: {state})",
+    )
+
+
+def _options(given: argparse.Namespace) -> EncodeOptions:
+    tensor_options = {name: getattr(given, name) for name in TENSOR_OPTIONS}
+    return EncodeOptions(
+        **tensor_options,
+        qp_density=given.qp_density,
+        profile="auto" if given.profile == "auto" else int(given.profile),  # type: ignore[arg-type]
+        include=tuple(given.include or ("*",)),
+        exclude=tuple(given.exclude),
+        overrides=tuple(parse_override(text) for text in given.set),
+    )
+
+
+def parse_override(text: str) -> tuple[str, dict[str, Any]]:
+    """Parse 'GLOB=key:value,key:value'.
+
+    Raises:
+        InvalidOptions: it has another form, an unknown key, or a value of another type.
+    """
+    glob, equals, assignments = text.rpartition("=")
+    if not equals or not glob or not assignments:
+        raise InvalidOptions("--set", f"{text!r} is not of the form GLOB=key:value,…")
+    values: dict[str, Any] = {}
+    for assignment in assignments.split(","):
+        key, colon, value = assignment.partition(":")
+        name = key.strip().replace("-", "_")
+        if not colon or name not in TENSOR_OPTIONS:
+            known = ", ".join(TENSOR_OPTIONS)
+            raise InvalidOptions("--set", f"{assignment!r} in {text!r}: key:value, of {known}")
+        values[name] = _converted(name, value.strip(), text)
+    return glob, values
+
+
+def _converted(name: str, value: str, text: str) -> Any:
+    kind = type(_DEFAULTS[name])
+    try:
+        if kind is bool:
+            return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[
+                value.lower()
+            ]
+        return kind(value)
+    except (KeyError, ValueError):
+        reason = f"{value!r} in {text!r} is no value of {name}"
+        raise InvalidOptions("--set", reason) from None
+
+
+def _encode(given: argparse.Namespace) -> int:
+    options = _options(given)
+    if given.output is None and not given.dry_run:
+        raise InvalidOptions("output", "needed, unless with --dry-run")
+    with (
+        open_checkpoint(given.input) as model,
+        common.executor(given.threads) as executor,
+        common.progress_bar(given.quiet, sum(p.size for p in model.values()), "w") as advance,
+    ):
+        if given.output is not None:
+            _refuse_own_input(given.input, given.output)
+        result: EncodeResult = encode(
+            model,
+            None if given.dry_run else given.output,
+            options,
+            parents=given.parent,
+            overwrite=given.force,
+            executor=executor,
+            progress=lambda tensor: advance(tensor.elements),
+        )
+    _show(given, result.report)
+    return common.DONE
+
+
+def _refuse_own_input(source: str, output: str) -> None:
+    if os.path.exists(output) and os.path.samefile(source, output):
+        raise InvalidOptions("output", "is the input")
+
+
+def _show(given: argparse.Namespace, report: EncodeReport) -> None:
+    if not given.quiet:
+        for glob in report.unmatched:
+            common.warn(PROGRAM, f"{glob!r} matches no tensor")
+        for tensor in report.tensors:
+            if tensor.qp_raised:
+                reason = f"coded at qp {tensor.qp}: its values are too large for a finer one"
+                common.warn(PROGRAM, f"{tensor.name!r} {reason}")
+    if given.json:
+        common.print_json({"input": given.input, "output": given.output, **report.to_json()})
+        return
+    if given.quiet:
+        return
+    if given.verbose:
+        print(_rows(report))
+    print(summary(given.input, given.output if not given.dry_run else "(dry run)", report))
+    sys.stdout.flush()
+
+
+def _rows(report: EncodeReport) -> str:
+    rows = [
+        (
+            printable(tensor.name),
+            common.shape_text(tensor.shape),
+            tensor.dtype,
+            tensor.kind,
+            "-" if tensor.qp is None else str(tensor.qp),
+            str(tensor.bytes),
+            f"{tensor.bits_per_weight:.2f}",
+        )
+        for tensor in report.tensors
+    ]
+    return table(("tensor", "shape", "dtype", "kind", "qp", "bytes", "bit/weight"), rows)
+
+
+def summary(source: str, output: str, report: EncodeReport) -> str:
+    """Return the line that says what became of a model."""
+    return (
+        f"{printable(source)} -> {printable(output)}: "
+        f"{len(report.tensors)} tensors, {report.elements} weights, "
+        f"{common.human_bytes(report.original_bytes)} -> {common.human_bytes(report.bytes)} "
+        f"({100 * report.ratio:.2f} %), {report.bits_per_weight:.3f} bit/weight, "
+        f"NMSE {report.nmse:.3g}, {report.seconds:.2f} s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

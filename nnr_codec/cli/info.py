@@ -1,0 +1,140 @@
+"""nnr-info: what is in an NNR bitstream."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from ..bitstream import ParsedUnit
+from ..decoder import StreamDecoder
+from ..digest import digest
+from ..report import StreamInfo, TensorInfo, printable, table
+from ..stream import open_stream
+from . import _common as common
+
+PROGRAM = "nnr-info"
+_LONGEST_VALUE = 200  # characters of a listed value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    given = _parser().parse_args(arguments)
+    return common.run(PROGRAM, lambda: _info(given))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser(PROGRAM, "Show what is in an NNR bitstream, without decoding it.")
+    parser.add_argument("input", metavar="IN.nnr", help="the bitstream")
+    parser.add_argument("--units", action="store_true", help="list every syntax element")
+    parser.add_argument(
+        "--digest", action="store_true", help="decode, and show the model's digest (SHA-256)"
+    )
+    parser.add_argument(
+        "--parent",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an earlier stream of the series, for --digest",
+    )
+    common.add_limits(parser)
+    common.add_threads(parser)
+    return parser
+
+
+def _info(given: argparse.Namespace) -> int:
+    limits = common.limits(given)
+    with open_stream(given.input, limits=limits) as stream:
+        info = stream.info()
+        units = stream.units() if given.units else []
+        listed = [_unit_json(parsed) for parsed in units]
+        del units
+    found = None
+    if given.digest:
+        with common.executor(given.threads) as executor:
+            decoder = StreamDecoder(parents=given.parent, limits=limits, executor=executor)
+            found = digest((t.name, t.values) for t in decoder.tensors(given.input))
+    if given.json:
+        extra = {"unit_list": listed} if given.units else {}
+        digests = {"digest": found} if given.digest else {}
+        common.print_json({"input": given.input, **info.to_json(), **digests, **extra})
+    else:
+        _print(given, info, listed, found)
+    return common.DONE
+
+
+def _print(
+    given: argparse.Namespace, info: StreamInfo, units: list[dict[str, Any]], found: str | None
+) -> None:
+    if given.units:
+        for unit in units:
+            print(f"{unit['unit']}, {unit['bytes']} bytes at {unit['offset']}")
+            for element in unit["elements"]:
+                value = printable(_shortened(element["value"]))
+                print(f"    {element['name']:45s} {element['descriptor']:8s} {value}")
+    else:
+        print(_rows(info))
+    print(
+        f"{printable(given.input)}: profile {info.profile}, {info.units} units, "
+        f"{len(info.tensors)} tensors, {info.elements} weights, "
+        f"{info.original_bytes} -> {info.bytes} bytes ({100 * info.ratio:.2f} %), "
+        f"{info.bits_per_weight:.3f} bit/weight, qp density {info.qp_density}"
+    )
+    if found is not None:
+        print(f"digest {found}")
+
+
+def _rows(info: StreamInfo) -> str:
+    header = ("tensor", "shape", "kind", "bytes", "bit/weight", "qp", "N", "scan", "dq")
+    return table(header, [_row(tensor) for tensor in info.tensors])
+
+
+def _row(tensor: TensorInfo) -> tuple[str, ...]:
+    kind = tensor.kind if tensor.role == "weight" else f"{tensor.kind} {tensor.role}"
+    if tensor.codebook_size is not None:
+        kind += f" codebook({tensor.codebook_size})"
+    own_bytes = bool(tensor.bytes)
+    return (
+        printable(tensor.name),
+        common.shape_text(tensor.shape),
+        kind,
+        str(tensor.bytes) if own_bytes else "-",
+        f"{tensor.bits_per_weight:.3f}" if own_bytes else "-",
+        _or_dash(tensor.qp),
+        _or_dash(tensor.unary_length),
+        _or_dash(tensor.scan_order),
+        "-" if tensor.dq is None else ("yes" if tensor.dq else "no"),
+    )
+
+
+def _or_dash(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _unit_json(parsed: ParsedUnit) -> dict[str, Any]:
+    return {
+        "unit": parsed.unit.label,
+        "offset": parsed.unit.byte_offset,
+        "bytes": parsed.unit.size,
+        "payload_bytes": len(parsed.payload),
+        "elements": [
+            {"name": e.name, "descriptor": e.descriptor, "value": _plain(e.value)}
+            for e in parsed.elements()
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON can hold."""
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).hex()
+    return value
+
+
+def _shortened(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "…"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

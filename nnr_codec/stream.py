@@ -1,0 +1,128 @@
+"""A bitstream as a lazily read mapping: names to tensors, decoded when asked for."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext, suppress
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import numpy.typing as npt
+
+from .bitstream import DataUnit, ParsedUnit, parse_units
+from .decoder import Layers, Source, StreamDecoder, naming, unwanted_roles
+from .options import DecodeLimits
+from .report import StreamInfo
+from .stream_info import stream_info
+from .unit_decoder import decode_data_unit
+
+Bytes = bytes | bytearray | memoryview
+
+
+class NnrStream(Mapping[str, npt.NDArray[Any]]):
+    """The tensors of a bitstream by name, in stream order; each access decodes anew."""
+
+    def __init__(
+        self,
+        source: Bytes | str | os.PathLike[str],
+        *,
+        parents: Sequence[Source] = (),
+        layers: Layers = "dense",
+        limits: DecodeLimits | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        """Read the headers; the arguments and errors are those of :func:`nnr_codec.decode`."""
+        unwanted = unwanted_roles(layers)
+        self._executor = executor
+        limits = limits or DecodeLimits()
+        self._series = StreamDecoder(parents=parents, limits=limits, executor=executor).series
+        self._map = None if isinstance(source, Bytes) else _mapped(source)
+        data = source if isinstance(source, Bytes) else self._map or b""
+        self._units: list[ParsedUnit] = []
+        self._naming = nullcontext if isinstance(source, Bytes) else partial(naming, source)
+        try:
+            with self._naming():
+                self._units.extend(parse_units(data, limits))
+        except BaseException:
+            self.close()
+            raise
+        self._by_name: dict[str, ParsedUnit] = {}
+        for parsed in self._units:
+            record = parsed.record
+            if isinstance(record, DataUnit):
+                for name, role in record.decoded_roles():
+                    if role not in unwanted:
+                        self._by_name[name] = parsed
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        with self._naming():
+            decoded = decode_data_unit(self._by_name[name], self._series, self._executor)
+        return next(tensor.values for tensor in decoded if tensor.name == name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def info(self) -> StreamInfo:
+        """Return what the headers say, without decoding."""
+        return stream_info(self._units)
+
+    def units(self) -> list[ParsedUnit]:
+        """Return all units, parsed."""
+        return list(self._units)
+
+    def close(self) -> None:
+        """Release the file; tensors cannot be read any more."""
+        self._units = []
+        self._by_name = {}
+        if self._map is not None:
+            with suppress(BufferError):  # somebody still holds a unit: it goes with the last one
+                self._map.close()
+
+    def __enter__(self) -> NnrStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _mapped(path: str | os.PathLike[str]) -> mmap.mmap | None:
+    """Map a file; None for an empty one, which cannot be mapped."""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return None
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def open_stream(
+    source: Bytes | str | os.PathLike[str],
+    *,
+    parents: Sequence[Source] = (),
+    layers: Layers = "dense",
+    limits: DecodeLimits | None = None,
+    executor: Executor | None = None,
+) -> NnrStream:
+    """Open a bitstream as a mapping of names to tensors, decoded one by one when asked for.
+
+    The arguments are those of :func:`nnr_codec.decode`.
+
+    Raises:
+        BitstreamError: the headers are damaged, or ask for what is not supported or allowed; a
+            damaged payload shows when its tensor is asked for.
+        OSError: the file cannot be read.
+    """
+    return NnrStream(source, parents=parents, layers=layers, limits=limits, executor=executor)
