@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import struct
 
-from bitstring import Bits, Reader, ReadError
+from bitstring import Bits
 
 from ..errors import InvalidBitstream, InvalidModel, LimitExceeded, TruncatedBitstream
 
 MAX_CODE_BITS = 31
 """ue(k) has at most MAX_CODE_BITS - k leading zeros, so that the value fits 32 bits."""
 
-_WINDOW_BYTES = 1024
+_WINDOW_BYTES = 64
 # Type names are looked up by bitstring in a cache keyed by the string: make each string once.
 _UNSIGNED = [f"u{bits}" for bits in range(513)]
-_SIGNED = [f"i{bits}" for bits in range(65)]
 
 
 def fits_unsigned(value: int, bits: int) -> bool:
@@ -32,8 +31,9 @@ class BitReader:
     Every failure is an :class:`InvalidBitstream` (:class:`TruncatedBitstream` where the bytes
     end too early) with the unit's label and the byte offset in the whole bitstream.
 
-    Only a window of the bytes is turned into a bitstring, so that a unit of gigabytes costs no
-    more to open than a small one.
+    A window of the bytes is held as one number, from which fields are taken by shifts: a header
+    of 25 fields is read several times faster than field by field with a library, and there is a
+    header for each tensor.
 
     Args:
         data: the bytes of the unit, from its size field on.
@@ -42,7 +42,7 @@ class BitReader:
         start: bytes of ``data`` to skip.
     """
 
-    __slots__ = ("_base", "_data", "_reader", "byte_offset", "label")
+    __slots__ = ("_data", "_end", "_left", "_window", "byte_offset", "label")
 
     def __init__(
         self,
@@ -54,16 +54,20 @@ class BitReader:
         self._data = memoryview(data)
         self.label = label
         self.byte_offset = byte_offset
-        self._move_window(min(start, len(self._data)))
+        self._move_window(8 * min(start, len(self._data)))
 
-    def _move_window(self, first_byte: int, length: int = _WINDOW_BYTES) -> None:
-        self._base = first_byte
-        self._reader = Reader(Bits.from_bytes(self._data[first_byte : first_byte + length]))
+    def _move_window(self, position: int, bits: int = 0) -> None:
+        """Put the cursor at a bit, with ``bits`` bits at least behind it in the window."""
+        first_byte = position >> 3
+        chunk = self._data[first_byte : first_byte + max(_WINDOW_BYTES, (bits >> 3) + 2)]
+        self._window = int.from_bytes(chunk, "big")
+        self._end = 8 * (first_byte + len(chunk))  # the window's end, in bits of the data
+        self._left = self._end - position  # bits of the window behind the cursor
 
     @property
     def position(self) -> int:
         """Bits from the start of the data to the cursor."""
-        return 8 * self._base + self._reader.pos
+        return self._end - self._left
 
     @property
     def bits_left(self) -> int:
@@ -85,28 +89,23 @@ class BitReader:
 
     def _ensure(self, bits: int) -> None:
         """Make the next ``bits`` bits lie inside the window."""
-        if bits <= self._reader.remaining:
+        if bits <= self._left:
             return
         if bits > self.bits_left:
             raise self.truncated(f"{bits} bits needed, {self.bits_left} left in the unit")
-        first_byte, bit = divmod(self.position, 8)
-        self._move_window(first_byte, max(_WINDOW_BYTES, bits // 8 + 2))
-        self._reader.pos = bit
+        self._move_window(self.position, bits)
 
     def u(self, bits: int) -> int:
-        """Read an unsigned number of 0 to 512 bits."""
-        if bits == 0:
-            return 0
-        try:
-            return self._reader.read_value(_UNSIGNED[bits])  # type: ignore[return-value]
-        except ReadError:
+        """Read an unsigned number of ``bits`` bits."""
+        if bits > self._left:
             self._ensure(bits)
-            return self._reader.read_value(_UNSIGNED[bits])  # type: ignore[return-value]
+        self._left -= bits
+        return (self._window >> self._left) & ((1 << bits) - 1)
 
     def i(self, bits: int) -> int:
         """Read a two's complement number of 1 to 64 bits."""
-        self._ensure(bits)
-        return self._reader.read_value(_SIGNED[bits])  # type: ignore[return-value]
+        value = self.u(bits)
+        return value - ((value >> (bits - 1)) << bits)
 
     def ue(self, order: int) -> int:
         """Read an Exp-Golomb number of growing order, 0 to 2**32 - 1.
@@ -116,8 +115,8 @@ class BitReader:
         """
         look = min(32, self.bits_left)
         self._ensure(look)
-        word = self._reader.peek_value(_UNSIGNED[look]) if look else 0
-        zeros = look - word.bit_length()  # type: ignore[union-attr]
+        word = (self._window >> (self._left - look)) & ((1 << look) - 1)
+        zeros = look - word.bit_length()
         if zeros > MAX_CODE_BITS - order:
             raise self.invalid(f"ue({order}) code with more than {MAX_CODE_BITS - order} zeros")
         if zeros == look:
@@ -145,7 +144,7 @@ class BitReader:
         start = self._aligned_position()
         if count > len(self._data) - start:
             raise self.truncated(f"{count} bytes needed, {len(self._data) - start} left")
-        self._move_window(start + count)
+        self._move_window(8 * (start + count))
         return bytes(self._data[start : start + count])
 
     def st(self, max_bytes: int, limit: str = "max_name_bytes") -> str:
@@ -171,10 +170,10 @@ class BitReader:
             value = text[:length].decode("utf-8")
         except UnicodeDecodeError as error:
             raise self.invalid(f"a string is not UTF-8: {error.reason}") from None
-        if 8 * (length + 1) <= self._reader.remaining:
-            self._reader.pos += 8 * (length + 1)
+        if 8 * (length + 1) <= self._left:
+            self._left -= 8 * (length + 1)
         else:
-            self._move_window(start + length + 1)
+            self._move_window(8 * (start + length + 1))
         return value
 
     def align(self) -> None:

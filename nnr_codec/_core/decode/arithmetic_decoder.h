@@ -14,19 +14,20 @@ namespace nnr {
 
 namespace detail {
 
-// kLpsRange with columns for S >> 7 = -32..31, so that no absolute value is needed.
-struct SignedLpsRange {
-  uint8_t width[8][64];
-  constexpr SignedLpsRange() : width() {
-    for (int row = 0; row < 8; ++row)
-      for (int column = 0; column < 64; ++column) {
-        const int bucket = column - 32;
-        const int magnitude = bucket < 0 ? -bucket : bucket;
-        width[row][column] = kLpsRange[row][magnitude > 31 ? 31 : magnitude];
-      }
+// The columns of kLpsRange for S >> 7 = -32..31, all eight rows in one word: the load depends on
+// the model alone, and only a shift waits for the range.
+struct PackedLpsRange {
+  uint64_t column[64];
+  constexpr PackedLpsRange() : column() {
+    for (int i = 0; i < 64; ++i) {
+      const int magnitude = i < 32 ? 32 - i : i - 32;
+      for (int row = 0; row < 8; ++row)
+        column[i] |= static_cast<uint64_t>(kLpsRange[row][magnitude > 31 ? 31 : magnitude])
+                     << (8 * row);
+    }
   }
 };
-inline constexpr SignedLpsRange kSignedLpsRange{};
+inline constexpr PackedLpsRange kPackedLpsRange{};
 
 inline uint64_t load_big_endian(const uint8_t* bytes) {
   uint64_t value;
@@ -70,13 +71,21 @@ class ArithmeticDecoder {
   // Decodes one bin with an adaptive model.
   unsigned decode(ProbabilityModel& model) {
     const int combined = model.combined();
-    const uint32_t lps = detail::kSignedLpsRange.width[(range_ >> 5) & 7][(combined >> 7) + 32];
+    const uint64_t widths = detail::kPackedLpsRange.column[(combined >> 7) + 32];
+    const uint32_t lps = static_cast<uint8_t>(widths >> ((range_ >> 2) & 0x38));
     const uint32_t mps = range_ - lps;
     const uint64_t scaled = static_cast<uint64_t>(mps) << kRangeShift;
+    // Both outcomes' shifts, before it is known which it is; mps is never below 128.
+    const int lps_shift = __builtin_clz(lps) - (32 - kWindowBits);
+    const int mps_shift = static_cast<int>((mps >> 8) ^ 1);
     const bool less_probable = window_ >= scaled;
+    const uint64_t rest = window_ - scaled;
+    const int shift = less_probable ? lps_shift : mps_shift;
+    range_ = less_probable ? lps << lps_shift : mps << mps_shift;
+    window_ = (less_probable ? rest : window_) << shift;
+    available_ -= shift;
+    if (available_ < 0) refill();
     const unsigned bin = static_cast<unsigned>(combined >= 0) ^ static_cast<unsigned>(less_probable);
-    window_ -= less_probable ? scaled : 0;
-    renormalize(less_probable ? lps : mps);
     model.update(bin);
     return bin;
   }
@@ -99,7 +108,11 @@ class ArithmeticDecoder {
   bool decode_terminate() {
     range_ -= 2;
     const bool bin = window_ >= static_cast<uint64_t>(range_) << kRangeShift;
-    if (!bin) renormalize(range_);
+    if (!bin && range_ < 256) {
+      range_ <<= 1;
+      window_ <<= 1;
+      if (--available_ < 0) refill();
+    }
     return bin;
   }
 
@@ -130,14 +143,6 @@ class ArithmeticDecoder {
  private:
   static constexpr int kWindowBits = 9;    // width of range
   static constexpr int kRangeShift = 54;   // range's place in the window; one bit above is spare
-
-  void renormalize(uint32_t range) {
-    const int shift = __builtin_clz(range) - (32 - kWindowBits);
-    range_ = range << shift;
-    window_ <<= shift;
-    available_ -= shift;
-    if (available_ < 0) refill();
-  }
 
   void check_value() { out_of_range_ |= window_ >= static_cast<uint64_t>(range_) << kRangeShift; }
 

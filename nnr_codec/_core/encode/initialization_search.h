@@ -1,7 +1,8 @@
 // Finds the initialization index of every context: codes its bins once per index and takes the
-// cheapest (spec/bitstream.md, "Encoder notes").
+// cheapest (spec/bitstream.md, "Encoder notes"). Of long runs of bins it looks at samples.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <vector>
 
@@ -23,48 +24,80 @@ class ContextTrial {
   // All models start anew, as at a block row's end.
   void restart() {
     settle();
+    leaders_ = kInitializationCount;
     for (int i = 0; i < kInitializationCount; ++i) {
       models_[i].initialize(i);
-      leader_[i] = i;
+      group_[i] = i;
     }
   }
 
-  // Cost of the bins so far under index `index`, in 1/4096 bit.
+  // Cost of the bins so far (of the samples taken) under index `index`, in 1/4096 bit.
   uint64_t cost(int index) {
     settle();
     return cost_[index];
   }
 
  private:
-  static constexpr int kBuffer = 512;
+  static constexpr int kBuffer = 512;    // bins of one sample
+  static constexpr uint64_t kDense = 16; // samples before the first gaps
 
-  // Codes the buffered bins with every index whose model differs from those before it.
-  void settle() {
-    if (buffered_ == 0) return;
-    uint64_t spent[kInitializationCount] = {};
-    for (int i = 0; i < kInitializationCount; ++i) {
-      if (leader_[i] != i) continue;
-      ProbabilityModel model = models_[i];
-      uint64_t sum = 0;
-      for (int b = 0; b < buffered_; ++b) {
-        sum += bin_cost(model, buffer_[b]);
-        model.update(buffer_[b]);
-      }
-      models_[i] = model;
-      spent[i] = sum;
-    }
-    for (int i = 0; i < kInitializationCount; ++i) cost_[i] += spent[leader_[i]];
-    buffered_ = 0;
-    join();
+  // After kDense samples every second one is taken, after twice as many every fourth, and so on:
+  // the choice hardly changes, and long tensors cost little more than short ones.
+  static bool is_sample(uint64_t number) {
+    if (number < kDense) return true;
+    const auto stride = std::bit_floor(number / kDense) * 2;
+    return number % stride == 0;
   }
 
-  // Indices of equal shifts run into the same states sooner or later, and stay together.
-  void join() {
-    for (int i = 1; i < kInitializationCount; ++i) {
-      for (int j = 0; j < i && leader_[i] == i; ++j)
-        if (leader_[j] == j && same(models_[i], models_[j])) leader_[i] = j;
-      leader_[i] = leader_[leader_[i]];
+  // Codes the buffered bins with every model that differs.
+  void settle() {
+    if (buffered_ == 0) return;
+    if (is_sample(settled_++)) {
+      uint64_t spent[kInitializationCount];
+      switch (leaders_) {
+        case 4: run<4>(spent); break;  // the usual case: one model for each pair of shifts
+        case 5: run<5>(spent); break;
+        case 6: run<6>(spent); break;
+        case 7: run<7>(spent); break;
+        case 8: run<8>(spent); break;
+        default: run<9>(spent);
+      }
+      for (int i = 0; i < kInitializationCount; ++i) cost_[i] += spent[group_[i]];
+      join();
     }
+    buffered_ = 0;
+  }
+
+  // Codes the buffer with the first kCount models, side by side: they do not wait for each other.
+  template <int kCount>
+  void run(uint64_t* spent) {
+    ProbabilityModel models[kCount];
+    uint64_t sums[kCount] = {};
+    for (int k = 0; k < kCount; ++k) models[k] = models_[k];
+    for (int b = 0; b < buffered_; ++b)
+      for (int k = 0; k < kCount; ++k) {
+        sums[k] += bin_cost(models[k], buffer_[b]);
+        models[k].update(buffer_[b]);
+      }
+    for (int k = 0; k < kCount; ++k) {
+      models_[k] = models[k];
+      spent[k] = sums[k];
+    }
+  }
+
+  // Models of equal shifts run into the same states sooner or later, and stay together. Four
+  // pairs of shifts are left at the least.
+  void join() {
+    int place[kInitializationCount];  // where each model goes
+    int kept = 0;
+    for (int m = 0; m < leaders_; ++m) {
+      place[m] = kept;
+      for (int k = 0; k < kept; ++k)
+        if (same(models_[k], models_[m])) place[m] = k;
+      if (place[m] == kept) models_[kept++] = models_[m];
+    }
+    for (int& group : group_) group = place[group];
+    leaders_ = kept;
   }
 
   static bool same(const ProbabilityModel& a, const ProbabilityModel& b) {
@@ -72,9 +105,11 @@ class ContextTrial {
            a.fast_shift == b.fast_shift && a.slow_shift == b.slow_shift;
   }
 
-  ProbabilityModel models_[kInitializationCount];
-  int leader_[kInitializationCount];  // the first index that has the same model
+  ProbabilityModel models_[kInitializationCount];  // the first leaders_ of them, all different
+  int group_[kInitializationCount];                // which of them stands for an index
+  int leaders_ = kInitializationCount;
   uint64_t cost_[kInitializationCount] = {};
+  uint64_t settled_ = 0;
   uint8_t buffer_[kBuffer];
   int buffered_ = 0;
 };
