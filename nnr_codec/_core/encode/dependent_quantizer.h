@@ -1,51 +1,23 @@
-// Dependent quantization: the Viterbi search over the eight states (spec/bitstream.md, "Dependent
-// quantization"), for distortion alone or with rates.
+// Dependent quantization: the Viterbi search over the eight states, with rates or for the
+// distortion alone (spec/bitstream.md, "Dependent quantization").
 #pragma once
 
-#include "quantizer.h"
+#include "distortion_trellis.h"
 
 namespace nnr {
 
-namespace detail {
-
-// The two ways into each state: from which state, with which parity of the integer.
-struct Predecessors {
-  struct Branch {
-    uint8_t state;
-    uint8_t parity;
-  };
-  Branch into[kDqStates][2];
-
-  constexpr Predecessors() : into() {
-    int found[kDqStates] = {};
-    for (uint8_t state = 0; state < kDqStates; ++state)
-      for (uint8_t parity = 0; parity < 2; ++parity) {
-        const int next = kNextState[state][parity];
-        into[next][found[next]++] = {state, parity};
-      }
-  }
-};
-inline constexpr Predecessors kPredecessors{};
-
-}  // namespace detail
-
-// kWithRates: lambda > 0. One survivor per state, each knowing the class of its last integer.
-template <bool kWithRates>
-class DependentTrellis {
+// The search with rates: one survivor per state, each knowing the class of its last integer.
+class DependentTrellis : public Trellis<kDqStates> {
  public:
-  // `rates` may be null if !kWithRates.
-  DependentTrellis(const QuantizerInput& input, const AdaptiveRates* rates)
-      : input_(input), rates_(rates) {
-    for (double& cost : cost_) cost = kUnreachable;
-    cost_[0] = 0;
-  }
+  DependentTrellis(const QuantizerInput& input, const AdaptiveRates& rates)
+      : input_(input), rates_(rates) {}
 
   void step(uint64_t i) {
     const double x = input_.scaled(i);
     const bool negative = x < 0;
     const double size = negative ? -x : x;
     const double importance = input_.importance_of(i);
-    const int64_t parent = kWithRates ? input_.syntax.parent_at(i) : 0;
+    const int64_t parent = input_.syntax.parent_at(i);
 
     Candidate nonzero[2][2];  // by quantizer (state's parity) and parity of the integer
     for (int quantizer = 0; quantizer < 2; ++quantizer)
@@ -66,22 +38,6 @@ class DependentTrellis {
 
   void end_block_row() {
     for (uint8_t& left : left_) left = 0;
-  }
-
-  template <class Decide>
-  void settle(Decide&& decide) {
-    const double lowest = cost_[best_state()];
-    bool live[kDqStates];
-    for (int s = 0; s < kDqStates; ++s) {
-      live[s] = cost_[s] < kUnreachable;
-      cost_[s] -= lowest;
-    }
-    window_.emit_common(live, decide);
-  }
-
-  template <class Decide>
-  void finish(Decide&& decide) {
-    window_.emit_all(best_state(), decide);
   }
 
  private:
@@ -110,62 +66,52 @@ class DependentTrellis {
     return lower.cost <= above.cost ? lower : above;
   }
 
+  // Integer k of 1 or more.
   Candidate candidate(int64_t k, double size, double importance, int quantizer, bool negative,
                       int64_t parent) const {
     const double error = size - static_cast<double>(2 * k - quantizer);
-    double cost = importance * error * error;
-    if (kWithRates) cost += rates_->magnitude(k, negative, parent);
-    return {cost, static_cast<int32_t>(negative ? -k : k)};
+    return {importance * error * error + rates_.magnitude(k, negative, parent),
+            static_cast<int32_t>(negative ? -k : k)};
   }
 
   Offsets offsets_of(int state, bool negative, int64_t parent, uint64_t i) const {
-    if (!kWithRates) return {0, 0};
     const bool history = input_.syntax.history_at(i);
     const int significance = ContextLayout::significance(state, left_[state], parent, history);
-    return {rates_->bin(significance, 0),
-            rates_->bin(significance, 1) +
-                rates_->bin(ContextLayout::sign(left_[state], parent), negative)};
+    return {rates_.bin(significance, 0),
+            rates_.bin(significance, 1) +
+                rates_.bin(ContextLayout::sign(left_[state], parent), negative)};
   }
 
   // Keeps the cheaper of the two branches into each state.
   void select(const Branch (&branch)[kDqStates][2], uint64_t i) {
     auto& decision = window_.push(i);
     for (int next = 0; next < kDqStates; ++next) {
-      const auto& ways = detail::kPredecessors.into[next];
+      const auto& ways = kPredecessors.into[next];
       const Branch& first = branch[ways[0].state][ways[0].parity];
       const Branch& second = branch[ways[1].state][ways[1].parity];
       const bool take_second = second.cost < first.cost;
       cost_[next] = take_second ? second.cost : first.cost;
-      decision.level[next] = take_second ? second.level : first.level;
-      decision.from[next] = take_second ? ways[1].state : ways[0].state;
+      decision.levels[next] = take_second ? second.level : first.level;
+      decision.sources[next] = take_second ? ways[1].state : ways[0].state;
     }
-    if (kWithRates)
-      for (int s = 0; s < kDqStates; ++s) left_[s] = static_cast<uint8_t>(neighbour_class(decision.level[s]));
-  }
-
-  int best_state() const {
-    int best = 0;
-    for (int s = 1; s < kDqStates; ++s)
-      if (cost_[s] < cost_[best]) best = s;
-    return best;
+    for (int s = 0; s < kDqStates; ++s)
+      left_[s] = static_cast<uint8_t>(neighbour_class(decision.levels[s]));
   }
 
   const QuantizerInput& input_;
-  const AdaptiveRates* rates_;
-  SurvivorWindow<kDqStates> window_;
-  double cost_[kDqStates];
+  const AdaptiveRates& rates_;
   uint8_t left_[kDqStates] = {};
 };
 
 inline void quantize_dependent(const QuantizerInput& input, const TensorChoices& choices,
                                int32_t* levels) {
   if (input.lambda == 0) {
-    DependentTrellis<false> trellis(input, nullptr);
+    DistortionTrellis trellis(input);
     run_trellis(input, trellis, nullptr, levels);
     return;
   }
   AdaptiveRates rates(input.syntax, choices, input.lambda);
-  DependentTrellis<true> trellis(input, &rates);
+  DependentTrellis trellis(input, rates);
   run_trellis(input, trellis, &rates, levels);
 }
 

@@ -3,11 +3,10 @@
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "adaptive_rates.h"
-#include "survivor_window.h"
+#include "trellis.h"
 
 namespace nnr {
 
@@ -24,12 +23,9 @@ struct QuantizerInput {
   double importance_of(uint64_t i) const { return importance ? importance[i] : 1.0; }
 };
 
-inline constexpr double kUnreachable = std::numeric_limits<double>::infinity();
-
-// Runs a trellis over all elements in scan order. A trellis has kStates, step(element),
-// end_block_row(), cost(state), and lower_costs(by).
-template <class Trellis>
-void run_trellis(const QuantizerInput& input, Trellis& trellis, AdaptiveRates* rates,
+// Runs a search over all elements in scan order: a Trellis with step(element) and end_block_row().
+template <class Search>
+void run_trellis(const QuantizerInput& input, Search& trellis, AdaptiveRates* rates,
                  int32_t* levels) {
   // Early decisions teach the models most: the first refreshes come soon.
   constexpr size_t kFirstInterval = 32;

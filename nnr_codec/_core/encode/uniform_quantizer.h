@@ -6,7 +6,9 @@
 
 namespace nnr {
 
-class UniformTrellis {
+inline constexpr int kUniformStates = 3;  // class of the integer just chosen
+
+class UniformTrellis : public Trellis<kUniformStates> {
  public:
   UniformTrellis(const QuantizerInput& input, const AdaptiveRates& rates)
       : input_(input), rates_(rates) {}
@@ -36,34 +38,19 @@ class UniformTrellis {
   // All survivors see no left neighbour now: the best one remains.
   void end_block_row() {
     const int best = best_state();
-    for (int s = 0; s < kStates; ++s) no_left_[s] = true, cost_[s] = s == best ? cost_[s] : kUnreachable;
-  }
-
-  template <class Decide>
-  void settle(Decide&& decide) {
-    const double lowest = cost_[best_state()];
-    bool live[kStates];
-    for (int s = 0; s < kStates; ++s) {
-      live[s] = cost_[s] < kUnreachable;
-      cost_[s] -= lowest;
+    for (int s = 0; s < kUniformStates; ++s) {
+      no_left_[s] = true;
+      if (s != best) cost_[s] = kUnreachable;
     }
-    window_.emit_common(live, decide);
-  }
-
-  template <class Decide>
-  void finish(Decide&& decide) {
-    window_.emit_all(best_state(), decide);
   }
 
  private:
-  static constexpr int kStates = 3;  // class of the integer just chosen
-
   void choose(uint64_t i, double zero_distortion, double nonzero_cost, int64_t level,
               int64_t parent, bool history) {
     auto& decision = window_.push(i);
-    double next[kStates] = {kUnreachable, kUnreachable, kUnreachable};
+    double next[kUniformStates] = {kUnreachable, kUnreachable, kUnreachable};
     const int target = neighbour_class(level);
-    for (int s = 0; s < kStates; ++s) {
+    for (int s = 0; s < kUniformStates; ++s) {
       if (!(cost_[s] < kUnreachable)) continue;
       const int left = no_left_[s] ? 0 : s;
       const int significance = ContextLayout::significance(0, left, parent, history);
@@ -73,32 +60,23 @@ class UniformTrellis {
       take(decision, next, 0, zero, 0, s);
       take(decision, next, target, nonzero, static_cast<int32_t>(level), s);
     }
-    for (int s = 0; s < kStates; ++s) {
+    for (int s = 0; s < kUniformStates; ++s) {
       cost_[s] = next[s];
       no_left_[s] = false;
     }
   }
 
-  static void take(SurvivorWindow<kStates>::Step& decision, double (&next)[kStates], int target,
+  static void take(SurvivorStep<kUniformStates>& decision, double (&next)[kUniformStates], int target,
                    double cost, int32_t level, int from) {
     if (!(cost < next[target])) return;
     next[target] = cost;
-    decision.level[target] = level;
-    decision.from[target] = static_cast<uint8_t>(from);
-  }
-
-  int best_state() const {
-    int best = 0;
-    for (int s = 1; s < kStates; ++s)
-      if (cost_[s] < cost_[best]) best = s;
-    return best;
+    decision.levels[target] = level;
+    decision.sources[target] = static_cast<uint8_t>(from);
   }
 
   const QuantizerInput& input_;
   const AdaptiveRates& rates_;
-  SurvivorWindow<kStates> window_;
-  double cost_[kStates] = {0, kUnreachable, kUnreachable};
-  bool no_left_[kStates] = {true, true, true};
+  bool no_left_[kUniformStates] = {true, true, true};
 };
 
 inline void quantize_uniform(const QuantizerInput& input, const TensorChoices& choices,
