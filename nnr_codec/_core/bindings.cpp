@@ -247,6 +247,11 @@ Integers reconstruct(const PyTensorToEncode& tensor) {
   return integers;
 }
 
+uint64_t count_bins(const PyTensorToEncode& tensor) {
+  nb::gil_scoped_release release;
+  return nnr::count_bins(tensor.coded);
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -286,6 +291,7 @@ NB_MODULE(_core, m) {
            "qp_delta"_a = 0, "row_skipping"_a = false, "history_enabled"_a = false,
            "search_initialization"_a = true, "indices"_a = std::vector<uint8_t>{})
       .def("reconstruct", &reconstruct, "The integers that a decoder finds for the levels.")
+      .def("count_bins", &count_bins, "Bins that the levels are coded as, bypass bins included.")
       .def_prop_ro("indices", [](const PyTensorToEncode& t) { return t.coded.indices; });
 
   m.def("decode_codeword", &decode_codeword, "payload"_a, "tensors"_a, "qp_bits"_a,

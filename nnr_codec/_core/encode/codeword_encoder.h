@@ -54,6 +54,21 @@ inline void reconstruct(const TensorToEncode& tensor, int32_t* integers) {
     });
 }
 
+// Bins of the tensor's integers, context-coded and bypass: what coding time is measured against.
+inline uint64_t count_bins(const TensorToEncode& tensor) {
+  struct CountingSink {
+    uint64_t bins = 0;
+    void bin(int, unsigned) { ++bins; }
+    void bypass(uint32_t, int count) { bins += count; }
+    void end_block_row(int) {}
+  };
+  const std::vector<uint8_t> skipped = skipped_rows(tensor);
+  const TensorChoices choices{tensor.history_enabled, skipped.empty() ? nullptr : skipped.data()};
+  CountingSink sink;
+  Binarizer<CountingSink>(tensor.syntax, choices, sink).run(tensor.levels);
+  return sink.bins;
+}
+
 struct EncodedCodeword {
   std::vector<uint8_t> bytes;
   std::vector<BlockRowState> entry_points;  // positions as differences, as the header has them

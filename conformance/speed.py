@@ -1,0 +1,175 @@
+"""Speed and size beside the reference implementation, on the same machine in one run.
+
+    python -m conformance.speed --peer PYTHON --data FOLDER [--models GLOB] [--repeat N]
+
+PYTHON is that of an environment with NNCodec (conformance/nncodec_peer.py says how to make one),
+FOLDER holds models as safetensors or npz. For every model and setting both codecs run in turns,
+each run in a process of its own, whole pipeline, one thread; the best time of each counts, as
+everything that disturbs a run makes it slower. Prints a table; --json prints everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnr_codec import EncodeOptions, decode, encode
+from nnr_codec._core import TensorSyntax, TensorToEncode, quantize
+from nnr_codec.checkpoints import open_checkpoint
+from nnr_codec.quantize.qp import step_size
+from nnr_codec.report import table
+from nnr_codec.unit_layout import matrix_shape
+
+_PEER_SCRIPT = Path(__file__).with_name("nncodec_peer.py")
+_COLUMNS = ("model", "qp", "Mw", "bytes", "/peer", "enc Mw/s", "/peer", "dec Mw/s", "/peer",
+            "ns/bin", "MB", "peer MB")  # fmt: skip
+
+
+def main() -> None:
+    """Run the command line."""
+    arguments = _parser().parse_args()
+    if arguments.run_ours:
+        print(json.dumps(run_ours(arguments.run_ours, _options(arguments))))
+        return
+    paths = sorted(
+        path
+        for path in Path(arguments.data).iterdir()
+        if path.suffix in (".npz", ".safetensors") and fnmatch.fnmatch(path.stem, arguments.models)
+    )
+    cells = []
+    for path in sorted(paths, key=lambda path: path.stat().st_size):
+        for qp in arguments.qp:
+            print(f"{path.stem}, qp {qp} …", file=sys.stderr)
+            cells.append(compare(path, qp, arguments))
+    if arguments.json:
+        print(json.dumps(cells, indent=2))
+    else:
+        print(table(_COLUMNS, [_row(cell) for cell in cells]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--peer", help="python with NNCodec")
+    parser.add_argument("--data", default=".", help="folder of models")
+    parser.add_argument("--models", default="*", help="glob of model names")
+    parser.add_argument("--qp", type=int, nargs="+", default=[-38, -24])
+    parser.add_argument("--lambda-scale", type=float, default=0.0)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--run-ours", help=argparse.SUPPRESS)
+    return parser
+
+
+def _options(arguments: argparse.Namespace) -> EncodeOptions:
+    return EncodeOptions(qp=arguments.qp[0], lambda_scale=arguments.lambda_scale)
+
+
+def compare(path: Path, qp: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run both codecs in turns; return the best figures of each."""
+    scale = arguments.lambda_scale
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder, "model.npz")
+        with open_checkpoint(path) as model:
+            np.savez(archive, **dict(model.arrays()))
+        own = [sys.executable, "-m", "conformance.speed", "--run-ours", str(archive)]
+        own += ["--qp", str(qp), "--lambda-scale", str(scale)]
+        peer = [arguments.peer, str(_PEER_SCRIPT), "bench", str(archive)]
+        peer += [f"qp={qp}", f"lambda_scale={scale}"]
+        ours, theirs = [], []
+        for _ in range(arguments.repeat):
+            ours.append(_measured(own))
+            theirs.append(_measured(peer))
+    return {"model": path.stem, "qp": qp, "ours": _best(ours), "peer": _best(theirs)}
+
+
+def _measured(command: Sequence[str]) -> dict[str, Any]:
+    """Run a benchmark; return its figures and the peak of its memory in bytes."""
+    measured = (
+        "import resource, subprocess, sys; "
+        "code = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL).returncode; "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", measured, *command], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+    figures, peak = done.stdout.strip().split("\n")[-2:]
+    return {**json.loads(figures), "peak_bytes": 1024 * int(peak)}
+
+
+def _best(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    best = dict(runs[0])
+    for name in ("encode_seconds", "decode_seconds", "peak_bytes"):
+        best[name] = min(run[name] for run in runs)
+    return best
+
+
+def run_ours(path: str, options: EncodeOptions) -> dict[str, Any]:
+    """Encode and decode a model in this process; return figures as the peer's benchmark does."""
+    with np.load(path) as archive:
+        model = dict(archive.items())
+    start = time.perf_counter()
+    result = encode(model, options=options)
+    encoded = time.perf_counter()
+    decode(result.data or b"")
+    decoded = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # before the bins are counted
+    return {
+        "weights": result.report.elements,
+        "bytes": result.report.bytes,
+        "encode_seconds": encoded - start,
+        "decode_seconds": decoded - encoded,
+        "nmse": result.report.nmse,
+        "bins": sum(_bins(model[t.name], t.qp, options) for t in result.report.tensors),
+        "codec_peak_bytes": 1024 * peak,
+    }
+
+
+def _bins(values: np.ndarray, qp: int | None, options: EncodeOptions) -> int:
+    """Count the bins of a tensor's integers."""
+    if qp is None:
+        return 0
+    rows, cols = matrix_shape(values.shape or (1,))
+    syntax = TensorSyntax(
+        rows, cols, unary_length=options.unary_length, dependent_quantization=options.dq
+    )
+    weights = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+    levels = quantize(syntax, weights, float(step_size(qp, options.qp_density)))
+    return int(TensorToEncode(syntax, levels).count_bins())
+
+
+def _row(cell: dict[str, Any]) -> tuple[str, ...]:
+    ours, peer = cell["ours"], cell["peer"]
+    million = ours["weights"] / 1e6
+    bins = ours["bins"] or math.nan
+    return (
+        cell["model"],
+        str(cell["qp"]),
+        f"{million:.2f}",
+        str(ours["bytes"]),
+        f"{ours['bytes'] / peer['bytes']:.4f}",
+        f"{million / ours['encode_seconds']:.2f}",
+        f"{peer['encode_seconds'] / ours['encode_seconds']:.2f}",
+        f"{million / ours['decode_seconds']:.2f}",
+        f"{peer['decode_seconds'] / ours['decode_seconds']:.2f}",
+        f"{1e9 * ours['decode_seconds'] / bins:.1f}",
+        f"{ours['codec_peak_bytes'] / 1e6:.0f}",
+        f"{peer['peak_bytes'] / 1e6:.0f}",
+    )
+
+
+if __name__ == "__main__":
+    main()
