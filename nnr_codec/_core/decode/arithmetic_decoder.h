@@ -14,21 +14,6 @@ namespace nnr {
 
 namespace detail {
 
-// The columns of kLpsRange for S >> 7 = -32..31, all eight rows in one word: the load depends on
-// the model alone, and only a shift waits for the range.
-struct PackedLpsRange {
-  uint64_t column[64];
-  constexpr PackedLpsRange() : column() {
-    for (int i = 0; i < 64; ++i) {
-      const int magnitude = i < 32 ? 32 - i : i - 32;
-      for (int row = 0; row < 8; ++row)
-        column[i] |= static_cast<uint64_t>(kLpsRange[row][magnitude > 31 ? 31 : magnitude])
-                     << (8 * row);
-    }
-  }
-};
-inline constexpr PackedLpsRange kPackedLpsRange{};
-
 inline uint64_t load_big_endian(const uint8_t* bytes) {
   uint64_t value;
   std::memcpy(&value, bytes, sizeof value);
@@ -71,8 +56,7 @@ class ArithmeticDecoder {
   // Decodes one bin with an adaptive model.
   unsigned decode(ProbabilityModel& model) {
     const int combined = model.combined();
-    const uint64_t widths = detail::kPackedLpsRange.column[(combined >> 7) + 32];
-    const uint32_t lps = static_cast<uint8_t>(widths >> ((range_ >> 2) & 0x38));
+    const uint32_t lps = lps_range(combined, range_);
     const uint32_t mps = range_ - lps;
     const uint64_t scaled = static_cast<uint64_t>(mps) << kRangeShift;
     // Both outcomes' shifts, before it is known which it is; mps is never below 128.

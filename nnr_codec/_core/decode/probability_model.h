@@ -37,6 +37,26 @@ struct ProbabilityModel {
   }
 };
 
+// The columns of kLpsRange for S >> 7 = -32..31, all eight rows in one word: the load depends on
+// the model alone, and only a shift waits for the range.
+struct PackedLpsRange {
+  uint64_t column[64];
+  constexpr PackedLpsRange() : column() {
+    for (int i = 0; i < 64; ++i) {
+      const int magnitude = i < 32 ? 32 - i : i - 32;
+      for (int row = 0; row < 8; ++row)
+        column[i] |= static_cast<uint64_t>(kLpsRange[row][magnitude > 31 ? 31 : magnitude])
+                     << (8 * row);
+    }
+  }
+};
+inline constexpr PackedLpsRange kPackedLpsRange{};
+
+// Width of the less probable symbol's interval for 16 * fast state + slow state and the range.
+inline uint32_t lps_range(int combined, uint32_t range) {
+  return static_cast<uint8_t>(kPackedLpsRange.column[(combined >> 7) + 32] >> ((range >> 2) & 0x38));
+}
+
 inline constexpr int kMaxUnaryLength = 256;      // cabac_unary_length_minus1 is u(8)
 inline constexpr int kMaxRemainderPrefix = 31;   // prefix bins of one remainder
 

@@ -15,7 +15,7 @@ class AdaptiveRates {
  public:
   // `lambda`: cost of one bit.
   AdaptiveRates(const TensorSyntax& tensor, const TensorChoices& choices, double lambda)
-      : tensor_(tensor), choices_(choices), layout_{tensor.unary_length}, unit_(lambda / kOneBit),
+      : tensor_(tensor), layout_{tensor.unary_length}, unit_(lambda / kOneBit),
         binarizer_(tensor, choices, sink_), bins_(layout_.count()) {
     sink_.contexts.start(layout_);
     for (auto& table : magnitude_) table.resize(tensor.unary_length + 2);
@@ -23,12 +23,7 @@ class AdaptiveRates {
   }
 
   // Adapts the models to a decided integer; element i is the next in scan order.
-  void adapt(int32_t level, uint64_t i) {
-    if (tensor_.is_plain(choices_.history_enabled))
-      binarizer_.template put<true>(level, i);
-    else
-      binarizer_.template put<false>(level, i);
-  }
+  void adapt(int32_t level, uint64_t i) { binarizer_.put(level, i); }
 
   void end_block_row() {
     sink_.contexts.reset();
@@ -63,7 +58,7 @@ class AdaptiveRates {
   }
 
  private:
-  struct AdaptingSink {
+  struct AdaptingSink : SimpleSink<AdaptingSink> {
     ContextSet contexts;
     void bin(int context, unsigned bin) { contexts.models[context].update(bin); }
     void bypass(uint32_t, int) {}
@@ -96,7 +91,6 @@ class AdaptiveRates {
   }
 
   const TensorSyntax& tensor_;
-  const TensorChoices& choices_;
   ContextLayout layout_;
   double unit_;
   AdaptingSink sink_;

@@ -9,12 +9,16 @@
 
 namespace nnr {
 
-class ArithmeticEncoder {
+// The coder's registers. They write into room that their owner has made, so that a copy of them
+// can live in the processor's registers while many bins are coded.
+class BinEncoder {
  public:
+  // Bytes that a bin can push out at most; a bypass bin is one bit.
+  static constexpr size_t kMaxBytesPerBin = 1;
+
   void encode(ProbabilityModel& model, unsigned bin) {
     const int combined = model.combined();
-    const int bucket = combined >> 7;
-    const uint32_t lps = kLpsRange[(range_ >> 5) & 7][bucket < 0 ? -bucket : bucket];
+    const uint32_t lps = lps_range(combined, range_);
     const uint32_t mps = range_ - lps;
     const bool less_probable = bin != static_cast<unsigned>(combined >= 0);
     low_ += less_probable ? mps : 0;
@@ -39,25 +43,8 @@ class ArithmeticEncoder {
 
   void reset_range() { range_ = 256; }
 
-  // Shifts done so far, in bits; what entry points count in.
-  uint64_t position() const { return 8 * static_cast<uint64_t>(bytes_.size()) + pending_; }
-  // The nine bits of low in the window: with the finished codeword they give an entry's value8.
-  unsigned low_window() const { return low_ & 0x1ff; }
-
-  // Ends the codeword and returns it.
-  std::vector<uint8_t> finish() {
-    low_ += range_ - 2;
-    shift_out(7);
-    while (pending_ >= 8) flush_byte();
-    // pending_ + 1 bits are left above the last eight, which are not written.
-    uint64_t tail = (((low_ >> 8) << 1) | 1) << (14 - pending_);
-    if (tail >> 16) carry();
-    bytes_.push_back(static_cast<uint8_t>(tail >> 8));
-    if (pending_ == 7) bytes_.push_back(static_cast<uint8_t>(tail));
-    return std::move(bytes_);
-  }
-
  private:
+  friend class ArithmeticEncoder;
   static constexpr int kWindowBits = 9;
   static constexpr int kFlushBits = 32;  // shifts after which whole bytes leave
   static constexpr int kMaxBypass = 16;
@@ -77,21 +64,61 @@ class ArithmeticEncoder {
     const int below = kWindowBits + pending_ - 8;
     const uint64_t top = low_ >> below;
     if (top >> 8) carry();
-    bytes_.push_back(static_cast<uint8_t>(top));
+    *next_++ = static_cast<uint8_t>(top);
     low_ &= (uint64_t{1} << below) - 1;
     pending_ -= 8;
   }
 
   void carry() {
-    size_t i = bytes_.size();
-    while (++bytes_[--i] == 0) {
-    }
+    for (uint8_t* byte = next_ - 1; ++*byte == 0;) --byte;
   }
 
-  std::vector<uint8_t> bytes_;
+  uint8_t* next_ = nullptr;
   uint64_t low_ = 0;
   int pending_ = 0;  // bits of low above its nine-bit window
   uint32_t range_ = 510;
+};
+
+class ArithmeticEncoder {
+ public:
+  // The coder, with room for `bins` more bins; to be assigned back if a copy of it was used.
+  BinEncoder& coder(size_t bins) {
+    const size_t used = size();
+    const size_t needed = used + bins * BinEncoder::kMaxBytesPerBin + kReserve;
+    if (needed > buffer_.size()) {
+      buffer_.resize(needed > 2 * used ? needed : 2 * used);
+      coder_.next_ = buffer_.data() + used;
+    }
+    return coder_;
+  }
+
+  // Shifts done so far, in bits; what entry points count in.
+  uint64_t position() const { return 8 * static_cast<uint64_t>(size()) + coder_.pending_; }
+  // The nine bits of low in the window: with the finished codeword they give an entry's value8.
+  unsigned low_window() const { return coder_.low_ & 0x1ff; }
+
+  // Ends the codeword and returns it.
+  std::vector<uint8_t> finish() {
+    BinEncoder& end = coder(1);
+    end.low_ += end.range_ - 2;
+    end.shift_out(7);
+    end.flush();
+    // pending_ + 1 bits are left above the last eight, which are not written.
+    const uint64_t tail = (((end.low_ >> 8) << 1) | 1) << (14 - end.pending_);
+    if (tail >> 16) end.carry();
+    *end.next_++ = static_cast<uint8_t>(tail >> 8);
+    if (end.pending_ == 7) *end.next_++ = static_cast<uint8_t>(tail);
+    buffer_.resize(size());
+    return std::move(buffer_);
+  }
+
+ private:
+  static constexpr size_t kReserve = 16;  // bytes pending in the registers, and the codeword's end
+
+  size_t size() const { return buffer_.empty() ? 0 : static_cast<size_t>(coder_.next_ - buffer_.data()); }
+
+  std::vector<uint8_t> buffer_;
+  BinEncoder coder_;
 };
 
 // An entry point's leading bits of the value: bits position .. position + 8 of the finished

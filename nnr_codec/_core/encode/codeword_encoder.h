@@ -56,7 +56,7 @@ inline void reconstruct(const TensorToEncode& tensor, int32_t* integers) {
 
 // Bins of the tensor's integers, context-coded and bypass: what coding time is measured against.
 inline uint64_t count_bins(const TensorToEncode& tensor) {
-  struct CountingSink {
+  struct CountingSink : SimpleSink<CountingSink> {
     uint64_t bins = 0;
     void bin(int, unsigned) { ++bins; }
     void bypass(uint32_t, int count) { bins += count; }
@@ -81,12 +81,25 @@ class CodingSink {
     contexts_.start(layout);
   }
 
-  void bin(int context, unsigned bin) { encoder_.encode(contexts_.models[context], bin); }
-  void bypass(uint32_t bits, int count) { encoder_.encode_bypass(bits, count); }
+  // A copy of the coder's registers, for a run of bins.
+  struct Run {
+    BinEncoder coder;
+    ProbabilityModel* models;
+
+    void bin(int context, unsigned bin) { coder.encode(models[context], bin); }
+    void bypass(uint32_t bits, int count) { coder.encode_bypass(bits, count); }
+  };
+  Run start_run(size_t bins) { return {encoder_.coder(bins), contexts_.models}; }
+  void end_run(const Run& run) { encoder_.coder(0) = run.coder; }
+
+  void bin(int context, unsigned bin) { encoder_.coder(1).encode(contexts_.models[context], bin); }
+  void bypass(uint32_t bits, int count) {
+    encoder_.coder(static_cast<size_t>(count)).encode_bypass(bits, count);
+  }
   void end_block_row(int dq_state) {
     contexts_.reset();
     starts.push_back({encoder_.position(), encoder_.low_window(), dq_state});
-    encoder_.reset_range();
+    encoder_.coder(0).reset_range();
   }
   void set_index(int context, int index) { contexts_.set(context, index); }
 
@@ -100,7 +113,7 @@ class CodingSink {
 class CodewordEncoder {
  public:
   void encode_qp_delta(int32_t qp_delta, int bits) {
-    if (bits > 0) encoder_.encode_bypass(static_cast<uint32_t>(qp_delta), bits);
+    encoder_.coder(static_cast<size_t>(bits)).encode_bypass(static_cast<uint32_t>(qp_delta), bits);
   }
 
   void encode_tensor(TensorToEncode& tensor) {
@@ -113,7 +126,7 @@ class CodewordEncoder {
     CodingSink sink(encoder_, layout);
     encode_flags(tensor, choices, layout, sink);
     encode_indices(tensor, layout, sink);
-    if (syntax.block_rows() > 1) encoder_.reset_range();
+    if (syntax.block_rows() > 1) encoder_.coder(0).reset_range();
     tensor_starts_.push_back(encoder_.position());
     Binarizer<CodingSink>(syntax, choices, sink).run(tensor.levels);
     block_row_starts_.push_back(std::move(sink.starts));

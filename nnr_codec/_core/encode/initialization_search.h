@@ -115,7 +115,7 @@ class ContextTrial {
 };
 
 // A sink of bins that tries all indices on all contexts.
-class InitializationSearch {
+class InitializationSearch : public SimpleSink<InitializationSearch> {
  public:
   explicit InitializationSearch(const ContextLayout& layout) : trials_(layout.count()) {}
 
