@@ -6,13 +6,13 @@ import fnmatch
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Literal
 
 import numpy.typing as npt
 
-from .bitstream import DataUnit, parse_units
+from .bitstream import DataUnit, ParsedUnit, parse_units
 from .errors import BitstreamError, InvalidOptions, LimitExceeded
 from .options import DecodeLimits
 from .series import Series
@@ -45,8 +45,8 @@ def decode(
         layers: "dense" gives the weight that a decomposed layer stands for, under its name;
             "factorized" gives the factors, with names ending in ``_G`` and ``_H``.
         limits: what the bitstream may ask for; by default ``DecodeLimits()``.
-        executor: runs the work side by side, for instance a ThreadPoolExecutor. The result does
-            not depend on it.
+        executor: runs the work side by side, for instance a ThreadPoolExecutor; workers may be
+            other processes or machines. The result does not depend on it.
 
     Returns:
         The tensors by name, in stream order: float32 and int32, unless the stream says otherwise.
@@ -115,17 +115,13 @@ class StreamDecoder:
         return {t.name: t.integers for unit in decoded for t in unit if t.integers is not None}
 
     def _decode(self, source: Source, only: str | None) -> Iterator[list[DecodedTensor]]:
-        budget = _Budget(self._limits)
         pending: deque[Future[list[DecodedTensor]]] = deque()
         with _opened(source) as data:
+            units = _data_units(data, only, self._limits)
             try:
-                for parsed in parse_units(data, self._limits):
-                    if not isinstance(parsed.record, DataUnit):
-                        continue
-                    budget.take(parsed.record)
-                    if only is not None and not _matches(parsed.record, only):
-                        continue
-                    if self._executor is None or parsed.record.entry_points:
+                while (unit := _next_after(pending, units)) is not None:
+                    parsed, record = unit
+                    if self._executor is None or self._splits(record):
                         yield from _results(pending)
                         yield decode_data_unit(parsed, self.series, self._executor)
                         continue
@@ -137,25 +133,41 @@ class StreamDecoder:
                 for future in pending:
                     future.cancel()
 
+    def _splits(self, record: DataUnit) -> bool:
+        """Whether the threads decode parts of a unit rather than units."""
+        return bool(record.entry_points) and isinstance(self._executor, ThreadPoolExecutor)
+
+
+def _data_units(
+    source: Any, only: str | None, limits: DecodeLimits
+) -> Iterator[tuple[ParsedUnit, DataUnit]]:
+    """Yield the data units to decode, with their headers, within the limit of all elements."""
+    elements = 0
+    for parsed in parse_units(source, limits):
+        if not isinstance(parsed.record, DataUnit):
+            continue
+        elements += parsed.record.decoded_elements
+        if elements > limits.max_elements:
+            raise LimitExceeded("max_elements", elements, limits.max_elements)
+        if only is None or _matches(parsed.record, only):
+            yield parsed, parsed.record
+
+
+def _next_after(
+    pending: deque[Future[list[DecodedTensor]]], units: Iterator[tuple[ParsedUnit, DataUnit]]
+) -> tuple[ParsedUnit, DataUnit] | None:
+    """Return the next unit; if it is damaged, errors of the units before it come first."""
+    try:
+        return next(units, None)
+    except BitstreamError:
+        for future in pending:
+            future.result()
+        raise
+
 
 def _results(pending: deque[Future[list[DecodedTensor]]]) -> Iterator[list[DecodedTensor]]:
     while pending:
         yield pending.popleft().result()
-
-
-class _Budget:
-    """Counts what a stream's tensors take, before they are decoded."""
-
-    def __init__(self, limits: DecodeLimits) -> None:
-        self._limits = limits
-        self._elements = 0
-
-    def take(self, record: DataUnit) -> None:
-        self._elements += record.element_count
-        if record.is_decomposed_block:
-            self._elements += sum(rows * cols for rows, cols in record.factor_shapes())
-        if self._elements > self._limits.max_elements:
-            raise LimitExceeded("max_elements", self._elements, self._limits.max_elements)
 
 
 def _matches(record: DataUnit, only: str) -> bool:

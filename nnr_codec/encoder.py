@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any
 
 from .bitstream import Context, ModelParameterSet, Topology, write_mps, write_start, write_topology
@@ -56,7 +57,8 @@ def encode(
         parents: the earlier streams of a series, oldest first, for contexts alone: the model
             already is a difference.
         overwrite: replace an existing file.
-        executor: codes tensors side by side; the bytes do not depend on it.
+        executor: codes tensors side by side, in threads, processes or elsewhere; the bytes do
+            not depend on it.
         progress: called with each tensor's report when it is written.
 
     Raises:
@@ -83,9 +85,9 @@ def encode(
 def _opened_model(source: ModelLike) -> Model:
     if isinstance(source, Model):
         return Model(source.values(), metadata=source.metadata)  # the caller's stays open
-    if isinstance(source, Mapping):
-        return Model.from_arrays(source)
-    return open_checkpoint(source)
+    if isinstance(source, str | os.PathLike):
+        return open_checkpoint(source)
+    return Model.from_arrays(source)
 
 
 class StreamEncoder:
@@ -142,8 +144,8 @@ class StreamEncoder:
 
     def _encoded(self, encoder: TensorEncoder, model: Model) -> Iterable[EncodedTensor]:
         if self._executor is None:
-            return map(encoder.encode, model.values())
-        return _in_order(self._executor, encoder.encode, model.values())
+            return starmap(encoder.encode, model.arrays())
+        return _in_order(self._executor, encoder.encode, model.arrays())
 
     def report(self, seconds: float) -> EncodeReport:
         """Return sizes and errors of what was encoded."""
@@ -152,12 +154,12 @@ class StreamEncoder:
         )
 
 
-def _in_order(executor: Executor, function: Any, items: Iterable[Any]) -> Iterator[Any]:
-    """Map with an executor, in order, with few results waiting: their memory stays bounded."""
+def _in_order(executor: Executor, function: Any, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    """Call with an executor, in order, with few results waiting: their memory stays bounded."""
     pending: deque[Any] = deque()
     try:
-        for item in items:
-            pending.append(executor.submit(function, item))
+        for arguments in calls:
+            pending.append(executor.submit(function, *arguments))
             if len(pending) > _MAX_PENDING:
                 yield pending.popleft().result()
         while pending:

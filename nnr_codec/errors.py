@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class NnrError(Exception):
     """Base of every error that nnr_codec raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by the constructor's arguments, as exceptions are by default: workers in other
+        # processes hand their errors back.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[NnrError], args: tuple[Any, ...], attributes: dict[str, Any]) -> NnrError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 class InvalidOptions(NnrError):

@@ -131,7 +131,7 @@ class Model(Mapping[str, Parameter]):
             self._parameters[parameter.name] = parameter
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array]) -> Model:
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> Model:
         """Make a model of arrays in memory, in the order of `arrays`; they are not copied.
 
         Raises:

@@ -25,6 +25,7 @@ class DecodeLimits:
         max_name_bytes: UTF-8 bytes of one string (topology data excepted).
         max_dimensions: dimensions of one tensor.
         max_topology_bytes: bytes of the topology data (and of a model map in it).
+        max_product_operations: multiplications of one product of factors (rank times elements).
     """
 
     max_elements_per_tensor: int = 2**30
@@ -34,6 +35,7 @@ class DecodeLimits:
     max_name_bytes: int = 4096
     max_dimensions: int = 32
     max_topology_bytes: int = 2**26
+    max_product_operations: int = 2**38
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ class EncodeOptions:
             if not isinstance(getattr(self, name), bool):
                 raise InvalidOptions(name, f"{getattr(self, name)!r} is neither True nor False")
         scale = self.lambda_scale
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < math.inf:
+        is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+        if not is_number or not 0 <= scale < math.inf:
             raise InvalidOptions("lambda_scale", f"{scale!r} is no number of 0 or more")
         if self.profile not in ("auto", 0, 1) or isinstance(self.profile, bool):
             raise InvalidOptions("profile", f"{self.profile!r} is none of 'auto', 0, 1")
@@ -110,7 +113,8 @@ class EncodeOptions:
             for name in values:
                 if name not in TENSOR_OPTIONS:
                     known = ", ".join(TENSOR_OPTIONS)
-                    raise InvalidOptions(f"{glob}: {name}", f"no option of a tensor; there are {known}")
+                    reason = f"no option of a tensor; there are {known}"
+                    raise InvalidOptions(f"{glob}: {name}", reason)
             try:
                 replace(self, overrides=(), **values)
             except InvalidOptions as error:

@@ -227,7 +227,7 @@ def printable(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as aligned text; the first column to the left, the others to the right."""
+    """Return rows of cells as aligned text, the first column to the left, others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for cells in [header, *rows]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import TensorSyntax, dequantize, quantize
-from .bitstream import Context, DataFormat, DataUnit, NodeId, Parent, PayloadType
+from .bitstream import Codebook, Context, DataFormat, DataUnit, NodeId, Parent, PayloadType
 from .errors import InvalidModel
 from .model import Parameter
 from .options import DecodeLimits, EncodeOptions
@@ -59,19 +59,19 @@ class TensorEncoder:
             for name in names:
                 series.parameter_id(name)
 
-    def encode(self, parameter: Parameter) -> EncodedTensor:
+    def encode(self, name: str, values: npt.NDArray[Any]) -> EncodedTensor:
         """Encode a tensor.
 
         Raises:
             InvalidModel: it cannot be coded.
         """
+        parameter = Parameter.from_array(name, values)
         _check_name_and_shape(parameter)
-        values = parameter.read()
         if values.dtype.kind != "f":
             return self._encode_integers(parameter, values)
-        _check_finite(parameter.name, values)
         if self._options.quantizes(parameter.name):
             return self._encode_quantized(parameter, values)
+        _check_finite(parameter.name, values)
         return self._encode_raw(parameter, values)
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
@@ -86,11 +86,10 @@ class TensorEncoder:
         return record
 
     def _encode_raw(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
-        as_float32 = values.astype(np.float32)
+        with np.errstate(over="ignore"):
+            as_float32 = values.astype(np.float32)
         if not np.array_equal(as_float32, values):
-            raise InvalidModel(
-                parameter.name, f"{values.dtype} values that binary32 cannot hold, and not quantized"
-            )
+            raise InvalidModel(parameter.name, f"{values.dtype} values that binary32 cannot hold")
         record = self._record(parameter, PayloadType.RAW_FLOAT)
         record.nnr_decompressed_data_format = _FLOAT_FORMATS[values.dtype.name]
         unit = encode_raw_floats(record, as_float32, self._context)
@@ -110,7 +109,9 @@ class TensorEncoder:
     def _encode_quantized(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
         options = self._options.for_tensor(parameter.name)
         asked = options.qp if parameter.role == "weight" else options.nonweight_qp
-        weights = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+        with np.errstate(over="ignore"):
+            weights = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+        _check_finite(parameter.name, weights)  # binary64 beyond binary32 has become infinite
         qp = self._coarse_enough(parameter.name, asked, float(np.abs(weights).max()))
         step = step_size(qp, self._options.qp_density)
         record = self._record(parameter, PayloadType.FLOAT)
@@ -118,13 +119,11 @@ class TensorEncoder:
         levels = quantize(
             self._quantizer_syntax(parameter.shape, options),
             weights,
-            float(step),
+            step,
             lambda_of(options.lambda_scale, options.dq),
         )
         unit = self._smallest(record, options, levels, qp)
-        decoded = dequantize(
-            look_up(unit.integers["weight"], *unit.record.codebooks), step
-        )
+        decoded = dequantize(look_up(unit.integers["weight"], *unit.record.codebooks), step)
         error = decoded.astype(np.float64) - weights
         report = _report(parameter, "dq" if options.dq else "uniform", unit, qp)
         distortion = replace(
@@ -140,7 +139,7 @@ class TensorEncoder:
         density = self._options.qp_density
         highest = (1 << qp_delta_bits(density) - 1) - 1
         for candidate in range(qp, highest + 1):
-            if largest / float(step_size(candidate, density)) < _LEVEL_LIMIT:
+            if largest / step_size(candidate, density) < _LEVEL_LIMIT:
                 return candidate
         raise InvalidModel(name, f"values as large as {largest:g} fit no step size")
 
@@ -189,9 +188,9 @@ class TensorEncoder:
             return
         if self._series.elements(name) != elements:
             raise InvalidModel(name, "the parent streams hold it with another number of elements")
-        matrix = len(record.tensor_dimensions or ()) > 1
+        is_matrix = min(matrix_shape(tuple(record.tensor_dimensions or ()))) > 1
         temporal = options.temporal_contexts
-        history = options.history_contexts and matrix
+        history = options.history_contexts and is_matrix  # the flag exists for matrices alone
         if temporal:
             yield Parent(temporal_context_modeling_flag=1), False
         if history:
@@ -217,9 +216,9 @@ class TensorEncoder:
         # In blocks, a skipped row moves the dq state otherwise than its zeros would: the quantizer
         # has not reckoned with that.
         possible = self._context.profile == 1 and not (options.dq and options.scan_order)
-        if options.row_skipping and possible and min(levels.shape) > 1:
-            if not levels.any(axis=1).all():
-                yield True
+        wanted = options.row_skipping and possible and min(levels.shape) > 1
+        if wanted and not levels.any(axis=1).all():
+            yield True
 
     def _parent_data(self, name: str, elements: int) -> ParentData:
         return self._series.parent_data(name, elements, label="parent", offset=0)
@@ -249,7 +248,9 @@ def _check_name_and_shape(parameter: Parameter) -> None:
     if parameter.size > limits.max_elements_per_tensor:
         raise InvalidModel(name, f"has more than {limits.max_elements_per_tensor} elements")
     if len(name.encode("utf-8", "replace")) > limits.max_name_bytes:
-        raise InvalidModel(name[:40] + "…", f"the name is longer than {limits.max_name_bytes} bytes")
+        raise InvalidModel(
+            name[:40] + "…", f"the name is longer than {limits.max_name_bytes} bytes"
+        )
 
 
 def _check_finite(name: str, values: npt.NDArray[Any]) -> None:

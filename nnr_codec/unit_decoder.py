@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ._core import BlockRowDecoder, DecodeStatus, dequantize, decode_codeword
+from ._core import BlockRowDecoder, DecodeStatus, decode_codeword, dequantize
 from .bitstream import Codebook, DataFormat, DataUnit, ParsedUnit, PayloadType
 from .errors import InvalidBitstream, LimitExceeded, TruncatedBitstream, UnsupportedFeature
 from .quantize.qp import qp_delta_bits, step_size
@@ -80,23 +79,17 @@ def decode_data_unit(
     Args:
         parsed: the unit.
         series: the earlier streams, for an update.
-        executor: runs the block rows of a tensor with entry points side by side.
+        executor: if its workers are threads, they decode block rows side by side.
 
     Raises:
         BitstreamError: the unit is damaged, needs a missing parent, or asks for too much.
     """
     unit = _UnitDecoder(parsed, series or Series())
-    if unit.record.payload_type == PayloadType.RAW_FLOAT:
-        return unit.raw_floats()
     try:
-        coded = unit.decode(executor)
+        return unit.tensors(executor)
     except MemoryError:
-        elements = unit.record.element_count
-        raise LimitExceeded("memory (elements of a tensor)", elements, 0) from None
-    tensors = [unit.reconstruct(tensor) for tensor in coded]
-    if unit.record.is_decomposed_block:
-        tensors.append(unit.recompose(coded[-2], coded[-1], tensors[-2:]))
-    return tensors
+        elements = unit.record.decoded_elements
+        raise LimitExceeded("memory of this machine, in elements", elements, 0) from None
 
 
 class _UnitDecoder:
@@ -111,29 +104,43 @@ class _UnitDecoder:
     def invalid(self, reason: str) -> InvalidBitstream:
         return InvalidBitstream(self.parsed.unit.label, self.parsed.payload_offset, reason)
 
-    def raw_floats(self) -> list[DecodedTensor]:
-        (layout,) = tensor_layouts(self.record, self.parsed.context, self._parent_data)
-        values = np.frombuffer(self.parsed.payload, dtype="<f4").reshape(layout.shape)
-        return [DecodedTensor(layout.name, layout.role, values.astype(np.float32))]
+    def tensors(self, executor: Executor | None) -> list[DecodedTensor]:
+        """Decode everything, in the order of the names in the header, the product last."""
+        if self.record.payload_type == PayloadType.RAW_FLOAT:
+            return self._raw_floats()
+        coded = self._decode(executor)
+        by_name = {tensor.layout.name: self._reconstruct(tensor) for tensor in coded}
+        tensors = [by_name[name] for name in self.record.names]
+        if self.record.is_decomposed_block:
+            tensors.append(self._recompose(coded[-2], coded[-1]))
+        return tensors
 
-    def decode(self, executor: Executor | None) -> list[_Coded]:
+    def _raw_floats(self) -> list[DecodedTensor]:
+        (layout,) = tensor_layouts(self.record, self.parsed.context, self._parent_data)
+        values = np.frombuffer(self.parsed.payload, dtype="<f4").astype(np.float32)
+        values = self._to_float_type(values.reshape(layout.shape))
+        return [DecodedTensor(layout.name, layout.role, values)]
+
+    def _decode(self, executor: Executor | None) -> list[_Coded]:
         """Decode the codeword."""
         layouts = tensor_layouts(self.record, self.parsed.context, self._parent_data)
+        if self.record.parent is not None and self.record.parent.temporal_context_modeling_flag:
+            self._require_parents(layouts)
         density = self._quantization[0]
         bits = 0 if self.record.payload_type == PayloadType.INT else qp_delta_bits(density)
         payload = np.frombuffer(self.parsed.payload, dtype=np.uint8)
-        in_parallel = executor is not None and len(layouts) == 1 and self.record.entry_points
-        if in_parallel and layouts[0].syntax.block_rows > 1:
-            found = [self._decode_block_rows(payload, layouts[0], bits, executor)]
+        # Block rows share their output's memory: threads alone can do that.
+        threads = executor if isinstance(executor, ThreadPoolExecutor) else None
+        if threads and len(layouts) == 1 and layouts[0].syntax.block_rows > 1:
+            found = [self._decode_block_rows(payload, layouts[0], bits, threads)]
         else:
             entries = [(e.offset, e.value8, e.dq_state) for e in self.record.entry_points]
             syntaxes = [layout.syntax for layout in layouts]
-            if not any(syntax.block_rows > 1 for syntax in syntaxes):
-                entries = []  # a matrix of one column has no block rows for them to point to
+            if len(entries) != sum(syntax.block_rows - 1 for syntax in syntaxes):
+                raise self.invalid("an entry point has no block row")  # a matrix of one column
             status, found = decode_codeword(payload, syntaxes, bits, entries)
+            self._check_history(layouts, any(history for _, history, _ in found))
             self._check(status)
-        for layout, (_, history_enabled, _) in zip(layouts, found, strict=True):
-            self._check_parent(layout.name, history_enabled)
         return [
             _Coded(layout, qp_delta, integers)
             for layout, (qp_delta, _, integers) in zip(layouts, found, strict=True)
@@ -144,6 +151,7 @@ class _UnitDecoder:
     ) -> tuple[int, bool, Integers]:
         """Decode a tensor's block rows side by side, and compare all of them with their entries."""
         decoder = BlockRowDecoder(payload, layout.syntax, bits)
+        self._check_history([layout], decoder.history_enabled)
         self._check(decoder.status)
         starts = [(decoder.start_position, 0, 0)]
         for entry in self.record.entry_points:
@@ -166,15 +174,16 @@ class _UnitDecoder:
 
     def _parent_data(self, name: str, elements: int) -> ParentData:
         unit = self.parsed.unit
-        return self._series.parent_data(
-            name, elements, label=unit.label, offset=unit.byte_offset
-        )
+        return self._series.parent_data(name, elements, label=unit.label, offset=unit.byte_offset)
 
-    def _check_parent(self, name: str, history_enabled: bool) -> None:
-        """Refuse to use contexts of a parent that is not there."""
-        parent = self.record.parent
-        if parent is not None and (parent.temporal_context_modeling_flag or history_enabled):
-            self._series.require(name)
+    def _check_history(self, layouts: list[TensorLayout], enabled: bool) -> None:
+        """Tell a missing parent from damage: without history, the codeword is misread."""
+        if enabled:
+            self._require_parents(layouts)
+
+    def _require_parents(self, layouts: list[TensorLayout]) -> None:
+        for layout in layouts:
+            self._series.require(layout.name)
 
     def _check(self, status: DecodeStatus) -> None:
         if status == DecodeStatus.OK:
@@ -185,7 +194,7 @@ class _UnitDecoder:
             raise TruncatedBitstream(unit.label, end, "the codeword goes on past the unit's end")
         raise self.invalid(_REASONS[status])
 
-    def reconstruct(self, tensor: _Coded) -> DecodedTensor:
+    def _reconstruct(self, tensor: _Coded) -> DecodedTensor:
         """Turn integers into values."""
         layout = tensor.layout
         integers = tensor.integers
@@ -194,15 +203,10 @@ class _UnitDecoder:
             values = self._to_integer_type(indexed.reshape(layout.shape))
             return DecodedTensor(layout.name, layout.role, values, integers)
         qp, step = self._step(tensor)
-        values = dequantize(indexed, step).reshape(layout.shape)
-        data_format = self.record.nnr_decompressed_data_format or DataFormat.FLOAT32
-        if data_format not in _FLOAT_TYPES:
-            reason = "integers were asked for in a unit of floats"
-            raise UnsupportedFeature("nnr_decompressed_data_format", data_format.name, reason)
-        values = values.astype(_FLOAT_TYPES[data_format], copy=False)
+        values = self._to_float_type(dequantize(indexed, step).reshape(layout.shape))
         return DecodedTensor(layout.name, layout.role, values, integers, qp)
 
-    def _step(self, tensor: _Coded) -> tuple[int, np.float32]:
+    def _step(self, tensor: _Coded) -> tuple[int, float]:
         density, base = self._quantization
         qp = base + tensor.qp_delta
         try:
@@ -218,8 +222,20 @@ class _UnitDecoder:
                 raise self.invalid("an integer points outside the codebook")
         return look_up(integers, codebook)
 
+    def _to_float_type(self, values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        data_format = self._data_format(DataFormat.FLOAT32)
+        if data_format not in _FLOAT_TYPES:
+            reason = "integers were asked for in a unit of floats"
+            raise UnsupportedFeature("nnr_decompressed_data_format", data_format.name, reason)
+        with np.errstate(over="ignore"):  # what is too large for the type becomes infinite
+            return values.astype(_FLOAT_TYPES[data_format], copy=False)
+
+    def _data_format(self, default: DataFormat) -> DataFormat:
+        found = self.record.nnr_decompressed_data_format
+        return default if found is None else found
+
     def _to_integer_type(self, values: Integers) -> npt.NDArray[Any]:
-        data_format = self.record.nnr_decompressed_data_format or DataFormat.INT32
+        data_format = self._data_format(DataFormat.INT32)
         if data_format not in _INTEGER_RANGES:
             reason = "floats were asked for in a unit of integers"
             raise UnsupportedFeature("nnr_decompressed_data_format", data_format.name, reason)
@@ -228,16 +244,20 @@ class _UnitDecoder:
             raise self.invalid(f"an integer does not fit {data_format.name}")
         return values.astype(dtype, copy=False)
 
-    def recompose(self, g: _Coded, h: _Coded, factors: list[DecodedTensor]) -> DecodedTensor:
+    def _recompose(self, g: _Coded, h: _Coded) -> DecodedTensor:
         """Multiply G and H: exactly, with one rounding to binary32.
 
         The product of the integers is exact in binary64 as long as it stays below 2**53, so that
         the result does not depend on the order in which a processor adds.
         """
+        rank = g.layout.shape[1]
+        operations = rank * self.record.element_count
+        allowed = self.parsed.context.limits.max_product_operations
+        if operations > allowed:
+            raise LimitExceeded("max_product_operations", operations, allowed)
         left = self._apply_codebook(g.integers, g.layout.codebook).astype(np.float64)
         right = self._apply_codebook(h.integers, h.layout.codebook).astype(np.float64)
-        scale = float(self._step(g)[1]) * float(self._step(h)[1])
-        rank = g.layout.shape[1]
+        scale = self._step(g)[1] * self._step(h)[1]
         bound = float(np.abs(left).max()) * float(np.abs(right).max()) * rank
         if bound >= _LARGEST_EXACT:
             reason = "factors too large for an exact product"

@@ -57,8 +57,9 @@ def look_up(integers: Integers, codebook: Codebook | None = None) -> Integers:
     """Return the codebook's values for `integers`, which lie inside it; themselves without one."""
     if codebook is None:
         return integers
-    values = np.array(codebook.values, dtype=np.int32)
-    return values[integers + np.int32(codebook.zero_offset)]
+    values: Integers = np.array(codebook.values, dtype=np.int32)
+    found: Integers = values[integers + np.int32(codebook.zero_offset)]
+    return found
 
 
 def tensor_layouts(
@@ -72,7 +73,7 @@ def tensor_layouts(
         parent_data: gives a tensor's data of the earlier streams, by name and element count;
             called only for units that have a parent.
     """
-    names = dict(zip(record.name_roles(), record.element_names, strict=True))
+    names = dict(zip(record.name_roles(), record.names, strict=True))
     return [
         _layout(record, context, role, names[role], parent_data) for role in record.coding_roles()
     ]

@@ -60,6 +60,9 @@ class BitReader:
         word = int.from_bytes(self.data[first:last], "big")
         return (word >> (8 * last - self.bit)) & ((1 << n) - 1)
 
+    def zeros(self, n: int) -> None:
+        require(self.u(n) == 0, "reserved bits are not 0")
+
     def i(self, n: int) -> int:
         return twos_complement(self.u(n), n)
 
@@ -117,8 +120,8 @@ class Bitstream:
     mps_seen: bool = False
     mps_topology_indexed_reference_flag: int = 0
     mps_parent_signalling_enabled_flag: int = 0
-    qp_density: int | None = None  # the MPS's, until an LPS replaces them
-    quantization_parameter: int = 0
+    mps_quantization: tuple[int, int] | None = None  # density, parameter
+    quantization: tuple[int, int] | None = None  # the MPS's, until an LPS replaces them
     topology_elements: list[str] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -177,14 +180,19 @@ def model_parameter_set(reader: BitReader, stream: Bitstream) -> None:
         validation_set_performance_present_flag = reader.u(1)
         metric_type_performance_map_valid_flag = reader.u(1)
         stream.mps_parent_signalling_enabled_flag = reader.u(1)
-        reader.u(1 + 2)  # nnr_pre_flag, reserved
+        if stream.mps_parent_signalling_enabled_flag:
+            reader.u(1)  # nnr_pre_flag
+        else:
+            reader.zeros(1)
+        reader.zeros(2)
         if base_model_id_present_flag:
             reader.st()  # base_model_id
         if validation_set_performance_present_flag or metric_type_performance_map_valid_flag:
             reader.st()  # performance_metric_type
     else:
-        reader.u(7)  # reserved
-    quantization_parameters(reader, stream, quantization_method_flags)
+        reader.zeros(7)
+    mps = quantization_parameters(reader, quantization_method_flags)
+    stream.mps_quantization = stream.quantization = mps
     performance_maps(reader, sparsification, pruning, unification, decomposition)
     if validation_set_performance_present_flag:
         reader.skip_flt()  # validation_set_performance
@@ -192,19 +200,23 @@ def model_parameter_set(reader: BitReader, stream: Bitstream) -> None:
 
 
 def layer_parameter_set(reader: BitReader, stream: Bitstream) -> None:
-    reader.u(1 + 7 + 1)  # lps_self_contained_flag, reserved
+    require(stream.mps_seen, "a layer parameter set before the model parameter set")
+    reader.u(1)  # lps_self_contained_flag
+    reader.zeros(7 + 1)
     sparsification, pruning, unification = (reader.u(1) for _ in range(3))
     quantization_method_flags = reader.u(3)
-    reader.u(1)  # reserved
-    quantization_parameters(reader, stream, quantization_method_flags)
+    reader.zeros(1)
+    lps = quantization_parameters(reader, quantization_method_flags)
+    stream.quantization = lps or stream.mps_quantization  # the latest LPS counts alone
     performance_maps(reader, sparsification, pruning, unification, 0)
     reader.align()
 
 
-def quantization_parameters(reader: BitReader, stream: Bitstream, method_flags: int) -> None:
-    if method_flags & 3:  # NNR_QSU or NNR_QCB
-        stream.qp_density = reader.u(3)
-        stream.quantization_parameter = reader.i(13)
+def quantization_parameters(reader: BitReader, method_flags: int) -> tuple[int, int] | None:
+    require(method_flags <= 3, "a quantization method is reserved")
+    if not method_flags:  # neither NNR_QSU nor NNR_QCB
+        return None
+    return reader.u(3), reader.i(13)  # density, parameter
 
 
 def performance_maps(reader: BitReader, sparsification: int, pruning: int,
@@ -482,8 +494,9 @@ def raw_float(reader: BitReader, header: DataUnitHeader, shape: tuple[int, ...])
 
 
 def read_qp_delta(codeword: ArithmeticDecoder, stream: Bitstream) -> int:
-    require(stream.qp_density is not None, "no parameter set gives a quantization parameter")
-    return twos_complement(codeword.bypass(6 + stream.qp_density), 6 + stream.qp_density)
+    require(stream.quantization is not None, "no parameter set gives a quantization parameter")
+    bits = 6 + stream.quantization[0]
+    return twos_complement(codeword.bypass(bits), bits)
 
 
 # ---- Arithmetic decoder -------------------------------------------------------------------------
@@ -769,7 +782,7 @@ def reconstruct(integers: np.ndarray, qp_delta: int | None, stream: Bitstream,
                 codebook: Codebook | None) -> np.ndarray:
     if qp_delta is None:
         return integers
-    density, qp = stream.qp_density, stream.quantization_parameter + qp_delta
+    density, qp = stream.quantization[0], stream.quantization[1] + qp_delta
     exponent = qp >> density
     require(-126 <= exponent <= 127, "a quantization step is not a normal binary32 number")
     step = math.ldexp((1 << density) + (qp & ((1 << density) - 1)), exponent - density)

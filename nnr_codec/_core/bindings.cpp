@@ -215,7 +215,8 @@ void init_tensor_to_encode(PyTensorToEncode* self, const PyTensorSyntax& tensor,
           "indices: not one per context");
   for (uint8_t index : indices)
     require(index < nnr::kInitializationCount, "indices: not 0..8");
-  require(!history_enabled || tensor.syntax.parent_present, "history_enabled: no parent");
+  require(!history_enabled || (tensor.syntax.parent_present && tensor.syntax.has_flags()),
+          "history_enabled: no parent, or no flag that could say so");
   new (self) PyTensorToEncode{tensor, levels, {}};
   self->coded = {tensor.syntax, levels.data(), qp_delta, row_skipping, history_enabled,
                  search_initialization, std::move(indices)};

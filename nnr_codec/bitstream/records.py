@@ -214,7 +214,8 @@ class DataUnit:
     Attributes:
         payload_type: nnr_compressed_data_unit_payload_type.
         names: the tensor's name; for BLOCK the names in the order of :meth:`name_roles`.
-        indices: stands for ``names`` when the MPS has mps_topology_indexed_reference_flag.
+        indices: stands for ``names`` in the syntax when the MPS has
+            mps_topology_indexed_reference_flag; the stream parser then adds the names.
         codebooks: at most one; for a decomposed BLOCK none or two (G's and H's).
         compressed_parameter_types: bits of ParameterTypes.
         tensor_dimensions: None if absent.
@@ -268,19 +269,23 @@ class DataUnit:
         return prod(self.tensor_dimensions) if self.tensor_dimensions else 0
 
     @property
-    def element_names(self) -> list[str]:
-        """The names of the unit's tensors in the order of the header; of indices, their text."""
-        return self.names or [str(index) for index in self.indices]
-
-    @property
     def dense_name(self) -> str:
         """The name of the weight that a decomposed BLOCK's factors stand for."""
-        return self.element_names[0].removesuffix("_G")
+        return self.names[0].removesuffix("_G")
 
     def decoded_roles(self) -> list[tuple[str, str]]:
         """(name, role) of everything that the unit decodes to; the product's role is "dense"."""
-        pairs = list(zip(self.element_names, self.name_roles(), strict=False))
+        pairs = list(zip(self.names, self.name_roles(), strict=False))
         return [*pairs, (self.dense_name, "dense")] if self.is_decomposed_block else pairs
+
+    @property
+    def decoded_elements(self) -> int:
+        """Elements of everything that the unit decodes to."""
+        vectors = len(self.name_roles()) - (2 if self.is_decomposed_block else 1)
+        count = self.element_count + vectors * (self.tensor_dimensions or [0])[0]
+        if self.is_decomposed_block:
+            count += sum(rows * cols for rows, cols in self.factor_shapes())
+        return count
 
     def name_roles(self) -> tuple[str, ...]:
         """The roles of the unit's tensors, in the order of its names."""

@@ -46,6 +46,9 @@ _STRUCTURES: dict[int, tuple[Callable[[], Any], Callable[[Visitor, Any, Context]
 }
 
 
+_AFTER_MPS = (UnitType.NNR_LPS, UnitType.NNR_NDU)
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedUnit:
     """A unit and what it holds.
@@ -64,6 +67,11 @@ class ParsedUnit:
     context: Context
     payload: memoryview
     payload_offset: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the unit's bytes once; the payload is a part of them."""
+        start = self.payload_offset - self.unit.byte_offset
+        return _parsed, (self.unit, self.record, self.context, start)
 
     def elements(self) -> list[Element]:
         """Every syntax element of the unit's headers, in the order of the bitstream."""
@@ -86,6 +94,7 @@ class StreamParser:
         self.context = Context(limits=limits or DecodeLimits())
         self.unit_count = 0
         self._names: set[str] = set()
+        self._reference_list: list[str] = []
 
     def parse(self, unit: Unit) -> ParsedUnit:
         """Parse the bitstream's next unit.
@@ -126,8 +135,8 @@ class StreamParser:
             raise UnsupportedFeature("partial_data_counter_present_flag", 1, "partial data")
         if unit.unit_type == UnitType.NNR_MPS and self.context.mps is not None:
             raise _invalid(unit, "a second NNR_MPS")
-        if unit.unit_type == UnitType.NNR_NDU and self.context.mps is None:
-            raise _invalid(unit, "NNR_NDU before the NNR_MPS")
+        if unit.unit_type in _AFTER_MPS and self.context.mps is None:
+            raise _invalid(unit, "comes before the NNR_MPS")
 
     def _parse_known(self, unit: Unit) -> ParsedUnit:
         factory, structure = _STRUCTURES[unit.unit_type]
@@ -145,9 +154,24 @@ class StreamParser:
             self.context = replace(before, mps=record)
         elif isinstance(record, LayerParameterSet):
             self.context = replace(before, lps=record)
+        elif isinstance(record, Topology) and record.names:
+            self._reference_list = record.names
         return _parsed(unit, record, before, reader.bytes_read)
 
+    def _resolved(self, unit: Unit, indices: list[int]) -> list[str]:
+        """Return the names that indices stand for in the latest reference list."""
+        for index in indices:
+            if index >= len(self._reference_list):
+                reason = f"topology_elem_id_index = {index}: not in a reference list before it"
+                raise _invalid(unit, reason)
+        return [self._reference_list[index] for index in indices]
+
     def _check_data_unit(self, unit: Unit, record: DataUnit, payload_bytes: int) -> None:
+        if self.context.indexed:
+            record.names = self._resolved(unit, record.indices)
+        stem = record.dense_name if record.is_decomposed_block else ""
+        if stem and record.names[:2] != [f"{stem}_G", f"{stem}_H"]:
+            raise _invalid(unit, f"factors named {record.names[:2]}: not X_G and X_H")
         for name, _ in record.decoded_roles():
             if name in self._names:
                 raise _invalid(unit, f"{name!r} is in the bitstream already")

@@ -66,6 +66,10 @@ class Unit:
     byte_offset: int
     data: memoryview
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with a copy of the bytes, for workers in other processes."""
+        return _unpickled, (self.index, self.header, self.byte_offset, bytes(self.data))
+
     @property
     def unit_type(self) -> int:
         """nnr_unit_type, 0 to 63."""
@@ -94,6 +98,10 @@ class Unit:
     def reader(self) -> BitReader:
         """A bit reader that stands after the common header."""
         return BitReader(self.data, self.label, self.byte_offset, self.header.byte_length)
+
+
+def _unpickled(index: int, header: UnitHeader, byte_offset: int, data: bytes) -> Unit:
+    return Unit(index, header, byte_offset, memoryview(data))
 
 
 def read_units(source: Any, limits: DecodeLimits | None = None) -> Iterator[Unit]:

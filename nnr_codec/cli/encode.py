@@ -143,7 +143,7 @@ def parse_override(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _converted(name: str, value: str, text: str) -> Any:
-    kind = type(_DEFAULTS[name])
+    kind: Any = type(_DEFAULTS[name])
     try:
         if kind is bool:
             return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 MAX_DENSITY = 7
 """qp_density is a u(3)."""
 
 _LEAST_EXPONENT, _GREATEST_EXPONENT = -126, 127  # of normal binary32 numbers
 
 
-def step_size(qp: int, density: int) -> np.float32:
-    """Return the quantization step of `qp`; it doubles every 2**density.
+def step_size(qp: int, density: int) -> float:
+    """Return the quantization step of `qp`, a binary32 number; it doubles every 2**density.
 
     Raises:
         ValueError: the step is not a normal binary32 number.
@@ -22,7 +20,7 @@ def step_size(qp: int, density: int) -> np.float32:
     exponent = (qp >> density) - density
     if not _LEAST_EXPONENT <= exponent + density <= _GREATEST_EXPONENT:
         raise ValueError(f"qp {qp} at density {density} gives no binary32 step size")
-    return np.float32(math.ldexp(fraction, exponent))
+    return math.ldexp(fraction, exponent)
 
 
 def qp_delta_bits(density: int) -> int:

@@ -584,7 +584,7 @@ def test_limits(structure: Structure, record: Any, limit: str) -> None:
 def test_what_the_limits_allow_passes() -> None:
     context = Context(0, ModelParameterSet(), limits=LIMITS)
     forge(data_unit, plain(names=["abc"]), context)
-    forge(data_unit, decomposed(names=["G", "H"], g_number_of_rows=20), context)
+    forge(data_unit, decomposed(names=["x_G", "x_H"], g_number_of_rows=20), context)
     forge(topology_unit, Topology(topology_data="1234"), context)
 
 

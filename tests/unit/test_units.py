@@ -197,6 +197,7 @@ LPS = nnr.write_lps(nnr.LayerParameterSet(lps_qp_density=3, lps_quantization_par
     ("stream", "reason"),
     [
         (MPS + START, "first"),
+        (START + LPS + MPS, "before the NNR_MPS"),
         (PRIVATE + START, "first"),
         (START + START, "first"),
         (START + data_unit(), "before the NNR_MPS"),
@@ -241,14 +242,37 @@ def test_limits() -> None:
         parse(STREAM, DecodeLimits(max_unit_bytes=7))
 
 
-def test_a_second_index_is_refused() -> None:
+def test_indices_point_into_the_reference_list() -> None:
     mps = nnr.ModelParameterSet(mps_topology_indexed_reference_flag=1)
-    record = nnr.DataUnit(indices=[3], tensor_dimensions=[4])
-    unit = nnr.write_data_unit(record, b"", nnr.Context(0, mps))
-    stream = START + nnr.write_mps(mps, 0) + unit
-    assert parse(stream)[2].record == record
+    names = nnr.Topology(nnr.TopologyFormat.REFLIST, names=["a", "b", "c"])
+    head = START + nnr.write_mps(mps, 0)
+
+    def unit(index: int) -> bytes:
+        record = nnr.DataUnit(indices=[index], tensor_dimensions=[4])
+        return nnr.write_data_unit(record, b"", nnr.Context(0, mps))
+
+    stream = head + nnr.write_topology(names) + unit(2)
+    assert parse(stream)[-1].record.names == ["c"]
+    assert parse(stream + unit(0))[-1].record.names == ["a"]
     with pytest.raises(InvalidBitstream, match="already"):
-        parse(stream + unit)
+        parse(stream + unit(2))
+    for damaged in (stream + unit(3), head + unit(0)):
+        with pytest.raises(InvalidBitstream, match="reference list"):
+            parse(damaged)
+
+
+def test_factors_have_one_stem() -> None:
+    record = nnr.DataUnit(
+        nnr.PayloadType.BLOCK,
+        ["x_G", "y_H"],
+        compressed_parameter_types=nnr.ParameterTypes.DC,
+        decomposition_rank=1,
+        g_number_of_rows=2,
+        tensor_dimensions=[2, 2],
+    )
+    mps = nnr.ModelParameterSet()
+    with pytest.raises(InvalidBitstream, match="factors"):
+        parse(START + nnr.write_mps(mps, 0) + nnr.write_data_unit(record, b"", nnr.Context(0, mps)))
 
 
 def test_quantization_must_be_known() -> None:
@@ -264,13 +288,13 @@ def test_quantization_must_be_known() -> None:
 
 def test_private_and_other_units_are_carried() -> None:
     data = nnr.write_quantization_data(nnr.QuantizationData(quantization_data="x"))
-    parsed = parse(START + PRIVATE + LPS + data + MPS + data_unit())
+    parsed = parse(START + PRIVATE + MPS + LPS + data + data_unit())
     assert parsed[1].record is None
     assert parsed[1].payload == parsed[1].unit.body == b"anything"
     assert parsed[1].unit.label == "unit 1 (private 40)"
     assert [e.name for e in parsed[1].elements()][-1] == "partial_data_counter_present_flag"
-    assert parsed[3].record == nnr.QuantizationData(quantization_data="x")
-    assert parsed[2].context.lps is None
+    assert parsed[3].context.lps is None
+    assert parsed[4].record == nnr.QuantizationData(quantization_data="x")
     assert parsed[-1].context.quantization == (3, -7)
 
 

@@ -36,12 +36,13 @@ class Binarizer {
   // `levels`: elements() integers as they are coded, before the doubling of dependent
   // quantization.
   void run(const int32_t* levels) {
-    if (tensor_.single_value()) return;
     const bool plain = tensor_.is_plain(choices_.history_enabled);
     const uint64_t block_rows = tensor_.block_rows();
     for (uint64_t block_row = 0; block_row < block_rows; ++block_row) {
       start_block_row();
       for_each_segment(tensor_, block_row, [&](uint64_t row, uint64_t first, uint64_t count) {
+        if (tensor_.single_value())
+          return false;  // nothing is coded, but block rows end all the same
         if (choices_.skipped_rows && choices_.skipped_rows[row])
           skip_row();
         else if (plain)

@@ -2,6 +2,7 @@
 // cheapest (spec/bitstream.md, "Encoder notes"). Of long runs of bins it looks at samples.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <vector>
@@ -125,26 +126,60 @@ class InitializationSearch : public SimpleSink<InitializationSearch> {
     for (ContextTrial& trial : trials_) trial.restart();
   }
 
-  // Writes the cheapest index of each context that the bitstream carries one for, 0 elsewhere.
+  // Writes the index of each context that the bitstream carries one for, 0 elsewhere. What the
+  // flags cost depends on the flags before: of several ways to decide, the cheapest is kept.
   void choose(const TensorSyntax& tensor, bool history_enabled, uint8_t* indices) {
-    for (size_t i = 0; i < trials_.size(); ++i) indices[i] = 0;
+    std::vector<int> contexts;
+    for_each_indexed_context(tensor, history_enabled, [&](int context) { contexts.push_back(context); });
+    std::vector<uint8_t> best(trials_.size(), 0);
+    uint64_t best_cost = cost_of(contexts, best);
+    for (const bool adaptive : {true, false}) {
+      const std::vector<uint8_t> decided = decide(contexts, adaptive);
+      const uint64_t cost = cost_of(contexts, decided);
+      if (cost < best_cost) {
+        best_cost = cost;
+        best = decided;
+      }
+    }
+    std::copy(best.begin(), best.end(), indices);
+  }
+
+ private:
+  static constexpr uint64_t kIndexCost = 3 * kOneBit;
+
+  // The cheapest index of each context, with the flag's cost as it has adapted or as it starts.
+  std::vector<uint8_t> decide(const std::vector<int>& contexts, bool adaptive) {
+    std::vector<uint8_t> indices(trials_.size(), 0);
     ProbabilityModel flag;
     flag.initialize(0);
-    for_each_indexed_context(tensor, history_enabled, [&](int context) {
-      const uint64_t with_index = bin_cost(flag, 1) + 3 * kOneBit;
-      uint64_t best = trials_[context].cost(0) + bin_cost(flag, 0);
+    for (const int context : contexts) {
+      ContextTrial& trial = trials_[context];
+      uint64_t best = trial.cost(0) + bin_cost(flag, 0);
       for (int index = 1; index < kInitializationCount; ++index) {
-        const uint64_t cost = trials_[context].cost(index) + with_index;
-        if (cost < best) {
+        const uint64_t cost = trial.cost(index) + bin_cost(flag, 1) + kIndexCost;
+        if (trial.cost(index) < trial.cost(0) && cost < best) {
           best = cost;
           indices[context] = static_cast<uint8_t>(index);
         }
       }
-      flag.update(indices[context] != 0);
-    });
+      if (adaptive) flag.update(indices[context] != 0);
+    }
+    return indices;
   }
 
- private:
+  // Bins, flags and indices together.
+  uint64_t cost_of(const std::vector<int>& contexts, const std::vector<uint8_t>& indices) {
+    uint64_t cost = 0;
+    ProbabilityModel flag;
+    flag.initialize(0);
+    for (const int context : contexts) {
+      const int index = indices[context];
+      cost += trials_[context].cost(index) + bin_cost(flag, index != 0) + (index ? kIndexCost : 0);
+      flag.update(index != 0);
+    }
+    return cost;
+  }
+
   std::vector<ContextTrial> trials_;
 };
 

@@ -1,0 +1,35 @@
+"""What the tests of model files share: a small model, and its comparison with what comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnr_codec.checkpoints import open_checkpoint
+
+SUFFIXES = [".safetensors", ".npz"]
+each_format = pytest.mark.parametrize("suffix", SUFFIXES)
+
+
+def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype, name
+        assert found[name].shape == array.shape, name
+        assert found[name].tobytes() == array.tobytes(), name  # NaNs too, bit by bit
+
+
+def loaded(path: Path) -> dict[str, np.ndarray]:
+    with open_checkpoint(path) as model:
+        return dict(model.arrays())
+
+
+def some() -> dict[str, np.ndarray]:
+    return {
+        "z.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+        "a.bias": np.array([1, -2, 3], dtype=np.int8),
+        "scalar": np.array(7, dtype=np.int64),
+        "empty": np.zeros((0, 3), np.float16),
+    }

@@ -1,0 +1,203 @@
+"""Options of the encoder: every refusal, overrides and globs; limits of the decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nnr_codec
+from nnr_codec.errors import InvalidOptions, LimitExceeded
+from nnr_codec.options import TENSOR_OPTIONS, DecodeLimits, EncodeOptions
+
+
+def test_defaults_are_the_references() -> None:
+    options = EncodeOptions()
+    assert (options.qp, options.nonweight_qp, options.qp_density) == (-38, -75, 2)
+    assert (options.dq, options.unary_length, options.scan_order) == (True, 11, 0)
+    assert options.lambda_scale == 0
+    assert options.profile == "auto"
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("qp", (-129, 128, 1.0, "1", None, True)),
+        ("nonweight_qp", (-129, 128, -75.0, False)),
+        ("qp_density", (-1, 8, 2.0, True)),
+        ("unary_length", (0, 257, -1, 11.0)),
+        ("scan_order", (-1, 5, True)),
+        ("lambda_scale", (-0.1, math.inf, math.nan, "1", None, True)),
+        ("profile", (2, -1, "1", None, True, False)),
+        ("include", ("*",)),
+        ("exclude", ("conv*",)),
+        *(
+            (flag, (0, 1, None, "yes"))
+            for flag in (
+                "dq",
+                "search_initialization",
+                "row_skipping",
+                "codebook",
+                "temporal_contexts",
+                "history_contexts",
+            )
+        ),
+    ],
+)
+def test_refusals(name: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        with pytest.raises(InvalidOptions) as caught:
+            EncodeOptions(**{name: value})
+        assert caught.value.option == name
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("density", range(8))
+def test_quantization_parameters_reach_as_far_as_the_density_lets_them(density: int) -> None:
+    limit = 2 ** (5 + density)
+    inside = min(limit - 1, 75)
+    for name, other in (("qp", "nonweight_qp"), ("nonweight_qp", "qp")):
+        for value in (-limit, limit - 1):
+            options = EncodeOptions(**{"qp_density": density, name: value, other: -min(inside, 20)})
+            assert getattr(options, name) == value
+        for value in (-limit - 1, limit):
+            with pytest.raises(InvalidOptions, match=name):
+                EncodeOptions(**{"qp_density": density, name: value, other: -min(inside, 20)})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("unary_length", (1, 256)),
+        ("scan_order", (0, 4)),
+        ("lambda_scale", (0, 0.5, 7)),
+        ("profile", ("auto", 0, 1)),
+        ("include", ((), ("a", "b"))),
+    ],
+)
+def test_ends_of_the_ranges_are_allowed(name: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        assert getattr(EncodeOptions(**{name: value}), name) == value
+
+
+def test_row_skipping_needs_the_second_edition() -> None:
+    with pytest.raises(InvalidOptions, match="row_skipping"):
+        EncodeOptions(profile=0, row_skipping=True)
+    with pytest.raises(InvalidOptions, match="row_skipping"):
+        EncodeOptions(profile=0, overrides=(("*", {"row_skipping": True}),))
+    assert EncodeOptions(profile=1, row_skipping=True).row_skipping
+
+
+def test_options_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EncodeOptions().qp = 0  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DecodeLimits().max_units = 0  # type: ignore[misc]
+
+
+def test_overrides_apply_in_order_and_merge() -> None:
+    options = EncodeOptions(
+        qp=-20, overrides=(("*", {"dq": False}), ("conv*", {"qp": -8}), ("conv1", {"qp": -4}))
+    )
+    assert options.for_tensor("fc").qp == -20
+    assert options.for_tensor("conv2").qp == -8
+    conv1 = options.for_tensor("conv1")
+    assert (conv1.qp, conv1.dq, conv1.overrides) == (-4, False, ())
+    assert options.dq is True
+
+
+def test_the_last_override_wins_even_if_it_is_wider() -> None:
+    options = EncodeOptions(overrides=(("conv1", {"qp": -4}), ("*", {"qp": -8})))
+    assert options.for_tensor("conv1").qp == -8
+
+
+def test_overrides_are_checked_beforehand() -> None:
+    with pytest.raises(InvalidOptions) as caught:
+        EncodeOptions(overrides=(("a*", {"qp": -9}), ("conv*", {"unary_length": 0})))
+    assert caught.value.option == "conv*: unary_length"
+    with pytest.raises(InvalidOptions, match="whole number from -32 to 31"):
+        EncodeOptions(qp_density=0, qp=-9, nonweight_qp=-9, overrides=(("*", {"qp": 32}),))
+
+
+@pytest.mark.parametrize(
+    "name", ["qp_density", "profile", "include", "exclude", "overrides", "quality", ""]
+)
+def test_overrides_know_the_options_of_a_tensor_alone(name: str) -> None:
+    with pytest.raises(InvalidOptions, match="no option of a tensor") as caught:
+        EncodeOptions(overrides=(("w", {name: 1}),))
+    assert caught.value.option == f"w: {name}"
+    assert all(option in str(caught.value) for option in TENSOR_OPTIONS)
+    assert name not in TENSOR_OPTIONS
+
+
+def test_every_tensor_option_can_be_overridden() -> None:
+    other = {
+        "qp": 3,
+        "nonweight_qp": 4,
+        "dq": False,
+        "lambda_scale": 0.5,
+        "unary_length": 9,
+        "scan_order": 2,
+        "search_initialization": False,
+        "row_skipping": True,
+        "codebook": True,
+        "temporal_contexts": False,
+        "history_contexts": False,
+    }
+    assert set(other) == set(TENSOR_OPTIONS)
+    for name, value in other.items():
+        options = EncodeOptions(overrides=(("w", {name: value}),))
+        assert getattr(options.for_tensor("w"), name) == value
+        assert getattr(options.for_tensor("v"), name) != value
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "name", "expected"),
+    [
+        (("*",), (), "anything", True),
+        ((), (), "anything", False),
+        (("a*", "b*"), (), "bc", True),
+        (("a*",), (), "ba", False),
+        (("*",), ("*.bias",), "fc.bias", False),
+        (("*.bias",), ("*",), "fc.bias", False),
+        (("[ab]?",), (), "b1", True),
+        (("CONV*",), (), "conv1", False),  # names have case
+    ],
+)
+def test_globs(
+    include: tuple[str, ...], exclude: tuple[str, ...], name: str, expected: bool
+) -> None:
+    assert EncodeOptions(include=include, exclude=exclude).quantizes(name) is expected
+
+
+def test_globs_that_match_nothing_are_told_once_and_in_order() -> None:
+    options = EncodeOptions(
+        include=("*", "nowhere*"),
+        exclude=("fc.bias", "missing", "nowhere*"),
+        overrides=(("gone", {"qp": 1}), ("fc.*", {"qp": 1})),
+    )
+    assert options.unmatched_globs(["fc.weight", "fc.bias"]) == ["nowhere*", "missing", "gone"]
+    assert options.unmatched_globs([]) == ["nowhere*", "fc.bias", "missing", "gone", "fc.*"]
+
+
+VECTORS = Path(__file__).parents[1] / "golden" / "peer_vectors"
+
+
+@pytest.mark.parametrize("limit", [f.name for f in dataclasses.fields(DecodeLimits)])
+def test_limits_are_kept(limit: str) -> None:
+    """Each limit, at 0, stops a stream that the defaults let through."""
+    if limit == "max_product_operations":  # of the factors of a decomposed block
+        stream = (VECTORS / "dc_p0_block_scan0_dq.nnc").read_bytes()
+    else:
+        stream = nnr_codec.encode({"w": np.ones((2, 2), np.float32)}).data
+    topology = nnr_codec.bitstream.write_topology(nnr_codec.bitstream.Topology(topology_data="x"))
+    stream += topology
+    assert nnr_codec.decode(stream)
+    with pytest.raises(LimitExceeded) as caught:
+        nnr_codec.decode(stream, limits=DecodeLimits(**{limit: 0}))
+    assert caught.value.limit == limit
+    assert caught.value.value > caught.value.allowed == 0

@@ -1,0 +1,101 @@
+"""README.md: its Python examples run, and its command lines parse."""
+
+from __future__ import annotations
+
+import argparse
+import doctest
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nnr_codec.cli import decode, encode, info
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PARSERS = {
+    "nnr-encode": encode._parser,
+    "nnr-decode": decode._parser,
+    "nnr-info": info._parser,
+}
+MAIN_LINE = (
+    "python3 -m venv --clear .venv && .venv/bin/pip install . && "
+    ".venv/bin/nnr-encode conformance/models/digits_cnn.safetensors -o digits.nnr -f && "
+    ".venv/bin/nnr-decode digits.nnr -o digits.safetensors -f && "
+    ".venv/bin/python conformance/models/digits.py "
+    "conformance/models/digits_cnn.safetensors digits.safetensors digits.nnr"
+)
+TEST_LINE = 'python3 -m venv --clear .venv && .venv/bin/pip install ".[test]" && .venv/bin/pytest'
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    """Yield the single commands of shell lines, without what joins them."""
+    for line in text.splitlines():
+        words = shlex.shlex(line, posix=True, punctuation_chars=True)
+        words.whitespace_split = True
+        command: list[str] = []
+        for word in words:
+            if word in ("&&", "|", ";"):
+                yield command
+                command = []
+            else:
+                command.append(word)
+        yield command
+
+
+def _nnr_commands() -> list[list[str]]:
+    commands = [c for block in _blocks("sh") for c in _commands(block) if c]
+    return [command for command in commands if Path(command[0]).name in PARSERS]
+
+
+def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "\n".join(_blocks("python"))
+    examples = doctest.DocTestParser().get_doctest(text, {}, "README.md", "README.md", 0)
+    assert len(examples.examples) > 15
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    runner.run(examples, out=report.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+@pytest.mark.parametrize("command", _nnr_commands(), ids=" ".join)
+def test_command_lines_parse(command: list[str]) -> None:
+    PARSERS[Path(command[0]).name]().parse_args(command[1:])
+
+
+def test_there_are_command_lines() -> None:
+    commands = _nnr_commands()
+    assert {Path(command[0]).name for command in commands} == PARSERS.keys()
+    assert len(commands) > 10
+    with pytest.raises(SystemExit):  # so that parsing can fail
+        PARSERS["nnr-info"]().parse_args(["model.nnr", "--nothing"])
+
+
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the long options of a parser, without the opposites of switches."""
+    options = {option for action in parser._actions for option in action.option_strings}
+    return {o for o in options if o.startswith("--") and not o.startswith("--no-")}
+
+
+def test_table_has_every_option() -> None:
+    section = README.split("## Options in brief")[1].split("\nEvery switch")[0]
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section)) == set().union(
+        *(_options(make()) for make in PARSERS.values())
+    )
+
+
+def test_the_two_lines() -> None:
+    lines = [line for block in _blocks("sh") for line in block.splitlines()]
+    assert lines[:2] == [MAIN_LINE, TEST_LINE]
+    for word in shlex.split(MAIN_LINE):
+        if word.startswith("conformance/"):
+            assert (ROOT / word).is_file()
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {"/digits.nnr", "/digits.safetensors", ".venv*/"} <= set(ignored)
