@@ -15,9 +15,8 @@ import numpy.typing as npt
 from .bitstream import DataUnit, ParsedUnit, parse_units
 from .errors import BitstreamError, InvalidOptions, LimitExceeded
 from .options import DecodeLimits
-from .series import Series
+from .series import CodedState, Series
 from .unit_decoder import DecodedTensor, decode_data_unit
-from .unit_layout import Integers
 
 Source = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 Layers = Literal["dense", "factorized"]
@@ -98,7 +97,7 @@ class StreamDecoder:
         self._executor = executor
         self.series = Series()
         for parent in parents:
-            self.series.add(self._integers(parent))
+            self.series.add(self._states(parent))
 
     def tensors(self, source: Source, layers: Layers = "dense") -> Iterator[DecodedTensor]:
         """Yield the tensors of a stream in order; arguments and errors are those of `decode`.
@@ -110,9 +109,13 @@ class StreamDecoder:
         for tensors in self._decode(source, self._only):
             yield from (tensor for tensor in tensors if tensor.role not in unwanted)
 
-    def _integers(self, parent: Source) -> dict[str, Integers]:
-        decoded = self._decode(parent, None)
-        return {t.name: t.integers for unit in decoded for t in unit if t.integers is not None}
+    def _states(self, parent: Source) -> dict[str, CodedState]:
+        decoded = (tensor for unit in self._decode(parent, None) for tensor in unit)
+        return {
+            tensor.name: CodedState(tensor.integers, tensor.node_id)
+            for tensor in decoded
+            if tensor.role != "dense"
+        }
 
     def _decode(self, source: Source, only: str | None) -> Iterator[list[DecodedTensor]]:
         pending: deque[Future[list[DecodedTensor]]] = deque()
@@ -138,19 +141,25 @@ class StreamDecoder:
         return bool(record.entry_points) and isinstance(self._executor, ThreadPoolExecutor)
 
 
+def limited_units(source: Any, limits: DecodeLimits) -> Iterator[ParsedUnit]:
+    """Parse all units of a stream, within the limit of all elements."""
+    elements = 0
+    for parsed in parse_units(source, limits):
+        if isinstance(parsed.record, DataUnit):
+            elements += parsed.record.decoded_elements
+            if elements > limits.max_elements:
+                raise LimitExceeded("max_elements", elements, limits.max_elements)
+        yield parsed
+
+
 def _data_units(
     source: Any, only: str | None, limits: DecodeLimits
 ) -> Iterator[tuple[ParsedUnit, DataUnit]]:
-    """Yield the data units to decode, with their headers, within the limit of all elements."""
-    elements = 0
-    for parsed in parse_units(source, limits):
-        if not isinstance(parsed.record, DataUnit):
-            continue
-        elements += parsed.record.decoded_elements
-        if elements > limits.max_elements:
-            raise LimitExceeded("max_elements", elements, limits.max_elements)
-        if only is None or _matches(parsed.record, only):
-            yield parsed, parsed.record
+    """Yield the data units to decode, with their headers."""
+    for parsed in limited_units(source, limits):
+        record = parsed.record
+        if isinstance(record, DataUnit) and (only is None or _matches(record, only)):
+            yield parsed, record
 
 
 def _next_after(

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import starmap
 from typing import Any
@@ -15,7 +16,7 @@ from .bitstream import Context, ModelParameterSet, Topology, write_mps, write_st
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
 from .decoder import Source, StreamDecoder
-from .errors import InvalidOptions
+from .errors import InvalidModel, InvalidOptions
 from .model import Model
 from .options import EncodeOptions
 from .report import EncodeReport, TensorReport
@@ -70,7 +71,7 @@ def encode(
     options = options or EncodeOptions()
     start = time.perf_counter()
     series = StreamDecoder(parents=parents, executor=executor).series
-    with _opened_model(model_or_path) as model:
+    with _opened_model(model_or_path) as model, _naming(model):
         encoder = StreamEncoder(options, series, executor, progress)
         if out is None:
             data = b"".join(encoder.units(model))
@@ -82,9 +83,21 @@ def encode(
     return EncodeResult(encoder.report(time.perf_counter() - start), data)
 
 
+@contextmanager
+def _naming(model: Model) -> Iterator[None]:
+    """Let errors of the model name its file, unless they do."""
+    try:
+        yield
+    except InvalidModel as error:
+        if model.source is not None and model.source not in str(error):
+            error.source = model.source
+        raise
+
+
 def _opened_model(source: ModelLike) -> Model:
     if isinstance(source, Model):
-        return Model(source.values(), metadata=source.metadata)  # the caller's stays open
+        # The caller's stays open.
+        return Model(source.values(), metadata=source.metadata, source=source.source)
     if isinstance(source, str | os.PathLike):
         return open_checkpoint(source)
     return Model.from_arrays(source)

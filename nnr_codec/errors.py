@@ -6,7 +6,17 @@ from typing import Any
 
 
 class NnrError(Exception):
-    """Base of every error that nnr_codec raises on purpose."""
+    """Base of every error that nnr_codec raises on purpose.
+
+    Attributes:
+        source: path of the file at fault, where one was read and the message does not say it.
+    """
+
+    source: str | None = None
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if self.source is None else f"{self.source}: {message}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not by the constructor's arguments, as exceptions are by default: workers in other
@@ -48,17 +58,7 @@ class InvalidModel(NnrError):
 
 
 class BitstreamError(NnrError):
-    """Base of everything that can be wrong with a bitstream.
-
-    Attributes:
-        source: path of the bitstream, where it was read from a file.
-    """
-
-    source: str | None = None
-
-    def __str__(self) -> str:
-        message = super().__str__()
-        return message if self.source is None else f"{self.source}: {message}"
+    """Base of everything that can be wrong with a bitstream."""
 
 
 class InvalidBitstream(BitstreamError):

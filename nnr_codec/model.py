@@ -108,6 +108,7 @@ class Model(Mapping[str, Parameter]):
 
     Attributes:
         metadata: the file's own text entries, such as `{"format": "pt"}`.
+        source: path of the file, or None.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Model(Mapping[str, Parameter]):
         parameters: Iterable[Parameter],
         *,
         metadata: Mapping[str, str] | None = None,
+        source: str | None = None,
         on_close: Callable[[], object] | None = None,
     ) -> None:
         """Collect `parameters` in order; `on_close` is called once, by the first :meth:`close`.
@@ -125,6 +127,7 @@ class Model(Mapping[str, Parameter]):
         self._parameters: dict[str, Parameter] = {}
         self._on_close = on_close
         self.metadata: dict[str, str] = dict(metadata or {})
+        self.source = source
         for parameter in parameters:
             if parameter.name in self._parameters:
                 raise InvalidModel(parameter.name, "two parameters have this name")

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .bitstream import DataUnit, ParsedUnit, parse_units
-from .decoder import Layers, Source, StreamDecoder, naming, unwanted_roles
+from .bitstream import DataUnit, ParsedUnit
+from .decoder import Layers, Source, StreamDecoder, limited_units, naming, unwanted_roles
 from .options import DecodeLimits
 from .report import StreamInfo
 from .stream_info import stream_info
@@ -46,7 +46,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self._naming = nullcontext if isinstance(source, Bytes) else partial(naming, source)
         try:
             with self._naming():
-                self._units.extend(parse_units(data, limits))
+                self._units.extend(limited_units(data, limits))
         except BaseException:
             self.close()
             raise

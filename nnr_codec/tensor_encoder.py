@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import TensorSyntax, dequantize, quantize
-from .bitstream import Codebook, Context, DataFormat, DataUnit, NodeId, Parent, PayloadType
+from .bitstream import Codebook, Context, DataFormat, DataUnit, Parent, PayloadType
 from .errors import InvalidModel
 from .model import Parameter
 from .options import DecodeLimits, EncodeOptions
@@ -55,9 +55,8 @@ class TensorEncoder:
         self._options = options
         self._context = context
         self._series = series
-        if series.depth:  # numbers them in order, whatever order they are encoded in
-            for name in names:
-                series.parameter_id(name)
+        # The second edition's units have identities, so that updates can refer to them.
+        self._node_ids = series.node_ids(names) if context.profile == 1 else {}
 
     def encode(self, name: str, values: npt.NDArray[Any]) -> EncodedTensor:
         """Encode a tensor.
@@ -75,15 +74,12 @@ class TensorEncoder:
         return self._encode_raw(parameter, values)
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
-        record = DataUnit(
+        return DataUnit(
             payload_type,
             [parameter.name],
+            node_id=self._node_ids.get(parameter.name),
             tensor_dimensions=list(parameter.shape) or [1],
         )
-        if self._series.depth:
-            number = self._series.parameter_id(parameter.name)
-            record.node_id = NodeId(0, number, self._series.depth + 1)
-        return record
 
     def _encode_raw(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
         with np.errstate(over="ignore"):
@@ -111,7 +107,9 @@ class TensorEncoder:
         asked = options.qp if parameter.role == "weight" else options.nonweight_qp
         with np.errstate(over="ignore"):
             weights = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-        _check_finite(parameter.name, weights)  # binary64 beyond binary32 has become infinite
+        _check_finite(parameter.name, values)
+        if not np.isfinite(weights).all():
+            raise InvalidModel(parameter.name, "holds values beyond binary32")
         qp = self._coarse_enough(parameter.name, asked, float(np.abs(weights).max()))
         step = step_size(qp, self._options.qp_density)
         record = self._record(parameter, PayloadType.FLOAT)
@@ -169,6 +167,8 @@ class TensorEncoder:
         )
         units = []
         for (parent, history), (codebooks, coded_levels), row_skipping in tools:
+            if history and codebooks and len(codebooks[0].values) == 1:
+                continue  # nothing is coded then, the history flag neither
             coded = CodedLevels(
                 coded_levels, qp, row_skipping, history, options.search_initialization
             )
@@ -192,11 +192,15 @@ class TensorEncoder:
         temporal = options.temporal_contexts
         history = options.history_contexts and is_matrix  # the flag exists for matrices alone
         if temporal:
-            yield Parent(temporal_context_modeling_flag=1), False
+            yield self._parent(name, 1), False
         if history:
-            yield Parent(temporal_context_modeling_flag=0), True
-        if temporal and history and record.scan_order == 0:  # the reference fails on the others
-            yield Parent(temporal_context_modeling_flag=1), True
+            yield self._parent(name, 0), True
+        if temporal and history:
+            yield self._parent(name, 1), True
+
+    def _parent(self, name: str, temporal: int) -> Parent:
+        device_id = self._node_ids[name].device_id
+        return Parent(temporal_context_modeling_flag=temporal, parent_device_id=device_id)
 
     def _codebooks(
         self, record: DataUnit, options: EncodeOptions, levels: Integers

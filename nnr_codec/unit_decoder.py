@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import BlockRowDecoder, DecodeStatus, decode_codeword, dequantize
-from .bitstream import Codebook, DataFormat, DataUnit, ParsedUnit, PayloadType
+from .bitstream import Codebook, DataFormat, DataUnit, NodeId, ParsedUnit, PayloadType
 from .errors import InvalidBitstream, LimitExceeded, TruncatedBitstream, UnsupportedFeature
 from .quantize.qp import qp_delta_bits, step_size
 from .series import Series
@@ -53,6 +53,7 @@ class DecodedTensor:
         integers: the coded integers after the doubling, flat int32, for later streams of a
             series; None for raw floats and for the product.
         qp: the quantization parameter; None for integers, raw floats and the product.
+        node_id: the unit's identity in a series, or None.
     """
 
     name: str
@@ -60,6 +61,7 @@ class DecodedTensor:
     values: npt.NDArray[Any]
     integers: Integers | None = None
     qp: int | None = None
+    node_id: NodeId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class _UnitDecoder:
         self._quantization = parsed.context.quantization or (0, 0)
 
     def invalid(self, reason: str) -> InvalidBitstream:
+        reason = f"tensor {self.record.names[0]!r}: {reason}"
         return InvalidBitstream(self.parsed.unit.label, self.parsed.payload_offset, reason)
 
     def tensors(self, executor: Executor | None) -> list[DecodedTensor]:
@@ -119,7 +122,7 @@ class _UnitDecoder:
         (layout,) = tensor_layouts(self.record, self.parsed.context, self._parent_data)
         values = np.frombuffer(self.parsed.payload, dtype="<f4").astype(np.float32)
         values = self._to_float_type(values.reshape(layout.shape))
-        return [DecodedTensor(layout.name, layout.role, values)]
+        return [DecodedTensor(layout.name, layout.role, values, node_id=self.record.node_id)]
 
     def _decode(self, executor: Executor | None) -> list[_Coded]:
         """Decode the codeword."""
@@ -134,17 +137,30 @@ class _UnitDecoder:
         if threads and len(layouts) == 1 and layouts[0].syntax.block_rows > 1:
             found = [self._decode_block_rows(payload, layouts[0], bits, threads)]
         else:
-            entries = [(e.offset, e.value8, e.dq_state) for e in self.record.entry_points]
             syntaxes = [layout.syntax for layout in layouts]
-            if len(entries) != sum(syntax.block_rows - 1 for syntax in syntaxes):
-                raise self.invalid("an entry point has no block row")  # a matrix of one column
-            status, found = decode_codeword(payload, syntaxes, bits, entries)
+            status, found = decode_codeword(payload, syntaxes, bits, self._entries(layouts))
             self._check_history(layouts, any(history for _, history, _ in found))
             self._check(status)
         return [
             _Coded(layout, qp_delta, integers)
             for layout, (qp_delta, _, integers) in zip(layouts, found, strict=True)
         ]
+
+    def _entries(self, layouts: list[TensorLayout]) -> list[tuple[int, int, int]]:
+        """Return the entry points that block rows answer to.
+
+        A matrix of one column has entries too, which say nothing: it is scanned row by row.
+        """
+        rest = [(e.offset, e.value8, e.dq_state) for e in self.record.entry_points]
+        if not rest:
+            return []
+        entries = []
+        for layout in layouts[-len(self.record.weight_shapes()) :]:
+            count = -(-layout.shape[0] // (4 << self.record.scan_order)) - 1
+            if layout.syntax.block_rows > 1:
+                entries += rest[:count]
+            rest = rest[count:]
+        return entries
 
     def _decode_block_rows(
         self, payload: npt.NDArray[np.uint8], layout: TensorLayout, bits: int, executor: Executor
@@ -191,7 +207,8 @@ class _UnitDecoder:
         unit = self.parsed.unit
         if status == DecodeStatus.TRUNCATED:
             end = unit.byte_offset + unit.size
-            raise TruncatedBitstream(unit.label, end, "the codeword goes on past the unit's end")
+            reason = f"tensor {self.record.names[0]!r}: the codeword goes on past the unit's end"
+            raise TruncatedBitstream(unit.label, end, reason)
         raise self.invalid(_REASONS[status])
 
     def _reconstruct(self, tensor: _Coded) -> DecodedTensor:
@@ -201,10 +218,11 @@ class _UnitDecoder:
         indexed = self._apply_codebook(integers, layout.codebook)
         if self.record.payload_type == PayloadType.INT:
             values = self._to_integer_type(indexed.reshape(layout.shape))
-            return DecodedTensor(layout.name, layout.role, values, integers)
+            node_id = self.record.node_id
+            return DecodedTensor(layout.name, layout.role, values, integers, node_id=node_id)
         qp, step = self._step(tensor)
         values = self._to_float_type(dequantize(indexed, step).reshape(layout.shape))
-        return DecodedTensor(layout.name, layout.role, values, integers, qp)
+        return DecodedTensor(layout.name, layout.role, values, integers, qp, self.record.node_id)
 
     def _step(self, tensor: _Coded) -> tuple[int, float]:
         density, base = self._quantization

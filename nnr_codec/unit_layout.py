@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import TensorSyntax
-from .bitstream import Codebook, Context, DataUnit
+from .bitstream import Codebook, Context, DataUnit, PayloadType
 
 Integers = npt.NDArray[np.int32]
 
@@ -96,7 +96,7 @@ def _layout(
         rows,
         cols,
         unary_length=record.unary_length,
-        dependent_quantization=bool(record.dq_flag),
+        dependent_quantization=bool(record.dq_flag) and record.payload_type != PayloadType.INT,
         scan_order=record.scan_order,
         second_edition=context.profile == 1,
         codebook_size=len(codebook.values) if codebook else 0,
@@ -110,12 +110,10 @@ def _layout(
 
 
 def _shape(record: DataUnit, role: str) -> tuple[int, ...]:
-    dimensions = tuple(record.tensor_dimensions or ())
-    if role == "weight":
-        return dimensions
-    if role in ("G", "H"):
-        return record.factor_shapes()["GH".index(role)]
-    return dimensions[:1]  # the vectors of a block have one element per output channel
+    if role in ("weight", "G", "H"):
+        return record.weight_shapes()[role == "H"]
+    dimensions = record.tensor_dimensions or []
+    return tuple(dimensions[:1])  # the vectors of a block have one element per output channel
 
 
 def _codebook(record: DataUnit, role: str) -> Codebook | None:

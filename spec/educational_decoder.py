@@ -418,22 +418,28 @@ def input_parameters(reader: BitReader, header: DataUnitHeader) -> None:
 
 def weight_shapes(header: DataUnitHeader) -> dict[str, tuple[int, ...]]:
     """Name and shape of the weight, or of what the unit has of its factors G and H."""
-    if not header.parameter_types & DC:
+    factor_name = header.names[0][-2:] in ("_G", "_H")
+    if not header.parameter_types & DC or (header.payload_type != BLOCK and not factor_name):
         return {header.names[0]: header.dimensions}
     shapes = {"_G": (header.g_number_of_rows, header.rank),
               "_H": (header.rank, math.prod(header.dimensions) // header.g_number_of_rows)}
     names = header.names[:2]
-    found = [name[-2:] for name in names]
-    require(found == ["_G", "_H"] or (header.payload_type != BLOCK and found[0] in shapes),
-            "the names of a decomposition's factors do not end in _G and _H")
+    stem = names[0][:-2]
+    require(header.payload_type != BLOCK or names == [stem + "_G", stem + "_H"],
+            "the names of a decomposition's factors are not X_G and X_H")
     return {name: shapes[name[-2:]] for name in names}
+
+
+def entry_point_count(header: DataUnitHeader, rows: int) -> int:
+    side = 4 << header.scan_order
+    return (rows + side - 1) // side - 1
 
 
 def cabac_entry_point_list(reader: BitReader, header: DataUnitHeader) -> None:
     if header.scan_order == 0:
         return
-    side = 4 << header.scan_order
-    count = sum((shape[0] + side - 1) // side - 1 for shape in weight_shapes(header).values())
+    shapes = weight_shapes(header).values()
+    count = sum(entry_point_count(header, shape[0]) for shape in shapes)
     offset = None
     for _ in range(count):
         value8, dq_state = reader.u(8), reader.u(3) if header.dq_flag else 0
@@ -465,7 +471,8 @@ def data_unit(reader: BitReader, stream: Bitstream) -> None:
             coded = CodedTensor(codeword, entry_points, stream, header, name, shape, book)
             integers = coded.decode().reshape(shape)
             values = reconstruct(integers, qp_delta, stream, book)
-        dense_shape = header.dimensions if header.parameter_types & DC and name in shapes else None
+        is_factor = len(shapes) == 2 and name in shapes
+        dense_shape = header.dimensions if is_factor else None
         decoded[name] = Tensor(in_data_format(values, header), integers, dense_shape)
     require(next(entry_points, None) is None, "an entry point has no block row")
     if not raw:
@@ -623,10 +630,15 @@ class CodedTensor:
                  header: DataUnitHeader, name: str, shape: tuple[int, ...],
                  codebook: Codebook | None) -> None:
         self.codeword, self.entry_points, self.codebook = codeword, entry_points, codebook
-        self.dq_flag, self.unary_length = header.dq_flag, header.unary_length
+        # Integers that are no weights' have no quantizers to alternate: the flag is ignored.
+        self.dq_flag = header.dq_flag if header.payload_type != INT else 0
+        self.unary_length = header.unary_length
         self.rows, self.cols = shape[0], math.prod(shape[1:])
         is_matrix = self.rows > 1 and self.cols > 1
         self.scan_order = header.scan_order if is_matrix else 0
+        if header.scan_order and self.cols == 1 and len(shape) > 1:
+            for _ in range(entry_point_count(header, self.rows)):
+                next(entry_points)  # there, but a column has no block rows
         self.codebook_size = self.zero_offset = 0
         # The first edition codes the integers as if there were no codebook.
         if codebook and stream.general_profile_idc == 1:
@@ -711,12 +723,11 @@ class CodedTensor:
         for i in range(row * self.cols + first, row * self.cols + stop):
             k = self.decode_integer(base[i] if base else 0, history[i] if history else False)
             self.left = k
-            if k and self.codebook:  # a codebook's indices are never doubled
-                require(0 <= k + self.codebook.zero_offset < len(self.codebook.values),
-                        "an index lies outside of its codebook")
-                integers[i] = k
-            elif k:
+            if k:
                 integers[i] = dependent_index(k, self.state) if self.dq_flag else k
+            if k and self.codebook:  # indices are doubled too
+                require(0 <= integers[i] + self.codebook.zero_offset < len(self.codebook.values),
+                        "an index lies outside of its codebook")
             if self.dq_flag:
                 self.state = NEXT_STATE[self.state][k & 1]
 

@@ -144,8 +144,7 @@ def _check_shape(v: Visitor, unit: DataUnit) -> None:
     v.check(rank >= 1, "decomposition_rank", rank, "must be at least 1")
     v.check(rows >= 1, "g_number_of_rows", rows, "must be at least 1")
     v.limit("max_elements_per_tensor", rows * rank)
-    # The dimensions of a separate unit of G or H may be the factor's own: no relation there.
-    if unit.is_block and dimensions:
+    if (unit.is_block or unit.is_separate_factor) and dimensions:
         elements = unit.element_count
         v.check(elements % rows == 0, "g_number_of_rows", rows, f"must divide {elements} elements")
         v.limit("max_elements_per_tensor", rank * (elements // rows))
@@ -160,6 +159,8 @@ def _scan(v: Visitor, unit: DataUnit, context: Context) -> None:
             v.unsupported(shift, unit.first_tensor_dimension_shift, "shifted dimensions")
     v.u(unit, "scan_order", 4)
     v.check(unit.scan_order <= 4, "scan_order", unit.scan_order, "reserved value")
+    scanned = unit.scan_order == 0 or unit.payload_type != PayloadType.RAW_FLOAT
+    v.check(scanned, "scan_order", unit.scan_order, "raw floats have no scan")
     if unit.scan_order > 0:
         cabac_entry_point_list(v, unit)
 
@@ -178,18 +179,7 @@ def entry_point_count(unit: DataUnit) -> int:
     if order == 0 or len(unit.tensor_dimensions or ()) < 2:
         return 0
     side = 4 << order
-    return sum(((rows + side - 1) >> (2 + order)) - 1 for rows in _matrix_rows(unit))
-
-
-def _matrix_rows(unit: DataUnit) -> list[int]:
-    """The rows of G and H, of the one factor in a unit of its own, or of the plain tensor."""
-    if unit.is_decomposed_block:
-        return [unit.g_number_of_rows, unit.decomposition_rank]
-    if unit.is_decomposed and unit.names and unit.names[0].endswith("_G"):
-        return [unit.g_number_of_rows]
-    if unit.is_decomposed and unit.names and unit.names[0].endswith("_H"):
-        return [unit.decomposition_rank]
-    return (unit.tensor_dimensions or [])[:1]
+    return sum((shape[0] + side - 1) // side - 1 for shape in unit.weight_shapes())
 
 
 def cabac_entry_point_list(v: Visitor, unit: DataUnit) -> None:

@@ -258,6 +258,12 @@ class DataUnit:
         return self.is_block and self.is_decomposed
 
     @property
+    def is_separate_factor(self) -> bool:
+        """Whether the unit holds one of the factors G and H, which its name's ending tells."""
+        named = bool(self.names) and self.names[0].endswith(("_G", "_H"))
+        return self.is_decomposed and not self.is_block and named
+
+    @property
     def unary_length(self) -> int:
         """N, the number of greater-than flags."""
         value = self.cabac_unary_length_minus1
@@ -285,6 +291,8 @@ class DataUnit:
         count = self.element_count + vectors * (self.tensor_dimensions or [0])[0]
         if self.is_decomposed_block:
             count += sum(rows * cols for rows, cols in self.factor_shapes())
+        elif self.is_separate_factor:
+            count = prod(self.weight_shapes()[0])
         return count
 
     def name_roles(self) -> tuple[str, ...]:
@@ -302,6 +310,14 @@ class DataUnit:
         """The roles of the unit's tensors, in the order of the payload."""
         order = ("local_scaling", "bias", "beta", "gamma", "mean", "var", "weight", "G", "H")
         return tuple(sorted(self.name_roles(), key=order.index))
+
+    def weight_shapes(self) -> list[tuple[int, ...]]:
+        """The shape of the weight, or of what the unit has of its factors: G, H, or one of them."""
+        if self.is_decomposed_block:
+            return list(self.factor_shapes())
+        if self.is_separate_factor:
+            return [self.factor_shapes()[self.names[0].endswith("_H")]]
+        return [tuple(self.tensor_dimensions or ())]
 
     def factor_shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """The shapes (rows, columns) of G and H of a decomposed unit that has dimensions."""

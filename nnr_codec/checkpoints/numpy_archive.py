@@ -49,7 +49,7 @@ def read(path: str) -> Model:
             else:
                 dtype = _codable(path, member.name, dtype)
                 tensors.append(Parameter(member.name, shape, dtype, member.load))
-        return Model(tensors, metadata=metadata, on_close=file.close)
+        return Model(tensors, metadata=metadata, source=path, on_close=file.close)
     except BaseException:
         file.close()
         raise

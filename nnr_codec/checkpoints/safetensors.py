@@ -57,7 +57,7 @@ def read(path: str) -> Model:
             parameters = [
                 _parameter(path, file, lock, name, entry, start) for name, entry in entries
             ]
-        return Model(parameters, metadata=metadata, on_close=file.close)
+        return Model(parameters, metadata=metadata, source=path, on_close=file.close)
     except BaseException:
         file.close()
         raise

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -20,6 +20,7 @@ from ..report import printable
 DONE, FAILURE, USAGE, BAD_BITSTREAM, MISMATCH = range(5)
 """Exit codes."""
 
+_STDOUT_PATHS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _INTERRUPTED = 130  # as shells have it for SIGINT
 
 
@@ -124,8 +125,18 @@ def progress_bar(quiet: bool, total: int | None, unit: str) -> Iterator[Callable
 
 def print_json(data: Any) -> None:
     """Print JSON alone on stdout."""
-    json.dump(data, sys.stdout, indent=2)
+    json.dump(data, sys.stdout, indent=2, allow_nan=False)
     print()
+
+
+@contextmanager
+def results_beside(output: str | None) -> Iterator[None]:
+    """Print results on stderr where the output itself goes to stdout."""
+    if output in _STDOUT_PATHS:
+        with redirect_stdout(sys.stderr):
+            yield
+    else:
+        yield
 
 
 def run(program: str, command: Callable[[], int]) -> int:

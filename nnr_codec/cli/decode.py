@@ -62,7 +62,7 @@ def _decode(given: argparse.Namespace) -> int:
     check_output(given.output, overwrite=given.force)
     start = time.perf_counter()
     tensors = _tensors(given)
-    if given.only is not None and not tensors:
+    if given.only is not None and not tensors and not given.quiet:
         common.warn(PROGRAM, f"{given.only!r} matches no tensor")
     found = digest(tensors.items()) if given.verify is not None or given.json else None
     if given.verify is not None and found != given.verify.lower():

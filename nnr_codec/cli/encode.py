@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = common.parser(PROGRAM, "Encode a model (safetensors, npz) into an NNR bitstream.")
     parser.add_argument("input", metavar="INPUT", help="the model")
-    parser.add_argument("-o", "--output", metavar="OUT.nnr", help="the bitstream to write")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT.nnr", help="the bitstream to write; - for standard output"
+    )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the output")
     parser.add_argument("--dry-run", action="store_true", help="encode, but write nothing")
     amount = parser.add_mutually_exclusive_group()
@@ -157,6 +159,8 @@ def _converted(name: str, value: str, text: str) -> Any:
 
 def _encode(given: argparse.Namespace) -> int:
     options = _options(given)
+    if given.output == "-":
+        given.output = "/dev/stdout"
     if given.output is None and not given.dry_run:
         raise InvalidOptions("output", "needed, unless with --dry-run")
     with (
@@ -175,7 +179,8 @@ def _encode(given: argparse.Namespace) -> int:
             executor=executor,
             progress=lambda tensor: advance(tensor.elements),
         )
-    _show(given, result.report)
+    with common.results_beside(given.output):
+        _show(given, result.report)
     return common.DONE
 
 

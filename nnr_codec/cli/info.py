@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from typing import Any
 
 from ..bitstream import ParsedUnit
 from ..decoder import StreamDecoder
 from ..digest import digest
+from ..errors import InvalidOptions
 from ..report import StreamInfo, TensorInfo, printable, table
 from ..stream import open_stream
 from . import _common as common
@@ -44,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _info(given: argparse.Namespace) -> int:
     limits = common.limits(given)
+    if given.parent and not given.digest:
+        raise InvalidOptions("--parent", "serves --digest alone: headers need no parents")
     with open_stream(given.input, limits=limits) as stream:
         info = stream.info()
         units = stream.units() if given.units else []
@@ -128,6 +132,8 @@ def _plain(value: Any) -> Any:
     """Return a value that JSON can hold."""
     if isinstance(value, bytes | memoryview):
         return bytes(value).hex()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value
 
 
