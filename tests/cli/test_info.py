@@ -1,0 +1,224 @@
+"""nnr-info: what it shows, without decoding, of streams whole and damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_support import (
+    LONG,
+    Run,
+    decomposed_stream,
+    random_weights,
+    run_script,
+    save,
+    script,
+    small_model,
+    with_damaged_payload,
+)
+
+import nnr_codec
+from nnr_codec.bitstream import (
+    ModelParameterSet,
+    Topology,
+    write_mps,
+    write_start,
+    write_topology,
+    write_unit,
+)
+from nnr_codec.digest import digest
+
+COLUMNS = ["tensor", "shape", "kind", "bytes", "bit/weight", "qp", "N", "scan", "dq"]
+
+
+class TestTable:
+    def test_default(self, stream: Path) -> None:
+        done = run_script("nnr-info", stream)
+        assert (done.returncode, done.stderr) == (0, "")
+        header, *rows, last = done.stdout.splitlines()
+        assert header.split() == COLUMNS
+        cells = [row.split() for row in rows]
+        assert [row[:3] for row in cells] == [
+            ["first.weight", "40x24", "float"],
+            ["first.bias", "40", "float"],
+            ["second.weight", "16x40", "float"],
+            ["second.bias", "16", "float"],
+        ]
+        assert [row[5:] for row in cells] == [
+            ["-38", "11", "0", "yes"],
+            ["-75", "11", "0", "yes"],
+        ] * 2
+        size = stream.stat().st_size
+        assert last.startswith(
+            f"{stream}: profile 0, 7 units, 4 tensors, 1656 weights, 6624 -> {size}"
+        )
+        assert sum(int(row[3]) for row in cells) == size - (4 + 8 + 6)  # start unit, MPS, topology
+
+    def test_kinds(self, run: Run, tmp_path: Path) -> None:
+        arrays = {
+            "raw": np.ones((2, 2), np.float32),
+            "integers": np.arange(6).reshape(2, 3),
+            "scalar": np.float16(3).reshape(()),
+        }
+        model = save(tmp_path / "m.safetensors", arrays)
+        assert run("nnr-encode", model, "-o", tmp_path / "m.nnr", "--exclude", "raw").code == 0
+        rows = [line.split() for line in run("nnr-info", tmp_path / "m.nnr").out.splitlines()[1:-1]]
+        by_name = {row[0]: row for row in rows}
+        assert by_name["raw"][1:4] == ["2x2", "raw", "28"]
+        assert by_name["raw"][5:] == ["-", "-", "-", "-"]
+        assert by_name["integers"][1:3] == ["2x3", "int"]
+        assert by_name["integers"][5:] == ["-", "11", "0", "no"]
+        assert by_name["scalar"][1:3] == ["1", "float"]
+
+    def test_blocks_show_their_tensors(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "dc.nnr").write_bytes(decomposed_stream()[0])
+        rows = [
+            line.split() for line in run("nnr-info", tmp_path / "dc.nnr").out.splitlines()[1:-1]
+        ]
+        assert [row[:4] for row in rows] == [
+            ["layer_G", "6x2", "block", "G"], ["layer_H", "2x8", "block", "H"],
+        ]  # fmt: skip
+
+    def test_names_cannot_control_the_terminal(self, run: Run, tmp_path: Path) -> None:
+        name = "\x1b[31mred\r\n\x07\u202etxet"
+        model = save(tmp_path / "m.safetensors", {name: np.ones((2, 2), np.float32)})
+        assert run("nnr-encode", model, "-o", tmp_path / "m.nnr", "-q").code == 0
+        for options in ([], ["--units"]):
+            done = run("nnr-info", tmp_path / "m.nnr", *options)
+            assert done.code == 0
+            assert r"\x1b[31mred\r\n\x07\u202etxet" in done.out
+            assert all(c.isprintable() for c in done.out.replace("\n", ""))
+        done = run("nnr-info", tmp_path / "m.nnr", "--json")
+        assert json.loads(done.out)["per_tensor"][0]["name"] == name
+        assert "\x1b" not in done.out
+        assert list(nnr_codec.load_file(tmp_path / "m.nnr")) == [name]
+
+    def test_reader_that_goes_away(self, stream: Path) -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "wb") as closed:
+            done = subprocess.run(
+                [script("nnr-info"), stream, "--units"], stdout=closed, stderr=subprocess.PIPE,
+                timeout=LONG,
+            )  # fmt: skip
+        assert (done.returncode, done.stderr) == (1, b"")
+
+
+class TestJson:
+    def test_alone_on_stdout(self, stream: Path) -> None:
+        done = run_script("nnr-info", stream, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        info = json.loads(done.stdout)
+        assert info["input"] == str(stream)
+        assert info["bytes"] == stream.stat().st_size
+        assert info["bits_per_weight"] == pytest.approx(8 * info["bytes"] / 1656)
+        assert (info["units"], info["tensors"], info["profile"]) == (7, 4, 0)
+        assert [tensor["unit"] for tensor in info["per_tensor"]] == [3, 4, 5, 6]
+        assert "unit_list" not in info
+        assert "digest" not in info
+
+    def test_numbers_that_json_lacks(self, run: Run, tmp_path: Path) -> None:
+        mps = ModelParameterSet(validation_set_performance=float("nan"))
+        (tmp_path / "nan.nnr").write_bytes(write_start(1) + write_mps(mps, 1))
+        done = run("nnr-info", tmp_path / "nan.nnr", "--json", "--units")
+        json.loads(done.out, parse_constant=pytest.fail)
+
+
+class TestUnits:
+    def test_every_element_is_listed(self, run: Run, stream: Path) -> None:
+        done = run("nnr-info", stream, "--units")
+        lines = done.out.splitlines()
+        assert lines[0] == "unit 0 (NNR_STR), 4 bytes at 0"
+        labels = [line.split(",")[0] for line in lines if line.startswith("unit")]
+        kinds = ["NNR_STR", "NNR_MPS", "NNR_TPL", *["NNR_NDU"] * 4]
+        assert labels == [f"unit {index} ({kind})" for index, kind in enumerate(kinds)]
+        cells = [tuple(line.split()) for line in lines]
+        assert ("topology_elem_id", "st(v)", "second.weight") in cells
+        assert ("mps_qp_density", "u(3)", "2") in cells
+        assert ("tensor_dimensions", "ue(7)", "24") in cells
+
+    def test_json(self, run: Run, stream: Path) -> None:
+        units = json.loads(run("nnr-info", stream, "--units", "--json").out)["unit_list"]
+        assert sum(unit["bytes"] for unit in units) == stream.stat().st_size
+        assert [unit["offset"] for unit in units][:4] == [0, 4, 12, 18]
+        elements = {e["name"]: e["value"] for e in units[3]["elements"]}
+        assert elements["topology_elem_id"] == "first.weight"
+        assert 0 < units[3]["payload_bytes"] < units[3]["bytes"]
+
+    def test_long_values_are_cut(self, run: Run, tmp_path: Path) -> None:
+        stream = write_start(0) + write_topology(Topology(topology_data="t" * 5000))
+        (tmp_path / "t.nnr").write_bytes(stream + write_unit(40, b"private"))
+        out = run("nnr-info", tmp_path / "t.nnr", "--units").out
+        assert "t" * 100 in out
+        assert max(map(len, out.splitlines())) < 400
+        assert "unit 2 (private 40), 10 bytes" in out
+        listed = json.loads(run("nnr-info", tmp_path / "t.nnr", "--units", "--json").out)
+        assert "t" * 5000 in str(listed["unit_list"][1])
+
+
+class TestDigest:
+    def test_is_that_of_the_decoded_tensors(self, run: Run, stream: Path) -> None:
+        expected = digest(nnr_codec.load_file(stream).items())
+        for threads in (1, 3):
+            out = run("nnr-info", stream, "--digest", "--threads", threads).out
+            assert out.splitlines()[-1] == f"digest {expected}"
+        assert json.loads(run("nnr-info", stream, "--digest", "--json").out)["digest"] == expected
+
+    def test_verifies_what_nnr_decode_writes(self, run: Run, stream: Path, tmp_path: Path) -> None:
+        found = json.loads(run("nnr-info", stream, "--digest", "--json").out)["digest"]
+        output = tmp_path / "out.npz"
+        assert run("nnr-decode", stream, "-o", output, "--verify", found).code == 0
+        changed = nnr_codec.encode({**small_model(), "second.bias": np.zeros(16, np.float32)})
+        stream.write_bytes(changed.data or b"")
+        assert run("nnr-decode", stream, "-o", output, "-f", "--verify", found).code == 4
+
+    def test_of_an_update(self, run: Run, tmp_path: Path) -> None:
+        weights = {"w": random_weights(32, 32)}
+        nnr_codec.save_file(weights, tmp_path / "base.nnr")
+        nnr_codec.encode(weights, tmp_path / "update.nnr", parents=[tmp_path / "base.nnr"])
+        assert run("nnr-info", tmp_path / "update.nnr").code == 0  # headers need no parent
+        assert run("nnr-info", tmp_path / "update.nnr", "--digest").code == 3
+        options = ["--digest", "--json", "--parent", tmp_path / "base.nnr"]
+        done = run("nnr-info", tmp_path / "update.nnr", *options)
+        expected = digest(nnr_codec.load_file(tmp_path / "base.nnr").items())
+        assert json.loads(done.out)["digest"] == expected  # the same tensors
+
+
+class TestDamage:
+    def test_payloads_are_not_decoded(self, run: Run, stream: Path) -> None:
+        whole = run("nnr-info", stream).out
+        stream.write_bytes(with_damaged_payload(stream.read_bytes()))
+        assert run("nnr-info", stream).out == whole
+        assert run("nnr-info", stream, "--units").code == 0
+        assert run("nnr-info", stream, "--digest").code == 3
+
+    @pytest.mark.parametrize("data", [b"", b"hello, world", b"\x00\x04\x02\x09"])
+    def test_bad_bitstreams(self, run: Run, tmp_path: Path, data: bytes) -> None:
+        path = tmp_path / "bad.nnr"
+        path.write_bytes(data)
+        done = run("nnr-info", path)
+        assert (done.code, done.out) == (3, "")
+        assert done.err.startswith(f"nnr-info: error: bad bitstream: {path}: ")
+
+    def test_truncated(self, run: Run, stream: Path) -> None:
+        stream.write_bytes(stream.read_bytes()[:-1])
+        for options in ([], ["--json"]):
+            done = run("nnr-info", stream, *options)
+            assert (done.code, done.out) == (3, "")
+            assert "unit 6" in done.err
+
+    def test_missing_file(self, run: Run, tmp_path: Path) -> None:
+        done = run("nnr-info", tmp_path / "missing.nnr")
+        assert (done.code, done.out) == (1, "")
+        assert str(tmp_path / "missing.nnr") in done.err
+
+    def test_limits(self, run: Run, stream: Path) -> None:
+        done = run("nnr-info", stream, "--limit", "max_units=6")
+        assert (done.code, done.out) == (3, "")
+        assert "max_units" in done.err
+        assert run("nnr-info", stream, "--limit", "max_units=7").code == 0
+        assert run("nnr-info", stream, "--limit", "units=7").code == 2
