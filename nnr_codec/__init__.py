@@ -1,5 +1,13 @@
 """Codec for neural networks in the ISO/IEC 15938-17 (NNR) bitstream."""
 
+try:
+    from ._core import DecodeStatus as _DecodeStatus  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "nnr_codec's compiled core is missing. This is its source folder? Install it with "
+        "'pip install .' and run from another folder, or with 'pip install -e .'"
+    ) from error
+
 from .decoder import decode, load_file
 from .encoder import EncodeResult, encode, save_file
 from .errors import (

@@ -183,8 +183,8 @@ def test_pipe_is_written_directly(tmp_path: Path) -> None:
 
 
 def start(code: str, *arguments: object, **options) -> subprocess.Popen:
-    """Run `code` in another process that can import nnr_codec."""
-    options["env"] = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    """Run `code` in another process, away from a checkout, which it would import before us."""
+    options["cwd"] = Path(sys.executable).parent
     return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], **options)
 
 

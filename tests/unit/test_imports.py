@@ -150,13 +150,13 @@ def test_import_loads_no_optional_package(tmp_path: Path) -> None:
     for name in OPTIONAL_PACKAGES:  # so that they can be found, installed or not
         (tmp_path / f"{name}.py").write_text("")
     code = "import sys, nnr_codec; print([n for n in sys.argv[1:] if n in sys.modules])"
-    search = os.pathsep.join([str(tmp_path), str(PACKAGE.parent)])
-    environment = {**os.environ, "PYTHONPATH": search}
+    search = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
 
     def loaded(statement: str) -> str:
         arguments = [sys.executable, "-c", statement, *OPTIONAL_PACKAGES]
         done = subprocess.run(
-            arguments, env=environment, capture_output=True, text=True, check=True
+            arguments, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
         )
         return done.stdout.strip()
 

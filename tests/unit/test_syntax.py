@@ -214,6 +214,8 @@ def data_units(draw: st.DrawFn) -> tuple[DataUnit, Context]:
         fill_input_parameters(draw, unit)
     if unit.payload_type in (PayloadType.FLOAT, PayloadType.BLOCK) and draw(BITS):
         unit.codebooks = [draw(codebooks()) for _ in range(2 if unit.is_decomposed_block else 1)]
+    if unit.payload_type == PayloadType.RAW_FLOAT:
+        unit.scan_order = 0
     count = len(unit.name_roles())
     if context.indexed:
         unit.indices = draw(st.lists(UE7, min_size=count, max_size=count))
