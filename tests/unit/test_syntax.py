@@ -189,7 +189,7 @@ def fill_input_parameters(draw: st.DrawFn, unit: DataUnit) -> None:
 
 
 def fill_entry_points(draw: st.DrawFn, unit: DataUnit) -> None:
-    if len(unit.tensor_dimensions or ()) < 2:
+    if len(unit.tensor_dimensions or ()) < 2 or unit.payload_type == PayloadType.RAW_FLOAT:
         return
     unit.scan_order = draw(st.integers(0, 4))
     states = st.integers(0, 7) if unit.dq_flag else st.just(0)
@@ -214,8 +214,6 @@ def data_units(draw: st.DrawFn) -> tuple[DataUnit, Context]:
         fill_input_parameters(draw, unit)
     if unit.payload_type in (PayloadType.FLOAT, PayloadType.BLOCK) and draw(BITS):
         unit.codebooks = [draw(codebooks()) for _ in range(2 if unit.is_decomposed_block else 1)]
-    if unit.payload_type == PayloadType.RAW_FLOAT:
-        unit.scan_order = 0
     count = len(unit.name_roles())
     if context.indexed:
         unit.indices = draw(st.lists(UE7, min_size=count, max_size=count))
