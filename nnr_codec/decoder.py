@@ -92,6 +92,8 @@ class StreamDecoder:
         executor: Executor | None = None,
     ) -> None:
         """Decode `parents`, the earlier streams; the other arguments are those of `decode`."""
+        if only is not None and not isinstance(only, str):
+            raise InvalidOptions("only", f"{only!r} is no glob")
         self._only = only
         self._limits = limits or DecodeLimits()
         self._executor = executor
@@ -107,7 +109,17 @@ class StreamDecoder:
         """
         unwanted = unwanted_roles(layers)
         for tensors in self._decode(source, self._only):
-            yield from (tensor for tensor in tensors if tensor.role not in unwanted)
+            for tensor in tensors:
+                if tensor.role not in unwanted and self._selects(tensor):
+                    yield tensor
+
+    def _selects(self, tensor: DecodedTensor) -> bool:
+        """Whether `only` matches the tensor's name, or for a factor that of the product."""
+        names = [tensor.name]
+        if tensor.role in ("G", "H"):
+            names.append(tensor.name[:-2])
+        only = self._only
+        return only is None or any(fnmatch.fnmatchcase(name, only) for name in names)
 
     def _states(self, parent: Source) -> dict[str, CodedState]:
         decoded = (tensor for unit in self._decode(parent, None) for tensor in unit)

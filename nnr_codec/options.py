@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ class DecodeLimits:
     """
 
     max_elements_per_tensor: int = 2**30
-    max_elements: int = 2**34
+    max_elements: int = 2**31
     max_units: int = 2**20
     max_unit_bytes: int = 2**31 - 1
     max_name_bytes: int = 4096
@@ -61,7 +62,8 @@ class EncodeOptions:
         include: globs of the tensors that are quantized; the rest travels losslessly.
         exclude: globs of tensors that are not, though included.
         overrides: (glob, {option: value}) pairs for single tensors, the last one that matches
-            wins; with the options of ``TENSOR_OPTIONS``.
+            wins; with the options of ``TENSOR_OPTIONS``. There, ``qp`` is the tensor's,
+            whatever its number of dimensions.
     """
 
     qp: int = -38
@@ -87,6 +89,8 @@ class EncodeOptions:
         Raises:
             InvalidOptions: a value is of the wrong type or outside its range.
         """
+        if isinstance(self.overrides, Mapping):
+            object.__setattr__(self, "overrides", tuple(self.overrides.items()))
         _check_whole(self, "qp_density", 0, 7)
         for name in ("qp", "nonweight_qp"):
             _check_whole(self, name, *_qp_range(self.qp_density))
@@ -102,8 +106,9 @@ class EncodeOptions:
         if self.profile not in ("auto", 0, 1) or isinstance(self.profile, bool):
             raise InvalidOptions("profile", f"{self.profile!r} is none of 'auto', 0, 1")
         for name in ("include", "exclude"):
-            if isinstance(getattr(self, name), str):
-                raise InvalidOptions(name, "is one text, not a sequence of globs")
+            globs = getattr(self, name)
+            if isinstance(globs, str) or not isinstance(globs, Iterable):
+                raise InvalidOptions(name, f"{globs!r} is no sequence of globs")
         if self.profile == 0 and self.row_skipping:
             raise InvalidOptions("row_skipping", "needs profile 1")
         self._check_overrides()
@@ -129,6 +134,8 @@ class EncodeOptions:
         """Return the options with those overrides applied that match `name`."""
         matching = [values for glob, values in self.overrides if fnmatch.fnmatchcase(name, glob)]
         merged = {key: value for values in matching for key, value in values.items()}
+        if "qp" in merged:  # that of the tensor, whatever its role
+            merged.setdefault("nonweight_qp", merged["qp"])
         return replace(self, overrides=(), **merged)
 
     def unmatched_globs(self, names: list[str]) -> list[str]:
@@ -162,5 +169,9 @@ def _qp_range(density: int) -> tuple[int, int]:
 
 def _check_whole(options: EncodeOptions, name: str, low: int, high: int) -> None:
     value = getattr(options, name)
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    try:
+        number = low - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = low - 1
+    if not low <= number <= high:
         raise InvalidOptions(name, f"{value!r} is no whole number from {low} to {high}")

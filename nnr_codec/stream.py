@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext, suppress
@@ -37,11 +38,12 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     ) -> None:
         """Read the headers; the arguments and errors are those of :func:`nnr_codec.decode`."""
         unwanted = unwanted_roles(layers)
+        self._closed = False
         self._executor = executor
         limits = limits or DecodeLimits()
         self._series = StreamDecoder(parents=parents, limits=limits, executor=executor).series
-        self._map = None if isinstance(source, Bytes) else _mapped(source)
-        data = source if isinstance(source, Bytes) else self._map or b""
+        data = source if isinstance(source, Bytes) else _mapped(source)
+        self._map = data if isinstance(data, mmap.mmap) else None
         self._units: list[ParsedUnit] = []
         self._naming = nullcontext if isinstance(source, Bytes) else partial(naming, source)
         try:
@@ -59,6 +61,8 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
                         self._by_name[name] = parsed
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        if self._closed:
+            raise ValueError("the stream is closed")
         with self._naming():
             decoded = decode_data_unit(self._by_name[name], self._series, self._executor)
         return next(tensor.values for tensor in decoded if tensor.name == name)
@@ -82,6 +86,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
 
     def close(self) -> None:
         """Release the file; tensors cannot be read any more."""
+        self._closed = True
         self._units = []
         self._by_name = {}
         if self._map is not None:
@@ -100,11 +105,12 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self.close()
 
 
-def _mapped(path: str | os.PathLike[str]) -> mmap.mmap | None:
-    """Map a file; None for an empty one, which cannot be mapped."""
+def _mapped(path: str | os.PathLike[str]) -> mmap.mmap | bytes:
+    """Map a file; what cannot be mapped, pipes and empty files, is read."""
     with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return None
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+            return file.read()
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 

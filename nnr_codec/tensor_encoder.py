@@ -70,7 +70,6 @@ class TensorEncoder:
             return self._encode_integers(parameter, values)
         if self._options.quantizes(parameter.name):
             return self._encode_quantized(parameter, values)
-        _check_finite(parameter.name, values)
         return self._encode_raw(parameter, values)
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
@@ -84,7 +83,7 @@ class TensorEncoder:
     def _encode_raw(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
         with np.errstate(over="ignore"):
             as_float32 = values.astype(np.float32)
-        if not np.array_equal(as_float32, values):
+        if not np.array_equal(as_float32, values, equal_nan=True):
             raise InvalidModel(parameter.name, f"{values.dtype} values that binary32 cannot hold")
         record = self._record(parameter, PayloadType.RAW_FLOAT)
         record.nnr_decompressed_data_format = _FLOAT_FORMATS[values.dtype.name]
@@ -122,6 +121,11 @@ class TensorEncoder:
         )
         unit = self._smallest(record, options, levels, qp)
         decoded = dequantize(look_up(unit.integers["weight"], *unit.record.codebooks), step)
+        with np.errstate(over="ignore"):
+            decoded = decoded.astype(values.dtype)
+        if not np.isfinite(decoded).all():
+            reason = f"at qp {qp} some values become too large for {values.dtype}"
+            raise InvalidModel(parameter.name, reason)
         error = decoded.astype(np.float64) - weights
         report = _report(parameter, "dq" if options.dq else "uniform", unit, qp)
         distortion = replace(
@@ -187,7 +191,7 @@ class TensorEncoder:
         if name not in self._series:
             return
         if self._series.elements(name) != elements:
-            raise InvalidModel(name, "the parent streams hold it with another number of elements")
+            return  # another tensor of the same name
         is_matrix = min(matrix_shape(tuple(record.tensor_dimensions or ()))) > 1
         temporal = options.temporal_contexts
         history = options.history_contexts and is_matrix  # the flag exists for matrices alone
@@ -245,6 +249,8 @@ def _report(
 def _check_name_and_shape(parameter: Parameter) -> None:
     limits = DecodeLimits()
     name = parameter.name
+    if not isinstance(name, str):
+        raise InvalidModel(str(name), f"the name is a {type(name).__name__}, not text")
     if parameter.size == 0:
         raise InvalidModel(name, "is empty, which the format cannot say")
     if len(parameter.shape) > limits.max_dimensions:
@@ -260,4 +266,4 @@ def _check_name_and_shape(parameter: Parameter) -> None:
 def _check_finite(name: str, values: npt.NDArray[Any]) -> None:
     if not np.isfinite(values).all():
         kind = "NaN" if np.isnan(values).any() else "infinity"
-        raise InvalidModel(name, f"holds {kind}")
+        raise InvalidModel(name, f"holds {kind}; excluded from quantization it travels losslessly")

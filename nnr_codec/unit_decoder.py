@@ -181,7 +181,13 @@ class _UnitDecoder:
             executor.submit(decoder.decode, first, min(first + run, count), starts[first])
             for first in firsts
         ]
-        results = [job.result() for job in jobs]
+        # What no thread has begun is done here: with all of them waiting like us, none would.
+        results = [
+            decoder.decode(first, min(first + run, count), starts[first])
+            if job.cancel()
+            else job.result()
+            for first, job in zip(firsts, jobs, strict=True)
+        ]
         for first, (status, ends) in zip(firsts, results, strict=True):
             if ends != starts[first + 1 : first + 1 + len(ends)]:
                 raise self.invalid(_REASONS[DecodeStatus.ENTRY_POINT_MISMATCH])

@@ -6,6 +6,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <new>
 #include <optional>
@@ -229,6 +230,10 @@ Integers quantize(const PyTensorSyntax& tensor, Floats weights, double step, dou
   require(!importance || importance->size() == syntax.elements(), "importance: wrong size");
   require(step > 0 && lambda >= 0, "step, lambda: negative");
   require(syntax.codebook_size == 0, "codebook_size: quantizers know no codebook");
+  bool in_range = true;
+  for (size_t i = 0; i < weights.size(); ++i)
+    in_range &= std::abs(weights.data()[i]) / step < 2147483640.0;  // false for NaN as well
+  require(in_range, "weights: not finite, or too large for the step");
   Integers levels = zeroed_array<int32_t>(syntax.elements());
   nb::gil_scoped_release release;
   const nnr::QuantizerInput input{syntax, weights.data(), importance ? importance->data() : nullptr,

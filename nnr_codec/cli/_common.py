@@ -54,6 +54,27 @@ def add_threads(result: argparse.ArgumentParser) -> None:
     )
 
 
+def add_parents(result: Any) -> None:
+    """Add --parent to a parser or a group of options."""
+    result.add_argument(
+        "--parent",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an earlier stream of the series, oldest first (the model is a difference to it)",
+    )
+
+
+def add_layers(result: argparse.ArgumentParser) -> None:
+    """Add --layers."""
+    result.add_argument(
+        "--layers",
+        choices=("dense", "factorized"),
+        default="dense",
+        help="decomposed weights as their product (default), or as their factors",
+    )
+
+
 def add_limits(result: argparse.ArgumentParser) -> None:
     """Add --limit."""
     names = ", ".join(field.name for field in fields(DecodeLimits))

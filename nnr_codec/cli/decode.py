@@ -33,19 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the output")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors alone")
     parser.add_argument("--only", metavar="GLOB", help="decode only tensors whose names match")
-    parser.add_argument(
-        "--layers",
-        choices=("dense", "factorized"),
-        default="dense",
-        help="decomposed weights as their product (default), or as their factors",
-    )
-    parser.add_argument(
-        "--parent",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="an earlier stream of the series, oldest first",
-    )
+    common.add_layers(parser)
+    common.add_parents(parser)
     parser.add_argument(
         "--verify",
         metavar="DIGEST",

@@ -65,13 +65,7 @@ def _add_coding(group: Any) -> None:
     _switch(group, "--codebook", "code by codebooks where that is smaller (with --no-dq)")
     _switch(group, "--temporal-contexts", "use the last parent's integers where that is smaller")
     _switch(group, "--history-contexts", "use all parents' non-zeros where that is smaller")
-    group.add_argument(
-        "--parent",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="an earlier stream of the series, oldest first; the input is a difference to it",
-    )
+    common.add_parents(group)
 
 
 def _add_selection(group: Any) -> None:

@@ -27,18 +27,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = common.parser(PROGRAM, "Show what is in an NNR bitstream, without decoding it.")
-    parser.add_argument("input", metavar="IN.nnr", help="the bitstream")
+    parser.add_argument("input", metavar="IN.nnr", help="the bitstream; - for standard input")
     parser.add_argument("--units", action="store_true", help="list every syntax element")
     parser.add_argument(
         "--digest", action="store_true", help="decode, and show the model's digest (SHA-256)"
     )
-    parser.add_argument(
-        "--parent",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="an earlier stream of the series, for --digest",
-    )
+    common.add_layers(parser)
+    common.add_parents(parser)
     common.add_limits(parser)
     common.add_threads(parser)
     return parser
@@ -48,7 +43,9 @@ def _info(given: argparse.Namespace) -> int:
     limits = common.limits(given)
     if given.parent and not given.digest:
         raise InvalidOptions("--parent", "serves --digest alone: headers need no parents")
-    with open_stream(given.input, limits=limits) as stream:
+    # A pipe is read once: its bytes serve the digest as well.
+    source = sys.stdin.buffer.read() if given.input == "-" else given.input
+    with open_stream(source, limits=limits) as stream:
         info = stream.info()
         units = stream.units() if given.units else []
         listed = [_unit_json(parsed) for parsed in units]
@@ -57,7 +54,7 @@ def _info(given: argparse.Namespace) -> int:
     if given.digest:
         with common.executor(given.threads) as executor:
             decoder = StreamDecoder(parents=given.parent, limits=limits, executor=executor)
-            found = digest((t.name, t.values) for t in decoder.tensors(given.input))
+            found = digest((t.name, t.values) for t in decoder.tensors(source, given.layers))
     if given.json:
         extra = {"unit_list": listed} if given.units else {}
         digests = {"digest": found} if given.digest else {}

@@ -185,7 +185,7 @@ class TestSelection:
         options = ["--set", "*.weight=qp:-20,unary-length:5", "--set", "second.*=dq:off,qp:-30"]
         encoded = Encoded(run, model, *options)
         assert encoded.coded("qp") == {
-            "first.weight": -20, "first.bias": -75, "second.weight": -30, "second.bias": -75,
+            "first.weight": -20, "first.bias": -75, "second.weight": -30, "second.bias": -30,
         }  # fmt: skip
         assert encoded.coded("unary_length")["first.weight"] == 5
         assert encoded.coded("unary_length")["first.bias"] == 11

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -225,8 +226,45 @@ class TestOpen:
         with nnr_codec.open(tmp_path / "m.nnr") as stream:
             pass
         assert "first.bias" not in stream
-        with pytest.raises(KeyError):
+        with pytest.raises(ValueError, match="closed"):
             stream["first.bias"]
+
+    def test_blocks_of_rows_with_a_busy_pool(self) -> None:
+        """Tensors taken from inside the pool that is to decode their block rows: no deadlock."""
+        rng = np.random.default_rng(3)
+        model = {f"w{i}": rng.normal(0, 1, (200, 50)).astype(np.float32) for i in range(4)}
+        data = nnr_codec.encode(model, options=nnr_codec.EncodeOptions(scan_order=1)).data
+        with ThreadPoolExecutor(2) as pool, nnr_codec.open(data, executor=pool) as stream:
+            found = list(pool.map(stream.__getitem__, stream))
+        expected = nnr_codec.decode(data)
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected.values(), strict=True))
+
+    def test_a_pipe(self, tmp_path: Path) -> None:
+        data = nnr_codec.encode(small_model()).data
+        reader, writer = os.pipe()
+        os.write(writer, data)
+        os.close(writer)
+        with nnr_codec.open(f"/dev/fd/{reader}") as stream:
+            assert list(stream) == list(small_model())
+        os.close(reader)
+
+    def test_only_selects_inside_blocks(self) -> None:
+        data, *_ = decomposed_stream()
+        (dense,) = nnr_codec.decode(data)
+        assert list(nnr_codec.decode(data, only=dense)) == [dense]
+        factors = list(nnr_codec.decode(data, only=dense, layers="factorized"))
+        assert factors == [f"{dense}_G", f"{dense}_H"]
+        assert list(nnr_codec.decode(data, only=f"{dense}_G", layers="factorized")) == factors[:1]
+
+    def test_survivors_of_equal_cost_are_given_up(self) -> None:
+        """Zeros keep the survivors of the trellis apart; a full window decides for the best."""
+        values = np.zeros((120, 100), np.float32)
+        values[60, 50] = 0.7
+        for order in (0, 1):
+            options = nnr_codec.EncodeOptions(scan_order=order)
+            decoded = nnr_codec.decode(nnr_codec.encode({"w": values}, options=options).data)["w"]
+            assert np.flatnonzero(decoded).tolist() == [6050]
+            assert abs(decoded[60, 50] - 0.7) < 0.002
 
     def test_layers_and_parents(self) -> None:
         data, g, h = decomposed_stream()

@@ -1,5 +1,6 @@
 // The decisions of a Viterbi search that are still open: a window that slides along the scan.
-// Exact: a decision leaves only when all survivors agree on it.
+// A decision leaves when all survivors agree on it, or at last when the window is full: runs of
+// zeros can keep survivors of equal cost apart for ever.
 #pragma once
 
 #include <cstdint>
@@ -43,6 +44,14 @@ class SurvivorWindow {
       count = distinct(ends, count);
     }
     if (count == 1) emit_path(ends[0], length, emit);
+  }
+
+  size_t size() const { return steps_.size(); }
+
+  // The state that the survivor now in `state` was in behind the first `length` steps.
+  int ancestor(int state, size_t length) const {
+    for (size_t t = steps_.size(); t > length; --t) state = steps_[t - 1].from(state);
+    return state;
   }
 
   // Hands emit(element, level) all open decisions of the survivor in `state`.
@@ -100,12 +109,30 @@ class Trellis {
       cost_[s] -= lowest;  // costs stay small, so that they stay exact
     }
     window_.emit_common(live, decide);
+    if (window_.size() >= kFullWindow) decide_oldest(decide);
   }
 
   // Hands decide(element, level) all open decisions of the best survivor.
   template <class Decide>
   void finish(Decide&& decide) {
     window_.emit_all(best_state(), decide);
+  }
+
+ private:
+  static constexpr size_t kFullWindow = 4096;
+
+  // Decides the older half of a full window as the best survivor has it; survivors that have it
+  // otherwise are given up.
+  template <class Decide>
+  void decide_oldest(Decide& decide) {
+    const size_t half = window_.size() / 2;
+    const int kept = window_.ancestor(best_state(), half);
+    bool live[kStates];
+    for (int s = 0; s < kStates; ++s) {
+      if (cost_[s] < kUnreachable && window_.ancestor(s, half) != kept) cost_[s] = kUnreachable;
+      live[s] = cost_[s] < kUnreachable;
+    }
+    window_.emit_common(live, decide);
   }
 
  protected:
