@@ -8,22 +8,53 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from nnr_codec.errors import InvalidModel
 
-__all__ = ["Array", "Model", "Parameter", "Role", "supported_dtype"]
+__all__ = ["Array", "Model", "Parameter", "Role", "dtype_of", "is_extension", "supported_dtype"]
 
 Array = npt.NDArray[Any]
 Role = Literal["weight", "nonweight"]
 
-# The element types that every checkpoint format here can hold, by numpy's canonical name. The name
-# and not `dtype.str` is the key: it stays unambiguous for extension types such as bfloat16.
-_DTYPE_NAMES = frozenset(
-    ["bool", "float16", "float32", "float64"]
-    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
-)
+# The element types that can be coded, by numpy's canonical name. The name and not `dtype.str` or
+# `dtype.kind` is the key: those of bfloat16 (`<V2`, `V`) are the ones of untyped bytes.
+_EXTENSION_DTYPES = {
+    name: np.dtype(getattr(ml_dtypes, name))
+    for name in (
+        "bfloat16",
+        "float8_e4m3fn",
+        "float8_e4m3fnuz",
+        "float8_e5m2",
+        "float8_e5m2fnuz",
+        "float8_e8m0fnu",
+    )
+}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    **{name: np.dtype(name) for name in ("bool", "float16", "float32", "float64")},
+    **{
+        f"{sign}int{bits}": np.dtype(f"{sign}int{bits}")
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
+    **_EXTENSION_DTYPES,
+}
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """Return the element type called `name`, such as `"float32"` or `"bfloat16"`.
+
+    Raises:
+        KeyError: there is no such element type, or it cannot be coded.
+    """
+    return _DTYPES[name]
+
+
+def is_extension(dtype: np.dtype[Any]) -> bool:
+    """Tell whether `dtype` is bfloat16 or a float8 type, which numpy has from `ml_dtypes` alone."""
+    return dtype.name in _EXTENSION_DTYPES
 
 
 def supported_dtype(name: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
@@ -31,10 +62,10 @@ def supported_dtype(name: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
 
     Raises:
         InvalidModel: parameters of this element type cannot be coded (object, structured,
-            complex, text, dates, extended precision and extension types).
+            complex, text, dates, extended precision, and types of less than a byte).
     """
     dtype = np.dtype(dtype)
-    if dtype.name not in _DTYPE_NAMES:
+    if dtype.name not in _DTYPES:
         reason = "structured" if dtype.names is not None else dtype.name
         raise InvalidModel(name, f"parameters of dtype {reason} are not supported")
     return dtype.newbyteorder("=")
@@ -49,12 +80,15 @@ class Parameter:
         shape: its dimensions, outermost first; `()` for a scalar.
         dtype: its element type, in native byte order.
         load: returns the values; called by every :meth:`read`.
+        tied_to: name of the earlier parameter of the model that is the very same piece of memory,
+            or None. A tied parameter is read like any other, but it need not be coded again.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     load: Callable[[], Array] = field(repr=False, compare=False)
+    tied_to: str | None = None
 
     @classmethod
     def from_array(cls, name: str, array: Array) -> Parameter:
@@ -122,7 +156,8 @@ class Model(Mapping[str, Parameter]):
         """Collect `parameters` in order; `on_close` is called once, by the first :meth:`close`.
 
         Raises:
-            InvalidModel: two parameters have the same name.
+            InvalidModel: two parameters have the same name, or one is tied to what is not an
+                earlier parameter of the same shape and dtype.
         """
         self._parameters: dict[str, Parameter] = {}
         self._on_close = on_close
@@ -131,6 +166,7 @@ class Model(Mapping[str, Parameter]):
         for parameter in parameters:
             if parameter.name in self._parameters:
                 raise InvalidModel(parameter.name, "two parameters have this name")
+            self._check_tie(parameter)
             self._parameters[parameter.name] = parameter
 
     @classmethod
@@ -141,6 +177,17 @@ class Model(Mapping[str, Parameter]):
             InvalidModel: a value is no numpy array, or its element type cannot be coded.
         """
         return cls(Parameter.from_array(name, array) for name, array in arrays.items())
+
+    def _check_tie(self, parameter: Parameter) -> None:
+        if parameter.tied_to is None:
+            return
+        first = self._parameters.get(parameter.tied_to)
+        if first is None:
+            reason = f"is tied to {parameter.tied_to!r}, which is no earlier parameter"
+            raise InvalidModel(parameter.name, reason)
+        if (first.shape, first.dtype) != (parameter.shape, parameter.dtype):
+            reason = f"is tied to {first.name!r}, which has another shape or dtype"
+            raise InvalidModel(parameter.name, reason)
 
     def names(self) -> list[str]:
         """Return the names in order."""

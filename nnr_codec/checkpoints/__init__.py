@@ -9,11 +9,12 @@ One module for each format, with the same two functions:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
 
-from nnr_codec.checkpoints import numpy_archive, safetensors
-from nnr_codec.checkpoints._reading import blaming, fault, open_regular
+from nnr_codec.checkpoints import numpy_archive, onnx_file, safetensors, sharded, torch_file
+from nnr_codec.checkpoints._content import Format, format_of
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, supported_dtype
 
@@ -21,31 +22,39 @@ __all__ = ["Tensors", "check_output", "open_checkpoint", "save_checkpoint"]
 
 Tensors = Mapping[str, Array] | Mapping[str, Parameter] | Iterable[Parameter]
 
+_ONNX = ".onnx"
 _WRITERS: dict[str, Callable[..., None]] = {
     ".safetensors": safetensors.write,
     ".npz": numpy_archive.write,
+    ".pt": torch_file.write,
+    ".pth": torch_file.write,
+    _ONNX: onnx_file.write,  # with one more parameter, graph
 }
-_ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # a first member; an archive without members
+_READERS: dict[Format, Callable[[str], Model]] = {
+    "safetensors": safetensors.read,
+    "index": sharded.read,
+    "npz": numpy_archive.read,
+    "torch": torch_file.read,
+    "onnx": onnx_file.read,
+}
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Model:
     """Open the model file `path`, whose format is told by its content and not by its name.
 
+    Formats: safetensors, the index of sharded safetensors, npz, torch's state dicts (extra `torch`)
+    and ONNX (extra `onnx`; a file named `.onnx` is taken for one if it is nothing else).
+
     The file stays open until :meth:`Model.close`; its tensors are read one at a time, when asked
-    for, and come in the file's own order (safetensors: that of the data; npz: that of the members).
+    for, and come in the file's own order (safetensors: that of the data; index: that of its
+    weight_map; npz: that of the members; torch: that of the dict; ONNX: that of the initializers).
 
     Raises:
         InvalidModel: the file is missing, unreadable, damaged or of an unknown format, or it holds
             a tensor that cannot be coded. Also from `read()` of the parameters.
     """
     text = os.fspath(path)
-    with open_regular(text) as file, blaming(text):
-        head = file.read(9)
-    if head.startswith(_ZIP_MAGICS):
-        return numpy_archive.read(text)
-    if head[8:9] == b"{":  # after the eight bytes of its length, the JSON header of safetensors
-        return safetensors.read(text)
-    raise fault(text, "is neither a safetensors file nor an .npz archive, or it is damaged")
+    return _READERS[format_of(text)](text)
 
 
 def save_checkpoint(
@@ -54,25 +63,33 @@ def save_checkpoint(
     *,
     overwrite: bool = False,
     metadata: Mapping[str, str] | None = None,
+    graph: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write `tensors` to `path`, in order, in the format that its suffix names.
 
     Args:
-        path: ends with `.safetensors` or `.npz`. The file appears only when it is complete.
+        path: ends with `.safetensors`, `.npz`, `.pt`, `.pth` (extra `torch`) or `.onnx` (extra
+            `onnx`). The file appears only when it is complete.
         tensors: arrays or parameters by name, or the parameters themselves. Parameters are read one
-            at a time, in order, while the file is written: never is a whole model in memory.
+            at a time, in order, while the file is written: never is a whole model in memory, save
+            for torch and ONNX. Tied ones share memory in torch's files and are copies in others.
         overwrite: replace an existing file.
         metadata: text entries kept beside the tensors (safetensors: `__metadata__`; npz: members
-            that are scalar texts).
+            that are scalar texts; torch: attribute `nnr_metadata` of the OrderedDict; ONNX:
+            metadata_props).
+        graph: the ONNX model of which `path` becomes a copy with other values in its initializers;
+            needed for `.onnx`, and for nothing else. Its initializers are those of `tensors`, in
+            any order.
 
     Raises:
-        InvalidOptions: the suffix is unknown, the output exists or cannot be written, or `metadata`
-            is not text.
-        InvalidModel: a tensor, or its name, is nothing that this format can hold.
+        InvalidOptions: the suffix is unknown, the output exists or cannot be written, `metadata`
+            is not text, or `graph` is missing or of no use.
+        InvalidModel: a tensor, or its name, is nothing that this format can hold; `graph` cannot be
+            read, or its initializers have other names, shapes or dtypes; or the extra is missing.
         OSError: writing failed, for instance because the disk is full; no file is left.
     """
     text = os.fspath(path)
-    write = _writer(text)
+    write = _writer(text, graph)
     entries = dict(metadata or {})
     if not all(isinstance(part, str) for entry in entries.items() for part in entry):
         raise InvalidOptions("metadata", "keys and values have to be text")
@@ -80,31 +97,47 @@ def save_checkpoint(
     write(text, _parameters(tensors), metadata=entries, overwrite=overwrite)
 
 
-def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+def check_output(
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    graph: str | os.PathLike[str] | None = None,
+) -> None:
     """Raise now what `save_checkpoint` would raise of `path` after long work.
 
     Raises:
-        InvalidOptions: the suffix is unknown, or the output exists and is not to be replaced.
+        InvalidOptions: the suffix is unknown, the output exists and is not to be replaced, or
+            `graph` is missing or of no use.
     """
     text = os.fspath(path)
-    _writer(text)
+    _writer(text, graph)
     if not overwrite and os.path.isfile(text):
         raise InvalidOptions("output", f"{text!r} exists already")
 
 
-def _writer(path: str) -> Callable[..., None]:
+def _writer(path: str, graph: str | os.PathLike[str] | None) -> Callable[..., None]:
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in _WRITERS:
         known = ", ".join(_WRITERS)
         raise InvalidOptions("output", f"{path!r} does not end with a suffix of a model: {known}")
+    if suffix == _ONNX:
+        if graph is None:
+            raise InvalidOptions("graph", f"{path!r} takes the original model for its graph")
+        return functools.partial(onnx_file.write, graph=graph)
+    if graph is not None:
+        raise InvalidOptions("graph", f"is for {_ONNX} files, which {path!r} is not")
     return _WRITERS[suffix]
 
 
 def _parameters(tensors: Tensors) -> list[Parameter]:
     """Return `tensors` as parameters with distinct names of encodable text."""
+    renames: dict[str, str] = {}
     if not isinstance(tensors, Mapping):
         found = list(tensors)
     else:
+        for name, value in tensors.items():
+            if isinstance(value, Parameter):
+                renames.setdefault(value.name, name)
         found = [
             dataclasses.replace(value, name=name)
             if isinstance(value, Parameter)
@@ -122,7 +155,22 @@ def _parameters(tensors: Tensors) -> list[Parameter]:
             raise InvalidModel(name, "the name cannot be written in UTF-8")
         supported_dtype(name, parameter.dtype)
         names.add(name)
-    return found
+    return _retied(found, renames)
+
+
+def _retied(parameters: list[Parameter], renames: Mapping[str, str]) -> list[Parameter]:
+    """Give ties the names that are written, and drop those to what is not written before them."""
+    earlier: dict[str, tuple[tuple[int, ...], object]] = {}
+    result = []
+    for parameter in parameters:
+        described = (parameter.shape, parameter.dtype)
+        target = parameter.tied_to
+        if target is not None:
+            target = renames.get(target, target)
+            target = target if earlier.get(target) == described else None
+        result.append(dataclasses.replace(parameter, tied_to=target))
+        earlier[parameter.name] = described
+    return result
 
 
 def _check_encodable(entries: Mapping[str, str]) -> None:

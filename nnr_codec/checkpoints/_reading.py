@@ -6,11 +6,11 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from nnr_codec.errors import InvalidModel, NnrError
 
-__all__ = ["blaming", "fault", "open_regular"]
+__all__ = ["blaming", "fault", "needs", "open_regular", "unique_keys"]
 
 
 def fault(path: str, reason: str, tensor: str | None = None) -> InvalidModel:
@@ -20,6 +20,21 @@ def fault(path: str, reason: str, tensor: str | None = None) -> InvalidModel:
         if tensor is None
         else InvalidModel(tensor, f"in {path!r}: {reason}")
     )
+
+
+def needs(path: str, extra: str, error: ImportError) -> InvalidModel:
+    """Return the error that says that `path` takes the packages of the extra `extra`."""
+    if isinstance(error, ModuleNotFoundError) and error.name == extra:
+        return fault(path, f"needs {extra}: pip install nnr-codec[{extra}]")
+    return fault(path, f"needs {extra} (nnr-codec[{extra}]), which cannot be loaded: {error}")
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object, but refuse the duplicate keys of which others take one or the other."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name occurs twice in the JSON text")
+    return result
 
 
 @contextmanager

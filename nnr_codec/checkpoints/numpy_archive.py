@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from nnr_codec.checkpoints._reading import blaming, fault, open_regular
 from nnr_codec.checkpoints.atomic import atomic_output
 from nnr_codec.errors import InvalidModel, InvalidOptions
-from nnr_codec.model import Array, Model, Parameter, supported_dtype
+from nnr_codec.model import Array, Model, Parameter, is_extension, supported_dtype
 
 __all__ = ["read", "write"]
 
@@ -135,6 +135,10 @@ def write(
 
     Raises: as :func:`nnr_codec.checkpoints.save_checkpoint`.
     """
+    for parameter in parameters:
+        if is_extension(parameter.dtype):  # np.load would give untyped bytes
+            reason = f"tensors of dtype {parameter.dtype} cannot be held by an .npz archive"
+            raise InvalidModel(parameter.name, reason)
     names = [parameter.name for parameter in parameters]
     for key, text in metadata.items():
         if key in names or text.endswith("\0"):  # numpy drops NULs at the end of a text

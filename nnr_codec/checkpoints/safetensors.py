@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors import safe_open
 
-from nnr_codec.checkpoints._reading import blaming, fault, open_regular
+from nnr_codec.checkpoints._reading import blaming, fault, open_regular, unique_keys
 from nnr_codec.checkpoints.atomic import atomic_output
 from nnr_codec.errors import InvalidModel, InvalidOptions
-from nnr_codec.model import Array, Model, Parameter
+from nnr_codec.model import Array, Model, Parameter, dtype_of
 
 __all__ = ["read", "write"]
 
@@ -29,6 +29,12 @@ _DTYPES = {
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
 }
 _FORMAT_NAMES = {numpy_name: name for name, numpy_name in _DTYPES.items()}
 _METADATA = "__metadata__"
@@ -65,16 +71,8 @@ def read(path: str) -> Model:
 
 def _read_header(file: BinaryIO) -> dict[str, Any]:
     (size,) = struct.unpack("<Q", file.read(8))
-    header: dict[str, Any] = json.loads(file.read(size), object_pairs_hook=_unique)
+    header: dict[str, Any] = json.loads(file.read(size), object_pairs_hook=unique_keys)
     return header
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object, but refuse the duplicate keys of which others take one or the other."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name occurs twice in the header")
-    return result
 
 
 def _parameter(
@@ -86,7 +84,7 @@ def _parameter(
         raise fault(path, reason, name)
     begin, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
-    dtype = np.dtype(_DTYPES[entry["dtype"]])
+    dtype = dtype_of(_DTYPES[entry["dtype"]])
 
     def load() -> Array:
         with blaming(path, name), lock:

@@ -9,6 +9,14 @@ import pytest
 
 from nnr_codec.checkpoints import open_checkpoint
 
+EXTENSION_DTYPES = [
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+]
 SUFFIXES = [".safetensors", ".npz"]
 each_format = pytest.mark.parametrize("suffix", SUFFIXES)
 

@@ -165,8 +165,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("header", "data", "reason"),
         [
-            ('{"w":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}', b"12", "'w'.*BF16"),
-            ('{"w":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}', b"1", "'w'.*F8_E4M3"),
+            ('{"w":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}', b"1", "'w'.*F4|damaged"),
             ('{"w":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}', b"12345678", "'w'.*C64"),
             ('{"w":{"dtype":"Q9","shape":[1],"data_offsets":[0,1]}}', b"1", "damaged"),
             ('{"w":{"dtype":"U8","shape":[2],"data_offsets":[0,1]}}', b"1", "damaged"),
@@ -235,7 +234,7 @@ class TestRefusals:
         with pytest.warns(UserWarning, match="Duplicate"):
             path = write_zip(tmp_path, ("w.npy", one), ("w.npy", one))
         assert_refused(path, "'w'.*two members")
-        assert_refused(write_zip(tmp_path, ("archive/data.pkl", b".")), r"not a \.npy array")
+        assert_refused(write_zip(tmp_path, ("archive/data.txt", b".")), r"not a \.npy array")
         assert_refused(write_zip(tmp_path, ("folder/", b"")), r"not a \.npy array")
         path = write_zip(tmp_path, ("w.npy", one), method=zipfile.ZIP_BZIP2)
         assert_refused(path, "compression method 12")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from checkpoint_support import assert_same, each_format, loaded, some
+from checkpoint_support import EXTENSION_DTYPES, assert_same, each_format, loaded, some
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nnr_codec.checkpoints import open_checkpoint, save_checkpoint
+from nnr_codec.errors import InvalidModel
 
 DTYPES = ["bool", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
 
@@ -135,3 +137,49 @@ class TestRoundTrip:
         found = loaded(tmp_path / "m.npz")
         assert_same(found, {"big": plain, "fortran": plain})
         assert all(array.flags.c_contiguous for array in found.values())
+
+
+def every_pattern(dtype: str) -> np.ndarray:
+    """Return an array of all values of the element type `dtype`, NaNs included."""
+    extension = np.dtype(getattr(ml_dtypes, dtype))
+    bits = 8 * extension.itemsize
+    return np.arange(2**bits, dtype=f"uint{bits}").view(extension).reshape(16, -1)
+
+
+@pytest.mark.parametrize("dtype", EXTENSION_DTYPES)
+class TestExtensionTypes:
+    def test_safetensors(self, tmp_path: Path, dtype: str) -> None:
+        values = every_pattern(dtype)
+        scalar = np.array(values[3, 5], values.dtype)
+        tensors = {"all": values, "scalar": scalar, "none": values[:0]}
+        path = tmp_path / "model.safetensors"
+        save_checkpoint(path, tensors)
+        assert_same(loaded(path), tensors)
+        with open_checkpoint(path) as model:
+            assert [parameter.dtype.name for parameter in model.values()] == [dtype] * 3
+
+    def test_big_endian_becomes_native(self, tmp_path: Path, dtype: str) -> None:
+        values = every_pattern(dtype)
+        swapped = values.astype(values.dtype.newbyteorder(">"))
+        path = tmp_path / "model.safetensors"
+        save_checkpoint(path, {"w": swapped})
+        found = loaded(path)["w"]
+        assert found.dtype == values.dtype
+        assert np.array_equal(found.astype("f4"), values.astype("f4"), equal_nan=True)
+
+    def test_npz_refuses_them(self, tmp_path: Path, dtype: str) -> None:
+        with pytest.raises(InvalidModel, match=f"{dtype}.*npz") as caught:
+            save_checkpoint(tmp_path / "m.npz", {"w": every_pattern(dtype)})
+        assert caught.value.parameter == "w"
+        assert os.listdir(tmp_path) == []
+
+
+def test_safetensors_of_torch_in_bfloat16(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    safetensors_torch = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "model.safetensors"
+    tensor = torch.tensor([[1.5, -2.0, float("inf")]], dtype=torch.bfloat16)
+    safetensors_torch.save_file({"w": tensor}, path)
+    assert loaded(path)["w"].astype("f4").tolist() == [[1.5, -2.0, float("inf")]]
+    save_checkpoint(path, loaded(path), overwrite=True)
+    assert torch.equal(safetensors_torch.load_file(path)["w"], tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from checkpoint_support import assert_same, each_format, loaded, some
 
-from nnr_codec.checkpoints import save_checkpoint
+from nnr_codec.checkpoints import open_checkpoint, save_checkpoint
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Model, Parameter
 
@@ -122,6 +123,30 @@ class TestModel:
     def test_duplicate_names(self) -> None:
         with pytest.raises(InvalidModel):
             Model([Parameter.from_array("w", np.zeros(1))] * 2)
+
+    def test_ties(self) -> None:
+        first = Parameter.from_array("a", np.zeros(2))
+        tied = dataclasses.replace(first, name="b", tied_to="a")
+        assert Model([first, tied])["b"].tied_to == "a"
+        for wrong in (
+            [tied, first],
+            [tied],
+            [dataclasses.replace(first, name="b", tied_to="b")],
+            [first, dataclasses.replace(tied, shape=(3,))],
+            [first, dataclasses.replace(tied, dtype=np.dtype("f4"))],
+        ):
+            with pytest.raises(InvalidModel, match="tied") as caught:
+                Model(wrong)
+            assert caught.value.parameter == "b"
+
+    @each_format
+    def test_ties_become_copies(self, tmp_path: Path, suffix: str) -> None:
+        first = Parameter.from_array("a", np.ones(2))
+        tied = dataclasses.replace(first, name="b", tied_to="a")
+        save_checkpoint(tmp_path / f"m{suffix}", [first, tied])
+        with open_checkpoint(tmp_path / f"m{suffix}") as model:
+            assert [parameter.tied_to for parameter in model.values()] == [None, None]
+            assert_same(dict(model.arrays()), {"a": np.ones(2), "b": np.ones(2)})
 
     def test_closes_once(self) -> None:
         closed: list[bool] = []

@@ -1,0 +1,225 @@
+"""`.pt` and `.pth`: the state dicts that `torch.save` writes; code in them is never executed.
+
+torch is imported only when such a file is read or written. Versions before 2.6 executed code even
+under `weights_only=True` (CVE-2025-32434) and are refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnr_codec.checkpoints._content import torch_folder
+from nnr_codec.checkpoints._reading import blaming, fault, needs, open_regular
+from nnr_codec.checkpoints.atomic import atomic_output
+from nnr_codec.errors import InvalidModel
+from nnr_codec.model import Array, Model, Parameter, dtype_of, is_extension
+
+__all__ = ["read", "write"]
+
+_STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net")
+_SAFE_VERSION = (2, 6)
+# How torch names what it refuses to import.
+_FOREIGN = re.compile(r"GLOBAL (\S+) was not an allowed|unsupported GLOBAL (\S+) whose module")
+_METADATA = "nnr_metadata"  # attribute of the written OrderedDict
+
+
+def read(path: str) -> Model:
+    """Open the state dict in the file `path`; its tensors come in its order, under its names.
+
+    The file holds a state dict, that is a dict with tensors, or a dict around one. The state dict
+    is the first of these that there is:
+
+    1. the dict with tensors under one of the keys `state_dict`, `model_state_dict`, `model`, `net`,
+       tried in this order;
+    2. the outer dict itself, if it has tensors;
+    3. the only dict with tensors under any key.
+
+    Entries of it that are no tensors are skipped. Tensors that are the same piece of memory, in the
+    same shape, strides and dtype, are tied to the first of them. The file is mapped into memory and
+    read lazily where its kind allows it (not before torch 1.6, not when compressed).
+
+    Raises:
+        InvalidModel: torch is not installed; the file is damaged, or holds objects that only code
+            from it could rebuild; no state dict is found; or a tensor is quantized, sparse,
+            complex, nested, without values, or of a dtype that cannot be coded.
+    """
+    torch = _torch(path)
+    with blaming(path):
+        content = _load(torch, path)
+    state = _state_dict(torch, path, content)
+    found: dict[str, Any] = {}
+    for name, tensor in state.items():
+        if isinstance(tensor, torch.Tensor):
+            if not isinstance(name, str):
+                raise fault(path, f"the name is a {type(name).__name__}, not text", str(name))
+            with blaming(path, name):
+                found[name] = _checked(torch, path, name, tensor)
+    stated = getattr(state, _METADATA, None)
+    entries = stated.items() if isinstance(stated, dict) else ()
+    metadata = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, str)}
+    # `found` is what keeps the file mapped.
+    parameters = _parameters(torch, path, found)
+    return Model(parameters, metadata=metadata, source=path, on_close=found.clear)
+
+
+def _torch(path: str) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise needs(path, "torch", error) from error
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE_VERSION:
+        raise fault(path, f"needs torch 2.6 or later, not {torch.__version__}")
+    return torch
+
+
+def _load(torch: Any, path: str) -> Any:
+    """Unpickle what consists of tensors and plain containers alone."""
+    mapped = False
+    with open_regular(path) as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                stored = all(info.compress_type == zipfile.ZIP_STORED for info in archive.filelist)
+                mapped = torch_folder(archive) is not None and stored
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:
+        named = _FOREIGN.search(str(error))
+        if named is not None:
+            what = named[1] or named[2]
+            reason = f"refused, since rebuilding the {what} in it would execute code"
+            raise fault(path, reason) from error
+        # torch's text goes on with advice to load the file without this protection.
+        text = str(error).rpartition("WeightsUnpickler error: ")[2].split("(Could this error")[0]
+        reason = text.strip().split("\n")[0]
+        reason = f"damaged file, or none that is read without executing code: {reason}"
+        raise fault(path, f"{reason} ({type(error).__name__})") from error
+
+
+def _state_dict(torch: Any, path: str, content: Any) -> dict[Any, Any]:
+    """Find the state dict in the unpickled `content` by the rule in :func:`read`."""
+
+    def holds_tensors(value: object) -> bool:
+        return isinstance(value, dict) and any(isinstance(v, torch.Tensor) for v in value.values())
+
+    if not isinstance(content, dict):
+        raise fault(path, f"holds a {type(content).__name__}, not a state dict")
+    inner: dict[Any, dict[Any, Any]] = {
+        key: value for key, value in content.items() if holds_tensors(value)
+    }
+    for key in _STATE_DICT_KEYS:
+        if key in inner:
+            return inner[key]
+    if holds_tensors(content) or not content:
+        return content
+    if len(inner) == 1:
+        return next(iter(inner.values()))
+    keys = ", ".join(repr(key) for key in list(inner or content)[:8])
+    what = "several dicts with tensors" if inner else "no tensors"
+    raise fault(path, f"no state dict is found: there are {what}, at the keys {keys}")
+
+
+def _checked(torch: Any, path: str, name: str, tensor: Any) -> Any:
+    """Return `tensor` without gradient once it is known that numpy can hold it."""
+    refusals = {
+        "quantized": tensor.is_quantized,
+        "nested": tensor.is_nested,
+        "sparse": tensor.layout != torch.strided,
+        "complex": tensor.is_complex(),
+        "without values": tensor.device.type != "cpu",
+    }
+    for kind, refused in refusals.items():
+        if refused:
+            raise fault(path, f"tensors that are {kind} are not supported", name)
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
+        raise fault(path, f"tensors of type {type(tensor).__name__} are not supported", name)
+    _dtype(path, name, tensor)
+    reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    end = (tensor.storage_offset() + reach + 1) * tensor.element_size()
+    if tensor.numel() and end > tensor.untyped_storage().nbytes():
+        raise fault(path, "damaged file: the tensor is larger than its storage", name)
+    return tensor.detach()
+
+
+def _dtype(path: str, name: str, tensor: Any) -> np.dtype[Any]:
+    text = str(tensor.dtype).removeprefix("torch.")
+    try:
+        return dtype_of(text)
+    except KeyError:
+        raise fault(path, f"tensors of dtype {text} are not supported", name) from None
+
+
+def _parameters(torch: Any, path: str, found: dict[str, Any]) -> list[Parameter]:
+    first: dict[tuple[object, ...], str] = {}
+    parameters = []
+    for name, tensor in found.items():
+        tied_to = None
+        if tensor.numel():  # empty tensors have no memory to share
+            place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            earlier = first.setdefault(place, name)
+            tied_to = earlier if earlier != name else None
+
+        def load(name: str = name) -> Array:
+            with blaming(path, name):
+                if name not in found:
+                    raise fault(path, "the model is closed", name)
+                return _values(torch, found[name], _dtype(path, name, found[name]))
+
+        shape = tuple(tensor.shape)
+        parameters.append(Parameter(name, shape, _dtype(path, name, tensor), load, tied_to))
+    return parameters
+
+
+def _values(torch: Any, tensor: Any, dtype: np.dtype[Any]) -> Array:
+    """Return the values; torch hands numpy only the types that numpy has itself."""
+    plain = tensor.resolve_neg().contiguous()
+    if not is_extension(dtype):
+        return np.asarray(plain.numpy())
+    bits = {1: torch.uint8, 2: torch.int16}[dtype.itemsize]
+    return np.asarray(plain.view(bits).numpy().view(dtype))
+
+
+def write(
+    path: str | os.PathLike[str],
+    parameters: Sequence[Parameter],
+    *,
+    metadata: Mapping[str, str],
+    overwrite: bool,
+) -> None:
+    """Write `parameters` to `path` as a state dict that `torch.load(weights_only=True)` reads.
+
+    Tied parameters share their memory again. `metadata` become the attribute `nnr_metadata` of the
+    `OrderedDict`, so that the keys are those of the tensors alone. torch writes all tensors at
+    once: this is the one format for which the whole model is in memory.
+
+    Raises: as :func:`nnr_codec.checkpoints.save_checkpoint`; InvalidModel without torch.
+    """
+    torch = _torch(os.fspath(path))
+    with atomic_output(path, overwrite=overwrite) as file:
+        state: OrderedDict[str, Any] = OrderedDict()
+        for parameter in parameters:
+            if parameter.tied_to is not None:
+                state[parameter.name] = state[parameter.tied_to].detach()
+            else:
+                state[parameter.name] = _tensor(torch, parameter)
+        if metadata:
+            setattr(state, _METADATA, dict(metadata))
+        torch.save(state, file)
+
+
+def _tensor(torch: Any, parameter: Parameter) -> Any:
+    """Return the values of `parameter` as a tensor of its own memory."""
+    values = parameter.read()
+    name = parameter.dtype.name
+    if not hasattr(torch, name):
+        raise InvalidModel(parameter.name, f"this version of torch has no dtype {name}")
+    if is_extension(parameter.dtype):
+        bits = {1: np.uint8, 2: np.int16}[parameter.dtype.itemsize]
+        return torch.from_numpy(values.view(bits).copy()).view(getattr(torch, name))
+    return torch.from_numpy(values.copy())
