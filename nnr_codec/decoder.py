@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .bitstream import DataUnit, ParsedUnit, parse_units
 from .errors import BitstreamError, InvalidOptions, LimitExceeded
+from .extra_tensors import ExtraTensors
 from .options import DecodeLimits
 from .series import CodedState, Series
 from .unit_decoder import DecodedTensor, decode_data_unit
@@ -108,10 +109,14 @@ class StreamDecoder:
         few units later).
         """
         unwanted = unwanted_roles(layers)
-        for tensors in self._decode(source, self._only):
+        extras = ExtraTensors()
+        for tensors in self._decode(source, self._only, extras):
+            yield from filter(self._selects, extras.after(None))
             for tensor in tensors:
                 if tensor.role not in unwanted and self._selects(tensor):
                     yield tensor
+                yield from filter(self._selects, extras.after(tensor))
+        yield from filter(self._selects, extras.rest())
 
     def _selects(self, tensor: DecodedTensor) -> bool:
         """Whether `only` matches the tensor's name, or for a factor that of the product."""
@@ -122,17 +127,19 @@ class StreamDecoder:
         return only is None or any(fnmatch.fnmatchcase(name, only) for name in names)
 
     def _states(self, parent: Source) -> dict[str, CodedState]:
-        decoded = (tensor for unit in self._decode(parent, None) for tensor in unit)
+        decoded = (t for unit in self._decode(parent, None, ExtraTensors()) for t in unit)
         return {
             tensor.name: CodedState(tensor.integers, tensor.node_id)
             for tensor in decoded
             if tensor.role != "dense"
         }
 
-    def _decode(self, source: Source, only: str | None) -> Iterator[list[DecodedTensor]]:
+    def _decode(
+        self, source: Source, only: str | None, extras: ExtraTensors
+    ) -> Iterator[list[DecodedTensor]]:
         pending: deque[Future[list[DecodedTensor]]] = deque()
         with _opened(source) as data:
-            units = _data_units(data, only, self._limits)
+            units = _data_units(data, only, self._limits, extras)
             try:
                 while (unit := _next_after(pending, units)) is not None:
                     parsed, record = unit
@@ -165,12 +172,13 @@ def limited_units(source: Any, limits: DecodeLimits) -> Iterator[ParsedUnit]:
 
 
 def _data_units(
-    source: Any, only: str | None, limits: DecodeLimits
+    source: Any, only: str | None, limits: DecodeLimits, extras: ExtraTensors
 ) -> Iterator[tuple[ParsedUnit, DataUnit]]:
-    """Yield the data units to decode, with their headers."""
+    """Yield the data units to decode, with their headers; tell `extras` the model map."""
     for parsed in limited_units(source, limits):
+        extras.use(parsed.context.model_map)
         record = parsed.record
-        if isinstance(record, DataUnit) and (only is None or _matches(record, only)):
+        if isinstance(record, DataUnit) and (only is None or _matches(record, only, extras)):
             yield parsed, record
 
 
@@ -191,8 +199,11 @@ def _results(pending: deque[Future[list[DecodedTensor]]]) -> Iterator[list[Decod
         yield pending.popleft().result()
 
 
-def _matches(record: DataUnit, only: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, only) for name, _ in record.decoded_roles())
+def _matches(record: DataUnit, only: str, extras: ExtraTensors) -> bool:
+    """Whether a unit holds a tensor that `only` matches, or one that such a one is tied to."""
+    names = [name for name, _ in record.decoded_roles()]
+    names += [alias for name in names for alias in extras.aliases(name)]
+    return any(fnmatch.fnmatchcase(name, only) for name in names)
 
 
 @contextmanager

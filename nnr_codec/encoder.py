@@ -17,8 +17,10 @@ from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
 from .decoder import Source, StreamDecoder
 from .errors import InvalidModel, InvalidOptions
-from .model import Model
-from .options import EncodeOptions
+from .factorization.model_map import ModelMap
+from .model import Model, Parameter
+from .model_mapping import map_model
+from .options import DecodeLimits, EncodeOptions
 from .report import EncodeReport, TensorReport
 from .series import Series
 from .tensor_encoder import EncodedTensor, TensorEncoder
@@ -142,29 +144,43 @@ class StreamEncoder:
             mps_qp_density=self._options.qp_density,
             mps_parent_signalling_enabled_flag=int(self._series.depth > 0),
         )
-        head = write_start(self.profile) + write_mps(mps, self.profile) + write_topology(Topology())
+        coded, model_map = map_model(model.values())
+        topology = Topology(topology_data=_map_text(model_map))
+        head = write_start(self.profile) + write_mps(mps, self.profile) + write_topology(topology)
         self._header_bytes += len(head)
         yield head
         self._unmatched = tuple(self._options.unmatched_globs(model.names()))
         tensor_encoder = TensorEncoder(
-            self._options, Context(self.profile, mps), self._series, model.names()
+            self._options, Context(self.profile, mps), self._series, [p.name for p in coded]
         )
-        for encoded in self._encoded(tensor_encoder, model):
+        for encoded in self._encoded(tensor_encoder, coded):
             self._tensors.append(encoded.report)
             yield encoded.unit.data
             if self._progress is not None:
                 self._progress(encoded.report)
 
-    def _encoded(self, encoder: TensorEncoder, model: Model) -> Iterable[EncodedTensor]:
+    def _encoded(
+        self, encoder: TensorEncoder, parameters: list[Parameter]
+    ) -> Iterable[EncodedTensor]:
+        arrays = ((parameter.name, parameter.read()) for parameter in parameters)
         if self._executor is None:
-            return starmap(encoder.encode, model.arrays())
-        return _in_order(self._executor, encoder.encode, model.arrays())
+            return starmap(encoder.encode, arrays)
+        return _in_order(self._executor, encoder.encode, arrays)
 
     def report(self, seconds: float) -> EncodeReport:
         """Return sizes and errors of what was encoded."""
         return EncodeReport(
             tuple(self._tensors), self._header_bytes, seconds, self.profile, self._unmatched
         )
+
+
+def _map_text(model_map: ModelMap) -> str:
+    """Return the map's text; empty if it says nothing."""
+    text = model_map.to_text() if model_map else ""
+    limit = DecodeLimits().max_topology_bytes
+    if len(text.encode()) > limit:
+        raise InvalidModel("model map", f"longer than {limit} bytes")
+    return text
 
 
 def _in_order(executor: Executor, function: Any, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:

@@ -35,7 +35,7 @@ class DecodeLimits:
     max_unit_bytes: int = 2**31 - 1
     max_name_bytes: int = 4096
     max_dimensions: int = 32
-    max_topology_bytes: int = 2**26
+    max_topology_bytes: int = 2**23
     max_product_operations: int = 2**38
 
 

@@ -113,6 +113,11 @@ class EncodeReport:
         return {**totals, "per_tensor": rows}
 
 
+_BITS = {
+    f"{kind}{bits}": bits for kind in ("int", "uint", "float", "bfloat") for bits in (8, 16, 32, 64)
+}
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor of a stream, as its header describes it.
@@ -154,8 +159,7 @@ class TensorInfo:
     @property
     def original_bytes(self) -> int:
         """Bytes of the tensor when decoded."""
-        digits = "".join(c for c in self.data_format if c.isdigit())
-        return self.elements * max(1, int(digits) // 8)
+        return self.elements * max(1, _BITS.get(self.data_format, 8) // 8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from .bitstream import DataUnit, ParsedUnit
 from .decoder import Layers, Source, StreamDecoder, limited_units, naming, unwanted_roles
+from .extra_tensors import ExtraTensors
+from .factorization.model_map import Extra
 from .options import DecodeLimits
 from .report import StreamInfo
 from .stream_info import stream_info
@@ -53,19 +55,40 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
             self.close()
             raise
         self._by_name: dict[str, ParsedUnit] = {}
-        for parsed in self._units:
-            record = parsed.record
-            if isinstance(record, DataUnit):
-                for name, role in record.decoded_roles():
-                    if role not in unwanted:
-                        self._by_name[name] = parsed
+        self._extras: dict[str, Extra] = {}
+        self._index(unwanted)
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         if self._closed:
             raise ValueError("the stream is closed")
+        extra = self._extras.get(name)
+        if extra is not None and extra.tied_to is None:
+            return extra.empty()
+        if extra is not None:
+            name = extra.tied_to or name
         with self._naming():
             decoded = decode_data_unit(self._by_name[name], self._series, self._executor)
         return next(tensor.values for tensor in decoded if tensor.name == name)
+
+    def _index(self, unwanted: set[str]) -> None:
+        """Note where each name is found, in the order of the stream."""
+        extras = ExtraTensors()
+        for parsed in self._units:
+            extras.use(parsed.context.model_map)
+            record = parsed.record
+            if not isinstance(record, DataUnit):
+                continue
+            self._add_extras(extras.placed_after(None))
+            for name, role in record.decoded_roles():
+                if role not in unwanted:
+                    self._by_name[name] = parsed
+                self._add_extras(extras.placed_after(name))
+        self._add_extras(extras.placed_after(None))  # of a stream without data units
+
+    def _add_extras(self, extras: list[Extra]) -> None:
+        for extra in extras:
+            self._extras[extra.name] = extra
+            self._by_name[extra.name] = self._by_name.get(extra.tied_to or "", self._units[0])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._by_name)

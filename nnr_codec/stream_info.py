@@ -55,13 +55,17 @@ def _tensors(parsed: ParsedUnit, record: DataUnit) -> list[TensorInfo]:
                 scan_order=record.scan_order if coded else None,
                 dq=bool(record.dq_flag) if coded else None,
                 codebook_size=len(layout.codebook.values) if layout.codebook else None,
-                data_format=_format_name(record),
+                data_format=_format_name(parsed, record, layout.name),
             )
         )
     return infos
 
 
-def _format_name(record: DataUnit) -> str:
+def _format_name(parsed: ParsedUnit, record: DataUnit, name: str) -> str:
+    model_map = parsed.context.model_map
+    restored = model_map.tensors.get(name) if model_map is not None else None
+    if restored is not None and restored.dtype is not None:
+        return restored.dtype
     if record.nnr_decompressed_data_format is not None:
         return record.nnr_decompressed_data_format.name.lower()
     return "int32" if record.payload_type == PayloadType.INT else "float32"

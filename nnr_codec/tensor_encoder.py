@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ._core import TensorSyntax, dequantize, quantize
 from .bitstream import Codebook, Context, DataFormat, DataUnit, Parent, PayloadType
 from .errors import InvalidModel
-from .model import Parameter
+from .model import Parameter, is_extension
 from .options import DecodeLimits, EncodeOptions
 from .quantize.codebook import codebook_of
 from .quantize.qp import qp_delta_bits, step_size
@@ -23,18 +23,9 @@ from .series import Series
 from .unit_encoder import CodedLevels, EncodedUnit, encode_data_unit, encode_raw_floats
 from .unit_layout import Integers, ParentData, look_up, matrix_shape
 
-_INT_FORMATS = {
-    "bool": DataFormat.INT8,
-    "int8": DataFormat.INT8,
-    "uint8": DataFormat.INT16,
-    "int16": DataFormat.INT16,
-    "uint16": None,
-    "int32": None,
-    "uint32": DataFormat.INT64,
-    "int64": DataFormat.INT64,
-    "uint64": DataFormat.INT64,
-}
-_FLOAT_FORMATS = {"float16": DataFormat.FLOAT16, "float32": None, "float64": DataFormat.FLOAT64}
+# What nnr_decompressed_data_format tells every decoder; the other types stand in the model map.
+_INT_FORMATS = {"int8": DataFormat.INT8, "int16": DataFormat.INT16, "int64": DataFormat.INT64}
+_FLOAT_FORMATS = {"float16": DataFormat.FLOAT16, "float64": DataFormat.FLOAT64}
 _LEVEL_LIMIT = 2**31 - 8  # of |weight / step|: the integer, and those tried beside it, fit 32 bits
 
 
@@ -59,14 +50,14 @@ class TensorEncoder:
         self._node_ids = series.node_ids(names) if context.profile == 1 else {}
 
     def encode(self, name: str, values: npt.NDArray[Any]) -> EncodedTensor:
-        """Encode a tensor.
+        """Encode a tensor that is not empty.
 
         Raises:
             InvalidModel: it cannot be coded.
         """
         parameter = Parameter.from_array(name, values)
         _check_name_and_shape(parameter)
-        if values.dtype.kind != "f":
+        if values.dtype.kind != "f" and not is_extension(values.dtype):
             return self._encode_integers(parameter, values)
         if self._options.quantizes(parameter.name):
             return self._encode_quantized(parameter, values)
@@ -86,7 +77,7 @@ class TensorEncoder:
         if not np.array_equal(as_float32, values, equal_nan=True):
             raise InvalidModel(parameter.name, f"{values.dtype} values that binary32 cannot hold")
         record = self._record(parameter, PayloadType.RAW_FLOAT)
-        record.nnr_decompressed_data_format = _FLOAT_FORMATS[values.dtype.name]
+        record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
         unit = encode_raw_floats(record, as_float32, self._context)
         return EncodedTensor(unit, _report(parameter, "raw", unit))
 
@@ -95,7 +86,7 @@ class TensorEncoder:
         if low < -(2**31) or high >= 2**31:
             raise InvalidModel(parameter.name, f"integers from {low} to {high} do not fit 32 bits")
         record = self._record(parameter, PayloadType.INT)
-        record.nnr_decompressed_data_format = _INT_FORMATS[values.dtype.name]
+        record.nnr_decompressed_data_format = _INT_FORMATS.get(values.dtype.name)
         options = replace(self._options.for_tensor(parameter.name), dq=False)
         levels = values.astype(np.int32).reshape(-1)
         unit = self._smallest(record, options, levels, 0)
@@ -112,7 +103,7 @@ class TensorEncoder:
         qp = self._coarse_enough(parameter.name, asked, float(np.abs(weights).max()))
         step = step_size(qp, self._options.qp_density)
         record = self._record(parameter, PayloadType.FLOAT)
-        record.nnr_decompressed_data_format = _FLOAT_FORMATS[values.dtype.name]
+        record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
         levels = quantize(
             self._quantizer_syntax(parameter.shape, options),
             weights,
@@ -251,8 +242,6 @@ def _check_name_and_shape(parameter: Parameter) -> None:
     name = parameter.name
     if not isinstance(name, str):
         raise InvalidModel(str(name), f"the name is a {type(name).__name__}, not text")
-    if parameter.size == 0:
-        raise InvalidModel(name, "is empty, which the format cannot say")
     if len(parameter.shape) > limits.max_dimensions:
         raise InvalidModel(name, f"has more than {limits.max_dimensions} dimensions")
     if parameter.size > limits.max_elements_per_tensor:

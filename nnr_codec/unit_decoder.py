@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from ._core import BlockRowDecoder, DecodeStatus, decode_codeword, dequantize
 from .bitstream import Codebook, DataFormat, DataUnit, NodeId, ParsedUnit, PayloadType
 from .errors import InvalidBitstream, LimitExceeded, TruncatedBitstream, UnsupportedFeature
+from .model import dtype_of, is_extension
 from .quantize.qp import qp_delta_bits, step_size
 from .series import Series
 from .unit_layout import Integers, ParentData, TensorLayout, look_up, tensor_layouts
@@ -48,12 +50,13 @@ class DecodedTensor:
     Attributes:
         name: its name.
         role: "weight", "G", "H", "local_scaling", "bias", "beta", "gamma", "mean", "var"; or
-            "dense": the product of G and H.
+            "dense": the product of G and H; or "tied" or "empty": without a unit of its own.
         values: float32, or what nnr_decompressed_data_format says; integers: int32 likewise.
         integers: the coded integers after the doubling, flat int32, for later streams of a
             series; None for raw floats and for the product.
         qp: the quantization parameter; None for integers, raw floats and the product.
         node_id: the unit's identity in a series, or None.
+        tied_to: name of the tensor whose values these are, of role "tied", or None.
     """
 
     name: str
@@ -62,6 +65,7 @@ class DecodedTensor:
     integers: Integers | None = None
     qp: int | None = None
     node_id: NodeId | None = None
+    tied_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ def decode_data_unit(
     """
     unit = _UnitDecoder(parsed, series or Series())
     try:
-        return unit.tensors(executor)
+        return [unit.restored(tensor) for tensor in unit.tensors(executor)]
     except MemoryError:
         elements = unit.record.decoded_elements
         raise LimitExceeded("memory of this machine, in elements", elements, 0) from None
@@ -117,6 +121,32 @@ class _UnitDecoder:
         if self.record.is_decomposed_block:
             tensors.append(self._recompose(coded[-2], coded[-1]))
         return tensors
+
+    def restored(self, tensor: DecodedTensor) -> DecodedTensor:
+        """Give a tensor the element type and shape that the model map has for it."""
+        model_map = self.parsed.context.model_map
+        entry = model_map.tensors.get(tensor.name) if model_map else None
+        if entry is None:
+            return tensor
+        values = tensor.values
+        if entry.shape is not None:
+            if math.prod(entry.shape) != values.size:
+                raise self.invalid(f"{values.size} elements, not {entry.shape} as in the model map")
+            values = values.reshape(entry.shape)
+        if entry.dtype is not None:
+            values = self._converted(values, dtype_of(entry.dtype))
+        return replace(tensor, values=values)
+
+    def _converted(self, values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        is_float = dtype.kind == "f" or is_extension(dtype)
+        if is_float != (values.dtype.kind == "f"):
+            raise self.invalid(f"the model map wants {dtype}, the unit holds {values.dtype}")
+        if not is_float:
+            low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+            if int(values.min()) < low or int(values.max()) > high:
+                raise self.invalid(f"an integer does not fit {dtype}")
+        with np.errstate(over="ignore"):
+            return values.astype(dtype)
 
     def _raw_floats(self) -> list[DecodedTensor]:
         (layout,) = tensor_layouts(self.record, self.parsed.context, self._parent_data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..factorization.model_map import ModelMap
 from ..options import DecodeLimits
 from .records import LayerParameterSet, ModelParameterSet
 
@@ -16,6 +17,7 @@ class Context:
     mps: ModelParameterSet | None = None
     lps: LayerParameterSet | None = None
     limits: DecodeLimits = field(default_factory=DecodeLimits)
+    model_map: ModelMap | None = None
 
     @property
     def indexed(self) -> bool:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InvalidBitstream, TruncatedBitstream, UnsupportedFeature
+from ..factorization.model_map import MapError, parse_model_map
 from ..options import DecodeLimits
-from .codes import PayloadType, UnitType
+from .codes import PayloadType, TopologyFormat, UnitType
 from .context import Context
 from .data_unit import data_unit
 from .records import (
@@ -56,7 +57,8 @@ class ParsedUnit:
     Attributes:
         unit: the unit.
         record: what it holds; None for a private unit.
-        context: the profile and parameter sets that were in force (before a parameter set).
+        context: the profile, the parameter sets and the model map that were in force (before a
+            parameter set, with the map of a topology unit itself).
         payload: a data unit's bytes after its header; empty for the others, but a private
             unit's body.
         payload_offset: bytes from the start of the bitstream to the payload.
@@ -93,7 +95,7 @@ class StreamParser:
     def __init__(self, limits: DecodeLimits | None = None) -> None:
         self.context = Context(limits=limits or DecodeLimits())
         self.unit_count = 0
-        self._names: set[str] = set()
+        self._names: dict[str, int] = {}  # with their places
         self._reference_list: list[str] = []
 
     def parse(self, unit: Unit) -> ParsedUnit:
@@ -120,6 +122,11 @@ class StreamParser:
         """
         if self.unit_count == 0:
             raise TruncatedBitstream("bitstream", 0, "empty: no unit at all")
+        if self.context.model_map is not None:
+            try:
+                self.context.model_map.check(self._names)
+            except MapError as error:
+                raise InvalidBitstream("model map", 0, str(error)) from None
 
     def _check_order(self, unit: Unit) -> None:
         is_start = unit.unit_type == UnitType.NNR_STR
@@ -154,9 +161,27 @@ class StreamParser:
             self.context = replace(before, mps=record)
         elif isinstance(record, LayerParameterSet):
             self.context = replace(before, lps=record)
-        elif isinstance(record, Topology) and record.names:
-            self._reference_list = record.names
+        elif isinstance(record, Topology):
+            self._read_topology(unit, record)
+            before = replace(before, model_map=self.context.model_map)
         return _parsed(unit, record, before, reader.bytes_read)
+
+    def _read_topology(self, unit: Unit, record: Topology) -> None:
+        """Take what a topology unit says to decoders: a reference list, or a model map."""
+        if record.names:
+            self._reference_list = record.names
+        text = record.topology_data
+        if record.topology_storage_format != TopologyFormat.UNREC or not isinstance(text, str):
+            return
+        try:
+            found = parse_model_map(text, self.context.limits.max_dimensions)
+        except MapError as error:
+            raise _invalid(unit, f"model map: {error}") from None
+        if found is None:
+            return
+        if self._names or self.context.model_map is not None:
+            raise _invalid(unit, "a model map behind a data unit or another map")
+        self.context = replace(self.context, model_map=found)
 
     def _resolved(self, unit: Unit, indices: list[int]) -> list[str]:
         """Return the names that indices stand for in the latest reference list."""
@@ -175,7 +200,7 @@ class StreamParser:
         for name, _ in record.decoded_roles():
             if name in self._names:
                 raise _invalid(unit, f"{name!r} is in the bitstream already")
-            self._names.add(name)
+            self._names[name] = len(self._names)
         if not record.tensor_dimensions:
             # The format lets the topology say them; we support no topology that does.
             raise UnsupportedFeature("count_tensor_dimensions", 0, "the unit gives no shape")

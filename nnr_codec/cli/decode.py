@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
+from dataclasses import replace
 
 from ..checkpoints import check_output, save_checkpoint
 from ..decoder import StreamDecoder
 from ..digest import digest
 from ..errors import InvalidOptions
-from ..model import Array
+from ..model import Parameter
 from ..report import printable
 from . import _common as common
 
@@ -25,10 +25,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = common.parser(PROGRAM, "Decode an NNR bitstream into a model (safetensors, npz).")
+    parser = common.parser(
+        PROGRAM, "Decode an NNR bitstream into a model (safetensors, npz, PyTorch, ONNX)."
+    )
     parser.add_argument("input", metavar="IN.nnr", help="the bitstream; - for standard input")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="model to write: .safetensors or .npz"
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="model to write: .safetensors, .npz, .pt, or .onnx with --graph",
+    )
+    parser.add_argument(
+        "--graph", metavar="ORIGINAL.onnx", help="the ONNX model whose values are replaced"
     )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the output")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors alone")
@@ -48,23 +57,24 @@ def _parser() -> argparse.ArgumentParser:
 def _decode(given: argparse.Namespace) -> int:
     if given.verify is not None and given.only is not None:
         raise InvalidOptions("--verify", "is the digest of the whole model: not with --only")
-    check_output(given.output, overwrite=given.force)
+    check_output(given.output, overwrite=given.force, graph=given.graph)
     start = time.perf_counter()
     tensors = _tensors(given)
     if given.only is not None and not tensors and not given.quiet:
         common.warn(PROGRAM, f"{given.only!r} matches no tensor")
-    found = digest(tensors.items()) if given.verify is not None or given.json else None
+    arrays = ((tensor.name, tensor.read()) for tensor in tensors)
+    found = digest(arrays) if given.verify is not None or given.json else None
     if given.verify is not None and found != given.verify.lower():
         reason = f"its digest is {found}, not {given.verify}; nothing was written"
         raise common.VerificationMismatch(f"{given.input}: {reason}")
-    save_checkpoint(given.output, tensors, overwrite=given.force)
+    save_checkpoint(given.output, tensors, overwrite=given.force, graph=given.graph)
     _show(given, tensors, found, time.perf_counter() - start)
     return common.DONE
 
 
-def _tensors(given: argparse.Namespace) -> dict[str, Array]:
+def _tensors(given: argparse.Namespace) -> list[Parameter]:
     source = sys.stdin.buffer if given.input == "-" else given.input
-    tensors: dict[str, Array] = {}
+    tensors: dict[str, Parameter] = {}
     with (
         common.executor(given.threads) as executor,
         common.progress_bar(given.quiet, None, "w") as advance,
@@ -73,16 +83,18 @@ def _tensors(given: argparse.Namespace) -> dict[str, Array]:
             parents=given.parent, only=given.only, limits=common.limits(given), executor=executor
         )
         for tensor in decoder.tensors(source, given.layers):
-            tensors[tensor.name] = tensor.values
-            advance(tensor.values.size)
-    return tensors
+            tied_to = tensor.tied_to if tensor.tied_to in tensors else None
+            parameter = Parameter.from_array(tensor.name, tensor.values)
+            tensors[tensor.name] = replace(parameter, tied_to=tied_to)
+            advance(parameter.size)
+    return list(tensors.values())
 
 
 def _show(
-    given: argparse.Namespace, tensors: dict[str, Array], found: str | None, seconds: float
+    given: argparse.Namespace, tensors: list[Parameter], found: str | None, seconds: float
 ) -> None:
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    elements = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    size = sum(tensor.nbytes for tensor in tensors)
+    elements = sum(tensor.size for tensor in tensors)
     if given.json:
         common.print_json(
             {

@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = common.parser(PROGRAM, "Encode a model (safetensors, npz) into an NNR bitstream.")
+    parser = common.parser(
+        PROGRAM, "Encode a model (safetensors, npz, PyTorch, ONNX) into an NNR bitstream."
+    )
     parser.add_argument("input", metavar="INPUT", help="the model")
     parser.add_argument(
         "-o", "--output", metavar="OUT.nnr", help="the bitstream to write; - for standard output"

@@ -200,7 +200,7 @@ class TestRefusals:
             assert (done.code, done.out) == (1, "")
             assert str(path) in done.err
 
-    @pytest.mark.parametrize("name", ["out", "out.pt", "no/out.npz"])
+    @pytest.mark.parametrize("name", ["out", "out.txt", "no/out.npz"])
     def test_output_that_cannot_be_written(
         self, run: Run, stream: Path, tmp_path: Path, name: str
     ) -> None:

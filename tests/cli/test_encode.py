@@ -150,7 +150,6 @@ class TestRefusals:
             (np.array([0, 2**31]), "do not fit 32 bits"),
             (np.array([-(2**31) - 1]), "do not fit 32 bits"),
             (np.array([2**32 - 1], np.uint32), "do not fit 32 bits"),
-            (np.zeros((0, 3), np.float32), "is empty"),
             (np.array([6e38]), "beyond binary32"),
         ],
     )

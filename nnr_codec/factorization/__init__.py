@@ -1,0 +1,1 @@
+"""The factored forms of layers, and the map that tells them in a stream."""
