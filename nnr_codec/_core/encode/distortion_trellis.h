@@ -2,6 +2,8 @@
 // four matter, one of each residue mod 4: quantizer and parity of the integer follow from q.
 #pragma once
 
+#include <cstring>
+
 #include "quantizer.h"
 
 namespace nnr {
@@ -71,37 +73,50 @@ class DistortionTrellis : public Trellis<kDqStates, DistortionStep> {
     DistortionStep& decision = window_.push(i);
     decision.base = static_cast<int32_t>(size) - 1;
     decision.negative = x < 0;
+    // Errors of base .. base + 3, put where their residues belong; 3 stands in for -1.
     double distortion[4];
-    for (int residue = 0; residue < 4; ++residue) {
-      const double error = size - static_cast<double>(decision.nearest(residue));
-      distortion[residue] = importance * (error * error);
+    const double error = size - static_cast<double>(decision.base);
+    for (int k = 0; k < 4; ++k) {
+      const double e = error - k;
+      distortion[(decision.base + k) & 3] = importance * (e * e);
     }
+    if (decision.base < 0) distortion[3] = importance * ((size - 3) * (size - 3));
     const double zero = importance * (size * size);
     decision.zero = zero <= distortion[3];
     if (decision.zero) distortion[3] = zero;
-    select(decision, distortion);
+    decision.second = select(distortion);
   }
 
   void end_block_row() {}
 
  private:
-  // Keeps the cheaper of the two ways into each state.
-  void select(DistortionStep& decision, const double (&distortion)[4]) {
-    double next[kDqStates];
-    unsigned second_ways = 0;
-    for (int s = 0; s < kDqStates; ++s) {
-      const auto& ways = kPredecessors.into[s];
-      const double first = cost_[ways[0].state] + distortion[residue_of(ways[0])];
-      const double second = cost_[ways[1].state] + distortion[residue_of(ways[1])];
-      second_ways |= static_cast<unsigned>(second < first) << s;
-      next[s] = second < first ? second : first;
-    }
-    for (int s = 0; s < kDqStates; ++s) cost_[s] = next[s];
-    decision.second = static_cast<uint8_t>(second_ways);
+  typedef double Pair __attribute__((vector_size(16)));  // two states at a time
+  typedef int64_t Bits __attribute__((vector_size(16)));
+
+  // Keeps the cheaper of the two ways into each state, which are those of kPredecessors; returns
+  // a bit for each state, set where it is the second. Even states lead to states 0 to 3, by the
+  // residues 0 and 2, odd ones to 4 to 7, by 1 and 3.
+  uint8_t select(const double (&distortion)[4]) {
+    Pair cost[4];
+    std::memcpy(cost, cost_, sizeof cost);
+    const Pair even_low = __builtin_shufflevector(cost[0], cost[1], 0, 2);   // states 0, 2
+    const Pair odd_low = __builtin_shufflevector(cost[1], cost[0], 1, 3);    // states 3, 1
+    const Pair even_high = __builtin_shufflevector(cost[2], cost[3], 0, 2);  // states 4, 6
+    const Pair odd_high = __builtin_shufflevector(cost[3], cost[2], 1, 3);   // states 7, 5
+    Bits second = {0, 0};
+    second |= keep(cost[0], even_low + distortion[0], even_high + distortion[2]) & Bits{1, 2};
+    second |= keep(cost[1], even_low + distortion[2], even_high + distortion[0]) & Bits{4, 8};
+    second |= keep(cost[2], odd_low + distortion[1], odd_high + distortion[3]) & Bits{16, 32};
+    second |= keep(cost[3], odd_low + distortion[3], odd_high + distortion[1]) & Bits{64, 128};
+    std::memcpy(cost_, cost, sizeof cost);
+    return static_cast<uint8_t>(second[0] | second[1]);
   }
 
-  static constexpr int residue_of(Predecessors::Branch way) {
-    return kResidue[way.state & 1][way.parity];
+  // Sets `cost` to the lesser of both; returns where that is `second`.
+  static Bits keep(Pair& cost, Pair first, Pair second) {
+    const Bits take = second < first;
+    cost = take ? second : first;
+    return take;
   }
 
   const QuantizerInput& input_;
