@@ -163,9 +163,13 @@ class StreamDecoder:
 def limited_units(source: Any, limits: DecodeLimits) -> Iterator[ParsedUnit]:
     """Parse all units of a stream, within the limit of all elements."""
     elements = 0
+    extras = ExtraTensors()
     for parsed in parse_units(source, limits):
+        extras.use(parsed.context.model_map)
         if isinstance(parsed.record, DataUnit):
-            elements += parsed.record.decoded_elements
+            names = [name for name, _ in parsed.record.decoded_roles()]
+            aliases = sum(len(extras.aliases(name)) for name in names)
+            elements += (1 + aliases) * parsed.record.decoded_elements
             if elements > limits.max_elements:
                 raise LimitExceeded("max_elements", elements, limits.max_elements)
         yield parsed

@@ -55,6 +55,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
             self.close()
             raise
         self._by_name: dict[str, ParsedUnit] = {}
+        self._units_by_name: dict[str, ParsedUnit] = {}  # of factors and products alike
         self._extras: dict[str, Extra] = {}
         self._index(unwanted)
 
@@ -64,10 +65,11 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         extra = self._extras.get(name)
         if extra is not None and extra.tied_to is None:
             return extra.empty()
+        unit = self._by_name[name]
         if extra is not None:
             name = extra.tied_to or name
         with self._naming():
-            decoded = decode_data_unit(self._by_name[name], self._series, self._executor)
+            decoded = decode_data_unit(unit, self._series, self._executor)
         return next(tensor.values for tensor in decoded if tensor.name == name)
 
     def _index(self, unwanted: set[str]) -> None:
@@ -80,6 +82,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
                 continue
             self._add_extras(extras.placed_after(None))
             for name, role in record.decoded_roles():
+                self._units_by_name[name] = parsed
                 if role not in unwanted:
                     self._by_name[name] = parsed
                 self._add_extras(extras.placed_after(name))
@@ -88,7 +91,9 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     def _add_extras(self, extras: list[Extra]) -> None:
         for extra in extras:
             self._extras[extra.name] = extra
-            self._by_name[extra.name] = self._by_name.get(extra.tied_to or "", self._units[0])
+            # An empty tensor has no unit: any will do, as it is not looked at.
+            unit = self._units_by_name.get(extra.tied_to or "", self._units[0])
+            self._by_name[extra.name] = unit
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._by_name)

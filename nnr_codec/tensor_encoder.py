@@ -14,7 +14,7 @@ from ._core import TensorSyntax, dequantize, quantize
 from .bitstream import Codebook, Context, DataFormat, DataUnit, Parent, PayloadType
 from .errors import InvalidModel
 from .model import Parameter, is_extension
-from .options import DecodeLimits, EncodeOptions
+from .options import EncodeOptions
 from .quantize.codebook import codebook_of
 from .quantize.qp import qp_delta_bits, step_size
 from .quantize.rate import lambda_of
@@ -56,10 +56,10 @@ class TensorEncoder:
             InvalidModel: it cannot be coded.
         """
         parameter = Parameter.from_array(name, values)
-        _check_name_and_shape(parameter)
         if values.dtype.kind != "f" and not is_extension(values.dtype):
             return self._encode_integers(parameter, values)
-        if self._options.quantizes(parameter.name):
+        # float8_e8m0fnu holds powers of two alone, no zero: nothing to quantize.
+        if self._options.quantizes(name) and values.dtype.name != "float8_e8m0fnu":
             return self._encode_quantized(parameter, values)
         return self._encode_raw(parameter, values)
 
@@ -235,21 +235,6 @@ def _report(
         len(unit.data),
         qp,
     )
-
-
-def _check_name_and_shape(parameter: Parameter) -> None:
-    limits = DecodeLimits()
-    name = parameter.name
-    if not isinstance(name, str):
-        raise InvalidModel(str(name), f"the name is a {type(name).__name__}, not text")
-    if len(parameter.shape) > limits.max_dimensions:
-        raise InvalidModel(name, f"has more than {limits.max_dimensions} dimensions")
-    if parameter.size > limits.max_elements_per_tensor:
-        raise InvalidModel(name, f"has more than {limits.max_elements_per_tensor} elements")
-    if len(name.encode("utf-8", "replace")) > limits.max_name_bytes:
-        raise InvalidModel(
-            name[:40] + "…", f"the name is longer than {limits.max_name_bytes} bytes"
-        )
 
 
 def _check_finite(name: str, values: npt.NDArray[Any]) -> None:

@@ -71,9 +71,14 @@ class ParsedUnit:
     payload_offset: int
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the unit's bytes once; the payload is a part of them."""
+        """Pickle the unit's bytes once, the payload being a part of them, and of a model map what
+        concerns the unit."""
         start = self.payload_offset - self.unit.byte_offset
-        return _parsed, (self.unit, self.record, self.context, start)
+        context = self.context
+        if context.model_map is not None and isinstance(self.record, DataUnit):
+            names = [name for name, _ in self.record.decoded_roles()]
+            context = replace(context, model_map=context.model_map.part(names))
+        return _parsed, (self.unit, self.record, context, start)
 
     def elements(self) -> list[Element]:
         """Every syntax element of the unit's headers, in the order of the bitstream."""

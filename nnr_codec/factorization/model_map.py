@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,12 @@ from ..model import dtype_of
 
 KEY = "nnr_model_map"
 VERSION = 1
+_MAX_NAME_BYTES = 4096
 _PREFIX = f'{{"{KEY}"'
-_MAX_PRODUCT = 2**40
+MAX_PRODUCT = 2**40
+"""Of the dimensions that are not 0, of an empty tensor too."""
+
+_ARRAY_DIMENSIONS = 32  # that every numpy has
 
 
 class MapError(ValueError):
@@ -97,6 +101,10 @@ class ModelMap:
             if place is None or target is None or target > place:
                 raise MapError(f"{_shortened(extra.name)} refers to tensors that do not precede it")
 
+    def part(self, names: Iterable[str]) -> ModelMap:
+        """Return what the map says of single coded tensors."""
+        return ModelMap({name: self.tensors[name] for name in names if name in self.tensors})
+
     def to_text(self) -> str:
         """Return the JSON text."""
         data: dict[str, Any] = {KEY: VERSION}
@@ -138,7 +146,7 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
     except (ValueError, RecursionError) as error:
         raise MapError(f"no JSON: {error}") from None
     version = data.pop(KEY)
-    if version != VERSION or isinstance(version, bool):
+    if type(version) is not int or version != VERSION:
         raise UnsupportedFeature(KEY, _shortened(version), "unknown version")
     _check_keys(data, {"tensors", "extras"}, "the map")
     tensors = _typed(data.get("tensors", {}), dict, "tensors")
@@ -172,6 +180,7 @@ def _restored(name: str, entry: Any, max_dimensions: int) -> Restored:
 def _extra(entry: Any, max_dimensions: int) -> Extra:
     _typed(entry, dict, "extras")
     name = _typed(entry.get("name"), str, "name")
+    _check_name(name)
     after = entry.get("after")
     if after is not None:
         _typed(after, str, "after")
@@ -191,6 +200,16 @@ def _typed(value: Any, kind: type, what: str) -> Any:
     return value
 
 
+def _check_name(name: str) -> None:
+    """Refuse names of extras that a data unit could not have."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise MapError(f"the name {_shortened(name)} is no Unicode text") from None
+    if "\0" in name or size > _MAX_NAME_BYTES:
+        raise MapError(f"the name {_shortened(name)} has a zero character, or is too long")
+
+
 def _check_keys(entry: Mapping[str, Any], known: set[str], what: str) -> None:
     unknown = sorted(set(entry) - known)
     if unknown:
@@ -207,12 +226,13 @@ def _dtype(name: Any) -> str:
 
 def _shape(value: Any, max_dimensions: int) -> tuple[int, ...]:
     shape = tuple(_typed(value, list, "shape"))
-    if len(shape) > max_dimensions:
-        raise MapError(f"a shape of {len(shape)} dimensions, the limit is {max_dimensions}")
+    allowed = min(max_dimensions, _ARRAY_DIMENSIONS)
+    if len(shape) > allowed:
+        raise MapError(f"a shape of {len(shape)} dimensions, the limit is {allowed}")
     for size in shape:
-        if type(size) is not int or not 0 <= size <= _MAX_PRODUCT:
+        if type(size) is not int or not 0 <= size <= MAX_PRODUCT:
             raise MapError(f"{_shortened(size)} is no dimension")
-    if math.prod(size for size in shape if size) > _MAX_PRODUCT:  # of an empty tensor too
+    if math.prod(size for size in shape if size) > MAX_PRODUCT:  # of an empty tensor too
         raise MapError("the dimensions of a shape are too large together")
     return shape
 

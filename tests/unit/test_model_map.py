@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -130,6 +131,8 @@ def test_text_and_back() -> None:
         ',"extras":[{"name":"a","tied_to":"w","shape":[0]}]}',
         ',"extras":[{"name":"a","after":"w","tied_to":"w"},{"name":"a","after":"w","tied_to":"w"}]}',
         ',"unknown":1}',
+        ',"extras":[{"name":"\\ud800","dtype":"float32","shape":[0]}]}',
+        ',"extras":[{"name":"a\\u0000","dtype":"float32","shape":[0]}]}',
         ',"nnr_model_map":1}',
     ],
 )
@@ -138,7 +141,7 @@ def test_damaged_texts(rest: str) -> None:
         parse_model_map('{"nnr_model_map":1' + rest, 32)
 
 
-@pytest.mark.parametrize("version", ["2", "0", "true", '"1"', "null", "[]"])
+@pytest.mark.parametrize("version", ["2", "0", "1.0", "true", '"1"', "null", "[]"])
 def test_other_versions(version: str) -> None:
     with pytest.raises(nnr_codec.UnsupportedFeature, match="nnr_model_map"):
         parse_model_map('{"nnr_model_map":' + version + "}", 32)
@@ -193,3 +196,67 @@ def test_the_size_of_a_map_is_limited() -> None:
     data = stream_with({"tensors": {"w": {"shape": [4]}}})
     with pytest.raises(nnr_codec.LimitExceeded, match="max_topology_bytes"):
         nnr_codec.decode(data, limits=nnr_codec.DecodeLimits(max_topology_bytes=20))
+
+
+def test_ties_count_as_elements() -> None:
+    """A small map must not multiply what a stream costs."""
+    ties = [{"name": f"t{i}", "after": "w", "tied_to": "w"} for i in range(10)]
+    data = stream_with({"extras": ties})
+    assert len(nnr_codec.decode(data)) == 12
+    assert len(nnr_codec.decode(data, limits=nnr_codec.DecodeLimits(max_elements=46))) == 12
+    for read in (nnr_codec.decode, nnr_codec.open):
+        with pytest.raises(nnr_codec.LimitExceeded, match="max_elements"):
+            read(data, limits=nnr_codec.DecodeLimits(max_elements=45))
+
+
+def test_a_chain_of_ties() -> None:
+    weight = np.ones((3, 2), np.float32)
+    model = parameters({"a": weight, "b": weight, "c": weight}, {"b": "a", "c": "b"})
+    assert list(nnr_codec.decode(nnr_codec.encode(model).data)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("\ud800", (0,)),
+        ("\ud800", (1,)),
+        ("a\0", (0,)),
+        ("a" * 5000, (0,)),
+        (7, (0,)),
+        ("a", (0,) + (1,) * 32),
+        ("a", (0, 2**41)),
+    ],
+)
+def test_what_no_stream_can_say_is_refused(name: Any, shape: tuple[int, ...]) -> None:
+    with pytest.raises(nnr_codec.InvalidModel):
+        nnr_codec.encode({name: np.zeros(shape, np.float32)})
+
+
+def test_size_is_checked_before_reading() -> None:
+    def load() -> np.ndarray:
+        raise MemoryError
+
+    huge = Parameter("w", (2**34,), np.dtype(np.float32), load)
+    with pytest.raises(nnr_codec.InvalidModel, match="elements"):
+        nnr_codec.encode(Model([huge]))
+
+
+def test_powers_of_two_are_not_quantized() -> None:
+    scales = np.array([0.5, 1, 2**-20, 2**-100]).astype(ml_dtypes.float8_e8m0fnu)
+    found = nnr_codec.decode(nnr_codec.encode({"s": scales}).data)["s"]
+    assert found.tobytes() == scales.tobytes()
+
+
+@pytest.mark.parametrize("target", ["c.weight", "c.weight_G"])
+@pytest.mark.parametrize("layers", ["dense", "factorized"])
+def test_ties_to_what_is_not_handed_out(target: str, layers: Any) -> None:
+    """A tensor tied to a product comes with the factors too, and one tied to a factor without."""
+    vectors = Path(__file__).parents[1] / "golden" / "peer_vectors"
+    stream = (vectors / "dc_p0_block_scan0_dq.nnc").read_bytes()
+    units = [bytes(unit.data) for unit in read_units(stream)]
+    extra = {"name": "t", "after": "c.weight", "tied_to": target}
+    text = json.dumps({"nnr_model_map": 1, "extras": [extra]}, separators=(",", ":"))
+    data = b"".join([*units[:2], write_topology(Topology(topology_data=text)), *units[3:]])
+    whole = {**nnr_codec.decode(stream), **nnr_codec.decode(stream, layers="factorized")}
+    for tensors in (nnr_codec.decode(data, layers=layers), nnr_codec.open(data, layers=layers)):
+        np.testing.assert_array_equal(tensors["t"], whole[target])

@@ -80,8 +80,11 @@ class DistortionTrellis : public Trellis<kDqStates, DistortionStep> {
       const double e = error - k;
       distortion[(decision.base + k) & 3] = importance * (e * e);
     }
-    if (decision.base < 0) distortion[3] = importance * ((size - 3) * (size - 3));
     const double zero = importance * (size * size);
+    if (decision.base < 0) {
+      distortion[0] = zero;  // exactly, so that equal ways stay equal
+      distortion[3] = importance * ((size - 3) * (size - 3));
+    }
     decision.zero = zero <= distortion[3];
     if (decision.zero) distortion[3] = zero;
     decision.second = select(distortion);
