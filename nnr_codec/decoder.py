@@ -167,12 +167,17 @@ def limited_units(source: Any, limits: DecodeLimits) -> Iterator[ParsedUnit]:
     for parsed in parse_units(source, limits):
         extras.use(parsed.context.model_map)
         if isinstance(parsed.record, DataUnit):
-            names = [name for name, _ in parsed.record.decoded_roles()]
-            aliases = sum(len(extras.aliases(name)) for name in names)
-            elements += (1 + aliases) * parsed.record.decoded_elements
+            elements += parsed.record.decoded_elements * (1 + _aliases(parsed.record, extras))
             if elements > limits.max_elements:
                 raise LimitExceeded("max_elements", elements, limits.max_elements)
         yield parsed
+
+
+def _aliases(record: DataUnit, extras: ExtraTensors) -> int:
+    """Return how many extras are tied to tensors of a unit."""
+    if not extras.has_ties:
+        return 0
+    return sum(len(extras.aliases(name)) for name, _ in record.decoded_roles())
 
 
 def _data_units(

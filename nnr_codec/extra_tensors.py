@@ -30,6 +30,11 @@ class ExtraTensors:
             if extra.tied_to is not None:
                 self._aliases.setdefault(extra.tied_to, []).append(extra.name)
 
+    @property
+    def has_ties(self) -> bool:
+        """Whether any extra is tied to a tensor."""
+        return bool(self._aliases)
+
     def aliases(self, name: str) -> list[str]:
         """Return the names of the extras that are tied to tensor `name`."""
         return self._aliases.get(name, [])

@@ -20,6 +20,8 @@ from .codes import (
     TopologyFormat,
 )
 
+_DC = int(ParameterTypes.DC)  # as a plain number: arithmetic with enumerations is slow
+
 
 @dataclass(slots=True)
 class UnitHeader:
@@ -250,7 +252,7 @@ class DataUnit:
     @property
     def is_decomposed(self) -> bool:
         """Whether the unit has the DC bit: rank and rows of G are present."""
-        return bool(self.compressed_parameter_types & ParameterTypes.DC)
+        return bool(self.compressed_parameter_types & _DC)
 
     @property
     def is_decomposed_block(self) -> bool:
@@ -287,6 +289,8 @@ class DataUnit:
     @property
     def decoded_elements(self) -> int:
         """Elements of everything that the unit decodes to."""
+        if not self.compressed_parameter_types:
+            return self.element_count  # the usual unit, with one tensor
         vectors = len(self.name_roles()) - (2 if self.is_decomposed_block else 1)
         count = self.element_count + vectors * (self.tensor_dimensions or [0])[0]
         if self.is_decomposed_block:
