@@ -44,8 +44,55 @@ class TensorReport:
         return 8 * self.bytes / self.elements
 
 
+class _Totals:
+    """The sums over a stream's tensors, of which each has bytes, original_bytes and elements."""
+
+    __slots__ = ()
+    tensors: tuple[TensorReport, ...] | tuple[TensorInfo, ...]
+    header_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the stream."""
+        return self.header_bytes + sum(tensor.bytes for tensor in self.tensors)
+
+    @property
+    def original_bytes(self) -> int:
+        """Bytes of the tensors' values, decoded."""
+        return sum(tensor.original_bytes for tensor in self.tensors)
+
+    @property
+    def elements(self) -> int:
+        """Elements of all tensors."""
+        return sum(tensor.elements for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the stream per element; 0 for a stream without tensors."""
+        return 8 * self.bytes / self.elements if self.elements else 0.0
+
+    @property
+    def ratio(self) -> float:
+        """Stream over decoded tensors, in bytes; 0 for a stream without tensors."""
+        return self.bytes / self.original_bytes if self.original_bytes else 0.0
+
+    def _totals(self) -> dict[str, Any]:
+        return {
+            "tensors": len(self.tensors),
+            "elements": self.elements,
+            "original_bytes": self.original_bytes,
+            "bytes": self.bytes,
+            "header_bytes": self.header_bytes,
+            "bits_per_weight": self.bits_per_weight,
+            "ratio": self.ratio,
+        }
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [{**asdict(t), "bits_per_weight": t.bits_per_weight} for t in self.tensors]
+
+
 @dataclass(frozen=True, slots=True)
-class EncodeReport:
+class EncodeReport(_Totals):
     """An encoded model.
 
     Attributes:
@@ -63,31 +110,6 @@ class EncodeReport:
     unmatched: tuple[str, ...] = ()
 
     @property
-    def bytes(self) -> int:
-        """Bytes of the stream."""
-        return self.header_bytes + sum(tensor.bytes for tensor in self.tensors)
-
-    @property
-    def original_bytes(self) -> int:
-        """Bytes of the model's values."""
-        return sum(tensor.original_bytes for tensor in self.tensors)
-
-    @property
-    def elements(self) -> int:
-        """Elements of the model."""
-        return sum(tensor.elements for tensor in self.tensors)
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits of the stream per element; 0 for a model without elements."""
-        return 8 * self.bytes / self.elements if self.elements else 0.0
-
-    @property
-    def ratio(self) -> float:
-        """Stream over model, in bytes; 0 for a model without values."""
-        return self.bytes / self.original_bytes if self.original_bytes else 0.0
-
-    @property
     def nmse(self) -> float:
         """Squared error over energy, of the quantized tensors together."""
         energy = sum(tensor.energy for tensor in self.tensors)
@@ -98,19 +120,12 @@ class EncodeReport:
         """Return everything as JSON-ready data."""
         totals = {
             "profile": self.profile,
-            "tensors": len(self.tensors),
-            "elements": self.elements,
-            "original_bytes": self.original_bytes,
-            "bytes": self.bytes,
-            "header_bytes": self.header_bytes,
-            "bits_per_weight": self.bits_per_weight,
-            "ratio": self.ratio,
+            **self._totals(),
             "nmse": self.nmse,
             "seconds": self.seconds,
             "unmatched_globs": list(self.unmatched),
         }
-        rows = [{**asdict(t), "bits_per_weight": t.bits_per_weight} for t in self.tensors]
-        return {**totals, "per_tensor": rows}
+        return {**totals, "per_tensor": self._rows()}
 
 
 _BITS = {
@@ -163,7 +178,7 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamInfo:
+class StreamInfo(_Totals):
     """A stream, as its headers describe it.
 
     Attributes:
@@ -181,31 +196,6 @@ class StreamInfo:
     header_bytes: int
     tensors: tuple[TensorInfo, ...]
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of the stream."""
-        return self.header_bytes + sum(tensor.bytes for tensor in self.tensors)
-
-    @property
-    def elements(self) -> int:
-        """Elements of all tensors."""
-        return sum(tensor.elements for tensor in self.tensors)
-
-    @property
-    def original_bytes(self) -> int:
-        """Bytes of all tensors when decoded."""
-        return sum(tensor.original_bytes for tensor in self.tensors)
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits of the stream per element; 0 for a stream without tensors."""
-        return 8 * self.bytes / self.elements if self.elements else 0.0
-
-    @property
-    def ratio(self) -> float:
-        """Stream over decoded tensors, in bytes; 0 for a stream without tensors."""
-        return self.bytes / self.original_bytes if self.original_bytes else 0.0
-
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON-ready data."""
         totals = {
@@ -213,16 +203,9 @@ class StreamInfo:
             "qp_density": self.qp_density,
             "base_qp": self.base_qp,
             "units": self.units,
-            "tensors": len(self.tensors),
-            "elements": self.elements,
-            "original_bytes": self.original_bytes,
-            "bytes": self.bytes,
-            "header_bytes": self.header_bytes,
-            "bits_per_weight": self.bits_per_weight,
-            "ratio": self.ratio,
+            **self._totals(),
         }
-        rows = [{**asdict(t), "bits_per_weight": t.bits_per_weight} for t in self.tensors]
-        return {**totals, "per_tensor": rows}
+        return {**totals, "per_tensor": self._rows()}
 
 
 def printable(text: str) -> str:
