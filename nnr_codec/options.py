@@ -12,6 +12,7 @@ from typing import Any, Literal
 from .errors import InvalidOptions
 
 Profile = Literal["auto", 0, 1]
+UnaryLength = int | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class EncodeOptions:
         dq: dependent (trellis-coded) quantization; else uniform.
         lambda_scale: weight of the rate in the quantizer's search, 0 or more; 0 minimizes the
             distortion alone.
-        unary_length: greater-than flags of an integer, 1 to 256.
+        unary_length: greater-than flags of an integer, 1 to 256; "auto": for each tensor the least
+            that costs hardly more bytes than the best, as few make decoding faster.
         scan_order: 0 row by row; 1 to 4 blocks of 8, 16, 32, 64 rows, which decode in parallel.
         search_initialization: search the contexts' initialization indices.
         row_skipping: flag rows of zeros where that is smaller (profile 1).
@@ -71,7 +73,7 @@ class EncodeOptions:
     qp_density: int = 2
     dq: bool = True
     lambda_scale: float = 0.0
-    unary_length: int = 11
+    unary_length: UnaryLength = "auto"
     scan_order: int = 0
     search_initialization: bool = True
     row_skipping: bool = False
@@ -94,7 +96,8 @@ class EncodeOptions:
         _check_whole(self, "qp_density", 0, 7)
         for name in ("qp", "nonweight_qp"):
             _check_whole(self, name, *_qp_range(self.qp_density))
-        _check_whole(self, "unary_length", 1, 256)
+        if self.unary_length != "auto":
+            _check_whole(self, "unary_length", 1, 256)
         _check_whole(self, "scan_order", 0, 4)
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):

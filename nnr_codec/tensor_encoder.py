@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._core import TensorSyntax, dequantize, quantize
+from ._core import TensorSyntax, choose_unary_length, measure_distortion, quantize
 from .bitstream import Codebook, Context, DataFormat, DataUnit, Parent, PayloadType
 from .errors import InvalidModel
 from .model import Parameter, is_extension
@@ -104,26 +104,21 @@ class TensorEncoder:
         step = step_size(qp, self._options.qp_density)
         record = self._record(parameter, PayloadType.FLOAT)
         record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
-        levels = quantize(
-            self._quantizer_syntax(parameter.shape, options),
-            weights,
-            step,
-            lambda_of(options.lambda_scale, options.dq),
-        )
+        levels = self._quantized(parameter.shape, options, weights, step)
         unit = self._smallest(record, options, levels, qp)
-        decoded = dequantize(look_up(unit.integers["weight"], *unit.record.codebooks), step)
+        integers = look_up(unit.integers["weight"], *unit.record.codebooks)
+        squared_error, energy, largest = measure_distortion(integers, step, weights)
         with np.errstate(over="ignore"):
-            decoded = decoded.astype(values.dtype)
-        if not np.isfinite(decoded).all():
+            fits = np.isfinite(np.float32(largest).astype(values.dtype))
+        if not fits:
             reason = f"at qp {qp} some values become too large for {values.dtype}"
             raise InvalidModel(parameter.name, reason)
-        error = decoded.astype(np.float64) - weights
         report = _report(parameter, "dq" if options.dq else "uniform", unit, qp)
         distortion = replace(
             report,
             qp_raised=qp != asked,
-            squared_error=float(error @ error),
-            energy=float(np.square(weights, dtype=np.float64).sum()),
+            squared_error=squared_error,
+            energy=energy,
         )
         return EncodedTensor(unit, distortion)
 
@@ -136,12 +131,33 @@ class TensorEncoder:
                 return candidate
         raise InvalidModel(name, f"values as large as {largest:g} fit no step size")
 
-    def _quantizer_syntax(self, shape: tuple[int, ...], options: EncodeOptions) -> TensorSyntax:
+    def _quantized(
+        self,
+        shape: tuple[int, ...],
+        options: EncodeOptions,
+        weights: npt.NDArray[np.float32],
+        step: float,
+    ) -> Integers:
+        """Return the integers of weights; flat."""
+        lambda_ = lambda_of(options.lambda_scale, options.dq)
+        unary_length = options.unary_length
+        if unary_length == "auto":  # what rates depend on, which without lambda are not asked for
+            syntax = self._quantizer_syntax(shape, options, 1)
+            levels = quantize(syntax, weights, step)
+            if lambda_ == 0:
+                return levels
+            unary_length = choose_unary_length(levels)
+        syntax = self._quantizer_syntax(shape, options, unary_length)
+        return quantize(syntax, weights, step, lambda_)
+
+    def _quantizer_syntax(
+        self, shape: tuple[int, ...], options: EncodeOptions, unary_length: int
+    ) -> TensorSyntax:
         rows, cols = matrix_shape(shape)
         return TensorSyntax(
             rows,
             cols,
-            unary_length=options.unary_length,
+            unary_length=unary_length,
             dependent_quantization=options.dq,
             scan_order=options.scan_order,
             second_edition=self._context.profile == 1,
@@ -153,7 +169,10 @@ class TensorEncoder:
         """Encode with every combination of the tools that are allowed, and keep the smallest."""
         rows, cols = matrix_shape(tuple(record.tensor_dimensions or ()))
         record.dq_flag = int(options.dq)
-        record.cabac_unary_length_minus1 = options.unary_length - 1
+        unary_length = options.unary_length
+        if unary_length == "auto":
+            unary_length = choose_unary_length(levels)
+        record.cabac_unary_length_minus1 = unary_length - 1
         record.scan_order = options.scan_order if rows > 1 and cols > 1 else 0
         tools = itertools.product(
             self._parents(record, options, rows * cols),

@@ -16,6 +16,8 @@
 #include "decode/dequantize.h"
 #include "encode/codeword_encoder.h"
 #include "encode/dependent_quantizer.h"
+#include "encode/distortion.h"
+#include "encode/unary_length.h"
 #include "encode/uniform_quantizer.h"
 
 namespace nb = nanobind;
@@ -230,10 +232,11 @@ Integers quantize(const PyTensorSyntax& tensor, Floats weights, double step, dou
   require(!importance || importance->size() == syntax.elements(), "importance: wrong size");
   require(step > 0 && lambda >= 0, "step, lambda: negative");
   require(syntax.codebook_size == 0, "codebook_size: quantizers know no codebook");
-  bool in_range = true;
+  const double limit = 2147483640.0 * step;
+  uint64_t inside = 0;
   for (size_t i = 0; i < weights.size(); ++i)
-    in_range &= std::abs(weights.data()[i]) / step < 2147483640.0;  // false for NaN as well
-  require(in_range, "weights: not finite, or too large for the step");
+    inside += std::abs(static_cast<double>(weights.data()[i])) < limit;  // 0 for NaN as well
+  require(inside == weights.size(), "weights: not finite, or too large for the step");
   Integers levels = zeroed_array<int32_t>(syntax.elements());
   nb::gil_scoped_release release;
   const nnr::QuantizerInput input{syntax, weights.data(), importance ? importance->data() : nullptr,
@@ -251,6 +254,25 @@ Integers reconstruct(const PyTensorToEncode& tensor) {
   nb::gil_scoped_release release;
   nnr::reconstruct(tensor.coded, integers.data());
   return integers;
+}
+
+int choose_unary_length(IntegersIn levels) {
+  nb::gil_scoped_release release;
+  return nnr::UnaryLengthChoice(levels.data(), levels.size()).choose();
+}
+
+// (squared error, energy, largest |decoded|)
+std::tuple<double, double, float> measure_distortion(IntegersIn integers, float step, Floats weights) {
+  require(integers.size() == weights.size(), "weights: wrong size");
+  nb::gil_scoped_release release;
+  const nnr::Distortion found =
+      nnr::measure_distortion(integers.data(), weights.data(), weights.size(), step);
+  return {found.squared_error, found.energy, found.largest};
+}
+
+bool allow_shift_paths(bool allowed) {
+  nnr::use_shift_paths = allowed && nnr::has_shift_instructions();
+  return nnr::use_shift_paths;
 }
 
 uint64_t count_bins(const PyTensorToEncode& tensor) {
@@ -311,5 +333,12 @@ NB_MODULE(_core, m) {
   m.def("quantize", &quantize, "tensor"_a, "weights"_a, "step"_a, "lambda_"_a = 0.0,
         "importance"_a = nb::none(),
         "Quantizes weights: the integers to code.");
+  m.def("choose_unary_length", &choose_unary_length, "levels"_a,
+        "A number of greater-than flags for these integers.");
+  m.def("measure_distortion", &measure_distortion, "integers"_a, "step"_a, "weights"_a,
+        "Squared error of step times integers, the weights' energy, and the largest |decoded|.");
+  m.def("allow_shift_paths", &allow_shift_paths, "allowed"_a,
+        "Whether paths for newer processors may be taken (default: yes); returns whether they are. "
+        "For tests: they change nothing but the speed.");
   m.def("dequantize", &dequantize, "integers"_a, "step"_a, "float32 step times integers.");
 }

@@ -11,7 +11,7 @@ from typing import Any
 from ..checkpoints import open_checkpoint
 from ..encoder import EncodeResult, encode
 from ..errors import InvalidOptions
-from ..options import TENSOR_OPTIONS, EncodeOptions
+from ..options import TENSOR_OPTIONS, EncodeOptions, UnaryLength
 from ..report import EncodeReport, printable, table
 from . import _common as common
 
@@ -60,7 +60,8 @@ def _add_coding(group: Any) -> None:
         default="auto",
         help="0 first edition, 1 second edition; auto: 0 unless a tool needs 1 (default)",
     )
-    _number(group, "--unary-length", "greater-than flags of an integer, 1 to 256")
+    text = "greater-than flags of an integer, 1 to 256; auto: few, where that is hardly larger"
+    _number(group, "--unary-length", text, _unary_length)
     _number(group, "--scan-order", "0 row by row; 1 to 4 blocks that decode side by side")
     _switch(group, "--search-initialization", "search the contexts' initialization")
     _switch(group, "--row-skipping", "flag rows of zeros where that is smaller")
@@ -95,6 +96,10 @@ def _number(group: Any, flag: str, text: str, kind: Any = int) -> None:
     group.add_argument(
         flag, type=kind, default=default, metavar="N", help=f"{text} (default: {default})"
     )
+
+
+def _unary_length(text: str) -> UnaryLength:
+    return "auto" if text == "auto" else int(text)
 
 
 def _switch(group: Any, flag: str, text: str) -> None:
@@ -141,7 +146,7 @@ def parse_override(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _converted(name: str, value: str, text: str) -> Any:
-    kind: Any = type(_DEFAULTS[name])
+    kind: Any = _unary_length if name == "unary_length" else type(_DEFAULTS[name])
     try:
         if kind is bool:
             return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[

@@ -49,8 +49,8 @@ class TestTable:
             ["second.bias", "16", "float"],
         ]
         assert [row[5:] for row in cells] == [
-            ["-38", "11", "0", "yes"],
-            ["-75", "11", "0", "yes"],
+            ["-38", "1", "0", "yes"],
+            ["-75", "1", "0", "yes"],
         ] * 2
         size = stream.stat().st_size
         assert last.startswith(
@@ -71,7 +71,7 @@ class TestTable:
         assert by_name["raw"][1:4] == ["2x2", "raw", "28"]
         assert by_name["raw"][5:] == ["-", "-", "-", "-"]
         assert by_name["integers"][1:3] == ["2x3", "int"]
-        assert by_name["integers"][5:] == ["-", "11", "0", "no"]
+        assert by_name["integers"][5:] == ["-", "2", "0", "no"]
         assert by_name["scalar"][1:3] == ["1", "float"]
 
     def test_blocks_show_their_tensors(self, run: Run, tmp_path: Path) -> None:

@@ -16,9 +16,12 @@ from nnr_codec._core import (
     DecodeStatus,
     TensorSyntax,
     TensorToEncode,
+    allow_shift_paths,
+    choose_unary_length,
     decode_codeword,
     dequantize,
     encode_codeword,
+    measure_distortion,
     quantize,
 )
 
@@ -135,6 +138,72 @@ def test_what_goes_in_comes_out(case: Case) -> None:
         assert np.array_equal(integers, expected)
     if case.syntax.get("codebook_size") != 1:
         assert len(entries) == 2 * (tensor.block_rows - 1)
+
+
+def plain_case(unary_length: int, spread: float, scan_order: int = 0, dq: bool = True) -> Case:
+    """A tensor large enough for every short cut of the coder, with integers of all sizes."""
+    rng = np.random.default_rng(unary_length)
+    levels = (rng.standard_t(2, 90 * 70) * spread).round().clip(-(2**30), 2**30).astype(np.int32)
+    syntax = {
+        "unary_length": unary_length,
+        "dependent_quantization": dq,
+        "scan_order": scan_order,
+    }
+    return Case((90, 70), syntax, levels, {})
+
+
+LARGE_CASES = [
+    plain_case(unary_length, spread, scan_order, dq)
+    for unary_length in (1, 2, 5, 14, 60, 256)
+    for spread, scan_order, dq in ((0.4, 0, True), (9, 0, False), (60, 2, True), (1e6, 0, True))
+]
+
+
+@pytest.mark.parametrize("case", LARGE_CASES)
+def test_large_tensors_come_out(case: Case) -> None:
+    encoded = case.to_encode()
+    data, entries = encode_codeword([encoded], QP_BITS)
+    status, [(_, _, integers)] = decode_codeword(data, [case.tensor()], QP_BITS, entries)
+    assert status == DecodeStatus.OK
+    assert np.array_equal(integers, encoded.reconstruct())
+
+
+@pytest.fixture
+def plain_paths() -> Any:
+    yield lambda: allow_shift_paths(False)
+    allow_shift_paths(True)
+
+
+@pytest.mark.parametrize("case", LARGE_CASES)
+def test_all_processors_do_the_same(case: Case, plain_paths: Any) -> None:
+    if not allow_shift_paths(True):
+        pytest.skip("this processor has only the plain paths")
+    coded = encode_codeword([case.to_encode()], QP_BITS)
+    fast = decode_codeword(coded[0], [case.tensor()], QP_BITS, coded[1])
+    assert not plain_paths()
+    assert encode_codeword([case.to_encode()], QP_BITS) == coded
+    plain = decode_codeword(coded[0], [case.tensor()], QP_BITS, coded[1])
+    assert plain[0] == fast[0]
+    assert np.array_equal(plain[1][0][2], fast[1][0][2])
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.5, 10, 100, 1e5])
+@pytest.mark.parametrize("count", [5000, 200_000])
+def test_chosen_unary_length_costs_hardly_more_than_the_best(spread: float, count: int) -> None:
+    rng = np.random.default_rng(3)
+    levels = (rng.laplace(size=count) * spread).round().astype(np.int32)
+
+    def size(unary_length: int) -> int:
+        tensor = TensorSyntax(count // 100, 100, unary_length=unary_length)
+        return len(encode_codeword([TensorToEncode(tensor, levels)], 0)[0])
+
+    sizes = [size(n) for n in (1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 32)]
+    assert size(choose_unary_length(levels)) <= 1.005 * min(sizes)
+
+
+def test_unary_length_of_extremes() -> None:
+    for levels in ([0], [-(2**31)], [2**31 - 1], [0, -1, 1]):
+        assert 1 <= choose_unary_length(np.array(levels, np.int32)) <= 32
 
 
 def test_a_single_value_has_block_rows_too() -> None:
@@ -481,3 +550,16 @@ def test_dequantize_is_one_binary32_multiplication() -> None:
         with np.errstate(over="ignore"):
             expected = step * integers.astype(np.float32)
         assert np.array_equal(dequantize(integers, float(step)), expected)
+
+
+def test_measured_error_is_that_of_the_decoded_weights() -> None:
+    rng = np.random.default_rng(8)
+    integers = rng.integers(-1000, 1000, 5000).astype(np.int32)
+    step = np.float32(0.3)
+    weights = (integers * step + rng.normal(0, 0.1, 5000)).astype(np.float32)
+    decoded = dequantize(integers, step)
+    error, energy, largest = measure_distortion(integers, step, weights)
+    difference = decoded.astype(np.float64) - weights
+    assert error == pytest.approx(difference @ difference)
+    assert energy == pytest.approx(np.square(weights, dtype=np.float64).sum())
+    assert largest == np.abs(decoded).max()

@@ -15,10 +15,10 @@ from nnr_codec.errors import InvalidOptions, LimitExceeded
 from nnr_codec.options import TENSOR_OPTIONS, DecodeLimits, EncodeOptions
 
 
-def test_defaults_are_the_references() -> None:
+def test_defaults_say_what_the_references_do() -> None:
     options = EncodeOptions()
     assert (options.qp, options.nonweight_qp, options.qp_density) == (-38, -75, 2)
-    assert (options.dq, options.unary_length, options.scan_order) == (True, 11, 0)
+    assert (options.dq, options.unary_length, options.scan_order) == (True, "auto", 0)
     assert options.lambda_scale == 0
     assert options.profile == "auto"
 
@@ -29,7 +29,7 @@ def test_defaults_are_the_references() -> None:
         ("qp", (-129, 128, 1.0, "1", None, True)),
         ("nonweight_qp", (-129, 128, -75.0, False)),
         ("qp_density", (-1, 8, 2.0, True)),
-        ("unary_length", (0, 257, -1, 11.0)),
+        ("unary_length", (0, 257, -1, 11.0, "few", None, True)),
         ("scan_order", (-1, 5, True)),
         ("lambda_scale", (-0.1, math.inf, math.nan, "1", None, True)),
         ("profile", (2, -1, "1", None, True, False)),
@@ -72,7 +72,7 @@ def test_quantization_parameters_reach_as_far_as_the_density_lets_them(density: 
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("unary_length", (1, 256)),
+        ("unary_length", (1, 256, "auto")),
         ("scan_order", (0, 4)),
         ("lambda_scale", (0, 0.5, 7)),
         ("profile", ("auto", 0, 1)),

@@ -25,6 +25,18 @@ inline uint64_t load_big_endian(const uint8_t* bytes) {
 
 }  // namespace detail
 
+// To divide numbers of up to 25 bits by ranges, 256..511 (Granlund and Montgomery 1994: exact, as
+// the reciprocals are rounded up and have nine bits more than the numbers).
+inline constexpr int kReciprocalShift = 34;
+struct Reciprocals {
+  uint32_t of_range[256];
+  constexpr Reciprocals() : of_range() {
+    for (uint64_t i = 0; i < 256; ++i)
+      of_range[i] = static_cast<uint32_t>((uint64_t{1} << kReciprocalShift) / (256 + i) + 1);
+  }
+};
+inline constexpr Reciprocals kReciprocals{};
+
 class ArithmeticDecoder {
  public:
   ArithmeticDecoder() = default;
@@ -54,9 +66,8 @@ class ArithmeticDecoder {
   }
 
   // Decodes one bin with an adaptive model.
-  unsigned decode(ProbabilityModel& model) {
-    const int combined = model.combined();
-    const uint32_t lps = lps_range(combined, range_);
+  unsigned decode(CodingModel& model) {
+    const uint32_t lps = model.lps_range(range_);
     const uint32_t mps = range_ - lps;
     const uint64_t scaled = static_cast<uint64_t>(mps) << kRangeShift;
     // Both outcomes' shifts, before it is known which it is; mps is never below 128.
@@ -69,21 +80,43 @@ class ArithmeticDecoder {
     window_ = (less_probable ? rest : window_) << shift;
     available_ -= shift;
     if (available_ < 0) refill();
-    const unsigned bin = static_cast<unsigned>(combined >= 0) ^ static_cast<unsigned>(less_probable);
+    const unsigned bin = model.likelier ^ static_cast<unsigned>(less_probable);
     model.update(bin);
     return bin;
   }
 
-  // Decodes `count` equiprobable bins, 0..32, most significant first.
+  // The same without a branch, for bins that no processor predicts.
+  unsigned decode_unpredictable(CodingModel& model) {
+    const uint32_t lps = model.lps_range(range_);
+    const uint32_t mps = range_ - lps;
+    const uint64_t scaled = static_cast<uint64_t>(mps) << kRangeShift;
+    const uint64_t mask = uint64_t{0} - static_cast<uint64_t>(window_ >= scaled);
+    window_ -= scaled & mask;
+    const uint32_t range = mps ^ ((mps ^ lps) & static_cast<uint32_t>(mask));
+    const int shift = __builtin_clz(range) - (32 - kWindowBits);
+    range_ = range << shift;
+    window_ <<= shift;
+    available_ -= shift;
+    if (available_ < 0) refill();
+    const unsigned bin = model.likelier ^ static_cast<unsigned>(mask & 1);
+    model.update(bin);
+    return bin;
+  }
+
+  // Decodes `count` equiprobable bins, 0..32, most significant first: the long division of the
+  // value by the range, many bits at a time.
   uint32_t decode_bypass(int count) {
     uint32_t bits = 0;
-    for (int i = 0; i < count; ++i) {
-      window_ <<= 1;
-      if (--available_ < 0) refill();
-      const uint64_t scaled = static_cast<uint64_t>(range_) << kRangeShift;
-      const bool bin = window_ >= scaled;
-      window_ -= bin ? scaled : 0;
-      bits = 2 * bits + bin;
+    while (count > 0) {
+      const int part = count < kMaxBypass ? count : kMaxBypass;
+      count -= part;
+      if (available_ < part) refill();
+      const uint64_t dividend = window_ >> (kRangeShift - part);  // less than range << part
+      const uint64_t quotient = (dividend * kReciprocals.of_range[range_ - 256]) >> kReciprocalShift;
+      window_ -= (quotient * range_) << (kRangeShift - part);
+      window_ <<= part;
+      available_ -= part;
+      bits = bits << part | static_cast<uint32_t>(quotient);
     }
     return bits;
   }
@@ -126,6 +159,7 @@ class ArithmeticDecoder {
 
  private:
   static constexpr int kWindowBits = 9;    // width of range
+  static constexpr int kMaxBypass = 16;    // bins of one division: its dividend has 25 bits
   static constexpr int kRangeShift = 54;   // range's place in the window; one bit above is spare
 
   void check_value() { out_of_range_ |= window_ >= static_cast<uint64_t>(range_) << kRangeShift; }

@@ -24,14 +24,18 @@ struct ProbabilityModel {
     slow_shift = init.slow_shift;
   }
 
-  int combined() const { return 16 * fast_state + slow_state; }
+  int64_t combined() const { return int64_t{16} * fast_state + slow_state; }
 
-  void update(unsigned bin) {
-    const int negate = static_cast<int>(bin) - 1;  // 0 for bin 1, -1 for bin 0
-    const int fast = (fast_state ^ negate) - negate;
-    const int slow = (slow_state ^ negate) - negate;
-    const int fast_step = kStateStep[16 + (fast >> 3)] >> fast_shift;
-    const int slow_step = kStateStep[16 + (slow >> 7)] >> slow_shift;
+  void update(unsigned bin) { update(bin, fast_shift, slow_shift); }
+
+  // The same for shifts that are known already.
+  void update(unsigned bin, int known_fast_shift, int known_slow_shift) {
+    // All in 64 bits: what indexes a table needs no widening.
+    const int64_t negate = static_cast<int64_t>(bin) - 1;  // 0 for bin 1, -1 for bin 0
+    const int64_t fast = (fast_state ^ negate) - negate;
+    const int64_t slow = (slow_state ^ negate) - negate;
+    const int64_t fast_step = kStateStep[16 + (fast >> 3)] >> known_fast_shift;
+    const int64_t slow_step = kStateStep[16 + (slow >> 7)] >> known_slow_shift;
     fast_state = static_cast<int16_t>(fast_state + ((fast_step ^ negate) - negate));
     slow_state = static_cast<int16_t>(slow_state + ((slow_step ^ negate) - negate));
   }
@@ -52,10 +56,35 @@ struct PackedLpsRange {
 };
 inline constexpr PackedLpsRange kPackedLpsRange{};
 
-// Width of the less probable symbol's interval for 16 * fast state + slow state and the range.
-inline uint32_t lps_range(int combined, uint32_t range) {
-  return static_cast<uint8_t>(kPackedLpsRange.column[(combined >> 7) + 32] >> ((range >> 2) & 0x38));
-}
+// A model with what the coder needs of it, ready before the next bin asks: behind a branch that the
+// processor did not foresee, nothing but the range is waited for.
+struct alignas(16) CodingModel {
+  uint64_t lps_column;  // of kPackedLpsRange
+  ProbabilityModel model;
+  uint8_t likelier;     // the more probable symbol
+
+  void initialize(int index) {
+    model.initialize(index);
+    prepare();
+  }
+
+  void update(unsigned bin) {
+    model.update(bin);
+    prepare();
+  }
+
+  // Width of the less probable symbol's interval.
+  uint32_t lps_range(uint32_t range) const {
+    return static_cast<uint8_t>(lps_column >> ((range >> 2) & 0x38));
+  }
+
+ private:
+  void prepare() {
+    const int64_t combined = model.combined();
+    lps_column = kPackedLpsRange.column[(combined >> 7) + 32];
+    likelier = combined >= 0;
+  }
+};
 
 inline constexpr int kMaxUnaryLength = 256;      // cabac_unary_length_minus1 is u(8)
 inline constexpr int kMaxRemainderPrefix = 31;   // prefix bins of one remainder
@@ -100,7 +129,7 @@ inline constexpr int kMaxContexts = ContextLayout::kGreater + 4 * kMaxUnaryLengt
 
 // A tensor's models, each with the index that a reset sets it back to.
 struct ContextSet {
-  ProbabilityModel models[kMaxContexts];
+  CodingModel models[kMaxContexts];
   uint8_t index[kMaxContexts];
   int count = 0;
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "arithmetic_decoder.h"
+#include "processor.h"
 #include "tensor_syntax.h"
 
 namespace nnr {
@@ -47,13 +48,13 @@ class TensorDecoder {
       row_skip_ = decoder.decode_bypass(1) != 0;
     }
     if (row_skip_) {
-      ProbabilityModel& model = contexts_.models[layout_.row_skip_flag()];
+      CodingModel& model = contexts_.models[layout_.row_skip_flag()];
       for (uint64_t row = 0; row < tensor_.rows; ++row) {
         skipped_[row] = static_cast<uint8_t>(decoder.decode(model));
         if (decoder.overrun()) return DecodeStatus::kTruncated;
       }
     }
-    ProbabilityModel& flag = contexts_.models[layout_.index_flag()];
+    CodingModel& flag = contexts_.models[layout_.index_flag()];
     for_each_indexed_context(tensor_, history_enabled_, [&](int context) {
       const int coded = decoder.decode(flag) ? 1 + static_cast<int>(decoder.decode_bypass(3)) : 0;
       contexts_.set(context, coded);
@@ -72,16 +73,16 @@ class TensorDecoder {
     left_class_ = 0;
     DecodeStatus status = DecodeStatus::kOk;
     if (!tensor_.single_value()) {
-      for_each_segment(tensor_, block_row, [&](uint64_t row, uint64_t first, uint64_t count) {
+      for_each_segment(tensor_, block_row, row_skip_, [&](uint64_t row, uint64_t first, uint64_t count) {
         if (row_skip_ && skipped_[row]) {
           if (tensor_.dependent_quantization) dq_state = state_after_skipped_row(dq_state, tensor_.cols);
           return true;
         }
         status = tensor_.dependent_quantization
-                     ? (plain ? decode_segment<true, true>(decoder, first, count, dq_state, out)
-                              : decode_segment<true, false>(decoder, first, count, dq_state, out))
-                     : (plain ? decode_segment<false, true>(decoder, first, count, dq_state, out)
-                              : decode_segment<false, false>(decoder, first, count, dq_state, out));
+                     ? (plain ? decode_on_path<true, true>(decoder, first, count, dq_state, out)
+                              : decode_on_path<true, false>(decoder, first, count, dq_state, out))
+                     : (plain ? decode_on_path<false, true>(decoder, first, count, dq_state, out)
+                              : decode_on_path<false, false>(decoder, first, count, dq_state, out));
         return status == DecodeStatus::kOk;
       });
     }
@@ -102,6 +103,19 @@ class TensorDecoder {
 
  private:
   static constexpr uint64_t kOverrunInterval = 4096;  // integers between looks at overrun()
+
+  template <bool kDq, bool kPlain>
+  DecodeStatus decode_on_path(ArithmeticDecoder& decoder, uint64_t first, uint64_t count,
+                              int& dq_state, int32_t* out) {
+    return use_shift_paths ? decode_with_shifts<kDq, kPlain>(decoder, first, count, dq_state, out)
+                           : decode_segment<kDq, kPlain>(decoder, first, count, dq_state, out);
+  }
+
+  template <bool kDq, bool kPlain>
+  NNR_SHIFT_PATH DecodeStatus decode_with_shifts(ArithmeticDecoder& decoder, uint64_t first,
+                                                 uint64_t count, int& dq_state, int32_t* out) {
+    return decode_segment<kDq, kPlain>(decoder, first, count, dq_state, out);
+  }
 
   template <bool kDq, bool kPlain>
   DecodeStatus decode_segment(ArithmeticDecoder& shared, uint64_t first, uint64_t count,
@@ -132,10 +146,10 @@ class TensorDecoder {
   }
 
   int64_t decode_plain(ArithmeticDecoder& decoder, int state, int left) {
-    ProbabilityModel* models = contexts_.models;
+    CodingModel* models = contexts_.models;
     if (!decoder.decode(models[ContextLayout::kSignificance + 3 * state + left])) return 0;
-    const unsigned negative = decoder.decode(models[ContextLayout::kSign + left]);
-    ProbabilityModel* greater = models + ContextLayout::kGreater + negative;
+    const unsigned negative = decoder.decode_unpredictable(models[ContextLayout::kSign + left]);
+    CodingModel* greater = models + ContextLayout::kGreater + negative;
     const int n = tensor_.unary_length;
     int64_t magnitude = 1;
     for (int j = 0; decoder.decode(greater[2 * j]);) {
@@ -177,7 +191,7 @@ class TensorDecoder {
 
   // `largest`: largest remainder that the codebook allows; bins that it makes certain are absent.
   int64_t decode_remainder(ArithmeticDecoder& decoder, int64_t largest) {
-    ProbabilityModel* models = contexts_.models + layout_.remainder();
+    CodingModel* models = contexts_.models + layout_.remainder();
     int64_t base = 0;
     int k = 0;
     while (k < kMaxRemainderPrefix && largest >= base + (int64_t{1} << k) &&

@@ -93,11 +93,15 @@ void for_each_indexed_context(const TensorSyntax& tensor, bool history_enabled, 
   }
 }
 
-// Calls visit(row, first element, count, row_starts) for each piece of a row within block row
-// `block_row`, in scan order.
+// Calls visit(row, first element, count) for each piece of a row within block row `block_row`, in
+// scan order; if !by_rows, several rows may be one piece. Stops when visit returns false.
 template <class Visit>
-void for_each_segment(const TensorSyntax& tensor, uint64_t block_row, Visit&& visit) {
+void for_each_segment(const TensorSyntax& tensor, uint64_t block_row, bool by_rows, Visit&& visit) {
   const bool blocks = tensor.effective_scan_order() > 0;
+  if (!blocks && !by_rows) {
+    visit(0, 0, tensor.elements());
+    return;
+  }
   const uint64_t height = blocks ? tensor.block_side() : tensor.rows;
   const uint64_t width = blocks ? tensor.block_side() : tensor.cols;
   const uint64_t top = block_row * height;

@@ -35,7 +35,7 @@ class AdaptiveRates {
   void refresh() {
     for (int context = 0; context < layout_.count(); ++context)
       for (unsigned bin = 0; bin < 2; ++bin)
-        bins_[context].cost[bin] = unit_ * bin_cost(sink_.contexts.models[context], bin);
+        bins_[context].cost[bin] = unit_ * bin_cost(sink_.contexts.models[context].model, bin);
     for (int negative = 0; negative < 2; ++negative) {
       double ones = 0;
       for (int j = 0; j < tensor_.unary_length; ++j) {
@@ -58,10 +58,12 @@ class AdaptiveRates {
   }
 
  private:
-  struct AdaptingSink : SimpleSink<AdaptingSink> {
+  struct AdaptingSink {
     ContextSet contexts;
-    void bin(int context, unsigned bin) { contexts.models[context].update(bin); }
-    void bypass(uint32_t, int) {}
+    void take(const ListedBin* first, const ListedBin* last) {
+      for (; first != last; ++first)
+        if (!is_bypass(*first)) contexts.models[*first >> 1].update(*first & 1);
+    }
     void end_block_row(int) {}
   };
   struct BinRates {

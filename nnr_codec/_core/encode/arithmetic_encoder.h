@@ -16,14 +16,14 @@ class BinEncoder {
   // Bytes that a bin can push out at most; a bypass bin is one bit.
   static constexpr size_t kMaxBytesPerBin = 1;
 
-  void encode(ProbabilityModel& model, unsigned bin) {
-    const int combined = model.combined();
-    const uint32_t lps = lps_range(combined, range_);
+  void encode(CodingModel& model, unsigned bin) {
+    const uint32_t lps = model.lps_range(range_);
     const uint32_t mps = range_ - lps;
-    const bool less_probable = bin != static_cast<unsigned>(combined >= 0);
-    low_ += less_probable ? mps : 0;
-    const uint32_t range = less_probable ? lps : mps;
-    const int shift = std::countl_zero(range) - (32 - kWindowBits);
+    const bool less_probable = bin != model.likelier;
+    // Without branches: bins are hard to predict.
+    low_ += mps & (0u - static_cast<uint32_t>(less_probable));
+    const uint32_t range = __builtin_expect_with_probability(less_probable, 1, 0.5) ? lps : mps;
+    const int shift = __builtin_clz(range) - (32 - kWindowBits);
     range_ = range << shift;
     model.update(bin);
     shift_out(shift);
@@ -55,18 +55,21 @@ class BinEncoder {
     if (pending_ >= kFlushBits) flush();
   }
 
+  // Moves the top four bytes out.
   void flush() {
-    while (pending_ >= 8) flush_byte();
+    const uint32_t bytes = static_cast<uint32_t>(take_top(kFlushBits));
+    for (int k = 0; k < 4; ++k) *next_++ = static_cast<uint8_t>(bytes >> (24 - 8 * k));
   }
 
-  // Moves the top byte out; what stands above it is a carry into the bytes before.
-  void flush_byte() {
-    const int below = kWindowBits + pending_ - 8;
+  // Takes the top `bits` of the pending ones; what stands above them is a carry into the bytes
+  // before.
+  uint64_t take_top(int bits) {
+    const int below = kWindowBits + pending_ - bits;
     const uint64_t top = low_ >> below;
-    if (top >> 8) carry();
-    *next_++ = static_cast<uint8_t>(top);
+    if (top >> bits) carry();
     low_ &= (uint64_t{1} << below) - 1;
-    pending_ -= 8;
+    pending_ -= bits;
+    return top;
   }
 
   void carry() {
@@ -102,7 +105,7 @@ class ArithmeticEncoder {
     BinEncoder& end = coder(1);
     end.low_ += end.range_ - 2;
     end.shift_out(7);
-    end.flush();
+    while (end.pending_ >= 8) *end.next_++ = static_cast<uint8_t>(end.take_top(8));
     // pending_ + 1 bits are left above the last eight, which are not written.
     const uint64_t tail = (((end.low_ >> 8) << 1) | 1) << (14 - end.pending_);
     if (tail >> 16) end.carry();

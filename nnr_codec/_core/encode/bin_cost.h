@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstdint>
 
 #include "../decode/probability_model.h"
@@ -35,7 +36,28 @@ constexpr uint32_t to_cost(double probability) {
   return static_cast<uint32_t>(-log2_constexpr(probability) * kOneBit + 0.5);
 }
 
+// log2(1 + i / 256).
+struct Log2Table {
+  std::array<uint32_t, 257> value{};
+
+  constexpr Log2Table() {
+    for (int i = 0; i <= 256; ++i) value[i] = kOneBit - to_cost((256 + i) / 512.0);
+  }
+};
+inline constexpr Log2Table kLog2{};
+
 }  // namespace detail
+
+// log2(x) in 1/4096 for x of 1 or more, the same on every processor.
+inline uint64_t fixed_log2(uint64_t x) {
+  const int exponent = std::bit_width(x) - 1;
+  const uint64_t fraction = (x << (63 - exponent)) << 1;  // of 2^64
+  const uint32_t place = static_cast<uint32_t>(fraction >> 56);
+  const uint64_t between = (fraction >> 40) & 0xffff;
+  const uint64_t low = detail::kLog2.value[place];
+  const uint64_t high = detail::kLog2.value[place + 1];
+  return static_cast<uint64_t>(exponent) * kOneBit + low + ((high - low) * between >> 16);
+}
 
 // kBinCost[bin][(S >> 7) + 32]. The probability of the less probable symbol is the mean of its
 // share over the eight classes of the range.

@@ -1,13 +1,14 @@
-// Turns a tensor's integers into bins (spec/bitstream.md, "Coded tensor", "Binarization").
+// Turns a tensor's integers into lists of bins (spec/bitstream.md, "Coded tensor", "Binarization").
 //
-// A sink takes the bins: void bin(int context, unsigned bin); void bypass(uint32_t bits, int
-// count); void end_block_row(int dq_state), called at the end of every block row but the last.
-// start_run(bins) gives what takes the next bins, that many at most, in the same way, and
-// end_run takes it back. The arithmetic coder is one sink, the search for initialization indices
-// another.
+// A sink takes the lists: bool wants(size_t integers), whether it wants the bins of the next so
+// many integers; void take(first, last), the list; void end_block_row(int dq_state), called at the
+// end of every block row but the last. The arithmetic coder is one sink, the search for
+// initialization indices another.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+#include <vector>
 
 #include "../decode/tensor_syntax.h"
 
@@ -19,11 +20,54 @@ struct TensorChoices {
   const uint8_t* skipped_rows = nullptr;   // rows flags; null: row_skip_enabled_flag is 0
 };
 
-// For sinks that need no other form for runs of bins.
-template <class Sink>
-struct SimpleSink {
-  Sink& start_run(size_t) { return static_cast<Sink&>(*this); }
-  void end_run(const Sink&) {}
+// One bin, 2 * context + bin, or up to eight equiprobable ones: kBypass + 256 * count + bins.
+using ListedBin = uint16_t;
+inline constexpr ListedBin kBypass = 0x8000;
+
+inline bool is_bypass(ListedBin entry) { return entry >= kBypass; }
+inline int bypass_count(ListedBin entry) { return (entry >> 8) & 15; }
+inline uint32_t bypass_bits(ListedBin entry) { return entry & 0xff; }
+
+// Writes a list into room that the caller has made.
+class BinWriter {
+ public:
+  explicit BinWriter(ListedBin* room) : next_(room) {}
+
+  void bin(int context, unsigned bin) { *next_++ = static_cast<ListedBin>(2 * context + bin); }
+
+  // The `count` low bits of `bits`, most significant first.
+  void bypass(uint32_t bits, int count) {
+    while (count > 0) {
+      const int part = count < 8 ? count : 8;
+      count -= part;
+      *next_++ = static_cast<ListedBin>(kBypass | part << 8 | ((bits >> count) & ((1u << part) - 1)));
+    }
+  }
+
+  ListedBin* end() const { return next_; }
+  void advance(int entries) { next_ += entries; }
+
+ private:
+  ListedBin* next_;
+};
+
+// The lists of small integers, ready to be copied: which bins there are is hard to predict for a
+// processor, so that branches cost more than the copy of a list of full length.
+struct ListTemplates {
+  static constexpr int kLength = 16;
+  static constexpr int kLargest = 127;
+  struct Template {
+    ListedBin bins[kLength];
+    int count;
+  };
+  std::vector<Template> templates;  // of -largest .. largest
+  int32_t largest = 0;
+
+  // Null for integers without a template.
+  const Template* find(int32_t level) const {
+    const size_t place = static_cast<uint32_t>(level) + static_cast<uint32_t>(largest);
+    return place < templates.size() ? &templates[place] : nullptr;
+  }
 };
 
 template <class Sink>
@@ -31,16 +75,18 @@ class Binarizer {
  public:
   Binarizer(const TensorSyntax& tensor, const TensorChoices& choices, Sink& sink)
       : tensor_(tensor), choices_(choices), layout_{tensor.unary_length}, range_(tensor),
-        sink_(sink) {}
+        sink_(sink), room_(kRun * (2 + tensor.unary_length + kRemainderEntries) + ListTemplates::kLength) {}
 
   // `levels`: elements() integers as they are coded, before the doubling of dependent
   // quantization.
   void run(const int32_t* levels) {
     const bool plain = tensor_.is_plain(choices_.history_enabled);
+    if (plain && tensor_.elements() >= kWorthTemplates) make_templates();
     const uint64_t block_rows = tensor_.block_rows();
     for (uint64_t block_row = 0; block_row < block_rows; ++block_row) {
       start_block_row();
-      for_each_segment(tensor_, block_row, [&](uint64_t row, uint64_t first, uint64_t count) {
+      const bool by_rows = choices_.skipped_rows != nullptr;
+      for_each_segment(tensor_, block_row, by_rows, [&](uint64_t row, uint64_t first, uint64_t count) {
         if (tensor_.single_value())
           return false;  // nothing is coded, but block rows end all the same
         if (choices_.skipped_rows && choices_.skipped_rows[row])
@@ -58,16 +104,44 @@ class Binarizer {
   void start_block_row() { place_.left = 0; }
 
   // Binarizes the integer of element `i`, the next in scan order.
-  void put(int64_t level, uint64_t i) { put_integer<false>(sink_, place_, level, i); }
+  void put(int64_t level, uint64_t i) {
+    BinWriter writer(room_.data());
+    put_integer<false>(writer, place_, level, i);
+    sink_.take(room_.data(), writer.end());
+  }
 
  private:
-  static constexpr uint64_t kRun = 256;  // integers between looks at the sink's room
+  static constexpr uint64_t kRun = 256;             // integers of one list
+  static constexpr uint64_t kWorthTemplates = 4096; // elements for which templates are made
+  static constexpr size_t kRemainderEntries = kMaxRemainderPrefix + 1 + (kMaxRemainderPrefix + 7) / 8;
 
   // Where in the scan the binarization stands.
   struct Place {
     int state = 0;  // of dependent quantization
     int left = 0;   // class of the integer before
   };
+
+  void make_templates() {
+    std::vector<ListTemplates::Template> positive, negative;
+    for (int32_t level = 0; level <= ListTemplates::kLargest; ++level)
+      if (!make_template(level, positive) || !make_template(-level, negative)) break;
+    templates_.largest = static_cast<int32_t>(positive.size()) - 1;
+    templates_.templates.assign(negative.rbegin(), negative.rend() - 1);
+    templates_.templates.insert(templates_.templates.end(), positive.begin(), positive.end());
+  }
+
+  // False, if the list is too long.
+  bool make_template(int32_t level, std::vector<ListTemplates::Template>& templates) {
+    BinWriter writer(room_.data());
+    Place place;
+    put_integer<true>(writer, place, level, 0);
+    const auto count = writer.end() - room_.data();
+    if (count > ListTemplates::kLength) return false;
+    templates.emplace_back();
+    std::memcpy(templates.back().bins, room_.data(), sizeof templates.back().bins);
+    templates.back().count = static_cast<int>(count);
+    return true;
+  }
 
   void skip_row() {
     if (tensor_.dependent_quantization)
@@ -76,31 +150,66 @@ class Binarizer {
 
   template <bool kPlain>
   void put_segment(const int32_t* levels, uint64_t first, uint64_t count) {
-    const size_t bins_each = 2 + tensor_.unary_length + 2 * kMaxRemainderPrefix;
-    Place place = place_;  // a local copy stays in registers, as does the sink's run
     for (uint64_t start = first; start < first + count; start += kRun) {
       const uint64_t stop = first + count - start < kRun ? first + count : start + kRun;
-      auto&& run = sink_.start_run((stop - start) * bins_each);
-      for (uint64_t i = start; i < stop; ++i) put_integer<kPlain>(run, place, levels[i], i);
-      sink_.end_run(run);
+      if (sink_.wants(stop - start))
+        put_run<kPlain>(levels, start, stop);
+      else
+        pass_over(levels, start, stop);
     }
-    place_ = place;
   }
 
-  template <bool kPlain, class Run>
-  void put_integer(Run& run, Place& place, int64_t level, uint64_t i) const {
-    const int64_t parent = kPlain ? 0 : tensor_.parent_at(i);
-    const bool history = !kPlain && choices_.history_enabled && tensor_.history_at(i);
-    run.bin(ContextLayout::significance(place.state, place.left, parent, history), level != 0);
-    if (level != 0) put_nonzero<kPlain>(run, place.left, level, parent);
-    place.left = neighbour_class(level);
+  template <bool kPlain>
+  void put_run(const int32_t* levels, uint64_t start, uint64_t stop) {
+    Place place = place_;
+    BinWriter writer(room_.data());
+    for (uint64_t i = start; i < stop; ++i) {
+      const auto* known = kPlain ? templates_.find(levels[i]) : nullptr;
+      if (known)
+        copy_template(writer, place, levels[i], *known);
+      else
+        put_integer<kPlain>(writer, place, levels[i], i);
+    }
+    place_ = place;
+    sink_.take(room_.data(), writer.end());
+  }
+
+  void copy_template(BinWriter& writer, Place& place, int32_t level,
+                     const ListTemplates::Template& known) const {
+    ListedBin* list = writer.end();
+    std::memcpy(list, known.bins, sizeof known.bins);
+    const int significance = ContextLayout::significance(place.state, place.left, 0, false);
+    list[0] = static_cast<ListedBin>(2 * significance + (level != 0));
+    list[1] = static_cast<ListedBin>(2 * ContextLayout::sign(place.left, 0) + (level < 0));
+    writer.advance(known.count);
+    step(place, level);
+  }
+
+  // Goes on to behind integers whose bins nobody wants.
+  void pass_over(const int32_t* levels, uint64_t start, uint64_t stop) {
+    if (tensor_.dependent_quantization)
+      for (uint64_t i = start; i < stop; ++i) place_.state = kNextState[place_.state][levels[i] & 1];
+    place_.left = neighbour_class(levels[stop - 1]);
+  }
+
+  void step(Place& place, int64_t level) const {
+    place.left = (level < 0) | (level > 0) << 1;  // neighbour_class, without branches
     if (tensor_.dependent_quantization) place.state = kNextState[place.state][level & 1];
   }
 
-  template <bool kPlain, class Run>
-  void put_nonzero(Run& run, int left, int64_t level, int64_t parent) const {
+  template <bool kPlain>
+  void put_integer(BinWriter& writer, Place& place, int64_t level, uint64_t i) const {
+    const int64_t parent = kPlain ? 0 : tensor_.parent_at(i);
+    const bool history = !kPlain && choices_.history_enabled && tensor_.history_at(i);
+    writer.bin(ContextLayout::significance(place.state, place.left, parent, history), level != 0);
+    if (level != 0) put_nonzero<kPlain>(writer, place.left, level, parent);
+    step(place, level);
+  }
+
+  template <bool kPlain>
+  void put_nonzero(BinWriter& writer, int left, int64_t level, int64_t parent) const {
     const bool negative = level < 0;
-    if (kPlain || range_.sign_coded()) run.bin(ContextLayout::sign(left, parent), negative);
+    if (kPlain || range_.sign_coded()) writer.bin(ContextLayout::sign(left, parent), negative);
     const int64_t largest = kPlain || !range_.bounded ? INT64_MAX
                             : negative                ? range_.negative
                                                       : range_.positive;
@@ -109,24 +218,23 @@ class Binarizer {
     for (int j = 0; j < n; ++j) {
       if (!kPlain && j + 1 >= largest) return;
       const unsigned greater = magnitude > j + 1;
-      run.bin(layout_.greater(j, negative, parent), greater);
+      writer.bin(layout_.greater(j, negative, parent), greater);
       if (!greater) return;
     }
-    if (kPlain || n + 1 < largest) put_remainder(run, magnitude - (n + 1), largest - (n + 1));
+    if (kPlain || n + 1 < largest) put_remainder(writer, magnitude - (n + 1), largest - (n + 1));
   }
 
-  template <class Run>
-  void put_remainder(Run& run, int64_t remainder, int64_t largest) const {
+  void put_remainder(BinWriter& writer, int64_t remainder, int64_t largest) const {
     int64_t base = 0;
     int k = 0;
     while (k < kMaxRemainderPrefix && largest >= base + (int64_t{1} << k)) {
       const unsigned more = remainder >= base + (int64_t{1} << k);
-      run.bin(layout_.remainder() + k, more);
+      writer.bin(layout_.remainder() + k, more);
       if (!more) break;
       base += int64_t{1} << k;
       ++k;
     }
-    run.bypass(static_cast<uint32_t>(remainder - base), k);
+    writer.bypass(static_cast<uint32_t>(remainder - base), k);
   }
 
   const TensorSyntax& tensor_;
@@ -135,6 +243,8 @@ class Binarizer {
   CodebookRange range_;
   Sink& sink_;
   Place place_;
+  std::vector<ListedBin> room_;
+  ListTemplates templates_;
 };
 
 }  // namespace nnr

@@ -39,7 +39,7 @@ inline void reconstruct(const TensorToEncode& tensor, int32_t* integers) {
   const std::vector<uint8_t> skipped = skipped_rows(tensor);
   int state = 0;
   for (uint64_t block_row = 0; block_row < syntax.block_rows(); ++block_row)
-    for_each_segment(syntax, block_row, [&](uint64_t row, uint64_t first, uint64_t count) {
+    for_each_segment(syntax, block_row, !skipped.empty(), [&](uint64_t row, uint64_t first, uint64_t count) {
       if (!skipped.empty() && skipped[row]) {
         state = state_after_skipped_row(state, syntax.cols);
         return true;
@@ -56,10 +56,12 @@ inline void reconstruct(const TensorToEncode& tensor, int32_t* integers) {
 
 // Bins of the tensor's integers, context-coded and bypass: what coding time is measured against.
 inline uint64_t count_bins(const TensorToEncode& tensor) {
-  struct CountingSink : SimpleSink<CountingSink> {
+  struct CountingSink {
     uint64_t bins = 0;
-    void bin(int, unsigned) { ++bins; }
-    void bypass(uint32_t, int count) { bins += count; }
+    bool wants(size_t) const { return true; }
+    void take(const ListedBin* first, const ListedBin* last) {
+      for (; first != last; ++first) bins += is_bypass(*first) ? bypass_count(*first) : 1;
+    }
     void end_block_row(int) {}
   };
   const std::vector<uint8_t> skipped = skipped_rows(tensor);
@@ -81,16 +83,14 @@ class CodingSink {
     contexts_.start(layout);
   }
 
-  // A copy of the coder's registers, for a run of bins.
-  struct Run {
-    BinEncoder coder;
-    ProbabilityModel* models;
+  bool wants(size_t) const { return true; }
 
-    void bin(int context, unsigned bin) { coder.encode(models[context], bin); }
-    void bypass(uint32_t bits, int count) { coder.encode_bypass(bits, count); }
-  };
-  Run start_run(size_t bins) { return {encoder_.coder(bins), contexts_.models}; }
-  void end_run(const Run& run) { encoder_.coder(0) = run.coder; }
+  void take(const ListedBin* first, const ListedBin* last) {
+    if (use_shift_paths)
+      code_with_shifts(first, last);
+    else
+      code(first, last);
+  }
 
   void bin(int context, unsigned bin) { encoder_.coder(1).encode(contexts_.models[context], bin); }
   void bypass(uint32_t bits, int count) {
@@ -106,6 +106,22 @@ class CodingSink {
   std::vector<BlockRowState> starts;  // value8 still holds low there
 
  private:
+  void code(const ListedBin* first, const ListedBin* last) {
+    BinEncoder& shared = encoder_.coder(static_cast<size_t>(last - first));
+    BinEncoder coder = shared;  // a local copy stays in registers
+    for (; first != last; ++first) {
+      if (is_bypass(*first))
+        coder.encode_bypass(bypass_bits(*first), bypass_count(*first));
+      else
+        coder.encode(contexts_.models[*first >> 1], *first & 1);
+    }
+    shared = coder;
+  }
+
+  NNR_SHIFT_PATH void code_with_shifts(const ListedBin* first, const ListedBin* last) {
+    code(first, last);
+  }
+
   ArithmeticEncoder& encoder_;
   ContextSet contexts_;
 };

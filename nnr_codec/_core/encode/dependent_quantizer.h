@@ -6,6 +6,25 @@
 
 namespace nnr {
 
+// The two ways into each state: from which state, with which parity of the integer.
+struct Predecessors {
+  struct Branch {
+    uint8_t state;
+    uint8_t parity;
+  };
+  Branch into[kDqStates][2];
+
+  constexpr Predecessors() : into() {
+    int found[kDqStates] = {};
+    for (uint8_t state = 0; state < kDqStates; ++state)
+      for (uint8_t parity = 0; parity < 2; ++parity) {
+        const int next = kNextState[state][parity];
+        into[next][found[next]++] = {state, parity};
+      }
+  }
+};
+inline constexpr Predecessors kPredecessors{};
+
 // The search with rates: one survivor per state, each knowing the class of its last integer.
 class DependentTrellis : public Trellis<kDqStates> {
  public:
@@ -106,8 +125,7 @@ class DependentTrellis : public Trellis<kDqStates> {
 inline void quantize_dependent(const QuantizerInput& input, const TensorChoices& choices,
                                int32_t* levels) {
   if (input.lambda == 0) {
-    DistortionTrellis trellis(input);
-    run_trellis(input, trellis, nullptr, levels);
+    DistortionTrellis(input, levels).run();
     return;
   }
   AdaptiveRates rates(input.syntax, choices, input.lambda);

@@ -12,6 +12,9 @@
 
 namespace nnr {
 
+// The pairs of shifts that initialization indices set, in the order of their first indices.
+inline constexpr int kShiftPairs[4][2] = {{5, 4}, {4, 5}, {6, 6}, {7, 5}};
+
 // The bins of one context under each of the nine indices.
 class ContextTrial {
  public:
@@ -32,40 +35,35 @@ class ContextTrial {
     }
   }
 
-  // Cost of the bins so far (of the samples taken) under index `index`, in 1/4096 bit.
+  // The bins from here on stand for `weight` times as many.
+  void weigh(uint64_t weight) {
+    settle();
+    weight_ = weight;
+  }
+
+  // Cost of the bins so far under index `index`, in 1/4096 bit.
   uint64_t cost(int index) {
     settle();
     return cost_[index];
   }
 
  private:
-  static constexpr int kBuffer = 512;    // bins of one sample
-  static constexpr uint64_t kDense = 16; // samples before the first gaps
-
-  // After kDense samples every second one is taken, after twice as many every fourth, and so on:
-  // the choice hardly changes, and long tensors cost little more than short ones.
-  static bool is_sample(uint64_t number) {
-    if (number < kDense) return true;
-    const auto stride = std::bit_floor(number / kDense) * 2;
-    return number % stride == 0;
-  }
+  static constexpr int kBuffer = 512;  // bins
 
   // Codes the buffered bins with every model that differs.
   void settle() {
     if (buffered_ == 0) return;
-    if (is_sample(settled_++)) {
-      uint64_t spent[kInitializationCount];
-      switch (leaders_) {
-        case 4: run<4>(spent); break;  // the usual case: one model for each pair of shifts
-        case 5: run<5>(spent); break;
-        case 6: run<6>(spent); break;
-        case 7: run<7>(spent); break;
-        case 8: run<8>(spent); break;
-        default: run<9>(spent);
-      }
-      for (int i = 0; i < kInitializationCount; ++i) cost_[i] += spent[group_[i]];
-      join();
+    uint64_t spent[kInitializationCount];
+    switch (leaders_) {
+      case 4: run_shift_pairs(spent); break;  // the usual case
+      case 5: run<5>(spent); break;
+      case 6: run<6>(spent); break;
+      case 7: run<7>(spent); break;
+      case 8: run<8>(spent); break;
+      default: run<9>(spent);
     }
+    for (int i = 0; i < kInitializationCount; ++i) cost_[i] += weight_ * spent[group_[i]];
+    join();
     buffered_ = 0;
   }
 
@@ -86,8 +84,32 @@ class ContextTrial {
     }
   }
 
-  // Models of equal shifts run into the same states sooner or later, and stay together. Four
-  // pairs of shifts are left at the least.
+  // The same with one model for each pair of shifts, which are constants here.
+  void run_shift_pairs(uint64_t* spent) {
+    run_two<kShiftPairs[0][0], kShiftPairs[0][1], kShiftPairs[1][0], kShiftPairs[1][1]>(0, spent);
+    run_two<kShiftPairs[2][0], kShiftPairs[2][1], kShiftPairs[3][0], kShiftPairs[3][1]>(2, spent);
+  }
+
+  template <int kFast0, int kSlow0, int kFast1, int kSlow1>
+  void run_two(int first, uint64_t* spent) {
+    ProbabilityModel a = models_[first];
+    ProbabilityModel b = models_[first + 1];
+    uint64_t sums[2] = {};
+    for (int i = 0; i < buffered_; ++i) {
+      const unsigned bin = buffer_[i];
+      sums[0] += bin_cost(a, bin);
+      sums[1] += bin_cost(b, bin);
+      a.update(bin, kFast0, kSlow0);
+      b.update(bin, kFast1, kSlow1);
+    }
+    models_[first] = a;
+    models_[first + 1] = b;
+    spent[first] = sums[0];
+    spent[first + 1] = sums[1];
+  }
+
+  // Models of equal shifts run into the same states sooner or later, and stay together. The four
+  // pairs of shifts are left at the least, in the order of their first indices.
   void join() {
     int place[kInitializationCount];  // where each model goes
     int kept = 0;
@@ -110,18 +132,35 @@ class ContextTrial {
   int group_[kInitializationCount];                // which of them stands for an index
   int leaders_ = kInitializationCount;
   uint64_t cost_[kInitializationCount] = {};
-  uint64_t settled_ = 0;
+  uint64_t weight_ = 1;
   uint8_t buffer_[kBuffer];
   int buffered_ = 0;
 };
 
 // A sink of bins that tries all indices on all contexts.
-class InitializationSearch : public SimpleSink<InitializationSearch> {
+class InitializationSearch {
  public:
   explicit InitializationSearch(const ContextLayout& layout) : trials_(layout.count()) {}
 
-  void bin(int context, unsigned bin) { trials_[context].add(bin); }
-  void bypass(uint32_t, int) {}
+  // After kDense runs of integers every second one is enough, after twice as many every fourth,
+  // and so on: the choice hardly changes, and long tensors cost little more than short ones.
+  bool wants(size_t integers) {
+    const uint64_t number = seen_ / kRun;
+    seen_ += integers;
+    const uint64_t stride =
+        number < kDense ? 1 : std::min(std::bit_floor(number / kDense) * 2, kSparsest);
+    if (number % stride != 0) return false;
+    if (stride != stride_)
+      for (ContextTrial& trial : trials_) trial.weigh(stride);
+    stride_ = stride;
+    return true;
+  }
+
+  void take(const ListedBin* first, const ListedBin* last) {
+    for (; first != last; ++first)
+      if (!is_bypass(*first)) trials_[*first >> 1].add(*first & 1);
+  }
+
   void end_block_row(int) {
     for (ContextTrial& trial : trials_) trial.restart();
   }
@@ -146,6 +185,9 @@ class InitializationSearch : public SimpleSink<InitializationSearch> {
 
  private:
   static constexpr uint64_t kIndexCost = 3 * kOneBit;
+  static constexpr uint64_t kRun = 256;   // integers
+  static constexpr uint64_t kDense = 16;    // runs
+  static constexpr uint64_t kSparsest = 16;
 
   // The cheapest index of each context, with the flag's cost as it has adapted or as it starts.
   std::vector<uint8_t> decide(const std::vector<int>& contexts, bool adaptive) {
@@ -181,6 +223,8 @@ class InitializationSearch : public SimpleSink<InitializationSearch> {
   }
 
   std::vector<ContextTrial> trials_;
+  uint64_t seen_ = 0;  // integers
+  uint64_t stride_ = 1;
 };
 
 }  // namespace nnr

@@ -41,7 +41,7 @@ void run_trellis(const QuantizerInput& input, Search& trellis, AdaptiveRates* ra
       if (rates) rates->end_block_row();
       trellis.end_block_row();
     }
-    for_each_segment(input.syntax, block_row, [&](uint64_t, uint64_t first, uint64_t count) {
+    for_each_segment(input.syntax, block_row, false, [&](uint64_t, uint64_t first, uint64_t count) {
       for (uint64_t i = first; i < first + count; ++i) {
         trellis.step(i);
         if (++since < interval) continue;
