@@ -75,8 +75,8 @@ class TensorEncoder:
 
     def _encode_raw(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
         with np.errstate(over="ignore"):
-            as_float32 = values.astype(np.float32)
-        if not np.array_equal(as_float32, values, equal_nan=True):
+            as_float32 = values.astype(np.float32, copy=False)
+        if as_float32 is not values and not np.array_equal(as_float32, values, equal_nan=True):
             raise InvalidModel(parameter.name, f"{values.dtype} values that binary32 cannot hold")
         record = self._record(parameter, PayloadType.RAW_FLOAT)
         record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
