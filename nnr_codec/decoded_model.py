@@ -44,6 +44,7 @@ class DecodedModel:
         outlines: dict[str, DecodedTensor] = {
             tensor.name: tensor for tensor in decoder.outline(source, layers)
         }
+        self._outlines = outlines
         self.parameters = [
             Parameter(
                 tensor.name,
@@ -60,13 +61,20 @@ class DecodedModel:
         self._observe = observe or (lambda name, values: None)
 
     def _load(self, name: str) -> Array:
+        """Decode as far as the tensor `name`.
+
+        Raises:
+            BitstreamError: the payload is damaged.
+            InvalidModel: the file is another one than when its headers were read.
+        """
+        outline = self._outlines[name].values
         while (tensor := next(self._tensors, None)) is not None:
             self._observe(tensor.name, tensor.values)
             if tensor.name == name:
-                return tensor.values
-        raise InvalidModel(
-            name, f"not in {self._source!r} any more, which changes while it is read"
-        )
+                if (tensor.values.shape, tensor.values.dtype) == (outline.shape, outline.dtype):
+                    return tensor.values
+                break
+        raise InvalidModel(name, f"in {self._source!r}, which changes while it is read")
 
     def finish(self) -> None:
         """Decode what was not read: of tied tensors, some formats hold the first alone."""

@@ -207,7 +207,12 @@ def write(
             state[parameter.name] = _tensor(torch, parameter)
     if metadata:
         setattr(state, _METADATA, dict(metadata))
-    torch.save(state, file)
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # of closing the archive, over what the system said of writing
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _tensor(torch: Any, parameter: Parameter) -> Any:
