@@ -321,8 +321,10 @@ class _UnitDecoder:
 
     def _to_float_type(self, values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         dtype = self._float_type()
+        if dtype is np.float32:
+            return values
         with np.errstate(over="ignore"):  # what is too large for the type becomes infinite
-            return values.astype(dtype, copy=False)
+            return values.astype(dtype)
 
     def _float_type(self) -> type[np.floating[Any]]:
         data_format = self._data_format(DataFormat.FLOAT32)
