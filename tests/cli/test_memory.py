@@ -115,13 +115,20 @@ class TestTensorByTensor:
         assert len(load(output)) == 4
         assert alive == [0, 0, 0, 0]
 
-    def test_tied_tensor_is_kept_for_the_other(self) -> None:
+    def test_tied_tensors_are_kept_for_the_last_of_them(self) -> None:
         weights = Parameter.from_array("a", random_weights(8, 8))
-        model = Model([weights, replace(weights, name="b", tied_to="a")])
+        ties = [replace(weights, name=name, tied_to="a") for name in ("b", "d")]
+        others = [Parameter.from_array(name, random_weights(4)) for name in ("c", "e")]
+        model = Model([weights, ties[0], others[0], ties[1], others[1]])
         data = nnr_codec.encode(model).data or b""
-        first, second = StreamDecoder().tensors(io.BytesIO(data))
-        assert first.values is second.values
-        assert (first.tied_to, second.tied_to) == (None, "a")
+        tensors = StreamDecoder().tensors(io.BytesIO(data))
+        reference = weakref.ref(next(tensors).values)
+        for name, kept in (("b", True), ("c", True), ("d", True), ("e", False)):
+            tensor = next(tensors)
+            assert tensor.name == name
+            assert (tensor.values is reference()) == (tensor.tied_to == "a")
+            del tensor
+            assert (reference() is not None) == kept, name
 
 
 class TestOrderedCalls:
