@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO, Literal
 
 import numpy.typing as npt
 
 from .bitstream import DataUnit, ParsedUnit, parse_units
-from .errors import BitstreamError, InvalidOptions, LimitExceeded
+from .errors import BitstreamError, InvalidOptions, LimitExceeded, naming
 from .extra_tensors import ExtraTensors
 from .options import DecodeLimits
+from .ordered_calls import OrderedCalls
+from .rereading import RereadableFile
 from .series import CodedState, Series
-from .unit_decoder import DecodedTensor, decode_data_unit
+from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
 
-Source = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+Source = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO | RereadableFile
 Layers = Literal["dense", "factorized"]
 
 _MAX_PENDING = 64
 """Units decoded ahead of the one handed out, with an executor."""
+
+_BYTES_PER_ELEMENT = 8
+"""What decoding holds of an element: its integer and its value."""
 
 
 def decode(
@@ -106,16 +110,36 @@ class StreamDecoder:
         """Yield the tensors of a stream in order; arguments and errors are those of `decode`.
 
         With a pipe, each unit's tensors come as soon as the unit is there (with an executor: a
-        few units later).
+        few units later). Of what was handed out nothing is kept but tensors that others are tied
+        to, so that memory is that of one tensor, if the caller keeps none either.
         """
-        unwanted = unwanted_roles(layers)
         extras = ExtraTensors()
-        for tensors in self._decode(source, self._only, extras):
+        units = self._decode(source, self._only, extras)
+        yield from self._arranged(units, extras, unwanted_roles(layers))
+
+    def outline(self, source: Source, layers: Layers = "dense") -> Iterator[DecodedTensor]:
+        """Yield what `tensors` would, but with zeros that take no memory as values.
+
+        Reads the headers, and decodes nothing.
+        """
+        extras = ExtraTensors()
+        with _opened(source) as data:
+            units = _data_units(data, self._only, self._limits, extras)
+            outlines = (outline_data_unit(parsed) for parsed, _ in units)
+            yield from self._arranged(outlines, extras, unwanted_roles(layers))
+
+    def _arranged(
+        self, units: Iterable[list[DecodedTensor]], extras: ExtraTensors, unwanted: set[str]
+    ) -> Iterator[DecodedTensor]:
+        """Yield the tensors that are wanted, and the extras between them."""
+        for tensors in units:
             yield from filter(self._selects, extras.after(None))
-            for tensor in tensors:
+            while tensors:
+                tensor = tensors.pop(0)
                 if tensor.role not in unwanted and self._selects(tensor):
                     yield tensor
                 yield from filter(self._selects, extras.after(tensor))
+                del tensor  # so that its memory is free while the next unit is decoded
         yield from filter(self._selects, extras.rest())
 
     def _selects(self, tensor: DecodedTensor) -> bool:
@@ -127,43 +151,54 @@ class StreamDecoder:
         return only is None or any(fnmatch.fnmatchcase(name, only) for name in names)
 
     def _states(self, parent: Source) -> dict[str, CodedState]:
-        decoded = (t for unit in self._decode(parent, None, ExtraTensors()) for t in unit)
+        units = self._decode(parent, None, ExtraTensors(), keep_integers=True)
         return {
             tensor.name: CodedState(tensor.integers, tensor.node_id)
-            for tensor in decoded
+            for unit in units
+            for tensor in unit
             if tensor.role != "dense"
         }
 
     def _decode(
-        self, source: Source, only: str | None, extras: ExtraTensors
+        self, source: Source, only: str | None, extras: ExtraTensors, keep_integers: bool = False
     ) -> Iterator[list[DecodedTensor]]:
-        pending: deque[Future[list[DecodedTensor]]] = deque()
         with _opened(source) as data:
             units = _data_units(data, only, self._limits, extras)
-            try:
-                while (unit := _next_after(pending, units)) is not None:
-                    parsed, record = unit
-                    if self._executor is None or self._splits(record):
-                        yield from _results(pending)
-                        yield decode_data_unit(parsed, self.series, self._executor)
-                        continue
-                    pending.append(self._executor.submit(decode_data_unit, parsed, self.series))
-                    if len(pending) > _MAX_PENDING:
-                        yield pending.popleft().result()
-                yield from _results(pending)
-            finally:
-                for future in pending:
-                    future.cancel()
+            if self._executor is not None:
+                yield from self._decode_ahead(units, self._executor, keep_integers)
+                return
+            for parsed, _ in units:
+                yield decode_data_unit(parsed, self.series, keep_integers=keep_integers)
+
+    def _decode_ahead(
+        self,
+        units: Iterator[tuple[ParsedUnit, DataUnit]],
+        executor: Executor,
+        keep_integers: bool,
+    ) -> Iterator[list[DecodedTensor]]:
+        with OrderedCalls[list[DecodedTensor]](executor, _MAX_PENDING) as calls:
+            while (unit := _next_after(calls, units)) is not None:
+                parsed, record = unit
+                if self._splits(record):
+                    yield from calls.rest()
+                    yield decode_data_unit(parsed, self.series, executor, keep_integers)
+                    continue
+                size = len(parsed.payload) + _BYTES_PER_ELEMENT * record.decoded_elements
+                yield from calls.room_for(size)
+                calls.submit(size, decode_data_unit, parsed, self.series, None, keep_integers)
+            yield from calls.rest()
 
     def _splits(self, record: DataUnit) -> bool:
         """Whether the threads decode parts of a unit rather than units."""
         return bool(record.entry_points) and isinstance(self._executor, ThreadPoolExecutor)
 
 
-def limited_units(source: Any, limits: DecodeLimits) -> Iterator[ParsedUnit]:
-    """Parse all units of a stream, within the limit of all elements."""
+def limited_units(
+    source: Any, limits: DecodeLimits, extras: ExtraTensors | None = None
+) -> Iterator[ParsedUnit]:
+    """Parse all units of a stream, within the limit of all elements; tell `extras` the map."""
     elements = 0
-    extras = ExtraTensors()
+    extras = extras or ExtraTensors()
     for parsed in parse_units(source, limits):
         extras.use(parsed.context.model_map)
         if isinstance(parsed.record, DataUnit):
@@ -184,28 +219,21 @@ def _data_units(
     source: Any, only: str | None, limits: DecodeLimits, extras: ExtraTensors
 ) -> Iterator[tuple[ParsedUnit, DataUnit]]:
     """Yield the data units to decode, with their headers; tell `extras` the model map."""
-    for parsed in limited_units(source, limits):
-        extras.use(parsed.context.model_map)
+    for parsed in limited_units(source, limits, extras):
         record = parsed.record
         if isinstance(record, DataUnit) and (only is None or _matches(record, only, extras)):
             yield parsed, record
 
 
 def _next_after(
-    pending: deque[Future[list[DecodedTensor]]], units: Iterator[tuple[ParsedUnit, DataUnit]]
+    calls: OrderedCalls[list[DecodedTensor]], units: Iterator[tuple[ParsedUnit, DataUnit]]
 ) -> tuple[ParsedUnit, DataUnit] | None:
     """Return the next unit; if it is damaged, errors of the units before it come first."""
     try:
         return next(units, None)
     except BitstreamError:
-        for future in pending:
-            future.result()
+        calls.wait()
         raise
-
-
-def _results(pending: deque[Future[list[DecodedTensor]]]) -> Iterator[list[DecodedTensor]]:
-    while pending:
-        yield pending.popleft().result()
 
 
 def _matches(record: DataUnit, only: str, extras: ExtraTensors) -> bool:
@@ -216,20 +244,12 @@ def _matches(record: DataUnit, only: str, extras: ExtraTensors) -> bool:
 
 
 @contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let errors of the bitstream name its file."""
-    try:
-        yield
-    except BitstreamError as error:
-        error.source = os.fspath(path)
-        raise
-
-
-@contextmanager
 def _opened(source: Source) -> Iterator[Any]:
-    """Give bytes as they are, files and pipes as they are, and paths opened."""
+    """Give bytes as they are, files and pipes as they are, and paths opened; errors name them."""
     if isinstance(source, str | os.PathLike):
-        with open(source, "rb") as file, naming(source):
+        with open(source, "rb") as file, naming(source, BitstreamError):
             yield file
-    else:
+        return
+    name = getattr(source, "name", None)  # of an unnamed temporary file: a number
+    with naming(name, BitstreamError) if isinstance(name, str) else nullcontext():
         yield source

@@ -11,7 +11,7 @@ import numpy as np
 from nnr_codec.errors import InvalidModel
 from nnr_codec.model import Array, supported_dtype
 
-__all__ = ["digest"]
+__all__ = ["ModelDigest", "digest"]
 
 
 def digest(tensors: Iterable[tuple[str, Array]]) -> str:
@@ -41,8 +41,20 @@ def digest(tensors: Iterable[tuple[str, Array]]) -> str:
     >>> digest([])
     'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
     """
-    state = hashlib.sha256()
+    state = ModelDigest()
     for name, values in tensors:
+        state.update(name, values)
+    return state.hexdigest()
+
+
+class ModelDigest:
+    """The digest of tensors that come one by one; see :func:`digest`."""
+
+    def __init__(self) -> None:
+        self._state = hashlib.sha256()
+
+    def update(self, name: str, values: Array) -> None:
+        """Take the next tensor; raises what :func:`digest` raises."""
         array = np.asarray(values)
         dtype = supported_dtype(name, array.dtype)
         try:
@@ -50,9 +62,12 @@ def digest(tensors: Iterable[tuple[str, Array]]) -> str:
         except UnicodeEncodeError as error:
             raise InvalidModel(name, "the name cannot be written in UTF-8") from error
         for text in (encoded, dtype.name.encode()):
-            state.update(struct.pack("<Q", len(text)) + text)
-        state.update(struct.pack(f"<{1 + array.ndim}Q", array.ndim, *array.shape))
+            self._state.update(struct.pack("<Q", len(text)) + text)
+        self._state.update(struct.pack(f"<{1 + array.ndim}Q", array.ndim, *array.shape))
         plain = np.asarray(array, dtype=dtype.newbyteorder("<"), order="C")
-        state.update(struct.pack("<Q", plain.nbytes))
-        state.update(plain.reshape(-1).view(np.uint8).data)
-    return state.hexdigest()
+        self._state.update(struct.pack("<Q", plain.nbytes))
+        self._state.update(plain.reshape(-1).view(np.uint8).data)
+
+    def hexdigest(self) -> str:
+        """Return the digest of the tensors so far, as 64 hexadecimal digits."""
+        return self._state.hexdigest()

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import starmap
 from typing import Any
 
 from .bitstream import Context, ModelParameterSet, Topology, write_mps, write_start, write_topology
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
 from .decoder import Source, StreamDecoder
-from .errors import InvalidModel, InvalidOptions
+from .errors import InvalidModel, InvalidOptions, naming
 from .factorization.model_map import ModelMap
 from .model import Model, Parameter
 from .model_mapping import map_model
 from .options import DecodeLimits, EncodeOptions
+from .ordered_calls import OrderedCalls
 from .report import EncodeReport, TensorReport
 from .series import Series
 from .tensor_encoder import EncodedTensor, TensorEncoder
+
+_MAX_PENDING = 16
+"""Tensors encoded ahead of the one written, with an executor."""
+
+_BYTES_PER_ELEMENT = 12
+"""What encoding holds of an element: its value, its integer, and what decoders make of that."""
 
 ModelLike = str | os.PathLike[str] | Model | Mapping[str, Any]
 
@@ -85,15 +90,8 @@ def encode(
     return EncodeResult(encoder.report(time.perf_counter() - start), data)
 
 
-@contextmanager
-def _naming(model: Model) -> Iterator[None]:
-    """Let errors of the model name its file, unless they do."""
-    try:
-        yield
-    except InvalidModel as error:
-        if model.source is not None and model.source not in str(error):
-            error.source = model.source
-        raise
+def _naming(model: Model) -> AbstractContextManager[None]:
+    return nullcontext() if model.source is None else naming(model.source, InvalidModel)
 
 
 def _opened_model(source: ModelLike) -> Model:
@@ -155,17 +153,24 @@ class StreamEncoder:
         )
         for encoded in self._encoded(tensor_encoder, coded):
             self._tensors.append(encoded.report)
-            yield encoded.unit.data
+            yield encoded.data
             if self._progress is not None:
                 self._progress(encoded.report)
 
     def _encoded(
         self, encoder: TensorEncoder, parameters: list[Parameter]
-    ) -> Iterable[EncodedTensor]:
-        arrays = ((parameter.name, parameter.read()) for parameter in parameters)
+    ) -> Iterator[EncodedTensor]:
+        """Encode in order; with an executor a few tensors ahead, their memory bounded."""
         if self._executor is None:
-            return starmap(encoder.encode, arrays)
-        return _in_order(self._executor, encoder.encode, arrays)
+            for parameter in parameters:
+                yield encoder.encode(parameter.name, parameter.read())
+            return
+        with OrderedCalls[EncodedTensor](self._executor, _MAX_PENDING) as calls:
+            for parameter in parameters:
+                size = _BYTES_PER_ELEMENT * parameter.size
+                yield from calls.room_for(size)
+                calls.submit(size, encoder.encode, parameter.name, parameter.read())
+            yield from calls.rest()
 
     def report(self, seconds: float) -> EncodeReport:
         """Return sizes and errors of what was encoded."""
@@ -181,25 +186,6 @@ def _map_text(model_map: ModelMap) -> str:
     if len(text.encode()) > limit:
         raise InvalidModel("model map", f"longer than {limit} bytes")
     return text
-
-
-def _in_order(executor: Executor, function: Any, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-    """Call with an executor, in order, with few results waiting: their memory stays bounded."""
-    pending: deque[Any] = deque()
-    try:
-        for arguments in calls:
-            pending.append(executor.submit(function, *arguments))
-            if len(pending) > _MAX_PENDING:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
-
-
-_MAX_PENDING = 16
-"""Tensors encoded ahead of the one written, with an executor."""
 
 
 def save_file(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -120,3 +123,19 @@ class MissingParent(BitstreamError):
     def __init__(self, name: str, reason: str = "no parent bitstream holds this tensor") -> None:
         super().__init__(f"{name!r}: {reason}")
         self.name = name
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str], kind: type[NnrError]) -> Iterator[None]:
+    """Let errors of `kind`, and those of the operating system, name the file unless they do."""
+    text = os.fspath(path)
+    try:
+        yield
+    except kind as error:
+        if error.source is None and repr(text) not in str(error):
+            error.source = text
+        raise
+    except OSError as error:
+        if error.filename is None:
+            error.filename = text
+        raise

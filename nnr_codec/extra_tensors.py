@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ class ExtraTensors:
         self._known = False
         self._by_place: dict[str | None, list[Extra]] = {}
         self._aliases: dict[str, list[str]] = {}
+        self._to_come: Counter[str] = Counter()  # ties to a tensor
         self._tied: dict[str, npt.NDArray[Any]] = {}
 
     def use(self, model_map: ModelMap | None) -> None:
@@ -29,6 +31,7 @@ class ExtraTensors:
             self._by_place.setdefault(extra.after, []).append(extra)
             if extra.tied_to is not None:
                 self._aliases.setdefault(extra.tied_to, []).append(extra.name)
+                self._to_come[extra.tied_to] += 1
 
     @property
     def has_ties(self) -> bool:
@@ -61,4 +64,7 @@ class ExtraTensors:
                 yield DecodedTensor(extra.name, "empty", extra.empty())
             elif extra.tied_to in self._tied:  # else it was not asked for
                 values = self._tied[extra.tied_to]
+                self._to_come[extra.tied_to] -= 1
+                if not self._to_come[extra.tied_to]:
+                    del self._tied[extra.tied_to]  # so that its memory can go
                 yield DecodedTensor(extra.name, "tied", values, tied_to=extra.tied_to)

@@ -23,6 +23,7 @@ class DecodeLimits:
         max_elements_per_tensor: elements of one decoded tensor.
         max_elements: elements of all decoded tensors together.
         max_units: units of one bitstream.
+        max_stream_bytes: bytes of one bitstream.
         max_unit_bytes: bytes of one unit (the format allows 2**31 - 1).
         max_name_bytes: UTF-8 bytes of one string (topology data excepted).
         max_dimensions: dimensions of one tensor.
@@ -33,6 +34,7 @@ class DecodeLimits:
     max_elements_per_tensor: int = 2**30
     max_elements: int = 2**31
     max_units: int = 2**20
+    max_stream_bytes: int = 2**35
     max_unit_bytes: int = 2**31 - 1
     max_name_bytes: int = 4096
     max_dimensions: int = 32

@@ -15,7 +15,8 @@ from typing import Any
 import numpy.typing as npt
 
 from .bitstream import DataUnit, ParsedUnit
-from .decoder import Layers, Source, StreamDecoder, limited_units, naming, unwanted_roles
+from .decoder import Layers, Source, StreamDecoder, limited_units, unwanted_roles
+from .errors import BitstreamError, naming
 from .extra_tensors import ExtraTensors
 from .factorization.model_map import Extra
 from .options import DecodeLimits
@@ -47,7 +48,9 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         data = source if isinstance(source, Bytes) else _mapped(source)
         self._map = data if isinstance(data, mmap.mmap) else None
         self._units: list[ParsedUnit] = []
-        self._naming = nullcontext if isinstance(source, Bytes) else partial(naming, source)
+        self._naming = (
+            nullcontext if isinstance(source, Bytes) else partial(naming, source, BitstreamError)
+        )
         try:
             with self._naming():
                 self._units.extend(limited_units(data, limits))

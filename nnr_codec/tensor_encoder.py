@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,18 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._core import TensorSyntax, choose_unary_length, measure_distortion, quantize
+from ._core import TensorSyntax, TensorToEncode, choose_unary_length, quantize
 from .bitstream import Codebook, Context, DataFormat, DataUnit, Parent, PayloadType
 from .errors import InvalidModel
 from .model import Parameter, is_extension
 from .options import EncodeOptions
 from .quantize.codebook import codebook_of
+from .quantize.distortion import distortion, largest_magnitude
 from .quantize.qp import qp_delta_bits, step_size
 from .quantize.rate import lambda_of
 from .report import TensorReport
 from .series import Series
 from .unit_encoder import CodedLevels, EncodedUnit, encode_data_unit, encode_raw_floats
-from .unit_layout import Integers, ParentData, look_up, matrix_shape
+from .unit_layout import Integers, ParentData, matrix_shape
 
 # What nnr_decompressed_data_format tells every decoder; the other types stand in the model map.
 _INT_FORMATS = {"int8": DataFormat.INT8, "int16": DataFormat.INT16, "int64": DataFormat.INT64}
@@ -31,9 +33,9 @@ _LEVEL_LIMIT = 2**31 - 8  # of |weight / step|: the integer, and those tried bes
 
 @dataclass(frozen=True, slots=True)
 class EncodedTensor:
-    """A tensor's data unit and what there is to say of it."""
+    """The bytes of a tensor's data unit, and what there is to say of it."""
 
-    unit: EncodedUnit
+    data: bytes
     report: TensorReport
 
 
@@ -73,13 +75,13 @@ class TensorEncoder:
 
     def _encode_raw(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
         with np.errstate(over="ignore"):
-            as_float32 = values.astype(np.float32)
-        if not np.array_equal(as_float32, values, equal_nan=True):
+            as_float32 = values.astype(np.float32, copy=False)
+        if as_float32 is not values and not np.array_equal(as_float32, values, equal_nan=True):
             raise InvalidModel(parameter.name, f"{values.dtype} values that binary32 cannot hold")
         record = self._record(parameter, PayloadType.RAW_FLOAT)
         record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
         unit = encode_raw_floats(record, as_float32, self._context)
-        return EncodedTensor(unit, _report(parameter, "raw", unit))
+        return EncodedTensor(unit.data, _report(parameter, "raw", unit))
 
     def _encode_integers(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
         low, high = int(values.min()), int(values.max())
@@ -90,37 +92,38 @@ class TensorEncoder:
         options = replace(self._options.for_tensor(parameter.name), dq=False)
         levels = values.astype(np.int32).reshape(-1)
         unit = self._smallest(record, options, levels, 0)
-        return EncodedTensor(unit, _report(parameter, "int", unit))
+        return EncodedTensor(unit.data, _report(parameter, "int", unit))
 
     def _encode_quantized(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
         options = self._options.for_tensor(parameter.name)
         asked = options.qp if parameter.role == "weight" else options.nonweight_qp
         with np.errstate(over="ignore"):
             weights = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-        _check_finite(parameter.name, values)
-        if not np.isfinite(weights).all():
+        largest = largest_magnitude(weights)
+        if not math.isfinite(largest):
+            _check_finite(parameter.name, values)
             raise InvalidModel(parameter.name, "holds values beyond binary32")
-        qp = self._coarse_enough(parameter.name, asked, float(np.abs(weights).max()))
+        qp = self._coarse_enough(parameter.name, asked, largest)
         step = step_size(qp, self._options.qp_density)
         record = self._record(parameter, PayloadType.FLOAT)
         record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
         levels = self._quantized(parameter.shape, options, weights, step)
-        unit = self._smallest(record, options, levels, qp)
-        integers = look_up(unit.integers["weight"], *unit.record.codebooks)
-        squared_error, energy, largest = measure_distortion(integers, step, weights)
-        with np.errstate(over="ignore"):
-            fits = np.isfinite(np.float32(largest).astype(values.dtype))
-        if not fits:
+        # No tool changes what is decoded. Measured before there is a code, it needs less memory.
+        syntax = self._quantizer_syntax(parameter.shape, options, 1)
+        integers = TensorToEncode(syntax, levels).reconstruct() if options.dq else levels
+        found = distortion(weights, integers, step, values.dtype)
+        del integers
+        if found.overflows:
             reason = f"at qp {qp} some values become too large for {values.dtype}"
             raise InvalidModel(parameter.name, reason)
-        report = _report(parameter, "dq" if options.dq else "uniform", unit, qp)
-        distortion = replace(
-            report,
+        unit = self._smallest(record, options, levels, qp)
+        report = replace(
+            _report(parameter, "dq" if options.dq else "uniform", unit, qp),
             qp_raised=qp != asked,
-            squared_error=squared_error,
-            energy=energy,
+            squared_error=found.squared_error,
+            energy=found.energy,
         )
-        return EncodedTensor(unit, distortion)
+        return EncodedTensor(unit.data, report)
 
     def _coarse_enough(self, name: str, qp: int, largest: float) -> int:
         """Return qp, or the least greater one at which the integers of a tensor fit 32 bits."""
@@ -167,6 +170,12 @@ class TensorEncoder:
         self, record: DataUnit, options: EncodeOptions, levels: Integers, qp: int
     ) -> EncodedUnit:
         """Encode with every combination of the tools that are allowed, and keep the smallest."""
+        units = self._candidates(record, options, levels, qp)
+        return min(units, key=lambda unit: len(unit.data))
+
+    def _candidates(
+        self, record: DataUnit, options: EncodeOptions, levels: Integers, qp: int
+    ) -> Iterator[EncodedUnit]:
         rows, cols = matrix_shape(tuple(record.tensor_dimensions or ()))
         record.dq_flag = int(options.dq)
         unary_length = options.unary_length
@@ -179,7 +188,6 @@ class TensorEncoder:
             self._codebooks(record, options, levels),
             self._row_skipping(options, levels.reshape(rows, cols)),
         )
-        units = []
         for (parent, history), (codebooks, coded_levels), row_skipping in tools:
             if history and codebooks and len(codebooks[0].values) == 1:
                 continue  # nothing is coded then, the history flag neither
@@ -187,10 +195,7 @@ class TensorEncoder:
                 coded_levels, qp, row_skipping, history, options.search_initialization
             )
             tried = replace(record, parent=parent, codebooks=codebooks)
-            units.append(
-                encode_data_unit(tried, {"weight": coded}, self._context, self._parent_data)
-            )
-        return min(units, key=lambda unit: len(unit.data))
+            yield encode_data_unit(tried, {"weight": coded}, self._context, self._parent_data)
 
     def _parents(
         self, record: DataUnit, options: EncodeOptions, elements: int

@@ -16,7 +16,14 @@ from .errors import InvalidBitstream, LimitExceeded, TruncatedBitstream, Unsuppo
 from .model import dtype_of, is_extension
 from .quantize.qp import qp_delta_bits, step_size
 from .series import Series
-from .unit_layout import Integers, ParentData, TensorLayout, look_up, tensor_layouts
+from .unit_layout import (
+    Integers,
+    ParentData,
+    TensorLayout,
+    look_up,
+    role_shape,
+    tensor_layouts,
+)
 
 _REASONS = {
     DecodeStatus.INTEGER_OVERFLOW: "an integer does not fit 32 bits",
@@ -26,7 +33,7 @@ _REASONS = {
     DecodeStatus.VALUE_OUT_OF_RANGE: "the codeword is none that an encoder writes",
     DecodeStatus.TRAILING_BYTES: "bytes are left behind the codeword",
 }
-_INTEGER_RANGES = {
+_INTEGER_RANGES: dict[DataFormat, tuple[int, int, type[np.signedinteger[Any]]]] = {
     DataFormat.INT2: (-2, 1, np.int8),
     DataFormat.INT3: (-4, 3, np.int8),
     DataFormat.INT4: (-8, 7, np.int8),
@@ -35,7 +42,7 @@ _INTEGER_RANGES = {
     DataFormat.INT32: (-(2**31), 2**31 - 1, np.int32),
     DataFormat.INT64: (-(2**63), 2**63 - 1, np.int64),
 }
-_FLOAT_TYPES = {
+_FLOAT_TYPES: dict[DataFormat, type[np.floating[Any]]] = {
     DataFormat.FLOAT16: np.float16,
     DataFormat.FLOAT32: np.float32,
     DataFormat.FLOAT64: np.float64,
@@ -53,7 +60,7 @@ class DecodedTensor:
             "dense": the product of G and H; or "tied" or "empty": without a unit of its own.
         values: float32, or what nnr_decompressed_data_format says; integers: int32 likewise.
         integers: the coded integers after the doubling, flat int32, for later streams of a
-            series; None for raw floats and for the product.
+            series; None for raw floats and for the product, and where they are not kept.
         qp: the quantization parameter; None for integers, raw floats and the product.
         node_id: the unit's identity in a series, or None.
         tied_to: name of the tensor whose values these are, of role "tied", or None.
@@ -78,7 +85,10 @@ class _Coded:
 
 
 def decode_data_unit(
-    parsed: ParsedUnit, series: Series | None = None, executor: Executor | None = None
+    parsed: ParsedUnit,
+    series: Series | None = None,
+    executor: Executor | None = None,
+    keep_integers: bool = True,
 ) -> list[DecodedTensor]:
     """Decode a data unit: its tensors in payload order, the product of G and H last.
 
@@ -86,11 +96,12 @@ def decode_data_unit(
         parsed: the unit.
         series: the earlier streams, for an update.
         executor: if its workers are threads, they decode block rows side by side.
+        keep_integers: give the integers beside the values, for a later stream of the series.
 
     Raises:
         BitstreamError: the unit is damaged, needs a missing parent, or asks for too much.
     """
-    unit = _UnitDecoder(parsed, series or Series())
+    unit = _UnitDecoder(parsed, series or Series(), keep_integers)
     try:
         return [unit.restored(tensor) for tensor in unit.tensors(executor)]
     except MemoryError:
@@ -98,13 +109,26 @@ def decode_data_unit(
         raise LimitExceeded("memory of this machine, in elements", elements, 0) from None
 
 
+def outline_data_unit(parsed: ParsedUnit) -> list[DecodedTensor]:
+    """Return what `decode_data_unit` would, but with zeros that take no memory as values.
+
+    Names, roles, shapes and element types follow from the headers, which alone are looked at.
+
+    Raises:
+        BitstreamError: the unit asks for what is not supported, or contradicts the model map.
+    """
+    unit = _UnitDecoder(parsed, Series())
+    return [unit.outlined(name, role) for name, role in unit.record.decoded_roles()]
+
+
 class _UnitDecoder:
-    def __init__(self, parsed: ParsedUnit, series: Series) -> None:
+    def __init__(self, parsed: ParsedUnit, series: Series, keep_integers: bool = True) -> None:
         if not isinstance(parsed.record, DataUnit):
             raise TypeError(f"{parsed.unit.label} is no data unit")
         self.parsed = parsed
         self.record = parsed.record
         self._series = series
+        self._keep_integers = keep_integers
         self._quantization = parsed.context.quantization or (0, 0)
 
     def invalid(self, reason: str) -> InvalidBitstream:
@@ -130,12 +154,31 @@ class _UnitDecoder:
             return tensor
         values = tensor.values
         if entry.shape is not None:
-            if math.prod(entry.shape) != values.size:
-                raise self.invalid(f"{values.size} elements, not {entry.shape} as in the model map")
+            self._check_size(values.size, entry.shape)
             values = values.reshape(entry.shape)
         if entry.dtype is not None:
             values = self._converted(values, dtype_of(entry.dtype))
         return replace(tensor, values=values)
+
+    def outlined(self, name: str, role: str) -> DecodedTensor:
+        """Return a tensor as `restored` gives it, without its values."""
+        shape, dtype = role_shape(self.record, role), np.dtype(np.float32)
+        if self.record.payload_type == PayloadType.INT:
+            dtype = np.dtype(self._integer_range()[2])
+        elif role != "dense":
+            dtype = np.dtype(self._float_type())
+        model_map = self.parsed.context.model_map
+        entry = model_map.tensors.get(name) if model_map else None
+        if entry is not None and entry.shape is not None:
+            self._check_size(math.prod(shape), entry.shape)
+            shape = entry.shape
+        if entry is not None and entry.dtype is not None:
+            dtype = dtype_of(entry.dtype)
+        return DecodedTensor(name, role, np.broadcast_to(np.zeros((), dtype), shape))
+
+    def _check_size(self, size: int, shape: tuple[int, ...]) -> None:
+        if math.prod(shape) != size:
+            raise self.invalid(f"{size} elements, not {shape} as in the model map")
 
     def _converted(self, values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         is_float = dtype.kind == "f" or is_extension(dtype)
@@ -250,8 +293,8 @@ class _UnitDecoder:
     def _reconstruct(self, tensor: _Coded) -> DecodedTensor:
         """Turn integers into values."""
         layout = tensor.layout
-        integers = tensor.integers
-        indexed = self._apply_codebook(integers, layout.codebook)
+        integers = tensor.integers if self._keep_integers else None
+        indexed = self._apply_codebook(tensor.integers, layout.codebook)
         if self.record.payload_type == PayloadType.INT:
             values = self._to_integer_type(indexed.reshape(layout.shape))
             node_id = self.record.node_id
@@ -277,26 +320,37 @@ class _UnitDecoder:
         return look_up(integers, codebook)
 
     def _to_float_type(self, values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        dtype = self._float_type()
+        if dtype is np.float32:
+            return values
+        with np.errstate(over="ignore"):  # what is too large for the type becomes infinite
+            return values.astype(dtype)
+
+    def _float_type(self) -> type[np.floating[Any]]:
         data_format = self._data_format(DataFormat.FLOAT32)
         if data_format not in _FLOAT_TYPES:
             reason = "integers were asked for in a unit of floats"
             raise UnsupportedFeature("nnr_decompressed_data_format", data_format.name, reason)
-        with np.errstate(over="ignore"):  # what is too large for the type becomes infinite
-            return values.astype(_FLOAT_TYPES[data_format], copy=False)
+        return _FLOAT_TYPES[data_format]
 
     def _data_format(self, default: DataFormat) -> DataFormat:
         found = self.record.nnr_decompressed_data_format
         return default if found is None else found
 
     def _to_integer_type(self, values: Integers) -> npt.NDArray[Any]:
+        low, high, dtype = self._integer_range()
+        if int(values.min()) < low or int(values.max()) > high:
+            data_format = self._data_format(DataFormat.INT32)
+            raise self.invalid(f"an integer does not fit {data_format.name}")
+        return values.astype(dtype, copy=False)
+
+    def _integer_range(self) -> tuple[int, int, type[np.signedinteger[Any]]]:
+        """Return the least and the greatest integer of the unit's data format, and its type."""
         data_format = self._data_format(DataFormat.INT32)
         if data_format not in _INTEGER_RANGES:
             reason = "floats were asked for in a unit of integers"
             raise UnsupportedFeature("nnr_decompressed_data_format", data_format.name, reason)
-        low, high, dtype = _INTEGER_RANGES[data_format]
-        if int(values.min()) < low or int(values.max()) > high:
-            raise self.invalid(f"an integer does not fit {data_format.name}")
-        return values.astype(dtype, copy=False)
+        return _INTEGER_RANGES[data_format]
 
     def _recompose(self, g: _Coded, h: _Coded) -> DecodedTensor:
         """Multiply G and H: exactly, with one rounding to binary32.

@@ -49,13 +49,18 @@ class EncodedUnit:
         record: its header.
         data: the whole unit.
         payload_bytes: bytes of the codeword or raw floats in it.
-        integers: what a decoder finds for each role: the integers after the doubling, flat.
+        tensors: the core's tensors by role.
     """
 
     record: DataUnit
     data: bytes
     payload_bytes: int
-    integers: dict[str, Integers]
+    tensors: dict[str, TensorToEncode]
+
+    @property
+    def integers(self) -> dict[str, Integers]:
+        """What a decoder finds for each role: the integers after the doubling, flat."""
+        return {role: tensor.reconstruct() for role, tensor in self.tensors.items()}
 
 
 def encode_data_unit(
@@ -94,13 +99,11 @@ def encode_data_unit(
         EntryPoint(value8, dq_state, offset) for offset, value8, dq_state in entries
     ]
     data = write_data_unit(record, payload, context)
-    integers = {
-        layout.role: tensor.reconstruct() for layout, tensor in zip(layouts, tensors, strict=True)
-    }
-    return EncodedUnit(record, data, len(payload), integers)
+    roles = (layout.role for layout in layouts)
+    return EncodedUnit(record, data, len(payload), dict(zip(roles, tensors, strict=True)))
 
 
 def encode_raw_floats(record: DataUnit, values: np.ndarray, context: Context) -> EncodedUnit:
     """Encode a RAW_FLOAT unit: binary32 values as they are."""
-    payload = np.ascontiguousarray(values, dtype="<f4").tobytes()
+    payload = np.ascontiguousarray(values, dtype="<f4").reshape(-1).view(np.uint8).data
     return EncodedUnit(record, write_data_unit(record, payload, context), len(payload), {})

@@ -86,7 +86,7 @@ def _layout(
     name: str,
     parent_data: Callable[[str, int], ParentData],
 ) -> TensorLayout:
-    shape = _shape(record, role)
+    shape = role_shape(record, role)
     rows, cols = matrix_shape(shape)
     codebook = _codebook(record, role)
     earlier = ParentData()
@@ -109,7 +109,10 @@ def _layout(
     return TensorLayout(name, role, shape, syntax, codebook)
 
 
-def _shape(record: DataUnit, role: str) -> tuple[int, ...]:
+def role_shape(record: DataUnit, role: str) -> tuple[int, ...]:
+    """Return the shape of a unit's tensor of a role; "dense": that of the product of G and H."""
+    if role == "dense":
+        return tuple(record.tensor_dimensions or ())
     if role in ("weight", "G", "H"):
         return record.weight_shapes()[role == "H"]
     dimensions = record.tensor_dimensions or []

@@ -312,6 +312,8 @@ class DataUnit:
 
     def coding_roles(self) -> tuple[str, ...]:
         """The roles of the unit's tensors, in the order of the payload."""
+        if not self.is_block:
+            return self.name_roles()
         order = ("local_scaling", "bias", "beta", "gamma", "mean", "var", "weight", "G", "H")
         return tuple(sorted(self.name_roles(), key=order.index))
 

@@ -134,20 +134,20 @@ class StreamParser:
                 raise InvalidBitstream("model map", 0, str(error)) from None
 
     def _check_order(self, unit: Unit) -> None:
-        is_start = unit.unit_type == UnitType.NNR_STR
-        if is_start != (self.unit_count == 0):
+        kind = unit.unit_type
+        if (kind == UnitType.NNR_STR) != (self.unit_count == 0):
             raise _invalid(unit, "NNR_STR must be the first unit, and only the first")
         if unit.is_private:
             return
-        if unit.unit_type == UnitType.NNR_AGG:
+        if kind == UnitType.NNR_AGG:
             raise UnsupportedFeature("nnr_unit_type", "NNR_AGG", "aggregate units")
-        if unit.unit_type not in _STRUCTURES:
-            raise _invalid(unit, f"nnr_unit_type = {unit.unit_type}: reserved value")
+        if kind not in _STRUCTURES:
+            raise _invalid(unit, f"nnr_unit_type = {kind}: reserved value")
         if unit.header.partial_data_counter is not None:
             raise UnsupportedFeature("partial_data_counter_present_flag", 1, "partial data")
-        if unit.unit_type == UnitType.NNR_MPS and self.context.mps is not None:
+        if kind == UnitType.NNR_MPS and self.context.mps is not None:
             raise _invalid(unit, "a second NNR_MPS")
-        if unit.unit_type in _AFTER_MPS and self.context.mps is None:
+        if kind in _AFTER_MPS and self.context.mps is None:
             raise _invalid(unit, "comes before the NNR_MPS")
 
     def _parse_known(self, unit: Unit) -> ParsedUnit:

@@ -111,12 +111,12 @@ def read_units(source: Any, limits: DecodeLimits | None = None) -> Iterator[Unit
         source: anything with the buffer interface (bytes, memoryview, mmap), whose memory the
             units then refer to (an mmap can be closed only once they are gone); or a binary file
             or pipe, which is read unit by unit and never beyond the unit that is asked for.
-        limits: max_units and max_unit_bytes are what counts here.
+        limits: max_units, max_unit_bytes and max_stream_bytes are what counts here.
 
     Raises:
         TruncatedBitstream: the source ends inside a unit.
         InvalidBitstream: a size smaller than the unit's common header.
-        LimitExceeded: too many units, or too large a one.
+        LimitExceeded: too many units, too large a one, or too many bytes in all.
     """
     limits = limits or DecodeLimits()
     taker = _Buffer(source) if _is_buffer(source) else _File(source)
@@ -198,6 +198,8 @@ def _read_unit(
         raise InvalidBitstream(label, byte_offset, f"nnr_unit_size = {size}: no room for a header")
     if size > limits.max_unit_bytes:
         raise LimitExceeded("max_unit_bytes", size, limits.max_unit_bytes)
+    if byte_offset + size > limits.max_stream_bytes:
+        raise LimitExceeded("max_stream_bytes", byte_offset + size, limits.max_stream_bytes)
     data = taker.take(size)
     if len(data) < size:
         reason = f"nnr_unit_size = {size}: only {len(data)} bytes left"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import IntEnum
-from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import LimitExceeded, UnsupportedFeature
@@ -117,38 +116,40 @@ class Visitor:
         raise UnsupportedFeature(element, value, reason)
 
 
-def _read_string(reader: BitReader, limits: DecodeLimits, limit: str) -> str:
-    return reader.st(getattr(limits, limit), limit)
-
-
-def _read_rest(reader: BitReader, limits: DecodeLimits, limit: str) -> bytes:
-    count, allowed = reader.bits_left // 8, getattr(limits, limit)
-    if count > allowed:
-        raise LimitExceeded(limit, count, allowed)
-    return reader.raw(count)
-
-
 class ReadVisitor(Visitor):
-    """Fills a fresh record from a :class:`BitReader`; refuses what is invalid or too much."""
+    """Fills a fresh record from a :class:`BitReader`; refuses what is invalid or too much.
+
+    Flags and the usual numbers go straight to the reader: there are twenty for each tensor.
+    """
 
     def __init__(self, reader: BitReader, limits: DecodeLimits) -> None:
         self.reader = reader
         self.limits = limits
-        # No methods of self in here: a cycle would keep the unit's bytes until the next collection.
-        self._read: dict[str, Callable[[Any], Any]] = {
-            "u": reader.u,
-            "i": reader.i,
-            "ue": reader.ue,
-            "ie": reader.ie,
-            "flt": reader.flt,
-            "octets": reader.octets,
-            "st": partial(_read_string, reader, limits),
-            "rest": partial(_read_rest, reader, limits),
-        }
+
+    def _read(self, kind: str, size: Any) -> Any:
+        if kind == "st":
+            return self.reader.st(getattr(self.limits, size), size)
+        if kind == "rest":
+            count = self.reader.bits_left // 8
+            self.limit(size, count)
+            return self.reader.raw(count)
+        return getattr(self.reader, kind)(size)  # called like the descriptors
 
     def code(self, element: str, kind: str, size: Any, value: Any) -> Any:
         """Read one element."""
-        return self._read[kind](size)
+        return self._read(kind, size)
+
+    def u(self, record: Any, name: str, bits: int) -> None:
+        """Read an unsigned attribute."""
+        setattr(record, name, self.reader.u(bits))
+
+    def ue(self, record: Any, name: str, order: int) -> None:
+        """Read an Exp-Golomb attribute."""
+        setattr(record, name, self.reader.ue(order))
+
+    def present(self, element: str, present: bool) -> bool:
+        """Read a flag that says whether something follows."""
+        return self.reader.u(1) == 1
 
     def align(self) -> None:
         """Read the alignment pattern."""
@@ -156,7 +157,7 @@ class ReadVisitor(Visitor):
 
     def field(self, record: Any, name: str, kind: str, size: Any, element: str = "") -> None:
         """Read an attribute."""
-        setattr(record, name, self._read[kind](size))
+        setattr(record, name, self._read(kind, size))
 
     def choice(
         self, record: Any, name: str, bits: int, codes: type[IntEnum], element: str = ""
@@ -172,8 +173,7 @@ class ReadVisitor(Visitor):
         self, record: Any, name: str, count: int, kind: str, size: Any, element: str = ""
     ) -> None:
         """Read a list of numbers or strings."""
-        read = self._read[kind]
-        setattr(record, name, [read(size) for _ in range(count)])
+        setattr(record, name, [self._read(kind, size) for _ in range(count)])
 
     def child(self, record: Any, name: str, factory: type) -> Any:
         """Put a fresh record in place."""

@@ -3,7 +3,7 @@
 One module for each format, with the same two functions:
 
 * `read(path) -> Model`
-* `write(path, parameters, *, metadata, overwrite) -> None`
+* `write(path, file, parameters, *, metadata) -> None`, where `path` serves messages alone
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from nnr_codec.checkpoints import numpy_archive, onnx_file, safetensors, sharded, torch_file
 from nnr_codec.checkpoints._content import Format, format_of
+from nnr_codec.checkpoints.atomic import atomic_output
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, supported_dtype
 
@@ -64,6 +65,7 @@ def save_checkpoint(
     overwrite: bool = False,
     metadata: Mapping[str, str] | None = None,
     graph: str | os.PathLike[str] | None = None,
+    complete: Callable[[], object] | None = None,
 ) -> None:
     """Write `tensors` to `path`, in order, in the format that its suffix names.
 
@@ -80,6 +82,8 @@ def save_checkpoint(
         graph: the ONNX model of which `path` becomes a copy with other values in its initializers;
             needed for `.onnx`, and for nothing else. Its initializers are those of `tensors`, in
             any order.
+        complete: called when all is written and before the file appears; what it raises goes on
+            to the caller, and no file is left.
 
     Raises:
         InvalidOptions: the suffix is unknown, the output exists or cannot be written, `metadata`
@@ -94,7 +98,11 @@ def save_checkpoint(
     if not all(isinstance(part, str) for entry in entries.items() for part in entry):
         raise InvalidOptions("metadata", "keys and values have to be text")
     _check_encodable(entries)
-    write(text, _parameters(tensors), metadata=entries, overwrite=overwrite)
+    parameters = _parameters(tensors)
+    with atomic_output(text, overwrite=overwrite) as file:
+        write(text, file, parameters, metadata=entries)
+        if complete is not None:
+            complete()
 
 
 def check_output(

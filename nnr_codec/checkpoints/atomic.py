@@ -41,16 +41,26 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     Raises:
         InvalidOptions: the file exists and `overwrite` is not given, or it cannot be created there.
             Raised before the block is entered, unless another process made the file meanwhile.
-        OSError: writing failed, for instance because the disk is full.
+        OSError: writing failed, for instance because the disk is full; it names the file.
     """
     text = os.fspath(path)
     if not os.path.basename(text):
         raise InvalidOptions(_OPTION, f"{text!r} is not the name of a file")
-    direct = _open_direct(text)
-    if direct is not None:
-        with direct:
-            yield direct
-        return
+    try:
+        direct = _open_direct(text)
+        if direct is None:
+            yield from _in_place_of(text, overwrite)
+        else:
+            with direct:
+                yield direct
+    except OSError as error:
+        if error.filename is None:  # writing fails with a number alone
+            error.filename = text
+        raise
+
+
+def _in_place_of(text: str, overwrite: bool) -> Iterator[BinaryIO]:
+    """Yield a temporary file, and let it become `text`."""
     target = os.path.realpath(text)
     if not overwrite and os.path.lexists(target):
         raise _exists(text)

@@ -11,13 +11,12 @@ import threading
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 
 from nnr_codec.checkpoints._reading import blaming, fault, open_regular
-from nnr_codec.checkpoints.atomic import atomic_output
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, is_extension, supported_dtype
 
@@ -125,13 +124,13 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def write(
-    path: str | os.PathLike[str],
+    path: str,
+    file: BinaryIO,
     parameters: Sequence[Parameter],
     *,
     metadata: Mapping[str, str],
-    overwrite: bool,
 ) -> None:
-    """Write `parameters` to the `.npz` archive `path`, one at a time and in order, uncompressed.
+    """Write `parameters` as an `.npz` archive to `file`, one at a time, in order, uncompressed.
 
     Raises: as :func:`nnr_codec.checkpoints.save_checkpoint`.
     """
@@ -144,13 +143,11 @@ def write(
         if key in names or text.endswith("\0"):  # numpy drops NULs at the end of a text
             raise InvalidOptions("metadata", f"an .npz archive cannot hold the entry {key!r}")
     _check_names([*names, *metadata])
-    with (
-        atomic_output(path, overwrite=overwrite) as file,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
-    ):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for parameter in parameters:
             values = parameter.read()
             _write_member(archive, parameter.name, values.astype(_stored(values), copy=False))
+            del values  # before the next one is read
         for key, text in metadata.items():
             _write_member(archive, key, np.array(text, dtype=f"<U{max(len(text), 1)}"))
 

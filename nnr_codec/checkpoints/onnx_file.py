@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from nnr_codec.checkpoints._reading import blaming, fault, needs, open_regular
-from nnr_codec.checkpoints.atomic import atomic_output
 from nnr_codec.errors import InvalidModel
 from nnr_codec.model import Array, Model, Parameter, dtype_of
 
@@ -117,14 +116,14 @@ def _parameter(onnx: Any, path: str, tensors: dict[str, Any], tensor: Any) -> Pa
 
 
 def write(
-    path: str | os.PathLike[str],
+    path: str,
+    file: BinaryIO,
     parameters: Sequence[Parameter],
     *,
     metadata: Mapping[str, str],
-    overwrite: bool,
     graph: str | os.PathLike[str],
 ) -> None:
-    """Write the ONNX model `graph` to `path` with the values of its initializers replaced.
+    """Write the ONNX model `graph` to `file` with the values of its initializers replaced.
 
     All else stays as it is, except that external data are brought into the file. `metadata` are
     added to the model's metadata_props, or replace those of the same key.
@@ -136,20 +135,19 @@ def write(
     onnx = _onnx(source)
     model = _load(onnx, source)
     _check_agreement(onnx, source, model, parameters)
-    with atomic_output(path, overwrite=overwrite) as file:
-        with blaming(source):  # what else is external, such as the values of Constant nodes
-            folder = os.path.dirname(os.path.abspath(source))
-            onnx.external_data_helper.load_external_data_for_model(model, folder)
-        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        for parameter in parameters:
-            _replace(onnx, tensors[parameter.name], parameter.read())
-        kept = [entry for entry in model.metadata_props if entry.key not in metadata]
-        pairs = {entry.key: entry.value for entry in kept} | dict(metadata)
-        onnx.helper.set_model_props(model, pairs)
-        if model.ByteSize() > _MAX_BYTES:
-            raise InvalidModel(os.fspath(path), "is larger than an ONNX file can be (2 GiB)")
-        # Maps of protobuf have no order of their own.
-        file.write(model.SerializeToString(deterministic=True))
+    with blaming(source):  # what else is external, such as the values of Constant nodes
+        folder = os.path.dirname(os.path.abspath(source))
+        onnx.external_data_helper.load_external_data_for_model(model, folder)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for parameter in parameters:
+        _replace(onnx, tensors[parameter.name], parameter.read())
+    kept = [entry for entry in model.metadata_props if entry.key not in metadata]
+    pairs = {entry.key: entry.value for entry in kept} | dict(metadata)
+    onnx.helper.set_model_props(model, pairs)
+    if model.ByteSize() > _MAX_BYTES:
+        raise InvalidModel(path, "is larger than an ONNX file can be (2 GiB)")
+    # Maps of protobuf have no order of their own.
+    file.write(model.SerializeToString(deterministic=True))
 
 
 def _check_agreement(onnx: Any, source: str, model: Any, parameters: Sequence[Parameter]) -> None:

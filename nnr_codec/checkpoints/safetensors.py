@@ -8,7 +8,6 @@ version nor writes one at a time.
 from __future__ import annotations
 
 import json
-import os
 import struct
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ import numpy as np
 from safetensors import safe_open
 
 from nnr_codec.checkpoints._reading import blaming, fault, open_regular, unique_keys
-from nnr_codec.checkpoints.atomic import atomic_output
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, dtype_of
 
@@ -99,23 +97,23 @@ def _parameter(
 
 
 def write(
-    path: str | os.PathLike[str],
+    path: str,
+    file: BinaryIO,
     parameters: Sequence[Parameter],
     *,
     metadata: Mapping[str, str],
-    overwrite: bool,
 ) -> None:
-    """Write `parameters` to the safetensors file `path`, one at a time and in order.
+    """Write `parameters` as safetensors to `file`, one at a time and in order.
 
     Raises: as :func:`nnr_codec.checkpoints.save_checkpoint`.
     """
     header = _header(parameters, metadata)
-    with atomic_output(path, overwrite=overwrite) as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        for parameter in parameters:
-            values = parameter.read()
-            stored = np.asarray(values, dtype=values.dtype.newbyteorder("<"))
-            file.write(stored.reshape(-1).view(np.uint8).data)
+    file.write(struct.pack("<Q", len(header)) + header)
+    for parameter in parameters:
+        values = parameter.read()
+        stored = np.asarray(values, dtype=values.dtype.newbyteorder("<"))
+        file.write(stored.reshape(-1).view(np.uint8).data)
+        del values, stored  # before the next one is read
 
 
 def _header(parameters: Sequence[Parameter], metadata: Mapping[str, str]) -> bytes:

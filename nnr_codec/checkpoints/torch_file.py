@@ -6,18 +6,16 @@ under `weights_only=True` (CVE-2025-32434) and are refused.
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from nnr_codec.checkpoints._content import torch_folder
 from nnr_codec.checkpoints._reading import blaming, fault, needs, open_regular
-from nnr_codec.checkpoints.atomic import atomic_output
 from nnr_codec.errors import InvalidModel
 from nnr_codec.model import Array, Model, Parameter, dtype_of, is_extension
 
@@ -186,13 +184,13 @@ def _values(torch: Any, tensor: Any, dtype: np.dtype[Any]) -> Array:
 
 
 def write(
-    path: str | os.PathLike[str],
+    path: str,
+    file: BinaryIO,
     parameters: Sequence[Parameter],
     *,
     metadata: Mapping[str, str],
-    overwrite: bool,
 ) -> None:
-    """Write `parameters` to `path` as a state dict that `torch.load(weights_only=True)` reads.
+    """Write `parameters` to `file` as a state dict that `torch.load(weights_only=True)` reads.
 
     Tied parameters share their memory again. `metadata` become the attribute `nnr_metadata` of the
     `OrderedDict`, so that the keys are those of the tensors alone. torch writes all tensors at
@@ -200,17 +198,21 @@ def write(
 
     Raises: as :func:`nnr_codec.checkpoints.save_checkpoint`; InvalidModel without torch.
     """
-    torch = _torch(os.fspath(path))
-    with atomic_output(path, overwrite=overwrite) as file:
-        state: OrderedDict[str, Any] = OrderedDict()
-        for parameter in parameters:
-            if parameter.tied_to is not None:
-                state[parameter.name] = state[parameter.tied_to].detach()
-            else:
-                state[parameter.name] = _tensor(torch, parameter)
-        if metadata:
-            setattr(state, _METADATA, dict(metadata))
+    torch = _torch(path)
+    state: OrderedDict[str, Any] = OrderedDict()
+    for parameter in parameters:
+        if parameter.tied_to is not None:
+            state[parameter.name] = state[parameter.tied_to].detach()
+        else:
+            state[parameter.name] = _tensor(torch, parameter)
+    if metadata:
+        setattr(state, _METADATA, dict(metadata))
+    try:
         torch.save(state, file)
+    except RuntimeError as error:  # of closing the archive, over what the system said of writing
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _tensor(torch: Any, parameter: Parameter) -> Any:

@@ -104,6 +104,16 @@ def limits(given: argparse.Namespace) -> DecodeLimits:
     return DecodeLimits(**values)
 
 
+def refuse_own_input(source: str, output: str) -> None:
+    """Check that a file is not replaced by what is made of it.
+
+    Raises:
+        InvalidOptions: `output` is the same file as `source`.
+    """
+    if os.path.exists(source) and os.path.exists(output) and os.path.samefile(source, output):
+        raise InvalidOptions("output", f"{output!r} is the input")
+
+
 def whole_number(low: int) -> Callable[[str], int]:
     """Return a converter of arguments that are whole numbers of `low` or more."""
 

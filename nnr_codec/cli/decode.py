@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..checkpoints import check_output, save_checkpoint
+from ..decoded_model import DecodedModel
 from ..decoder import StreamDecoder
-from ..digest import digest
+from ..digest import ModelDigest
 from ..errors import InvalidOptions
-from ..model import Parameter
+from ..model import Array, Parameter
 from ..report import printable
+from ..rereading import rereadable
 from . import _common as common
 
 PROGRAM = "nnr-decode"
@@ -55,39 +59,63 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _decode(given: argparse.Namespace) -> int:
-    if given.verify is not None and given.only is not None:
-        raise InvalidOptions("--verify", "is the digest of the whole model: not with --only")
+    if given.verify is not None:
+        _check_verifiable(given)
     check_output(given.output, overwrite=given.force, graph=given.graph)
+    common.refuse_own_input(given.input, given.output)
     start = time.perf_counter()
-    tensors = _tensors(given)
-    if given.only is not None and not tensors and not given.quiet:
-        common.warn(PROGRAM, f"{given.only!r} matches no tensor")
-    arrays = ((tensor.name, tensor.read()) for tensor in tensors)
-    found = digest(arrays) if given.verify is not None or given.json else None
-    if given.verify is not None and found != given.verify.lower():
-        reason = f"its digest is {found}, not {given.verify}; nothing was written"
-        raise common.VerificationMismatch(f"{given.input}: {reason}")
-    save_checkpoint(given.output, tensors, overwrite=given.force, graph=given.graph)
-    _show(given, tensors, found, time.perf_counter() - start)
-    return common.DONE
-
-
-def _tensors(given: argparse.Namespace) -> list[Parameter]:
-    source = sys.stdin.buffer if given.input == "-" else given.input
-    tensors: dict[str, Parameter] = {}
-    with (
-        common.executor(given.threads) as executor,
-        common.progress_bar(given.quiet, None, "w") as advance,
-    ):
+    state = ModelDigest() if given.verify is not None or given.json else None
+    with common.executor(given.threads) as executor:
         decoder = StreamDecoder(
             parents=given.parent, only=given.only, limits=common.limits(given), executor=executor
         )
-        for tensor in decoder.tensors(source, given.layers):
-            tied_to = tensor.tied_to if tensor.tied_to in tensors else None
-            parameter = Parameter.from_array(tensor.name, tensor.values)
-            tensors[tensor.name] = replace(parameter, tied_to=tied_to)
-            advance(parameter.size)
-    return list(tensors.values())
+        with rereadable(sys.stdin.buffer if given.input == "-" else given.input) as source:
+            model = DecodedModel(decoder, source, given.layers, state.update if state else None)
+            _write(given, model, state)
+    found = state.hexdigest() if state is not None else None
+    _show(given, model.parameters, found, time.perf_counter() - start)
+    return common.DONE
+
+
+def _check_verifiable(given: argparse.Namespace) -> None:
+    if given.only is not None:
+        raise InvalidOptions("--verify", "is the digest of the whole model: not with --only")
+    if os.path.exists(given.output) and not os.path.isfile(given.output):  # a pipe, a device
+        raise InvalidOptions("--verify", f"what goes into {given.output!r} cannot be held back")
+
+
+def _write(given: argparse.Namespace, model: DecodedModel, state: ModelDigest | None) -> None:
+    """Decode and write tensor after tensor; the file appears if the digest is the right one."""
+    if given.only is not None and not model.parameters and not given.quiet:
+        common.warn(PROGRAM, f"{given.only!r} matches no tensor")
+
+    def complete() -> None:
+        model.finish()
+        found = state.hexdigest() if state is not None else None
+        if given.verify is not None and found != given.verify.lower():
+            reason = f"its digest is {found}, not {given.verify}; nothing was written"
+            raise common.VerificationMismatch(f"{given.input}: {reason}")
+
+    total = sum(parameter.size for parameter in model.parameters)
+    with common.progress_bar(given.quiet, total, "w") as advance:
+        save_checkpoint(
+            given.output,
+            [_advancing(parameter, advance) for parameter in model.parameters],
+            overwrite=given.force,
+            graph=given.graph,
+            complete=complete,
+        )
+
+
+def _advancing(parameter: Parameter, advance: Callable[[int], object]) -> Parameter:
+    """Return a parameter that moves the progress bar when it was read."""
+
+    def load() -> Array:
+        values = parameter.read()
+        advance(parameter.size)
+        return values
+
+    return replace(parameter, load=load)
 
 
 def _show(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import fields
 from typing import Any
@@ -170,7 +169,7 @@ def _encode(given: argparse.Namespace) -> int:
         common.progress_bar(given.quiet, sum(p.size for p in model.values()), "w") as advance,
     ):
         if given.output is not None:
-            _refuse_own_input(given.input, given.output)
+            common.refuse_own_input(given.input, given.output)
         result: EncodeResult = encode(
             model,
             None if given.dry_run else given.output,
@@ -183,11 +182,6 @@ def _encode(given: argparse.Namespace) -> int:
     with common.results_beside(given.output):
         _show(given, result.report)
     return common.DONE
-
-
-def _refuse_own_input(source: str, output: str) -> None:
-    if os.path.exists(output) and os.path.samefile(source, output):
-        raise InvalidOptions("output", "is the input")
 
 
 def _show(given: argparse.Namespace, report: EncodeReport) -> None:

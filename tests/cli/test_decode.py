@@ -8,6 +8,7 @@ import os
 import subprocess
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,7 +29,15 @@ from cli_support import (
 )
 
 import nnr_codec
-from nnr_codec.bitstream import DataUnit, parse_units
+from nnr_codec.bitstream import (
+    DataUnit,
+    ModelParameterSet,
+    parse_units,
+    write_mps,
+    write_start,
+    write_unit,
+)
+from nnr_codec.bitstream.codes import FIRST_PRIVATE_UNIT_TYPE
 from nnr_codec.decoder import StreamDecoder
 from nnr_codec.digest import digest
 from nnr_codec.unit_decoder import DecodedTensor
@@ -149,6 +158,7 @@ class TestOptions:
         for limit, value in [
             ("max_elements", 1655), ("max-elements-per-tensor", 959), ("max_units", 6),
             ("max_unit_bytes", 100), ("max_name_bytes", 11), ("max_dimensions", 1),
+            ("max_stream_bytes", stream.stat().st_size - 1),
         ]:  # fmt: skip
             done = run("nnr-decode", stream, "-o", output, "--limit", f"{limit}={value}")
             assert (done.code, done.out) == (3, "")
@@ -229,6 +239,21 @@ class TestPipes:
             done = subprocess.run(arguments, input=data, capture_output=True, timeout=LONG)
             assert done.returncode == 3
             assert not output.exists()
+
+    @pytest.mark.parametrize("limit", ["max_units=1000", "max_stream_bytes=100000"])
+    def test_endless_standard_input(self, tmp_path: Path, limit: str) -> None:
+        """Of what nobody asked for, no more is copied than the limits allow."""
+        arguments = [script("nnr-decode"), "-", "-o", str(tmp_path / "o.npz"), "--limit", limit]
+        pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(arguments, bufsize=0, **pipes) as process:
+            process.stdin.write(write_start(0) + write_mps(ModelParameterSet(), 0))
+            with suppress(BrokenPipeError):
+                while True:
+                    process.stdin.write(write_unit(FIRST_PRIVATE_UNIT_TYPE, bytes(1000)))
+            error = process.stderr.read().decode()
+            assert process.wait(LONG) == 3
+        assert error.startswith(f"nnr-decode: error: bad bitstream: <stdin>: {limit.split('=')[0]}")
+        assert os.listdir(tmp_path) == []
 
     @pytest.mark.parametrize("unit_bytes", ["small", "larger than a pipe"])
     def test_tensors_come_before_the_end(self, unit_bytes: str) -> None:

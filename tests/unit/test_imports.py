@@ -18,9 +18,11 @@ ENCODER_SIDE = {
     "nnr_codec.tensor_encoder",
     "nnr_codec.unit_encoder",
     "nnr_codec.quantize.codebook",
+    "nnr_codec.quantize.distortion",
     "nnr_codec.quantize.rate",
 }
 DECODER_SIDE = [
+    "nnr_codec.decoded_model",
     "nnr_codec.decoder",
     "nnr_codec.stream",
     "nnr_codec.stream_info",

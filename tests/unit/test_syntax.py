@@ -252,6 +252,19 @@ class RecordingReader(ReadVisitor):
         self.elements.append((element, value))
         return value
 
+    def u(self, record: Any, name: str, bits: int) -> None:
+        super().u(record, name, bits)
+        self.elements.append((name, getattr(record, name)))
+
+    def ue(self, record: Any, name: str, order: int) -> None:
+        super().ue(record, name, order)
+        self.elements.append((name, getattr(record, name)))
+
+    def present(self, element: str, present: bool) -> bool:
+        found = super().present(element, present)
+        self.elements.append((element, int(found)))
+        return found
+
     def field(self, record: Any, name: str, kind: str, size: Any, element: str = "") -> None:
         super().field(record, name, kind, size, element)
         self.elements.append((element or name, getattr(record, name)))

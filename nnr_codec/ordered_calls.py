@@ -1,0 +1,64 @@
+"""Calls that an executor makes side by side, their results taken in order and bounded in memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+MAX_WAITING_BYTES = 1 << 29
+"""What the calls that are under way, or whose results wait, may take together; a single call may
+take more. Enough for a few threads with layers of 100 MB each."""
+
+
+class OrderedCalls(Generic[T]):
+    """Calls under way, and results that wait for their turn: a bounded number of bounded size.
+
+    A context manager: at the end, what has not begun is cancelled.
+    """
+
+    def __init__(
+        self, executor: Executor, max_count: int, max_bytes: int = MAX_WAITING_BYTES
+    ) -> None:
+        self._executor = executor
+        self._max_count = max_count
+        self._max_bytes = max_bytes
+        self._pending: deque[tuple[Future[T], int]] = deque()
+        self._bytes = 0
+
+    def room_for(self, size: int) -> Iterator[T]:
+        """Yield results, the earliest first, until a call that takes `size` bytes has room."""
+        while self._pending and (
+            len(self._pending) >= self._max_count or self._bytes + size > self._max_bytes
+        ):
+            yield self._next()
+
+    def submit(self, size: int, function: Callable[..., T], *arguments: Any) -> None:
+        """Make a call that takes `size` bytes, its arguments and result included."""
+        self._pending.append((self._executor.submit(function, *arguments), size))
+        self._bytes += size
+
+    def rest(self) -> Iterator[T]:
+        """Yield the results of all calls."""
+        while self._pending:
+            yield self._next()
+
+    def wait(self) -> None:
+        """Wait for all calls; raise what the first that failed has raised."""
+        for future, _ in self._pending:
+            future.result()
+
+    def _next(self) -> T:
+        future, size = self._pending.popleft()
+        self._bytes -= size
+        return future.result()
+
+    def __enter__(self) -> OrderedCalls[T]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for future, _ in self._pending:
+            future.cancel()

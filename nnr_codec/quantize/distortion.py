@@ -1,0 +1,70 @@
+"""What quantization does to a tensor, measured piece by piece, so that it takes no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._core import dequantize, measure_distortion
+
+_PIECE = 1 << 20
+"""Elements looked at together: their squares in binary64 take 8 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distortion:
+    """The error of a quantized tensor.
+
+    Attributes:
+        squared_error: sum of the squared differences.
+        energy: sum of the squared weights.
+        overflows: whether a value becomes infinite in the tensor's element type.
+    """
+
+    squared_error: float
+    energy: float
+    overflows: bool
+
+
+def largest_magnitude(weights: npt.NDArray[np.float32]) -> float:
+    """Return the largest absolute value of `weights`, which are not empty; NaN if any is NaN."""
+    return max(abs(float(weights.min())), abs(float(weights.max())))
+
+
+def distortion(
+    weights: npt.NDArray[np.float32],
+    integers: npt.NDArray[np.int32],
+    step: float,
+    dtype: np.dtype[Any],
+) -> Distortion:
+    """Compare weights with what a decoder makes of their integers.
+
+    Args:
+        weights: flat float32.
+        integers: as a decoder finds them, flat.
+        step: the step size.
+        dtype: the element type in which the values come back.
+    """
+    if dtype == np.float32:
+        squared_error, energy, largest = measure_distortion(integers, step, weights)
+        return Distortion(squared_error, energy, not np.isfinite(largest))
+    squared_error = energy = 0.0
+    overflows = False
+    for piece in _pieces(weights.size):
+        with np.errstate(over="ignore"):
+            decoded = dequantize(integers[piece], step).astype(dtype)
+        overflows = overflows or not np.isfinite(decoded).all()
+        with np.errstate(invalid="ignore"):
+            error = decoded.astype(np.float64) - weights[piece]
+            squared_error += float(error @ error)
+        energy += float(np.square(weights[piece], dtype=np.float64).sum())
+    return Distortion(squared_error, energy, overflows)
+
+
+def _pieces(size: int) -> Iterator[slice]:
+    for start in range(0, size, _PIECE):
+        yield slice(start, start + _PIECE)

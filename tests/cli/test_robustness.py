@@ -1,0 +1,263 @@
+"""What goes wrong from outside: full disks, signals, files that change. Nothing half-written stays.
+
+In each case the message names the file, and the exit code is the one in the README.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_support import LONG, Run, load, random_weights, run_script, save, script
+
+import nnr_codec
+from nnr_codec import decoder, tensor_encoder
+from nnr_codec.rereading import RereadableFile
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs O_TMPFILE")
+COUNT, SIDE = 6, 300
+FULL = 200_000  # bytes, after which a file cannot grow: within the third tensor decoded
+
+
+def extra(name: str) -> Any:
+    missing = importlib.util.find_spec(name) is None
+    return pytest.mark.skipif(missing, reason=f"{name} is not installed")
+
+
+each_output = pytest.mark.parametrize(
+    "suffix",
+    [
+        ".safetensors",
+        ".npz",
+        pytest.param(".pt", marks=extra("torch")),
+        pytest.param(".onnx", marks=extra("onnx")),
+    ],
+)
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    return {f"w{n}": random_weights(SIDE, SIDE, seed=n) for n in range(COUNT)}
+
+
+@pytest.fixture
+def model(tmp_path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    return save(tmp_path / "model.safetensors", arrays)
+
+
+@pytest.fixture
+def stream(model: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "model.nnr"
+    nnr_codec.encode(model, path)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An empty folder for the output."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def onnx_graph(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    """Write an ONNX model with `arrays` as its initializers."""
+    import onnx
+
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = onnx.helper.make_graph([], "g", [], [], initializer=tensors)
+    onnx.save_model(onnx.helper.make_model(graph), path)
+    return path
+
+
+def run_on_full_disk(name: str, *arguments: object, **options: Any) -> Any:
+    """Run a command whose files cannot grow beyond FULL bytes."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FULL, FULL))
+
+    return run_script(name, *arguments, preexec_fn=limit, **options)
+
+
+class TestFullDisk:
+    def test_encoding(self, model: Path, out: Path) -> None:
+        done = run_on_full_disk("nnr-encode", model, "-o", out / "m.nnr", "--qp", -60)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"nnr-encode: error: {out / 'm.nnr'}: File too large\n"
+        assert os.listdir(out) == []
+
+    @each_output
+    @pytest.mark.parametrize("old", [None, b"old"], ids=["new file", "old file"])
+    def test_decoding(
+        self, stream: Path, out: Path, tmp_path: Path, arrays: Any, suffix: str, old: bytes | None
+    ) -> None:
+        output = out / f"m{suffix}"
+        if old is not None:
+            output.write_bytes(old)
+        graph = ["--graph", onnx_graph(tmp_path / "g.onnx", arrays)] if suffix == ".onnx" else []
+        done = run_on_full_disk("nnr-decode", stream, "-o", output, "-f", *graph)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"nnr-decode: error: {output}: File too large\n"
+        assert [file.read_bytes() for file in out.iterdir()] == ([] if old is None else [old])
+
+    def test_copy_of_a_pipe(self, model: Path, stream: Path, out: Path) -> None:
+        nnr_codec.encode(model, stream, nnr_codec.EncodeOptions(qp=-60), overwrite=True)
+        data = stream.read_bytes()
+        assert len(data) > FULL
+        done = run_on_full_disk("nnr-decode", "-", "-o", out / "m.npz", input=data, text=False)
+        assert done.returncode == 1
+        expected = f"nnr-decode: error: {tempfile.gettempdir()}: File too large\n"
+        assert done.stderr.decode() == expected
+        assert os.listdir(out) == []
+
+
+# Decodes one unit, says so, and hangs at the next.
+HANGING = """
+import sys, time
+from nnr_codec import decoder
+from nnr_codec.cli import decode
+original = decoder.decode_data_unit
+def once(*arguments, **options):
+    decoder.decode_data_unit = lambda *arguments, **options: time.sleep(1000)
+    print("decoded", flush=True)
+    return original(*arguments, **options)
+decoder.decode_data_unit = once
+sys.exit(decode.main(sys.argv[1:]))
+"""
+
+
+@linux_only
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@each_output
+def test_nothing_stays_of_a_killed_decoder(
+    stream: Path, out: Path, tmp_path: Path, arrays: Any, number: signal.Signals, suffix: str
+) -> None:
+    output = out / f"m{suffix}"
+    arguments = [str(stream), "-o", str(output), "--threads", "1"]
+    if suffix == ".onnx":
+        arguments += ["--graph", str(onnx_graph(tmp_path / "g.onnx", arrays))]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", HANGING, *arguments]
+    folder = Path(script("nnr-decode")).parent  # no checkout, which would be imported before us
+    with subprocess.Popen(command, cwd=folder, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "decoded\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=LONG)
+    interrupted = number == signal.SIGINT
+    assert process.returncode == (130 if interrupted else -number)
+    assert err == ("nnr-decode: error: interrupted\n" if interrupted else "")
+    assert os.listdir(out) == []
+
+
+class TestOutputs:
+    @pytest.mark.parametrize("command", ["nnr-encode", "nnr-decode"])
+    @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+    def test_folder_that_cannot_be_written(
+        self, run: Run, model: Path, stream: Path, command: str
+    ) -> None:
+        """Whoever we are, root too."""
+        output = "/proc/m.npz"
+        done = run(command, model if command == "nnr-encode" else stream, "-o", output)
+        assert (done.code, done.out) == (2, "")
+        assert done.err.startswith(f"{command}: error: output: cannot write '{output}': ")
+
+    @pytest.mark.parametrize("link", [False, True])
+    def test_output_that_is_the_input(
+        self, run: Run, model: Path, stream: Path, tmp_path: Path, link: bool
+    ) -> None:
+        stream = Path(shutil.copy(stream, tmp_path / "stream.npz"))
+        for command, source in (("nnr-encode", model), ("nnr-decode", stream)):
+            data, output = source.read_bytes(), source
+            if link:
+                output = tmp_path / f"{command}.npz"
+                output.symlink_to(source)
+            done = run(command, source, "-o", output, "-f")
+            assert (done.code, done.out) == (2, "")
+            assert done.err == f"{command}: error: output: {str(output)!r} is the input\n"
+            assert source.read_bytes() == data
+
+    def test_digest_of_what_goes_into_a_pipe(self, run: Run, stream: Path, out: Path) -> None:
+        os.mkfifo(out / "pipe.npz")
+        done = run("nnr-decode", stream, "-o", out / "pipe.npz", "--verify", "0" * 64)
+        assert (done.code, done.out) == (2, "")
+        assert str(out / "pipe.npz") in done.err
+
+
+class TestInputsThatChange:
+    def test_model_is_truncated_while_it_is_encoded(
+        self, run: Run, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = tensor_encoder.TensorEncoder.encode
+
+        def encode(self: Any, *arguments: Any) -> Any:
+            os.truncate(model, 2 * SIDE * SIDE)
+            return original(self, *arguments)
+
+        monkeypatch.setattr(tensor_encoder.TensorEncoder, "encode", encode)
+        done = run("nnr-encode", model, "-o", out / "m.nnr", "--threads", 1)
+        assert (done.code, done.out) == (1, "")
+        reason = f"'w1': in {str(model)!r}: the file ends before the tensor does"
+        assert done.err == f"nnr-encode: error: {reason}\n"
+        assert os.listdir(out) == []
+
+    def test_stream_is_truncated_while_it_is_decoded(
+        self, run: Run, stream: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = decoder.decode_data_unit
+
+        def decode(*arguments: Any, **options: Any) -> Any:
+            os.truncate(stream, stream.stat().st_size // 2)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(decoder, "decode_data_unit", decode)
+        done = run("nnr-decode", stream, "-o", out / "m.npz", "--threads", 1)
+        assert (done.code, done.out) == (3, "")
+        assert done.err.startswith(f"nnr-decode: error: bad bitstream: {stream}: unit ")
+        assert os.listdir(out) == []
+
+    @pytest.mark.parametrize("change", ["names", "shapes", "types"])
+    def test_stream_is_another_when_it_is_decoded(
+        self, run: Run, stream: Path, out: Path, change: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names = [f"{'v' if change == 'names' else 'w'}{n}" for n in range(COUNT)]
+        dtype = np.float16 if change == "types" else np.float32
+        shape = (SIDE,) if change == "shapes" else (SIDE, SIDE)
+        other = nnr_codec.encode({name: np.ones(shape, dtype) for name in names}).data or b""
+        original = RereadableFile.rewind
+
+        def rewind(self: RereadableFile) -> None:
+            stream.write_bytes(other)
+            original(self)
+
+        monkeypatch.setattr(RereadableFile, "rewind", rewind)
+        done = run("nnr-decode", stream, "-o", out / "m.npz")
+        assert (done.code, done.out) == (1, "")
+        reason = f"'w0': in {str(stream)!r}, which changes while it is read"
+        assert done.err == f"nnr-decode: error: {reason}\n"
+        assert os.listdir(out) == []
+
+    def test_stream_is_opened_once(
+        self, run: Run, stream: Path, out: Path, arrays: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file that replaces it under its name does no harm."""
+        original = RereadableFile.rewind
+
+        def rewind(self: RereadableFile) -> None:
+            stream.rename(stream.with_suffix(".old"))
+            stream.write_bytes(b"another")
+            original(self)
+
+        monkeypatch.setattr(RereadableFile, "rewind", rewind)
+        assert run("nnr-decode", stream, "-o", out / "m.npz").code == 0
+        assert list(load(out / "m.npz")) == list(arrays)
