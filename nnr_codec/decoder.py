@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .bitstream import DataUnit, ParsedUnit, parse_units
 from .errors import BitstreamError, InvalidOptions, LimitExceeded
 from .extra_tensors import ExtraTensors
+from .factorization.tensor_order import in_order
 from .options import DecodeLimits
 from .series import CodedState, Series
 from .unit_decoder import DecodedTensor, decode_data_unit
@@ -106,11 +107,12 @@ class StreamDecoder:
         """Yield the tensors of a stream in order; arguments and errors are those of `decode`.
 
         With a pipe, each unit's tensors come as soon as the unit is there (with an executor: a
-        few units later).
+        few units later; of a stream with blocks that is ordered by name: with a unit behind them).
         """
         unwanted = unwanted_roles(layers)
         extras = ExtraTensors()
-        for tensors in self._decode(source, self._only, extras):
+        units = self._decode(source, self._only, extras)
+        for tensors in in_order(units, lambda: extras.order):
             yield from filter(self._selects, extras.after(None))
             for tensor in tensors:
                 if tensor.role not in unwanted and self._selects(tensor):

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import starmap
 from typing import Any
 
@@ -18,12 +18,14 @@ from .checkpoints.atomic import atomic_output
 from .decoder import Source, StreamDecoder
 from .errors import InvalidModel, InvalidOptions
 from .factorization.model_map import ModelMap
+from .factorization.tensor_order import TensorOrder
+from .grouping import Group, Grouping, group_layers, ungrouped
 from .model import Model, Parameter
 from .model_mapping import map_model
 from .options import DecodeLimits, EncodeOptions
 from .report import EncodeReport, TensorReport
 from .series import Series
-from .tensor_encoder import EncodedTensor, TensorEncoder
+from .tensor_encoder import EncodedBlock, TensorEncoder
 
 ModelLike = str | os.PathLike[str] | Model | Mapping[str, Any]
 
@@ -145,27 +147,46 @@ class StreamEncoder:
             mps_parent_signalling_enabled_flag=int(self._series.depth > 0),
         )
         coded, model_map = map_model(model.values())
+        tensor_encoder = TensorEncoder(
+            self._options, Context(self.profile, mps), self._series, [p.name for p in coded]
+        )
+        grouping = self._grouping(coded, model_map, tensor_encoder)
+        model_map = replace(model_map, order=grouping.order)
         topology = Topology(topology_data=_map_text(model_map))
         head = write_start(self.profile) + write_mps(mps, self.profile) + write_topology(topology)
         self._header_bytes += len(head)
         yield head
         self._unmatched = tuple(self._options.unmatched_globs(model.names()))
-        tensor_encoder = TensorEncoder(
-            self._options, Context(self.profile, mps), self._series, [p.name for p in coded]
-        )
-        for encoded in self._encoded(tensor_encoder, coded):
-            self._tensors.append(encoded.report)
+        for encoded in self._encoded(tensor_encoder, grouping.groups):
+            self._tensors += encoded.reports
             yield encoded.unit.data
             if self._progress is not None:
-                self._progress(encoded.report)
+                for report in encoded.reports:
+                    self._progress(report)
+        places = {parameter.name: place for place, parameter in enumerate(coded)}
+        self._tensors.sort(key=lambda report: places[report.name])
 
-    def _encoded(
-        self, encoder: TensorEncoder, parameters: list[Parameter]
-    ) -> Iterable[EncodedTensor]:
-        arrays = ((parameter.name, parameter.read()) for parameter in parameters)
+    def _grouping(
+        self, coded: list[Parameter], model_map: ModelMap, encoder: TensorEncoder
+    ) -> Grouping:
+        # In the second edition a unit has one identity, for all of its tensors: an update could
+        # refer to the block as a whole alone.
+        if not self._options.group or self.profile == 1:
+            return ungrouped(coded)
+
+        def map_bytes(order: TensorOrder) -> int:
+            return len(_map_text(replace(model_map, order=order)).encode())
+
+        return group_layers(coded, encoder.may_join, map_bytes)
+
+    def _encoded(self, encoder: TensorEncoder, groups: list[Group]) -> Iterable[EncodedBlock]:
+        arrays = (
+            ({role: (parameter.name, parameter.read()) for role, parameter in group.items()},)
+            for group in groups
+        )
         if self._executor is None:
-            return starmap(encoder.encode, arrays)
-        return _in_order(self._executor, encoder.encode, arrays)
+            return starmap(encoder.encode_unit, arrays)
+        return _in_order(self._executor, encoder.encode_unit, arrays)
 
     def report(self, seconds: float) -> EncodeReport:
         """Return sizes and errors of what was encoded."""

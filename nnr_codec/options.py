@@ -56,6 +56,8 @@ class EncodeOptions:
         search_initialization: search the contexts' initialization indices.
         row_skipping: flag rows of zeros where that is smaller (profile 1).
         codebook: code uniformly quantized tensors by a codebook where that is smaller.
+        group: code a layer's weight, bias and batch norm in one unit where that is smaller
+            (profile 0: in a series each tensor has a unit of its own).
         temporal_contexts: use the integers of the last parent stream where that is smaller.
         history_contexts: use where earlier streams were non-zero where that is smaller.
         profile: 0 first edition, 1 second edition, "auto" 0 unless a tool needs 1.
@@ -79,6 +81,7 @@ class EncodeOptions:
     temporal_contexts: bool = True
     history_contexts: bool = True
     profile: Profile = "auto"
+    group: bool = True
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     overrides: tuple[tuple[str, Mapping[str, Any]], ...] = field(default=())
@@ -96,7 +99,7 @@ class EncodeOptions:
             _check_whole(self, name, *_qp_range(self.qp_density))
         _check_whole(self, "unary_length", 1, 256)
         _check_whole(self, "scan_order", 0, 4)
-        for name in _FLAGS:
+        for name in (*_FLAGS, "group"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidOptions(name, f"{getattr(self, name)!r} is neither True nor False")
         scale = self.lambda_scale
@@ -156,7 +159,7 @@ _FLAGS = (
     "temporal_contexts",
     "history_contexts",
 )
-_STREAM_OPTIONS = ("qp_density", "profile", "include", "exclude", "overrides")
+_STREAM_OPTIONS = ("qp_density", "profile", "group", "include", "exclude", "overrides")
 TENSOR_OPTIONS = tuple(f.name for f in fields(EncodeOptions) if f.name not in _STREAM_OPTIONS)
 """Options that `EncodeOptions.overrides` may set for single tensors."""
 

@@ -16,7 +16,7 @@ class TensorReport:
         name, shape, dtype: the tensor as it was given.
         kind: "dq", "uniform", "int" or "raw".
         original_bytes: bytes of its values.
-        bytes: bytes of its data unit.
+        bytes: bytes of its data unit; 0 for a tensor of a block other than its weight.
         qp: quantization parameter, or None.
         qp_raised: whether that is not the one asked for, at which its integers would not fit.
         squared_error, energy: sums over its elements, of the error and of the weights.
@@ -96,7 +96,7 @@ class EncodeReport(_Totals):
     """An encoded model.
 
     Attributes:
-        tensors: in stream order.
+        tensors: in the order of the model.
         header_bytes: bytes of the units that hold no tensor.
         seconds: wall time of the encoding.
         profile: general_profile_idc.
@@ -186,7 +186,7 @@ class StreamInfo(_Totals):
         qp_density, base_qp: those in force at the end; None if no parameter set has any.
         units: units of the stream.
         header_bytes: bytes of the units that hold no tensor.
-        tensors: in stream order.
+        tensors: in the order in which they are decoded.
     """
 
     profile: int

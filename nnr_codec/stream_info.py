@@ -9,6 +9,7 @@ import numpy as np
 
 from ._core import peek_qp_delta
 from .bitstream import Context, DataUnit, ParsedUnit, PayloadType
+from .factorization.tensor_order import TensorOrder, in_order
 from .quantize.qp import qp_delta_bits
 from .report import StreamInfo, TensorInfo
 from .unit_layout import ParentData, tensor_layouts
@@ -23,16 +24,18 @@ _KINDS = {
 
 def stream_info(units: Sequence[ParsedUnit]) -> StreamInfo:
     """Return what the headers of a whole stream say."""
-    tensors: list[TensorInfo] = []
+    by_unit: list[list[TensorInfo]] = []
     header_bytes = 0
     for parsed in units:
         if isinstance(parsed.record, DataUnit):
-            tensors += _tensors(parsed, parsed.record)
+            by_unit.append(_tensors(parsed, parsed.record))
         else:
             header_bytes += parsed.unit.size
     last = units[-1].context if units else Context()
     density, base_qp = last.quantization or (None, None)
-    return StreamInfo(last.profile, density, base_qp, len(units), header_bytes, tuple(tensors))
+    order = last.model_map.order if last.model_map else TensorOrder()
+    tensors = tuple(info for infos in in_order(by_unit, lambda: order) for info in infos)
+    return StreamInfo(last.profile, density, base_qp, len(units), header_bytes, tensors)
 
 
 def _tensors(parsed: ParsedUnit, record: DataUnit) -> list[TensorInfo]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import TensorSyntax, dequantize, quantize
-from .bitstream import Codebook, Context, DataFormat, DataUnit, Parent, PayloadType
+from .bitstream import Codebook, Context, DataFormat, DataUnit, ParameterTypes, Parent, PayloadType
 from .errors import InvalidModel
 from .model import Parameter, is_extension
 from .options import EncodeOptions
@@ -37,6 +37,26 @@ class EncodedTensor:
     report: TensorReport
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedBlock:
+    """The data unit of one or several tensors and what there is to say of each."""
+
+    unit: EncodedUnit
+    reports: list[TensorReport]
+
+
+@dataclass(frozen=True, slots=True)
+class _Quantized:
+    """A tensor and its integers, before the doubling; `asked`: the qp that was asked for."""
+
+    parameter: Parameter
+    options: EncodeOptions
+    weights: npt.NDArray[np.float32]
+    levels: Integers
+    qp: int
+    asked: int
+
+
 class TensorEncoder:
     """Encodes the tensors of one model, each by itself, in any order and from any thread."""
 
@@ -49,6 +69,13 @@ class TensorEncoder:
         # The second edition's units have identities, so that updates can refer to them.
         self._node_ids = series.node_ids(names) if context.profile == 1 else {}
 
+    def encode_unit(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> EncodedBlock:
+        """Encode what goes into one data unit, (name, values) by role; raises as `encode`."""
+        if len(tensors) > 1:
+            return self.encode_block(tensors)
+        encoded = self.encode(*tensors["weight"])
+        return EncodedBlock(encoded.unit, [encoded.report])
+
     def encode(self, name: str, values: npt.NDArray[Any]) -> EncodedTensor:
         """Encode a tensor that is not empty.
 
@@ -56,12 +83,26 @@ class TensorEncoder:
             InvalidModel: it cannot be coded.
         """
         parameter = Parameter.from_array(name, values)
-        if values.dtype.kind != "f" and not is_extension(values.dtype):
+        if not _is_float(values.dtype):
             return self._encode_integers(parameter, values)
-        # float8_e8m0fnu holds powers of two alone, no zero: nothing to quantize.
-        if self._options.quantizes(name) and values.dtype.name != "float8_e8m0fnu":
+        if self._is_quantized(parameter):
             return self._encode_quantized(parameter, values)
         return self._encode_raw(parameter, values)
+
+    def _is_quantized(self, parameter: Parameter) -> bool:
+        # float8_e8m0fnu holds powers of two alone, no zero: nothing to quantize.
+        possible = _is_float(parameter.dtype) and parameter.dtype.name != "float8_e8m0fnu"
+        return possible and self._options.quantizes(parameter.name)
+
+    def may_join(self, weight: Parameter, vector: Parameter) -> bool:
+        """Whether a weight and a vector can be in one block, whose header says some things once."""
+        own, other = (self._options.for_tensor(p.name) for p in (weight, vector))
+        return (
+            self._is_quantized(weight)
+            and self._is_quantized(vector)
+            and weight.dtype == vector.dtype
+            and (own.dq, own.unary_length) == (other.dq, other.unary_length)
+        )
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
         return DataUnit(
@@ -93,6 +134,46 @@ class TensorEncoder:
         return EncodedTensor(unit, _report(parameter, "int", unit))
 
     def _encode_quantized(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
+        quantized = self._quantized(parameter, values)
+        record = self._record(parameter, PayloadType.FLOAT)
+        record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
+        unit = self._smallest(record, quantized.options, quantized.levels, quantized.qp)
+        decoded = look_up(unit.integers["weight"], *unit.record.codebooks)
+        return EncodedTensor(unit, self._measured(quantized, decoded, unit))
+
+    def encode_block(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> EncodedBlock:
+        """Encode the tensors of a layer, (name, values) by role, all to be quantized, as a BLOCK.
+
+        Raises:
+            InvalidModel: one of them cannot be coded.
+        """
+        quantized = {
+            role: self._quantized(Parameter.from_array(name, values), values)
+            for role, (name, values) in tensors.items()
+        }
+        weight = quantized["weight"]
+        record = self._record(weight.parameter, PayloadType.BLOCK)
+        record.compressed_parameter_types = _parameter_types(quantized)
+        record.names = [quantized[role].parameter.name for role in record.name_roles()]
+        record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(weight.parameter.dtype.name)
+        vectors = {
+            role: CodedLevels(
+                vector.levels,
+                vector.qp,
+                search_initialization=vector.options.search_initialization,
+            )
+            for role, vector in quantized.items()
+            if role != "weight"
+        }
+        unit = self._smallest(record, weight.options, weight.levels, weight.qp, vectors)
+        reports = []
+        for role, source in quantized.items():
+            books = unit.record.codebooks if role == "weight" else []
+            decoded = look_up(unit.integers[role], *books)
+            reports.append(self._measured(source, decoded, unit if role == "weight" else None))
+        return EncodedBlock(unit, reports)
+
+    def _quantized(self, parameter: Parameter, values: npt.NDArray[Any]) -> _Quantized:
         options = self._options.for_tensor(parameter.name)
         asked = options.qp if parameter.role == "weight" else options.nonweight_qp
         with np.errstate(over="ignore"):
@@ -101,31 +182,33 @@ class TensorEncoder:
         if not np.isfinite(weights).all():
             raise InvalidModel(parameter.name, "holds values beyond binary32")
         qp = self._coarse_enough(parameter.name, asked, float(np.abs(weights).max()))
-        step = step_size(qp, self._options.qp_density)
-        record = self._record(parameter, PayloadType.FLOAT)
-        record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
         levels = quantize(
             self._quantizer_syntax(parameter.shape, options),
             weights,
-            step,
+            step_size(qp, self._options.qp_density),
             lambda_of(options.lambda_scale, options.dq),
         )
-        unit = self._smallest(record, options, levels, qp)
-        decoded = dequantize(look_up(unit.integers["weight"], *unit.record.codebooks), step)
+        return _Quantized(parameter, options, weights, levels, qp, asked)
+
+    def _measured(
+        self, source: _Quantized, integers: Integers, unit: EncodedUnit | None
+    ) -> TensorReport:
+        """Report a tensor that decodes to `integers` times its step."""
+        parameter, options, qp = source.parameter, source.options, source.qp
+        decoded = dequantize(integers, step_size(qp, self._options.qp_density))
         with np.errstate(over="ignore"):
-            decoded = decoded.astype(values.dtype)
+            decoded = decoded.astype(parameter.dtype)
         if not np.isfinite(decoded).all():
-            reason = f"at qp {qp} some values become too large for {values.dtype}"
+            reason = f"at qp {qp} some values become too large for {parameter.dtype}"
             raise InvalidModel(parameter.name, reason)
-        error = decoded.astype(np.float64) - weights
+        error = decoded.astype(np.float64) - source.weights
         report = _report(parameter, "dq" if options.dq else "uniform", unit, qp)
-        distortion = replace(
+        return replace(
             report,
-            qp_raised=qp != asked,
+            qp_raised=qp != source.asked,
             squared_error=float(error @ error),
-            energy=float(np.square(weights, dtype=np.float64).sum()),
+            energy=float(np.square(source.weights, dtype=np.float64).sum()),
         )
-        return EncodedTensor(unit, distortion)
 
     def _coarse_enough(self, name: str, qp: int, largest: float) -> int:
         """Return qp, or the least greater one at which the integers of a tensor fit 32 bits."""
@@ -148,9 +231,17 @@ class TensorEncoder:
         )
 
     def _smallest(
-        self, record: DataUnit, options: EncodeOptions, levels: Integers, qp: int
+        self,
+        record: DataUnit,
+        options: EncodeOptions,
+        levels: Integers,
+        qp: int,
+        vectors: Mapping[str, CodedLevels] | None = None,
     ) -> EncodedUnit:
-        """Encode with every combination of the tools that are allowed, and keep the smallest."""
+        """Encode with every combination of the tools that are allowed, and keep the smallest.
+
+        `vectors`: the other tensors of a block, by role.
+        """
         rows, cols = matrix_shape(tuple(record.tensor_dimensions or ()))
         record.dq_flag = int(options.dq)
         record.cabac_unary_length_minus1 = options.unary_length - 1
@@ -168,9 +259,8 @@ class TensorEncoder:
                 coded_levels, qp, row_skipping, history, options.search_initialization
             )
             tried = replace(record, parent=parent, codebooks=codebooks)
-            units.append(
-                encode_data_unit(tried, {"weight": coded}, self._context, self._parent_data)
-            )
+            tensors = {**(vectors or {}), "weight": coded}
+            units.append(encode_data_unit(tried, tensors, self._context, self._parent_data))
         return min(units, key=lambda unit: len(unit.data))
 
     def _parents(
@@ -223,8 +313,18 @@ class TensorEncoder:
         return self._series.parent_data(name, elements, label="parent", offset=0)
 
 
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or is_extension(dtype)
+
+
+def _parameter_types(roles: Container[str]) -> int:
+    """Return compressed_parameter_types of a block of tensors of these roles."""
+    bits = {"beta": ParameterTypes.BN, "bias": ParameterTypes.BI}
+    return sum(int(bit) for role, bit in bits.items() if role in roles)
+
+
 def _report(
-    parameter: Parameter, kind: str, unit: EncodedUnit, qp: int | None = None
+    parameter: Parameter, kind: str, unit: EncodedUnit | None, qp: int | None = None
 ) -> TensorReport:
     return TensorReport(
         parameter.name,
@@ -232,7 +332,7 @@ def _report(
         parameter.dtype.name,
         kind,
         parameter.nbytes,
-        len(unit.data),
+        len(unit.data) if unit is not None else 0,
         qp,
     )
 

@@ -65,6 +65,7 @@ def _add_coding(group: Any) -> None:
     _switch(group, "--search-initialization", "search the contexts' initialization")
     _switch(group, "--row-skipping", "flag rows of zeros where that is smaller")
     _switch(group, "--codebook", "code by codebooks where that is smaller (with --no-dq)")
+    _switch(group, "--group", "code a layer's tensors in one unit where that is smaller")
     _switch(group, "--temporal-contexts", "use the last parent's integers where that is smaller")
     _switch(group, "--history-contexts", "use all parents' non-zeros where that is smaller")
     common.add_parents(group)
@@ -113,6 +114,7 @@ def _options(given: argparse.Namespace) -> EncodeOptions:
     return EncodeOptions(
         **tensor_options,
         qp_density=given.qp_density,
+        group=given.group,
         profile="auto" if given.profile == "auto" else int(given.profile),  # type: ignore[arg-type]
         include=tuple(given.include or ("*",)),
         exclude=tuple(given.exclude),
