@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import starmap
-from typing import Any
+from typing import Any, BinaryIO
 
 from .bitstream import Context, ModelParameterSet, Topology, write_mps, write_start, write_topology
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
+from .choices import Draft, draft_file, smaller_profile, within_target
 from .decoder import Source, StreamDecoder
 from .errors import InvalidModel, InvalidOptions
 from .factorization.model_map import ModelMap
 from .factorization.tensor_order import TensorOrder
-from .grouping import Group, Grouping, group_layers, ungrouped
+from .grouping import SAVED_BYTES, Group, Grouping, group_layers, ungrouped
 from .model import Model, Parameter
 from .model_mapping import map_model
 from .options import DecodeLimits, EncodeOptions
@@ -64,7 +67,8 @@ def encode(
         overwrite: replace an existing file.
         executor: codes tensors side by side, in threads, processes or elsewhere; the bytes do
             not depend on it.
-        progress: called with each tensor's report when it is written.
+        progress: called with each tensor's report when it is coded; where the stream is made more
+            than once (for a target size, or to compare profiles), each time.
 
     Raises:
         InvalidModel: a tensor cannot be coded; the message names it.
@@ -75,16 +79,33 @@ def encode(
     options = options or EncodeOptions()
     start = time.perf_counter()
     series = StreamDecoder(parents=parents, executor=executor).series
-    with _opened_model(model_or_path) as model, _naming(model):
-        encoder = StreamEncoder(options, series, executor, progress)
-        if out is None:
-            data = b"".join(encoder.units(model))
+
+    def draft(chosen: EncodeOptions) -> Draft:
+        encoder = StreamEncoder(chosen, series, executor, progress)
+        file = draft_file()
+        for unit in encoder.units(model):
+            file.write(unit)
+        return Draft(file, encoder.report(), encoder.skippable_bytes)
+
+    with (
+        _opened_model(model_or_path) as model,
+        _naming(model),
+        _output(out, overwrite=overwrite) as file,
+    ):
+        smaller = partial(smaller_profile, draft)
+        if options.target_size is None:
+            kept = smaller(options)
         else:
-            data = None
-            with atomic_output(out, overwrite=overwrite) as file:
-                for unit in encoder.units(model):
-                    file.write(unit)
-    return EncodeResult(encoder.report(time.perf_counter() - start), data)
+            kept = within_target(smaller, options, sum(p.nbytes for p in model.values()))
+        kept.copy_to(file)
+        data = file.getvalue() if isinstance(file, io.BytesIO) else None
+    return EncodeResult(replace(kept.report, seconds=time.perf_counter() - start), data)
+
+
+def _output(
+    out: str | os.PathLike[str] | None, *, overwrite: bool
+) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(io.BytesIO()) if out is None else atomic_output(out, overwrite=overwrite)
 
 
 @contextmanager
@@ -125,6 +146,8 @@ class StreamEncoder:
         self._tensors: list[TensorReport] = []
         self._unmatched: tuple[str, ...] = ()
         self._header_bytes = 0
+        self._grouped_vectors = 0
+        self._skippable_elements = 0
         self.profile = self._choose_profile()
 
     def _choose_profile(self) -> int:
@@ -132,8 +155,8 @@ class StreamEncoder:
             raise InvalidOptions("profile", "updates with parents need profile 1")
         if self._options.profile != "auto":
             return self._options.profile
-        tools = [self._options.row_skipping]
-        tools += [bool(values.get("row_skipping")) for _, values in self._options.overrides]
+        tools = [self._options.row_skipping is True]
+        tools += [values.get("row_skipping") is True for _, values in self._options.overrides]
         return int(any(tools) or self._series.depth > 0)
 
     def units(self, model: Model) -> Iterator[bytes]:
@@ -159,6 +182,8 @@ class StreamEncoder:
         self._unmatched = tuple(self._options.unmatched_globs(model.names()))
         for encoded in self._encoded(tensor_encoder, grouping.groups):
             self._tensors += encoded.reports
+            self._grouped_vectors += len(encoded.reports) - 1
+            self._skippable_elements += tensor_encoder.skippable_elements(encoded.unit)
             yield encoded.unit.data
             if self._progress is not None:
                 for report in encoded.reports:
@@ -188,11 +213,23 @@ class StreamEncoder:
             return starmap(encoder.encode_unit, arrays)
         return _in_order(self._executor, encoder.encode_unit, arrays)
 
-    def report(self, seconds: float) -> EncodeReport:
+    def report(self, seconds: float = 0.0) -> EncodeReport:
         """Return sizes and errors of what was encoded."""
         return EncodeReport(
             tuple(self._tensors), self._header_bytes, seconds, self.profile, self._unmatched
         )
+
+    @property
+    def skippable_bytes(self) -> float:
+        """About how many bytes row skipping would have saved, less what profile 1 costs.
+
+        0 or less if that is too little for encoding once more.
+        """
+        if self._options.profile != "auto" or self.profile == 1:
+            return 0.0
+        cost: float = _NODE_ID_BYTES * len(self._tensors) + SAVED_BYTES * self._grouped_vectors
+        cost += _WORTH_ENCODING_AGAIN * sum(report.bytes for report in self._tensors)
+        return _BYTES_PER_SKIPPED * self._skippable_elements - cost
 
 
 def _map_text(model_map: ModelMap) -> str:
@@ -218,6 +255,15 @@ def _in_order(executor: Executor, function: Any, calls: Iterable[tuple[Any, ...]
         for future in pending:
             future.cancel()
 
+
+_NODE_ID_BYTES = 2
+"""What a data unit of profile 1 has more than one of profile 0."""
+
+_BYTES_PER_SKIPPED = 0.1 / 8
+"""What an integer in a row of zeros takes: 0.03 bits in a sparse matrix, 0.4 in a dense one."""
+
+_WORTH_ENCODING_AGAIN = 0.005
+"""The part of a stream that must be there to be saved."""
 
 _MAX_PENDING = 16
 """Tensors encoded ahead of the one written, with an executor."""

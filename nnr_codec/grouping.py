@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
 
 from .factorization.tensor_order import BLOCK_ROLES, TensorOrder
@@ -25,8 +25,8 @@ _NORMS = (
     {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "var": "moving_variance"},
 )
 _OWN_ORDER = ("weight", "beta", "gamma", "mean", "var", "bias")  # of a block without local scaling
-_SAVED_BYTES = 6
-"""What a vector costs less, at least, in a block: its unit's header and its codeword's end."""
+SAVED_BYTES = 6
+"""What a vector takes less, at least, in a block: its unit's header and its codeword's end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Grouping:
     """
 
     groups: list[Group]
-    order: TensorOrder = TensorOrder()
+    order: TensorOrder = field(default_factory=TensorOrder)
 
 
 def ungrouped(parameters: Iterable[Parameter]) -> Grouping:
@@ -70,7 +70,7 @@ def group_layers(
 
 
 def _saving(grouping: Grouping) -> int:
-    return _SAVED_BYTES * sum(len(group) - 1 for group in grouping.groups)
+    return SAVED_BYTES * sum(len(group) - 1 for group in grouping.groups)
 
 
 def _layers(
@@ -188,9 +188,7 @@ def _in_role_order(parameters: Sequence[Parameter], layers: Iterable[Group]) -> 
     used = {role for layer in fitting for role in layer}
     roles = tuple(role for role in order if role in used)
     own = tuple(role for role in BLOCK_ROLES if role in used)
-    return Grouping(
-        _grouped(parameters, fitting), TensorOrder(roles=() if roles == own else roles)
-    )
+    return Grouping(_grouped(parameters, fitting), TensorOrder(roles=() if roles == own else roles))
 
 
 def _together(layer: Group, places: Mapping[str, int]) -> Group:

@@ -101,6 +101,8 @@ class EncodeReport(_Totals):
         seconds: wall time of the encoding.
         profile: general_profile_idc.
         unmatched: globs of the options that match no tensor.
+        qp_offset: what was added to every qp for the sake of a target size.
+        encodings: streams that were made to find this one.
     """
 
     tensors: tuple[TensorReport, ...]
@@ -108,6 +110,8 @@ class EncodeReport(_Totals):
     seconds: float
     profile: int
     unmatched: tuple[str, ...] = ()
+    qp_offset: int = 0
+    encodings: int = 1
 
     @property
     def nmse(self) -> float:
@@ -124,6 +128,8 @@ class EncodeReport(_Totals):
             "nmse": self.nmse,
             "seconds": self.seconds,
             "unmatched_globs": list(self.unmatched),
+            "qp_offset": self.qp_offset,
+            "encodings": self.encodings,
         }
         return {**totals, "per_tensor": self._rows()}
 

@@ -15,7 +15,7 @@ from .bitstream import Codebook, Context, DataFormat, DataUnit, ParameterTypes, 
 from .errors import InvalidModel
 from .model import Parameter, is_extension
 from .options import EncodeOptions
-from .quantize.codebook import codebook_of
+from .quantize.codebook import codebook_of, promises_codebook
 from .quantize.qp import qp_delta_bits, step_size
 from .quantize.rate import lambda_of
 from .report import TensorReport
@@ -294,6 +294,8 @@ class TensorEncoder:
         yield [], levels
         if not options.codebook or record.dq_flag or record.payload_type == PayloadType.INT:
             return
+        if options.codebook == "auto" and not promises_codebook(levels):
+            return
         found = codebook_of(levels)
         if found is not None:
             yield [found[0]], found[1]
@@ -308,6 +310,18 @@ class TensorEncoder:
         wanted = options.row_skipping and possible and min(levels.shape) > 1
         if wanted and not levels.any(axis=1).all():
             yield True
+
+    def skippable_elements(self, unit: EncodedUnit) -> int:
+        """Return how many integers profile 1 might skip, in rows of zeros, where that is left to
+        the encoder."""
+        record = unit.record
+        rows, cols = matrix_shape(tuple(record.tensor_dimensions or ()))
+        if min(rows, cols) < 2 or not unit.integers or (record.dq_flag and record.scan_order):
+            return 0
+        used = int(np.count_nonzero(unit.integers["weight"].reshape(rows, cols).any(axis=1)))
+        if used == rows or self._options.for_tensor(record.names[0]).row_skipping != "auto":
+            return 0
+        return (rows - used) * cols
 
     def _parent_data(self, name: str, elements: int) -> ParentData:
         return self._series.parent_data(name, elements, label="parent", offset=0)

@@ -81,7 +81,7 @@ class ModelMap:
 
     tensors: Mapping[str, Restored] = field(default_factory=dict)
     extras: tuple[Extra, ...] = ()
-    order: TensorOrder = TensorOrder()
+    order: TensorOrder = field(default_factory=TensorOrder)
 
     def __bool__(self) -> bool:
         """Whether it says anything."""
