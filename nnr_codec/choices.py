@@ -41,7 +41,7 @@ Encoding = Callable[[EncodeOptions], Draft]
 
 
 def draft_file() -> BinaryIO:
-    """Return a file for a draft, which goes when it is closed or forgotten."""
+    """Return a file for a draft, which goes when it is closed."""
     return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # type: ignore[return-value]
 
 
@@ -51,7 +51,10 @@ def smaller_profile(encode: Encoding, options: EncodeOptions) -> Draft:
     if first.skippable_bytes <= 0:
         return first
     second = encode(replace(options, profile=1))
-    return second if second.report.bytes < first.report.bytes else first
+    is_smaller = second.report.bytes < first.report.bytes
+    kept, dropped = (second, first) if is_smaller else (first, second)
+    dropped.file.close()
+    return kept
 
 
 def within_target(encode: Encoding, options: EncodeOptions, original_bytes: int) -> Draft:
@@ -76,11 +79,13 @@ def within_target(encode: Encoding, options: EncodeOptions, original_bytes: int)
         draft = encode(options.with_offset(offset))
         sizes[offset] = draft.report.bytes
         if draft.report.bytes <= allowed:
-            fits, best = offset, draft
+            dropped, best, fits = best, draft, offset
         else:
-            exceeds = offset
-        octave = draft.report.elements / 8 / (1 << options.qp_density)
-        offset = _next_offset(sizes, allowed, exceeds, fits, octave)
+            dropped, exceeds = draft, offset
+        if dropped is not None:
+            dropped.file.close()
+        bytes_per_step = draft.report.elements / 8 / (1 << options.qp_density)
+        offset = _next_offset(sizes, allowed, exceeds, fits, bytes_per_step)
     if best is None:
         reason = f"{allowed} bytes cannot be reached: the coarsest quantization takes"
         raise InvalidOptions("target_size", f"{reason} {sizes[highest]}")
@@ -92,8 +97,7 @@ def _next_offset(
 ) -> int:
     """Return where to look next, between an offset that is too fine and one that fits.
 
-    `bytes_per_step`: what a step of qp saves where it halves no integer to zero: at most as much as
-    that, so that a coarser offset takes rather more steps.
+    `bytes_per_step`: what a step of qp saves where all integers are large; it never saves more.
     """
     if len(sizes) >= _MAX_GUESSES:
         guess = (exceeds + fits) // 2

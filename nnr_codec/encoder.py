@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import starmap
@@ -82,23 +82,24 @@ def encode(
 
     def draft(chosen: EncodeOptions) -> Draft:
         encoder = StreamEncoder(chosen, series, executor, progress)
-        file = draft_file()
+        file = files.enter_context(draft_file())
         for unit in encoder.units(model):
             file.write(unit)
         return Draft(file, encoder.report(), encoder.skippable_bytes)
 
     with (
+        ExitStack() as files,
         _opened_model(model_or_path) as model,
         _naming(model),
-        _output(out, overwrite=overwrite) as file,
+        _output(out, overwrite=overwrite) as output,
     ):
         smaller = partial(smaller_profile, draft)
         if options.target_size is None:
             kept = smaller(options)
         else:
             kept = within_target(smaller, options, sum(p.nbytes for p in model.values()))
-        kept.copy_to(file)
-        data = file.getvalue() if isinstance(file, io.BytesIO) else None
+        kept.copy_to(output)
+        data = output.getvalue() if isinstance(output, io.BytesIO) else None
     return EncodeResult(replace(kept.report, seconds=time.perf_counter() - start), data)
 
 

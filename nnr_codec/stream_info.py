@@ -39,30 +39,29 @@ def stream_info(units: Sequence[ParsedUnit]) -> StreamInfo:
 
 
 def _tensors(parsed: ParsedUnit, record: DataUnit) -> list[TensorInfo]:
-    """Return a row for each tensor of a data unit; the unit's bytes stand with the largest."""
+    """Return a row for each tensor of a data unit, in the order of its names; the unit's bytes
+    stand with the largest."""
     layouts = tensor_layouts(record, parsed.context, lambda name, elements: ParentData())
     main = max(layouts, key=lambda layout: math.prod(layout.shape)).name
     coded = record.payload_type != PayloadType.RAW_FLOAT
     qps = _qps(parsed, record, layouts)
-    infos = []
+    infos = {}
     for layout, qp in zip(layouts, qps, strict=True):
-        infos.append(
-            TensorInfo(
-                name=layout.name,
-                shape=layout.shape,
-                kind=_KINDS[record.payload_type],
-                role=layout.role,
-                unit=parsed.unit.index,
-                bytes=parsed.unit.size if layout.name == main else 0,
-                qp=qp,
-                unary_length=record.unary_length if coded else None,
-                scan_order=_scan_order(record, layout) if coded else None,
-                dq=bool(record.dq_flag) if coded else None,
-                codebook_size=len(layout.codebook.values) if layout.codebook else None,
-                data_format=_format_name(parsed, record, layout.name),
-            )
+        infos[layout.name] = TensorInfo(
+            name=layout.name,
+            shape=layout.shape,
+            kind=_KINDS[record.payload_type],
+            role=layout.role,
+            unit=parsed.unit.index,
+            bytes=parsed.unit.size if layout.name == main else 0,
+            qp=qp,
+            unary_length=record.unary_length if coded else None,
+            scan_order=_scan_order(record, layout) if coded else None,
+            dq=bool(record.dq_flag) if coded else None,
+            codebook_size=len(layout.codebook.values) if layout.codebook else None,
+            data_format=_format_name(parsed, record, layout.name),
         )
-    return infos
+    return [infos[name] for name in record.names]
 
 
 def _format_name(parsed: ParsedUnit, record: DataUnit, name: str) -> str:

@@ -102,7 +102,14 @@ class TensorEncoder:
             and self._is_quantized(vector)
             and weight.dtype == vector.dtype
             and (own.dq, own.unary_length) == (other.dq, other.unary_length)
+            and not self._wants_codebook(vector, other)
         )
+
+    def _wants_codebook(self, vector: Parameter, options: EncodeOptions) -> bool:
+        """Whether a vector may be smaller with a codebook, which those of a block do not have."""
+        if options.dq or not options.codebook:
+            return False
+        return promises_codebook(self._quantized(vector, vector.read()).levels)
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
         return DataUnit(

@@ -119,7 +119,9 @@ class TestCoding:
     def test_codebook(self, run: Run, tmp_path: Path) -> None:
         few = np.random.default_rng(3).choice([-0.71, 0.02, 0.33], (40, 40)).astype(np.float32)
         model = save(tmp_path / "few.safetensors", {"w": few})
-        off, on = Encoded(run, model, "--no-dq"), Encoded(run, model, "--no-dq", "--codebook")
+        off = Encoded(run, model, "--no-dq", "--no-codebook")
+        assert Encoded(run, model, "--no-dq").coded("codebook_size") == {"w": 3}  # automatic
+        on = Encoded(run, model, "--no-dq", "--codebook")
         assert off.coded("codebook_size") == {"w": None}
         assert on.coded("codebook_size") == {"w": 3}
         assert on.report["bytes"] < off.report["bytes"]
