@@ -148,7 +148,7 @@ class StreamEncoder:
         self._unmatched: tuple[str, ...] = ()
         self._header_bytes = 0
         self._grouped_vectors = 0
-        self._skippable_elements = 0
+        self._skippable_bytes = 0.0
         self.profile = self._choose_profile()
 
     def _choose_profile(self) -> int:
@@ -184,7 +184,7 @@ class StreamEncoder:
         for encoded in self._encoded(tensor_encoder, grouping.groups):
             self._tensors += encoded.reports
             self._grouped_vectors += len(encoded.reports) - 1
-            self._skippable_elements += tensor_encoder.skippable_elements(encoded.unit)
+            self._skippable_bytes += tensor_encoder.skippable_bytes(encoded.unit)
             yield encoded.unit.data
             if self._progress is not None:
                 for report in encoded.reports:
@@ -230,7 +230,7 @@ class StreamEncoder:
             return 0.0
         cost: float = _NODE_ID_BYTES * len(self._tensors) + SAVED_BYTES * self._grouped_vectors
         cost += _WORTH_ENCODING_AGAIN * sum(report.bytes for report in self._tensors)
-        return _BYTES_PER_SKIPPED * self._skippable_elements - cost
+        return self._skippable_bytes - cost
 
 
 def _map_text(model_map: ModelMap) -> str:
@@ -259,9 +259,6 @@ def _in_order(executor: Executor, function: Any, calls: Iterable[tuple[Any, ...]
 
 _NODE_ID_BYTES = 2
 """What a data unit of profile 1 has more than one of profile 0."""
-
-_BYTES_PER_SKIPPED = 0.1 / 8
-"""What an integer in a row of zeros takes: 0.03 bits in a sparse matrix, 0.4 in a dense one."""
 
 _WORTH_ENCODING_AGAIN = 0.005
 """The part of a stream that must be there to be saved."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,9 @@ from .unit_layout import Integers, ParentData, look_up, matrix_shape
 # What nnr_decompressed_data_format tells every decoder; the other types stand in the model map.
 _INT_FORMATS = {"int8": DataFormat.INT8, "int16": DataFormat.INT16, "int64": DataFormat.INT64}
 _FLOAT_FORMATS = {"float16": DataFormat.FLOAT16, "float64": DataFormat.FLOAT64}
+_ADAPTED = 0.25  # of a zero's information: what is left of it in a row of zeros (measured)
+_MOST_BITS_OF_SKIPPED = 0.15
+_SAVED_BY_BLOCK = 8  # bytes of a vector, about
 _LEVEL_LIMIT = 2**31 - 8  # of |weight / step|: the integer, and those tried beside it, fit 32 bits
 
 
@@ -106,10 +110,20 @@ class TensorEncoder:
         )
 
     def _wants_codebook(self, vector: Parameter, options: EncodeOptions) -> bool:
-        """Whether a vector may be smaller with a codebook, which those of a block do not have."""
+        """Whether a codebook, which the vectors of a block do not have, saves more than a block."""
         if options.dq or not options.codebook:
             return False
-        return promises_codebook(self._quantized(vector, vector.read()).levels)
+        quantized = self._quantized(vector, vector.read())
+        with_codebook, without = (
+            self._smallest(
+                self._record(vector, PayloadType.FLOAT),
+                replace(options, codebook=tried),
+                quantized.levels,
+                quantized.qp,
+            )
+            for tried in (options.codebook, False)
+        )
+        return len(with_codebook.data) + _SAVED_BY_BLOCK < len(without.data)
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
         return DataUnit(
@@ -318,17 +332,21 @@ class TensorEncoder:
         if wanted and not levels.any(axis=1).all():
             yield True
 
-    def skippable_elements(self, unit: EncodedUnit) -> int:
-        """Return how many integers profile 1 might skip, in rows of zeros, where that is left to
-        the encoder."""
+    def skippable_bytes(self, unit: EncodedUnit) -> float:
+        """Return about how many bytes a unit's rows of zeros take that profile 1 might skip, where
+        that is left to the encoder."""
         record = unit.record
         rows, cols = matrix_shape(tuple(record.tensor_dimensions or ()))
         if min(rows, cols) < 2 or not unit.integers or (record.dq_flag and record.scan_order):
-            return 0
-        used = int(np.count_nonzero(unit.integers["weight"].reshape(rows, cols).any(axis=1)))
-        if used == rows or self._options.for_tensor(record.names[0]).row_skipping != "auto":
-            return 0
-        return (rows - used) * cols
+            return 0.0
+        integers = unit.integers["weight"].reshape(rows, cols)
+        zero_rows = rows - int(np.count_nonzero(integers.any(axis=1)))
+        if not zero_rows or self._options.for_tensor(record.names[0]).row_skipping != "auto":
+            return 0.0
+        zeros = integers.size - int(np.count_nonzero(integers))
+        # Within such a row the contexts soon expect zeros, above all if there are many elsewhere.
+        bits = min(-_ADAPTED * math.log2(zeros / integers.size), _MOST_BITS_OF_SKIPPED)
+        return zero_rows * cols * bits / 8
 
     def _parent_data(self, name: str, elements: int) -> ParentData:
         return self._series.parent_data(name, elements, label="parent", offset=0)
