@@ -105,13 +105,7 @@ class EncodeOptions:
             _check_whole(self, name, *_qp_range(self.qp_density))
         _check_whole(self, "unary_length", 1, 256)
         _check_whole(self, "scan_order", 0, 4)
-        for name in (*_FLAGS, "group"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidOptions(name, f"{getattr(self, name)!r} is neither True nor False")
-        for name in AUTOMATIC:
-            value = getattr(self, name)
-            if not isinstance(value, bool) and value != "auto":
-                raise InvalidOptions(name, f"{value!r} is none of True, False, 'auto'")
+        self._check_switches()
         scale = self.lambda_scale
         is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
         if not is_number or not 0 <= scale < math.inf:
@@ -126,6 +120,15 @@ class EncodeOptions:
         if self.profile == 0 and self.row_skipping is True:
             raise InvalidOptions("row_skipping", "needs profile 1")
         self._check_overrides()
+
+    def _check_switches(self) -> None:
+        for name in (*_FLAGS, "group"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidOptions(name, f"{getattr(self, name)!r} is neither True nor False")
+        for name in AUTOMATIC:
+            value = getattr(self, name)
+            if not isinstance(value, bool) and value != "auto":
+                raise InvalidOptions(name, f"{value!r} is none of True, False, 'auto'")
 
     def _check_target(self) -> None:
         target = self.target_size

@@ -304,7 +304,8 @@ def test_grouped_layers(peer: Peer, seed: int, options: EncodeOptions) -> None:
         model = {name: model[name] for name in sorted(model)}
     options = replace(options, profile=0, row_skipping=False)
     data = encode(model, options=options).data
-    assert len(data) <= len(encode(model, options=replace(options, group=False)).data)
+    if not options.codebook:  # vectors of a block have none, which costs a byte now and then
+        assert len(data) <= len(encode(model, options=replace(options, group=False)).data)
     assert list(check_stream(peer, data)) == list(model)
 
 
