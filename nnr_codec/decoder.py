@@ -14,6 +14,7 @@ import numpy.typing as npt
 from .bitstream import DataUnit, ParsedUnit, parse_units
 from .errors import BitstreamError, InvalidOptions, LimitExceeded, naming
 from .extra_tensors import ExtraTensors
+from .factorization.tensor_order import in_order
 from .options import DecodeLimits
 from .ordered_calls import OrderedCalls
 from .rereading import RereadableFile
@@ -110,8 +111,9 @@ class StreamDecoder:
         """Yield the tensors of a stream in order; arguments and errors are those of `decode`.
 
         With a pipe, each unit's tensors come as soon as the unit is there (with an executor: a
-        few units later). Of what was handed out nothing is kept but tensors that others are tied
-        to, so that memory is that of one tensor, if the caller keeps none either.
+        few units later; of a stream with blocks that is ordered by name: with a unit behind them).
+        Of what was handed out nothing is kept but tensors that others are tied to, so that memory
+        is that of one tensor, if the caller keeps none either.
         """
         extras = ExtraTensors()
         units = self._decode(source, self._only, extras)
@@ -132,7 +134,7 @@ class StreamDecoder:
         self, units: Iterable[list[DecodedTensor]], extras: ExtraTensors, unwanted: set[str]
     ) -> Iterator[DecodedTensor]:
         """Yield the tensors that are wanted, and the extras between them."""
-        for tensors in units:
+        for tensors in in_order(units, lambda: extras.order):
             yield from filter(self._selects, extras.after(None))
             while tensors:
                 tensor = tensors.pop(0)

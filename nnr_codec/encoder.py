@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, BinaryIO
+
+import numpy.typing as npt
 
 from .bitstream import Context, ModelParameterSet, Topology, write_mps, write_start, write_topology
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
+from .choices import Draft, draft_file, smaller_profile, within_target
 from .decoder import Source, StreamDecoder
 from .errors import InvalidModel, InvalidOptions, naming
 from .factorization.model_map import ModelMap
+from .factorization.tensor_order import TensorOrder
+from .grouping import SAVED_BYTES, Group, Grouping, group_layers, ungrouped
 from .model import Model, Parameter
 from .model_mapping import map_model
 from .options import DecodeLimits, EncodeOptions
 from .ordered_calls import OrderedCalls
 from .report import EncodeReport, TensorReport
 from .series import Series
-from .tensor_encoder import EncodedTensor, TensorEncoder
+from .tensor_encoder import EncodedTensors, TensorEncoder
 
 _MAX_PENDING = 16
 """Tensors encoded ahead of the one written, with an executor."""
@@ -67,7 +74,8 @@ def encode(
         overwrite: replace an existing file.
         executor: codes tensors side by side, in threads, processes or elsewhere; the bytes do
             not depend on it.
-        progress: called with each tensor's report when it is written.
+        progress: called with each tensor's report when it is coded; where the stream is made more
+            than once (for a target size, or to compare profiles), each time.
 
     Raises:
         InvalidModel: a tensor cannot be coded; the message names it.
@@ -78,16 +86,34 @@ def encode(
     options = options or EncodeOptions()
     start = time.perf_counter()
     series = StreamDecoder(parents=parents, executor=executor).series
-    with _opened_model(model_or_path) as model, _naming(model):
-        encoder = StreamEncoder(options, series, executor, progress)
-        if out is None:
-            data = b"".join(encoder.units(model))
+
+    def draft(chosen: EncodeOptions) -> Draft:
+        encoder = StreamEncoder(chosen, series, executor, progress)
+        file = files.enter_context(draft_file())
+        for unit in encoder.units(model):
+            file.write(unit)
+        return Draft(file, encoder.report(), encoder.skippable_bytes)
+
+    with (
+        ExitStack() as files,
+        _opened_model(model_or_path) as model,
+        _naming(model),
+        _output(out, overwrite=overwrite) as output,
+    ):
+        smaller = partial(smaller_profile, draft)
+        if options.target_size is None:
+            kept = smaller(options)
         else:
-            data = None
-            with atomic_output(out, overwrite=overwrite) as file:
-                for unit in encoder.units(model):
-                    file.write(unit)
-    return EncodeResult(encoder.report(time.perf_counter() - start), data)
+            kept = within_target(smaller, options, sum(p.nbytes for p in model.values()))
+        kept.copy_to(output)
+        data = output.getvalue() if isinstance(output, io.BytesIO) else None
+    return EncodeResult(replace(kept.report, seconds=time.perf_counter() - start), data)
+
+
+def _output(
+    out: str | os.PathLike[str] | None, *, overwrite: bool
+) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(io.BytesIO()) if out is None else atomic_output(out, overwrite=overwrite)
 
 
 def _naming(model: Model) -> AbstractContextManager[None]:
@@ -121,6 +147,8 @@ class StreamEncoder:
         self._tensors: list[TensorReport] = []
         self._unmatched: tuple[str, ...] = ()
         self._header_bytes = 0
+        self._grouped_vectors = 0
+        self._skippable_bytes = 0.0
         self.profile = self._choose_profile()
 
     def _choose_profile(self) -> int:
@@ -128,8 +156,8 @@ class StreamEncoder:
             raise InvalidOptions("profile", "updates with parents need profile 1")
         if self._options.profile != "auto":
             return self._options.profile
-        tools = [self._options.row_skipping]
-        tools += [bool(values.get("row_skipping")) for _, values in self._options.overrides]
+        tools = [self._options.row_skipping is True]
+        tools += [values.get("row_skipping") is True for _, values in self._options.overrides]
         return int(any(tools) or self._series.depth > 0)
 
     def units(self, model: Model) -> Iterator[bytes]:
@@ -143,40 +171,70 @@ class StreamEncoder:
             mps_parent_signalling_enabled_flag=int(self._series.depth > 0),
         )
         coded, model_map = map_model(model.values())
+        tensor_encoder = TensorEncoder(
+            self._options, Context(self.profile, mps), self._series, [p.name for p in coded]
+        )
+        grouping = self._grouping(coded, model_map, tensor_encoder)
+        model_map = replace(model_map, order=grouping.order)
         topology = Topology(topology_data=_map_text(model_map))
         head = write_start(self.profile) + write_mps(mps, self.profile) + write_topology(topology)
         self._header_bytes += len(head)
         yield head
         self._unmatched = tuple(self._options.unmatched_globs(model.names()))
-        tensor_encoder = TensorEncoder(
-            self._options, Context(self.profile, mps), self._series, [p.name for p in coded]
-        )
-        for encoded in self._encoded(tensor_encoder, coded):
-            self._tensors.append(encoded.report)
+        for encoded in self._encoded(tensor_encoder, grouping.groups):
+            self._tensors += encoded.reports
+            self._grouped_vectors += len(encoded.reports) - 1
+            self._skippable_bytes += encoded.skippable_bytes
             yield encoded.data
             if self._progress is not None:
-                self._progress(encoded.report)
+                for report in encoded.reports:
+                    self._progress(report)
+        places = {parameter.name: place for place, parameter in enumerate(coded)}
+        self._tensors.sort(key=lambda report: places[report.name])
 
-    def _encoded(
-        self, encoder: TensorEncoder, parameters: list[Parameter]
-    ) -> Iterator[EncodedTensor]:
-        """Encode in order; with an executor a few tensors ahead, their memory bounded."""
+    def _grouping(
+        self, coded: list[Parameter], model_map: ModelMap, encoder: TensorEncoder
+    ) -> Grouping:
+        # In the second edition a unit has one identity, for all of its tensors: an update could
+        # refer to the block as a whole alone.
+        if not self._options.group or self.profile == 1:
+            return ungrouped(coded)
+
+        def map_bytes(order: TensorOrder) -> int:
+            return len(_map_text(replace(model_map, order=order)).encode())
+
+        return group_layers(coded, encoder.may_join, map_bytes)
+
+    def _encoded(self, encoder: TensorEncoder, groups: list[Group]) -> Iterator[EncodedTensors]:
+        """Encode in order; with an executor a few units ahead, their memory bounded."""
         if self._executor is None:
-            for parameter in parameters:
-                yield encoder.encode(parameter.name, parameter.read())
+            for group in groups:
+                yield encoder.encode_unit(_values(group))
             return
-        with OrderedCalls[EncodedTensor](self._executor, _MAX_PENDING) as calls:
-            for parameter in parameters:
-                size = _BYTES_PER_ELEMENT * parameter.size
+        with OrderedCalls[EncodedTensors](self._executor, _MAX_PENDING) as calls:
+            for group in groups:
+                size = _BYTES_PER_ELEMENT * sum(parameter.size for parameter in group.values())
                 yield from calls.room_for(size)
-                calls.submit(size, encoder.encode, parameter.name, parameter.read())
+                calls.submit(size, encoder.encode_unit, _values(group))
             yield from calls.rest()
 
-    def report(self, seconds: float) -> EncodeReport:
+    def report(self, seconds: float = 0.0) -> EncodeReport:
         """Return sizes and errors of what was encoded."""
         return EncodeReport(
             tuple(self._tensors), self._header_bytes, seconds, self.profile, self._unmatched
         )
+
+    @property
+    def skippable_bytes(self) -> float:
+        """About how many bytes row skipping would have saved, less what profile 1 costs.
+
+        0 or less if that is too little for encoding once more.
+        """
+        if self._options.profile != "auto" or self.profile == 1:
+            return 0.0
+        cost: float = _NODE_ID_BYTES * len(self._tensors) + SAVED_BYTES * self._grouped_vectors
+        cost += _WORTH_ENCODING_AGAIN * sum(report.bytes for report in self._tensors)
+        return self._skippable_bytes - cost
 
 
 def _map_text(model_map: ModelMap) -> str:
@@ -186,6 +244,18 @@ def _map_text(model_map: ModelMap) -> str:
     if len(text.encode()) > limit:
         raise InvalidModel("model map", f"longer than {limit} bytes")
     return text
+
+
+def _values(group: Group) -> dict[str, tuple[str, npt.NDArray[Any]]]:
+    """Read the tensors of a unit: (name, values) by role."""
+    return {role: (parameter.name, parameter.read()) for role, parameter in group.items()}
+
+
+_NODE_ID_BYTES = 2
+"""What a data unit of profile 1 has more than one of profile 0."""
+
+_WORTH_ENCODING_AGAIN = 0.005
+"""The part of a stream that must be there to be saved."""
 
 
 def save_file(

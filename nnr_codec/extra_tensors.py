@@ -9,13 +9,19 @@ from typing import Any
 import numpy.typing as npt
 
 from .factorization.model_map import Extra, ModelMap
+from .factorization.tensor_order import TensorOrder
 from .unit_decoder import DecodedTensor
 
 
 class ExtraTensors:
-    """Gives the extras of one stream while its tensors go by."""
+    """Gives the extras of one stream while its tensors go by.
+
+    Attributes:
+        order: how the stream's map orders the coded tensors.
+    """
 
     def __init__(self) -> None:
+        self.order = TensorOrder()
         self._known = False
         self._by_place: dict[str | None, list[Extra]] = {}
         self._aliases: dict[str, list[str]] = {}
@@ -27,6 +33,7 @@ class ExtraTensors:
         if model_map is None or self._known:
             return
         self._known = True
+        self.order = model_map.order
         for extra in model_map.extras:
             self._by_place.setdefault(extra.after, []).append(extra)
             if extra.tied_to is not None:

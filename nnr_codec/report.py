@@ -16,7 +16,7 @@ class TensorReport:
         name, shape, dtype: the tensor as it was given.
         kind: "dq", "uniform", "int" or "raw".
         original_bytes: bytes of its values.
-        bytes: bytes of its data unit.
+        bytes: bytes of its data unit; 0 for a tensor of a block other than its weight.
         qp: quantization parameter, or None.
         qp_raised: whether that is not the one asked for, at which its integers would not fit.
         squared_error, energy: sums over its elements, of the error and of the weights.
@@ -96,11 +96,13 @@ class EncodeReport(_Totals):
     """An encoded model.
 
     Attributes:
-        tensors: in stream order.
+        tensors: in the order of the model.
         header_bytes: bytes of the units that hold no tensor.
         seconds: wall time of the encoding.
         profile: general_profile_idc.
         unmatched: globs of the options that match no tensor.
+        qp_offset: what was added to every qp for the sake of a target size.
+        encodings: streams that were made to find this one.
     """
 
     tensors: tuple[TensorReport, ...]
@@ -108,6 +110,8 @@ class EncodeReport(_Totals):
     seconds: float
     profile: int
     unmatched: tuple[str, ...] = ()
+    qp_offset: int = 0
+    encodings: int = 1
 
     @property
     def nmse(self) -> float:
@@ -124,6 +128,8 @@ class EncodeReport(_Totals):
             "nmse": self.nmse,
             "seconds": self.seconds,
             "unmatched_globs": list(self.unmatched),
+            "qp_offset": self.qp_offset,
+            "encodings": self.encodings,
         }
         return {**totals, "per_tensor": self._rows()}
 
@@ -186,7 +192,7 @@ class StreamInfo(_Totals):
         qp_density, base_qp: those in force at the end; None if no parameter set has any.
         units: units of the stream.
         header_bytes: bytes of the units that hold no tensor.
-        tensors: in stream order.
+        tensors: in the order in which they are decoded.
     """
 
     profile: int

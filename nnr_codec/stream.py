@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from contextlib import nullcontext, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
@@ -19,12 +19,21 @@ from .decoder import Layers, Source, StreamDecoder, limited_units, unwanted_role
 from .errors import BitstreamError, naming
 from .extra_tensors import ExtraTensors
 from .factorization.model_map import Extra
+from .factorization.tensor_order import in_order
 from .options import DecodeLimits
 from .report import StreamInfo
 from .stream_info import stream_info
 from .unit_decoder import decode_data_unit
 
 Bytes = bytes | bytearray | memoryview
+
+
+class _Place(NamedTuple):
+    """Where a tensor is found."""
+
+    name: str
+    role: str
+    unit: ParsedUnit
 
 
 class NnrStream(Mapping[str, npt.NDArray[Any]]):
@@ -78,18 +87,20 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     def _index(self, unwanted: set[str]) -> None:
         """Note where each name is found, in the order of the stream."""
         extras = ExtraTensors()
-        for parsed in self._units:
-            extras.use(parsed.context.model_map)
-            record = parsed.record
-            if not isinstance(record, DataUnit):
-                continue
+        for places in in_order(self._places(extras), lambda: extras.order):
             self._add_extras(extras.placed_after(None))
-            for name, role in record.decoded_roles():
+            for name, role, parsed in places:
                 self._units_by_name[name] = parsed
                 if role not in unwanted:
                     self._by_name[name] = parsed
                 self._add_extras(extras.placed_after(name))
-        self._add_extras(extras.placed_after(None))  # of a stream without data units
+
+    def _places(self, extras: ExtraTensors) -> Iterator[list[_Place]]:
+        """Yield what each data unit holds; tell `extras` the model map."""
+        for parsed in self._units:
+            extras.use(parsed.context.model_map)
+            if isinstance(parsed.record, DataUnit):
+                yield [_Place(name, role, parsed) for name, role in parsed.record.decoded_roles()]
 
     def _add_extras(self, extras: list[Extra]) -> None:
         for extra in extras:

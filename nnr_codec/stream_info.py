@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ._core import peek_qp_delta
+from ._core import TensorSyntax, decode_codeword, peek_qp_delta
 from .bitstream import Context, DataUnit, ParsedUnit, PayloadType
+from .factorization.tensor_order import TensorOrder, in_order
 from .quantize.qp import qp_delta_bits
 from .report import StreamInfo, TensorInfo
-from .unit_layout import ParentData, tensor_layouts
+from .unit_layout import ParentData, TensorLayout, tensor_layouts
 
 _KINDS = {
     PayloadType.INT: "int",
@@ -23,42 +24,44 @@ _KINDS = {
 
 def stream_info(units: Sequence[ParsedUnit]) -> StreamInfo:
     """Return what the headers of a whole stream say."""
-    tensors: list[TensorInfo] = []
+    by_unit: list[list[TensorInfo]] = []
     header_bytes = 0
     for parsed in units:
         if isinstance(parsed.record, DataUnit):
-            tensors += _tensors(parsed, parsed.record)
+            by_unit.append(_tensors(parsed, parsed.record))
         else:
             header_bytes += parsed.unit.size
     last = units[-1].context if units else Context()
     density, base_qp = last.quantization or (None, None)
-    return StreamInfo(last.profile, density, base_qp, len(units), header_bytes, tuple(tensors))
+    order = last.model_map.order if last.model_map else TensorOrder()
+    tensors = tuple(info for infos in in_order(by_unit, lambda: order) for info in infos)
+    return StreamInfo(last.profile, density, base_qp, len(units), header_bytes, tensors)
 
 
 def _tensors(parsed: ParsedUnit, record: DataUnit) -> list[TensorInfo]:
-    """Return a row for each tensor of a data unit; the unit's bytes stand with the largest."""
+    """Return a row for each tensor of a data unit, in the order of its names; the unit's bytes
+    stand with the largest."""
     layouts = tensor_layouts(record, parsed.context, lambda name, elements: ParentData())
     main = max(layouts, key=lambda layout: math.prod(layout.shape)).name
     coded = record.payload_type != PayloadType.RAW_FLOAT
-    infos = []
-    for layout in layouts:
-        infos.append(
-            TensorInfo(
-                name=layout.name,
-                shape=layout.shape,
-                kind=_KINDS[record.payload_type],
-                role=layout.role,
-                unit=parsed.unit.index,
-                bytes=parsed.unit.size if layout.name == main else 0,
-                qp=_qp(parsed, record) if layout is layouts[0] else None,
-                unary_length=record.unary_length if coded else None,
-                scan_order=record.scan_order if coded else None,
-                dq=bool(record.dq_flag) if coded else None,
-                codebook_size=len(layout.codebook.values) if layout.codebook else None,
-                data_format=_format_name(parsed, record, layout.name),
-            )
+    qps = _qps(parsed, record, layouts)
+    infos = {}
+    for layout, qp in zip(layouts, qps, strict=True):
+        infos[layout.name] = TensorInfo(
+            name=layout.name,
+            shape=layout.shape,
+            kind=_KINDS[record.payload_type],
+            role=layout.role,
+            unit=parsed.unit.index,
+            bytes=parsed.unit.size if layout.name == main else 0,
+            qp=qp,
+            unary_length=record.unary_length if coded else None,
+            scan_order=_scan_order(record, layout) if coded else None,
+            dq=bool(record.dq_flag) if coded else None,
+            codebook_size=len(layout.codebook.values) if layout.codebook else None,
+            data_format=_format_name(parsed, record, layout.name),
         )
-    return infos
+    return [infos[name] for name in record.names]
 
 
 def _format_name(parsed: ParsedUnit, record: DataUnit, name: str) -> str:
@@ -71,10 +74,26 @@ def _format_name(parsed: ParsedUnit, record: DataUnit, name: str) -> str:
     return "int32" if record.payload_type == PayloadType.INT else "float32"
 
 
-def _qp(parsed: ParsedUnit, record: DataUnit) -> int | None:
-    """Return the quantization parameter of the first tensor; the others' are further inside."""
+def _scan_order(record: DataUnit, layout: TensorLayout) -> int:
+    """Return the scan order, which vectors of a block do not have."""
+    return record.scan_order if len(layout.shape) > 1 else 0
+
+
+def _qps(parsed: ParsedUnit, record: DataUnit, layouts: Sequence[TensorLayout]) -> list[int | None]:
+    """Return the quantization parameters, as far as they can be had without decoding a matrix.
+
+    Those of a block's tensors stand one before each, and its vectors come first.
+    """
     if record.payload_type not in (PayloadType.FLOAT, PayloadType.BLOCK):
-        return None
+        return [None] * len(layouts)
     density, base_qp = parsed.context.quantization or (0, 0)
+    bits = qp_delta_bits(density)
     payload = np.frombuffer(parsed.payload, dtype=np.uint8)
-    return base_qp + peek_qp_delta(payload, qp_delta_bits(density))
+    if len(layouts) == 1 or record.parent is not None:
+        first = [base_qp + peek_qp_delta(payload, bits)]
+        return [*first, *[None] * (len(layouts) - 1)]
+    before = [layout.syntax for layout in layouts if len(layout.shape) == 1][: len(layouts) - 1]
+    # Of the tensor behind the vectors as little is decoded as there can be.
+    _, found = decode_codeword(payload, [*before, TensorSyntax(1, 1)], bits, [])
+    qps: list[int | None] = [base_qp + qp_delta for qp_delta, _, _ in found]
+    return qps + [None] * (len(layouts) - len(qps))

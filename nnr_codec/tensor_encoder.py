@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ._core import TensorSyntax, TensorToEncode, choose_unary_length, quantize
-from .bitstream import Codebook, Context, DataFormat, DataUnit, Parent, PayloadType
+from ._core import (
+    TensorSyntax,
+    TensorToEncode,
+    choose_unary_length,
+    count_zero_rows,
+    quantize,
+)
+from .bitstream import Codebook, Context, DataFormat, DataUnit, ParameterTypes, Parent, PayloadType
 from .errors import InvalidModel
 from .model import Parameter, is_extension
 from .options import EncodeOptions
-from .quantize.codebook import codebook_of
-from .quantize.distortion import distortion, largest_magnitude
+from .quantize.codebook import codebook_of, promises_codebook
+from .quantize.distortion import Distortion, distortion, largest_magnitude
 from .quantize.qp import qp_delta_bits, step_size
 from .quantize.rate import lambda_of
 from .report import TensorReport
@@ -28,15 +34,47 @@ from .unit_layout import Integers, ParentData, matrix_shape
 # What nnr_decompressed_data_format tells every decoder; the other types stand in the model map.
 _INT_FORMATS = {"int8": DataFormat.INT8, "int16": DataFormat.INT16, "int64": DataFormat.INT64}
 _FLOAT_FORMATS = {"float16": DataFormat.FLOAT16, "float64": DataFormat.FLOAT64}
+_ADAPTED = 0.25  # of a zero's information: what is left of it in a row of zeros (measured)
+_MOST_BITS_OF_SKIPPED = 0.15
+_SAVED_BY_BLOCK = 8  # bytes of a vector, about
 _LEVEL_LIMIT = 2**31 - 8  # of |weight / step|: the integer, and those tried beside it, fit 32 bits
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedTensor:
-    """The bytes of a tensor's data unit, and what there is to say of it."""
+class EncodedTensors:
+    """The data unit of one or several tensors and what there is to say of each.
+
+    Attributes:
+        data: the unit.
+        reports: of its tensors; bytes are those of the first.
+        skippable_bytes: about what its rows of zeros take that profile 1 might skip.
+    """
 
     data: bytes
-    report: TensorReport
+    reports: list[TensorReport]
+    skippable_bytes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Quantized:
+    """A tensor's integers, before the doubling; `asked`: the qp that was asked for."""
+
+    parameter: Parameter
+    options: EncodeOptions
+    levels: Integers
+    qp: int
+    asked: int
+    distortion: Distortion
+
+    def report(self, unit_bytes: int) -> TensorReport:
+        """Report the tensor, to which a unit's bytes are ascribed."""
+        kind = "dq" if self.options.dq else "uniform"
+        return replace(
+            _report(self.parameter, kind, unit_bytes, self.qp),
+            qp_raised=self.qp != self.asked,
+            squared_error=self.distortion.squared_error,
+            energy=self.distortion.energy,
+        )
 
 
 class TensorEncoder:
@@ -51,19 +89,54 @@ class TensorEncoder:
         # The second edition's units have identities, so that updates can refer to them.
         self._node_ids = series.node_ids(names) if context.profile == 1 else {}
 
-    def encode(self, name: str, values: npt.NDArray[Any]) -> EncodedTensor:
+    def encode_unit(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> EncodedTensors:
+        """Encode what goes into one data unit, (name, values) by role; raises as `encode`."""
+        return self.encode_block(tensors) if len(tensors) > 1 else self.encode(*tensors["weight"])
+
+    def encode(self, name: str, values: npt.NDArray[Any]) -> EncodedTensors:
         """Encode a tensor that is not empty.
 
         Raises:
             InvalidModel: it cannot be coded.
         """
         parameter = Parameter.from_array(name, values)
-        if values.dtype.kind != "f" and not is_extension(values.dtype):
+        if not _is_float(values.dtype):
             return self._encode_integers(parameter, values)
-        # float8_e8m0fnu holds powers of two alone, no zero: nothing to quantize.
-        if self._options.quantizes(name) and values.dtype.name != "float8_e8m0fnu":
+        if self._is_quantized(parameter):
             return self._encode_quantized(parameter, values)
         return self._encode_raw(parameter, values)
+
+    def _is_quantized(self, parameter: Parameter) -> bool:
+        # float8_e8m0fnu holds powers of two alone, no zero: nothing to quantize.
+        possible = _is_float(parameter.dtype) and parameter.dtype.name != "float8_e8m0fnu"
+        return possible and self._options.quantizes(parameter.name)
+
+    def may_join(self, weight: Parameter, vector: Parameter) -> bool:
+        """Whether a weight and a vector can be in one block, whose header says some things once."""
+        own, other = (self._options.for_tensor(p.name) for p in (weight, vector))
+        return (
+            self._is_quantized(weight)
+            and self._is_quantized(vector)
+            and weight.dtype == vector.dtype
+            and (own.dq, own.unary_length) == (other.dq, other.unary_length)
+            and not self._wants_codebook(vector, other)
+        )
+
+    def _wants_codebook(self, vector: Parameter, options: EncodeOptions) -> bool:
+        """Whether a codebook, which the vectors of a block do not have, saves more than a block."""
+        if options.dq or not options.codebook:
+            return False
+        quantized = self._quantized(vector, vector.read())
+        with_codebook, without = (
+            self._smallest(
+                self._record(vector, PayloadType.FLOAT),
+                replace(options, codebook=tried),
+                quantized.levels,
+                quantized.qp,
+            )
+            for tried in (options.codebook, False)
+        )
+        return len(with_codebook.data) + _SAVED_BY_BLOCK < len(without.data)
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
         return DataUnit(
@@ -73,7 +146,7 @@ class TensorEncoder:
             tensor_dimensions=list(parameter.shape) or [1],
         )
 
-    def _encode_raw(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
+    def _encode_raw(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensors:
         with np.errstate(over="ignore"):
             as_float32 = values.astype(np.float32, copy=False)
         if as_float32 is not values and not np.array_equal(as_float32, values, equal_nan=True):
@@ -81,9 +154,9 @@ class TensorEncoder:
         record = self._record(parameter, PayloadType.RAW_FLOAT)
         record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
         unit = encode_raw_floats(record, as_float32, self._context)
-        return EncodedTensor(unit.data, _report(parameter, "raw", unit))
+        return EncodedTensors(unit.data, [_report(parameter, "raw", len(unit.data))])
 
-    def _encode_integers(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
+    def _encode_integers(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensors:
         low, high = int(values.min()), int(values.max())
         if low < -(2**31) or high >= 2**31:
             raise InvalidModel(parameter.name, f"integers from {low} to {high} do not fit 32 bits")
@@ -92,9 +165,49 @@ class TensorEncoder:
         options = replace(self._options.for_tensor(parameter.name), dq=False)
         levels = values.astype(np.int32).reshape(-1)
         unit = self._smallest(record, options, levels, 0)
-        return EncodedTensor(unit.data, _report(parameter, "int", unit))
+        return EncodedTensors(unit.data, [_report(parameter, "int", len(unit.data))])
 
-    def _encode_quantized(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
+    def _encode_quantized(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensors:
+        quantized = self._quantized(parameter, values)
+        record = self._record(parameter, PayloadType.FLOAT)
+        record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
+        unit = self._smallest(record, quantized.options, quantized.levels, quantized.qp)
+        return EncodedTensors(
+            unit.data, [quantized.report(len(unit.data))], self._skippable_bytes(quantized)
+        )
+
+    def encode_block(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> EncodedTensors:
+        """Encode the tensors of a layer, (name, values) by role, all to be quantized, as a BLOCK.
+
+        Raises:
+            InvalidModel: one of them cannot be coded.
+        """
+        quantized = {
+            role: self._quantized(Parameter.from_array(name, values), values)
+            for role, (name, values) in tensors.items()
+        }
+        weight = quantized["weight"]
+        record = self._record(weight.parameter, PayloadType.BLOCK)
+        record.compressed_parameter_types = _parameter_types(quantized)
+        record.names = [quantized[role].parameter.name for role in record.name_roles()]
+        record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(weight.parameter.dtype.name)
+        vectors = {
+            role: CodedLevels(
+                vector.levels,
+                vector.qp,
+                search_initialization=vector.options.search_initialization,
+            )
+            for role, vector in quantized.items()
+            if role != "weight"
+        }
+        unit = self._smallest(record, weight.options, weight.levels, weight.qp, vectors)
+        reports = [
+            source.report(len(unit.data) if role == "weight" else 0)
+            for role, source in quantized.items()
+        ]
+        return EncodedTensors(unit.data, reports, self._skippable_bytes(weight))
+
+    def _quantized(self, parameter: Parameter, values: npt.NDArray[Any]) -> _Quantized:
         options = self._options.for_tensor(parameter.name)
         asked = options.qp if parameter.role == "weight" else options.nonweight_qp
         with np.errstate(over="ignore"):
@@ -105,25 +218,15 @@ class TensorEncoder:
             raise InvalidModel(parameter.name, "holds values beyond binary32")
         qp = self._coarse_enough(parameter.name, asked, largest)
         step = step_size(qp, self._options.qp_density)
-        record = self._record(parameter, PayloadType.FLOAT)
-        record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
-        levels = self._quantized(parameter.shape, options, weights, step)
+        levels = self._levels(parameter.shape, options, weights, step)
         # No tool changes what is decoded. Measured before there is a code, it needs less memory.
         syntax = self._quantizer_syntax(parameter.shape, options, 1)
         integers = TensorToEncode(syntax, levels).reconstruct() if options.dq else levels
         found = distortion(weights, integers, step, values.dtype)
-        del integers
         if found.overflows:
             reason = f"at qp {qp} some values become too large for {values.dtype}"
             raise InvalidModel(parameter.name, reason)
-        unit = self._smallest(record, options, levels, qp)
-        report = replace(
-            _report(parameter, "dq" if options.dq else "uniform", unit, qp),
-            qp_raised=qp != asked,
-            squared_error=found.squared_error,
-            energy=found.energy,
-        )
-        return EncodedTensor(unit.data, report)
+        return _Quantized(parameter, options, levels, qp, asked, found)
 
     def _coarse_enough(self, name: str, qp: int, largest: float) -> int:
         """Return qp, or the least greater one at which the integers of a tensor fit 32 bits."""
@@ -134,7 +237,7 @@ class TensorEncoder:
                 return candidate
         raise InvalidModel(name, f"values as large as {largest:g} fit no step size")
 
-    def _quantized(
+    def _levels(
         self,
         shape: tuple[int, ...],
         options: EncodeOptions,
@@ -167,14 +270,27 @@ class TensorEncoder:
         )
 
     def _smallest(
-        self, record: DataUnit, options: EncodeOptions, levels: Integers, qp: int
+        self,
+        record: DataUnit,
+        options: EncodeOptions,
+        levels: Integers,
+        qp: int,
+        vectors: Mapping[str, CodedLevels] | None = None,
     ) -> EncodedUnit:
-        """Encode with every combination of the tools that are allowed, and keep the smallest."""
-        units = self._candidates(record, options, levels, qp)
+        """Encode with every combination of the tools that are allowed, and keep the smallest.
+
+        `vectors`: the other tensors of a block, by role.
+        """
+        units = self._candidates(record, options, levels, qp, vectors or {})
         return min(units, key=lambda unit: len(unit.data))
 
     def _candidates(
-        self, record: DataUnit, options: EncodeOptions, levels: Integers, qp: int
+        self,
+        record: DataUnit,
+        options: EncodeOptions,
+        levels: Integers,
+        qp: int,
+        vectors: Mapping[str, CodedLevels],
     ) -> Iterator[EncodedUnit]:
         rows, cols = matrix_shape(tuple(record.tensor_dimensions or ()))
         record.dq_flag = int(options.dq)
@@ -195,7 +311,8 @@ class TensorEncoder:
                 coded_levels, qp, row_skipping, history, options.search_initialization
             )
             tried = replace(record, parent=parent, codebooks=codebooks)
-            yield encode_data_unit(tried, {"weight": coded}, self._context, self._parent_data)
+            tensors = {**vectors, "weight": coded}
+            yield encode_data_unit(tried, tensors, self._context, self._parent_data)
 
     def _parents(
         self, record: DataUnit, options: EncodeOptions, elements: int
@@ -228,6 +345,8 @@ class TensorEncoder:
         yield [], levels
         if not options.codebook or record.dq_flag or record.payload_type == PayloadType.INT:
             return
+        if options.codebook == "auto" and not promises_codebook(levels):
+            return
         found = codebook_of(levels)
         if found is not None:
             yield [found[0]], found[1]
@@ -243,12 +362,35 @@ class TensorEncoder:
         if wanted and not levels.any(axis=1).all():
             yield True
 
+    def _skippable_bytes(self, quantized: _Quantized) -> float:
+        """Return about how many bytes rows of zeros take, if it is left to us to skip them."""
+        options, levels = quantized.options, quantized.levels
+        rows, cols = matrix_shape(quantized.parameter.shape)
+        if min(rows, cols) < 2 or (options.dq and options.scan_order):
+            return 0.0
+        if options.row_skipping != "auto" or not (zero_rows := count_zero_rows(levels, rows)):
+            return 0.0
+        zeros = levels.size - int(np.count_nonzero(levels))
+        # Within such a row the contexts soon expect zeros, above all if there are many elsewhere.
+        bits = min(-_ADAPTED * math.log2(zeros / levels.size), _MOST_BITS_OF_SKIPPED)
+        return zero_rows * cols * bits / 8
+
     def _parent_data(self, name: str, elements: int) -> ParentData:
         return self._series.parent_data(name, elements, label="parent", offset=0)
 
 
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or is_extension(dtype)
+
+
+def _parameter_types(roles: Container[str]) -> int:
+    """Return compressed_parameter_types of a block of tensors of these roles."""
+    bits = {"beta": ParameterTypes.BN, "bias": ParameterTypes.BI}
+    return sum(int(bit) for role, bit in bits.items() if role in roles)
+
+
 def _report(
-    parameter: Parameter, kind: str, unit: EncodedUnit, qp: int | None = None
+    parameter: Parameter, kind: str, unit_bytes: int, qp: int | None = None
 ) -> TensorReport:
     return TensorReport(
         parameter.name,
@@ -256,7 +398,7 @@ def _report(
         parameter.dtype.name,
         kind,
         parameter.nbytes,
-        len(unit.data),
+        unit_bytes,
         qp,
     )
 

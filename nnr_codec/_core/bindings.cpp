@@ -261,6 +261,15 @@ int choose_unary_length(IntegersIn levels) {
   return nnr::UnaryLengthChoice(levels.data(), levels.size()).choose();
 }
 
+uint64_t count_zero_rows(IntegersIn levels, uint64_t rows) {
+  require(rows >= 1 && levels.size() % rows == 0, "rows: does not divide the elements");
+  const uint64_t cols = levels.size() / rows;
+  nb::gil_scoped_release release;
+  uint64_t count = 0;
+  for (uint64_t row = 0; row < rows; ++row) count += nnr::is_zero_row(levels.data() + row * cols, cols);
+  return count;
+}
+
 // (squared error, energy, largest |decoded|)
 std::tuple<double, double, float> measure_distortion(IntegersIn integers, float step, Floats weights) {
   require(integers.size() == weights.size(), "weights: wrong size");
@@ -335,6 +344,8 @@ NB_MODULE(_core, m) {
         "Quantizes weights: the integers to code.");
   m.def("choose_unary_length", &choose_unary_length, "levels"_a,
         "A number of greater-than flags for these integers.");
+  m.def("count_zero_rows", &count_zero_rows, "levels"_a, "rows"_a,
+        "How many rows of a matrix hold zeros alone.");
   m.def("measure_distortion", &measure_distortion, "integers"_a, "step"_a, "weights"_a,
         "Squared error of step times integers, the weights' energy, and the largest |decoded|.");
   m.def("allow_shift_paths", &allow_shift_paths, "allowed"_a,

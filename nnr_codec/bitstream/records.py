@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
+from typing import NamedTuple
 
 from .codes import (
     CompressionFormat,
@@ -209,6 +210,13 @@ class Parent:
     digest: bytes = b""
 
 
+class NameRole(NamedTuple):
+    """A tensor of a data unit: its name and its role there."""
+
+    name: str
+    role: str
+
+
 @dataclass(slots=True)
 class DataUnit:
     """The header of an NNR_NDU: one tensor, or for BLOCK the tensors of a layer.
@@ -281,10 +289,10 @@ class DataUnit:
         """The name of the weight that a decomposed BLOCK's factors stand for."""
         return self.names[0].removesuffix("_G")
 
-    def decoded_roles(self) -> list[tuple[str, str]]:
+    def decoded_roles(self) -> list[NameRole]:
         """(name, role) of everything that the unit decodes to; the product's role is "dense"."""
-        pairs = list(zip(self.names, self.name_roles(), strict=False))
-        return [*pairs, (self.dense_name, "dense")] if self.is_decomposed_block else pairs
+        pairs = list(map(NameRole, self.names, self.name_roles()))
+        return [*pairs, NameRole(self.dense_name, "dense")] if self.is_decomposed_block else pairs
 
     @property
     def decoded_elements(self) -> int:

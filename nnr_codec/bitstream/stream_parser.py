@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import InvalidBitstream, TruncatedBitstream, UnsupportedFeature
 from ..factorization.model_map import MapError, parse_model_map
+from ..factorization.tensor_order import TensorOrder
 from ..options import DecodeLimits
 from .codes import PayloadType, TopologyFormat, UnitType
 from .context import Context
@@ -101,6 +102,7 @@ class StreamParser:
         self.context = Context(limits=limits or DecodeLimits())
         self.unit_count = 0
         self._names: dict[str, int] = {}  # with their places
+        self._least_name = ""  # of the data unit before
         self._reference_list: list[str] = []
 
     def parse(self, unit: Unit) -> ParsedUnit:
@@ -202,10 +204,7 @@ class StreamParser:
         stem = record.dense_name if record.is_decomposed_block else ""
         if stem and record.names[:2] != [f"{stem}_G", f"{stem}_H"]:
             raise _invalid(unit, f"factors named {record.names[:2]}: not X_G and X_H")
-        for name, _ in record.decoded_roles():
-            if name in self._names:
-                raise _invalid(unit, f"{name!r} is in the bitstream already")
-            self._names[name] = len(self._names)
+        self._note_names(unit, record)
         if not record.tensor_dimensions:
             # The format lets the topology say them; we support no topology that does.
             raise UnsupportedFeature("count_tensor_dimensions", 0, "the unit gives no shape")
@@ -215,6 +214,21 @@ class StreamParser:
                 raise _invalid(unit, reason)
         elif record.payload_type != PayloadType.INT and self.context.quantization is None:
             raise _invalid(unit, "no parameter set gives a quantization parameter")
+
+    def _note_names(self, unit: Unit, record: DataUnit) -> None:
+        """Give the names their places, in the order of the model map within the unit."""
+        order = self.context.model_map.order if self.context.model_map else TensorOrder()
+        tensors = record.decoded_roles()
+        if order:
+            tensors = order.within_unit(tensors)
+        for name, _ in tensors:
+            if name in self._names:
+                raise _invalid(unit, f"{name!r} is in the bitstream already")
+            self._names[name] = len(self._names)
+        if order.by_name:
+            if tensors[0].name < self._least_name:
+                raise _invalid(unit, f"{tensors[0].name!r}: the units are not ordered by name")
+            self._least_name = tensors[0].name
 
 
 def _invalid(unit: Unit, reason: str) -> InvalidBitstream:

@@ -151,7 +151,13 @@ def progress_bar(quiet: bool, total: int | None, unit: str) -> Iterator[Callable
     from tqdm import tqdm  # late: most runs have no bar
 
     with tqdm(total=total, unit=unit, unit_scale=True, leave=False, file=sys.stderr) as bar:
-        yield bar.update
+
+        def advance(amount: int) -> None:
+            if total is not None and bar.n + amount > bar.total:
+                bar.total += total  # more is done than was expected
+            bar.update(amount)
+
+        yield advance
 
 
 def print_json(data: Any) -> None:

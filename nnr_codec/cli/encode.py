@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import fields
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from ..checkpoints import open_checkpoint
 from ..encoder import EncodeResult, encode
 from ..errors import InvalidOptions
-from ..options import TENSOR_OPTIONS, EncodeOptions, UnaryLength
+from ..model import Model
+from ..options import AUTOMATIC, PRESETS, TENSOR_OPTIONS, EncodeOptions, UnaryLength
 from ..report import EncodeReport, printable, table
 from . import _common as common
 
@@ -38,6 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     amount.add_argument("-q", "--quiet", action="store_true", help="print errors alone")
     amount.add_argument("-v", "--verbose", action="store_true", help="print a row for each tensor")
     common.add_threads(parser)
+    parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        default="default",
+        help="fast: no searches; best: smaller at equal error; other options win over it",
+    )
     _add_quantization(parser.add_argument_group("quantization"))
     _add_coding(parser.add_argument_group("coding"))
     _add_selection(parser.add_argument_group("selection"))
@@ -48,6 +56,14 @@ def _add_quantization(group: Any) -> None:
     _number(group, "--qp", "quantization parameter of tensors with two or more dimensions")
     _number(group, "--nonweight-qp", "that of the others")
     _number(group, "--qp-density", "this many qp, as a power of two, double the step; 0 to 7")
+    group.add_argument(
+        "--target-size",
+        type=_target_size,
+        default=None,
+        metavar="BYTES|PERCENT%",
+        help="add one offset to every qp, the least with which the stream is at most so large; "
+        "of the model with %%; k, M, KiB, MiB may follow a number",
+    )
     _switch(group, "--dq", "dependent (trellis-coded) quantization")
     _number(group, "--lambda-scale", "weight of the rate in the quantizer's search; 0: none", float)
 
@@ -63,8 +79,9 @@ def _add_coding(group: Any) -> None:
     _number(group, "--unary-length", text, _unary_length)
     _number(group, "--scan-order", "0 row by row; 1 to 4 blocks that decode side by side")
     _switch(group, "--search-initialization", "search the contexts' initialization")
-    _switch(group, "--row-skipping", "flag rows of zeros where that is smaller")
+    _switch(group, "--row-skipping", "flag rows of zeros where that is smaller (profile 1)")
     _switch(group, "--codebook", "code by codebooks where that is smaller (with --no-dq)")
+    _switch(group, "--group", "code a layer's tensors in one unit where that is smaller")
     _switch(group, "--temporal-contexts", "use the last parent's integers where that is smaller")
     _switch(group, "--history-contexts", "use all parents' non-zeros where that is smaller")
     common.add_parents(group)
@@ -92,9 +109,9 @@ def _add_selection(group: Any) -> None:
 
 def _number(group: Any, flag: str, text: str, kind: Any = int) -> None:
     default = _DEFAULTS[flag[2:].replace("-", "_")]
-    group.add_argument(
-        flag, type=kind, default=default, metavar="N", help=f"{text} (default: {default})"
-    )
+    help_text = f"{text} (default: {default})"
+    # Only what is given is there: the rest is the preset's.
+    group.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar="N", help=help_text)
 
 
 def _unary_length(text: str) -> UnaryLength:
@@ -103,21 +120,37 @@ def _unary_length(text: str) -> UnaryLength:
 
 def _switch(group: Any, flag: str, text: str) -> None:
     default = _DEFAULTS[flag[2:].replace("-", "_")]
-    state = "on" if default else "off"
+    state = {True: "on", False: "off", "auto": "automatic"}[default]
     group.add_argument(
         flag,
         action=argparse.BooleanOptionalAction,
-        default=default,
+        default=argparse.SUPPRESS,
         help=f"{text} (default: {state})",
     )
 
 
+_UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3}
+_UNITS |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def _target_size(text: str) -> int | float:
+    """Convert a number of bytes, with a unit or not, to an int; a percentage to a fraction."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[kMG]|[KMG]iB|)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of bytes nor a percentage")
+    number, unit = found.groups()
+    if unit == "%":
+        return float(number) / 100
+    return int(float(number) * _UNITS[unit]) if unit or "." in number else int(number)
+
+
 def _options(given: argparse.Namespace) -> EncodeOptions:
-    tensor_options = {name: getattr(given, name) for name in TENSOR_OPTIONS}
-    return EncodeOptions(
-        **tensor_options,
-        qp_density=given.qp_density,
-        profile="auto" if given.profile == "auto" else int(given.profile),  # type: ignore[arg-type]
+    names = [*TENSOR_OPTIONS, "qp_density", "group", "target_size"]
+    changes = {name: getattr(given, name) for name in names if hasattr(given, name)}
+    return EncodeOptions.preset(
+        given.preset,
+        **changes,
+        profile="auto" if given.profile == "auto" else int(given.profile),
         include=tuple(given.include or ("*",)),
         exclude=tuple(given.exclude),
         overrides=tuple(parse_override(text) for text in given.set),
@@ -147,7 +180,9 @@ def parse_override(text: str) -> tuple[str, dict[str, Any]]:
 def _converted(name: str, value: str, text: str) -> Any:
     kind: Any = _unary_length if name == "unary_length" else type(_DEFAULTS[name])
     try:
-        if kind is bool:
+        if name in AUTOMATIC and value.lower() == "auto":
+            return "auto"
+        if kind is bool or name in AUTOMATIC:
             return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[
                 value.lower()
             ]
@@ -166,7 +201,7 @@ def _encode(given: argparse.Namespace) -> int:
     with (
         open_checkpoint(given.input) as model,
         common.executor(given.threads) as executor,
-        common.progress_bar(given.quiet, sum(p.size for p in model.values()), "w") as advance,
+        common.progress_bar(given.quiet, _expected_weights(model, options), "w") as advance,
     ):
         if given.output is not None:
             common.refuse_own_input(given.input, given.output)
@@ -182,6 +217,16 @@ def _encode(given: argparse.Namespace) -> int:
     with common.results_beside(given.output):
         _show(given, result.report)
     return common.DONE
+
+
+def _expected_weights(model: Model, options: EncodeOptions) -> int:
+    """Return how many weights will be coded, those of all the streams that are tried."""
+    encodings = 1 if options.target_size is None else _USUAL_ENCODINGS
+    return encodings * sum(parameter.size for parameter in model.values())
+
+
+_USUAL_ENCODINGS = 5
+"""For a target size."""
 
 
 def _show(given: argparse.Namespace, report: EncodeReport) -> None:
@@ -211,8 +256,8 @@ def _rows(report: EncodeReport) -> str:
             tensor.dtype,
             tensor.kind,
             "-" if tensor.qp is None else str(tensor.qp),
-            str(tensor.bytes),
-            f"{tensor.bits_per_weight:.2f}",
+            str(tensor.bytes) if tensor.bytes else "-",
+            f"{tensor.bits_per_weight:.2f}" if tensor.bytes else "-",
         )
         for tensor in report.tensors
     ]
@@ -221,12 +266,13 @@ def _rows(report: EncodeReport) -> str:
 
 def summary(source: str, output: str, report: EncodeReport) -> str:
     """Return the line that says what became of a model."""
+    offset = f", qp offset {report.qp_offset:+d}" if report.encodings > 1 else ""
     return (
         f"{printable(source)} -> {printable(output)}: "
         f"{len(report.tensors)} tensors, {report.elements} weights, "
         f"{common.human_bytes(report.original_bytes)} -> {common.human_bytes(report.bytes)} "
         f"({100 * report.ratio:.2f} %), {report.bits_per_weight:.3f} bit/weight, "
-        f"NMSE {report.nmse:.3g}, {report.seconds:.2f} s"
+        f"NMSE {report.nmse:.3g}{offset}, {report.seconds:.2f} s"
     )
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ..errors import UnsupportedFeature
 from ..model import dtype_of
+from .tensor_order import BLOCK_ROLES, BY_NAME, TensorOrder
 
 KEY = "nnr_model_map"
 VERSION = 1
@@ -75,14 +76,16 @@ class ModelMap:
     Attributes:
         tensors: coded tensors that come back otherwise, by name.
         extras: tensors without a data unit, in order.
+        order: how the coded tensors are ordered, if not as in the stream.
     """
 
     tensors: Mapping[str, Restored] = field(default_factory=dict)
     extras: tuple[Extra, ...] = ()
+    order: TensorOrder = field(default_factory=TensorOrder)
 
     def __bool__(self) -> bool:
         """Whether it says anything."""
-        return bool(self.tensors or self.extras)
+        return bool(self.tensors or self.extras or self.order)
 
     def check(self, names: Mapping[str, int]) -> None:
         """Check that the map fits a stream, whose tensors `names` gives with their places.
@@ -90,6 +93,7 @@ class ModelMap:
         Raises:
             MapError: it tells of tensors that are not there, are there already, or come later.
         """
+        names = self.order.places(names)
         for name in self.tensors:
             if name not in names:
                 raise MapError(f"the stream has no tensor {_shortened(name)}")
@@ -115,6 +119,8 @@ class ModelMap:
             }
         if self.extras:
             data["extras"] = [_extra_json(extra) for extra in self.extras]
+        if self.order:
+            data["order"] = BY_NAME if self.order.by_name else self.order.roles
         return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -148,11 +154,12 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
     version = data.pop(KEY)
     if type(version) is not int or version != VERSION:
         raise UnsupportedFeature(KEY, _shortened(version), "unknown version")
-    _check_keys(data, {"tensors", "extras"}, "the map")
+    _check_keys(data, {"tensors", "extras", "order"}, "the map")
     tensors = _typed(data.get("tensors", {}), dict, "tensors")
     extras = _typed(data.get("extras", []), list, "extras")
     restored = {name: _restored(name, entry, max_dimensions) for name, entry in tensors.items()}
-    found = ModelMap(restored, tuple(_extra(entry, max_dimensions) for entry in extras))
+    order = _order(data["order"]) if "order" in data else TensorOrder()
+    found = ModelMap(restored, tuple(_extra(entry, max_dimensions) for entry in extras), order)
     if len({extra.name for extra in found.extras}) != len(found.extras):
         raise MapError("two extras have one name")
     return found
@@ -192,6 +199,18 @@ def _extra(entry: Any, max_dimensions: int) -> Extra:
     if math.prod(shape) != 0:
         raise MapError(f"{_shortened(name)} has no data unit and is not empty")
     return Extra(name, after, None, _dtype(entry.get("dtype")), shape)
+
+
+def _order(value: Any) -> TensorOrder:
+    if value == BY_NAME:
+        return TensorOrder(by_name=True)
+    roles = _typed(value, list, "order")
+    if not roles:
+        raise MapError("an order of no roles")
+    for role in roles:
+        if role not in BLOCK_ROLES or roles.count(role) > 1:
+            raise MapError(f"{_shortened(role)} is no role of a block, or stands twice")
+    return TensorOrder(roles=tuple(roles))
 
 
 def _typed(value: Any, kind: type, what: str) -> Any:

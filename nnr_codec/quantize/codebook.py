@@ -7,8 +7,23 @@ import numpy as np
 from ..bitstream import Codebook
 from ..unit_layout import Integers
 
+_MAX_RANGE = 1 << 20
+"""Integers further apart are not counted."""
+
 _MAX_SIZE = 1024
 """Entries beyond which no codebook is tried: its own code would outweigh what it saves."""
+
+
+def promises_codebook(integers: Integers) -> bool:
+    """Whether a codebook may pay: few integers occur, and most of those between them do not.
+
+    Takes little time beside coding, unlike the codebook itself.
+    """
+    low, high = min(int(integers.min()), 0), max(int(integers.max()), 0)
+    if high - low >= _MAX_RANGE:
+        return False
+    distinct = int(np.count_nonzero(np.bincount(integers - low)))
+    return distinct <= _MAX_SIZE and 2 * distinct < high - low + 1 and 8 * distinct < integers.size
 
 
 def codebook_of(integers: Integers) -> tuple[Codebook, Integers] | None:

@@ -41,9 +41,9 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stream(run: Run, model: Path, tmp_path: Path) -> Path:
-    """The small model encoded at the defaults."""
+    """The small model encoded at the defaults, but with a unit for each tensor."""
     path = tmp_path / "model.nnr"
-    assert run("nnr-encode", model, "-o", path, "-q").code == 0
+    assert run("nnr-encode", model, "-o", path, "-q", "--no-group").code == 0
     return path
 
 

@@ -29,6 +29,7 @@ from cli_support import (
 )
 
 import nnr_codec
+from nnr_codec import EncodeOptions
 from nnr_codec.bitstream import (
     DataUnit,
     ModelParameterSet,
@@ -260,7 +261,7 @@ class TestPipes:
         arrays = small_model()
         if unit_bytes != "small":
             arrays["second.weight"] = random_weights(300, 400)
-        data = nnr_codec.encode(arrays).data or b""
+        data = nnr_codec.encode(arrays, options=EncodeOptions(group=False)).data or b""
         pieces = _by_tensor(data)
         assert [len(piece) > 2**16 for piece in pieces].count(True) == (unit_bytes != "small")
         expected = nnr_codec.decode(data)
@@ -277,7 +278,7 @@ class TestPipes:
             assert reader.submit(lambda: next(tensors, None)).result(LONG) is None
 
     def test_file_is_read_no_further_than_its_units(self) -> None:
-        data = nnr_codec.encode(small_model()).data or b""
+        data = nnr_codec.encode(small_model(), options=EncodeOptions(group=False)).data or b""
         file = io.BytesIO(data)
         tensors = StreamDecoder().tensors(file)
         positions = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from cli_support import Run, random_weights, save
 
 import nnr_codec
+from nnr_codec import InvalidOptions
 from nnr_codec.cli import _common as common
 from nnr_codec.cli.encode import parse_override
 
@@ -119,7 +121,9 @@ class TestCoding:
     def test_codebook(self, run: Run, tmp_path: Path) -> None:
         few = np.random.default_rng(3).choice([-0.71, 0.02, 0.33], (40, 40)).astype(np.float32)
         model = save(tmp_path / "few.safetensors", {"w": few})
-        off, on = Encoded(run, model, "--no-dq"), Encoded(run, model, "--no-dq", "--codebook")
+        off = Encoded(run, model, "--no-dq", "--no-codebook")
+        assert Encoded(run, model, "--no-dq").coded("codebook_size") == {"w": 3}  # automatic
+        on = Encoded(run, model, "--no-dq", "--codebook")
         assert off.coded("codebook_size") == {"w": None}
         assert on.coded("codebook_size") == {"w": 3}
         assert on.report["bytes"] < off.report["bytes"]
@@ -259,3 +263,74 @@ class TestUsage:
         for threads in (1, 2, 3):
             assert run("nnr-encode", model, "--dry-run", "--threads", threads).code == 0
         assert started == [2, 3]
+
+
+class TestTargetSize:
+    @pytest.mark.parametrize(
+        ("text", "allowed"),
+        [("3000", 3000), ("2.5k", 2500), ("3 KiB", 3072), ("0.002M", 2000), ("40%", 0.4 * 6624)],
+    )
+    def test_is_met(self, run: Run, model: Path, text: str, allowed: float) -> None:
+        encoded = Encoded(run, model, "--target-size", text)
+        assert len(encoded.data) == encoded.report["bytes"] <= allowed
+        offset = encoded.report["qp_offset"]
+        assert encoded.coded("qp") == with_value(WEIGHTS, -38 + offset) | with_value(
+            BIASES, -75 + offset
+        )
+        finer = Encoded(run, model, f"--qp={-39 + offset}", f"--nonweight-qp={-76 + offset}")
+        assert finer.report["bytes"] > allowed
+
+    def test_is_told(self, run: Run, model: Path) -> None:
+        done = run("nnr-encode", model, "--dry-run", "--target-size", "1200")
+        assert done.code == 0
+        assert re.search(r", qp offset \+\d+, ", done.out)
+        assert "offset" not in run("nnr-encode", model, "--dry-run").out
+        found = run("nnr-encode", model, "--dry-run", "--json", "--target-size", "1200")
+        assert json.loads(found.out)["bytes"] <= 1200
+
+    def test_out_of_reach(self, run: Run, model: Path, tmp_path: Path) -> None:
+        output = tmp_path / "small.nnr"
+        done = run("nnr-encode", model, "-o", output, "--target-size", "1%")
+        assert (done.code, done.out) == (2, "")
+        assert re.search(r"66 bytes cannot be reached: .* takes \d+\n$", done.err)
+        assert not output.exists()
+
+    @pytest.mark.parametrize("text", ["", "x", "-5", "5 %%", "1e3", "5kb", "%"])
+    def test_refusals(self, run: Run, model: Path, text: str) -> None:
+        assert run("nnr-encode", model, "--dry-run", f"--target-size={text}").code == 2
+
+
+class TestPresets:
+    def test_explicit_options_win(self, run: Run, model: Path) -> None:
+        default, best, fast = (
+            Encoded(run, model, "--preset", name).data for name in ("default", "best", "fast")
+        )
+        assert default == Encoded(run, model).data
+        assert len({default, best, fast}) == 3
+        assert Encoded(run, model, "--preset", "best", "--lambda-scale", "0").data == default
+        assert Encoded(run, model, "--preset", "fast", "--search-initialization").data == default
+
+    def test_unknown(self, run: Run, model: Path) -> None:
+        assert run("nnr-encode", model, "--dry-run", "--preset", "placebo").code == 2
+
+
+class TestGroup:
+    def test_group(self, run: Run, model: Path) -> None:
+        on, off = Encoded(run, model), Encoded(run, model, "--no-group")
+        assert on.data == Encoded(run, model, "--group").data
+        assert on.report["bytes"] < off.report["bytes"]
+        assert set(on.coded("kind").values()) == {"block"}
+        assert set(off.coded("kind").values()) == {"float"}
+        assert list(on.coded("qp")) == list(off.coded("qp"))
+        assert on.coded("qp") == off.coded("qp")
+
+    def test_in_the_table(self, run: Run, model: Path) -> None:
+        lines = run("nnr-encode", model, "--dry-run", "-v").out.splitlines()
+        assert [line.split()[-2:] for line in lines if ".bias" in line] == [["-", "-"]] * 2
+
+
+def test_automatic_switches_can_be_set_for_single_tensors() -> None:
+    found = parse_override("w=row-skipping:auto,codebook:on")
+    assert found == ("w", {"row_skipping": "auto", "codebook": True})
+    with pytest.raises(InvalidOptions):
+        parse_override("w=dq:auto")

@@ -274,7 +274,7 @@ class TestOpen:
 
     def test_damaged_headers(self, data: bytes, tmp_path: Path) -> None:
         (tmp_path / "bad.nnr").write_bytes(data[:-1])
-        with pytest.raises(nnr_codec.TruncatedBitstream, match=r"bad\.nnr: unit 6"):
+        with pytest.raises(nnr_codec.TruncatedBitstream, match=r"bad\.nnr: unit 4"):
             nnr_codec.open(tmp_path / "bad.nnr")
 
 
@@ -307,9 +307,9 @@ class TestErrors:
         with pytest.raises(nnr_codec.InvalidBitstream) as caught:
             nnr_codec.load_file(path)
         assert caught.value.source == str(path)
-        assert caught.value.unit == "unit 6 (NNR_NDU)"
+        assert caught.value.unit == "unit 4 (NNR_NDU)"
         assert 0 < caught.value.byte_offset < len(data)
-        assert str(caught.value).startswith(f"{path}: unit 6 (NNR_NDU), byte ")
+        assert str(caught.value).startswith(f"{path}: unit 4 (NNR_NDU), byte ")
         assert "tensor '" in str(caught.value)
 
     def test_limits(self, data: bytes) -> None:

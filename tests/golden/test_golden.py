@@ -19,6 +19,7 @@ import pytest
 
 import nnr_codec
 from nnr_codec import EncodeOptions
+from nnr_codec.options import PRESETS
 
 PINS = Path(__file__).with_name("pins.json")
 Arrays = dict[str, np.ndarray]
@@ -96,6 +97,10 @@ CASES: dict[str, dict[str, Any]] = {
     "no search": {"search_initialization": False},
     "row skipping": {"row_skipping": True, "qp": -12},
     "codebook": {"codebook": True, "dq": False, "qp": -12},
+    "no group": {"group": False},
+    "target size": {"target_size": 2000},
+    "fast": {**PRESETS["fast"], "dq": False, "qp": -12},
+    "best": dict(PRESETS["best"]),
     "profile 1": {"profile": 1},
     "raw": {"exclude": ("*",)},
     "some raw": {"include": ("*weight",)},

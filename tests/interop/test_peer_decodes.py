@@ -286,6 +286,38 @@ def test_series_uses_its_parents(peer: Peer) -> None:
     assert with_parent[0] is not None
 
 
+@settings(settings.get_profile("interop"), max_examples=400)
+@given(seed=seeds, options=encode_options())
+def test_grouped_layers(peer: Peer, seed: int, options: EncodeOptions) -> None:
+    """Convolutions and layer norms with what belongs to them, in blocks of our own encoder."""
+    rng = np.random.default_rng(seed)
+    model: Arrays = {}
+    for i in range(8):
+        shape = [int(n) for n in rng.integers(1, 12, rng.integers(1, 5))]
+        vectors = [f"l{i}.bias"] if rng.random() < 0.7 else []
+        if len(shape) > 1 and rng.random() < 0.7:
+            vectors += [f"b{i}.{part}" for part in ("weight", "bias", "running_mean")]
+            vectors.append(f"b{i}.running_var")
+        model[f"l{i}.weight"] = (0.3 * sparse(rng, shape)).astype("f4")
+        model |= {name: (0.3 * sparse(rng, shape[:1])).astype("f4") for name in vectors}
+    if rng.random() < 0.5:
+        model = {name: model[name] for name in sorted(model)}
+    options = replace(options, profile=0, row_skipping=False)
+    data = encode(model, options=options).data
+    if not options.codebook:  # vectors of a block have none, which costs a byte now and then
+        assert len(data) <= len(encode(model, options=replace(options, group=False)).data)
+    assert list(check_stream(peer, data)) == list(model)
+
+
+@pytest.mark.parametrize("name", REAL_MODELS)
+def test_real_models_in_a_target_size(peer: Peer, models_folder: Path, name: str) -> None:
+    model = load_file(models_folder / f"{name}.safetensors")
+    options = EncodeOptions.preset("best", target_size=0.08)
+    result = encode(model, options=options)
+    assert result.report.ratio <= 0.08
+    assert list(check_stream(peer, result.data)) == list(model)
+
+
 @pytest.mark.parametrize("qp", [-38, -20])
 @pytest.mark.parametrize("name", REAL_MODELS)
 def test_real_models(peer: Peer, models_folder: Path, name: str, qp: int) -> None:

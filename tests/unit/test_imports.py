@@ -14,7 +14,9 @@ import nnr_codec
 
 PACKAGE = Path(nnr_codec.__file__).parent
 ENCODER_SIDE = {
+    "nnr_codec.choices",
     "nnr_codec.encoder",
+    "nnr_codec.grouping",
     "nnr_codec.tensor_encoder",
     "nnr_codec.unit_encoder",
     "nnr_codec.quantize.codebook",

@@ -2,6 +2,7 @@
 // (spec/bitstream.md, "Payloads", "Scan orders and entry points").
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -22,14 +23,17 @@ struct TensorToEncode {
   std::vector<uint8_t> indices;     // by context: given if not searched (empty: all 0), else found
 };
 
+inline bool is_zero_row(const int32_t* levels, uint64_t cols) {
+  return std::all_of(levels, levels + cols, [](int32_t level) { return level == 0; });
+}
+
 // The tensor's rows that row skipping leaves out; none if it is off or does not exist.
 inline std::vector<uint8_t> skipped_rows(const TensorToEncode& tensor) {
   if (!tensor.syntax.has_flags() || !tensor.row_skipping) return {};
   const uint64_t cols = tensor.syntax.cols;
-  std::vector<uint8_t> zero(tensor.syntax.rows, 1);
+  std::vector<uint8_t> zero(tensor.syntax.rows);
   for (uint64_t row = 0; row < tensor.syntax.rows; ++row)
-    for (uint64_t i = row * cols; i < (row + 1) * cols && zero[row]; ++i)
-      zero[row] = tensor.levels[i] == 0;
+    zero[row] = is_zero_row(tensor.levels + row * cols, cols);
   return zero;
 }
 

@@ -1,0 +1,83 @@
+"""The order in which tensors come back, where the units of a stream have another.
+
+A BLOCK unit gives the tensors of a layer in an order of its own. What order the checkpoint had, the
+model map says in one word or one list for the whole stream (spec/model_map.md, "order").
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+BY_NAME = "name"
+BLOCK_ROLES = ("weight", "local_scaling", "beta", "gamma", "mean", "var", "bias")
+"""The roles of a block's tensors, in the order of the names in its header."""
+
+
+class Named(Protocol):
+    """What can be put in order: a name, and the role in a data unit."""
+
+    @property
+    def name(self) -> str:
+        """Name of the tensor."""
+
+    @property
+    def role(self) -> str:
+        """Its role in its data unit."""
+
+
+T = TypeVar("T", bound=Named)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorOrder:
+    """How the coded tensors of a stream are ordered; without an argument: as in the stream.
+
+    Attributes:
+        by_name: by their names' code points. The least names of the units then ascend, so that a
+            decoder has to hold back few tensors.
+        roles: units as in the stream, and the tensors of each unit by their roles, in this order;
+            roles that are not in it come last, in the order of the header.
+    """
+
+    by_name: bool = False
+    roles: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether it differs from that of the stream."""
+        return self.by_name or bool(self.roles)
+
+    def within_unit(self, tensors: Iterable[T]) -> list[T]:
+        """Return the tensors of one unit in order."""
+        if self.by_name:
+            return sorted(tensors, key=lambda tensor: tensor.name)
+        ranks = {role: rank for rank, role in enumerate(self.roles)}
+        return sorted(tensors, key=lambda tensor: ranks.get(tensor.role, len(ranks)))
+
+    def places(self, names: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the places of a stream's tensors, of which `names` gives those by unit."""
+        return {name: place for place, name in enumerate(sorted(names))} if self.by_name else names
+
+
+def in_order(units: Iterable[list[T]], order: Callable[[], TensorOrder]) -> Iterator[list[T]]:
+    """Yield the tensors of all units in order, each as soon as none can come before it.
+
+    Args:
+        units: the tensors of each unit, in stream order; by name, with ascending least names.
+        order: tells their order; asked when the first unit is there.
+    """
+    waiting: list[tuple[str, T]] = []
+    for tensors in units:
+        arranged = order().within_unit(tensors) if order() else tensors
+        if not order().by_name:
+            yield arranged
+            continue
+        ready = []
+        while waiting and arranged and waiting[0][0] < arranged[0].name:
+            ready.append(heapq.heappop(waiting)[1])
+        for tensor in arranged:
+            heapq.heappush(waiting, (tensor.name, tensor))
+        yield ready
+    yield [heapq.heappop(waiting)[1] for _ in range(len(waiting))]

@@ -1,0 +1,248 @@
+"""Choices for a whole stream: target sizes, automatic tools, presets."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nnr_codec
+from nnr_codec import EncodeOptions, EncodeResult, InvalidOptions
+from nnr_codec.options import PRESETS
+
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def model() -> Arrays:
+    rng = np.random.default_rng(8)
+    return {
+        "a.weight": rng.laplace(0, 0.05, (120, 60)).astype(np.float32),
+        "a.bias": rng.normal(0, 0.1, 120).astype(np.float32),
+        "b.weight": rng.laplace(0, 0.02, (40, 120)).astype(np.float32),
+        "steps": np.arange(300),
+    }
+
+
+def encoded(model: Arrays, **options: Any) -> EncodeResult:
+    return nnr_codec.encode(model, options=EncodeOptions(**options))
+
+
+def size(model: Arrays, **options: Any) -> int:
+    return len(encoded(model, **options).data or b"")
+
+
+def original_bytes(model: Arrays) -> int:
+    return sum(values.nbytes for values in model.values())
+
+
+class TestTargetSize:
+    @pytest.mark.parametrize("fraction", [0.06, 0.1, 0.2, 0.3, 0.5])
+    def test_is_met_and_the_next_finer_is_too_large(self, model: Arrays, fraction: float) -> None:
+        result = encoded(model, target_size=fraction)
+        offset = result.report.qp_offset
+        assert len(result.data or b"") == result.report.bytes <= fraction * original_bytes(model)
+        assert result.data == encoded(model, qp=-38 + offset, nonweight_qp=-75 + offset).data
+        finer = size(model, qp=-38 + offset - 1, nonweight_qp=-75 + offset - 1)
+        assert finer > fraction * original_bytes(model)
+        assert 1 < result.report.encodings <= 7
+
+    def test_bytes(self, model: Arrays) -> None:
+        at_default = size(model)
+        assert encoded(model, target_size=at_default).report.qp_offset == 0
+        assert encoded(model, target_size=at_default - 1).report.qp_offset > 0
+
+    def test_finest(self, model: Arrays) -> None:
+        report = encoded(model, target_size=10**9).report
+        assert report.qp_offset == -128 + 75
+        assert report.to_json()["qp_offset"] == -53
+        assert report.encodings == report.to_json()["encodings"] == 2
+
+    def test_unreachable_names_the_least(self, model: Arrays, tmp_path: Path) -> None:
+        with pytest.raises(InvalidOptions, match=r"quantization takes \d+") as caught:
+            nnr_codec.encode(model, tmp_path / "m.nnr", EncodeOptions(target_size=100))
+        assert list(tmp_path.iterdir()) == []
+        least = int(str(caught.value).split()[-1])
+        assert encoded(model, target_size=least).report.bytes == least
+        with pytest.raises(InvalidOptions):
+            encoded(model, target_size=least - 1)
+
+    def test_lossless_tensors_count(self, model: Arrays) -> None:
+        target = 4 * 4800 + 8000
+        result = encoded(model, target_size=target, exclude=("b.weight",))
+        assert result.report.bytes <= target
+        found = nnr_codec.decode(result.data or b"")
+        np.testing.assert_array_equal(found["b.weight"], model["b.weight"])
+        with pytest.raises(InvalidOptions):
+            encoded(model, target_size=4 * 4800, exclude=("b.weight",))
+
+    def test_nothing_to_quantize(self) -> None:
+        steps = {"steps": np.arange(300)}
+        assert encoded(steps, target_size=size(steps)).report.bytes == size(steps)
+        with pytest.raises(InvalidOptions, match=f"takes {size(steps)}$"):
+            encoded(steps, target_size=size(steps) - 1)
+
+    def test_overrides_move_with_it(self, model: Arrays) -> None:
+        overrides = (("b.*", {"qp": -30}), ("a.bias", {"nonweight_qp": -60, "dq": False}))
+        report = encoded(model, target_size=6000, overrides=overrides).report
+        offset = report.qp_offset
+        qps = {tensor.name: tensor.qp for tensor in report.tensors}
+        wanted = {"a.weight": -38, "b.weight": -30, "a.bias": -60}
+        assert {name: qps[name] for name in wanted} == {n: q + offset for n, q in wanted.items()}
+
+    def test_density(self, model: Arrays) -> None:
+        options = {"qp_density": 0, "qp": -9, "nonweight_qp": -18}
+        report = encoded(model, target_size=6000, **options).report
+        assert report.bytes <= 6000
+        offset = report.qp_offset - 1
+        assert size(model, qp_density=0, qp=-9 + offset, nonweight_qp=-18 + offset) > 6000
+
+    def test_with_threads_and_parents(self, model: Arrays) -> None:
+        base = encoded(model, qp=-20).data or b""
+        with ThreadPoolExecutor(2) as executor:
+            result = nnr_codec.encode(
+                model,
+                options=EncodeOptions(target_size=5000),
+                parents=[base],
+                executor=executor,
+            )
+        alone = nnr_codec.encode(model, options=EncodeOptions(target_size=5000), parents=[base])
+        assert result.data == alone.data
+        assert result.report.bytes <= 5000
+        assert list(nnr_codec.decode(result.data or b"", parents=[base])) == list(model)
+
+    @pytest.mark.parametrize("value", [0, -1, 0.0, float("nan"), float("inf"), "10%", True])
+    def test_refusals(self, value: Any) -> None:
+        with pytest.raises(InvalidOptions, match="target_size"):
+            EncodeOptions(target_size=value)
+
+    def test_progress_counts_every_encoding(self, model: Arrays) -> None:
+        seen: list[str] = []
+        options = EncodeOptions(target_size=6000)
+        report = nnr_codec.encode(
+            model, options=options, progress=lambda tensor: seen.append(tensor.name)
+        ).report
+        assert len(seen) == len(model) * report.encodings
+
+
+def pruned(rows: float) -> Arrays:
+    """Many rows of zeros between dense ones."""
+    rng = np.random.default_rng(2)
+    model = {}
+    for i in range(3):
+        values = rng.normal(0, 0.05, (200, 300)).astype(np.float32)
+        values[rng.random(200) < rows] = 0
+        model[f"l{i}.weight"] = values
+        model[f"l{i}.bias"] = rng.normal(0, 1, 200).astype(np.float32)
+    return model
+
+
+class TestRowSkipping:
+    def test_pays_with_rows_of_zeros(self) -> None:
+        model = pruned(0.5)
+        chosen = encoded(model, qp=-24)
+        off, on = (encoded(model, qp=-24, row_skipping=flag) for flag in (False, True))
+        assert (chosen.report.profile, off.report.profile) == (1, 0)
+        assert chosen.data == on.data
+        assert chosen.report.bytes < off.report.bytes
+        found, expected = (nnr_codec.decode(r.data or b"") for r in (chosen, off))
+        assert all(np.array_equal(found[name], expected[name]) for name in model)
+
+    def test_ordinary_models_are_encoded_once(self, model: Arrays) -> None:
+        seen: list[str] = []
+        result = nnr_codec.encode(model, progress=lambda tensor: seen.append(tensor.name))
+        assert result.report.profile == 0
+        assert len(seen) == len(model)
+
+    def test_a_profile_is_obeyed(self) -> None:
+        model = pruned(0.5)
+        forced = encoded(model, profile=0)
+        assert forced.report.profile == 0
+        assert forced.data == encoded(model, row_skipping=False).data
+        assert encoded(model, profile=1).data == encoded(model, row_skipping=True).data
+
+    def test_not_where_a_tensor_must_not(self) -> None:
+        overrides = (("*", {"row_skipping": False}),)
+        assert encoded(pruned(0.5), overrides=overrides).report.profile == 0
+
+    def test_a_target_size_has_it_too(self) -> None:
+        report = encoded(pruned(0.5), target_size=50_000).report
+        assert report.profile == 1
+        assert report.bytes <= 50_000
+
+
+class TestCodebook:
+    def codebooks(self, values: np.ndarray, **options: Any) -> list[int | None]:
+        data = encoded({"w": values}, **options).data or b""
+        with nnr_codec.open(data) as stream:
+            return [tensor.codebook_size for tensor in stream.info().tensors]
+
+    def test_clustered_weights(self) -> None:
+        rng = np.random.default_rng(1)
+        centres = rng.normal(0, 0.5, 9).astype(np.float32)
+        values = rng.choice(centres, (60, 60))
+        assert self.codebooks(values, dq=False) == [9]
+        assert self.codebooks(values, dq=False, codebook=False) == [None]
+        assert self.codebooks(values) == [None]  # dependent quantization
+        off, on = (size({"w": values}, dq=False, codebook=flag) for flag in (False, "auto"))
+        assert on < off
+
+    def test_in_a_block(self) -> None:
+        rng = np.random.default_rng(1)
+        weight = rng.choice(rng.normal(0, 0.5, 9), (60, 60)).astype(np.float32)
+        model = {"a.weight": weight, "a.bias": rng.normal(0, 0.5, 60).astype(np.float32)}
+        grouped, alone = (encoded(model, dq=False, group=flag) for flag in (True, False))
+        assert grouped.report.bytes < alone.report.bytes
+        found, expected = (nnr_codec.decode(r.data or b"") for r in (grouped, alone))
+        assert all(np.array_equal(found[name], expected[name]) for name in model)
+
+    def test_vectors_with_codebooks_stay_out_of_blocks(self) -> None:
+        """There they could have none."""
+        rng = np.random.default_rng(1)
+        weight = rng.normal(0, 0.5, (60, 60)).astype(np.float32)
+        model = {"a.weight": weight, "a.bias": np.ones(60, np.float32)}
+        assert encoded(model, dq=False).data == encoded(model, dq=False, group=False).data
+        assert size(model) < size(model, group=False)
+
+    @pytest.mark.parametrize("magnitude", [0.05, 1e6])
+    def test_not_for_ordinary_weights(self, magnitude: float) -> None:
+        values = np.random.default_rng(1).normal(0, magnitude, (60, 60)).astype(np.float32)
+        assert self.codebooks(values, dq=False) == [None]
+
+
+class TestPresets:
+    def test_default_is_the_default(self) -> None:
+        assert EncodeOptions.preset("default") == EncodeOptions()
+
+    def test_changes_win(self) -> None:
+        options = EncodeOptions.preset("best", lambda_scale=0.0, qp=-30)
+        assert (options.lambda_scale, options.qp) == (0.0, -30)
+
+    def test_unknown(self) -> None:
+        with pytest.raises(InvalidOptions, match="default, fast, best"):
+            EncodeOptions.preset("placebo")
+        with pytest.raises(InvalidOptions, match="qp"):
+            EncodeOptions.preset("fast", qp=1000)
+
+    @pytest.mark.parametrize("name", PRESETS)
+    def test_round_trip(self, model: Arrays, name: str) -> None:
+        data = nnr_codec.encode(model, options=EncodeOptions.preset(name)).data or b""
+        found = nnr_codec.decode(data)
+        assert list(found) == list(model)
+        assert np.abs(found["a.weight"] - model["a.weight"]).max() < 0.005
+
+    def test_best_has_less_error_in_as_many_bytes(self, model: Arrays) -> None:
+        target = 3000
+        plain = encoded(model, target_size=target, qp_density=4, qp=-152, nonweight_qp=-300)
+        changes = {"qp_density": 4, "qp": -152, "nonweight_qp": -300, "target_size": target}
+        best = nnr_codec.encode(model, options=EncodeOptions.preset("best", **changes))
+        assert best.report.bytes <= target
+        assert best.report.nmse < 0.99 * plain.report.nmse
+
+    def test_fast_is_no_smaller(self, model: Arrays) -> None:
+        fast = nnr_codec.encode(model, options=EncodeOptions.preset("fast")).report
+        assert fast.bytes > size(model)
+        assert fast.nmse == encoded(model).report.nmse
