@@ -5,7 +5,8 @@
 PYTHON is that of an environment with NNCodec (conformance/nncodec_peer.py says how to make one),
 FOLDER holds models as safetensors or npz. For every model and setting both codecs run in turns,
 each run in a process of its own, whole pipeline, one thread; the best time of each counts, as
-everything that disturbs a run makes it slower. Prints a table; --json prints everything.
+everything that disturbs a run makes it slower. Prints a table; --json prints everything. The
+columns "threads" say how much faster ours is with --threads.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnr_codec import EncodeOptions, decode, encode
-from nnr_codec._core import TensorSyntax, TensorToEncode, quantize
+from nnr_codec._core import TensorSyntax, TensorToEncode, choose_unary_length, quantize
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.quantize.qp import step_size
 from nnr_codec.report import table
@@ -34,14 +37,14 @@ from nnr_codec.unit_layout import matrix_shape
 
 _PEER_SCRIPT = Path(__file__).with_name("nncodec_peer.py")
 _COLUMNS = ("model", "qp", "Mw", "bytes", "/peer", "enc Mw/s", "/peer", "dec Mw/s", "/peer",
-            "ns/bin", "MB", "peer MB")  # fmt: skip
+            "ns/bin", "enc threads", "dec threads", "MB", "peer MB")  # fmt: skip
 
 
 def main() -> None:
     """Run the command line."""
     arguments = _parser().parse_args()
     if arguments.run_ours:
-        print(json.dumps(run_ours(arguments.run_ours, _options(arguments))))
+        print(json.dumps(run_ours(arguments.run_ours, _options(arguments), arguments.threads)))
         return
     paths = sorted(
         path
@@ -67,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--qp", type=int, nargs="+", default=[-38, -24])
     parser.add_argument("--lambda-scale", type=float, default=0.0)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2, help="also timed with so many")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--run-ours", help=argparse.SUPPRESS)
     return parser
@@ -87,11 +91,17 @@ def compare(path: Path, qp: int, arguments: argparse.Namespace) -> dict[str, Any
         own += ["--qp", str(qp), "--lambda-scale", str(scale)]
         peer = [arguments.peer, str(_PEER_SCRIPT), "bench", str(archive)]
         peer += [f"qp={qp}", f"lambda_scale={scale}"]
-        ours, theirs = [], []
-        for _ in range(arguments.repeat):
-            ours.append(_measured(own))
-            theirs.append(_measured(peer))
-    return {"model": path.stem, "qp": qp, "ours": _best(ours), "peer": _best(theirs)}
+        commands = {
+            "ours": [*own, "--threads", "1"],
+            "peer": peer,
+            "threads": [*own, "--threads", str(arguments.threads)],
+        }
+        runs = [
+            {name: _measured(command) for name, command in commands.items()}
+            for _ in range(arguments.repeat)
+        ]
+    best = {name: _best([run[name] for run in runs]) for name in commands}
+    return {"model": path.stem, "qp": qp, **best}
 
 
 def _measured(command: Sequence[str]) -> dict[str, Any]:
@@ -117,15 +127,16 @@ def _best(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return best
 
 
-def run_ours(path: str, options: EncodeOptions) -> dict[str, Any]:
+def run_ours(path: str, options: EncodeOptions, threads: int) -> dict[str, Any]:
     """Encode and decode a model in this process; return figures as the peer's benchmark does."""
     with np.load(path) as archive:
         model = dict(archive.items())
-    start = time.perf_counter()
-    result = encode(model, options=options)
-    encoded = time.perf_counter()
-    decode(result.data or b"")
-    decoded = time.perf_counter()
+    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as executor:
+        start = time.perf_counter()
+        result = encode(model, options=options, executor=executor)
+        encoded = time.perf_counter()
+        decode(result.data or b"", executor=executor)
+        decoded = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # before the bins are counted
     return {
         "weights": result.report.elements,
@@ -143,16 +154,20 @@ def _bins(values: np.ndarray, qp: int | None, options: EncodeOptions) -> int:
     if qp is None:
         return 0
     rows, cols = matrix_shape(values.shape or (1,))
-    syntax = TensorSyntax(
-        rows, cols, unary_length=options.unary_length, dependent_quantization=options.dq
-    )
     weights = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+    syntax = TensorSyntax(rows, cols, dependent_quantization=options.dq)
     levels = quantize(syntax, weights, float(step_size(qp, options.qp_density)))
-    return int(TensorToEncode(syntax, levels).count_bins())
+    coded = TensorSyntax(
+        rows,
+        cols,
+        unary_length=choose_unary_length(levels),
+        dependent_quantization=options.dq,
+    )
+    return int(TensorToEncode(coded, levels).count_bins())
 
 
 def _row(cell: dict[str, Any]) -> tuple[str, ...]:
-    ours, peer = cell["ours"], cell["peer"]
+    ours, peer, threads = cell["ours"], cell["peer"], cell["threads"]
     million = ours["weights"] / 1e6
     bins = ours["bins"] or math.nan
     return (
@@ -166,6 +181,8 @@ def _row(cell: dict[str, Any]) -> tuple[str, ...]:
         f"{million / ours['decode_seconds']:.2f}",
         f"{peer['decode_seconds'] / ours['decode_seconds']:.2f}",
         f"{1e9 * ours['decode_seconds'] / bins:.1f}",
+        f"{ours['encode_seconds'] / threads['encode_seconds']:.2f}",
+        f"{ours['decode_seconds'] / threads['decode_seconds']:.2f}",
         f"{ours['codec_peak_bytes'] / 1e6:.0f}",
         f"{peer['peak_bytes'] / 1e6:.0f}",
     )

@@ -31,7 +31,7 @@ from .report import EncodeReport, TensorReport
 from .series import Series
 from .tensor_encoder import EncodedTensors, TensorEncoder
 
-_MAX_PENDING = 16
+_MAX_PENDING = 64
 """Tensors encoded ahead of the one written, with an executor."""
 
 _BYTES_PER_ELEMENT = 12

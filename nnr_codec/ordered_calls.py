@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -17,6 +21,7 @@ take more. Enough for a few threads with layers of 100 MB each."""
 class OrderedCalls(Generic[T]):
     """Calls under way, and results that wait for their turn: a bounded number of bounded size.
 
+    Threads make the largest calls first, so that none is left alone with one at the end.
     A context manager: at the end, what has not begun is cancelled.
     """
 
@@ -28,6 +33,9 @@ class OrderedCalls(Generic[T]):
         self._max_bytes = max_bytes
         self._pending: deque[tuple[Future[T], int]] = deque()
         self._bytes = 0
+        self._largest_first: _LargestFirst[T] | None = None
+        if isinstance(executor, ThreadPoolExecutor):
+            self._largest_first = _LargestFirst(executor)
 
     def room_for(self, size: int) -> Iterator[T]:
         """Yield results, the earliest first, until a call that takes `size` bytes has room."""
@@ -38,7 +46,11 @@ class OrderedCalls(Generic[T]):
 
     def submit(self, size: int, function: Callable[..., T], *arguments: Any) -> None:
         """Make a call that takes `size` bytes, its arguments and result included."""
-        self._pending.append((self._executor.submit(function, *arguments), size))
+        if self._largest_first is not None:
+            future = self._largest_first.submit(size, partial(function, *arguments))
+        else:
+            future = self._executor.submit(function, *arguments)
+        self._pending.append((future, size))
         self._bytes += size
 
     def rest(self) -> Iterator[T]:
@@ -62,3 +74,30 @@ class OrderedCalls(Generic[T]):
     def __exit__(self, *error: object) -> None:
         for future, _ in self._pending:
             future.cancel()
+
+
+class _LargestFirst(Generic[T]):
+    """Calls that wait for a thread; a free one takes the largest."""
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self._executor = executor
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[int, int, Future[T], Callable[[], T]]] = []
+        self._numbers = itertools.count()
+
+    def submit(self, size: int, call: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+        with self._lock:
+            heapq.heappush(self._waiting, (-size, next(self._numbers), future, call))
+        self._executor.submit(self._run)
+        return future
+
+    def _run(self) -> None:
+        with self._lock:
+            _, _, future, call = heapq.heappop(self._waiting)
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._core import BlockRowDecoder, DecodeStatus, decode_codeword, dequantize
+from ._core import BlockRowDecoder, DecodeStatus, decode_codeword, dequantize, dequantize_in_place
 from .bitstream import Codebook, DataFormat, DataUnit, NodeId, ParsedUnit, PayloadType
 from .errors import InvalidBitstream, LimitExceeded, TruncatedBitstream, UnsupportedFeature
 from .model import dtype_of, is_extension
@@ -300,7 +300,13 @@ class _UnitDecoder:
             node_id = self.record.node_id
             return DecodedTensor(layout.name, layout.role, values, integers, node_id=node_id)
         qp, step = self._step(tensor)
-        values = self._to_float_type(dequantize(indexed, step).reshape(layout.shape))
+        # Factors' integers are needed for the product yet.
+        if self._keep_integers or layout.role in ("G", "H"):
+            weights = dequantize(indexed, step)
+        else:
+            dequantize_in_place(indexed, step)
+            weights = indexed.view(np.float32)
+        values = self._to_float_type(weights.reshape(layout.shape))
         return DecodedTensor(layout.name, layout.role, values, integers, qp, self.record.node_id)
 
     def _step(self, tensor: _Coded) -> tuple[int, float]:

@@ -183,6 +183,12 @@ int peek_qp_delta(Bytes payload, int qp_bits) {
   return nnr::read_qp_delta(decoder, qp_bits);
 }
 
+// Turns integers into weights in their own place.
+void dequantize_in_place(Integers integers, float step) {
+  nb::gil_scoped_release release;
+  nnr::dequantize(integers.data(), integers.size(), step, reinterpret_cast<float*>(integers.data()));
+}
+
 nb::ndarray<float, nb::numpy, nb::ndim<1>, nb::c_contig> dequantize(IntegersIn integers, float step) {
   auto weights = zeroed_array<float>(integers.size());
   nb::gil_scoped_release release;
@@ -351,5 +357,7 @@ NB_MODULE(_core, m) {
   m.def("allow_shift_paths", &allow_shift_paths, "allowed"_a,
         "Whether paths for newer processors may be taken (default: yes); returns whether they are. "
         "For tests: they change nothing but the speed.");
+  m.def("dequantize_in_place", &dequantize_in_place, "integers"_a, "step"_a,
+        "Replaces integers by float32 step times integers, whose bits they then are.");
   m.def("dequantize", &dequantize, "integers"_a, "step"_a, "float32 step times integers.");
 }
