@@ -179,16 +179,25 @@ def _in_role_order(parameters: Sequence[Parameter], layers: Iterable[Group]) -> 
         counts[sequence] = counts.get(sequence, 0) + len(sequence) - 1
     if not counts:
         return ungrouped(parameters)
-    # Of equals the first one: the header's own order, which needs no word in the map.
-    order = max(
-        permutations(_OWN_ORDER),
-        key=lambda roles: sum(n for seq, n in counts.items() if _is_within(seq, roles)),
-    )
+    order = _best_order(counts)
     fitting = [layer for layer in together if _is_within(_roles_in_order(layer, places), order)]
     used = {role for layer in fitting for role in layer}
     roles = tuple(role for role in order if role in used)
     own = tuple(role for role in BLOCK_ROLES if role in used)
     return Grouping(_grouped(parameters, fitting), TensorOrder(roles=() if roles == own else roles))
+
+
+def _best_order(counts: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
+    """Return the order of roles in which most sequences are, each counted so often."""
+    best: tuple[str, ...] = _OWN_ORDER
+    most = -1
+    for order in permutations(_OWN_ORDER):  # the header's own first: it needs no word in the map
+        count = sum(n for sequence, n in counts.items() if _is_within(sequence, order))
+        if count > most:
+            best, most = order, count
+        if most == sum(counts.values()):
+            break
+    return best
 
 
 def _together(layer: Group, places: Mapping[str, int]) -> Group:

@@ -201,8 +201,10 @@ class EncodeOptions:
         return included and not any(fnmatch.fnmatchcase(name, glob) for glob in self.exclude)
 
     def for_tensor(self, name: str) -> EncodeOptions:
-        """Return the options with those overrides applied that match `name`."""
+        """Return the options with those overrides applied that match `name`, if any does."""
         matching = [values for glob, values in self.overrides if fnmatch.fnmatchcase(name, glob)]
+        if not matching:
+            return self
         merged = {key: value for values in matching for key, value in values.items()}
         if "qp" in merged:  # that of the tensor, whatever its role
             merged.setdefault("nonweight_qp", merged["qp"])

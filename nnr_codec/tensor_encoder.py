@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from ._core import (
     TensorSyntax,
-    TensorToEncode,
     choose_unary_length,
     count_zero_rows,
     quantize,
@@ -221,8 +220,7 @@ class TensorEncoder:
         levels = self._levels(parameter.shape, options, weights, step)
         # No tool changes what is decoded. Measured before there is a code, it needs less memory.
         syntax = self._quantizer_syntax(parameter.shape, options, 1)
-        integers = TensorToEncode(syntax, levels).reconstruct() if options.dq else levels
-        found = distortion(weights, integers, step, values.dtype)
+        found = distortion(weights, levels, syntax, step, values.dtype)
         if found.overflows:
             reason = f"at qp {qp} some values become too large for {values.dtype}"
             raise InvalidModel(parameter.name, reason)

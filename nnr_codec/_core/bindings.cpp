@@ -277,11 +277,13 @@ uint64_t count_zero_rows(IntegersIn levels, uint64_t rows) {
 }
 
 // (squared error, energy, largest |decoded|)
-std::tuple<double, double, float> measure_distortion(IntegersIn integers, float step, Floats weights) {
-  require(integers.size() == weights.size(), "weights: wrong size");
+std::tuple<double, double, float> measure_distortion(const PyTensorSyntax& tensor, IntegersIn levels,
+                                                     float step, Floats weights) {
+  require(levels.size() == tensor.syntax.elements(), "levels: wrong size");
+  require(weights.size() == tensor.syntax.elements(), "weights: wrong size");
   nb::gil_scoped_release release;
   const nnr::Distortion found =
-      nnr::measure_distortion(integers.data(), weights.data(), weights.size(), step);
+      nnr::measure_distortion(tensor.syntax, levels.data(), weights.data(), step);
   return {found.squared_error, found.energy, found.largest};
 }
 
@@ -352,8 +354,9 @@ NB_MODULE(_core, m) {
         "A number of greater-than flags for these integers.");
   m.def("count_zero_rows", &count_zero_rows, "levels"_a, "rows"_a,
         "How many rows of a matrix hold zeros alone.");
-  m.def("measure_distortion", &measure_distortion, "integers"_a, "step"_a, "weights"_a,
-        "Squared error of step times integers, the weights' energy, and the largest |decoded|.");
+  m.def("measure_distortion", &measure_distortion, "tensor"_a, "levels"_a, "step"_a,
+        "weights"_a,
+        "Squared error of what levels decode to, the weights' energy, and the largest |decoded|.");
   m.def("allow_shift_paths", &allow_shift_paths, "allowed"_a,
         "Whether paths for newer processors may be taken (default: yes); returns whether they are. "
         "For tests: they change nothing but the speed.");

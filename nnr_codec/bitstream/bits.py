@@ -16,8 +16,6 @@ MAX_CODE_BITS = 31
 """ue(k) has at most MAX_CODE_BITS - k leading zeros, so that the value fits 32 bits."""
 
 _WINDOW_BYTES = 64
-# Type names are looked up by bitstring in a cache keyed by the string: make each string once.
-_UNSIGNED = [f"u{bits}" for bits in range(513)]
 
 
 def fits_unsigned(value: int, bits: int) -> bool:
@@ -195,19 +193,19 @@ class BitWriter:
     A value that its descriptor cannot hold is a ``ValueError``: an error of the calling code.
     """
 
-    __slots__ = ("_parts", "position")
+    __slots__ = ("_data", "_number", "position")
 
     def __init__(self) -> None:
-        self._parts: list[Bits] = []
+        self._data = bytearray()
+        self._number = 1  # the bits behind those, below a leading 1
         self.position = 0
 
     def u(self, bits: int, value: int) -> None:
         """Write an unsigned number of ``bits`` bits, at most 512."""
         if not fits_unsigned(value, bits):
             raise ValueError(f"{value} is no unsigned number of {bits} bits")
-        if bits:
-            self._parts.append(Bits.from_dtype(_UNSIGNED[bits], value))
-            self.position += bits
+        self._number = self._number << bits | value
+        self.position += bits
 
     def i(self, bits: int, value: int) -> None:
         """Write a two's complement number of ``bits`` bits."""
@@ -244,7 +242,8 @@ class BitWriter:
         """Write bytes at a byte boundary."""
         if self.position & 7:
             raise ValueError("bytes are written at a byte boundary")
-        self._parts.append(Bits.from_bytes(data))
+        self._data += self._unwritten() + data
+        self._number = 1
         self.position += 8 * len(data)
 
     def st(self, text: str) -> None:
@@ -268,4 +267,10 @@ class BitWriter:
 
     def to_bytes(self) -> bytes:
         """What was written; the last byte filled with zeros if it is not complete."""
-        return Bits.from_joined(self._parts).to_bytes()
+        return bytes(self._data + self._unwritten())
+
+    def _unwritten(self) -> bytes:
+        """The bits behind the bytes, filled up with zeros."""
+        bits = self._number.bit_length() - 1
+        number = self._number - (1 << bits)
+        return Bits.from_dtype(f"u{bits}", number).to_bytes() if bits else b""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._core import dequantize, measure_distortion
+from .._core import TensorSyntax, TensorToEncode, dequantize, measure_distortion
 
 _PIECE = 1 << 20
 """Elements looked at together: their squares in binary64 take 8 MiB."""
@@ -37,7 +37,8 @@ def largest_magnitude(weights: npt.NDArray[np.float32]) -> float:
 
 def distortion(
     weights: npt.NDArray[np.float32],
-    integers: npt.NDArray[np.int32],
+    levels: npt.NDArray[np.int32],
+    syntax: TensorSyntax,
     step: float,
     dtype: np.dtype[Any],
 ) -> Distortion:
@@ -45,13 +46,15 @@ def distortion(
 
     Args:
         weights: flat float32.
-        integers: as a decoder finds them, flat.
+        levels: integers as they are coded, before the doubling of dependent quantization; flat.
+        syntax: of the tensor.
         step: the step size.
         dtype: the element type in which the values come back.
     """
     if dtype == np.float32:
-        squared_error, energy, largest = measure_distortion(integers, step, weights)
+        squared_error, energy, largest = measure_distortion(syntax, levels, step, weights)
         return Distortion(squared_error, energy, not np.isfinite(largest))
+    integers = TensorToEncode(syntax, levels).reconstruct()
     squared_error = energy = 0.0
     overflows = False
     for piece in _pieces(weights.size):

@@ -552,13 +552,16 @@ def test_dequantize_is_one_binary32_multiplication() -> None:
         assert np.array_equal(dequantize(integers, float(step)), expected)
 
 
-def test_measured_error_is_that_of_the_decoded_weights() -> None:
+@pytest.mark.parametrize("dq", [False, True])
+@pytest.mark.parametrize("scan_order", [0, 2])
+def test_measured_error_is_that_of_the_decoded_weights(dq: bool, scan_order: int) -> None:
     rng = np.random.default_rng(8)
-    integers = rng.integers(-1000, 1000, 5000).astype(np.int32)
+    levels = rng.integers(-1000, 1000, 70 * 71).astype(np.int32)
     step = np.float32(0.3)
-    weights = (integers * step + rng.normal(0, 0.1, 5000)).astype(np.float32)
-    decoded = dequantize(integers, step)
-    error, energy, largest = measure_distortion(integers, step, weights)
+    weights = (levels * step + rng.normal(0, 0.1, levels.size)).astype(np.float32)
+    tensor = TensorSyntax(70, 71, dependent_quantization=dq, scan_order=scan_order)
+    decoded = dequantize(TensorToEncode(tensor, levels).reconstruct(), step)
+    error, energy, largest = measure_distortion(tensor, levels, step, weights)
     difference = decoded.astype(np.float64) - weights
     assert error == pytest.approx(difference @ difference)
     assert energy == pytest.approx(np.square(weights, dtype=np.float64).sum())

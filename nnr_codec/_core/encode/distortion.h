@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "../decode/tensor_syntax.h"
+
 namespace nnr {
 
 struct Distortion {
@@ -13,32 +15,73 @@ struct Distortion {
   float largest = 0;         // |decoded|
 };
 
-// Of weights that were decoded as step * integers. The sums run in four lanes, which do not wait
-// for each other and make the result the same with every compiler.
-inline Distortion measure_distortion(const int32_t* integers, const float* weights, uint64_t count,
-                                     float step) {
-  constexpr int kLanes = 4;
-  double error[kLanes] = {}, energy[kLanes] = {};
-  float largest[kLanes] = {};
-  const auto add = [&](uint64_t i, int lane) {
-    const float decoded = step * static_cast<float>(integers[i]);
-    const double weight = weights[i];
-    const double difference = static_cast<double>(decoded) - weight;
-    error[lane] += difference * difference;
-    energy[lane] += weight * weight;
-    largest[lane] = std::max(largest[lane], std::fabs(decoded));
-  };
-  uint64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    for (int lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
-  for (; i < count; ++i) add(i, 0);
-  Distortion sum;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    sum.squared_error += error[lane];
-    sum.energy += energy[lane];
-    sum.largest = std::max(sum.largest, largest[lane]);
+// Adds up the errors of pieces. The sums run in four lanes, which do not wait for each other and
+// make the result the same with every compiler.
+class DistortionMeter {
+ public:
+  explicit DistortionMeter(float step) : step_(step) {}
+
+  // Weights that are decoded as step * integers.
+  void add(const int32_t* integers, const float* weights, uint64_t count) {
+    uint64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes)
+      for (int lane = 0; lane < kLanes; ++lane) add(integers[i + lane], weights[i + lane], lane);
+    for (; i < count; ++i) add(integers[i], weights[i], 0);
   }
-  return sum;
+
+  Distortion sum() const {
+    Distortion sum;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      sum.squared_error += error_[lane];
+      sum.energy += energy_[lane];
+      sum.largest = std::max(sum.largest, largest_[lane]);
+    }
+    return sum;
+  }
+
+ private:
+  static constexpr int kLanes = 4;
+
+  void add(int32_t integer, float value, int lane) {
+    const float decoded = step_ * static_cast<float>(integer);
+    const double weight = value;
+    const double difference = static_cast<double>(decoded) - weight;
+    error_[lane] += difference * difference;
+    energy_[lane] += weight * weight;
+    largest_[lane] = std::max(largest_[lane], std::fabs(decoded));
+  }
+
+  float step_;
+  double error_[kLanes] = {};
+  double energy_[kLanes] = {};
+  float largest_[kLanes] = {};
+};
+
+// Of a tensor's weights, and the levels (before the doubling) that they were quantized to.
+inline Distortion measure_distortion(const TensorSyntax& tensor, const int32_t* levels,
+                                     const float* weights, float step) {
+  constexpr uint64_t kPiece = 256;
+  DistortionMeter meter(step);
+  int32_t integers[kPiece];
+  int state = 0;
+  for (uint64_t block_row = 0; block_row < tensor.block_rows(); ++block_row)
+    for_each_segment(tensor, block_row, false, [&](uint64_t, uint64_t first, uint64_t count) {
+      for (uint64_t start = first; start < first + count; start += kPiece) {
+        const uint64_t size = std::min(kPiece, first + count - start);
+        if (!tensor.dependent_quantization) {
+          meter.add(levels + start, weights + start, size);
+          continue;
+        }
+        for (uint64_t i = 0; i < size; ++i) {
+          const int32_t level = levels[start + i];
+          integers[i] = static_cast<int32_t>(reconstruction_index(level, state));
+          state = kNextState[state][level & 1];
+        }
+        meter.add(integers, weights + start, size);
+      }
+      return true;
+    });
+  return meter.sum();
 }
 
 }  // namespace nnr

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <cstdlib>
 #include <vector>
 
 #include "bin_cost.h"
@@ -48,7 +49,8 @@ class ContextTrial {
   }
 
  private:
-  static constexpr int kBuffer = 512;  // bins
+  static constexpr int kBuffer = 128;   // bins
+  static constexpr int64_t kSame = 96;   // of 4096; a step of the range table is 128
 
   // Codes the buffered bins with every model that differs.
   void settle() {
@@ -123,9 +125,10 @@ class ContextTrial {
     leaders_ = kept;
   }
 
+  // Whether two models hardly differ any more. Rounding can keep them apart for ever.
   static bool same(const ProbabilityModel& a, const ProbabilityModel& b) {
-    return a.fast_state == b.fast_state && a.slow_state == b.slow_state &&
-           a.fast_shift == b.fast_shift && a.slow_shift == b.slow_shift;
+    return a.fast_shift == b.fast_shift && a.slow_shift == b.slow_shift &&
+           std::abs(a.combined() - b.combined()) <= kSame;
   }
 
   ProbabilityModel models_[kInitializationCount];  // the first leaders_ of them, all different
