@@ -112,7 +112,7 @@ class StreamDecoder:
         extras = ExtraTensors()
         for tensors in self._decode(source, self._only, extras):
             yield from filter(self._selects, extras.after(None))
-            for tensor in tensors:
+            for tensor in filter(None, map(extras.joined, tensors)):
                 if tensor.role not in unwanted and self._selects(tensor):
                     yield tensor
                 yield from filter(self._selects, extras.after(tensor))
@@ -209,9 +209,9 @@ def _results(pending: deque[Future[list[DecodedTensor]]]) -> Iterator[list[Decod
 
 
 def _matches(record: DataUnit, only: str, extras: ExtraTensors) -> bool:
-    """Whether a unit holds a tensor that `only` matches, or one that such a one is tied to."""
-    names = [name for name, _ in record.decoded_roles()]
-    names += [alias for name in names for alias in extras.aliases(name)]
+    """Whether a unit holds a tensor that `only` matches, or one that such a one is tied to or
+    made of."""
+    names = [found for name, _ in record.decoded_roles() for found in extras.results(name)]
     return any(fnmatch.fnmatchcase(name, only) for name in names)
 
 

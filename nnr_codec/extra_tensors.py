@@ -1,30 +1,37 @@
-"""Tensors that have no data unit: what the model map tells of them, put in their places."""
+"""Tensors without a data unit, put in their places, and tensors of two units, joined."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
 
-from .factorization.model_map import Extra, ModelMap
+from .errors import InvalidBitstream
+from .factorization.model_map import Extra, MapError, ModelMap, Restored
+from .factorization.restored import restore
 from .unit_decoder import DecodedTensor
 
 
 class ExtraTensors:
-    """Gives the extras of one stream while its tensors go by."""
+    """Gives the extras of one stream, and joins parts, while its tensors go by."""
 
     def __init__(self) -> None:
         self._known = False
         self._by_place: dict[str | None, list[Extra]] = {}
         self._aliases: dict[str, list[str]] = {}
         self._tied: dict[str, npt.NDArray[Any]] = {}
+        self._entries: Mapping[str, Restored] = {}
+        self._owners: Mapping[str, str] = {}
+        self._parts: dict[str, npt.NDArray[Any]] = {}
 
     def use(self, model_map: ModelMap | None) -> None:
         """Take the stream's map, as soon as it is known."""
         if model_map is None or self._known:
             return
         self._known = True
+        self._entries, self._owners = model_map.tensors, model_map.owners
         for extra in model_map.extras:
             self._by_place.setdefault(extra.after, []).append(extra)
             if extra.tied_to is not None:
@@ -38,6 +45,30 @@ class ExtraTensors:
     def aliases(self, name: str) -> list[str]:
         """Return the names of the extras that are tied to tensor `name`."""
         return self._aliases.get(name, [])
+
+    def is_part(self, name: str) -> bool:
+        """Whether coded tensor `name` is a part of another, and no tensor of the model."""
+        return name in self._owners
+
+    def results(self, name: str) -> list[str]:
+        """Return the names under which coded tensor `name` comes back: its own, and of its ties;
+        of a part: those of what it is a part of."""
+        owner = self._owners.get(name, name)
+        return [owner, *self.aliases(owner)]
+
+    def joined(self, tensor: DecodedTensor) -> DecodedTensor | None:
+        """Return a tensor made complete by its part, which came before; None for a part itself.
+
+        Raises:
+            InvalidBitstream: the map does not fit them.
+        """
+        if self.is_part(tensor.name):
+            self._parts[tensor.name] = tensor.values
+            return None
+        entry = self._entries.get(tensor.name)
+        if entry is None or entry.part is None:
+            return tensor
+        return replace(tensor, values=join(tensor, entry, self._parts.pop(entry.part, None)))
 
     def after(self, tensor: DecodedTensor | None) -> Iterator[DecodedTensor]:
         """Yield the extras that follow a tensor; None: those that come first."""
@@ -62,3 +93,15 @@ class ExtraTensors:
             elif extra.tied_to in self._tied:  # else it was not asked for
                 values = self._tied[extra.tied_to]
                 yield DecodedTensor(extra.name, "tied", values, tied_to=extra.tied_to)
+
+
+def join(tensor: DecodedTensor, entry: Restored, part: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    """Return the values of a tensor that is made of itself and a part.
+
+    Raises:
+        InvalidBitstream: the map does not fit them.
+    """
+    try:
+        return restore(entry, tensor.values, part)
+    except MapError as error:
+        raise InvalidBitstream("model map", 0, f"tensor {tensor.name!r}: {error}") from None
