@@ -17,9 +17,10 @@ from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
 from .decoder import Source, StreamDecoder
 from .errors import InvalidModel, InvalidOptions
+from .exact import Representation, name_parts, represent
 from .factorization.model_map import ModelMap
 from .model import Model, Parameter
-from .model_mapping import map_model
+from .model_mapping import coded_names, map_model, travels_exactly, with_representations
 from .options import DecodeLimits, EncodeOptions
 from .report import EncodeReport, TensorReport
 from .series import Series
@@ -145,19 +146,35 @@ class StreamEncoder:
             mps_parent_signalling_enabled_flag=int(self._series.depth > 0),
         )
         coded, model_map = map_model(model.values())
+        exact = name_parts(self._represented(coded), model.names())
+        model_map = with_representations(model_map, exact)
         topology = Topology(topology_data=_map_text(model_map))
         head = write_start(self.profile) + write_mps(mps, self.profile) + write_topology(topology)
         self._header_bytes += len(head)
         yield head
         self._unmatched = tuple(self._options.unmatched_globs(model.names()))
         tensor_encoder = TensorEncoder(
-            self._options, Context(self.profile, mps), self._series, [p.name for p in coded]
+            self._options,
+            Context(self.profile, mps),
+            self._series,
+            coded_names(coded, exact),
+            exact,
         )
         for encoded in self._encoded(tensor_encoder, coded):
             self._tensors.append(encoded.report)
-            yield encoded.unit.data
+            yield encoded.data
             if self._progress is not None:
                 self._progress(encoded.report)
+
+    def _represented(self, parameters: list[Parameter]) -> dict[str, Representation]:
+        """Find the representations of tensors that travel exactly, in a first pass over them."""
+        chosen = [p for p in parameters if travels_exactly(p, self._options)]
+        calls = ((parameter.read(), self._options.qp_density) for parameter in chosen)
+        if self._executor is None:
+            found: Iterable[Representation | None] = starmap(represent, calls)
+        else:
+            found = _in_order(self._executor, represent, calls)
+        return {p.name: r for p, r in zip(chosen, found, strict=True) if r is not None}
 
     def _encoded(
         self, encoder: TensorEncoder, parameters: list[Parameter]

@@ -58,6 +58,7 @@ class EncodeOptions:
         codebook: code uniformly quantized tensors by a codebook where that is smaller.
         temporal_contexts: use the integers of the last parent stream where that is smaller.
         history_contexts: use where earlier streams were non-zero where that is smaller.
+        lossless: every tensor comes back bit by bit; none is quantized.
         profile: 0 first edition, 1 second edition, "auto" 0 unless a tool needs 1.
         include: globs of the tensors that are quantized; the rest travels losslessly.
         exclude: globs of tensors that are not, though included.
@@ -78,6 +79,7 @@ class EncodeOptions:
     codebook: bool = False
     temporal_contexts: bool = True
     history_contexts: bool = True
+    lossless: bool = False
     profile: Profile = "auto"
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
@@ -96,7 +98,7 @@ class EncodeOptions:
             _check_whole(self, name, *_qp_range(self.qp_density))
         _check_whole(self, "unary_length", 1, 256)
         _check_whole(self, "scan_order", 0, 4)
-        for name in _FLAGS:
+        for name in (*_FLAGS, "lossless"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidOptions(name, f"{getattr(self, name)!r} is neither True nor False")
         scale = self.lambda_scale
@@ -127,6 +129,8 @@ class EncodeOptions:
 
     def quantizes(self, name: str) -> bool:
         """Whether tensor `name` is quantized; else it travels losslessly."""
+        if self.lossless:
+            return False
         included = any(fnmatch.fnmatchcase(name, glob) for glob in self.include)
         return included and not any(fnmatch.fnmatchcase(name, glob) for glob in self.exclude)
 
@@ -156,7 +160,7 @@ _FLAGS = (
     "temporal_contexts",
     "history_contexts",
 )
-_STREAM_OPTIONS = ("qp_density", "profile", "include", "exclude", "overrides")
+_STREAM_OPTIONS = ("qp_density", "lossless", "profile", "include", "exclude", "overrides")
 TENSOR_OPTIONS = tuple(f.name for f in fields(EncodeOptions) if f.name not in _STREAM_OPTIONS)
 """Options that `EncodeOptions.overrides` may set for single tensors."""
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ._core import peek_qp_delta
 from .bitstream import Context, DataUnit, ParsedUnit, PayloadType
+from .factorization.model_map import ModelMap, Restored
 from .quantize.qp import qp_delta_bits
 from .report import StreamInfo, TensorInfo
 from .unit_layout import ParentData, tensor_layouts
@@ -20,14 +21,18 @@ _KINDS = {
     PayloadType.BLOCK: "block",
 }
 
+_MEANINGS = {"scale": "grid", "table": "table", "bits": "bits", "low": "halves"}
+"""What the model map makes of INT units."""
+
 
 def stream_info(units: Sequence[ParsedUnit]) -> StreamInfo:
     """Return what the headers of a whole stream say."""
     tensors: list[TensorInfo] = []
     header_bytes = 0
+    part_bytes: dict[str, int] = {}  # by the name of the tensor that they are a part of
     for parsed in units:
         if isinstance(parsed.record, DataUnit):
-            tensors += _tensors(parsed, parsed.record)
+            tensors += _tensors(parsed, parsed.record, part_bytes)
         else:
             header_bytes += parsed.unit.size
     last = units[-1].context if units else Context()
@@ -35,21 +40,30 @@ def stream_info(units: Sequence[ParsedUnit]) -> StreamInfo:
     return StreamInfo(last.profile, density, base_qp, len(units), header_bytes, tuple(tensors))
 
 
-def _tensors(parsed: ParsedUnit, record: DataUnit) -> list[TensorInfo]:
-    """Return a row for each tensor of a data unit; the unit's bytes stand with the largest."""
+def _tensors(parsed: ParsedUnit, record: DataUnit, part_bytes: dict[str, int]) -> list[TensorInfo]:
+    """Return a row for each tensor of a data unit; the unit's bytes stand with the largest.
+
+    A part of another tensor has no row: its bytes are added to that one's.
+    """
+    model_map = parsed.context.model_map or ModelMap()
     layouts = tensor_layouts(record, parsed.context, lambda name, elements: ParentData())
     main = max(layouts, key=lambda layout: math.prod(layout.shape)).name
     coded = record.payload_type != PayloadType.RAW_FLOAT
     infos = []
     for layout in layouts:
+        own_bytes = parsed.unit.size if layout.name == main else 0
+        if layout.name in model_map.owners:
+            part_bytes[model_map.owners[layout.name]] = own_bytes
+            continue
+        entry = model_map.tensors.get(layout.name, Restored())
         infos.append(
             TensorInfo(
                 name=layout.name,
                 shape=layout.shape,
-                kind=_KINDS[record.payload_type],
+                kind=_MEANINGS.get(entry.meaning or "", _KINDS[record.payload_type]),
                 role=layout.role,
                 unit=parsed.unit.index,
-                bytes=parsed.unit.size if layout.name == main else 0,
+                bytes=own_bytes + part_bytes.pop(layout.name, 0),
                 qp=_qp(parsed, record) if layout is layouts[0] else None,
                 unary_length=record.unary_length if coded else None,
                 scan_order=record.scan_order if coded else None,

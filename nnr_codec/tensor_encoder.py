@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +13,12 @@ import numpy.typing as npt
 from ._core import TensorSyntax, dequantize, quantize
 from .bitstream import Codebook, Context, DataFormat, DataUnit, Parent, PayloadType
 from .errors import InvalidModel
+from .exact import Representation, exact_of
 from .model import Parameter, is_extension
 from .options import EncodeOptions
 from .quantize.codebook import codebook_of
+from .quantize.grids import exact_step
+from .quantize.integer_rate import estimated_bits
 from .quantize.qp import qp_delta_bits, step_size
 from .quantize.rate import lambda_of
 from .report import TensorReport
@@ -31,19 +34,32 @@ _LEVEL_LIMIT = 2**31 - 8  # of |weight / step|: the integer, and those tried bes
 
 @dataclass(frozen=True, slots=True)
 class EncodedTensor:
-    """A tensor's data unit and what there is to say of it."""
+    """A tensor's data unit, that of its second tensor (if any), and what there is to say of it."""
 
     unit: EncodedUnit
     report: TensorReport
+    part: EncodedUnit | None = None
+
+    @property
+    def data(self) -> bytes:
+        """Its units, as they stand in the stream."""
+        return (self.part.data if self.part is not None else b"") + self.unit.data
 
 
 class TensorEncoder:
     """Encodes the tensors of one model, each by itself, in any order and from any thread."""
 
     def __init__(
-        self, options: EncodeOptions, context: Context, series: Series, names: list[str]
+        self,
+        options: EncodeOptions,
+        context: Context,
+        series: Series,
+        names: list[str],
+        exact: Mapping[str, Representation],
     ) -> None:
+        """`names`: of all coded tensors, in order; `exact`: how those that are exact are coded."""
         self._options = options
+        self._exact = exact
         self._context = context
         self._series = series
         # The second edition's units have identities, so that updates can refer to them.
@@ -56,12 +72,11 @@ class TensorEncoder:
             InvalidModel: it cannot be coded.
         """
         parameter = Parameter.from_array(name, values)
+        if name in self._exact:
+            return self._encode_exact(parameter, values, self._exact[name])
         if values.dtype.kind != "f" and not is_extension(values.dtype):
             return self._encode_integers(parameter, values)
-        # float8_e8m0fnu holds powers of two alone, no zero: nothing to quantize.
-        if self._options.quantizes(name) and values.dtype.name != "float8_e8m0fnu":
-            return self._encode_quantized(parameter, values)
-        return self._encode_raw(parameter, values)
+        return self._encode_quantized(parameter, values)
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
         return DataUnit(
@@ -71,20 +86,46 @@ class TensorEncoder:
             tensor_dimensions=list(parameter.shape) or [1],
         )
 
-    def _encode_raw(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
-        with np.errstate(over="ignore"):
-            as_float32 = values.astype(np.float32)
-        if not np.array_equal(as_float32, values, equal_nan=True):
-            raise InvalidModel(parameter.name, f"{values.dtype} values that binary32 cannot hold")
-        record = self._record(parameter, PayloadType.RAW_FLOAT)
-        record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
-        unit = encode_raw_floats(record, as_float32, self._context)
-        return EncodedTensor(unit, _report(parameter, "raw", unit))
+    def _encode_exact(
+        self, parameter: Parameter, values: npt.NDArray[Any], exact: Representation
+    ) -> EncodedTensor:
+        if exact.kind == "raw":
+            record = self._record(parameter, PayloadType.RAW_FLOAT)
+            record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
+            unit = encode_raw_floats(record, values.astype(np.float32), self._context)
+            return EncodedTensor(unit, _report(parameter, exact.kind, unit))
+        options = replace(self._options.for_tensor(parameter.name), dq=False)
+        options = replace(options, unary_length=exact.unary_length)
+        if exact.kind == "step":
+            qp, levels = exact_of(values, self._options.qp_density) or (0, values)
+            unit = self._encode_step(parameter, options, levels, qp)
+            return EncodedTensor(unit, _report(parameter, exact.kind, unit, qp))
+        levels, second = exact.integers(values)
+        unit = self._smallest(self._record(parameter, PayloadType.INT), options, levels, 0)
+        report = _report(parameter, exact.kind, unit)
+        if second is None or exact.entry.part is None:
+            return EncodedTensor(unit, report)
+        shape = second.shape if exact.kind == "table" else parameter.shape
+        record = self._record(parameter, PayloadType.INT)
+        record = replace(
+            record,
+            names=[exact.entry.part],
+            node_id=self._node_ids.get(exact.entry.part),
+            tensor_dimensions=list(shape) or [1],
+        )
+        part = self._smallest(record, replace(options, unary_length=1), second, 0)
+        report = replace(report, bytes=len(part.data) + len(unit.data))
+        return EncodedTensor(unit, report, part)
+
+    def _encode_step(
+        self, parameter: Parameter, options: EncodeOptions, levels: Integers, qp: int
+    ) -> EncodedUnit:
+        """Code integers as they are, or by a codebook if that is smaller."""
+        record = self._record(parameter, PayloadType.FLOAT)
+        record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(parameter.dtype.name)
+        return self._smallest(record, replace(options, dq=False, codebook=True), levels, qp)
 
     def _encode_integers(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
-        low, high = int(values.min()), int(values.max())
-        if low < -(2**31) or high >= 2**31:
-            raise InvalidModel(parameter.name, f"integers from {low} to {high} do not fit 32 bits")
         record = self._record(parameter, PayloadType.INT)
         record.nnr_decompressed_data_format = _INT_FORMATS.get(values.dtype.name)
         options = replace(self._options.for_tensor(parameter.name), dq=False)
@@ -125,7 +166,27 @@ class TensorEncoder:
             squared_error=float(error @ error),
             energy=float(np.square(weights, dtype=np.float64).sum()),
         )
-        return EncodedTensor(unit, distortion)
+        return self._or_exact(parameter, options, weights, EncodedTensor(unit, distortion))
+
+    def _or_exact(
+        self,
+        parameter: Parameter,
+        options: EncodeOptions,
+        weights: npt.NDArray[np.float32],
+        quantized: EncodedTensor,
+    ) -> EncodedTensor:
+        """Return a quantized tensor, or itself if a step says it exactly in no more bytes."""
+        found = exact_step(weights, self._options.qp_density)
+        if found is None or quantized.report.squared_error == 0:
+            return quantized
+        qp, levels = found
+        length = estimated_bits(levels)[1]
+        options = replace(options, unary_length=length)
+        unit = self._encode_step(parameter, options, levels, qp)
+        if len(unit.data) > len(quantized.unit.data):
+            return quantized
+        report = _report(parameter, "step", unit, qp)
+        return EncodedTensor(unit, replace(report, energy=quantized.report.energy))
 
     def _coarse_enough(self, name: str, qp: int, largest: float) -> int:
         """Return qp, or the least greater one at which the integers of a tensor fit 32 bits."""

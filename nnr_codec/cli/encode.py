@@ -72,6 +72,9 @@ def _add_coding(group: Any) -> None:
 
 def _add_selection(group: Any) -> None:
     group.add_argument(
+        "--lossless", action="store_true", help="carry every tensor exactly, bit by bit"
+    )
+    group.add_argument(
         "--include", action="append", metavar="GLOB", help="tensors to quantize (default: all)"
     )
     group.add_argument(
@@ -113,6 +116,7 @@ def _options(given: argparse.Namespace) -> EncodeOptions:
     return EncodeOptions(
         **tensor_options,
         qp_density=given.qp_density,
+        lossless=given.lossless,
         profile="auto" if given.profile == "auto" else int(given.profile),  # type: ignore[arg-type]
         include=tuple(given.include or ("*",)),
         exclude=tuple(given.exclude),

@@ -98,9 +98,9 @@ class ModelMap:
         """
         if len(self.owners) != sum(entry.part is not None for entry in self.tensors.values()):
             raise MapError("two tensors have one part")
-        used = set(self.tensors)
+        used: set[str | None] = set(self.tensors)
         for extra in self.extras:
-            used |= {extra.name, extra.after or "", extra.tied_to or ""}
+            used |= {extra.name, extra.after, extra.tied_to}
         for part in self.owners:
             if part in used:
                 raise MapError(f"{shortened(part)} is a part, and used otherwise")

@@ -41,7 +41,8 @@ def fold(words: Words, bias: int, rotated: bool) -> npt.NDArray[np.int32]:
     if rotated:
         words = _exchanged(rotated_left(words), bias)
     folded = words - words.dtype.type(bias)  # modulo 2**bits
-    return folded.view(f"i{words.itemsize}").astype(np.int32)
+    integers: npt.NDArray[np.int32] = folded.view(f"i{words.itemsize}").astype(np.int32)
+    return integers
 
 
 def unfold(integers: npt.NDArray[np.int32], bias: int, rotated: bool, itemsize: int) -> Words:
