@@ -27,8 +27,8 @@ def exact_step(values: npt.NDArray[np.float32], density: int) -> tuple[int, Inte
         density: qp_density.
 
     Returns:
-        None if there is no such step, or only one of integers beyond 16 bits; of nothing but
-        zeros, too, and of NaN, infinities and negative zeros.
+        None if there is no such step, or only one of integers beyond 16 bits; of NaN, infinities
+        and negative zeros, too.
     """
     if _common_unit(sampled(values, _SAMPLE)) is None:
         return None
@@ -48,12 +48,15 @@ def exact_step(values: npt.NDArray[np.float32], density: int) -> tuple[int, Inte
 
 
 def _common_unit(values: npt.NDArray[Any]) -> tuple[int, int] | None:
-    """Return (odd factor, power of two) of the greatest number that divides all values."""
+    """Return (odd factor, power of two) of the greatest number that divides all values.
+
+    None if that is too small for the largest of them, or they are not finite.
+    """
     if not np.isfinite(values).all():
         return None
     mantissas, exponents = np.frexp(values[values != 0].astype(np.float64))
     if mantissas.size == 0:
-        return None
+        return 1, 0
     whole = np.abs(mantissas * 2**24).astype(np.int64)
     zeros = np.frexp((whole & -whole).astype(np.float64))[1] - 1
     lowest = int((exponents - 24 + zeros).min())

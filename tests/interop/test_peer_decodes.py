@@ -108,11 +108,13 @@ def test_float_types(peer: Peer, dtype: str, raw: bool) -> None:
     """The reference ignores nnr_decompressed_data_format: it gives float32."""
     values = np.random.default_rng(1).normal(0, 0.1, (9, 14)).astype(np.float16).astype(dtype)
     if raw and dtype == "float16":
-        values = np.rint(32 * values) / np.float16(32)  # on a step: narrow floats are never raw
+        values = np.rint(32 * values) / np.float16(32) + np.float16(
+            0
+        )  # on a step: narrow floats are never raw
     elif raw:
         random_bits = np.random.default_rng(1).bytes(4 * values.size)
-        values = np.frombuffer(random_bits, np.float32).reshape(values.shape).astype(dtype)
-        values[~np.isfinite(values)] = 0
+        random = np.frombuffer(random_bits, np.float32).reshape(values.shape)
+        values = np.where(np.isfinite(random), random, 0).astype(dtype)
     result = encode({"w": values}, options=EncodeOptions(exclude=("*",) if raw else ()))
     kinds = {"float16": "step", "float64": "raw"} if raw else {dtype: "dq"}
     assert result.report.tensors[0].kind == kinds[dtype]

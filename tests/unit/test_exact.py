@@ -274,12 +274,13 @@ class TestExactSteps:
 
     @pytest.mark.parametrize("step", [0.5, 0.75, 1.25 * 2**-7, 7 * 2.0**-20, 11 * 2.0**-9])
     def test_steps(self, step: float) -> None:
+        assert exact_step(np.zeros(9, np.float32), 2) is not None
         values = (RNG(0).integers(-90, 90, 5000) * step).astype(np.float32)
         found = exact_step(values, 2)
         assert found is not None
         assert (found[1] * step_size(found[0], 2)).astype(np.float32).tobytes() == values.tobytes()
 
-    @pytest.mark.parametrize("values", [[0, 0], [1, -0.0], [np.nan, 1], [2.0**-100, 1]])
+    @pytest.mark.parametrize("values", [[0, -0.0], [1, -0.0], [np.nan, 1], [2.0**-100, 1]])
     def test_none(self, values: list[float]) -> None:
         assert exact_step(np.array(values, np.float32), 2) is None
 
