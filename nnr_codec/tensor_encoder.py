@@ -79,43 +79,48 @@ class TensorEncoder:
         return self._encode_quantized(parameter, values)
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
+        return self._named_record(parameter.name, parameter.shape, payload_type)
+
+    def _named_record(
+        self, name: str, shape: tuple[int, ...], payload_type: PayloadType
+    ) -> DataUnit:
         return DataUnit(
             payload_type,
-            [parameter.name],
-            node_id=self._node_ids.get(parameter.name),
-            tensor_dimensions=list(parameter.shape) or [1],
+            [name],
+            node_id=self._node_ids.get(name),
+            tensor_dimensions=list(shape) or [1],
         )
 
     def _encode_exact(
         self, parameter: Parameter, values: npt.NDArray[Any], exact: Representation
     ) -> EncodedTensor:
         if exact.kind == "raw":
-            record = self._record(parameter, PayloadType.RAW_FLOAT)
-            record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
-            unit = encode_raw_floats(record, values.astype(np.float32), self._context)
-            return EncodedTensor(unit, _report(parameter, exact.kind, unit))
-        options = replace(self._options.for_tensor(parameter.name), dq=False)
-        options = replace(options, unary_length=exact.unary_length)
+            return self._encode_raw(parameter, values)
+        tensor_options = self._options.for_tensor(parameter.name)
+        options = replace(tensor_options, dq=False, unary_length=exact.unary_length)
         if exact.kind == "step":
-            qp, levels = exact_of(values, self._options.qp_density) or (0, values)
-            unit = self._encode_step(parameter, options, levels, qp)
-            return EncodedTensor(unit, _report(parameter, exact.kind, unit, qp))
+            found = exact_of(values, self._options.qp_density)
+            if found is None:  # the first pass found one
+                raise InvalidModel(parameter.name, "was changed while it was encoded")
+            unit = self._encode_step(parameter, options, found[1], found[0])
+            return EncodedTensor(unit, _report(parameter, exact.kind, unit, found[0]))
         levels, second = exact.integers(values)
         unit = self._smallest(self._record(parameter, PayloadType.INT), options, levels, 0)
         report = _report(parameter, exact.kind, unit)
         if second is None or exact.entry.part is None:
             return EncodedTensor(unit, report)
         shape = second.shape if exact.kind == "table" else parameter.shape
-        record = self._record(parameter, PayloadType.INT)
-        record = replace(
-            record,
-            names=[exact.entry.part],
-            node_id=self._node_ids.get(exact.entry.part),
-            tensor_dimensions=list(shape) or [1],
-        )
+        record = self._named_record(exact.entry.part, shape, PayloadType.INT)
+        # Differences and low halves are large: flags of single values do not help.
         part = self._smallest(record, replace(options, unary_length=1), second, 0)
         report = replace(report, bytes=len(part.data) + len(unit.data))
         return EncodedTensor(unit, report, part)
+
+    def _encode_raw(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensor:
+        record = self._record(parameter, PayloadType.RAW_FLOAT)
+        record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
+        unit = encode_raw_floats(record, values.astype(np.float32), self._context)
+        return EncodedTensor(unit, _report(parameter, "raw", unit))
 
     def _encode_step(
         self, parameter: Parameter, options: EncodeOptions, levels: Integers, qp: int
