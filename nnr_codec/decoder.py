@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO, Literal
@@ -117,7 +117,7 @@ class StreamDecoder:
         """
         extras = ExtraTensors()
         units = self._decode(source, self._only, extras)
-        yield from self._arranged(units, extras, unwanted_roles(layers))
+        yield from self._arranged(units, extras, unwanted_roles(layers), extras.joined)
 
     def outline(self, source: Source, layers: Layers = "dense") -> Iterator[DecodedTensor]:
         """Yield what `tensors` would, but with zeros that take no memory as values.
@@ -128,16 +128,25 @@ class StreamDecoder:
         with _opened(source) as data:
             units = _data_units(data, self._only, self._limits, extras)
             outlines = (outline_data_unit(parsed) for parsed, _ in units)
-            yield from self._arranged(outlines, extras, unwanted_roles(layers))
+            yield from self._arranged(outlines, extras, unwanted_roles(layers), extras.outlined)
 
     def _arranged(
-        self, units: Iterable[list[DecodedTensor]], extras: ExtraTensors, unwanted: set[str]
+        self,
+        units: Iterable[list[DecodedTensor]],
+        extras: ExtraTensors,
+        unwanted: set[str],
+        join: Callable[[DecodedTensor], DecodedTensor | None],
     ) -> Iterator[DecodedTensor]:
-        """Yield the tensors that are wanted, and the extras between them."""
+        """Yield the tensors that are wanted, and the extras between them.
+
+        `join` completes a tensor by its part; it gives None for a part itself.
+        """
         for tensors in in_order(units, lambda: extras.order):
             yield from filter(self._selects, extras.after(None))
             while tensors:
-                tensor = tensors.pop(0)
+                tensor = join(tensors.pop(0))
+                if tensor is None:
+                    continue
                 if tensor.role not in unwanted and self._selects(tensor):
                     yield tensor
                 yield from filter(self._selects, extras.after(tensor))
@@ -239,9 +248,9 @@ def _next_after(
 
 
 def _matches(record: DataUnit, only: str, extras: ExtraTensors) -> bool:
-    """Whether a unit holds a tensor that `only` matches, or one that such a one is tied to."""
-    names = [name for name, _ in record.decoded_roles()]
-    names += [alias for name in names for alias in extras.aliases(name)]
+    """Whether a unit holds a tensor that `only` matches, or one that such a one is tied to or
+    made of."""
+    names = [found for name, _ in record.decoded_roles() for found in extras.results(name)]
     return any(fnmatch.fnmatchcase(name, only) for name in names)
 
 

@@ -20,11 +20,12 @@ from .checkpoints.atomic import atomic_output
 from .choices import Draft, draft_file, smaller_profile, within_target
 from .decoder import Source, StreamDecoder
 from .errors import InvalidModel, InvalidOptions, naming
+from .exact import Representation, name_parts, represent
 from .factorization.model_map import ModelMap
 from .factorization.tensor_order import TensorOrder
 from .grouping import SAVED_BYTES, Group, Grouping, group_layers, ungrouped
 from .model import Model, Parameter
-from .model_mapping import map_model
+from .model_mapping import coded_names, map_model, travels_exactly, with_representations
 from .options import DecodeLimits, EncodeOptions
 from .ordered_calls import OrderedCalls
 from .report import EncodeReport, TensorReport
@@ -171,8 +172,11 @@ class StreamEncoder:
             mps_parent_signalling_enabled_flag=int(self._series.depth > 0),
         )
         coded, model_map = map_model(model.values())
+        exact = name_parts(self._represented(coded), model.names())
+        model_map = with_representations(model_map, exact)
+        names = coded_names(coded, exact)
         tensor_encoder = TensorEncoder(
-            self._options, Context(self.profile, mps), self._series, [p.name for p in coded]
+            self._options, Context(self.profile, mps), self._series, names, exact
         )
         grouping = self._grouping(coded, model_map, tensor_encoder)
         model_map = replace(model_map, order=grouping.order)
@@ -192,6 +196,22 @@ class StreamEncoder:
         places = {parameter.name: place for place, parameter in enumerate(coded)}
         self._tensors.sort(key=lambda report: places[report.name])
 
+    def _represented(self, parameters: list[Parameter]) -> dict[str, Representation]:
+        """Find the representations of tensors that travel exactly, in a first pass over them."""
+        density = self._options.qp_density
+        chosen = [p for p in parameters if travels_exactly(p, self._options)]
+        found: list[Representation | None] = []
+        if self._executor is None:
+            found += (represent(parameter.read(), density) for parameter in chosen)
+        else:
+            with OrderedCalls[Representation | None](self._executor, _MAX_PENDING) as calls:
+                for parameter in chosen:
+                    size = _BYTES_PER_ELEMENT * parameter.size
+                    found += calls.room_for(size)
+                    calls.submit(size, represent, parameter.read(), density)
+                found += calls.rest()
+        return {p.name: r for p, r in zip(chosen, found, strict=True) if r is not None}
+
     def _grouping(
         self, coded: list[Parameter], model_map: ModelMap, encoder: TensorEncoder
     ) -> Grouping:
@@ -203,7 +223,8 @@ class StreamEncoder:
         def map_bytes(order: TensorOrder) -> int:
             return len(_map_text(replace(model_map, order=order)).encode())
 
-        return group_layers(coded, encoder.may_join, map_bytes)
+        # Parts of tensors stand before them, whatever their names.
+        return group_layers(coded, encoder.may_join, map_bytes, by_name=not model_map.owners)
 
     def _encoded(self, encoder: TensorEncoder, groups: list[Group]) -> Iterator[EncodedTensors]:
         """Encode in order; with an executor a few units ahead, their memory bounded."""

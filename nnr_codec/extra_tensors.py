@@ -1,20 +1,23 @@
-"""Tensors that have no data unit: what the model map tells of them, put in their places."""
+"""Tensors without a data unit, put in their places, and tensors of two units, joined."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
 
-from .factorization.model_map import Extra, ModelMap
+from .errors import InvalidBitstream
+from .factorization.model_map import Extra, MapError, ModelMap, Restored
+from .factorization.restored import restore
 from .factorization.tensor_order import TensorOrder
 from .unit_decoder import DecodedTensor
 
 
 class ExtraTensors:
-    """Gives the extras of one stream while its tensors go by.
+    """Gives the extras of one stream, and joins parts, while its tensors go by.
 
     Attributes:
         order: how the stream's map orders the coded tensors.
@@ -27,6 +30,9 @@ class ExtraTensors:
         self._aliases: dict[str, list[str]] = {}
         self._to_come: Counter[str] = Counter()  # ties to a tensor
         self._tied: dict[str, npt.NDArray[Any]] = {}
+        self._entries: Mapping[str, Restored] = {}
+        self._owners: Mapping[str, str] = {}
+        self._parts: dict[str, npt.NDArray[Any]] = {}
 
     def use(self, model_map: ModelMap | None) -> None:
         """Take the stream's map, as soon as it is known."""
@@ -34,6 +40,7 @@ class ExtraTensors:
             return
         self._known = True
         self.order = model_map.order
+        self._entries, self._owners = model_map.tensors, model_map.owners
         for extra in model_map.extras:
             self._by_place.setdefault(extra.after, []).append(extra)
             if extra.tied_to is not None:
@@ -48,6 +55,34 @@ class ExtraTensors:
     def aliases(self, name: str) -> list[str]:
         """Return the names of the extras that are tied to tensor `name`."""
         return self._aliases.get(name, [])
+
+    def is_part(self, name: str) -> bool:
+        """Whether coded tensor `name` is a part of another, and no tensor of the model."""
+        return name in self._owners
+
+    def results(self, name: str) -> list[str]:
+        """Return the names under which coded tensor `name` comes back: its own, and of its ties;
+        of a part: those of what it is a part of."""
+        owner = self._owners.get(name, name)
+        return [owner, *self.aliases(owner)]
+
+    def joined(self, tensor: DecodedTensor) -> DecodedTensor | None:
+        """Return a tensor made complete by its part, which came before; None for a part itself.
+
+        Raises:
+            InvalidBitstream: the map does not fit them.
+        """
+        if self.is_part(tensor.name):
+            self._parts[tensor.name] = tensor.values
+            return None
+        entry = self._entries.get(tensor.name)
+        if entry is None or entry.part is None:
+            return tensor
+        return replace(tensor, values=join(tensor, entry, self._parts.pop(entry.part, None)))
+
+    def outlined(self, tensor: DecodedTensor) -> DecodedTensor | None:
+        """Return a tensor without values as it will be with its part; None for a part itself."""
+        return None if self.is_part(tensor.name) else tensor
 
     def after(self, tensor: DecodedTensor | None) -> Iterator[DecodedTensor]:
         """Yield the extras that follow a tensor; None: those that come first."""
@@ -75,3 +110,15 @@ class ExtraTensors:
                 if not self._to_come[extra.tied_to]:
                     del self._tied[extra.tied_to]  # so that its memory can go
                 yield DecodedTensor(extra.name, "tied", values, tied_to=extra.tied_to)
+
+
+def join(tensor: DecodedTensor, entry: Restored, part: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    """Return the values of a tensor that is made of itself and a part.
+
+    Raises:
+        InvalidBitstream: the map does not fit them.
+    """
+    try:
+        return restore(entry, tensor.values, part)
+    except MapError as error:
+        raise InvalidBitstream("model map", 0, f"tensor {tensor.name!r}: {error}") from None

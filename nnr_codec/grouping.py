@@ -51,6 +51,7 @@ def group_layers(
     parameters: Sequence[Parameter],
     may_join: Callable[[Parameter, Parameter], bool],
     map_bytes: Callable[[TensorOrder], int],
+    by_name: bool = True,
 ) -> Grouping:
     """Return the grouping that saves most, such that the order can be told in few bytes.
 
@@ -58,14 +59,15 @@ def group_layers(
         parameters: what is coded, in the order of the model.
         may_join: whether a vector can be in one block with a weight, by their options.
         map_bytes: bytes that the model map takes for an order.
+        by_name: whether the units may be in the order of the names.
     """
     layers = _layers(parameters, may_join)
     found = [ungrouped(parameters), _in_role_order(parameters, layers)]
     names = [parameter.name for parameter in parameters]
-    if names == sorted(names):
-        by_name = _grouped(parameters, layers)
-        by_name.sort(key=lambda group: min(parameter.name for parameter in group.values()))
-        found.append(Grouping(by_name, TensorOrder(by_name=True)))
+    if by_name and names == sorted(names):
+        groups = _grouped(parameters, layers)
+        groups.sort(key=lambda group: min(parameter.name for parameter in group.values()))
+        found.append(Grouping(groups, TensorOrder(by_name=True)))
     return max(found, key=lambda g: _saving(g) - map_bytes(g.order))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from .errors import InvalidModel
+from .exact import Representation
 from .factorization.model_map import MAX_PRODUCT, Extra, ModelMap, Restored
-from .model import Parameter
-from .options import DecodeLimits
+from .model import Parameter, is_extension
+from .options import DecodeLimits, EncodeOptions
 
 _STANDARD_TYPES = frozenset(["int8", "int16", "int32", "int64", "float16", "float32", "float64"])
 """Element types that nnr_decompressed_data_format, or its absence, tells decoders."""
@@ -42,6 +44,37 @@ def map_model(parameters: Iterable[Parameter]) -> tuple[list[Parameter], ModelMa
             if entry != Restored():
                 restored[name] = entry
     return coded, ModelMap(restored, tuple(extras))
+
+
+def travels_exactly(parameter: Parameter, options: EncodeOptions) -> bool:
+    """Tell whether a parameter may need an exact representation: floats that are not quantized,
+    and integers of more than 31 bits."""
+    dtype = parameter.dtype
+    if dtype.kind != "f" and not is_extension(dtype):
+        return dtype.name in ("int64", "uint64", "uint32")
+    # float8_e8m0fnu holds powers of two alone, no zero: nothing to quantize.
+    return not options.quantizes(parameter.name) or dtype.name == "float8_e8m0fnu"
+
+
+def with_representations(model_map: ModelMap, exact: Mapping[str, Representation]) -> ModelMap:
+    """Return the map with what it has to say of exact representations."""
+    tensors = dict(model_map.tensors)
+    for name, representation in exact.items():
+        entry = representation.entry
+        if entry.meaning is not None:
+            shape = tensors.get(name, Restored()).shape
+            tensors[name] = replace(entry, shape=shape)
+    return ModelMap(tensors, model_map.extras)
+
+
+def coded_names(parameters: Iterable[Parameter], exact: Mapping[str, Representation]) -> list[str]:
+    """Return the names of all coded tensors in order; a part comes before its tensor."""
+    names = []
+    for parameter in parameters:
+        representation = exact.get(parameter.name)
+        part = representation.entry.part if representation is not None else None
+        names += [part, parameter.name] if part is not None else [parameter.name]
+    return names
 
 
 def _check(parameter: Parameter) -> None:

@@ -67,6 +67,7 @@ class EncodeOptions:
             (profile 0: in a series each tensor has a unit of its own).
         temporal_contexts: use the integers of the last parent stream where that is smaller.
         history_contexts: use where earlier streams were non-zero where that is smaller.
+        lossless: every tensor comes back bit by bit; none is quantized.
         profile: 0 first edition, 1 second edition, "auto" 0 unless a tool needs 1.
         target_size: bytes that the stream may have: a number, or as a float the fraction of the
             model's bytes. One offset is added to every qp, the least that is enough.
@@ -89,6 +90,7 @@ class EncodeOptions:
     codebook: Switch = "auto"
     temporal_contexts: bool = True
     history_contexts: bool = True
+    lossless: bool = False
     profile: Profile = "auto"
     group: bool = True
     target_size: int | float | None = None
@@ -127,7 +129,7 @@ class EncodeOptions:
         self._check_overrides()
 
     def _check_switches(self) -> None:
-        for name in (*_FLAGS, "group"):
+        for name in (*_FLAGS, "lossless", "group"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidOptions(name, f"{getattr(self, name)!r} is neither True nor False")
         for name in AUTOMATIC:
@@ -197,6 +199,8 @@ class EncodeOptions:
 
     def quantizes(self, name: str) -> bool:
         """Whether tensor `name` is quantized; else it travels losslessly."""
+        if self.lossless:
+            return False
         included = any(fnmatch.fnmatchcase(name, glob) for glob in self.include)
         return included and not any(fnmatch.fnmatchcase(name, glob) for glob in self.exclude)
 
@@ -233,6 +237,7 @@ _QP_OPTIONS = ("qp", "nonweight_qp")
 _STREAM_OPTIONS = (
     "qp_density",
     "profile",
+    "lossless",
     "group",
     "target_size",
     "include",

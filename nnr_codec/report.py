@@ -14,9 +14,10 @@ class TensorReport:
 
     Attributes:
         name, shape, dtype: the tensor as it was given.
-        kind: "dq", "uniform", "int" or "raw".
+        kind: "dq" or "uniform"; "step": exact with the standard's elements; "int" or "raw": as it
+            is; "grid", "table", "bits" or "halves": exact with the model map.
         original_bytes: bytes of its values.
-        bytes: bytes of its data unit; 0 for a tensor of a block other than its weight.
+        bytes: bytes of its data unit, or units; 0 for a tensor of a block other than its weight.
         qp: quantization parameter, or None.
         qp_raised: whether that is not the one asked for, at which its integers would not fit.
         squared_error, energy: sums over its elements, of the error and of the weights.
@@ -144,7 +145,8 @@ class TensorInfo:
     """One tensor of a stream, as its header describes it.
 
     Attributes:
-        kind: "int", "float", "raw" or "block".
+        kind: "int", "float", "raw" or "block"; or what the model map makes of integers: "grid",
+            "table", "bits", "halves".
         role: "weight", or the tensor's role in its block.
         unit: index of its data unit in the stream.
         bytes: bytes of the data unit; 0 for the smaller tensors of a block.

@@ -17,13 +17,13 @@ import numpy.typing as npt
 from .bitstream import DataUnit, ParsedUnit
 from .decoder import Layers, Source, StreamDecoder, limited_units, unwanted_roles
 from .errors import BitstreamError, naming
-from .extra_tensors import ExtraTensors
+from .extra_tensors import ExtraTensors, join
 from .factorization.model_map import Extra
 from .factorization.tensor_order import in_order
 from .options import DecodeLimits
 from .report import StreamInfo
 from .stream_info import stream_info
-from .unit_decoder import decode_data_unit
+from .unit_decoder import DecodedTensor, decode_data_unit
 
 Bytes = bytes | bytearray | memoryview
 
@@ -81,8 +81,17 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         if extra is not None:
             name = extra.tied_to or name
         with self._naming():
-            decoded = decode_data_unit(unit, self._series, self._executor)
-        return next(tensor.values for tensor in decoded if tensor.name == name)
+            tensor = self._decoded(unit, name)
+            model_map = unit.context.model_map
+            entry = model_map.tensors.get(name) if model_map is not None else None
+            if entry is None or entry.part is None:
+                return tensor.values
+            part_unit = self._units_by_name[entry.part]  # the map was checked against the units
+            return join(tensor, entry, self._decoded(part_unit, entry.part).values)
+
+    def _decoded(self, unit: ParsedUnit, name: str) -> DecodedTensor:
+        decoded = decode_data_unit(unit, self._series, self._executor)
+        return next(tensor for tensor in decoded if tensor.name == name)
 
     def _index(self, unwanted: set[str]) -> None:
         """Note where each name is found, in the order of the stream."""
@@ -91,7 +100,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
             self._add_extras(extras.placed_after(None))
             for name, role, parsed in places:
                 self._units_by_name[name] = parsed
-                if role not in unwanted:
+                if role not in unwanted and not extras.is_part(name):
                     self._by_name[name] = parsed
                 self._add_extras(extras.placed_after(name))
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ._core import TensorSyntax, decode_codeword, peek_qp_delta
 from .bitstream import Context, DataUnit, ParsedUnit, PayloadType
+from .factorization.model_map import ModelMap, Restored
 from .factorization.tensor_order import TensorOrder, in_order
 from .quantize.qp import qp_delta_bits
 from .report import StreamInfo, TensorInfo
@@ -21,14 +22,18 @@ _KINDS = {
     PayloadType.BLOCK: "block",
 }
 
+_MEANINGS = {"scale": "grid", "table": "table", "bits": "bits", "low": "halves"}
+"""What the model map makes of INT units."""
+
 
 def stream_info(units: Sequence[ParsedUnit]) -> StreamInfo:
     """Return what the headers of a whole stream say."""
     by_unit: list[list[TensorInfo]] = []
     header_bytes = 0
+    part_bytes: dict[str, int] = {}  # by the name of the tensor that they are a part of
     for parsed in units:
         if isinstance(parsed.record, DataUnit):
-            by_unit.append(_tensors(parsed, parsed.record))
+            by_unit.append(_tensors(parsed, parsed.record, part_bytes))
         else:
             header_bytes += parsed.unit.size
     last = units[-1].context if units else Context()
@@ -38,22 +43,30 @@ def stream_info(units: Sequence[ParsedUnit]) -> StreamInfo:
     return StreamInfo(last.profile, density, base_qp, len(units), header_bytes, tensors)
 
 
-def _tensors(parsed: ParsedUnit, record: DataUnit) -> list[TensorInfo]:
+def _tensors(parsed: ParsedUnit, record: DataUnit, part_bytes: dict[str, int]) -> list[TensorInfo]:
     """Return a row for each tensor of a data unit, in the order of its names; the unit's bytes
-    stand with the largest."""
+    stand with the largest.
+
+    A part of another tensor has no row: its bytes are added to that one's.
+    """
+    model_map = parsed.context.model_map or ModelMap()
     layouts = tensor_layouts(record, parsed.context, lambda name, elements: ParentData())
     main = max(layouts, key=lambda layout: math.prod(layout.shape)).name
     coded = record.payload_type != PayloadType.RAW_FLOAT
-    qps = _qps(parsed, record, layouts)
     infos = {}
-    for layout, qp in zip(layouts, qps, strict=True):
+    for layout, qp in zip(layouts, _qps(parsed, record, layouts), strict=True):
+        own_bytes = parsed.unit.size if layout.name == main else 0
+        if layout.name in model_map.owners:
+            part_bytes[model_map.owners[layout.name]] = own_bytes
+            continue
+        entry = model_map.tensors.get(layout.name, Restored())
         infos[layout.name] = TensorInfo(
             name=layout.name,
             shape=layout.shape,
-            kind=_KINDS[record.payload_type],
+            kind=_MEANINGS.get(entry.meaning or "", _KINDS[record.payload_type]),
             role=layout.role,
             unit=parsed.unit.index,
-            bytes=parsed.unit.size if layout.name == main else 0,
+            bytes=own_bytes + part_bytes.pop(layout.name, 0),
             qp=qp,
             unary_length=record.unary_length if coded else None,
             scan_order=_scan_order(record, layout) if coded else None,
@@ -61,7 +74,7 @@ def _tensors(parsed: ParsedUnit, record: DataUnit) -> list[TensorInfo]:
             codebook_size=len(layout.codebook.values) if layout.codebook else None,
             data_format=_format_name(parsed, record, layout.name),
         )
-    return [infos[name] for name in record.names]
+    return [infos[name] for name in record.names if name in infos]
 
 
 def _format_name(parsed: ParsedUnit, record: DataUnit, name: str) -> str:

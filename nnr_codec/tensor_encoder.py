@@ -19,10 +19,13 @@ from ._core import (
 )
 from .bitstream import Codebook, Context, DataFormat, DataUnit, ParameterTypes, Parent, PayloadType
 from .errors import InvalidModel
+from .exact import Representation, exact_of
 from .model import Parameter, is_extension
 from .options import EncodeOptions
 from .quantize.codebook import codebook_of, promises_codebook
 from .quantize.distortion import Distortion, distortion, largest_magnitude
+from .quantize.grids import exact_step
+from .quantize.integer_rate import estimated_bits
 from .quantize.qp import qp_delta_bits, step_size
 from .quantize.rate import lambda_of
 from .report import TensorReport
@@ -44,7 +47,7 @@ class EncodedTensors:
     """The data unit of one or several tensors and what there is to say of each.
 
     Attributes:
-        data: the unit.
+        data: the unit, or the units of a tensor and its part.
         reports: of its tensors; bytes are those of the first.
         skippable_bytes: about what its rows of zeros take that profile 1 might skip.
     """
@@ -80,11 +83,19 @@ class TensorEncoder:
     """Encodes the tensors of one model, each by itself, in any order and from any thread."""
 
     def __init__(
-        self, options: EncodeOptions, context: Context, series: Series, names: list[str]
+        self,
+        options: EncodeOptions,
+        context: Context,
+        series: Series,
+        names: list[str],
+        exact: Mapping[str, Representation],
     ) -> None:
+        """`names`: of all coded tensors, in order; `exact`: how those that are exact are coded."""
         self._options = options
+        self._exact = exact
         self._context = context
         self._series = series
+        self._known_steps: dict[str, bool] = {}  # whether a tensor is on a step
         # The second edition's units have identities, so that updates can refer to them.
         self._node_ids = series.node_ids(names) if context.profile == 1 else {}
 
@@ -99,16 +110,16 @@ class TensorEncoder:
             InvalidModel: it cannot be coded.
         """
         parameter = Parameter.from_array(name, values)
+        if name in self._exact:
+            return self._encode_exact(parameter, values, self._exact[name])
         if not _is_float(values.dtype):
             return self._encode_integers(parameter, values)
-        if self._is_quantized(parameter):
-            return self._encode_quantized(parameter, values)
-        return self._encode_raw(parameter, values)
+        return self._encode_quantized(parameter, values)
 
     def _is_quantized(self, parameter: Parameter) -> bool:
         # float8_e8m0fnu holds powers of two alone, no zero: nothing to quantize.
         possible = _is_float(parameter.dtype) and parameter.dtype.name != "float8_e8m0fnu"
-        return possible and self._options.quantizes(parameter.name)
+        return possible and parameter.name not in self._exact
 
     def may_join(self, weight: Parameter, vector: Parameter) -> bool:
         """Whether a weight and a vector can be in one block, whose header says some things once."""
@@ -119,7 +130,22 @@ class TensorEncoder:
             and weight.dtype == vector.dtype
             and (own.dq, own.unary_length) == (other.dq, other.unary_length)
             and not self._wants_codebook(vector, other)
+            and not any(self._is_on_step(tensor) for tensor in (weight, vector))
         )
+
+    def _is_on_step(self, parameter: Parameter) -> bool:
+        """Whether a step that is not finer than the quantizer's says the values of a tensor, which
+        then does better in a unit of its own."""
+        if parameter.name not in self._known_steps:
+            weights = np.ascontiguousarray(parameter.read(), dtype=np.float32).reshape(-1)
+            found = exact_step(weights, self._options.qp_density)
+            asked = self._asked_qp(parameter, self._options.for_tensor(parameter.name))
+            coarse = found is not None and found[0] >= asked and bool(found[1].any())
+            self._known_steps[parameter.name] = coarse
+        return self._known_steps[parameter.name]
+
+    def _asked_qp(self, parameter: Parameter, options: EncodeOptions) -> int:
+        return options.qp if parameter.role == "weight" else options.nonweight_qp
 
     def _wants_codebook(self, vector: Parameter, options: EncodeOptions) -> bool:
         """Whether a codebook, which the vectors of a block do not have, saves more than a block."""
@@ -138,27 +164,59 @@ class TensorEncoder:
         return len(with_codebook.data) + _SAVED_BY_BLOCK < len(without.data)
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
+        return self._named_record(parameter.name, parameter.shape, payload_type)
+
+    def _named_record(
+        self, name: str, shape: tuple[int, ...], payload_type: PayloadType
+    ) -> DataUnit:
         return DataUnit(
             payload_type,
-            [parameter.name],
-            node_id=self._node_ids.get(parameter.name),
-            tensor_dimensions=list(parameter.shape) or [1],
+            [name],
+            node_id=self._node_ids.get(name),
+            tensor_dimensions=list(shape) or [1],
         )
 
+    def _encode_exact(
+        self, parameter: Parameter, values: npt.NDArray[Any], exact: Representation
+    ) -> EncodedTensors:
+        if exact.kind == "raw":
+            return self._encode_raw(parameter, values)
+        tensor_options = self._options.for_tensor(parameter.name)
+        options = replace(tensor_options, dq=False, unary_length=exact.unary_length)
+        if exact.kind == "step":
+            found = exact_of(values, self._options.qp_density)
+            if found is None:  # the first pass found one
+                raise InvalidModel(parameter.name, "was changed while it was encoded")
+            unit = self._encode_step(parameter, options, found[1], found[0])
+            report = _report(parameter, exact.kind, len(unit.data), found[0])
+            return EncodedTensors(unit.data, [report])
+        levels, second = exact.integers(values)
+        unit = self._smallest(self._record(parameter, PayloadType.INT), options, levels, 0)
+        if second is None or exact.entry.part is None:
+            report = _report(parameter, exact.kind, len(unit.data))
+            return EncodedTensors(unit.data, [report])
+        shape = second.shape if exact.kind == "table" else parameter.shape
+        record = self._named_record(exact.entry.part, shape, PayloadType.INT)
+        # Differences and low halves are large: flags of single values do not help.
+        part = self._smallest(record, replace(options, unary_length=1), second, 0)
+        data = part.data + unit.data
+        return EncodedTensors(data, [_report(parameter, exact.kind, len(data))])
+
     def _encode_raw(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensors:
-        with np.errstate(over="ignore"):
-            as_float32 = values.astype(np.float32, copy=False)
-        if as_float32 is not values and not np.array_equal(as_float32, values, equal_nan=True):
-            raise InvalidModel(parameter.name, f"{values.dtype} values that binary32 cannot hold")
         record = self._record(parameter, PayloadType.RAW_FLOAT)
         record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
-        unit = encode_raw_floats(record, as_float32, self._context)
+        unit = encode_raw_floats(record, values.astype(np.float32, copy=False), self._context)
         return EncodedTensors(unit.data, [_report(parameter, "raw", len(unit.data))])
 
+    def _encode_step(
+        self, parameter: Parameter, options: EncodeOptions, levels: Integers, qp: int
+    ) -> EncodedUnit:
+        """Code integers as they are, or by a codebook if that is smaller."""
+        record = self._record(parameter, PayloadType.FLOAT)
+        record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(parameter.dtype.name)
+        return self._smallest(record, replace(options, dq=False, codebook=True), levels, qp)
+
     def _encode_integers(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensors:
-        low, high = int(values.min()), int(values.max())
-        if low < -(2**31) or high >= 2**31:
-            raise InvalidModel(parameter.name, f"integers from {low} to {high} do not fit 32 bits")
         record = self._record(parameter, PayloadType.INT)
         record.nnr_decompressed_data_format = _INT_FORMATS.get(values.dtype.name)
         options = replace(self._options.for_tensor(parameter.name), dq=False)
@@ -171,9 +229,28 @@ class TensorEncoder:
         record = self._record(parameter, PayloadType.FLOAT)
         record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
         unit = self._smallest(record, quantized.options, quantized.levels, quantized.qp)
-        return EncodedTensors(
-            unit.data, [quantized.report(len(unit.data))], self._skippable_bytes(quantized)
-        )
+        report = quantized.report(len(unit.data))
+        exact = self._on_step(quantized, values)
+        if exact is not None and len(exact[0].data) <= len(unit.data):
+            unit, qp = exact
+            report = replace(
+                _report(parameter, "step", len(unit.data), qp), energy=quantized.distortion.energy
+            )
+        return EncodedTensors(unit.data, [report], self._skippable_bytes(quantized))
+
+    def _on_step(
+        self, quantized: _Quantized, values: npt.NDArray[Any]
+    ) -> tuple[EncodedUnit, int] | None:
+        """Code a tensor exactly, if a step says its values: the unit and the step's qp."""
+        if quantized.distortion.squared_error == 0:
+            return None
+        weights = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+        found = exact_step(weights, self._options.qp_density)
+        if found is None:
+            return None
+        qp, levels = found
+        options = replace(quantized.options, unary_length=estimated_bits(levels)[1])
+        return self._encode_step(quantized.parameter, options, levels, qp), qp
 
     def encode_block(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> EncodedTensors:
         """Encode the tensors of a layer, (name, values) by role, all to be quantized, as a BLOCK.
@@ -208,7 +285,7 @@ class TensorEncoder:
 
     def _quantized(self, parameter: Parameter, values: npt.NDArray[Any]) -> _Quantized:
         options = self._options.for_tensor(parameter.name)
-        asked = options.qp if parameter.role == "weight" else options.nonweight_qp
+        asked = self._asked_qp(parameter, options)
         with np.errstate(over="ignore"):
             weights = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         largest = largest_magnitude(weights)

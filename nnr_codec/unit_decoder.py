@@ -13,7 +13,9 @@ import numpy.typing as npt
 from ._core import BlockRowDecoder, DecodeStatus, decode_codeword, dequantize, dequantize_in_place
 from .bitstream import Codebook, DataFormat, DataUnit, NodeId, ParsedUnit, PayloadType
 from .errors import InvalidBitstream, LimitExceeded, TruncatedBitstream, UnsupportedFeature
-from .model import dtype_of, is_extension
+from .factorization.model_map import MapError
+from .factorization.restored import restore
+from .model import dtype_of
 from .quantize.qp import qp_delta_bits, step_size
 from .series import Series
 from .unit_layout import (
@@ -147,18 +149,18 @@ class _UnitDecoder:
         return tensors
 
     def restored(self, tensor: DecodedTensor) -> DecodedTensor:
-        """Give a tensor the element type and shape that the model map has for it."""
+        """Give a tensor the values, element type and shape that the model map has for it.
+
+        What is made of two tensors waits for both (``ExtraTensors.joined``).
+        """
         model_map = self.parsed.context.model_map
         entry = model_map.tensors.get(tensor.name) if model_map else None
-        if entry is None:
+        if entry is None or entry.part is not None:
             return tensor
-        values = tensor.values
-        if entry.shape is not None:
-            self._check_size(values.size, entry.shape)
-            values = values.reshape(entry.shape)
-        if entry.dtype is not None:
-            values = self._converted(values, dtype_of(entry.dtype))
-        return replace(tensor, values=values)
+        try:
+            return replace(tensor, values=restore(entry, tensor.values))
+        except MapError as error:
+            raise self.invalid(str(error)) from None
 
     def outlined(self, name: str, role: str) -> DecodedTensor:
         """Return a tensor as `restored` gives it, without its values."""
@@ -179,17 +181,6 @@ class _UnitDecoder:
     def _check_size(self, size: int, shape: tuple[int, ...]) -> None:
         if math.prod(shape) != size:
             raise self.invalid(f"{size} elements, not {shape} as in the model map")
-
-    def _converted(self, values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        is_float = dtype.kind == "f" or is_extension(dtype)
-        if is_float != (values.dtype.kind == "f"):
-            raise self.invalid(f"the model map wants {dtype}, the unit holds {values.dtype}")
-        if not is_float:
-            low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-            if int(values.min()) < low or int(values.max()) > high:
-                raise self.invalid(f"an integer does not fit {dtype}")
-        with np.errstate(over="ignore"):
-            return values.astype(dtype)
 
     def _raw_floats(self) -> list[DecodedTensor]:
         (layout,) = tensor_layouts(self.record, self.parsed.context, self._parent_data)

@@ -89,6 +89,9 @@ def _add_coding(group: Any) -> None:
 
 def _add_selection(group: Any) -> None:
     group.add_argument(
+        "--lossless", action="store_true", help="carry every tensor exactly, bit by bit"
+    )
+    group.add_argument(
         "--include", action="append", metavar="GLOB", help="tensors to quantize (default: all)"
     )
     group.add_argument(
@@ -145,7 +148,7 @@ def _target_size(text: str) -> int | float:
 
 
 def _options(given: argparse.Namespace) -> EncodeOptions:
-    names = [*TENSOR_OPTIONS, "qp_density", "group", "target_size"]
+    names = [*TENSOR_OPTIONS, "qp_density", "group", "lossless", "target_size"]
     changes = {name: getattr(given, name) for name in names if hasattr(given, name)}
     return EncodeOptions.preset(
         given.preset,

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,33 +19,33 @@ import numpy.typing as npt
 
 from ..errors import UnsupportedFeature
 from ..model import dtype_of
+from .map_checks import (
+    MAX_PRODUCT,
+    MapError,
+    check_keys,
+    check_name,
+    checked_dtype,
+    checked_shape,
+    shortened,
+    typed,
+)
+from .restored import Restored, parse_restored
+
+__all__ = [
+    "KEY",
+    "MAX_PRODUCT",
+    "VERSION",
+    "Extra",
+    "MapError",
+    "ModelMap",
+    "Restored",
+    "parse_model_map",
+]
 from .tensor_order import BLOCK_ROLES, BY_NAME, TensorOrder
 
 KEY = "nnr_model_map"
 VERSION = 1
-_MAX_NAME_BYTES = 4096
 _PREFIX = f'{{"{KEY}"'
-MAX_PRODUCT = 2**40
-"""Of the dimensions that are not 0, of an empty tensor too."""
-
-_ARRAY_DIMENSIONS = 32  # that every numpy has
-
-
-class MapError(ValueError):
-    """A text is no model map, or a map does not fit its stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """How a coded tensor comes back; None: as it is coded.
-
-    Attributes:
-        dtype: element type, by the name of ``nnr_codec.model.dtype_of``.
-        shape: dimensions, of as many elements.
-    """
-
-    dtype: str | None = None
-    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Extra:
         return np.zeros(self.shape, dtype_of(self.dtype))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelMap:
     """The map of one stream.
 
@@ -87,6 +88,26 @@ class ModelMap:
         """Whether it says anything."""
         return bool(self.tensors or self.extras or self.order)
 
+    @cached_property
+    def owners(self) -> dict[str, str]:
+        """Names of the tensors that are parts of others, with those they are parts of."""
+        return {entry.part: name for name, entry in self.tensors.items() if entry.part is not None}
+
+    def check_parts(self) -> None:
+        """Check that a part belongs to one tensor alone, and is nothing else.
+
+        Raises:
+            MapError: it does not, or it is.
+        """
+        if len(self.owners) != sum(entry.part is not None for entry in self.tensors.values()):
+            raise MapError("two tensors have one part")
+        used: set[str | None] = set(self.tensors)
+        for extra in self.extras:
+            used |= {extra.name, extra.after, extra.tied_to}
+        for part in self.owners:
+            if part in used:
+                raise MapError(f"{shortened(part)} is a part, and used otherwise")
+
     def check(self, names: Mapping[str, int]) -> None:
         """Check that the map fits a stream, whose tensors `names` gives with their places.
 
@@ -96,14 +117,17 @@ class ModelMap:
         names = self.order.places(names)
         for name in self.tensors:
             if name not in names:
-                raise MapError(f"the stream has no tensor {_shortened(name)}")
+                raise MapError(f"the stream has no tensor {shortened(name)}")
+        for part, owner in self.owners.items():
+            if names.get(part, names[owner]) >= names[owner]:
+                raise MapError(f"{shortened(part)} does not come before what it is a part of")
         for extra in self.extras:
             if extra.name in names:
-                raise MapError(f"{_shortened(extra.name)} has a data unit and is an extra")
+                raise MapError(f"{shortened(extra.name)} has a data unit and is an extra")
             place = -1 if extra.after is None else names.get(extra.after)
             target = -1 if extra.tied_to is None else names.get(extra.tied_to)
             if place is None or target is None or target > place:
-                raise MapError(f"{_shortened(extra.name)} refers to tensors that do not precede it")
+                raise MapError(f"{shortened(extra.name)} refers to tensors that do not precede it")
 
     def part(self, names: Iterable[str]) -> ModelMap:
         """Return what the map says of single coded tensors."""
@@ -113,10 +137,7 @@ class ModelMap:
         """Return the JSON text."""
         data: dict[str, Any] = {KEY: VERSION}
         if self.tensors:
-            data["tensors"] = {
-                name: _without_none(dtype=entry.dtype, shape=entry.shape)
-                for name, entry in self.tensors.items()
-            }
+            data["tensors"] = {name: entry.to_json() for name, entry in self.tensors.items()}
         if self.extras:
             data["extras"] = [_extra_json(extra) for extra in self.extras]
         if self.order:
@@ -153,15 +174,18 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
         raise MapError(f"no JSON: {error}") from None
     version = data.pop(KEY)
     if type(version) is not int or version != VERSION:
-        raise UnsupportedFeature(KEY, _shortened(version), "unknown version")
-    _check_keys(data, {"tensors", "extras", "order"}, "the map")
-    tensors = _typed(data.get("tensors", {}), dict, "tensors")
-    extras = _typed(data.get("extras", []), list, "extras")
-    restored = {name: _restored(name, entry, max_dimensions) for name, entry in tensors.items()}
+        raise UnsupportedFeature(KEY, shortened(version), "unknown version")
+    check_keys(data, {"tensors", "extras", "order"}, "the map")
+    tensors = typed(data.get("tensors", {}), dict, "tensors")
+    extras = typed(data.get("extras", []), list, "extras")
+    restored = {
+        name: parse_restored(name, entry, max_dimensions) for name, entry in tensors.items()
+    }
     order = _order(data["order"]) if "order" in data else TensorOrder()
     found = ModelMap(restored, tuple(_extra(entry, max_dimensions) for entry in extras), order)
     if len({extra.name for extra in found.extras}) != len(found.extras):
         raise MapError("two extras have one name")
+    found.check_parts()
     return found
 
 
@@ -176,86 +200,30 @@ def _no_constant(text: str) -> Any:
     raise MapError(f"{text} is no number of JSON")
 
 
-def _restored(name: str, entry: Any, max_dimensions: int) -> Restored:
-    _typed(entry, dict, name)
-    _check_keys(entry, {"dtype", "shape"}, name)
-    dtype = _dtype(entry["dtype"]) if "dtype" in entry else None
-    shape = _shape(entry["shape"], max_dimensions) if "shape" in entry else None
-    return Restored(dtype, shape)
-
-
 def _extra(entry: Any, max_dimensions: int) -> Extra:
-    _typed(entry, dict, "extras")
-    name = _typed(entry.get("name"), str, "name")
-    _check_name(name)
+    typed(entry, dict, "extras")
+    name = typed(entry.get("name"), str, "name")
+    check_name(name)
     after = entry.get("after")
     if after is not None:
-        _typed(after, str, "after")
+        typed(after, str, "after")
     if "tied_to" in entry:
-        _check_keys(entry, {"name", "after", "tied_to"}, name)
-        return Extra(name, after, _typed(entry["tied_to"], str, "tied_to"))
-    _check_keys(entry, {"name", "after", "dtype", "shape"}, name)
-    shape = _shape(entry.get("shape"), max_dimensions)
+        check_keys(entry, {"name", "after", "tied_to"}, name)
+        return Extra(name, after, typed(entry["tied_to"], str, "tied_to"))
+    check_keys(entry, {"name", "after", "dtype", "shape"}, name)
+    shape = checked_shape(entry.get("shape"), max_dimensions)
     if math.prod(shape) != 0:
-        raise MapError(f"{_shortened(name)} has no data unit and is not empty")
-    return Extra(name, after, None, _dtype(entry.get("dtype")), shape)
+        raise MapError(f"{shortened(name)} has no data unit and is not empty")
+    return Extra(name, after, None, checked_dtype(entry.get("dtype")), shape)
 
 
 def _order(value: Any) -> TensorOrder:
     if value == BY_NAME:
         return TensorOrder(by_name=True)
-    roles = _typed(value, list, "order")
+    roles = typed(value, list, "order")
     if not roles:
         raise MapError("an order of no roles")
     for role in roles:
         if role not in BLOCK_ROLES or roles.count(role) > 1:
-            raise MapError(f"{_shortened(role)} is no role of a block, or stands twice")
+            raise MapError(f"{shortened(role)} is no role of a block, or stands twice")
     return TensorOrder(roles=tuple(roles))
-
-
-def _typed(value: Any, kind: type, what: str) -> Any:
-    if not isinstance(value, kind):
-        raise MapError(f"{_shortened(what)} is no {kind.__name__}")
-    return value
-
-
-def _check_name(name: str) -> None:
-    """Refuse names of extras that a data unit could not have."""
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        raise MapError(f"the name {_shortened(name)} is no Unicode text") from None
-    if "\0" in name or size > _MAX_NAME_BYTES:
-        raise MapError(f"the name {_shortened(name)} has a zero character, or is too long")
-
-
-def _check_keys(entry: Mapping[str, Any], known: set[str], what: str) -> None:
-    unknown = sorted(set(entry) - known)
-    if unknown:
-        raise MapError(f"{_shortened(what)}: unknown key {_shortened(unknown[0])}")
-
-
-def _dtype(name: Any) -> str:
-    try:
-        dtype_of(_typed(name, str, "dtype"))
-    except KeyError:
-        raise MapError(f"unknown dtype {_shortened(name)}") from None
-    return str(name)
-
-
-def _shape(value: Any, max_dimensions: int) -> tuple[int, ...]:
-    shape = tuple(_typed(value, list, "shape"))
-    allowed = min(max_dimensions, _ARRAY_DIMENSIONS)
-    if len(shape) > allowed:
-        raise MapError(f"a shape of {len(shape)} dimensions, the limit is {allowed}")
-    for size in shape:
-        if type(size) is not int or not 0 <= size <= MAX_PRODUCT:
-            raise MapError(f"{_shortened(size)} is no dimension")
-    if math.prod(size for size in shape if size) > MAX_PRODUCT:  # of an empty tensor too
-        raise MapError("the dimensions of a shape are too large together")
-    return shape
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:60] + "…"

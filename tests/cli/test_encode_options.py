@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_support import Run, random_weights, save
+from cli_support import Run, load, random_weights, save
 
 import nnr_codec
 from nnr_codec import InvalidOptions
 from nnr_codec.cli import _common as common
 from nnr_codec.cli.encode import parse_override
+from nnr_codec.digest import digest
 
 WEIGHTS = ["first.weight", "second.weight"]
 BIASES = ["first.bias", "second.bias"]
@@ -177,8 +178,8 @@ class TestSeries:
 class TestSelection:
     def test_include(self, run: Run, model: Path) -> None:
         encoded = Encoded(run, model, "--include", "first.*", "--include", "*.bias")
-        raw = {name for name, kind in encoded.reported("kind").items() if kind == "raw"}
-        assert raw == {"second.weight"}
+        exact = {name for name, kind in encoded.reported("kind").items() if kind == "bits"}
+        assert exact == {"second.weight"}
 
     def test_exclude_has_precedence(self, run: Run, model: Path) -> None:
         encoded = Encoded(run, model, "--include", "*.weight", "--exclude", "second*")
@@ -215,6 +216,27 @@ class TestSelection:
         assert encoded.coded("qp")["w"] > -75
         assert "'w' coded at qp" in encoded.err
         np.testing.assert_allclose(nnr_codec.decode(encoded.data)["w"], large, rtol=1e-6)
+
+
+class TestLossless:
+    def test_every_bit_comes_back(self, run: Run, model: Path, tmp_path: Path) -> None:
+        output = tmp_path / "back.safetensors"
+        encoded = Encoded(run, model, "--lossless")
+        assert set(encoded.reported("kind").values()) <= {"bits", "raw"}
+        assert encoded.report["nmse"] == 0
+        (tmp_path / "m.nnr").write_bytes(encoded.data)
+        expected = digest(load(model).items())
+        assert run("nnr-decode", tmp_path / "m.nnr", "-o", output, "--verify", expected).code == 0
+        for name, values in load(model).items():
+            assert load(output)[name].tobytes() == values.tobytes()
+        assert f"digest {expected}" in run("nnr-info", tmp_path / "m.nnr", "--digest").out
+
+    def test_what_quantization_refuses(self, run: Run, tmp_path: Path) -> None:
+        arrays = {"w": np.array([np.nan, -np.inf, -0.0], np.float16), "d": np.full(3, 6e38)}
+        path = save(tmp_path / "m.npz", arrays)
+        assert run("nnr-encode", path, "--dry-run").code == 1
+        found = nnr_codec.decode(Encoded(run, path, "--lossless").data)
+        assert all(found[name].tobytes() == values.tobytes() for name, values in arrays.items())
 
 
 class TestUsage:

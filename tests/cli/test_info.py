@@ -60,7 +60,7 @@ class TestTable:
 
     def test_kinds(self, run: Run, tmp_path: Path) -> None:
         arrays = {
-            "raw": np.ones((2, 2), np.float32),
+            "raw": np.array([[1.1, np.nan], [0.3, -0.0]], np.float32),
             "integers": np.arange(6).reshape(2, 3),
             "scalar": np.float16(3).reshape(()),
         }

@@ -37,10 +37,11 @@ class Lcg:
 
 
 def bell(lcg: Lcg, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
-    """Sums of four uniform numbers around 0, in multiples of 2**-10: exact in every float type."""
+    """Sums of four uniform numbers around 0, in multiples of 2**-10 and a little: on no step that
+    would say them exactly, except in float16, which rounds the little away."""
     count = int(np.prod(shape))
     sums = [sum(lcg.below(8) for _ in range(4)) - 510 for _ in range(count)]
-    return (np.array(sums, np.float64) / 1024).astype(dtype).reshape(shape)
+    return (np.array(sums, np.float64) / 1024 * (1 + 2**-12)).astype(dtype).reshape(shape)
 
 
 @cache
@@ -70,6 +71,23 @@ def integer_model() -> Arrays:
         arrays[dtype] = values.astype(dtype).reshape(12, 5)
     arrays["steps"] = np.array(12345)
     return arrays
+
+
+@cache
+def exact_model() -> Arrays:
+    """A tensor for each exact representation: step, grid, table, bits, halves."""
+    lcg = Lcg(7)
+    steps = np.array([lcg.below(4) - 8.0 for _ in range(600)]).reshape(60, 10)
+    table = bell(lcg, (16,)) / np.float32(3)
+    return {
+        "step": (steps * 0.375).astype(np.float32),
+        "grid": (steps * 0.0123).astype(np.float32),
+        "table": table[[lcg.below(2) ** 2 for _ in range(600)]].reshape(60, 10),
+        "bits": bell(lcg, (40, 20), "float16"),
+        "double": bell(lcg, (9, 5), "float64") / 3,
+        "integers": np.array([lcg.below(30) << lcg.below(5) for _ in range(60)], np.int64),
+        "unsigned": np.array([2**32 - lcg.below(8) for _ in range(60)]).astype(np.uint32),
+    }
 
 
 @cache
@@ -146,10 +164,17 @@ def streams_of(case: str, executor: Executor | None = None) -> list[bytes]:
         return series(executor, **SERIES[case])
     if case == "integers":
         return [encoded(integer_model(), executor)]
+    if case in EXACT:
+        return [encoded(exact_model(), executor, **EXACT[case])]
     return [encoded(model(), executor, **CASES[case])]
 
 
-ALL = [*CASES, "integers", *SERIES]
+EXACT: dict[str, dict[str, Any]] = {
+    "lossless": {"lossless": True},
+    "on steps": {},
+}
+
+ALL = [*CASES, "integers", *EXACT, *SERIES]
 
 
 def pins_of(streams: list[bytes]) -> list[dict[str, Any]]:
@@ -175,13 +200,13 @@ def test_every_case_is_pinned() -> None:
 
 def test_the_model_is_the_same_everywhere() -> None:
     digest = hashlib.sha256()
-    for arrays in (model(), model(2), model(3), integer_model(), difference(2)):
+    for arrays in (*(model(), model(2), model(3), integer_model(), exact_model(), difference(2)),):
         for name, values in arrays.items():
             digest.update(name.encode() + values.astype(values.dtype.newbyteorder("<")).tobytes())
     assert digest.hexdigest() == MODEL_SHA256
 
 
-MODEL_SHA256 = "68e212572023813d4b2ad86289211a238e121d0c89eae256160dd2ae2c477ba4"
+MODEL_SHA256 = "a1d3fafb0462d5731a0262031c913a2ac9fde9de9928feeee4907e33a429fc10"
 
 
 @pytest.mark.parametrize("case", ALL)
@@ -203,9 +228,10 @@ def test_what_is_pinned_decodes(case: str, executors: list[ThreadPoolExecutor]) 
     """Alone and with threads, to the model within the quantization step, or exactly."""
     streams = streams_of(case)
     expected = integer_model() if case == "integers" else model()
+    expected = exact_model() if case in EXACT else expected
     decoded = nnr_codec.decode(streams[0])
     assert list(decoded) == list(expected)
-    exact = case in ("integers", "raw")
+    exact = case in ("integers", "raw", "lossless")
     for name, values in expected.items():
         found = decoded[name].reshape(values.shape)
         assert np.array_equal(found, values) if exact else np.abs(found - values).max() < 0.5
@@ -225,7 +251,7 @@ def test_contexts_pay() -> None:
 
 def test_the_options_matter() -> None:
     """No two cases have the same bytes, so that each pin watches something."""
-    digests = [pin["sha256"] for case in [*CASES, "integers"] for pin in pins()[case]]
+    digests = [pin["sha256"] for case in [*CASES, "integers", *EXACT] for pin in pins()[case]]
     assert len(set(digests)) == len(digests)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from building import block_names, floats, head, random_levels, role_shape, unit
-from comparison import check_series, check_stream
+from comparison import check_series, check_stream, without_map
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peer import Peer, PeerFailure
@@ -55,11 +55,44 @@ def test_random_models(peer: Peer, model: Arrays, options: EncodeOptions) -> Non
 @settings(settings.get_profile("interop"), max_examples=400)
 @given(model=models(), seed=seeds)
 def test_lossless_tensors(peer: Peer, model: Arrays, seed: int) -> None:
-    """RAW_FLOAT units, alone and between quantized ones."""
+    """RAW_FLOAT units, and what the model map makes exact tensors of, without the map: INT units;
+    alone and between quantized ones."""
     rng = np.random.default_rng(seed)
     # The names are any text, globs included: name the tensors anew.
     named = {f"{'q' if rng.random() < 0.3 else 'raw'}{i}": v for i, v in enumerate(model.values())}
-    check_stream(peer, encode(named, options=EncodeOptions(exclude=("raw*",))).data)
+    data = encode(named, options=EncodeOptions(exclude=("raw*",))).data
+    check_stream(peer, without_map(data), same_dtype=False)
+
+
+def test_raw_floats(peer: Peer) -> None:
+    """Values whose bits are as good as random, so that nothing is smaller."""
+    rng = np.random.default_rng(0)
+    values = np.ldexp(rng.uniform(-1, 1, (40, 30)), rng.integers(-120, 120, (40, 30)))
+    result = encode({"w": values.astype(np.float32)}, options=EncodeOptions(lossless=True))
+    assert [tensor.kind for tensor in result.report.tensors] == ["raw"]
+    check_stream(peer, result.data)
+
+
+@pytest.mark.parametrize("profile", [0, 1])
+def test_exact_representations(peer: Peer, profile: Literal[0, 1]) -> None:
+    """Steps, codebooks, grids, tables, bit patterns and halves, without the map."""
+    rng = np.random.default_rng(0)
+    steps = rng.integers(-7, 8, (60, 50))
+    table = rng.normal(0, 1, 16).astype(np.float32)
+    model = {
+        "step": (steps * 0.375).astype(np.float32),
+        "sparse": ((steps**3) * 2.0**-12).astype(np.float32),
+        "grid": (steps * np.float32(0.0123)).astype(np.float32),
+        "table": table[np.minimum(rng.geometric(0.2, (60, 50)), 15)],
+        "bits": rng.normal(0, 0.05, (60, 50)).astype(np.float32),
+        "halves": rng.normal(0, 0.05, (60, 50)),
+        "wide": rng.integers(-(2**40), 2**40, (9, 5)),
+    }
+    options = EncodeOptions(lossless=True, profile=profile)
+    data = encode(model, options=options).data
+    found = check_stream(peer, without_map(data))
+    assert [name for name in found if "." in name] == ["table.table", "halves.low", "wide.low"]
+    assert found["step"].tobytes() == model["step"].tobytes()
 
 
 @settings(settings.get_profile("interop"), max_examples=400)
@@ -74,8 +107,18 @@ def test_integer_types(peer: Peer, tensor: np.ndarray) -> None:
 def test_float_types(peer: Peer, dtype: str, raw: bool) -> None:
     """The reference ignores nnr_decompressed_data_format: it gives float32."""
     values = np.random.default_rng(1).normal(0, 0.1, (9, 14)).astype(np.float16).astype(dtype)
-    options = EncodeOptions(exclude=("*",) if raw else ())
-    check_stream(peer, encode({"w": values}, options=options).data, same_dtype=False)
+    if raw and dtype == "float16":
+        values = np.rint(32 * values) / np.float16(32) + np.float16(
+            0
+        )  # on a step: narrow floats are never raw
+    elif raw:
+        random_bits = np.random.default_rng(1).bytes(4 * values.size)
+        random = np.frombuffer(random_bits, np.float32).reshape(values.shape)
+        values = np.where(np.isfinite(random), random, 0).astype(dtype)
+    result = encode({"w": values}, options=EncodeOptions(exclude=("*",) if raw else ()))
+    kinds = {"float16": "step", "float64": "raw"} if raw else {dtype: "dq"}
+    assert result.report.tensors[0].kind == kinds[dtype]
+    check_stream(peer, result.data, same_dtype=False)
 
 
 def _codebook(rng: np.random.Generator, dq_flag: int) -> Codebook:

@@ -16,11 +16,15 @@ PACKAGE = Path(nnr_codec.__file__).parent
 ENCODER_SIDE = {
     "nnr_codec.choices",
     "nnr_codec.encoder",
+    "nnr_codec.exact",
     "nnr_codec.grouping",
+    "nnr_codec.model_mapping",
     "nnr_codec.tensor_encoder",
     "nnr_codec.unit_encoder",
     "nnr_codec.quantize.codebook",
     "nnr_codec.quantize.distortion",
+    "nnr_codec.quantize.grids",
+    "nnr_codec.quantize.integer_rate",
     "nnr_codec.quantize.rate",
 }
 DECODER_SIDE = [

@@ -1,0 +1,157 @@
+"""Grids: tensors whose values are integer multiples of one number, found out cheaply."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..unit_layout import Integers
+from .integer_rate import sampled
+from .qp import qp_delta_bits, step_size
+
+_FIRST_SAMPLE = 32
+_SAMPLE = 1024
+_MAX_MULTIPLE = 2**16
+"""A grid with larger integers is none: the values would hardly share it by more than chance."""
+
+_MAX_ROUNDS = 64  # of Euclid's algorithm
+
+
+def exact_step(values: npt.NDArray[np.float32], density: int) -> tuple[int, Integers] | None:
+    """Return a qp, and the integers that times its step are the values, bit by bit.
+
+    Args:
+        values: float32, flat.
+        density: qp_density.
+
+    Returns:
+        None if there is no such step, or only one of integers beyond 16 bits; of NaN, infinities
+        and negative zeros, too.
+    """
+    if any(_common_unit(sampled(values, size)) is None for size in (_FIRST_SAMPLE, _SAMPLE)):
+        return None
+    unit = _common_unit(values)
+    if unit is None:
+        return None
+    qp = _qp_of(*unit, density)
+    limit = 1 << (qp_delta_bits(density) - 1)
+    if qp is None or not -limit <= qp < limit:
+        return None
+    with np.errstate(all="ignore"):
+        multiples = values.astype(np.float64) / step_size(qp, density)
+        levels = multiples.astype(np.int32)
+        exact = levels.astype(np.float64) * step_size(qp, density)
+    same = np.array_equal(exact.astype(np.float32).view(np.uint32), values.view(np.uint32))
+    return (qp, levels) if same else None
+
+
+def _common_unit(values: npt.NDArray[Any]) -> tuple[int, int] | None:
+    """Return (odd factor, power of two) of the greatest number that divides all values.
+
+    None if that is too small for the largest of them, or they are not finite.
+    """
+    if not np.isfinite(values).all():
+        return None
+    mantissas, exponents = np.frexp(values[values != 0].astype(np.float64))
+    if mantissas.size == 0:
+        return 1, 0
+    whole = np.abs(mantissas * 2**24).astype(np.int64)
+    zeros = np.frexp((whole & -whole).astype(np.float64))[1] - 1
+    lowest = int((exponents - 24 + zeros).min())
+    if int(exponents.max()) - lowest > math.log2(_MAX_MULTIPLE):
+        return None
+    shifts = exponents - 24 - lowest
+    odd = int(np.gcd.reduce(np.where(shifts < 0, whole >> -shifts, whole << np.maximum(shifts, 0))))
+    return odd, lowest
+
+
+def _qp_of(odd: int, power: int, density: int) -> int | None:
+    """Return the qp whose step is odd * 2**power, or if no step is, that of 2**power."""
+    fraction, base = 1 << density, odd
+    octave = base.bit_length() - 1
+    if octave > density:
+        base, octave = 1, 0
+    scaled = base << (density - octave)  # of 2**density up to below twice that
+    return ((power + octave) << density) + scaled - fraction
+
+
+def scale_of(values: npt.NDArray[Any]) -> float | None:
+    """Return a number of which all values are integer multiples, rounded to their type.
+
+    The caller compares them nevertheless. None if there is no such number; a sample tells so of
+    ordinary values.
+    """
+    magnitudes = _magnitudes(sampled(values, _SAMPLE))
+    if magnitudes is None:
+        return None
+    rough = _approximate_divisor(magnitudes, float(_half_ulps(magnitudes, values.dtype)[-1]))
+    if rough is None:
+        return None
+    magnitudes = _magnitudes(values)
+    if magnitudes is None or magnitudes.size > _MAX_MULTIPLE:
+        return None
+    return _refined(magnitudes, _half_ulps(magnitudes, values.dtype), rough)
+
+
+def _magnitudes(values: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
+    """Return the distinct magnitudes but 0 in ascending order; None without any, or infinite."""
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        found: npt.NDArray[np.float64] = np.unique(np.abs(values.astype(np.float64)))
+    found = found[found != 0]
+    return found if found.size and np.isfinite(found).all() else None
+
+
+def _half_ulps(
+    magnitudes: npt.NDArray[np.float64], dtype: np.dtype[Any]
+) -> npt.NDArray[np.float64]:
+    exponents = np.frexp(magnitudes)[1]
+    found: npt.NDArray[np.float64] = np.ldexp(1.0, exponents - 1 - _mantissa_bits(dtype))
+    return found
+
+
+def _mantissa_bits(dtype: np.dtype[Any]) -> int:
+    """Return the bits of precision of a floating-point type."""
+    known = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
+    return known.get(dtype.name, 4 if "e4m3" in dtype.name else 3)
+
+
+def _approximate_divisor(magnitudes: npt.NDArray[np.float64], error: float) -> float | None:
+    """Euclid's algorithm on all values at once, which are uncertain by `error`."""
+    largest = float(magnitudes[-1])
+    divisor = float(magnitudes[0])
+    for _ in range(_MAX_ROUNDS):
+        if divisor * _MAX_MULTIPLE < largest or divisor < 4 * error:
+            return None
+        multiples = np.rint(magnitudes / divisor)
+        rest = np.abs(magnitudes - multiples * divisor)
+        # The divisor's own uncertainty grows with the multiple.
+        left = rest[rest > error * (2 + multiples)]
+        if left.size == 0:
+            return divisor
+        divisor = float(left.min())
+    return None
+
+
+def _refined(
+    magnitudes: npt.NDArray[np.float64], half_ulp: npt.NDArray[np.float64], scale: float
+) -> float | None:
+    """Return the shortest number near `scale` whose multiples round to the magnitudes."""
+    # The scale of the smaller magnitudes is exact enough to count the multiples of the larger.
+    for end in np.unique(np.geomspace(1, magnitudes.size, 24).astype(np.int64)):
+        scale = float(magnitudes[end - 1] / np.rint(magnitudes[end - 1] / scale))
+    multiples = np.rint(magnitudes / scale)
+    if float(multiples[0]) < 1 or float(multiples[-1]) > _MAX_MULTIPLE:
+        return None
+    low = float(((magnitudes - half_ulp) / multiples).max())
+    high = float(((magnitudes + half_ulp) / multiples).min())
+    if low > high:
+        return None
+    middle = (low + high) / 2
+    for digits in range(1, 18):
+        found = float(f"{middle:.{digits - 1}e}")
+        if low <= found <= high:
+            return found
+    return middle
