@@ -25,6 +25,9 @@ class AdaptiveRates {
   // Adapts the models to a decided integer; element i is the next in scan order.
   void adapt(int32_t level, uint64_t i) { binarizer_.put(level, i); }
 
+  // The next integer is the one behind dq state `state`.
+  void start_at(int state) { binarizer_.start_at(state); }
+
   void end_block_row() {
     sink_.contexts.reset();
     binarizer_.start_block_row();
@@ -48,6 +51,17 @@ class AdaptiveRates {
   }
 
   double bin(int context, unsigned value) const { return bins_[context].cost[value]; }
+
+  // Tabulates `magnitude` without a parent: table[k] for k = 1 .. size - 1.
+  void tabulate_magnitudes(bool negative, float* table, int size) const {
+    const int n = tensor_.unary_length;
+    for (int k = 1; k <= n && k < size; ++k) table[k] = static_cast<float>(magnitude_[negative][k]);
+    int prefix = 0;
+    for (int k = n + 1; k < size; ++prefix) {  // remainders of one prefix cost the same
+      const double rate = magnitude(k, negative, 0);
+      for (int end = k + (1 << prefix); k < end && k < size; ++k) table[k] = static_cast<float>(rate);
+    }
+  }
 
   // Rate of |k| >= 1, sign and significance apart, where the parent's integer is `parent`.
   double magnitude(int64_t magnitude, bool negative, int64_t parent) const {

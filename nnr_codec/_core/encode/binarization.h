@@ -102,6 +102,7 @@ class Binarizer {
   }
 
   void start_block_row() { place_.left = 0; }
+  void start_at(int state) { place_.state = state; }
 
   // Binarizes the integer of element `i`, the next in scan order.
   void put(int64_t level, uint64_t i) {

@@ -2,7 +2,8 @@
 // distortion alone (spec/bitstream.md, "Dependent quantization").
 #pragma once
 
-#include "distortion_trellis.h"
+#include "quantizer.h"
+#include "rate_trellis.h"
 
 namespace nnr {
 
@@ -126,6 +127,10 @@ inline void quantize_dependent(const QuantizerInput& input, const TensorChoices&
                                int32_t* levels) {
   if (input.lambda == 0) {
     DistortionTrellis(input, levels).run();
+    return;
+  }
+  if (input.syntax.is_plain(choices.history_enabled)) {
+    RateTrellis(input, choices, levels).run();
     return;
   }
   AdaptiveRates rates(input.syntax, choices, input.lambda);

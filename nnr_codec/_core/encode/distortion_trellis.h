@@ -56,6 +56,12 @@ class WaysBack {
 };
 inline constexpr WaysBack kWaysBack{};
 
+// Elements that are contiguous in memory and in the scan.
+struct Segment {
+  uint64_t first;
+  uint64_t count;
+};
+
 class DistortionTrellis {
  public:
   // `levels`: elements() integers, to be written.
@@ -75,10 +81,6 @@ class DistortionTrellis {
  private:
   static constexpr uint64_t kRun = 64;  // elements between reductions of the costs
 
-  struct Segment {
-    uint64_t first;
-    uint64_t count;
-  };
   // Least squared errors among the |q| of one residue.
   using Distortions = std::array<float, kRun>;
 
