@@ -26,7 +26,8 @@ struct Predecessors {
 };
 inline constexpr Predecessors kPredecessors{};
 
-// The search with rates: one survivor per state, each knowing the class of its last integer.
+// The search with rates of tensors that have a parent or history: one survivor per state, each
+// knowing the class of its last integer.
 class DependentTrellis : public Trellis<kDqStates> {
  public:
   DependentTrellis(const QuantizerInput& input, const AdaptiveRates& rates)
@@ -135,7 +136,7 @@ inline void quantize_dependent(const QuantizerInput& input, const TensorChoices&
   }
   AdaptiveRates rates(input.syntax, choices, input.lambda);
   DependentTrellis trellis(input, rates);
-  run_trellis(input, trellis, &rates, levels);
+  run_trellis(input, trellis, rates, levels);
 }
 
 }  // namespace nnr

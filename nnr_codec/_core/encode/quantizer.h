@@ -25,20 +25,20 @@ struct QuantizerInput {
 
 // Runs a search over all elements in scan order: a Trellis with step(element) and end_block_row().
 template <class Search>
-void run_trellis(const QuantizerInput& input, Search& trellis, AdaptiveRates* rates,
+void run_trellis(const QuantizerInput& input, Search& trellis, AdaptiveRates& rates,
                  int32_t* levels) {
   // Early decisions teach the models most: the first refreshes come soon.
   constexpr size_t kFirstInterval = 32;
   constexpr size_t kLastInterval = 512;
-  size_t interval = rates ? kFirstInterval : kLastInterval;
+  size_t interval = kFirstInterval;
   size_t since = 0;
   const auto decide = [&](uint64_t element, int32_t level) {
     levels[element] = level;
-    if (rates) rates->adapt(level, element);
+    rates.adapt(level, element);
   };
   for (uint64_t block_row = 0; block_row < input.syntax.block_rows(); ++block_row) {
     if (block_row > 0) {
-      if (rates) rates->end_block_row();
+      rates.end_block_row();
       trellis.end_block_row();
     }
     for_each_segment(input.syntax, block_row, false, [&](uint64_t, uint64_t first, uint64_t count) {
@@ -48,7 +48,7 @@ void run_trellis(const QuantizerInput& input, Search& trellis, AdaptiveRates* ra
         since = 0;
         interval = interval < kLastInterval ? 2 * interval : kLastInterval;
         trellis.settle(decide);
-        if (rates) rates->refresh();
+        rates.refresh();
       }
       return true;
     });

@@ -20,10 +20,11 @@ struct SurvivorStep {
   int32_t level(int state) const { return levels[state]; }
 };
 
-// A Step has an element, from(state) and level(state), as SurvivorStep.
-template <int kStates, class Step = SurvivorStep<kStates>>
+template <int kStates>
 class SurvivorWindow {
  public:
+  using Step = SurvivorStep<kStates>;
+
   Step& push(uint64_t element) {
     steps_.emplace_back();
     steps_.back().element = element;
@@ -91,7 +92,7 @@ inline constexpr double kUnreachable = std::numeric_limits<double>::infinity();
 
 // A trellis in progress: the cost of the survivor in each state, and how it came there. The
 // search starts in state 0.
-template <int kStates, class Step = SurvivorStep<kStates>>
+template <int kStates>
 class Trellis {
  public:
   Trellis() {
@@ -143,7 +144,7 @@ class Trellis {
     return best;
   }
 
-  SurvivorWindow<kStates, Step> window_;
+  SurvivorWindow<kStates> window_;
   double cost_[kStates];
 };
 

@@ -88,7 +88,7 @@ inline void quantize_uniform(const QuantizerInput& input, const TensorChoices& c
   }
   AdaptiveRates rates(input.syntax, choices, input.lambda);
   UniformTrellis trellis(input, rates);
-  run_trellis(input, trellis, &rates, levels);
+  run_trellis(input, trellis, rates, levels);
 }
 
 }  // namespace nnr
