@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from .errors import InvalidOptions
+from .errors import InvalidOptions, QuantizationOverflow
 from .options import EncodeOptions
 from .report import EncodeReport
 
@@ -76,7 +76,7 @@ def within_target(encode: Encoding, options: EncodeOptions, original_bytes: int)
     best: Draft | None = None
     offset = min(max(0, lowest), highest)
     while fits - exceeds > 1:
-        draft = encode(options.with_offset(offset))
+        draft = _encoded(encode, options, offset)
         sizes[offset] = draft.report.bytes
         if draft.report.bytes <= allowed:
             dropped, best, fits = best, draft, offset
@@ -84,12 +84,20 @@ def within_target(encode: Encoding, options: EncodeOptions, original_bytes: int)
             dropped, exceeds = draft, offset
         if dropped is not None:
             dropped.file.close()
-        bytes_per_step = draft.report.elements / 8 / (1 << options.qp_density)
+        bytes_per_step = max(draft.report.elements, 1) / 8 / (1 << options.qp_density)
         offset = _next_offset(sizes, allowed, exceeds, fits, bytes_per_step)
     if best is None:
         reason = f"{allowed} bytes cannot be reached: the coarsest quantization takes"
         raise InvalidOptions("target_size", f"{reason} {sizes[highest]}")
     return replace(best, report=replace(best.report, qp_offset=fits, encodings=len(sizes)))
+
+
+def _encoded(encode: Encoding, options: EncodeOptions, offset: int) -> Draft:
+    try:
+        return encode(options.with_offset(offset))
+    except QuantizationOverflow as error:
+        reason = f"cannot be reached: with a qp offset of {offset}, tensor {error}"
+        raise InvalidOptions("target_size", reason) from None
 
 
 def _next_offset(

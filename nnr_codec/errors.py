@@ -60,6 +60,10 @@ class InvalidModel(NnrError):
         self.reason = reason
 
 
+class QuantizationOverflow(InvalidModel):
+    """Quantized so coarsely, a parameter's values leave its element type."""
+
+
 class BitstreamError(NnrError):
     """Base of everything that can be wrong with a bitstream."""
 

@@ -18,7 +18,7 @@ from .factorization.restored import MAX_TABLE, Restored, scaled
 from .factorization.words import fold, is_rotated, rotated_left, words_of
 from .model import is_extension
 from .quantize.codebook import codebook_of
-from .quantize.grids import exact_step, scale_of
+from .quantize.grids import exact_step, may_be_on_step, scale_of
 from .quantize.integer_rate import estimated_bits, sampled
 from .unit_layout import Integers
 
@@ -141,6 +141,8 @@ def _step(values: npt.NDArray[Any], density: int) -> tuple[float, Representation
 
 def exact_of(values: npt.NDArray[Any], density: int) -> tuple[int, Integers] | None:
     """Return a qp and the integers that times its step are the values, or None."""
+    if not may_be_on_step(values.reshape(-1)):
+        return None
     narrow = values if values.dtype == np.float32 else _as_binary32(values)
     return None if narrow is None else exact_step(narrow.reshape(-1), density)
 

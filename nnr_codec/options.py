@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import numbers
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -141,8 +142,10 @@ class EncodeOptions:
         target = self.target_size
         if target is None:
             return
-        if isinstance(target, bool) or not isinstance(target, int | float):
+        if isinstance(target, bool) or not isinstance(target, numbers.Real):
             raise InvalidOptions("target_size", f"{target!r} is no number")
+        is_whole = isinstance(target, numbers.Integral)
+        object.__setattr__(self, "target_size", int(target) if is_whole else float(target))
         if not 0 < target < math.inf:
             raise InvalidOptions("target_size", f"{target!r} is not above 0")
 

@@ -1,4 +1,4 @@
-"""Encoding of one tensor of a model: which tools, which quantizer, the smallest data unit."""
+"""Encoding of a data unit of a model: which tools, which quantizer, the smallest result."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from ._core import (
     quantize,
 )
 from .bitstream import Codebook, Context, DataFormat, DataUnit, ParameterTypes, Parent, PayloadType
-from .errors import InvalidModel
+from .errors import InvalidModel, QuantizationOverflow
 from .exact import Representation, exact_of
 from .model import Parameter, is_extension
 from .options import EncodeOptions
 from .quantize.codebook import codebook_of, promises_codebook
 from .quantize.distortion import Distortion, distortion, largest_magnitude
-from .quantize.grids import exact_step
-from .quantize.integer_rate import estimated_bits
 from .quantize.qp import qp_delta_bits, step_size
 from .quantize.rate import lambda_of
 from .report import TensorReport
@@ -48,7 +46,7 @@ class EncodedTensors:
 
     Attributes:
         data: the unit, or the units of a tensor and its part.
-        reports: of its tensors; bytes are those of the first.
+        reports: of its tensors; bytes are those of the weight.
         skippable_bytes: about what its rows of zeros take that profile 1 might skip.
     """
 
@@ -137,8 +135,7 @@ class TensorEncoder:
         """Whether a step that is not finer than the quantizer's says the values of a tensor, which
         then does better in a unit of its own."""
         if parameter.name not in self._known_steps:
-            weights = np.ascontiguousarray(parameter.read(), dtype=np.float32).reshape(-1)
-            found = exact_step(weights, self._options.qp_density)
+            found = exact_of(parameter.read(), self._options.qp_density)
             asked = self._asked_qp(parameter, self._options.for_tensor(parameter.name))
             coarse = found is not None and found[0] >= asked and bool(found[1].any())
             self._known_steps[parameter.name] = coarse
@@ -244,13 +241,11 @@ class TensorEncoder:
         """Code a tensor exactly, if a step says its values: the unit and the step's qp."""
         if quantized.distortion.squared_error == 0:
             return None
-        weights = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-        found = exact_step(weights, self._options.qp_density)
+        found = exact_of(values, self._options.qp_density)
         if found is None:
             return None
         qp, levels = found
-        options = replace(quantized.options, unary_length=estimated_bits(levels)[1])
-        return self._encode_step(quantized.parameter, options, levels, qp), qp
+        return self._encode_step(quantized.parameter, quantized.options, levels, qp), qp
 
     def encode_block(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> EncodedTensors:
         """Encode the tensors of a layer, (name, values) by role, all to be quantized, as a BLOCK.
@@ -297,10 +292,10 @@ class TensorEncoder:
         levels = self._levels(parameter.shape, options, weights, step)
         # No tool changes what is decoded. Measured before there is a code, it needs less memory.
         syntax = self._quantizer_syntax(parameter.shape, options, 1)
-        found = distortion(weights, levels, syntax, step, values.dtype)
+        found = distortion(values.reshape(-1), levels, syntax, step)
         if found.overflows:
             reason = f"at qp {qp} some values become too large for {values.dtype}"
-            raise InvalidModel(parameter.name, reason)
+            raise QuantizationOverflow(parameter.name, reason)
         return _Quantized(parameter, options, levels, qp, asked, found)
 
     def _coarse_enough(self, name: str, qp: int, largest: float) -> int:
@@ -369,10 +364,6 @@ class TensorEncoder:
     ) -> Iterator[EncodedUnit]:
         rows, cols = matrix_shape(tuple(record.tensor_dimensions or ()))
         record.dq_flag = int(options.dq)
-        unary_length = options.unary_length
-        if unary_length == "auto":
-            unary_length = choose_unary_length(levels)
-        record.cabac_unary_length_minus1 = unary_length - 1
         record.scan_order = options.scan_order if rows > 1 and cols > 1 else 0
         tools = itertools.product(
             self._parents(record, options, rows * cols),
@@ -385,7 +376,15 @@ class TensorEncoder:
             coded = CodedLevels(
                 coded_levels, qp, row_skipping, history, options.search_initialization
             )
-            tried = replace(record, parent=parent, codebooks=codebooks)
+            unary_length = options.unary_length
+            if unary_length == "auto":
+                unary_length = choose_unary_length(coded_levels)
+            tried = replace(
+                record,
+                parent=parent,
+                codebooks=codebooks,
+                cabac_unary_length_minus1=unary_length - 1,
+            )
             tensors = {**vectors, "weight": coded}
             yield encode_data_unit(tried, tensors, self._context, self._parent_data)
 

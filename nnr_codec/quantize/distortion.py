@@ -36,35 +36,34 @@ def largest_magnitude(weights: npt.NDArray[np.float32]) -> float:
 
 
 def distortion(
-    weights: npt.NDArray[np.float32],
+    values: npt.NDArray[Any],
     levels: npt.NDArray[np.int32],
     syntax: TensorSyntax,
     step: float,
-    dtype: np.dtype[Any],
 ) -> Distortion:
-    """Compare weights with what a decoder makes of their integers.
+    """Compare a tensor with what a decoder makes of its integers.
 
     Args:
-        weights: flat float32.
+        values: flat, of the element type in which they come back.
         levels: integers as they are coded, before the doubling of dependent quantization; flat.
         syntax: of the tensor.
         step: the step size.
-        dtype: the element type in which the values come back.
     """
+    dtype = values.dtype
     if dtype == np.float32:
-        squared_error, energy, largest = measure_distortion(syntax, levels, step, weights)
+        squared_error, energy, largest = measure_distortion(syntax, levels, step, values)
         return Distortion(squared_error, energy, not np.isfinite(largest))
     integers = TensorToEncode(syntax, levels).reconstruct()
     squared_error = energy = 0.0
     overflows = False
-    for piece in _pieces(weights.size):
+    for piece in _pieces(values.size):
         with np.errstate(over="ignore"):
             decoded = dequantize(integers[piece], step).astype(dtype)
         overflows = overflows or not np.isfinite(decoded).all()
         with np.errstate(invalid="ignore"):
-            error = decoded.astype(np.float64) - weights[piece]
+            error = decoded.astype(np.float64) - values[piece]
             squared_error += float(error @ error)
-        energy += float(np.square(weights[piece], dtype=np.float64).sum())
+        energy += float(np.square(values[piece], dtype=np.float64).sum())
     return Distortion(squared_error, energy, overflows)
 
 

@@ -31,9 +31,7 @@ def exact_step(values: npt.NDArray[np.float32], density: int) -> tuple[int, Inte
         None if there is no such step, or only one of integers beyond 16 bits; of NaN, infinities
         and negative zeros, too.
     """
-    if any(_common_unit(sampled(values, size)) is None for size in (_FIRST_SAMPLE, _SAMPLE)):
-        return None
-    unit = _common_unit(values)
+    unit = _common_unit(values) if may_be_on_step(values) else None
     if unit is None:
         return None
     qp = _qp_of(*unit, density)
@@ -46,6 +44,13 @@ def exact_step(values: npt.NDArray[np.float32], density: int) -> tuple[int, Inte
         exact = levels.astype(np.float64) * step_size(qp, density)
     same = np.array_equal(exact.astype(np.float32).view(np.uint32), values.view(np.uint32))
     return (qp, levels) if same else None
+
+
+def may_be_on_step(values: npt.NDArray[Any]) -> bool:
+    """Whether samples of the values are multiples of one number."""
+    with np.errstate(all="ignore"):
+        samples = (sampled(values, size).astype(np.float32) for size in (_FIRST_SAMPLE, _SAMPLE))
+        return all(_common_unit(sample) is not None for sample in samples)
 
 
 def _common_unit(values: npt.NDArray[Any]) -> tuple[int, int] | None:

@@ -79,6 +79,22 @@ class TestTargetSize:
         with pytest.raises(InvalidOptions):
             encoded(model, target_size=3 * 4800, exclude=("b.weight",))
 
+    @pytest.mark.parametrize("empty", [{}, {"a": np.zeros((0, 3), np.float32)}])
+    def test_no_elements(self, empty: Arrays) -> None:
+        least = size(empty)
+        assert encoded(empty, target_size=least).report.bytes == least
+        with pytest.raises(InvalidOptions, match="target_size"):
+            encoded(empty, target_size=least - 1)
+
+    def test_values_that_leave_their_type(self) -> None:
+        values = np.random.default_rng(0).normal(0, 15000, (100, 100)).clip(-65000, 65000)
+        with pytest.raises(InvalidOptions, match=r"target_size.*'w'"):
+            encoded({"w": values.astype(np.float16)}, target_size=0.05)
+
+    @pytest.mark.parametrize("target", [np.int64(900_000), np.float32(0.5)])
+    def test_numbers_of_numpy(self, target: Any) -> None:
+        assert EncodeOptions(target_size=target).target_size == target
+
     def test_nothing_to_quantize(self) -> None:
         steps = {"steps": np.arange(300)}
         assert encoded(steps, target_size=size(steps)).report.bytes == size(steps)
@@ -207,6 +223,12 @@ class TestCodebook:
         assert encoded(model, dq=False).data == encoded(model, dq=False, group=False).data
         assert size(model) < size(model, group=False)
 
+    def test_unary_length_is_that_of_the_indices(self) -> None:
+        rng = np.random.default_rng(0)
+        values = rng.choice(np.arange(12) * 1000 - 6000, (200, 100)).astype(np.float32)
+        model = {"w": values * np.float32(2**-9.5)}
+        assert size(model, dq=False) <= 1.01 * size(model, dq=False, unary_length=8)
+
     @pytest.mark.parametrize("magnitude", [0.05, 1e6])
     def test_not_for_ordinary_weights(self, magnitude: float) -> None:
         values = np.random.default_rng(1).normal(0, magnitude, (60, 60)).astype(np.float32)
@@ -246,3 +268,10 @@ class TestPresets:
         fast = nnr_codec.encode(model, options=EncodeOptions.preset("fast")).report
         assert fast.bytes > size(model)
         assert fast.nmse == encoded(model).report.nmse
+
+
+def test_errors_of_float64_are_those_of_its_values() -> None:
+    values = np.random.default_rng(0).normal(0, 1, (50, 50))
+    result = encoded({"w": values}, qp=-127)
+    error = ((nnr_codec.decode(result.data or b"")["w"] - values) ** 2).sum()
+    assert result.report.tensors[0].squared_error == pytest.approx(error)
