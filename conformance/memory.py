@@ -113,10 +113,15 @@ def measure(folder: Path, size: float, largest: float) -> dict[str, Any]:
 
 def _run(module: str, source: Path, output: Path) -> dict[str, Any]:
     """Run a command on one thread; return its time and the peak of its memory."""
-    command = [sys.executable, "-m", module, str(source), "-o", str(output), "-q", "--threads", "1"]
+    command = [sys.executable, "-m", module, source.name, "-o", output.name, "-q", "--threads", "1"]
     start = time.perf_counter()
+    # Not where this was started: the sources there have no core beside them.
     done = subprocess.run(
-        [sys.executable, "-c", _PEAK, *command], stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-c", _PEAK, *command],
+        cwd=source.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     if done.returncode:
         sys.exit(f"{' '.join(command)}: exit code {done.returncode}")
