@@ -188,7 +188,14 @@ class StreamDecoder:
         keep_integers: bool,
     ) -> Iterator[list[DecodedTensor]]:
         with OrderedCalls[list[DecodedTensor]](executor, _MAX_PENDING) as calls:
-            while (unit := _next_after(calls, units)) is not None:
+            while True:
+                try:
+                    unit = next(units, None)
+                except BitstreamError:
+                    yield from calls.rest()  # errors of the units before it come first
+                    raise
+                if unit is None:
+                    break
                 parsed, record = unit
                 if self._splits(record):
                     yield from calls.rest()
@@ -234,17 +241,6 @@ def _data_units(
         record = parsed.record
         if isinstance(record, DataUnit) and (only is None or _matches(record, only, extras)):
             yield parsed, record
-
-
-def _next_after(
-    calls: OrderedCalls[list[DecodedTensor]], units: Iterator[tuple[ParsedUnit, DataUnit]]
-) -> tuple[ParsedUnit, DataUnit] | None:
-    """Return the next unit; if it is damaged, errors of the units before it come first."""
-    try:
-        return next(units, None)
-    except BitstreamError:
-        calls.wait()
-        raise
 
 
 def _matches(record: DataUnit, only: str, extras: ExtraTensors) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .errors import InvalidBitstream
+from .errors import InvalidBitstream, LimitExceeded
 from .factorization.model_map import Extra, MapError, ModelMap, Restored
 from .factorization.restored import restore
 from .factorization.tensor_order import TensorOrder
@@ -117,8 +117,12 @@ def join(tensor: DecodedTensor, entry: Restored, part: npt.NDArray[Any] | None) 
 
     Raises:
         InvalidBitstream: the map does not fit them.
+        LimitExceeded: they do not fit the memory.
     """
     try:
         return restore(entry, tensor.values, part)
+    except MemoryError:
+        limit = "memory of this machine, in elements"
+        raise LimitExceeded(limit, tensor.values.size, 0) from None
     except MapError as error:
         raise InvalidBitstream("model map", 0, f"tensor {tensor.name!r}: {error}") from None

@@ -58,11 +58,6 @@ class OrderedCalls(Generic[T]):
         while self._pending:
             yield self._next()
 
-    def wait(self) -> None:
-        """Wait for all calls; raise what the first that failed has raised."""
-        for future, _ in self._pending:
-            future.result()
-
     def _next(self) -> T:
         future, size = self._pending.popleft()
         self._bytes -= size

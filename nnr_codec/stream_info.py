@@ -10,7 +10,7 @@ import numpy as np
 from ._core import TensorSyntax, decode_codeword, peek_qp_delta
 from .bitstream import Context, DataUnit, ParsedUnit, PayloadType
 from .factorization.model_map import ModelMap, Restored
-from .factorization.tensor_order import TensorOrder, in_order
+from .factorization.tensor_order import TensorOrder
 from .quantize.qp import qp_delta_bits
 from .report import StreamInfo, TensorInfo
 from .unit_layout import ParentData, TensorLayout, tensor_layouts
@@ -39,8 +39,10 @@ def stream_info(units: Sequence[ParsedUnit]) -> StreamInfo:
     last = units[-1].context if units else Context()
     density, base_qp = last.quantization or (None, None)
     order = last.model_map.order if last.model_map else TensorOrder()
-    tensors = tuple(info for infos in in_order(by_unit, lambda: order) for info in infos)
-    return StreamInfo(last.profile, density, base_qp, len(units), header_bytes, tensors)
+    tensors = [info for infos in by_unit for info in order.within_unit(infos)]
+    if order.by_name:
+        tensors.sort(key=lambda info: info.name)
+    return StreamInfo(last.profile, density, base_qp, len(units), header_bytes, tuple(tensors))
 
 
 def _tensors(parsed: ParsedUnit, record: DataUnit, part_bytes: dict[str, int]) -> list[TensorInfo]:

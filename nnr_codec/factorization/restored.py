@@ -149,7 +149,7 @@ def _converted(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[An
         low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         if int(values.min()) < low or int(values.max()) > high:
             raise MapError(f"an integer does not fit {dtype}")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # signalling NaNs
         return values.astype(dtype)
 
 
@@ -178,7 +178,9 @@ def _from_integers(
     if second.shape != integers.shape:
         raise MapError(f"halves of the shapes {integers.shape} and {second.shape}")
     high = _words(entry, integers, 4, dtype).astype(np.uint64)
-    return ((high << 32) | second.view(np.uint32)).view(dtype)
+    high <<= np.uint64(32)  # in place: such tensors are large
+    high |= second.view(np.uint32)
+    return high.view(dtype)
 
 
 def scaled(integers: npt.NDArray[np.int32], scale: float, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
