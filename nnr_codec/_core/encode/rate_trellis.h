@@ -189,7 +189,9 @@ class RateTrellis {
   }
 
   static void put(StateRates& rates, int state, double rate) {
-    (state & 1 ? rates.odd : rates.even)[state / 2] = static_cast<float>(rate);
+    Quad& half = state & 1 ? rates.odd : rates.even;
+    const int lane = state / 2;
+    half[lane] = static_cast<float>(rate);
   }
 
   float cost(int state) const { return state & 1 ? odd_[state / 2] : even_[state / 2]; }
