@@ -21,7 +21,10 @@ from .codes import (
     TopologyFormat,
 )
 
-_DC = int(ParameterTypes.DC)  # as a plain number: arithmetic with enumerations is slow
+# As plain numbers: arithmetic with enumerations is slow.
+_DC, _LS, _BN, _BI = (
+    int(bit) for bit in (ParameterTypes.DC, ParameterTypes.LS, ParameterTypes.BN, ParameterTypes.BI)
+)
 
 
 @dataclass(slots=True)
@@ -313,9 +316,9 @@ class DataUnit:
             return ("weight",)
         types = self.compressed_parameter_types
         roles = ["G", "H"] if self.is_decomposed else ["weight"]
-        roles += ["local_scaling"] if types & ParameterTypes.LS else []
-        roles += ["beta", "gamma", "mean", "var"] if types & ParameterTypes.BN else []
-        roles += ["bias"] if types & ParameterTypes.BI else []
+        roles += ["local_scaling"] if types & _LS else []
+        roles += ["beta", "gamma", "mean", "var"] if types & _BN else []
+        roles += ["bias"] if types & _BI else []
         return tuple(roles)
 
     def coding_roles(self) -> tuple[str, ...]:

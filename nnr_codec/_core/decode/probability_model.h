@@ -8,36 +8,65 @@
 
 namespace nnr {
 
+// What one bin does to the states, for one pair of shifts.
+struct alignas(512) StateTransition {
+  int8_t fast[256];       // the next state, by the state + 128
+  int16_t slow_step[33];  // by the state over 128 + 16, rounded away from the bin's side
+};
+
+// All of them, from kStateStep.
+struct StateTransitions {
+  StateTransition of[2 * kShiftPairCount];  // bin 0 and bin 1 of each pair of shifts
+
+  constexpr StateTransitions() : of() {
+    for (int pair = 0; pair < kShiftPairCount; ++pair)
+      for (int bin = 0; bin < 2; ++bin) {
+        StateTransition& transition = of[2 * pair + bin];
+        const int sign = bin ? 1 : -1;
+        for (int state = -128; state < 128; ++state)
+          transition.fast[state + 128] = static_cast<int8_t>(
+              state + sign * (step(floor_shift(sign * state, 3)) >> kShiftPairs[pair][0]));
+        for (int bucket = -16; bucket <= 16; ++bucket)
+          transition.slow_step[bucket + 16] =
+              static_cast<int16_t>(sign * (step(sign * bucket) >> kShiftPairs[pair][1]));
+      }
+  }
+
+ private:
+  // No state gets to bucket 16: the step of bucket 15 is 0.
+  static constexpr int step(int bucket) { return bucket > 15 ? 0 : kStateStep[16 + bucket]; }
+  static constexpr int floor_shift(int value, int shift) {
+    return value >= 0 ? value >> shift : -((-value + (1 << shift) - 1) >> shift);
+  }
+};
+inline constexpr StateTransitions kStateTransitions{};
+
 // Two estimators of different inertia; their weighted sum S gives the probability.
 struct ProbabilityModel {
   int16_t fast_state = 0;  // -128..127
   int16_t slow_state = 0;  // -2048..2047
-  uint8_t fast_shift = 5;
-  uint8_t slow_shift = 4;
+  uint8_t shift_pair = 0;
 
   // Sets the model to initialization index `index`, 0..8; also what a reset does.
   void initialize(int index) {
     const ModelInitialization& init = kInitialization[index];
     fast_state = init.fast_state;
     slow_state = static_cast<int16_t>(init.combined - 16 * init.fast_state);
-    fast_shift = init.fast_shift;
-    slow_shift = init.slow_shift;
+    shift_pair = init.shift_pair;
   }
 
   int64_t combined() const { return int64_t{16} * fast_state + slow_state; }
 
-  void update(unsigned bin) { update(bin, fast_shift, slow_shift); }
+  void update(unsigned bin) { update(bin, shift_pair); }
 
-  // The same for shifts that are known already.
-  void update(unsigned bin, int known_fast_shift, int known_slow_shift) {
+  // The same for a pair of shifts that is known already.
+  void update(unsigned bin, unsigned known_shift_pair) {
     // All in 64 bits: what indexes a table needs no widening.
-    const int64_t negate = static_cast<int64_t>(bin) - 1;  // 0 for bin 1, -1 for bin 0
-    const int64_t fast = (fast_state ^ negate) - negate;
-    const int64_t slow = (slow_state ^ negate) - negate;
-    const int64_t fast_step = kStateStep[16 + (fast >> 3)] >> known_fast_shift;
-    const int64_t slow_step = kStateStep[16 + (slow >> 7)] >> known_slow_shift;
-    fast_state = static_cast<int16_t>(fast_state + ((fast_step ^ negate) - negate));
-    slow_state = static_cast<int16_t>(slow_state + ((slow_step ^ negate) - negate));
+    const StateTransition& transition = kStateTransitions.of[2 * known_shift_pair + bin];
+    const int64_t slow = slow_state;
+    const int64_t rounding = 127 & (static_cast<int64_t>(bin) - 1);
+    fast_state = transition.fast[int64_t{fast_state} + 128];
+    slow_state = static_cast<int16_t>(slow + transition.slow_step[((slow + rounding) >> 7) + 16]);
   }
 };
 

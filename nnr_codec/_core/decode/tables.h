@@ -31,18 +31,21 @@ inline constexpr uint8_t kLpsRange[8][32] = {
     {228, 200, 174, 150, 132, 116, 102, 90, 80, 70, 62, 54, 48, 42, 36, 32,
      28,  26,  22,  20,  18,  16,  14,  14, 10, 10, 8,  8,  6,  6,  4,  4}};
 
+// The pairs of adaptation shifts: applied to the step of the 8-bit state, and of the 12-bit one.
+inline constexpr int kShiftPairCount = 4;
+inline constexpr int kShiftPairs[kShiftPairCount][2] = {{5, 4}, {4, 5}, {6, 6}, {7, 5}};
+
 // What an initialization index 0..8 sets: adaptation shifts of both states, and the states.
 struct ModelInitialization {
-  uint8_t fast_shift;  // applied to the step of the 8-bit state
-  uint8_t slow_shift;  // applied to the step of the 12-bit state
+  uint8_t shift_pair;
   int16_t combined;    // 16 * fast state + slow state
   int16_t fast_state;
 };
 
 inline constexpr int kInitializationCount = 9;
 inline constexpr ModelInitialization kInitialization[kInitializationCount] = {
-    {5, 4, 0, 0},    {5, 4, -1310, -41}, {5, 4, 3039, 95}, {4, 5, 0, 0},  {6, 6, 962, 30},
-    {6, 6, 3039, 95}, {6, 6, -673, -21},  {7, 5, 0, 0},     {7, 5, 962, 30}};
+    {0, 0, 0},     {0, -1310, -41}, {0, 3039, 95}, {1, 0, 0},  {2, 962, 30},
+    {2, 3039, 95}, {2, -673, -21},  {3, 0, 0},     {3, 962, 30}};
 
 // Dependent quantization: the next state by state and parity of the coded integer.
 inline constexpr int kDqStates = 8;

@@ -13,9 +13,6 @@
 
 namespace nnr {
 
-// The pairs of shifts that initialization indices set, in the order of their first indices.
-inline constexpr int kShiftPairs[4][2] = {{5, 4}, {4, 5}, {6, 6}, {7, 5}};
-
 // The bins of one context under each of the nine indices.
 class ContextTrial {
  public:
@@ -88,26 +85,26 @@ class ContextTrial {
 
   // The same with one model for each pair of shifts, which are constants here.
   void run_shift_pairs(uint64_t* spent) {
-    run_two<kShiftPairs[0][0], kShiftPairs[0][1], kShiftPairs[1][0], kShiftPairs[1][1]>(0, spent);
-    run_two<kShiftPairs[2][0], kShiftPairs[2][1], kShiftPairs[3][0], kShiftPairs[3][1]>(2, spent);
+    run_two<0>(spent);
+    run_two<2>(spent);
   }
 
-  template <int kFast0, int kSlow0, int kFast1, int kSlow1>
-  void run_two(int first, uint64_t* spent) {
-    ProbabilityModel a = models_[first];
-    ProbabilityModel b = models_[first + 1];
+  template <unsigned kFirst>
+  void run_two(uint64_t* spent) {
+    ProbabilityModel a = models_[kFirst];
+    ProbabilityModel b = models_[kFirst + 1];
     uint64_t sums[2] = {};
     for (int i = 0; i < buffered_; ++i) {
       const unsigned bin = buffer_[i];
       sums[0] += bin_cost(a, bin);
       sums[1] += bin_cost(b, bin);
-      a.update(bin, kFast0, kSlow0);
-      b.update(bin, kFast1, kSlow1);
+      a.update(bin, kFirst);
+      b.update(bin, kFirst + 1);
     }
-    models_[first] = a;
-    models_[first + 1] = b;
-    spent[first] = sums[0];
-    spent[first + 1] = sums[1];
+    models_[kFirst] = a;
+    models_[kFirst + 1] = b;
+    spent[kFirst] = sums[0];
+    spent[kFirst + 1] = sums[1];
   }
 
   // Models of equal shifts run into the same states sooner or later, and stay together. The four
@@ -127,8 +124,7 @@ class ContextTrial {
 
   // Whether two models hardly differ any more. Rounding can keep them apart for ever.
   static bool same(const ProbabilityModel& a, const ProbabilityModel& b) {
-    return a.fast_shift == b.fast_shift && a.slow_shift == b.slow_shift &&
-           std::abs(a.combined() - b.combined()) <= kSame;
+    return a.shift_pair == b.shift_pair && std::abs(a.combined() - b.combined()) <= kSame;
   }
 
   ProbabilityModel models_[kInitializationCount];  // the first leaders_ of them, all different
