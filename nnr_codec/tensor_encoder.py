@@ -317,14 +317,23 @@ class TensorEncoder:
         """Return the integers of weights; flat."""
         lambda_ = lambda_of(options.lambda_scale, options.dq)
         unary_length = options.unary_length
-        if unary_length == "auto":  # what rates depend on, which without lambda are not asked for
-            syntax = self._quantizer_syntax(shape, options, 1)
-            levels = quantize(syntax, weights, step)
-            if lambda_ == 0:
-                return levels
-            unary_length = choose_unary_length(levels)
+        if unary_length == "auto":  # rates depend on it, which without lambda are not asked for
+            unary_length = self._likely_unary_length(shape, options, weights, step) if lambda_ else 1
         syntax = self._quantizer_syntax(shape, options, unary_length)
         return quantize(syntax, weights, step, lambda_)
+
+    def _likely_unary_length(
+        self,
+        shape: tuple[int, ...],
+        options: EncodeOptions,
+        weights: npt.NDArray[np.float32],
+        step: float,
+    ) -> int:
+        """Return N for the integers of weights before there are any: as rounding makes them."""
+        syntax = self._quantizer_syntax(shape, replace(options, dq=False), 1)
+        # Dependent quantization takes every other multiple of the step for one integer.
+        rounded = quantize(syntax, weights, 2 * step if options.dq else step)
+        return choose_unary_length(rounded)
 
     def _quantizer_syntax(
         self, shape: tuple[int, ...], options: EncodeOptions, unary_length: int

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -45,10 +46,10 @@ class RateTrellis {
 
  private:
   static constexpr float kOutOfReach = std::numeric_limits<float>::infinity();
-  static constexpr int kTabulated = 128;  // magnitudes whose rates are in a table
+  static constexpr int kTabulated = 256;  // |q| whose rates are in a table
   // Elements between refreshes of the rates: few at first, when models learn most.
   static constexpr size_t kFirstInterval = 32;
-  static constexpr size_t kLastInterval = 512;
+  static constexpr size_t kLastInterval = 1024;
   // Of a long interval, what the models are adapted to: its end is enough.
   static constexpr size_t kAdapted = 192;
 
@@ -64,16 +65,18 @@ class RateTrellis {
   };
 
   Candidates candidates(uint64_t i, double size, bool negative) const {
-    const double importance = input_.importance_of(i);
+    const auto importance = static_cast<float>(input_.importance_of(i));
     const int base = static_cast<int>(size) - 1;
+    const auto above = static_cast<float>(size - base);  // 1..2
+    // By place behind base. Of base -1 and 0, what is not positive stands for four more.
+    constexpr Quad kPlaces[3] = {{4, 5, 2, 3}, {4, 1, 2, 3}, {0, 1, 2, 3}};
+    const Quad error = above - kPlaces[base < 1 ? base + 1 : 2];
+    const Quad costs = importance * (error * error) + rates_from(base, negative);
     Candidates found;
-    found.zero = static_cast<float>(importance * (size * size));
-    for (int residue = 0; residue < 4; ++residue) {
-      const int q = nearest(base, residue);
-      const double error = size - static_cast<double>(q);
-      found.of_residue[residue] = static_cast<float>(importance * (error * error)) +
-                                  magnitude_rate((q + (residue & 1)) >> 1, negative);
-    }
+    const auto zero_error = static_cast<float>(size);
+    found.zero = importance * (zero_error * zero_error);
+    for (int residue = 0; residue < 4; ++residue)
+      found.of_residue[residue] = costs[(residue - base) & 3];
     return found;
   }
 
@@ -83,9 +86,18 @@ class RateTrellis {
     return q + (q <= 0 ? 4 : 0);
   }
 
-  float magnitude_rate(int magnitude, bool negative) const {
-    return magnitude < kTabulated ? magnitude_[negative][magnitude]
-                                  : static_cast<float>(rates_.magnitude(magnitude, negative, 0));
+  static int magnitude_of(int q) { return (q + (q & 1)) >> 1; }
+
+  // Rates of the magnitudes of |q| = base .. base + 3.
+  Quad rates_from(int base, bool negative) const {
+    Quad rates;
+    if (base + 3 < kTabulated) {
+      std::memcpy(&rates, &rate_of_q_[negative][base + 1], sizeof rates);
+      return rates;
+    }
+    for (int k = 0; k < 4; ++k)
+      rates[k] = static_cast<float>(rates_.magnitude(magnitude_of(base + k), negative, 0));
+    return rates;
   }
 
   void step(uint64_t i) {
@@ -145,7 +157,7 @@ class RateTrellis {
     const double size = std::fabs(static_cast<double>(input_.weights[i]) * inverse_step_);
     const int residue = way >> 6 & 3;
     const int q = nearest(static_cast<int>(size) - 1, residue);
-    const int magnitude = ((q + (residue & 1)) >> 1) & other;
+    const int magnitude = magnitude_of(q) & other;
     const int negative = -static_cast<int>(input_.weights[i] < 0);
     return (magnitude ^ negative) - negative;  // without branches: signs are hard to predict
   }
@@ -184,8 +196,14 @@ class RateTrellis {
           put(other_[left][negative], s,
               rates_.bin(significance, 1) + rates_.bin(ContextLayout::sign(left, 0), negative));
       }
-    for (int negative = 0; negative < 2; ++negative)
-      rates_.tabulate_magnitudes(negative != 0, magnitude_[negative], kTabulated);
+    for (int negative = 0; negative < 2; ++negative) {
+      float of_magnitude[kTabulated / 2 + 1];
+      rates_.tabulate_magnitudes(negative != 0, of_magnitude, kTabulated / 2 + 1);
+      float* rates = rate_of_q_[negative] + 1;
+      for (int q = 1; q < kTabulated; ++q) rates[q] = of_magnitude[magnitude_of(q)];
+      rates[-1] = rates[3];  // as `nearest` has it
+      rates[0] = rates[4];
+    }
   }
 
   static void put(StateRates& rates, int state, double rate) {
@@ -209,7 +227,7 @@ class RateTrellis {
   AdaptiveRates rates_;
   StateRates zero_[3];      // by class of the last integer
   StateRates other_[3][2];  // and by sign, which is rated here
-  float magnitude_[2][kTabulated] = {};
+  float rate_of_q_[2][1 + kTabulated] = {};  // from |q| = -1 on
   Quad even_ = {0, kOutOfReach, kOutOfReach, kOutOfReach};
   Quad odd_ = {kOutOfReach, kOutOfReach, kOutOfReach, kOutOfReach};
   QuadMask even_other_ = {};  // whether the survivor's last integer is not zero
