@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .factorization.restored import MAX_TABLE, Restored, scaled
 from .factorization.words import fold, is_rotated, rotated_left, words_of
-from .model import is_extension
+from .model import is_float
 from .quantize.codebook import codebook_of
 from .quantize.grids import exact_step, may_be_on_step, scale_of
 from .quantize.integer_rate import estimated_bits, sampled
@@ -89,7 +89,7 @@ def represent(values: npt.NDArray[Any], density: int) -> Representation | None:
     Returns:
         None for integers that INT holds as they are.
     """
-    if values.dtype.kind != "f" and not is_extension(values.dtype):
+    if not is_float(values.dtype):
         return _of_integers(values)
     flat = values.reshape(-1)
     found = [_bits(flat) if values.dtype.itemsize < 8 else _halves(flat)]

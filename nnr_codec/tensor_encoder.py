@@ -20,7 +20,7 @@ from ._core import (
 from .bitstream import Codebook, Context, DataFormat, DataUnit, ParameterTypes, Parent, PayloadType
 from .errors import InvalidModel, QuantizationOverflow
 from .exact import Representation, exact_of
-from .model import Parameter, is_extension
+from .model import Parameter, is_float, is_signed_float
 from .options import EncodeOptions
 from .quantize.codebook import codebook_of, promises_codebook
 from .quantize.distortion import Distortion, distortion, largest_magnitude
@@ -110,14 +110,12 @@ class TensorEncoder:
         parameter = Parameter.from_array(name, values)
         if name in self._exact:
             return self._encode_exact(parameter, values, self._exact[name])
-        if not _is_float(values.dtype):
+        if not is_float(values.dtype):
             return self._encode_integers(parameter, values)
         return self._encode_quantized(parameter, values)
 
     def _is_quantized(self, parameter: Parameter) -> bool:
-        # float8_e8m0fnu holds powers of two alone, no zero: nothing to quantize.
-        possible = _is_float(parameter.dtype) and parameter.dtype.name != "float8_e8m0fnu"
-        return possible and parameter.name not in self._exact
+        return is_signed_float(parameter.dtype) and parameter.name not in self._exact
 
     def may_join(self, weight: Parameter, vector: Parameter) -> bool:
         """Whether a weight and a vector can be in one block, whose header says some things once."""
@@ -451,10 +449,6 @@ class TensorEncoder:
 
     def _parent_data(self, name: str, elements: int) -> ParentData:
         return self._series.parent_data(name, elements, label="parent", offset=0)
-
-
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or is_extension(dtype)
 
 
 def _parameter_types(roles: Container[str]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..model import dtype_of, is_extension
+from ..model import dtype_of, is_float
 from .map_checks import MapError, check_keys, checked_dtype, checked_shape, shortened, typed
 from .words import is_rotated, unfold
 
@@ -99,7 +99,7 @@ def _check_meaning(name: str, entry: Restored) -> None:
         raise MapError(f"{shortened(name)}: {keys[0]} needs a dtype that is not bool")
     dtype = dtype_of(entry.dtype)
     if entry.scale is not None:
-        fits = _is_float(dtype)
+        fits = is_float(dtype)
     else:
         fits = (dtype.itemsize == 8) == (entry.low is not None)
     if not fits:
@@ -137,15 +137,10 @@ def restore(
     return values if entry.shape is None else values.reshape(entry.shape)
 
 
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or is_extension(dtype)
-
-
 def _converted(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    is_float = _is_float(dtype)
-    if is_float != (values.dtype.kind == "f"):
+    if is_float(dtype) != (values.dtype.kind == "f"):
         raise MapError(f"the model map wants {dtype}, the unit holds {values.dtype}")
-    if not is_float:
+    if not is_float(dtype):
         low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         if int(values.min()) < low or int(values.max()) > high:
             raise MapError(f"an integer does not fit {dtype}")
