@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from .bitstream import Context, DataFormat, DataUnit, ParameterTypes, PayloadType
 from .errors import InvalidModel
-from .exact import Representation, exact_of
+from .exact import Representation, exact_of, levels_of
+from .grouping import USUALLY_SAVED_BYTES
 from .model import Parameter, is_float, is_signed_float
 from .options import EncodeOptions
 from .report import TensorReport
@@ -24,7 +25,6 @@ from .unit_layout import Integers
 # What nnr_decompressed_data_format tells every decoder; the other types stand in the model map.
 _INT_FORMATS = {"int8": DataFormat.INT8, "int16": DataFormat.INT16, "int64": DataFormat.INT64}
 _FLOAT_FORMATS = {"float16": DataFormat.FLOAT16, "float64": DataFormat.FLOAT64}
-_SAVED_BY_BLOCK = 8  # bytes of a vector, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ class TensorEncoder:
         self._options = options
         self._exact = exact
         self._context = context
-        self._known_steps: dict[str, bool] = {}  # whether a tensor is on a step
+        # The qp of the step that says a tensor's values; None without, or if all of them are zero.
+        self._known_steps: dict[str, int | None] = {}
         # The second edition's units have identities, so that updates can refer to them.
         self._node_ids = series.node_ids(names) if context.profile == 1 else {}
         self._search = ToolSearch(context, series, self._node_ids)
@@ -99,10 +100,10 @@ class TensorEncoder:
         then does better in a unit of its own."""
         if parameter.name not in self._known_steps:
             found = exact_of(parameter.read(), self._options.qp_density)
-            asked = asked_qp(parameter, self._options.for_tensor(parameter.name))
-            coarse = found is not None and found[0] >= asked and bool(found[1].any())
-            self._known_steps[parameter.name] = coarse
-        return self._known_steps[parameter.name]
+            self._known_steps[parameter.name] = found[0] if found and found[1].any() else None
+        qp = self._known_steps[parameter.name]
+        options = self._options.for_tensor(parameter.name)
+        return qp is not None and qp >= asked_qp(parameter, options)
 
     def _wants_codebook(self, vector: Parameter, options: EncodeOptions) -> bool:
         """Whether a codebook, which the vectors of a block do not have, saves more than a block."""
@@ -118,7 +119,7 @@ class TensorEncoder:
             )
             for tried in (options.codebook, False)
         )
-        return len(with_codebook.data) + _SAVED_BY_BLOCK < len(without.data)
+        return len(with_codebook.data) + USUALLY_SAVED_BYTES < len(without.data)
 
     def _record(self, name: str, shape: tuple[int, ...], payload_type: PayloadType) -> DataUnit:
         return DataUnit(
@@ -135,12 +136,12 @@ class TensorEncoder:
             return self._encode_raw(parameter, values)
         tensor_options = self._options.for_tensor(parameter.name)
         options = replace(tensor_options, dq=False, unary_length=exact.unary_length)
-        if exact.kind == "step":
-            found = exact_of(values, self._options.qp_density)
-            if found is None:  # the first pass found one
+        if exact.qp is not None:
+            on_step = levels_of(values, exact.qp, self._options.qp_density)
+            if on_step is None:  # in the first pass they were
                 raise InvalidModel(parameter.name, "was changed while it was encoded")
-            unit = self._encode_step(parameter, options, found[1], found[0])
-            report = _report(parameter, exact.kind, len(unit.data), found[0])
+            unit = self._encode_step(parameter, options, on_step, exact.qp)
+            report = _report(parameter, exact.kind, len(unit.data), exact.qp)
             return EncodedTensors(unit.data, [report])
         levels, second = exact.integers(values)
         unit = self._search.smallest(
@@ -165,10 +166,11 @@ class TensorEncoder:
     def _encode_step(
         self, parameter: Parameter, options: EncodeOptions, levels: Integers, qp: int
     ) -> EncodedUnit:
-        """Code integers as they are, or by a codebook if that is smaller."""
+        """Code integers times a step, which `options` do not quantize dependently, as they are or
+        by a codebook if that is smaller."""
         record = self._record(parameter.name, parameter.shape, PayloadType.FLOAT)
         record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(parameter.dtype.name)
-        return self._search.smallest(record, replace(options, dq=False, codebook=True), levels, qp)
+        return self._search.smallest(record, replace(options, codebook=True), levels, qp)
 
     def _encode_integers(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensors:
         record = self._record(parameter.name, parameter.shape, PayloadType.INT)
@@ -198,11 +200,23 @@ class TensorEncoder:
         """Code a tensor exactly, if a step says its values: the unit and the step's qp."""
         if quantized.distortion.squared_error == 0:
             return None
-        found = exact_of(values, self._options.qp_density)
+        found = self._step(quantized.parameter.name, values)
         if found is None:
             return None
         qp, levels = found
-        return self._encode_step(quantized.parameter, quantized.options, levels, qp), qp
+        options = replace(quantized.options, dq=False)
+        return self._encode_step(quantized.parameter, options, levels, qp), qp
+
+    def _step(self, name: str, values: npt.NDArray[Any]) -> tuple[int, Integers] | None:
+        """Return the qp of a step, and the integers that times the step are a tensor's values."""
+        density = self._options.qp_density
+        if name not in self._known_steps:
+            return exact_of(values, density)
+        qp = self._known_steps[name]
+        if qp is None:
+            return None
+        levels = levels_of(values, qp, density)
+        return None if levels is None else (qp, levels)
 
     def encode_block(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> EncodedTensors:
         """Encode the tensors of a layer, (name, values) by role, all to be quantized, as a BLOCK.

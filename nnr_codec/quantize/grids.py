@@ -38,12 +38,24 @@ def exact_step(values: npt.NDArray[np.float32], density: int) -> tuple[int, Inte
     limit = 1 << (qp_delta_bits(density) - 1)
     if qp is None or not -limit <= qp < limit:
         return None
+    levels = levels_on_step(values, qp, density)
+    return None if levels is None else (qp, levels)
+
+
+def levels_on_step(values: npt.NDArray[np.float32], qp: int, density: int) -> Integers | None:
+    """Return the integers that times the step of `qp` are the values, bit by bit; None without.
+
+    Args:
+        values: float32, flat.
+        qp: quantization parameter.
+        density: qp_density.
+    """
+    step = step_size(qp, density)
     with np.errstate(all="ignore"):
-        multiples = values.astype(np.float64) / step_size(qp, density)
-        levels = multiples.astype(np.int32)
-        exact = levels.astype(np.float64) * step_size(qp, density)
+        levels = (values.astype(np.float64) / step).astype(np.int32)
+        exact = levels.astype(np.float64) * step
     same = np.array_equal(exact.astype(np.float32).view(np.uint32), values.view(np.uint32))
-    return (qp, levels) if same else None
+    return levels if same else None
 
 
 def may_be_on_step(values: npt.NDArray[Any]) -> bool:
