@@ -16,6 +16,9 @@ from .report import EncodeReport
 _IN_MEMORY = 1 << 20
 """Bytes of a stream beyond which it waits in a temporary file."""
 
+_MAX_GUESSES = 6
+"""Streams after which the offset is found by halving, lest a strange model take hundreds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:
@@ -124,7 +127,3 @@ def _next_offset(
         guess = nearest + round((sizes[nearest] - allowed) / bytes_per_step)
         guess += 1 if exceeds in sizes else -1
     return min(max(guess, exceeds + 1), fits - 1)
-
-
-_MAX_GUESSES = 6
-"""Streams after which the offset is found by halving, lest a strange model take hundreds."""
