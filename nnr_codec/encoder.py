@@ -1,4 +1,4 @@
-"""The encoder: load, quantize, code, write."""
+"""The encoder: load, represent what travels exactly, group layers, encode unit by unit, write."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .grouping import SAVED_BYTES, Group, Grouping, group_layers, ungrouped
 from .model import Model, Parameter
 from .model_mapping import coded_names, map_model, travels_exactly, with_representations
 from .options import DecodeLimits, EncodeOptions
-from .ordered_calls import OrderedCalls
+from .ordered_calls import ordered_results
 from .report import EncodeReport, TensorReport
 from .series import Series
 from .tensor_encoder import EncodedTensors, TensorEncoder
@@ -37,6 +37,12 @@ _MAX_PENDING = 64
 
 _BYTES_PER_ELEMENT = 12
 """What encoding holds of an element: its value, its integer, and what decoders make of that."""
+
+_NODE_ID_BYTES = 2
+"""What a data unit of profile 1 has more than one of profile 0."""
+
+_WORTH_ENCODING_AGAIN = 0.005
+"""The part of a stream that must be there to be saved."""
 
 ModelLike = str | os.PathLike[str] | Model | Mapping[str, Any]
 
@@ -200,16 +206,9 @@ class StreamEncoder:
         """Find the representations of tensors that travel exactly, in a first pass over them."""
         density = self._options.qp_density
         chosen = [p for p in parameters if travels_exactly(p, self._options)]
-        found: list[Representation | None] = []
-        if self._executor is None:
-            found += (represent(parameter.read(), density) for parameter in chosen)
-        else:
-            with OrderedCalls[Representation | None](self._executor, _MAX_PENDING) as calls:
-                for parameter in chosen:
-                    size = _BYTES_PER_ELEMENT * parameter.size
-                    found += calls.room_for(size)
-                    calls.submit(size, represent, parameter.read(), density)
-                found += calls.rest()
+        values = ((_BYTES_PER_ELEMENT * p.size, p.read) for p in chosen)
+        call = partial(represent, density=density)
+        found = ordered_results(self._executor, call, values, _MAX_PENDING)
         return {p.name: r for p, r in zip(chosen, found, strict=True) if r is not None}
 
     def _grouping(
@@ -227,17 +226,11 @@ class StreamEncoder:
         return group_layers(coded, encoder.may_join, map_bytes, by_name=not model_map.owners)
 
     def _encoded(self, encoder: TensorEncoder, groups: list[Group]) -> Iterator[EncodedTensors]:
-        """Encode in order; with an executor a few units ahead, their memory bounded."""
-        if self._executor is None:
-            for group in groups:
-                yield encoder.encode_unit(_values(group))
-            return
-        with OrderedCalls[EncodedTensors](self._executor, _MAX_PENDING) as calls:
-            for group in groups:
-                size = _BYTES_PER_ELEMENT * sum(parameter.size for parameter in group.values())
-                yield from calls.room_for(size)
-                calls.submit(size, encoder.encode_unit, _values(group))
-            yield from calls.rest()
+        values = (
+            (_BYTES_PER_ELEMENT * sum(p.size for p in group.values()), partial(_values, group))
+            for group in groups
+        )
+        return ordered_results(self._executor, encoder.encode_unit, values, _MAX_PENDING)
 
     def report(self, seconds: float = 0.0) -> EncodeReport:
         """Return sizes and errors of what was encoded."""
@@ -270,13 +263,6 @@ def _map_text(model_map: ModelMap) -> str:
 def _values(group: Group) -> dict[str, tuple[str, npt.NDArray[Any]]]:
     """Read the tensors of a unit: (name, values) by role."""
     return {role: (parameter.name, parameter.read()) for role, parameter in group.items()}
-
-
-_NODE_ID_BYTES = 2
-"""What a data unit of profile 1 has more than one of profile 0."""
-
-_WORTH_ENCODING_AGAIN = 0.005
-"""The part of a stream that must be there to be saved."""
 
 
 def save_file(
