@@ -83,9 +83,11 @@ def parse_restored(name: str, data: Any, max_dimensions: int) -> Restored:
 
 def _scale(value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not _LEAST_SCALE <= value < _GREATEST_SCALE:
-        raise MapError(f"{shortened(value)} is no scale: a positive, normal binary32 number's size")
-    return float(value)
+    if is_number and _LEAST_SCALE <= value < _GREATEST_SCALE:
+        scale = float(value)
+        if scale < _GREATEST_SCALE:  # to which whole numbers just below it are rounded
+            return scale
+    raise MapError(f"{shortened(value)} is no scale: a positive, normal binary32 number's size")
 
 
 def _check_meaning(name: str, entry: Restored) -> None:
@@ -162,7 +164,7 @@ def _from_integers(
 ) -> npt.NDArray[Any]:
     """Turn integers into the values that they stand for."""
     if entry.scale is not None:
-        return scaled(integers, entry.scale, dtype)
+        return _multiples(integers, entry.scale, dtype)
     if entry.part is None:
         return _words(entry, integers, dtype.itemsize, dtype).view(dtype)
     if part is None:
@@ -176,6 +178,16 @@ def _from_integers(
     high <<= np.uint64(32)  # in place: such tensors are large
     high |= second.view(np.uint32)
     return high.view(dtype)
+
+
+def _multiples(
+    integers: npt.NDArray[np.int32], scale: float, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Return the values on a grid, all of which are finite."""
+    ends = np.array([integers.min(), integers.max()], np.int32)
+    if not np.isfinite(scaled(ends, scale, dtype)).all():
+        raise MapError(f"a multiple of the scale {scale:g} is beyond {dtype}")
+    return scaled(integers, scale, dtype)
 
 
 def scaled(integers: npt.NDArray[np.int32], scale: float, dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -158,7 +158,10 @@ def _refined(
     """Return the shortest number near `scale` whose multiples round to the magnitudes."""
     # The scale of the smaller magnitudes is exact enough to count the multiples of the larger.
     for end in np.unique(np.geomspace(1, magnitudes.size, 24).astype(np.int64)):
-        scale = float(magnitudes[end - 1] / np.rint(magnitudes[end - 1] / scale))
+        multiple = np.rint(magnitudes[end - 1] / scale)
+        if multiple < 1:  # a sample without the smallest ones gave too large a scale
+            return None
+        scale = float(magnitudes[end - 1] / multiple)
     multiples = np.rint(magnitudes / scale)
     if float(multiples[0]) < 1 or float(multiples[-1]) > _MAX_MULTIPLE:
         return None
