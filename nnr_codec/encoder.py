@@ -204,11 +204,11 @@ class StreamEncoder:
 
     def _represented(self, parameters: list[Parameter]) -> dict[str, Representation]:
         """Find the representations of tensors that travel exactly, in a first pass over them."""
-        density = self._options.qp_density
         chosen = [p for p in parameters if travels_exactly(p, self._options)]
-        values = ((_BYTES_PER_ELEMENT * p.size, p.read) for p in chosen)
-        call = partial(represent, density=density)
-        found = ordered_results(self._executor, call, values, _MAX_PENDING)
+        calls = (
+            (_BYTES_PER_ELEMENT * p.size, partial(_with_options, p, self._options)) for p in chosen
+        )
+        found = ordered_results(self._executor, _representation, calls, _MAX_PENDING)
         return {p.name: r for p, r in zip(chosen, found, strict=True) if r is not None}
 
     def _grouping(
@@ -258,6 +258,20 @@ def _map_text(model_map: ModelMap) -> str:
     if len(text.encode()) > limit:
         raise InvalidModel("model map", f"longer than {limit} bytes")
     return text
+
+
+def _with_options(
+    parameter: Parameter, options: EncodeOptions
+) -> tuple[npt.NDArray[Any], EncodeOptions]:
+    """Read a tensor: its values, and its own options."""
+    return parameter.read(), options.for_tensor(parameter.name)
+
+
+def _representation(
+    tensor: tuple[npt.NDArray[Any], EncodeOptions],
+) -> Representation | None:
+    values, options = tensor
+    return represent(values, options.qp_density, codebook=bool(options.codebook))
 
 
 def _values(group: Group) -> dict[str, tuple[str, npt.NDArray[Any]]]:

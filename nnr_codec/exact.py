@@ -79,12 +79,15 @@ class Representation:
         return fold(high, self.entry.bits, rotated=True), low.view(np.int32)
 
 
-def represent(values: npt.NDArray[Any], density: int) -> Representation | None:
+def represent(
+    values: npt.NDArray[Any], density: int, codebook: bool = True
+) -> Representation | None:
     """Return what is expected to be the smallest exact representation of a tensor.
 
     Args:
         values: of any type that can be coded, not empty.
         density: qp_density.
+        codebook: whether the integers of a step may be coded by a codebook.
 
     Returns:
         None for integers that INT holds as they are.
@@ -93,7 +96,9 @@ def represent(values: npt.NDArray[Any], density: int) -> Representation | None:
         return _of_integers(values)
     flat = values.reshape(-1)
     found = [_bits(flat) if values.dtype.itemsize < 8 else _halves(flat)]
-    found += [c for c in (_raw(flat), _step(flat, density), _on_grid(flat)) if c is not None]
+    found += [
+        c for c in (_raw(flat), _step(flat, density, codebook), _on_grid(flat)) if c is not None
+    ]
     if values.dtype.itemsize < 8 and (table := _in_table(flat)) is not None:
         found.append(table)
     return min(found, key=lambda candidate: candidate[0])[1]
@@ -126,17 +131,19 @@ def _as_binary32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
     return narrow if same else None
 
 
-def _step(values: npt.NDArray[Any], density: int) -> tuple[float, Representation] | None:
+def _step(
+    values: npt.NDArray[Any], density: int, codebook: bool
+) -> tuple[float, Representation] | None:
     found = exact_of(values, density)
     if found is None:
         return None
     qp, levels = found
     bits, length = estimated_bits(levels)
-    indexed = codebook_of(levels)
+    indexed = codebook_of(levels) if codebook else None
     if indexed is not None:
-        codebook, indices = indexed
+        book, indices = indexed
         own, own_length = estimated_bits(indices)
-        own += _BITS_OF_CODEBOOK_VALUE * len(codebook.values)
+        own += _BITS_OF_CODEBOOK_VALUE * len(book.values)
         bits, length = min((bits, length), (own, own_length))
     return bits, Representation("step", Restored(), length, qp)
 

@@ -167,10 +167,12 @@ class TensorEncoder:
         self, parameter: Parameter, options: EncodeOptions, levels: Integers, qp: int
     ) -> EncodedUnit:
         """Code integers times a step, which `options` do not quantize dependently, as they are or
-        by a codebook if that is smaller."""
+        by a codebook if that is smaller, whatever it promises."""
         record = self._record(parameter.name, parameter.shape, PayloadType.FLOAT)
         record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(parameter.dtype.name)
-        return self._search.smallest(record, replace(options, codebook=True), levels, qp)
+        return self._search.smallest(
+            record, replace(options, codebook=bool(options.codebook)), levels, qp
+        )
 
     def _encode_integers(self, parameter: Parameter, values: npt.NDArray[Any]) -> EncodedTensors:
         record = self._record(parameter.name, parameter.shape, PayloadType.INT)

@@ -229,6 +229,24 @@ class TestCodebook:
         model = {"w": values * np.float32(2**-9.5)}
         assert size(model, dq=False) <= 1.01 * size(model, dq=False, unary_length=8)
 
+    @pytest.mark.parametrize("options", [{"lossless": True}, {"dq": False}, {"dq": True}])
+    def test_exact_steps_obey_the_option(self, options: dict[str, Any]) -> None:
+        rng = np.random.default_rng(1)
+        values = (rng.choice([-900, -17, 0, 250, 803], (60, 60)) * 2.0**-9).astype(np.float32)
+        options = {**options, "qp": -20}  # too coarse for them
+        assert self.codebooks(values, **options) == [5]
+        assert self.codebooks(values, **options, codebook=False) == [None]
+        overrides = (("w", {"codebook": False}),)
+        assert self.codebooks(values, **options, overrides=overrides) == [None]
+
+    def test_without_a_codebook_lossless_takes_the_next_best(self) -> None:
+        """A table in the model map takes hardly more, integers as they are twice as much."""
+        rng = np.random.default_rng(1)
+        values = (rng.choice([-900, -17, 0, 250, 803], (60, 60)) * 2.0**-9).astype(np.float32)
+        off, on = (encoded({"w": values}, lossless=True, codebook=flag) for flag in (False, True))
+        assert [t.kind for r in (off, on) for t in r.report.tensors] == ["table", "step"]
+        assert on.report.bytes < off.report.bytes < 1.2 * on.report.bytes
+
     @pytest.mark.parametrize("magnitude", [0.05, 1e6])
     def test_not_for_ordinary_weights(self, magnitude: float) -> None:
         values = np.random.default_rng(1).normal(0, magnitude, (60, 60)).astype(np.float32)
