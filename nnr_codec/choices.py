@@ -60,20 +60,23 @@ def smaller_profile(encode: Encoding, options: EncodeOptions) -> Draft:
     return kept
 
 
-def within_target(encode: Encoding, options: EncodeOptions, original_bytes: int) -> Draft:
+def within_target(
+    encode: Encoding, options: EncodeOptions, original_bytes: int, quantizes: bool
+) -> Draft:
     """Encode with the least offset of all qp at which the stream is within the target size.
 
     Args:
         encode: makes a stream.
         options: with a target size.
         original_bytes: bytes of the model, of which the target may be a fraction.
+        quantizes: whether any tensor is quantized; else no offset changes anything.
 
     Raises:
-        InvalidOptions: the coarsest quantization is not enough.
+        InvalidOptions: the coarsest quantization is not enough, or nothing is quantized.
     """
     target = options.target_size or 0
     allowed = int(target * original_bytes) if isinstance(target, float) else target
-    lowest, highest = options.offset_range()
+    lowest, highest = options.offset_range() if quantizes else (0, 0)
     exceeds, fits = lowest - 1, highest + 1  # offsets next to which the answer lies
     sizes: dict[int, int] = {}
     best: Draft | None = None
@@ -90,8 +93,9 @@ def within_target(encode: Encoding, options: EncodeOptions, original_bytes: int)
         bytes_per_step = max(draft.report.elements, 1) / 8 / (1 << options.qp_density)
         offset = _next_offset(sizes, allowed, exceeds, fits, bytes_per_step)
     if best is None:
-        reason = f"{allowed} bytes cannot be reached: the coarsest quantization takes"
-        raise InvalidOptions("target_size", f"{reason} {sizes[highest]}")
+        least = "the coarsest quantization" if quantizes else "nothing is quantized: the stream"
+        reason = f"{allowed} bytes cannot be reached: {least} takes {sizes[highest]}"
+        raise InvalidOptions("target_size", reason)
     return replace(best, report=replace(best.report, qp_offset=fits, encodings=len(sizes)))
 
 

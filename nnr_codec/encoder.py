@@ -25,7 +25,13 @@ from .factorization.model_map import ModelMap
 from .factorization.tensor_order import TensorOrder
 from .grouping import SAVED_BYTES, Group, Grouping, group_layers, ungrouped
 from .model import Model, Parameter
-from .model_mapping import coded_names, map_model, travels_exactly, with_representations
+from .model_mapping import (
+    coded_names,
+    is_quantized,
+    map_model,
+    travels_exactly,
+    with_representations,
+)
 from .options import DecodeLimits, EncodeOptions
 from .ordered_calls import ordered_results
 from .report import EncodeReport, TensorReport
@@ -111,7 +117,9 @@ def encode(
         if options.target_size is None:
             kept = smaller(options)
         else:
-            kept = within_target(smaller, options, sum(p.nbytes for p in model.values()))
+            quantizes = any(is_quantized(p, options) for p in model.values())
+            original_bytes = sum(p.nbytes for p in model.values())
+            kept = within_target(smaller, options, original_bytes, quantizes)
         kept.copy_to(output)
         data = output.getvalue() if isinstance(output, io.BytesIO) else None
     return EncodeResult(replace(kept.report, seconds=time.perf_counter() - start), data)

@@ -46,12 +46,18 @@ def map_model(parameters: Iterable[Parameter]) -> tuple[list[Parameter], ModelMa
     return coded, ModelMap(restored, tuple(extras))
 
 
+def is_quantized(parameter: Parameter, options: EncodeOptions) -> bool:
+    """Tell whether a parameter is quantized, so that its size depends on its qp."""
+    coded = parameter.size > 0 and parameter.tied_to is None
+    return coded and is_signed_float(parameter.dtype) and options.quantizes(parameter.name)
+
+
 def travels_exactly(parameter: Parameter, options: EncodeOptions) -> bool:
     """Tell whether a parameter may need an exact representation: floats that are not quantized,
     and integers of more than 31 bits."""
     if not is_float(parameter.dtype):
         return parameter.dtype.name in ("int64", "uint64", "uint32")
-    return not (is_signed_float(parameter.dtype) and options.quantizes(parameter.name))
+    return not is_quantized(parameter, options)
 
 
 def with_representations(model_map: ModelMap, exact: Mapping[str, Representation]) -> ModelMap:

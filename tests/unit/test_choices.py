@@ -109,6 +109,31 @@ class TestTargetSize:
         wanted = {"a.weight": -38, "b.weight": -30, "a.bias": -60}
         assert {name: qps[name] for name in wanted} == {n: q + offset for n, q in wanted.items()}
 
+    @pytest.mark.parametrize(("limit", "target"), [(127, 4500), (-128, 25_000)])
+    def test_an_override_at_its_limit_stays_there(
+        self, model: Arrays, limit: int, target: int
+    ) -> None:
+        report = encoded(model, target_size=target, overrides=(("a.bias", {"qp": limit}),)).report
+        offset = report.qp_offset
+        assert offset != 0
+        qps = {tensor.name: tensor.qp for tensor in report.tensors}
+        assert (qps["a.weight"], qps["a.bias"]) == (-38 + offset, limit)
+        assert report.bytes <= target
+
+    @pytest.mark.parametrize("options", [{"lossless": True}, {"exclude": ("*",)}])
+    def test_lossless_is_encoded_once(self, model: Arrays, options: dict[str, Any]) -> None:
+        least = size(model, **options)
+        seen: list[str] = []
+        result = nnr_codec.encode(
+            model,
+            options=EncodeOptions(target_size=least, **options),
+            progress=lambda tensor: seen.append(tensor.name),
+        )
+        assert len(seen) == len(model)
+        assert (result.report.encodings, result.report.bytes) == (1, least)
+        with pytest.raises(InvalidOptions, match=f"nothing is quantized: .* takes {least}$"):
+            encoded(model, target_size=least - 1, **options)
+
     def test_density(self, model: Arrays) -> None:
         options = {"qp_density": 0, "qp": -9, "nonweight_qp": -18}
         report = encoded(model, target_size=6000, **options).report
