@@ -156,7 +156,8 @@ class EncodeOptions:
 
         ===========  =====================================================================
         ``default``  the defaults
-        ``fast``     no searches: contexts start alike, and no tool is tried for its size
+        ``fast``     no searches: contexts start alike, and no tool is tried for its size, the
+                     contexts of parents neither
         ``best``     rate-distortion optimized quantization: at the same qp a smaller
                      stream and a slightly larger error, and less of both at a finer qp
         ===========  =====================================================================
@@ -281,6 +282,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "search_initialization": False,
         "row_skipping": False,
         "codebook": False,
+        "temporal_contexts": False,
         "history_contexts": False,
     },
     # At equal squared error 0.5 to 5 % smaller than without; from a scale of 2 on, larger again.

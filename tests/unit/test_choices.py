@@ -11,6 +11,7 @@ import pytest
 
 import nnr_codec
 from nnr_codec import EncodeOptions, EncodeResult, InvalidOptions
+from nnr_codec.bitstream import DataUnit, parse_units
 from nnr_codec.options import PRESETS
 
 Arrays = dict[str, np.ndarray]
@@ -311,6 +312,20 @@ class TestPresets:
         fast = nnr_codec.encode(model, options=EncodeOptions.preset("fast")).report
         assert fast.bytes > size(model)
         assert fast.nmse == encoded(model).report.nmse
+
+    def test_fast_tries_no_contexts_of_parents(self, model: Arrays) -> None:
+        """A unit encoded with the integers of the stream before would be another one."""
+        base = encoded(model).data or b""
+
+        def update(**changes: Any) -> list[int | None]:
+            options = EncodeOptions.preset("fast", **changes)
+            data = nnr_codec.encode(model, options=options, parents=[base]).data or b""
+            records = [parsed.record for parsed in parse_units(data)]
+            parents = [record.parent for record in records if isinstance(record, DataUnit)]
+            return [parent.temporal_context_modeling_flag for parent in parents if parent]
+
+        assert update() == []
+        assert set(update(temporal_contexts=True)) == {1}
 
 
 def test_errors_of_float64_are_those_of_its_values() -> None:
