@@ -16,6 +16,9 @@ from .report import EncodeReport
 _IN_MEMORY = 1 << 20
 """Bytes of a stream beyond which it waits in a temporary file."""
 
+_MAX_GUESSES = 6
+"""Streams after which the offset is found by halving, lest a strange model take hundreds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:
@@ -57,20 +60,23 @@ def smaller_profile(encode: Encoding, options: EncodeOptions) -> Draft:
     return kept
 
 
-def within_target(encode: Encoding, options: EncodeOptions, original_bytes: int) -> Draft:
+def within_target(
+    encode: Encoding, options: EncodeOptions, original_bytes: int, quantizes: bool
+) -> Draft:
     """Encode with the least offset of all qp at which the stream is within the target size.
 
     Args:
         encode: makes a stream.
         options: with a target size.
         original_bytes: bytes of the model, of which the target may be a fraction.
+        quantizes: whether any tensor is quantized; else no offset changes anything.
 
     Raises:
-        InvalidOptions: the coarsest quantization is not enough.
+        InvalidOptions: the coarsest quantization is not enough, or nothing is quantized.
     """
     target = options.target_size or 0
     allowed = int(target * original_bytes) if isinstance(target, float) else target
-    lowest, highest = options.offset_range()
+    lowest, highest = options.offset_range() if quantizes else (0, 0)
     exceeds, fits = lowest - 1, highest + 1  # offsets next to which the answer lies
     sizes: dict[int, int] = {}
     best: Draft | None = None
@@ -87,8 +93,9 @@ def within_target(encode: Encoding, options: EncodeOptions, original_bytes: int)
         bytes_per_step = max(draft.report.elements, 1) / 8 / (1 << options.qp_density)
         offset = _next_offset(sizes, allowed, exceeds, fits, bytes_per_step)
     if best is None:
-        reason = f"{allowed} bytes cannot be reached: the coarsest quantization takes"
-        raise InvalidOptions("target_size", f"{reason} {sizes[highest]}")
+        least = "the coarsest quantization" if quantizes else "nothing is quantized: the stream"
+        reason = f"{allowed} bytes cannot be reached: {least} takes {sizes[highest]}"
+        raise InvalidOptions("target_size", reason)
     return replace(best, report=replace(best.report, qp_offset=fits, encodings=len(sizes)))
 
 
@@ -124,7 +131,3 @@ def _next_offset(
         guess = nearest + round((sizes[nearest] - allowed) / bytes_per_step)
         guess += 1 if exceeds in sizes else -1
     return min(max(guess, exceeds + 1), fits - 1)
-
-
-_MAX_GUESSES = 6
-"""Streams after which the offset is found by halving, lest a strange model take hundreds."""

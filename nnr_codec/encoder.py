@@ -1,4 +1,4 @@
-"""The encoder: load, quantize, code, write."""
+"""The encoder: load, represent what travels exactly, group layers, encode unit by unit, write."""
 
 from __future__ import annotations
 
@@ -25,9 +25,15 @@ from .factorization.model_map import ModelMap
 from .factorization.tensor_order import TensorOrder
 from .grouping import SAVED_BYTES, Group, Grouping, group_layers, ungrouped
 from .model import Model, Parameter
-from .model_mapping import coded_names, map_model, travels_exactly, with_representations
+from .model_mapping import (
+    coded_names,
+    is_quantized,
+    map_model,
+    travels_exactly,
+    with_representations,
+)
 from .options import DecodeLimits, EncodeOptions
-from .ordered_calls import OrderedCalls
+from .ordered_calls import ordered_results
 from .report import EncodeReport, TensorReport
 from .series import Series
 from .tensor_encoder import EncodedTensors, TensorEncoder
@@ -37,6 +43,12 @@ _MAX_PENDING = 64
 
 _BYTES_PER_ELEMENT = 12
 """What encoding holds of an element: its value, its integer, and what decoders make of that."""
+
+_NODE_ID_BYTES = 2
+"""What a data unit of profile 1 has more than one of profile 0."""
+
+_WORTH_ENCODING_AGAIN = 0.005
+"""The part of a stream that must be there to be saved."""
 
 ModelLike = str | os.PathLike[str] | Model | Mapping[str, Any]
 
@@ -105,7 +117,9 @@ def encode(
         if options.target_size is None:
             kept = smaller(options)
         else:
-            kept = within_target(smaller, options, sum(p.nbytes for p in model.values()))
+            quantizes = any(is_quantized(p, options) for p in model.values())
+            original_bytes = sum(p.nbytes for p in model.values())
+            kept = within_target(smaller, options, original_bytes, quantizes)
         kept.copy_to(output)
         data = output.getvalue() if isinstance(output, io.BytesIO) else None
     return EncodeResult(replace(kept.report, seconds=time.perf_counter() - start), data)
@@ -198,18 +212,11 @@ class StreamEncoder:
 
     def _represented(self, parameters: list[Parameter]) -> dict[str, Representation]:
         """Find the representations of tensors that travel exactly, in a first pass over them."""
-        density = self._options.qp_density
         chosen = [p for p in parameters if travels_exactly(p, self._options)]
-        found: list[Representation | None] = []
-        if self._executor is None:
-            found += (represent(parameter.read(), density) for parameter in chosen)
-        else:
-            with OrderedCalls[Representation | None](self._executor, _MAX_PENDING) as calls:
-                for parameter in chosen:
-                    size = _BYTES_PER_ELEMENT * parameter.size
-                    found += calls.room_for(size)
-                    calls.submit(size, represent, parameter.read(), density)
-                found += calls.rest()
+        calls = (
+            (_BYTES_PER_ELEMENT * p.size, partial(_with_options, p, self._options)) for p in chosen
+        )
+        found = ordered_results(self._executor, _representation, calls, _MAX_PENDING)
         return {p.name: r for p, r in zip(chosen, found, strict=True) if r is not None}
 
     def _grouping(
@@ -227,17 +234,11 @@ class StreamEncoder:
         return group_layers(coded, encoder.may_join, map_bytes, by_name=not model_map.owners)
 
     def _encoded(self, encoder: TensorEncoder, groups: list[Group]) -> Iterator[EncodedTensors]:
-        """Encode in order; with an executor a few units ahead, their memory bounded."""
-        if self._executor is None:
-            for group in groups:
-                yield encoder.encode_unit(_values(group))
-            return
-        with OrderedCalls[EncodedTensors](self._executor, _MAX_PENDING) as calls:
-            for group in groups:
-                size = _BYTES_PER_ELEMENT * sum(parameter.size for parameter in group.values())
-                yield from calls.room_for(size)
-                calls.submit(size, encoder.encode_unit, _values(group))
-            yield from calls.rest()
+        values = (
+            (_BYTES_PER_ELEMENT * sum(p.size for p in group.values()), partial(_values, group))
+            for group in groups
+        )
+        return ordered_results(self._executor, encoder.encode_unit, values, _MAX_PENDING)
 
     def report(self, seconds: float = 0.0) -> EncodeReport:
         """Return sizes and errors of what was encoded."""
@@ -267,16 +268,23 @@ def _map_text(model_map: ModelMap) -> str:
     return text
 
 
+def _with_options(
+    parameter: Parameter, options: EncodeOptions
+) -> tuple[npt.NDArray[Any], EncodeOptions]:
+    """Read a tensor: its values, and its own options."""
+    return parameter.read(), options.for_tensor(parameter.name)
+
+
+def _representation(
+    tensor: tuple[npt.NDArray[Any], EncodeOptions],
+) -> Representation | None:
+    values, options = tensor
+    return represent(values, options.qp_density, codebook=bool(options.codebook))
+
+
 def _values(group: Group) -> dict[str, tuple[str, npt.NDArray[Any]]]:
     """Read the tensors of a unit: (name, values) by role."""
     return {role: (parameter.name, parameter.read()) for role, parameter in group.items()}
-
-
-_NODE_ID_BYTES = 2
-"""What a data unit of profile 1 has more than one of profile 0."""
-
-_WORTH_ENCODING_AGAIN = 0.005
-"""The part of a stream that must be there to be saved."""
 
 
 def save_file(

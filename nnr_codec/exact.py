@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from .factorization.restored import MAX_TABLE, Restored, scaled
 from .factorization.words import fold, is_rotated, rotated_left, words_of
-from .model import is_extension
+from .model import is_float
 from .quantize.codebook import codebook_of
-from .quantize.grids import exact_step, may_be_on_step, scale_of
+from .quantize.grids import exact_step, levels_on_step, may_be_on_step, scale_of
 from .quantize.integer_rate import estimated_bits, sampled
 from .unit_layout import Integers
 
@@ -79,21 +79,26 @@ class Representation:
         return fold(high, self.entry.bits, rotated=True), low.view(np.int32)
 
 
-def represent(values: npt.NDArray[Any], density: int) -> Representation | None:
+def represent(
+    values: npt.NDArray[Any], density: int, codebook: bool = True
+) -> Representation | None:
     """Return what is expected to be the smallest exact representation of a tensor.
 
     Args:
         values: of any type that can be coded, not empty.
         density: qp_density.
+        codebook: whether the integers of a step may be coded by a codebook.
 
     Returns:
         None for integers that INT holds as they are.
     """
-    if values.dtype.kind != "f" and not is_extension(values.dtype):
+    if not is_float(values.dtype):
         return _of_integers(values)
     flat = values.reshape(-1)
     found = [_bits(flat) if values.dtype.itemsize < 8 else _halves(flat)]
-    found += [c for c in (_raw(flat), _step(flat, density), _on_grid(flat)) if c is not None]
+    found += [
+        c for c in (_raw(flat), _step(flat, density, codebook), _on_grid(flat)) if c is not None
+    ]
     if values.dtype.itemsize < 8 and (table := _in_table(flat)) is not None:
         found.append(table)
     return min(found, key=lambda candidate: candidate[0])[1]
@@ -118,23 +123,27 @@ def _raw(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:
 
 def _as_binary32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
     """Return the values as binary32 if that keeps every bit of them, else None."""
+    if values.dtype == np.float32:
+        return values
     with np.errstate(all="ignore"):
         narrow = values.astype(np.float32)
         same = np.array_equal(words_of(narrow.astype(values.dtype)), words_of(values))
     return narrow if same else None
 
 
-def _step(values: npt.NDArray[Any], density: int) -> tuple[float, Representation] | None:
+def _step(
+    values: npt.NDArray[Any], density: int, codebook: bool
+) -> tuple[float, Representation] | None:
     found = exact_of(values, density)
     if found is None:
         return None
     qp, levels = found
     bits, length = estimated_bits(levels)
-    indexed = codebook_of(levels)
+    indexed = codebook_of(levels) if codebook else None
     if indexed is not None:
-        codebook, indices = indexed
+        book, indices = indexed
         own, own_length = estimated_bits(indices)
-        own += _BITS_OF_CODEBOOK_VALUE * len(codebook.values)
+        own += _BITS_OF_CODEBOOK_VALUE * len(book.values)
         bits, length = min((bits, length), (own, own_length))
     return bits, Representation("step", Restored(), length, qp)
 
@@ -143,8 +152,14 @@ def exact_of(values: npt.NDArray[Any], density: int) -> tuple[int, Integers] | N
     """Return a qp and the integers that times its step are the values, or None."""
     if not may_be_on_step(values.reshape(-1)):
         return None
-    narrow = values if values.dtype == np.float32 else _as_binary32(values)
+    narrow = _as_binary32(values)
     return None if narrow is None else exact_step(narrow.reshape(-1), density)
+
+
+def levels_of(values: npt.NDArray[Any], qp: int, density: int) -> Integers | None:
+    """Return the integers that times the step of a known `qp` are the values, or None."""
+    narrow = _as_binary32(values)
+    return None if narrow is None else levels_on_step(narrow.reshape(-1), qp, density)
 
 
 def _on_grid(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:

@@ -14,7 +14,17 @@ import numpy.typing as npt
 
 from nnr_codec.errors import InvalidModel
 
-__all__ = ["Array", "Model", "Parameter", "Role", "dtype_of", "is_extension", "supported_dtype"]
+__all__ = [
+    "Array",
+    "Model",
+    "Parameter",
+    "Role",
+    "dtype_of",
+    "is_extension",
+    "is_float",
+    "is_signed_float",
+    "supported_dtype",
+]
 
 Array = npt.NDArray[Any]
 Role = Literal["weight", "nonweight"]
@@ -55,6 +65,19 @@ def dtype_of(name: str) -> np.dtype[Any]:
 def is_extension(dtype: np.dtype[Any]) -> bool:
     """Tell whether `dtype` is bfloat16 or a float8 type, which numpy has from `ml_dtypes` alone."""
     return dtype.name in _EXTENSION_DTYPES
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Tell whether `dtype`, which can be coded, is a floating-point type."""
+    return dtype.kind == "f" or is_extension(dtype)
+
+
+def is_signed_float(dtype: np.dtype[Any]) -> bool:
+    """Tell whether `dtype` is a floating-point type with a sign bit and a zero.
+
+    All are but float8_e8m0fnu, which holds positive powers of two alone: nothing to quantize.
+    """
+    return is_float(dtype) and dtype.name != "float8_e8m0fnu"
 
 
 def supported_dtype(name: str, dtype: npt.DTypeLike) -> np.dtype[Any]:

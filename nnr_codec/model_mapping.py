@@ -9,7 +9,7 @@ from dataclasses import replace
 from .errors import InvalidModel
 from .exact import Representation
 from .factorization.model_map import MAX_PRODUCT, Extra, ModelMap, Restored
-from .model import Parameter, is_extension
+from .model import Parameter, is_float, is_signed_float
 from .options import DecodeLimits, EncodeOptions
 
 _STANDARD_TYPES = frozenset(["int8", "int16", "int32", "int64", "float16", "float32", "float64"])
@@ -46,14 +46,18 @@ def map_model(parameters: Iterable[Parameter]) -> tuple[list[Parameter], ModelMa
     return coded, ModelMap(restored, tuple(extras))
 
 
+def is_quantized(parameter: Parameter, options: EncodeOptions) -> bool:
+    """Tell whether a parameter is quantized, so that its size depends on its qp."""
+    coded = parameter.size > 0 and parameter.tied_to is None
+    return coded and is_signed_float(parameter.dtype) and options.quantizes(parameter.name)
+
+
 def travels_exactly(parameter: Parameter, options: EncodeOptions) -> bool:
     """Tell whether a parameter may need an exact representation: floats that are not quantized,
     and integers of more than 31 bits."""
-    dtype = parameter.dtype
-    if dtype.kind != "f" and not is_extension(dtype):
-        return dtype.name in ("int64", "uint64", "uint32")
-    # float8_e8m0fnu holds powers of two alone, no zero: nothing to quantize.
-    return not options.quantizes(parameter.name) or dtype.name == "float8_e8m0fnu"
+    if not is_float(parameter.dtype):
+        return parameter.dtype.name in ("int64", "uint64", "uint32")
+    return not is_quantized(parameter, options)
 
 
 def with_representations(model_map: ModelMap, exact: Mapping[str, Representation]) -> ModelMap:

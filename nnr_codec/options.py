@@ -71,7 +71,8 @@ class EncodeOptions:
         lossless: every tensor comes back bit by bit; none is quantized.
         profile: 0 first edition, 1 second edition, "auto" 0 unless a tool needs 1.
         target_size: bytes that the stream may have: a number, or as a float the fraction of the
-            model's bytes. One offset is added to every qp, the least that is enough.
+            model's bytes. One offset is added to every qp, the least that is enough; those of
+            `overrides` stop at the end of their range.
         include: globs of the tensors that are quantized; the rest travels losslessly.
         exclude: globs of tensors that are not, though included.
         overrides: (glob, {option: value}) pairs for single tensors, the last one that matches
@@ -155,7 +156,8 @@ class EncodeOptions:
 
         ===========  =====================================================================
         ``default``  the defaults
-        ``fast``     no searches: contexts start alike, and no tool is tried for its size
+        ``fast``     no searches: contexts start alike, and no tool is tried for its size, the
+                     contexts of parents neither
         ``best``     rate-distortion optimized quantization: at the same qp a smaller
                      stream and a slightly larger error, and less of both at a finer qp
         ===========  =====================================================================
@@ -168,16 +170,23 @@ class EncodeOptions:
         return cls(**{**PRESETS[name], **changes})
 
     def offset_range(self) -> tuple[int, int]:
-        """Return the least and the greatest offset that leave every qp in its range."""
-        asked = [self.qp, self.nonweight_qp]
-        asked += [values[k] for _, values in self.overrides for k in _QP_OPTIONS if k in values]
+        """Return the least and the greatest offset that leave `qp` and `nonweight_qp` in range."""
+        asked = (self.qp, self.nonweight_qp)
         low, high = _qp_range(self.qp_density)
         return low - min(asked), high - max(asked)
 
     def with_offset(self, offset: int) -> EncodeOptions:
-        """Return the options with an offset added to every qp, and without a target size."""
+        """Return the options with an offset added to every qp, and without a target size.
+
+        The qp of single tensors stay at the end of their range where the offset leads beyond it.
+        """
+        low, high = _qp_range(self.qp_density)
+
+        def moved(name: str, value: Any) -> Any:
+            return min(max(value + offset, low), high) if name in _QP_OPTIONS else value
+
         overrides = tuple(
-            (glob, {k: v + offset if k in _QP_OPTIONS else v for k, v in values.items()})
+            (glob, {name: moved(name, value) for name, value in values.items()})
             for glob, values in self.overrides
         )
         return replace(
@@ -273,6 +282,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "search_initialization": False,
         "row_skipping": False,
         "codebook": False,
+        "temporal_contexts": False,
         "history_contexts": False,
     },
     # At equal squared error 0.5 to 5 % smaller than without; from a scale of 2 on, larger again.

@@ -6,11 +6,12 @@ import heapq
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 MAX_WAITING_BYTES = 1 << 29
@@ -69,6 +70,38 @@ class OrderedCalls(Generic[T]):
     def __exit__(self, *error: object) -> None:
         for future, _ in self._pending:
             future.cancel()
+
+
+def ordered_results(
+    executor: Executor | None,
+    function: Callable[[S], T],
+    arguments: Iterable[tuple[int, Callable[[], S]]],
+    max_count: int,
+) -> Iterator[T]:
+    """Yield `function` of each argument in order; with an executor, a few calls ahead.
+
+    Args:
+        executor: makes the calls; None: they are made here, one for each result that is taken.
+        function: what is called, in another process perhaps.
+        arguments: for each call what it takes in bytes, argument and result included, and what
+            gives its argument: that is called here, when there is room.
+        max_count: calls under way, and results that wait, at the most.
+    """
+    if executor is None:
+        for _, argument in arguments:
+            yield function(argument())
+        return
+    with OrderedCalls[T](executor, max_count) as calls:
+        for size, argument in arguments:
+            yield from calls.room_for(size)
+            try:
+                value = argument()
+            except Exception:
+                yield from calls.rest()  # errors of the calls before it come first
+                raise
+            calls.submit(size, function, value)
+            del value  # so that its memory is free when the call has been made
+        yield from calls.rest()
 
 
 class _LargestFirst(Generic[T]):

@@ -51,6 +51,9 @@ _FLOAT_TYPES: dict[DataFormat, type[np.floating[Any]]] = {
 }
 _LARGEST_EXACT = 2**53  # of integers in binary64
 
+_RUNS = 16
+"""Jobs that the block rows of a tensor are dealt out to: enough for a few threads each."""
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedTensor:
@@ -371,7 +374,3 @@ class _UnitDecoder:
         with np.errstate(over="ignore"):
             values = product.reshape(self.record.tensor_dimensions).astype(np.float32)
         return DecodedTensor(self.record.dense_name, "dense", values)
-
-
-_RUNS = 16
-"""Jobs that the block rows of a tensor are dealt out to: enough for a few threads each."""

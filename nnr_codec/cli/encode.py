@@ -17,7 +17,12 @@ from ..report import EncodeReport, printable, table
 from . import _common as common
 
 PROGRAM = "nnr-encode"
+_UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3}
+_UNITS |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _DEFAULTS = {field.name: field.default for field in fields(EncodeOptions)}
+
+_USUAL_ENCODINGS = 5
+"""For a target size."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -132,10 +137,6 @@ def _switch(group: Any, flag: str, text: str) -> None:
     )
 
 
-_UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3}
-_UNITS |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-
-
 def _target_size(text: str) -> int | float:
     """Convert a number of bytes, with a unit or not, to an int; a percentage to a fraction."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[kMG]|[KMG]iB|)", text)
@@ -226,10 +227,6 @@ def _expected_weights(model: Model, options: EncodeOptions) -> int:
     """Return how many weights will be coded, those of all the streams that are tried."""
     encodings = 1 if options.target_size is None else _USUAL_ENCODINGS
     return encodings * sum(parameter.size for parameter in model.values())
-
-
-_USUAL_ENCODINGS = 5
-"""For a target size."""
 
 
 def _show(given: argparse.Namespace, report: EncodeReport) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..model import dtype_of, is_extension
+from ..model import dtype_of, is_float
 from .map_checks import MapError, check_keys, checked_dtype, checked_shape, shortened, typed
 from .words import is_rotated, unfold
 
@@ -83,9 +83,11 @@ def parse_restored(name: str, data: Any, max_dimensions: int) -> Restored:
 
 def _scale(value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not _LEAST_SCALE <= value < _GREATEST_SCALE:
-        raise MapError(f"{shortened(value)} is no scale: a positive, normal binary32 number's size")
-    return float(value)
+    if is_number and _LEAST_SCALE <= value < _GREATEST_SCALE:
+        scale = float(value)
+        if scale < _GREATEST_SCALE:  # to which whole numbers just below it are rounded
+            return scale
+    raise MapError(f"{shortened(value)} is no scale: a positive, normal binary32 number's size")
 
 
 def _check_meaning(name: str, entry: Restored) -> None:
@@ -99,7 +101,7 @@ def _check_meaning(name: str, entry: Restored) -> None:
         raise MapError(f"{shortened(name)}: {keys[0]} needs a dtype that is not bool")
     dtype = dtype_of(entry.dtype)
     if entry.scale is not None:
-        fits = _is_float(dtype)
+        fits = is_float(dtype)
     else:
         fits = (dtype.itemsize == 8) == (entry.low is not None)
     if not fits:
@@ -137,15 +139,10 @@ def restore(
     return values if entry.shape is None else values.reshape(entry.shape)
 
 
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or is_extension(dtype)
-
-
 def _converted(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    is_float = _is_float(dtype)
-    if is_float != (values.dtype.kind == "f"):
+    if is_float(dtype) != (values.dtype.kind == "f"):
         raise MapError(f"the model map wants {dtype}, the unit holds {values.dtype}")
-    if not is_float:
+    if not is_float(dtype):
         low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         if int(values.min()) < low or int(values.max()) > high:
             raise MapError(f"an integer does not fit {dtype}")
@@ -167,7 +164,7 @@ def _from_integers(
 ) -> npt.NDArray[Any]:
     """Turn integers into the values that they stand for."""
     if entry.scale is not None:
-        return scaled(integers, entry.scale, dtype)
+        return _multiples(integers, entry.scale, dtype)
     if entry.part is None:
         return _words(entry, integers, dtype.itemsize, dtype).view(dtype)
     if part is None:
@@ -181,6 +178,16 @@ def _from_integers(
     high <<= np.uint64(32)  # in place: such tensors are large
     high |= second.view(np.uint32)
     return high.view(dtype)
+
+
+def _multiples(
+    integers: npt.NDArray[np.int32], scale: float, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Return the values on a grid, all of which are finite."""
+    ends = np.array([integers.min(), integers.max()], np.int32)
+    if not np.isfinite(scaled(ends, scale, dtype)).all():
+        raise MapError(f"a multiple of the scale {scale:g} is beyond {dtype}")
+    return scaled(integers, scale, dtype)
 
 
 def scaled(integers: npt.NDArray[np.int32], scale: float, dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..model import is_extension
+from ..model import is_signed_float
 
 Words = npt.NDArray[Any]
 """Unsigned integers of 8, 16, 32 or 64 bits."""
@@ -19,10 +19,8 @@ def words_of(values: npt.NDArray[Any]) -> Words:
 
 
 def is_rotated(dtype: np.dtype[Any]) -> bool:
-    """Whether words of this type have a sign bit on top of a magnitude: all floats but one."""
-    if dtype.name == "float8_e8m0fnu":
-        return False
-    return dtype.kind == "f" or is_extension(dtype)
+    """Whether words of this type have a sign bit on top of a magnitude, and are rotated."""
+    return is_signed_float(dtype)
 
 
 def rotated_left(words: Words) -> Words:

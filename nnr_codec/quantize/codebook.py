@@ -36,11 +36,11 @@ def codebook_of(integers: Integers) -> tuple[Codebook, Integers] | None:
         return None
     zero_offset = int(counts.argmax())
     gaps = np.diff(values.astype(np.int64)) - 1
-    codebook = Codebook(_best_order(gaps), zero_offset, [int(value) for value in values])
+    codebook = Codebook(_shortest_code_order(gaps), zero_offset, [int(value) for value in values])
     return codebook, (inverse.reshape(-1) - zero_offset).astype(np.int32)
 
 
-def _best_order(gaps: np.ndarray) -> int:
+def _shortest_code_order(gaps: np.ndarray) -> int:
     """Return the order k, 0 to 15, whose codes ue(k) of the gaps are the shortest."""
     bits = [
         sum(2 * int((gap + (1 << k)).bit_length()) - 1 - k for gap in map(int, gaps))

@@ -38,12 +38,24 @@ def exact_step(values: npt.NDArray[np.float32], density: int) -> tuple[int, Inte
     limit = 1 << (qp_delta_bits(density) - 1)
     if qp is None or not -limit <= qp < limit:
         return None
+    levels = levels_on_step(values, qp, density)
+    return None if levels is None else (qp, levels)
+
+
+def levels_on_step(values: npt.NDArray[np.float32], qp: int, density: int) -> Integers | None:
+    """Return the integers that times the step of `qp` are the values, bit by bit; None without.
+
+    Args:
+        values: float32, flat.
+        qp: quantization parameter.
+        density: qp_density.
+    """
+    step = step_size(qp, density)
     with np.errstate(all="ignore"):
-        multiples = values.astype(np.float64) / step_size(qp, density)
-        levels = multiples.astype(np.int32)
-        exact = levels.astype(np.float64) * step_size(qp, density)
+        levels = (values.astype(np.float64) / step).astype(np.int32)
+        exact = levels.astype(np.float64) * step
     same = np.array_equal(exact.astype(np.float32).view(np.uint32), values.view(np.uint32))
-    return (qp, levels) if same else None
+    return levels if same else None
 
 
 def may_be_on_step(values: npt.NDArray[Any]) -> bool:
@@ -146,7 +158,10 @@ def _refined(
     """Return the shortest number near `scale` whose multiples round to the magnitudes."""
     # The scale of the smaller magnitudes is exact enough to count the multiples of the larger.
     for end in np.unique(np.geomspace(1, magnitudes.size, 24).astype(np.int64)):
-        scale = float(magnitudes[end - 1] / np.rint(magnitudes[end - 1] / scale))
+        multiple = np.rint(magnitudes[end - 1] / scale)
+        if multiple < 1:  # a sample without the smallest ones gave too large a scale
+            return None
+        scale = float(magnitudes[end - 1] / multiple)
     multiples = np.rint(magnitudes / scale)
     if float(multiples[0]) < 1 or float(multiples[-1]) > _MAX_MULTIPLE:
         return None

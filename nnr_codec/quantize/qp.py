@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 
-MAX_DENSITY = 7
-"""qp_density is a u(3)."""
-
 _LEAST_EXPONENT, _GREATEST_EXPONENT = -126, 127  # of normal binary32 numbers
 
 

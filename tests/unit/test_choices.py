@@ -11,6 +11,7 @@ import pytest
 
 import nnr_codec
 from nnr_codec import EncodeOptions, EncodeResult, InvalidOptions
+from nnr_codec.bitstream import DataUnit, parse_units
 from nnr_codec.options import PRESETS
 
 Arrays = dict[str, np.ndarray]
@@ -108,6 +109,31 @@ class TestTargetSize:
         qps = {tensor.name: tensor.qp for tensor in report.tensors}
         wanted = {"a.weight": -38, "b.weight": -30, "a.bias": -60}
         assert {name: qps[name] for name in wanted} == {n: q + offset for n, q in wanted.items()}
+
+    @pytest.mark.parametrize(("limit", "target"), [(127, 4500), (-128, 25_000)])
+    def test_an_override_at_its_limit_stays_there(
+        self, model: Arrays, limit: int, target: int
+    ) -> None:
+        report = encoded(model, target_size=target, overrides=(("a.bias", {"qp": limit}),)).report
+        offset = report.qp_offset
+        assert offset != 0
+        qps = {tensor.name: tensor.qp for tensor in report.tensors}
+        assert (qps["a.weight"], qps["a.bias"]) == (-38 + offset, limit)
+        assert report.bytes <= target
+
+    @pytest.mark.parametrize("options", [{"lossless": True}, {"exclude": ("*",)}])
+    def test_lossless_is_encoded_once(self, model: Arrays, options: dict[str, Any]) -> None:
+        least = size(model, **options)
+        seen: list[str] = []
+        result = nnr_codec.encode(
+            model,
+            options=EncodeOptions(target_size=least, **options),
+            progress=lambda tensor: seen.append(tensor.name),
+        )
+        assert len(seen) == len(model)
+        assert (result.report.encodings, result.report.bytes) == (1, least)
+        with pytest.raises(InvalidOptions, match=f"nothing is quantized: .* takes {least}$"):
+            encoded(model, target_size=least - 1, **options)
 
     def test_density(self, model: Arrays) -> None:
         options = {"qp_density": 0, "qp": -9, "nonweight_qp": -18}
@@ -229,6 +255,24 @@ class TestCodebook:
         model = {"w": values * np.float32(2**-9.5)}
         assert size(model, dq=False) <= 1.01 * size(model, dq=False, unary_length=8)
 
+    @pytest.mark.parametrize("options", [{"lossless": True}, {"dq": False}, {"dq": True}])
+    def test_exact_steps_obey_the_option(self, options: dict[str, Any]) -> None:
+        rng = np.random.default_rng(1)
+        values = (rng.choice([-900, -17, 0, 250, 803], (60, 60)) * 2.0**-9).astype(np.float32)
+        options = {**options, "qp": -20}  # too coarse for them
+        assert self.codebooks(values, **options) == [5]
+        assert self.codebooks(values, **options, codebook=False) == [None]
+        overrides = (("w", {"codebook": False}),)
+        assert self.codebooks(values, **options, overrides=overrides) == [None]
+
+    def test_without_a_codebook_lossless_takes_the_next_best(self) -> None:
+        """A table in the model map takes hardly more, integers as they are twice as much."""
+        rng = np.random.default_rng(1)
+        values = (rng.choice([-900, -17, 0, 250, 803], (60, 60)) * 2.0**-9).astype(np.float32)
+        off, on = (encoded({"w": values}, lossless=True, codebook=flag) for flag in (False, True))
+        assert [t.kind for r in (off, on) for t in r.report.tensors] == ["table", "step"]
+        assert on.report.bytes < off.report.bytes < 1.2 * on.report.bytes
+
     @pytest.mark.parametrize("magnitude", [0.05, 1e6])
     def test_not_for_ordinary_weights(self, magnitude: float) -> None:
         values = np.random.default_rng(1).normal(0, magnitude, (60, 60)).astype(np.float32)
@@ -268,6 +312,20 @@ class TestPresets:
         fast = nnr_codec.encode(model, options=EncodeOptions.preset("fast")).report
         assert fast.bytes > size(model)
         assert fast.nmse == encoded(model).report.nmse
+
+    def test_fast_tries_no_contexts_of_parents(self, model: Arrays) -> None:
+        """A unit encoded with the integers of the stream before would be another one."""
+        base = encoded(model).data or b""
+
+        def update(**changes: Any) -> list[int | None]:
+            options = EncodeOptions.preset("fast", **changes)
+            data = nnr_codec.encode(model, options=options, parents=[base]).data or b""
+            records = [parsed.record for parsed in parse_units(data)]
+            parents = [record.parent for record in records if isinstance(record, DataUnit)]
+            return [parent.temporal_context_modeling_flag for parent in parents if parent]
+
+        assert update() == []
+        assert set(update(temporal_contexts=True)) == {1}
 
 
 def test_errors_of_float64_are_those_of_its_values() -> None:

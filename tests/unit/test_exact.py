@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnr_codec
-from nnr_codec import EncodeOptions
-from nnr_codec.bitstream import Topology, read_units, write_topology
+from nnr_codec import EncodeOptions, extra_tensors
+from nnr_codec.bitstream import (
+    Context,
+    DataUnit,
+    PayloadType,
+    Topology,
+    read_units,
+    write_topology,
+)
 from nnr_codec.factorization.restored import scaled
 from nnr_codec.factorization.words import fold, is_rotated, unfold, words_of
 from nnr_codec.model import dtype_of
 from nnr_codec.quantize.grids import exact_step, scale_of
 from nnr_codec.quantize.qp import step_size
+from nnr_codec.unit_encoder import encode_raw_floats
 
 LOSSLESS = EncodeOptions(lossless=True)
 FLOATS = [
@@ -57,6 +66,12 @@ def exactly(model: dict[str, np.ndarray], options: EncodeOptions = LOSSLESS) -> 
         for row, told in zip(stream.info().tensors, result.report.tensors, strict=True):
             assert (row.bytes, row.data_format) == (told.bytes, told.dtype)
     return result
+
+
+def with_map(**data: Any) -> bytes:
+    """Return a topology unit with a model map of these keys."""
+    text = json.dumps({"nnr_model_map": 1, **data}, separators=(",", ":"))
+    return write_topology(Topology(topology_data=text))
 
 
 @st.composite
@@ -258,6 +273,53 @@ def test_without_numbers_quantization_refuses() -> None:
     exactly(model, EncodeOptions(exclude=("w",)))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+def test_signalling_nans_warn_of_nothing(dtype: str) -> None:
+    """numpy warns where it converts one: "invalid value encountered in cast"."""
+    kind = dtype_of(dtype)
+    quiet = words_of(np.array([np.inf], kind))
+    signalling = np.repeat(quiet, 60) + np.array([1, 3] * 30, quiet.dtype)
+    ordinary = words_of(RNG(0).normal(0, 1, 60).astype(kind))
+    model = {
+        "alone": signalling.view(kind),
+        "among": np.concatenate([signalling, ordinary]).view(kind),
+    }
+    exactly(model)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_signalling_nans_of_another_type_warn_of_nothing(dtype: str) -> None:
+    """A map may want another type than that of a unit of raw floats."""
+    values = np.array([0x7F800001, 0xFFBFFFFF, 0x3F800000] * 300, np.uint32).view(np.float32)
+    values[2::3] = RNG(0).normal(0, 1, 300)
+    result = nnr_codec.encode({"w": values}, options=LOSSLESS)
+    units = [bytes(unit.data) for unit in read_units(result.data or b"")]
+    parameters = DataUnit(PayloadType.RAW_FLOAT, ["w"], tensor_dimensions=[values.size])
+    units[2:] = [
+        with_map(tensors={"w": {"dtype": dtype}}),
+        encode_raw_floats(parameters, values, Context()).data,
+    ]
+    found = nnr_codec.decode(b"".join(units))["w"]
+    assert found.dtype == dtype
+    assert [math.isnan(value) for value in found.tolist()] == [True, True, False] * 300
+
+
+def test_memory_that_runs_out_while_parts_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = nnr_codec.encode({"w": np.full(10, 2**40)}).data or b""
+
+    def restore(*arguments: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(extra_tensors, "restore", restore)
+    with pytest.raises(nnr_codec.LimitExceeded, match="memory of this machine") as caught:
+        nnr_codec.decode(data)
+    assert caught.value.value == 10
+    with nnr_codec.open(data) as stream, pytest.raises(nnr_codec.LimitExceeded):
+        stream["w"]
+
+
 class TestExactSteps:
     def test_a_quantized_tensor_on_a_step_is_exact_and_not_larger(self) -> None:
         values = (RNG(0).integers(-3, 4, (80, 70)) * 2.0**-5).astype(np.float32)
@@ -279,6 +341,16 @@ class TestExactSteps:
         found = exact_step(values, 2)
         assert found is not None
         assert (found[1] * step_size(found[0], 2)).astype(np.float32).tobytes() == values.tobytes()
+
+    @pytest.mark.filterwarnings("error")
+    def test_few_small_values_between_zeros_on_no_grid(self) -> None:
+        """A sample that misses the smallest values gives a divisor that is too large for them."""
+        values = np.zeros(5000)
+        values[1:200:40] = [0.3, 0.1, 7e-9, 0.2, 1e-3]
+        values[np.arange(1024) * 5000 // 1024] = 0
+        values[0] = 0.25
+        assert scale_of(values) is None
+        exactly({"w": values})
 
     @pytest.mark.parametrize("values", [[0, -0.0], [1, -0.0], [np.nan, 1], [2.0**-100, 1]])
     def test_none(self, values: list[float]) -> None:
@@ -311,8 +383,8 @@ def stream_with(tensors: dict[str, Any], extras: list[Any] | None = None) -> byt
         "s": np.ones(2, np.int16),
     }
     units = [bytes(unit.data) for unit in read_units(nnr_codec.encode(model).data or b"")]
-    data = {"nnr_model_map": 1, "tensors": tensors, **({"extras": extras} if extras else {})}
-    units[2] = write_topology(Topology(topology_data=json.dumps(data, separators=(",", ":"))))
+    data = {"tensors": tensors, **({"extras": extras} if extras else {})}
+    units[2] = with_map(**data)
     return b"".join(units)
 
 
@@ -320,6 +392,8 @@ def test_maps_by_hand() -> None:
     for entry, expected in (
         ({"dtype": "float32", "scale": 0.5}, [0.5, -1.0]),
         ({"dtype": "float64", "scale": 1}, [1.0, -2.0]),
+        ({"dtype": "float64", "scale": 2**127}, [2.0**127, -(2.0**128)]),
+        ({"dtype": "float32", "scale": 2.0**126}, [2.0**126, -(2.0**127)]),
         ({"dtype": "uint32", "bits": 7}, [8, 5]),
         ({"dtype": "int64", "low": "p"}, [2**32 + 1, -(2**33) + 300]),
         ({"dtype": "uint16", "table": "p"}, [301, 1]),
@@ -332,6 +406,13 @@ def test_maps_by_hand() -> None:
 
 HOSTILE: list[tuple[dict[str, Any], list[Any]]] = [
     *(({"i": {"dtype": "float32", "scale": s}}, []) for s in (0, -1, 1e-40, 1e39, True, "1", None)),
+    # A whole number that is read as 2^128, and the last binary64 number before that.
+    *(({"i": {"dtype": "float64", "scale": s}}, []) for s in (2**128 - 1, 2**128)),
+    ({"i": {"dtype": "float32", "scale": math.nextafter(2.0**128, 0)}}, []),
+    ({"i": {"dtype": "float32", "scale": 2.0**127}}, []),  # times -2
+    ({"i": {"dtype": "float16", "scale": 40000}}, []),
+    ({"i": {"dtype": "float8_e4m3fn", "scale": 300}}, []),
+    ({"i": {"dtype": "float8_e8m0fnu", "scale": 1}}, []),  # has no -2
     ({"i": {"scale": 0.5}}, []),
     ({"i": {"dtype": "int32", "scale": 0.5}}, []),
     ({"i": {"dtype": "bool", "bits": 0}}, []),
@@ -379,8 +460,7 @@ def table_stream(table: list[int], indices: list[int]) -> bytes:
     model = {"t": np.array(table, np.int32), "i": np.array(indices, np.int32)}
     units = [bytes(unit.data) for unit in read_units(nnr_codec.encode(model).data or b"")]
     entry = {"i": {"dtype": "float32", "table": "t"}}
-    text = json.dumps({"nnr_model_map": 1, "tensors": entry}, separators=(",", ":"))
-    units[2] = write_topology(Topology(topology_data=text))
+    units[2] = with_map(tensors=entry)
     return b"".join(units)
 
 

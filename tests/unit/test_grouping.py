@@ -256,10 +256,13 @@ def block_stream(model_map: str, units: Sequence[dict[str, str]]) -> bytes:
     data += write_topology(Topology(topology_data=model_map))
     for names in units:
         types = ParameterTypes.BI if "bias" in names else 0
+        types |= ParameterTypes.DC if "G" in names else 0
         record = DataUnit(
             PayloadType.BLOCK if types else PayloadType.FLOAT,
             list(names.values()),
             compressed_parameter_types=int(types),
+            decomposition_rank=1 if "G" in names else None,
+            g_number_of_rows=2 if "G" in names else None,
             tensor_dimensions=[2, 2],
         )
         sizes = {role: 4 if role == "weight" else 2 for role in names}
@@ -276,6 +279,18 @@ def test_by_name_across_units() -> None:
     assert list(nnr_codec.decode(stream)) == ["a", "b", "c", "y", "z"]
     with nnr_codec.open(stream) as opened:
         assert list(opened) == ["a", "b", "c", "y", "z"]
+
+
+@pytest.mark.parametrize("order", ["", '{"nnr_model_map":1,"order":"name"}'])
+def test_info_has_the_order_of_the_factors(order: str) -> None:
+    """A unit's least name may be that of the product, which has no row."""
+    units = [{"weight": "a", "bias": "n_C"}, {"G": "n_G", "H": "n_H"}, {"weight": "n_B"}]
+    stream = block_stream(order, units)
+    with nnr_codec.open(stream, layers="factorized") as opened:
+        names = [tensor.name for tensor in opened.info().tensors]
+        assert names == list(opened) == list(nnr_codec.decode(stream, layers="factorized"))
+    in_stream = [name for unit in units for name in unit.values()]
+    assert names == (sorted(in_stream) if order else in_stream)
 
 
 @pytest.mark.parametrize(

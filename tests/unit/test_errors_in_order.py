@@ -1,0 +1,68 @@
+"""Which of several errors is raised: the first in the order of the stream, with threads too."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import pytest
+
+import nnr_codec
+from nnr_codec import EncodeOptions, InvalidModel
+from nnr_codec.errors import InvalidBitstream
+from nnr_codec.model import Array, Model, Parameter
+
+each_executor = pytest.mark.parametrize("threads", [0, 1, 3])
+
+
+def executor_of(threads: int) -> AbstractContextManager[Executor | None]:
+    return ThreadPoolExecutor(threads) if threads else nullcontext()
+
+
+def weights(seed: int, size: int = 40) -> Array:
+    return np.random.default_rng(seed).normal(0, 0.05, (size, size)).astype(np.float32)
+
+
+@pytest.fixture
+def unreadable() -> Model:
+    """The second tensor cannot be quantized, the last cannot be read."""
+
+    def load() -> Array:
+        raise InvalidModel("c", "cannot be read")
+
+    holed = weights(1)
+    holed[3, 3] = np.nan
+    arrays = {"a": weights(0), "b": holed}
+    parameters = [Parameter.from_array(name, values) for name, values in arrays.items()]
+    return Model([*parameters, Parameter("c", (2, 2), np.dtype(np.float32), load)])
+
+
+@each_executor
+def test_of_encoding(unreadable: Model, threads: int) -> None:
+    with executor_of(threads) as executor, pytest.raises(InvalidModel) as caught:
+        nnr_codec.encode(unreadable, options=EncodeOptions(group=False), executor=executor)
+    assert caught.value.parameter == "b"
+
+
+@each_executor
+def test_of_a_pass_before_encoding(unreadable: Model, threads: int) -> None:
+    """What travels exactly is looked at first."""
+    options = EncodeOptions(exclude=("c",))
+    with executor_of(threads) as executor, pytest.raises(InvalidModel) as caught:
+        nnr_codec.encode(unreadable, options=options, executor=executor)
+    assert caught.value.parameter == "c"
+
+
+@each_executor
+def test_of_decoding(threads: int) -> None:
+    """The second tensor's codeword is damaged, and the stream ends within the last."""
+    model = {name: weights(seed) for seed, name in enumerate("abcd")}
+    data = bytearray(nnr_codec.encode(model, options=EncodeOptions(group=False)).data or b"")
+    with nnr_codec.open(bytes(data)) as stream:
+        sizes = [tensor.bytes for tensor in stream.info().tensors]
+    end = len(data) - sum(sizes[2:])  # of the second tensor's unit
+    data[end - 1] ^= 0xFF
+    with executor_of(threads) as executor, pytest.raises(InvalidBitstream, match="'b'") as caught:
+        nnr_codec.decode(bytes(data[:-20]), executor=executor)
+    assert "codeword" in caught.value.reason
