@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,18 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         assert found[name].dtype == array.dtype, name
         assert found[name].shape == array.shape, name
         assert found[name].tobytes() == array.tobytes(), name  # NaNs too, bit by bit
+
+
+def hide_package(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Let imports of `package` fail as they do where it is not installed."""
+    real = builtins.__import__
+
+    def refuse(name: str, *rest: Any) -> Any:
+        if name == package:
+            raise ModuleNotFoundError(f"No module named '{package}'", name=package)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
 
 
 def loaded(path: Path) -> dict[str, np.ndarray]:
