@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from nnr_codec.checkpoints import open_checkpoint
+from nnr_codec.errors import InvalidModel
 
 EXTENSION_DTYPES = [
     "bfloat16",
@@ -55,3 +57,10 @@ def some() -> dict[str, np.ndarray]:
         "scalar": np.array(7, dtype=np.int64),
         "empty": np.zeros((0, 3), np.float16),
     }
+
+
+def assert_refused(path: Path | str, reason: str | None = None) -> None:
+    """Expect that a file cannot be opened and read, with a reason that names it."""
+    with pytest.raises(InvalidModel, match=reason) as caught:
+        loaded(path)
+    assert os.path.basename(path).rstrip("\0") in str(caught.value)

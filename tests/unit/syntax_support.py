@@ -10,13 +10,9 @@ import pytest
 
 from nnr_codec.bitstream.bits import BitReader, BitWriter
 from nnr_codec.bitstream.context import Context
-from nnr_codec.bitstream.records import (
-    ModelParameterSet,
-)
+from nnr_codec.bitstream.records import ModelParameterSet
 from nnr_codec.bitstream.visitors import ListVisitor, ReadVisitor, Visitor, WriteVisitor
-from nnr_codec.errors import (
-    BitstreamError,
-)
+from nnr_codec.errors import BitstreamError
 from nnr_codec.options import DecodeLimits
 
 Structure = Callable[[Visitor, Any, Context], None]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_support import assert_same, hide_package, loaded, some
+from checkpoint_support import assert_refused, assert_same, hide_package, loaded, some
 
 from nnr_codec.checkpoints import check_output, open_checkpoint, save_checkpoint
 from nnr_codec.errors import InvalidModel, InvalidOptions
@@ -37,12 +37,6 @@ def write_onnx(folder: Path, tensors: dict[str, np.ndarray] | list[Any]) -> Path
     path = folder / "model.onnx"
     onnx.save_model(graph_of(tensors), path)
     return path
-
-
-def assert_refused(path: Path, reason: str) -> None:
-    with pytest.raises(InvalidModel, match=reason) as caught:
-        loaded(path)
-    assert path.name in str(caught.value)
 
 
 class TestReading:

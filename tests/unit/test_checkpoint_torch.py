@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_support import EXTENSION_DTYPES, assert_same, hide_package, loaded, some
+from checkpoint_support import (
+    EXTENSION_DTYPES,
+    assert_refused,
+    assert_same,
+    hide_package,
+    loaded,
+    some,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -29,12 +36,6 @@ def saved(folder: Path, content: Any, **options: Any) -> Path:
     path = folder / "model.pt"
     torch.save(content, path, **options)
     return path
-
-
-def assert_refused(path: Path, reason: str) -> None:
-    with pytest.raises(InvalidModel, match=reason) as caught:
-        loaded(path)
-    assert path.name in str(caught.value)
 
 
 class TestReading:

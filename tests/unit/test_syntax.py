@@ -40,9 +40,7 @@ from nnr_codec.bitstream.syntax import (
     unit_header,
 )
 from nnr_codec.bitstream.visitors import Element, ListVisitor, ReadVisitor, Visitor
-from nnr_codec.errors import (
-    BitstreamError,
-)
+from nnr_codec.errors import BitstreamError
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 FLOATS = st.floats(width=32, allow_nan=False)

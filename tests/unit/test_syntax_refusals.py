@@ -36,12 +36,7 @@ from nnr_codec.bitstream.syntax import (
     topology_unit,
 )
 from nnr_codec.bitstream.visitors import ReadVisitor, Visitor, WriteVisitor
-from nnr_codec.errors import (
-    InvalidBitstream,
-    LimitExceeded,
-    TruncatedBitstream,
-    UnsupportedFeature,
-)
+from nnr_codec.errors import InvalidBitstream, LimitExceeded, TruncatedBitstream, UnsupportedFeature
 from nnr_codec.options import DecodeLimits
 
 
