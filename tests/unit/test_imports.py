@@ -30,6 +30,7 @@ ENCODER_SIDE = {
     "nnr_codec.quantize.rate",
 }
 DECODER_SIDE = [
+    "nnr_codec.codeword_decoder",
     "nnr_codec.decoded_model",
     "nnr_codec.decoder",
     "nnr_codec.stream",
