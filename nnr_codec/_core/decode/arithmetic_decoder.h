@@ -162,7 +162,12 @@ class ArithmeticDecoder {
   static constexpr int kMaxBypass = 16;    // bins of one division: its dividend has 25 bits
   static constexpr int kRangeShift = 54;   // range's place in the window; one bit above is spare
 
-  void check_value() { out_of_range_ |= window_ >= static_cast<uint64_t>(range_) << kRangeShift; }
+  // Goes on with zeros then: all arithmetic here relies on a value below the range.
+  void check_value() {
+    if (window_ < static_cast<uint64_t>(range_) << kRangeShift) return;
+    out_of_range_ = true;
+    window_ = 0;
+  }
 
   // Appends whole bytes below the bits that the window holds.
   void refill() {
