@@ -157,7 +157,7 @@ class ArithmeticDecoder {
     range_ = range << shift;
     window_ <<= shift;
     available_ -= shift;
-    if (available_ < 0) refill();
+    if (__builtin_expect(available_ < 0, 0)) refill();
   }
 
   static unsigned update(CodingModel& model, bool bin) {
