@@ -107,7 +107,8 @@ FIRST_PRIVATE_TYPE = 32
 
 
 class Tensor(NamedTuple):
-    values: np.ndarray
+    values: np.ndarray  # integers, or binary32 whatever the type of the result
+    dtype: type  # of the result
     integers: np.ndarray | None  # the context for the next update; None for RAW_FLOAT
     dense_shape: tuple[int, ...] | None  # for a factor: the shape of the product
 
@@ -473,7 +474,7 @@ def data_unit(reader: BitReader, stream: Bitstream) -> None:
             values = reconstruct(integers, qp_delta, stream, book)
         is_factor = len(shapes) == 2 and name in shapes
         dense_shape = header.dimensions if is_factor else None
-        decoded[name] = Tensor(in_data_format(values, header), integers, dense_shape)
+        decoded[name] = Tensor(values, data_format(values, header), integers, dense_shape)
     require(next(entry_points, None) is None, "an entry point has no block row")
     if not raw:
         reader.bit = 8 * codeword.end_of_codeword()
@@ -804,34 +805,39 @@ def reconstruct(integers: np.ndarray, qp_delta: int | None, stream: Bitstream,
         return integers.astype(np.float32) * np.float32(step)
 
 
-def in_data_format(values: np.ndarray, header: DataUnitHeader) -> np.ndarray:
+def data_format(values: np.ndarray, header: DataUnitHeader) -> type:
+    """The type of the result, which integers must fit."""
     if header.payload_type == INT:
         require(header.data_format is None or header.data_format in INTEGER_FORMATS,
                 "an INT tensor has a data format that is reserved or no integer's")
         bits, dtype = INTEGER_FORMATS[header.data_format or 0]
         require(-(1 << (bits - 1)) <= int(values.min()) and int(values.max()) < 1 << (bits - 1),
                 "an integer does not fit its data format")
-        return values.astype(dtype)
+        return dtype
     require(header.data_format is None or header.data_format in FLOAT_FORMATS,
             "a tensor of floats has a data format that is reserved or an integer's")
-    with np.errstate(over="ignore"):
-        return values.astype(FLOAT_FORMATS[header.data_format or 1])
+    return FLOAT_FORMATS[header.data_format or 1]
+
+
+def converted(values: np.ndarray, dtype: type) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what is too large for the type becomes infinite
+        return values.astype(dtype)
 
 
 def assemble(tensors: dict[str, Tensor], factors: bool) -> dict[str, np.ndarray]:
     """The tensors by name, with the product G.H of decomposed ones under the dense name."""
     result = {}
-    for name, (values, _, dense_shape) in tensors.items():
+    for name, (values, dtype, _, dense_shape) in tensors.items():
         dense, g, h = name[:-2], tensors.get(name[:-2] + "_G"), tensors.get(name[:-2] + "_H")
         if dense_shape is None or factors:
-            result[name] = values
+            result[name] = converted(values, dtype)
         if dense_shape is None:
             continue
         require(g is not None and h is not None and g.dense_shape == h.dense_shape == dense_shape
                 and g.values.shape[1] == h.values.shape[0], f"the factors of {dense!r} do not fit")
         require(dense not in tensors, f"the tensor {dense!r} occurs twice")
         if name.endswith("_G"):
-            result[dense] = product(g.values, h.values).reshape(dense_shape)
+            result[dense] = converted(product(g.values, h.values), dtype).reshape(dense_shape)
     return result
 
 
@@ -841,7 +847,7 @@ def product(g: np.ndarray, h: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         for column, row in zip(g.T.astype(np.float64), h.astype(np.float64), strict=True):
             total += np.outer(column, row)
-        return total.astype(g.dtype)
+        return total.astype(np.float32)
 
 
 # ---- Updates ------------------------------------------------------------------------------------
@@ -856,7 +862,7 @@ class Series:
 
     def append(self, tensors: dict[str, Tensor]) -> None:
         self.length += 1
-        for name, (_, integers, _) in tensors.items():
+        for name, (_, _, integers, _) in tensors.items():
             if integers is not None:
                 before = self.history.get(name, np.zeros(integers.shape, bool))
                 require(before.shape == integers.shape, f"{name!r} changes its shape in the series")
@@ -883,7 +889,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Decode an NNR bitstream.")
     parser.add_argument("input", metavar="IN.nnr")
     parser.add_argument("output", metavar="OUT.npz")
-    parser.add_argument("--parents", nargs="+", default=[], help="earlier bitstreams, oldest first")
+    parser.add_argument("--parents", nargs="*", default=[], help="earlier bitstreams, oldest first")
     parser.add_argument("--factors", action="store_true", help="write the factors G and H as well")
     options = parser.parse_args()
     *parents, data = [Path(path).read_bytes() for path in [*options.parents, options.input]]

@@ -406,7 +406,6 @@ KNOWN_REFUSALS = (
     # Ours alone refuses, by its errors' texts: what the plain decoder has no need to check.
     "too small",  # counts of performance maps
     "mps_parent_signalling_enabled_flag",
-    "factors too large for an exact product",
     "a string is not UTF-8",  # in data that the plain decoder passes over
 )
 KNOWN_ACCEPTANCES = (
