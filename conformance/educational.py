@@ -1,0 +1,46 @@
+"""spec/educational_decoder.py as a module, and what it expects of a stream."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from .cases import ExpectedTensor, describe
+
+PATH = Path(__file__).parents[1] / "spec" / "educational_decoder.py"
+
+_numbers = itertools.count()
+
+
+def load(source: str | None = None) -> ModuleType:
+    """Execute the decoder, or another version of its source, as a module of its own."""
+    text = PATH.read_text(encoding="utf-8") if source is None else source
+    module = ModuleType(f"educational_decoder_{next(_numbers)}")
+    sys.modules[module.__name__] = module  # its dataclasses look it up
+    exec(compile(text, str(PATH), "exec"), module.__dict__)
+    return module
+
+
+@cache
+def educational_decoder() -> ModuleType:
+    """The decoder as it is; not to be changed."""
+    return load()
+
+
+def described(stream: bytes, parents: Sequence[bytes] = ()) -> list[ExpectedTensor]:
+    """What the decoder gives: the tensors, and the factors of those that are decomposed.
+
+    Raises:
+        ValueError: it refuses the stream.
+    """
+    decoder = educational_decoder()
+    series = decoder.Series()
+    for parent in parents:
+        series.append(decoder.decode_bitstream(parent, series))
+    coded = decoder.decode_bitstream(stream, series)
+    dense, both = decoder.assemble(coded, False), decoder.assemble(coded, True)
+    return describe(both, both.keys() - dense.keys())
