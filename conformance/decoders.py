@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -126,10 +127,8 @@ def _run(arguments: Sequence[str], out: Path, seconds: float) -> Outcome:
 
 def _end(process: subprocess.Popen[Any]) -> None:
     """End what a decoder has left behind as well."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     process.wait()
 
 

@@ -55,14 +55,14 @@ def judge(case: Case, outcome: Outcome, strict: bool = False) -> Verdict:
     """
     if outcome.kind == "not run":
         return Verdict(case, NOT_RUN, outcome.detail)
-    problem = _problem(case, outcome)
+    problem = _problem(case, outcome, strict)
     if problem is None:
         return Verdict(case, PASS)
     binding = strict or case.evidence == "peer"
     return Verdict(case, FAIL if binding else DISAGREEMENT, problem)
 
 
-def _problem(case: Case, outcome: Outcome) -> str | None:
+def _problem(case: Case, outcome: Outcome, strict: bool) -> str | None:
     if outcome.kind in ("crash", "time-out", "garbage"):
         return f"{outcome.kind}: {outcome.detail}"
     if case.tensors is None:
@@ -71,16 +71,22 @@ def _problem(case: Case, outcome: Outcome) -> str | None:
         return f"accepted; it must be refused ({case.error})"
     if outcome.kind == "refused":
         return f"refused: {outcome.detail}"
-    return tensor_differences(case.tensors, outcome.tensors)
+    return tensor_differences(case.tensors, outcome.tensors, exact_types=strict)
 
 
-def tensor_differences(expected: Iterable[ExpectedTensor], found: Tensors) -> str | None:
-    """Say how tensors differ from those expected; None if they do not. Their order is free."""
+def tensor_differences(
+    expected: Iterable[ExpectedTensor], found: Tensors, exact_types: bool
+) -> str | None:
+    """Say how tensors differ from those expected; None if they do not. Their order is free.
+
+    Without `exact_types` a wider type of the same kind will do, if its values, converted, are those
+    expected.
+    """
     problems = []
     by_name = {tensor.name: tensor for tensor in expected}
     for name, tensor in by_name.items():
         if name in found:
-            problems += _difference(tensor, found[name])
+            problems += _difference(tensor, found[name], exact_types)
         elif not tensor.factor:
             problems.append(f"{name!r} is missing")
     problems += [f"{name!r} is not expected" for name in found if name not in by_name]
@@ -88,23 +94,17 @@ def tensor_differences(expected: Iterable[ExpectedTensor], found: Tensors) -> st
     return "; ".join(problems[:3]) + (f"; {more} more" if more > 0 else "") or None
 
 
-def _difference(tensor: ExpectedTensor, values: npt.NDArray[Any]) -> list[str]:
+def _difference(tensor: ExpectedTensor, values: npt.NDArray[Any], exact_type: bool) -> list[str]:
     name = repr(tensor.name)
     if values.shape != tensor.shape:
         return [f"{name} has the shape {values.shape}, expected {tensor.shape}"]
-    if values.dtype.name != tensor.dtype:
-        same = _digest_as(values, tensor.dtype) == tensor.sha256
-        remark = "; converted, the values are those expected" if same else ""
-        return [f"{name} is {values.dtype.name}, expected {tensor.dtype}{remark}"]
-    return [] if digest(values) == tensor.sha256 else [f"{name} has other values"]
-
-
-def _digest_as(values: npt.NDArray[Any], dtype: str) -> str:
-    """The digest of values in another type; of none where that is no number's."""
-    if values.dtype.kind not in "iuf":
-        return ""
+    wanted = np.dtype(tensor.dtype)
+    wider = values.dtype.kind == wanted.kind and values.dtype.itemsize > wanted.itemsize
+    if values.dtype.name != tensor.dtype and (exact_type or not wider):
+        return [f"{name} is {values.dtype.name}, expected {tensor.dtype}"]
     with np.errstate(all="ignore"):
-        return digest(values.astype(dtype))
+        same = digest(values.astype(wanted)) == tensor.sha256
+    return [] if same else [f"{name} has other values"]
 
 
 def judge_all(

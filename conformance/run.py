@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "--decoder",
         default="own",
         metavar="CMD",
-        help="a command with {in}, {out} and {parents}; or own (nnr_codec, the default), educational",
+        help="a command with {in}, {out}, {parents}; or own (nnr_codec, default), educational",
     )
     parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="side by side")
     parser.add_argument(
@@ -166,7 +166,7 @@ def coverage_matrix(cases: Sequence[Case]) -> dict[Item, list[str]]:
 
 
 def _print_table(matrix: Mapping[Item, Sequence[str]]) -> None:
-    """A row for each syntax element and group of contexts: items hit, and the cases that hit any."""
+    """A row for each syntax element and group of contexts: items, and the cases with any."""
     totals = Counter(map(group_of, universe()))
     hit = Counter(group_of(item) for item in matrix)
     cases: dict[str, set[str]] = {}

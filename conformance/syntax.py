@@ -238,6 +238,8 @@ def data_unit_header(c: Coder, r: Record, profile: int, mps: Record) -> None:
     if has_format:
         c.u(r, "nnr_decompressed_data_format", 7)
     types = input_parameters(c, r) if parameters else 0
+    if not (parameters and r.get("tensor_dimensions_flag", 1)):
+        r["tensor_dimensions"] = []  # they are not in the unit
     if payload == BLOCK and types & DC and books:
         codebook(c, r.setdefault("codebook_h", {}))
     if len(r.get("tensor_dimensions", ())) > 1:
