@@ -143,6 +143,9 @@ def coding() -> Iterator[Draft]:
     for length in (1, 2, 9, 256):
         data = stream(floats(sparse, (166 + 2,), cabac_unary_length_minus1=length - 1))
         yield case(f"unary_length_{length}", data, f"N = {length}", "10")
+    prefixes = [sign * (10 + (1 << i)) for i in range(31) for sign in (1, -1)]
+    data = stream(floats(prefixes, (len(prefixes),)))
+    yield case("remainder_prefixes", data, "every length of the remainder's prefix", "10")
     every = [sign * m for m in range(1, 259) for sign in (1, -1)]
     data = stream(floats(every, (len(every),), cabac_unary_length_minus1=255))
     yield case("greater_than_contexts", data, "every greater-than context of N = 256", "9")

@@ -176,6 +176,9 @@ def headers() -> Iterator[Mistake]:
         yield name, stream(made), f"a decomposition with rank {rank}, {rows} rows of G", "invalid"
     zeros = unit(NNR_NDU, b"\x09w\0" + b"\x20" + bytes(12))
     yield "long_exp_golomb", stream(zeros), "ue(k) with more zeros than 32 bits allow", "invalid"
+    identified = plain(node_id_present_flag=1, device_id=1 << 33)
+    text = "a device_id beyond 32 bits, which nothing else would tell"
+    yield "exp_golomb_33_bits", stream(identified, profile=1), text, "invalid"
     signalled = plain(parent_node_id_present_flag=1, parent_node_id_type=3)
     data = stream(signalled, profile=1, mps=SIGNALLING)
     yield "parent_type_3", data, "a reserved parent_node_id_type", "invalid"
@@ -324,6 +327,11 @@ def codewords() -> Iterator[Mistake]:
 
     text = "a first value beyond the range"
     yield mistake("codeword_start", text, lambda w: b"\xff\xff" + w[2:])
+    book = {"values": [5], "zero_offset": 0}
+    constant = floats([0, 0], (2,), codebook_present_flag=1, codebook=book)
+    constant.payload = b"\xff\0\x80"
+    text = "a first value beyond the range, which nothing else would tell"
+    yield "codeword_start_alone", stream(constant, profile=1), text, "invalid"
     yield mistake("codeword_empty", "no codeword", b"", "truncated")
     yield mistake("codeword_one_byte", "a codeword of one byte", lambda w: w[:1], "truncated")
     yield mistake(

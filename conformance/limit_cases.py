@@ -60,7 +60,7 @@ def bombs() -> Iterator[Draft]:
     factor.header = {"decomposition_rank": (1 << 31) - 1, "g_number_of_rows": 1 << 16}
     text = "a factor of 2^47 elements"
     yield case("rank_2_31", stream(factor), text, "15", error="limit")
-    past = floats([1 << 31, -(1 << 32)], (2,))
+    past = floats([-(1 << 32), 1 << 31], (2,))
     text = "integers beyond 32 bits, which the binarization reaches"
     data = stream(past)
     yield case("integers_33_bits", data, text, "10", errata=("E34",), error="invalid")
@@ -101,6 +101,10 @@ def open_points() -> Iterator[Draft]:
     flagged = integers(ramp(60, 9), (12, 5), dq_flag=1)
     text = "dq_flag 1 in an INT unit is ignored"
     yield case("e30_integers_dq_flag", stream(flagged), text, "12", errata=("E30",))
+    # In an odd state 2^30 stands for the index 2^31 - 1, though its double exceeds 32 bits.
+    doubled = floats([1, 1, 1 << 30, 0, -(1 << 30)], (5,), dq_flag=1)
+    text = "an index of 32 bits whose integer cannot be doubled in 32 bits"
+    yield case("e34_doubling", stream(doubled), text, "11", errata=("E34",))
     types = floats(ramp(9), (9,), compressed_parameter_types=14)
     text = "parameter types of a layer in a FLOAT unit"
     yield case("e28_parameter_types", stream(types), text, "5", errata=("E28",))

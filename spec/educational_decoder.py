@@ -224,20 +224,25 @@ def performance_maps(reader: BitReader, sparsification: int, pruning: int,
                      unification: int, decomposition: int) -> None:
     """Accuracies at the encoder's operating points: they change nothing in what is decoded."""
     for present, numbers in ((sparsification, 3), (pruning, 2)):
-        for _ in range(reader.u(8) - 1 if present else 0):
+        for _ in range(one_fewer(reader.u(8)) if present else 0):
             reader.skip_flt(numbers)  # threshold and ratio, or ratio alone; accuracy
             class_accuracies(reader)
-    for _ in range(reader.u(8) - 1 if unification else 0):
-        for _ in range(reader.ue(1) - 1):
+    for _ in range(one_fewer(reader.u(8)) if unification else 0):
+        for _ in range(one_fewer(reader.ue(1))):
             reader.ue(7)  # reshaped tensor dimension
         reader.align()
         for _ in ("super block", "block"):
-            reader.u(8 * max(reader.u(8) - 1, 0))
+            reader.u(8 * one_fewer(reader.u(8)))
         reader.skip_flt(2)  # threshold, accuracy
         class_accuracies(reader)
-    for _ in range(reader.u(8) - 1 if decomposition else 0):
+    for _ in range(one_fewer(reader.u(8)) if decomposition else 0):
         reader.skip_flt(3)  # mse, accuracy, reduction ratio
         reader.skip_flt(reader.u(16))  # an accuracy for each class
+
+
+def one_fewer(count: int) -> int:
+    require(count >= 1, "a count of a performance map is 0")
+    return count - 1
 
 
 def class_accuracies(reader: BitReader) -> None:
@@ -726,6 +731,7 @@ class CodedTensor:
             self.left = k
             if k:
                 integers[i] = dependent_index(k, self.state) if self.dq_flag else k
+                require(-(1 << 31) <= integers[i] < 1 << 31, "an integer does not fit 32 bits")
             if k and self.codebook:  # indices are doubled too
                 require(0 <= integers[i] + self.codebook.zero_offset < len(self.codebook.values),
                         "an index lies outside of its codebook")
