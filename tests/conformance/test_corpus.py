@@ -76,7 +76,11 @@ def test_the_cases_are_those_defined() -> None:
 
 
 def test_everything_is_exercised() -> None:
-    assert missing(coverage_matrix(list(cases().values()))) == []
+    left = set(missing(()))
+    for case in sorted(cases().values(), key=lambda case: case.stream.stat().st_size):
+        if left:  # a few hundred small ones will do
+            left -= coverage_matrix([case]).keys()
+    assert sorted(left) == []
 
 
 def test_the_elements_are_those_of_the_document() -> None:

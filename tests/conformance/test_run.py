@@ -60,7 +60,10 @@ def test_educational_decoder_as_a_command(capsys: pytest.CaptureFixture[str]) ->
     assert "6 cases: 6 pass, 0 fail" in capsys.readouterr().out
 
 
-def test_own_decoder_as_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_decoder_as_a_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # not where a checkout hides the installed package
     code = "import sys; from nnr_codec.cli.decode import main; sys.exit(main())"
     decoder = f"{PYTHON} -c {shlex.quote(code)} {{in}} -o {{out}} -q --parent={{parents}}"
     assert run.main(["update_t1_h1_dq1", "invalid/empty", "--decoder", decoder, "--strict"]) == 0
