@@ -1,4 +1,4 @@
-"""Tools that judge a codec from outside: conformance, rate, speed and memory."""
+"""Conformance: what any decoder of the bitstream has to get right, and small models to show it."""
 
 import sys
 from pathlib import Path

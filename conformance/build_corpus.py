@@ -93,7 +93,8 @@ def vector_cases() -> Iterator[Draft]:
         parents = [f"../{p}/stream.nnr" for p in earlier[: entry.get("step", 0)]]
         options = ", ".join(f"{k}={v}" for k, v in entry["options"].items()) or "default options"
         text = f"written by {PEER}: {options}"
-        yield f"data/{name}", CaseFiles(stream, text, "2-14", parents=parents)
+        errata = ("E20",) if entry["options"].get("decomposed") else ()
+        yield f"data/{name}", CaseFiles(stream, text, "2-14", parents=parents, errata=errata)
 
 
 def drawn_cases() -> Iterator[Draft]:

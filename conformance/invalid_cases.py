@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,38 @@ Mistake = tuple[str, bytes, str, str]
 """Name, stream, what is wrong, kind of error."""
 
 
+POINTS = {
+    "codeword_start*": "E3",
+    "codebook_index_*": "E4",
+    "index_*": "E8",
+    "n*_dimensions": "E10",
+    "no_input_parameters": "E10",
+    "zero_dimensions": "E10",
+    "*data_format_10": "E11",
+    "*_as_*": "E11",
+    "int[0-9]*_*": "E11",
+    "aggregate": "E12",
+    "partial_data": "E12",
+    "topology_prun": "E12",
+    "map_*": "E13",
+    "no_quantization_parameter": "E14",
+    "*_reserved*": "E15",
+    "entry_*": "E33",
+    "name_twice": "E35",
+    "name_of_product": "E35",
+    "*align": "E39",
+    "*stop_bit*": "E39",
+    "mps_reserved*": "E39",
+    "profile_2": "E39",
+    "topology_format_7": "E39",
+    "codebook_above_32_bits": "E39",
+    "step_*": "E39",
+    "dimension_*": "E39",
+    "rank_0": "E39",
+}
+"""Points of spec/errata.md by globs of names."""
+
+
 def invalid_cases() -> Iterator[Draft]:
     """All of the category "invalid"."""
     groups = {
@@ -42,7 +75,8 @@ def invalid_cases() -> Iterator[Draft]:
     }
     for section, group in groups.items():
         for name, data, wrong, error in group():
-            yield f"invalid/{name}", CaseFiles(data, wrong, section, error=error)
+            errata = tuple(p for glob, p in POINTS.items() if fnmatch.fnmatchcase(name, glob))
+            yield f"invalid/{name}", CaseFiles(data, wrong, section, error=error, errata=errata)
     for name, files in updates():
         yield f"invalid/{name}", files
 
