@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import nnr_codec
-
 from .educational import educational_decoder
 from .judging import Decoder, Outcome
 
@@ -31,14 +29,26 @@ class BadCommand(Exception):
     """The command of a decoder lacks a placeholder, or cannot be started."""
 
 
-def own(stream: Path, parents: Sequence[Path]) -> Outcome:
-    """nnr_codec, in this process."""
+def own() -> Decoder:
+    """nnr_codec, in this process.
+
+    Raises:
+        BadCommand: it is not installed. Others can be judged nevertheless.
+    """
     try:
-        return Outcome("tensors", nnr_codec.decode(stream, parents=parents))
-    except nnr_codec.BitstreamError as error:
-        return Outcome("refused", detail=f"{type(error).__name__}: {error}")
-    except Exception as error:
-        return Outcome("crash", detail=f"{type(error).__name__}: {error}")
+        import nnr_codec
+    except ImportError as error:
+        raise BadCommand(f"nnr_codec is not installed ({error}); --decoder names another") from None
+
+    def run(stream: Path, parents: Sequence[Path]) -> Outcome:
+        try:
+            return Outcome("tensors", nnr_codec.decode(stream, parents=parents))
+        except nnr_codec.BitstreamError as error:
+            return Outcome("refused", detail=f"{type(error).__name__}: {error}")
+        except Exception as error:
+            return Outcome("crash", detail=f"{type(error).__name__}: {error}")
+
+    return run
 
 
 def educational(module: ModuleType | None = None) -> Decoder:

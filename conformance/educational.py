@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from .cases import ExpectedTensor, describe
+import numpy as np
+import numpy.typing as npt
+
+from .cases import Case, ExpectedTensor, describe
 
 PATH = Path(__file__).parents[1] / "spec" / "educational_decoder.py"
 
@@ -44,3 +48,24 @@ def described(stream: bytes, parents: Sequence[bytes] = ()) -> list[ExpectedTens
     coded = decoder.decode_bitstream(stream, series)
     dense, both = decoder.assemble(coded, False), decoder.assemble(coded, True)
     return describe(both, both.keys() - dense.keys())
+
+
+def first_difference(case: Case, found: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Say where the first tensor that differs in values begins to; "" if none does."""
+    parents = [path.read_bytes() for path in case.parents]
+    expected = educational_decoder().decode(case.stream.read_bytes(), parents, True)
+    for name, wanted in expected.items():
+        values = found.get(name)
+        if values is None or values.shape != wanted.shape or values.dtype.kind != wanted.dtype.kind:
+            continue
+        with np.errstate(all="ignore"):
+            values = values.astype(wanted.dtype)
+        unsigned = f"u{wanted.itemsize}"
+        places = np.argwhere(values.view(unsigned) != wanted.view(unsigned))
+        if len(places):
+            first = tuple(map(int, places[0]))
+            return (
+                f"element {list(first)} of {name!r} is {values[first]}, expected {wanted[first]}, "
+                f"the first of {len(places)}"
+            )
+    return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +114,20 @@ def judge_all(
     strict: bool = False,
     jobs: int = 1,
     progress: Callable[[Verdict], None] = lambda _: None,
+    explain: Callable[[Case, Tensors], str] = lambda *_: "",
 ) -> list[Verdict]:
-    """Judge a decoder by all cases, `jobs` at a time; in the order of the cases."""
+    """Judge a decoder by all cases, `jobs` at a time; in the order of the cases.
+
+    `explain` adds to what is said of tensors that are not those expected.
+    """
 
     def judged(case: Case) -> Verdict:
-        return judge(case, decoder(case.stream, case.parents), strict)
+        outcome = decoder(case.stream, case.parents)
+        verdict = judge(case, outcome, strict)
+        if verdict.status in (FAIL, DISAGREEMENT) and outcome.tensors and case.tensors:
+            more = explain(case, outcome.tensors)
+            verdict = replace(verdict, detail=verdict.detail + (f"; {more}" if more else ""))
+        return verdict
 
     verdicts = []
     with ThreadPoolExecutor(jobs) as pool:

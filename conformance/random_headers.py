@@ -77,7 +77,8 @@ def performance_maps(d: Draws, prefix: str, entries: bool) -> Record:
 
     Without `entries` the maps are empty.
     """
-    record = {f"{prefix}_{kind}_flag": d.below(2) for kind in ("sparsification", "pruning")}
+    kinds = ("sparsification", "pruning")
+    record: Record = {f"{prefix}_{kind}_flag": d.below(2) for kind in kinds}
     record[f"{prefix}_unification_flag"] = d.below(2)
     count = d.of(1, 2) if entries else 0
     record["sparsification_performance_map"] = [

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from . import decoders
 from .cases import BadCase, Case, find_cases
 from .coverage import Item, exercised, group_of, missing, universe
+from .educational import first_difference
 from .judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Decoder, Verdict, judge_all
 
 OWN = ("own", "educational")
@@ -34,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BadCase, decoders.BadCommand) as error:
         print(f"conformance.run: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,7 +95,7 @@ def find_decoder(text: str, seconds: float) -> Decoder:
         BadCommand: it is neither one of ours nor a command line.
     """
     if text == "own":
-        return decoders.own
+        return decoders.own()
     if text == "educational":
         return decoders.educational()
     return decoders.command(text, seconds)
@@ -105,7 +110,13 @@ def show_verdicts(cases: Sequence[Case], given: argparse.Namespace) -> int:
         if not given.json and (given.verbose or verdict.status in (FAIL, DISAGREEMENT)):
             print(_line(verdict), flush=True)
 
-    verdicts = judge_all(cases, decoder, strict=strict, jobs=given.jobs, progress=progress)
+    verdicts = judge_all(
+        *(cases, decoder),
+        strict=strict,
+        jobs=given.jobs,
+        progress=progress,
+        explain=first_difference,
+    )
     counts = Counter(verdict.status for verdict in verdicts)
     if given.json:
         found = {status: counts[status] for status in (PASS, FAIL, DISAGREEMENT, NOT_RUN)}
@@ -174,9 +185,9 @@ def _print_table(matrix: Mapping[Item, Sequence[str]]) -> None:
         cases.setdefault(group_of(item), set()).update(names)
     print(f"{'exercised':46} {'items':>11} {'cases':>5}  for instance")
     for group, total in sorted(totals.items()):
-        names = cases.get(group, set())
-        example = min(names, key=lambda name: (len(name), name), default="")
-        print(f"{group:46} {hit[group]:>4} of {total:>3} {len(names):>5}  {example}")
+        found = cases.get(group, set())
+        example = min(found, key=lambda name: (len(name), name), default="")
+        print(f"{group:46} {hit[group]:>4} of {total:>3} {len(found):>5}  {example}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -253,6 +254,30 @@ def test_damaged_cases(
     (folder / "case.json").write_text(json.dumps(known))
     assert run.main([str(folder)]) == 2
     assert "case" in capsys.readouterr().err
+
+
+def test_the_first_difference_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = right_values()
+    values[[3, 5]] = 9
+    folder = tensors({"w": values}, tmp_path / "out")
+    decoder = f"sh -c 'cp -r {folder} $1' - {{out}} {{in}}"
+    assert run.main(["shape_7", "--decoder", decoder]) == 1
+    wanted = f"element [3] of 'w' is 9.0, expected {right_values()[3]}, the first of 2"
+    assert f"'w' has other values; {wanted}" in capsys.readouterr().out
+
+
+def test_a_reader_that_stops() -> None:
+    """As head does: no traceback."""
+    done = subprocess.run(
+        f"{PYTHON} -m conformance.run --decoder 'false {{in}} {{out}}' features | head -1",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("FAIL")
+    assert done.stderr == ""
 
 
 def test_coverage_tells_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
