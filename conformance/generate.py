@@ -27,7 +27,7 @@ from .random_headers import (
     topology,
 )
 from .random_tensors import Past, StreamState, UnitPlan, data_unit, plan
-from .syntax import NNR_MPS, NNR_STR, start_unit, unit, written
+from .syntax import INT, NNR_MPS, NNR_STR, RAW_FLOAT, start_unit, unit, written
 from .syntax import model_parameter_set as mps_syntax
 
 
@@ -56,6 +56,8 @@ def generate(seed: int, *, common: bool = False) -> GeneratedStream:
     for step in range(length if not common or profile else 1):
         held = [p for p in plans if step == 0 or d.chance(0.8)] or plans[:1]
         mps = model_parameter_set(d, profile, common, series=step > 0)
+        if not common and all(p.payload in (INT, RAW_FLOAT) for p in held):
+            mps["mps_quantization_method_flags"] = 0  # nothing is quantized
         indexed = int(not common and sum(len(p.names) for p in held) > 1 and d.chance(0.2))
         mps["mps_topology_indexed_reference_flag"] = indexed
         density, parameter = mps["mps_qp_density"], mps["mps_quantization_parameter"]
