@@ -208,7 +208,8 @@ def parameter_sets() -> Iterator[Draft]:
         yield case(f"qp_density_{density}", stream(unit_, mps=mps), f"qp_density {density}", "12")
     no_method = {"mps_quantization_method_flags": 0}
     data = stream(integers(ramp(9), (9,)), mps=no_method)
-    yield case("no_quantization", data, "no parameter set gives a quantization parameter", "4.3")
+    text = "no parameter set gives a quantization parameter"
+    yield case("no_quantization", data, text, "4.3", errata=("E40",))
     for methods in (2, 3):
         data = stream(floats(ramp(9), (9,)), mps={**MPS, "mps_quantization_method_flags": methods})
         text = f"mps_quantization_method_flags {methods}"
