@@ -36,6 +36,7 @@ _FLOAT_TYPES: dict[DataFormat, type[np.floating[Any]]] = {
     DataFormat.FLOAT64: np.float64,
 }
 _LARGEST_EXACT = 2**53  # of integers in binary64
+_LARGEST_IN_BINARY32 = 2**24  # up to which every integer is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +141,10 @@ class _UnitDecoder:
 
     def outlined(self, name: str, role: str) -> DecodedTensor:
         """Return a tensor as `restored` gives it, without its values."""
-        shape, dtype = role_shape(self.record, role), np.dtype(np.float32)
+        shape = role_shape(self.record, role)
         if self.record.payload_type == PayloadType.INT:
             dtype = np.dtype(self._integer_range()[2])
-        elif role != "dense":
+        else:
             dtype = np.dtype(self._float_type())
         model_map = self.parsed.context.model_map
         entry = model_map.tensors.get(name) if model_map else None
@@ -175,8 +176,8 @@ class _UnitDecoder:
             return DecodedTensor(layout.name, layout.role, values, integers, node_id=node_id)
         qp, step = self._step(tensor)
         # Factors' integers are needed for the product yet.
-        if self._keep_integers or layout.role in ("G", "H"):
-            weights = dequantize(indexed, step)
+        if self._keep_integers or layout.role in ("G", "H") or _is_wide(layout.codebook):
+            weights = _dequantized(indexed, step, layout.codebook)
         else:
             dequantize_in_place(indexed, step)
             weights = indexed.view(np.float32)
@@ -233,24 +234,57 @@ class _UnitDecoder:
         return _INTEGER_RANGES[data_format]
 
     def _recompose(self, g: CodedTensor, h: CodedTensor) -> DecodedTensor:
-        """Multiply G and H: exactly, with one rounding to binary32.
+        """Multiply G and H: summed in binary64 in the order of the rank, rounded once to binary32.
 
-        The product of the integers is exact in binary64 as long as it stays below 2**53, so that
-        the result does not depend on the order in which a processor adds.
+        Where every partial sum is exact the order makes no difference, and a faster product serves.
         """
         rank = g.layout.shape[1]
         operations = rank * self.record.element_count
         allowed = self.parsed.context.limits.max_product_operations
         if operations > allowed:
             raise LimitExceeded("max_product_operations", operations, allowed)
-        left = self._apply_codebook(g.integers, g.layout.codebook).astype(np.float64)
-        right = self._apply_codebook(h.integers, h.layout.codebook).astype(np.float64)
-        scale = self._step(g)[1] * self._step(h)[1]
-        bound = float(np.abs(left).max()) * float(np.abs(right).max()) * rank
-        if bound >= _LARGEST_EXACT:
-            reason = "factors too large for an exact product"
-            raise UnsupportedFeature("decomposition_rank", rank, reason)
-        product = (left.reshape(g.layout.shape) @ right.reshape(h.layout.shape)) * scale
-        with np.errstate(over="ignore"):
+        (left, left_unit), (right, right_unit) = self._factor(g), self._factor(h)
+        with np.errstate(over="ignore", invalid="ignore"):  # values may be infinite
+            bound = float(np.abs(left).max()) * float(np.abs(right).max()) * rank
+            exact = bound < _LARGEST_EXACT * left_unit * right_unit
+            product = left @ right if exact else _summed_by_rank(left, right)
+            product += 0.0  # no sum that begins with 0 is -0
             values = product.reshape(self.record.tensor_dimensions).astype(np.float32)
-        return DecodedTensor(self.record.dense_name, "dense", values)
+        return DecodedTensor(self.record.dense_name, "dense", self._to_float_type(values))
+
+    def _factor(self, factor: CodedTensor) -> tuple[npt.NDArray[np.float64], float]:
+        """Return a factor's binary32 values, and the power of two of which all are multiples."""
+        indexed = self._apply_codebook(factor.integers, factor.layout.codebook)
+        qp, step = self._step(factor)
+        density = self._quantization[0]
+        weights = _dequantized(indexed, step, factor.layout.codebook)
+        values = weights.reshape(factor.layout.shape).astype(np.float64)
+        # Rounding to binary32 leaves multiples: it drops bits where there are more than 24.
+        return values, math.ldexp(1.0, (qp >> density) - density)
+
+
+def _is_wide(codebook: Codebook | None) -> bool:
+    """Whether a codebook has values that binary32 cannot hold."""
+    if codebook is None:
+        return False
+    return max(-codebook.values[0], codebook.values[-1]) > _LARGEST_IN_BINARY32
+
+
+def _dequantized(
+    indexed: Integers, step: float, codebook: Codebook | None
+) -> npt.NDArray[np.float32]:
+    """Return the values: integers times the step, those of a codebook rounded once."""
+    if not _is_wide(codebook):
+        return dequantize(indexed, step)
+    with np.errstate(over="ignore"):
+        return (indexed * step).astype(np.float32)
+
+
+def _summed_by_rank(
+    left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the product of two matrices, each sum in ascending order of the rank."""
+    total = np.zeros((left.shape[0], right.shape[1]))
+    for column, row in zip(left.T, right, strict=True):
+        total += np.outer(column, row)
+    return total

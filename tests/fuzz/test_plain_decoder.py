@@ -23,9 +23,7 @@ SMALL = DecodeLimits(max_elements_per_tensor=2**13, max_elements=2**14)
 
 KNOWN_REFUSALS = (
     # Ours alone refuses, by its errors' texts: what the plain decoder has no need to check.
-    "too small",  # counts of performance maps
     "mps_parent_signalling_enabled_flag",
-    "factors too large for an exact product",
     "a string is not UTF-8",  # in data that the plain decoder passes over
 )
 KNOWN_ACCEPTANCES = (
