@@ -24,12 +24,12 @@ KINDS: Sequence[Kind] = ("accuracy", "divergence")
 # Told apart in both modes and by those who see colours otherwise; the markers differ as well.
 _COLOURS = ("#2f7ed8", "#e0702a", "#2aa18a", "#c2479b", "#b8860b", "#7a5fd0", "#8a8f98", "#cf4444")
 _MARKERS = "osD^vPXd"
-_SIZE = (6.4, 4.3)  # inches
+_SIZE = (5.6, 4.1)  # inches
 _TEXT, _RULE, _GROUND = "#1a1b1e", "#d9dbde", "#fefefd"
 _VARIABLES = {_TEXT: "var(--ink)", _RULE: "var(--rule)", _GROUND: "var(--card)"}
 _ROOM = 1.15  # of the span of what is shown, so that points do not touch the frame
-_MOST_LOSS = 15.0
-"""Points of accuracy beyond which a network is of no use: the plot ends there."""
+MOST_LOSS = 15.0
+"""Points of accuracy beyond which a network is of no use: the plots end there."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ def plot(subject: SubjectResults, kind: Kind, drawn: Mapping[str, Style]) -> Fig
             )  # fmt: skip
             marks[0].set_gid(identity)
         axes.plot([], [], color=style.colour, marker=style.marker, label=name)
-    _arrange_sizes(axes)
+    _arrange_sizes(axes, subject)
     if kind == "accuracy":
         _arrange_accuracy(axes, subject)
     else:
         axes.set_yscale("log")
-        axes.set_ylabel(f"{_DIVERGENCES.get(subject.facts.divergence, subject.facts.divergence)}")
+        axes.set_ylabel(_DIVERGENCES.get(subject.facts.divergence, subject.facts.divergence))
     _finish(axes)
     return figure
 
@@ -97,10 +97,26 @@ def point_identity(kind: Kind, cell: Cell) -> str:
     return "point-" + re.sub(r"[^\w=+.-]", "_", f"{kind}-{cell.name}")
 
 
-def _arrange_sizes(axes: Any) -> None:
+def _of_use(subject: SubjectResults) -> list[Measured]:
+    """Return the cells that lose little enough to be looked at; all, if none does."""
+    found = [found for cells in subject.methods.values() for _, found in cells]
+    whole = subject.accuracy(subject.reference)
+    if whole is None:
+        return found
+    kept = [
+        one
+        for one in found
+        if (accuracy := subject.accuracy(one)) is not None and whole - accuracy <= MOST_LOSS
+    ]
+    return kept or found
+
+
+def _arrange_sizes(axes: Any, subject: SubjectResults) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
+    sizes = [100 * float(found.record["ratio"]) for found in _of_use(subject)]
+    axes.set_xlim(min(sizes) / _ROOM, max(sizes) * _ROOM)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -115,11 +131,10 @@ def _arrange_accuracy(axes: Any, subject: SubjectResults) -> None:
         return
     axes.axhline(whole, color=_TEXT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axes.annotate(
-        "uncompressed", (0.995, whole), xycoords=("axes fraction", "data"), ha="right",
+        "uncompressed", (0.01, whole), xycoords=("axes fraction", "data"), ha="left",
         va="bottom", fontsize=8.5, color=_TEXT,
     )  # fmt: skip
-    shown = [a for cells in subject.methods.values() for _, m in cells
-             if (a := subject.accuracy(m)) is not None and whole - a <= _MOST_LOSS]  # fmt: skip
+    shown = [a for found in _of_use(subject) if (a := subject.accuracy(found)) is not None]
     low, high = min([whole, *shown]), max([whole, *shown])
     room = (_ROOM - 1) * max(high - low, 0.5)
     axes.set_ylim(low - room, high + room)

@@ -55,7 +55,7 @@ def run_plan(
     from .report import write_report
 
     plan = plan if isinstance(plan, Plan) else load_plan(plan)
-    folder = None if out is None else usable_folder(Path(out), overwrite)
+    folder = None if out is None else usable_folder(out, overwrite)
     data_folder = None if data is None else Path(data).resolve()
     run = Run(data_folder, CellCache(folder / _CELLS) if folder else None, executor, progress)
     results = run.results(plan, only, _command(plan, folder, data_folder, only))
@@ -64,12 +64,13 @@ def run_plan(
     return results
 
 
-def usable_folder(out: Path, overwrite: bool = False) -> Path:
+def usable_folder(out: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """Make a folder of results; return it.
 
     Raises:
         InvalidOptions: it is no folder, cannot be made, or holds other things.
     """
+    out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         found = {path.name for path in out.iterdir()}
