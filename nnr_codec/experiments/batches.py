@@ -8,7 +8,7 @@ from typing import Any
 
 from nnr_codec.errors import InvalidOptions
 
-__all__ = ["Batch", "Batches", "Load", "sample_count", "thinned"]
+__all__ = ["Batch", "Batches", "Load", "first_sample", "sample_count", "thinned"]
 
 Batch = tuple[Any, Any]
 """Inputs and targets of some samples; both are a tensor or an array, or a tuple of them, with
@@ -77,6 +77,11 @@ def _part(values: Any, which: slice) -> Any:
     if isinstance(values, tuple):
         return tuple(value[which] for value in values)
     return values[which]
+
+
+def first_sample(inputs: Any) -> Any:
+    """Return the first sample of a batch's `inputs`, as a batch of one."""
+    return _part(inputs, slice(1))
 
 
 def sample_count(inputs: Any) -> int:
