@@ -3,8 +3,8 @@
 After G. Bjøntegaard, "Calculation of average PSNR differences between RD-curves", VCEG-M33, 2001,
 with log divergence in place of PSNR, and monotone piecewise cubic interpolation (PCHIP), as later
 practice has it. Each method's curve goes through the lower hull of its points: those that no other
-point of the method beats in both, bytes and divergence. (Not the convex hull: log bytes are a concave
-function of log divergence, of which that would leave little but the ends.)
+point of the method beats in both, bytes and divergence. (Not the convex hull: log bytes are a
+concave function of log divergence, of which that would leave little but the ends.)
 """
 
 from __future__ import annotations

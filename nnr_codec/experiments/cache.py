@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,7 @@ class CellCache:
             record = json.loads(figures.read_text(encoding="utf-8"))
             with np.load(samples, allow_pickle=False) as archive:
                 found = dict(archive.items())
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
         if not isinstance(record, Mapping) or record.get("key") != key:
             return None

@@ -62,8 +62,8 @@ class Facts:
         sample_count: measured samples.
         primary: name of the score that stands for accuracy.
         divergence: what the divergence is.
-        parameters: elements of the checkpoint.
-        macs: multiplications with accumulation for one sample; None where they are not known.
+        parameters: elements of the network's parameters; statistics of batch norm are none.
+        macs: multiply-accumulates for one sample; None where some are not known.
     """
 
     checkpoint: str
@@ -114,17 +114,21 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def examine(plan: SubjectPlan, data: Path | None) -> Facts:
     """Find out what holds for all cells of a subject: reads its model and all of its samples."""
-    from .complexity import count_macs
+    from .complexity import subject_complexity
 
     subject = _subject(plan, data)
     digest, count = _samples_digest(subject)
-    with open_checkpoint(subject.checkpoint) as model:
-        parameters = sum(parameter.size for parameter in model.values())
     with _one_thread():
-        macs = count_macs(subject)
-    metric = subject.metric
-    checkpoint = file_digest(subject.checkpoint)
-    return Facts(checkpoint, digest, count, metric.primary, metric.divergence, parameters, macs)
+        cost = subject_complexity(subject)
+    return Facts(
+        checkpoint=file_digest(subject.checkpoint),
+        samples=digest,
+        sample_count=count,
+        primary=subject.metric.primary,
+        divergence=subject.metric.divergence,
+        parameters=cost.parameters,
+        macs=None if cost.unknown else cost.macs,
+    )
 
 
 def measure(cell: Cell, data: Path | None, reference: npt.NDArray[Any] | None = None) -> Measured:

@@ -116,10 +116,11 @@ def options_of(kind: type[T], values: Mapping[str, Any]) -> T:
 def _converted(key: str, value: Any, hint: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
-    nested = [kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)]
+    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
+    nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
     if not isinstance(value, Mapping) or not nested:
         return value
     try:
-        return options_of(nested[0], value)  # type: ignore[type-var]
+        return options_of(nested[0], value)
     except InvalidOptions as error:
         raise InvalidOptions(f"{key}.{error.option}", error.reason) from None

@@ -10,7 +10,14 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LENGTH = 16
 # Of the experiments, what a cell's numbers come from; what is made of them later decides no cell.
-_MEASURING = ("cells.py", "complexity.py", "batches.py", "evaluation.py", "metrics.py", "subject.py")
+_MEASURING = (
+    "cells.py",
+    "complexity.py",
+    "batches.py",
+    "evaluation.py",
+    "metrics.py",
+    "subject.py",
+)
 _MEASURING_FOLDERS = ("subjects", "methods")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 MINUS = "\N{MINUS SIGN}"
-NONE = "–"
+NONE = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)

@@ -136,9 +136,7 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     _check_distinct(root, "method", names)
     if anchor and anchor not in names:
         raise root.error("anchor", f"{anchor!r} is no method; there are {', '.join(names)}")
-    return Plan(
-        found, title, about, seed, resamples, drops, anchor or names[0], subjects, methods
-    )
+    return Plan(found, title, about, seed, resamples, drops, anchor or names[0], subjects, methods)
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def plot(subject: SubjectResults, kind: Kind, drawn: Mapping[str, Style]) -> Fig
         points = [point for pair in cells if (point := _point(subject, kind, *pair)) is not None]
         if not points:
             continue
-        sizes, values, names = zip(*points, strict=True)
+        sizes, values, _ = zip(*points, strict=True)
         style = drawn[name]
         axes.plot(sizes, values, color=style.colour, linewidth=1.8, zorder=2)
         for size, value, identity in points:
@@ -78,7 +78,11 @@ def plot(subject: SubjectResults, kind: Kind, drawn: Mapping[str, Style]) -> Fig
     return figure
 
 
-_DIVERGENCES = {"KL": "KL divergence, nats", "MSE": "mean squared error", "1-cos": "1 − cosine"}
+_DIVERGENCES = {
+    "KL": "KL divergence, nats",
+    "MSE": "mean squared error",
+    "1-cos": "1 \N{MINUS SIGN} cosine",
+}
 
 
 def _point(

@@ -21,9 +21,10 @@ def loss_rows(
     subject: SubjectResults, losses: Mapping[str, Sequence[BytesAtLoss]], drawn: Mapping[str, Style]
 ) -> list[list[Shown]]:
     """Return a row for each method: its bytes at each loss, with their intervals."""
+    columns = zip(*losses.values(), strict=True)
     best = [
-        min((found[i].bytes for found in losses.values() if found[i].bytes is not None), default=0)
-        for i in range(len(next(iter(losses.values()))))
+        min((loss.bytes for loss in column if loss.bytes is not None), default=None)
+        for column in columns
     ]
     rows = []
     for name, found in losses.items():
@@ -52,7 +53,13 @@ def cell_rows(
     facts = subject.facts
     scores = list(subject.reference.record["scores"])
     header = ["method", "point", "bytes", "bit/weight", "% of float32", *map(escape, scores)]
-    header += [f"Δ {facts.primary}", "agreement, %", escape(facts.divergence), "encode, s", "decode, s"]
+    header += [
+        f"Δ {facts.primary}",
+        "agreement, %",
+        escape(facts.divergence),
+        "encode, s",
+        "decode, s",
+    ]
     rows = [
         _cell_row(subject, scores, drawn, cell, found)
         for cells in subject.methods.values()
@@ -120,9 +127,10 @@ def yardstick_table(subject: SubjectResults, drawn: Mapping[str, Style]) -> str:
     header = ["method", "point", "DeepCABAC", "static entropy", "", "ANS with tables", ""]
     return (
         "<details><summary>The entropy coder, beside others on the same integers</summary>\n"
-        "<p>Bytes of all payloads, without the units' headers. Static entropy is that of each tensor's "
-        "integers by itself, with no table to be sent; constriction's ANS coder pays for its "
-        f"tables. Percentages: against DeepCABAC.</p>{table(header, rows, sortable=True)}</details>"
+        "<p>Bytes of all payloads, without the units' headers. Static entropy is that of each "
+        "tensor's integers by itself, with no table to be sent; constriction's ANS coder pays for "
+        f"its tables. Percentages: against DeepCABAC.</p>{table(header, rows, sortable=True)}"
+        "</details>"
     )
 
 

@@ -5,7 +5,8 @@ form, are left out of all.
 
 * ``payload_bytes``: what DeepCABAC took.
 * ``entropy_bytes``: the zero-order entropy of each tensor's integers by itself. No static coder
-  of single integers takes less, and this one is not charged for its tables.
+  of single integers takes less, and this one is not charged for its tables. Where values hardly
+  repeat, as those of fine vectors and of exact tensors do, it is small for that reason alone.
 * ``ans_bytes``: constriction's ANS coder, with a static model for each tensor and the tables that
   its decoder needs. A tensor for which that is shorter is counted at a fixed width.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +112,7 @@ def _ans_bytes(coded: list[tuple[npt.NDArray[np.int32], Histogram]]) -> int:
     return int(coder.get_compressed().nbytes) if coded else 0
 
 
-def ans_coder(coded: list[tuple[npt.NDArray[np.int32], Histogram]]) -> object:
+def ans_coder(coded: list[tuple[npt.NDArray[np.int32], Histogram]]) -> Any:
     """Return constriction's coder that holds the tensors, the first on top."""
     import constriction
 
@@ -122,7 +124,7 @@ def ans_coder(coded: list[tuple[npt.NDArray[np.int32], Histogram]]) -> object:
     return coder
 
 
-def ans_model(histogram: Histogram) -> object:
+def ans_model(histogram: Histogram) -> Any:
     """Return constriction's model of a tensor, made of nothing but the table."""
     import constriction
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -56,8 +55,3 @@ class Codec(Protocol):
     def identity(self) -> dict[str, Any]:
         """Return what decides the results, as JSON-ready data: options and versions."""
         ...
-
-
-def as_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return the values as binary32, row-major."""
-    return np.ascontiguousarray(values, dtype=np.float32).reshape(values.shape)

@@ -19,8 +19,9 @@ def pack(tensors: Mapping[str, npt.NDArray[Any]], note: Mapping[str, Any] | None
     from safetensors.numpy import save
 
     metadata = {"note": json.dumps(note)} if note else None
-    plain = save({name: np.ascontiguousarray(v) for name, v in tensors.items()}, metadata)
-    return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(plain)
+    plain = save({name: np.asarray(v, order="C") for name, v in tensors.items()}, metadata)
+    packed: bytes = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(plain)
+    return packed
 
 
 def unpack(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:

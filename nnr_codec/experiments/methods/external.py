@@ -77,9 +77,7 @@ class ExternalCodec:
         own = ("encode", "decode", "version", "format", "timeout")
         rest = {name: _text(value) for name, value in values.items() if name not in own}
         _check_names([*encode, *decode, *version], rest)
-        return cls(
-            encode, decode, version, model_format, timeout, tuple(rest.items()), str(folder)
-        )
+        return cls(encode, decode, version, model_format, timeout, tuple(rest.items()), str(folder))
 
     def encode(self, tensors: Arrays) -> Encoded:
         """Run the encoder.

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import InvalidModel
 from ..checked_table import options_of
-from .base import Arrays, Decoded, Encoded, as_float32
+from .base import Arrays, Decoded, Encoded
 from .container import pack, unpack, versions
 
 
@@ -51,7 +51,10 @@ class Float16Codec:
         """Decode what `encode` wrote."""
         start = time.perf_counter()
         tensors, _ = unpack(data)
-        found = {n: as_float32(v) if v.dtype == np.float16 else v for n, v in tensors.items()}
+        found = {
+            name: v.astype(np.float32) if v.dtype == np.float16 else v
+            for name, v in tensors.items()
+        }
         return Decoded(found, time.perf_counter() - start)
 
     def identity(self) -> dict[str, Any]:
