@@ -50,13 +50,13 @@ def _linear(layer: nn.Linear, inputs: torch.Tensor, outputs: torch.Tensor) -> in
 
 def _convolution(layer: nn.Conv2d, inputs: torch.Tensor, outputs: torch.Tensor) -> int:
     """Each output is a sum over a window of the channels of its group; zeros around included."""
-    window = math.prod(layer.kernel_size)
+    window: int = math.prod(layer.kernel_size)
     return int(outputs.numel()) * window * int(layer.in_channels // layer.groups)
 
 
 def _transposed(layer: nn.ConvTranspose2d, inputs: torch.Tensor, outputs: torch.Tensor) -> int:
     """Each input goes to a window of the channels of its group."""
-    window = math.prod(layer.kernel_size)
+    window: int = math.prod(layer.kernel_size)
     return int(inputs.numel()) * window * int(layer.out_channels // layer.groups)
 
 

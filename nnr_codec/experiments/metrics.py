@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 AGREEMENT = "agreement"
+CHUNK = 1000  # samples
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
@@ -103,11 +104,11 @@ class Classification:
             InvalidModel: an output of the uncompressed network is not finite.
         """
         _check_reference(reference)
-        valid = _finite(outputs)
-        expected = _log_softmax(reference)
-        found = _log_softmax(np.where(valid[:, np.newaxis], outputs, 0))
-        divergence = np.sum(np.exp(expected) * (expected - found), axis=1)
-        return np.where(valid, np.maximum(divergence, 0), np.inf)  # rounding can go below 0
+        parts = [  # a softmax in float64 of all samples would take much memory
+            _kl_divergence(outputs[start : start + CHUNK], reference[start : start + CHUNK])
+            for start in range(0, len(outputs), CHUNK)
+        ]
+        return np.concatenate(parts)
 
     def agreement(self, outputs: Array, reference: Array) -> Bool:
         """Return whether the most likely class is the same."""
@@ -151,7 +152,11 @@ class Reconstruction:
             return {"psnr_db": 10 * np.log10(self.peak**2 / error)}
 
     def divergence_from(self, outputs: Array, reference: Array) -> Float64:
-        """Return the mean squared error to the uncompressed network's outputs, clipped as well."""
+        """Return the mean squared error to the uncompressed network's outputs, clipped as well.
+
+        Raises:
+            InvalidModel: of a sample, every output of the uncompressed network is NaN.
+        """
         return self._mean_squared_error(outputs, np.clip(reference, 0, self.peak))
 
     def agreement(self, outputs: Array, reference: Array) -> Float64:
@@ -165,8 +170,8 @@ class Reconstruction:
 
     def _mean_squared_error(self, outputs: Array, expected: Array) -> Float64:
         difference = np.clip(outputs, 0, self.peak).astype(np.float64) - expected
-        mean = _measured_mean(np.square(difference), expected)
-        return np.where(np.isfinite(mean), mean, np.inf)
+        squared = np.where(np.isfinite(outputs), np.square(difference), np.inf)
+        return _measured_mean(squared, expected)
 
 
 @dataclass(frozen=True)
@@ -247,6 +252,14 @@ def _check_reference(reference: Array) -> None:
         raise InvalidModel("uncompressed network", reason)
 
 
+def _kl_divergence(outputs: Array, reference: Array) -> Float64:
+    valid = _finite(outputs)
+    expected = _log_softmax(reference)
+    found = _log_softmax(np.where(valid[:, np.newaxis], outputs, 0))
+    divergence = np.sum(np.exp(expected) * (expected - found), axis=1)
+    return np.where(valid, np.maximum(divergence, 0), np.inf)  # rounding can go below 0
+
+
 def _log_softmax(logits: Array) -> Float64:
     values = logits.astype(np.float64)
     values = values - values.max(axis=1, keepdims=True)
@@ -256,7 +269,11 @@ def _log_softmax(logits: Array) -> Float64:
 
 def _measured_mean(values: Array, expected: Array) -> Float64:
     """Return the mean of each sample's values where `expected` is not NaN."""
-    measured = ~np.isnan(expected)
     axes = tuple(range(1, values.ndim))
+    measured = ~np.isnan(expected)
+    empty = ~np.any(measured, axis=axes)
+    if empty.any():
+        reason = f"of sample {int(np.argmax(empty))} every value is NaN"
+        raise InvalidModel("uncompressed network or targets", reason)
     mean: Float64 = np.mean(values, axis=axes, where=measured, dtype=np.float64)
     return mean
