@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +118,7 @@ def examine(plan: SubjectPlan, data: Path | None) -> Facts:
 
     subject = _subject(plan, data)
     digest, count = _samples_digest(subject)
-    with _one_thread():
+    with _one_thread:
         cost = subject_complexity(subject)
     return Facts(
         checkpoint=file_digest(subject.checkpoint),
@@ -175,7 +175,7 @@ def _evaluated(
     from .evaluation import evaluate
 
     start = time.perf_counter()
-    with _one_thread():
+    with _one_thread:
         found = evaluate(subject, tensors, reference)
     record = {
         "scores": {name: _mean(values) for name, values in found.scores.items()},
@@ -226,14 +226,34 @@ def _parts(values: Any) -> tuple[Any, ...]:
     return () if values is None else (values,)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch work with one thread: sums come in one order, and cells run side by side."""
-    import torch
+class _OneThread:
+    """Lets torch work with one thread: sums come in one order, and cells run side by side.
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    The number of threads is the process's: the last cell to leave restores what the first one
+    found. Yet each thread has to say so itself, as OpenMP keeps a number for each.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = 1
+
+    def __enter__(self) -> None:
+        import torch
+
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.get_num_threads()
+            self._inside += 1
+            torch.set_num_threads(1)
+
+    def __exit__(self, *error: object) -> None:
+        import torch
+
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                torch.set_num_threads(self._before)
+
+
+_one_thread = _OneThread()

@@ -124,10 +124,16 @@ def test_a_lost_worker_is_a_failed_cell(tmp_path: Path) -> None:
     assert "the worker is lost" in failure.reason
 
 
-def test_torch_keeps_its_threads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["none", "threads"])
+def test_torch_keeps_its_threads(kind: str, tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    run_plan(save_plan(tmp_path), only="*/bits=4")
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    try:
+        with executor_of(kind) as executor:
+            run_plan(save_plan(tmp_path), executor=executor)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def measured_anew(plan: Path, out: Path) -> int:
