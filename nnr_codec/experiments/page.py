@@ -11,7 +11,7 @@ from .bd_rate import BdRate
 from .bootstrap import LEVEL, BytesAtLoss
 from .cells import Facts
 from .markup import NONE, Shown, signed_text, size_text, table, whole_text
-from .plots import KINDS, MOST_LOSS, Kind, Style, inline_svg, point_identity, styles
+from .plots import DECADES, KINDS, MOST_LOSS, Kind, Style, inline_svg, point_identity, styles
 from .results import Results, SubjectResults, bd_rates, losses_of
 from .subject_tables import cell_rows, dotted, loss_rows, yardstick_table
 
@@ -230,7 +230,8 @@ def _notes(results: Results) -> str:
         "interpolated towards the next smaller one; ≤ where none smaller was measured. Under it "
         f"the {100 * LEVEL:.0f} % interval of {results.plan.resamples} paired bootstrap sets of "
         "samples. The plots show "
-        f"what is within {MOST_LOSS:g} points of the uncompressed network. Times are "
+        f"what is within {MOST_LOSS:g} points of the uncompressed network, and of the divergence "
+        f"{DECADES} decades. Times are "
         "those of a run in which cells may have slowed each other down.</p>\n"
         f"<dl><dt>command</dt><dd><code>{escape(results.run['command'])}</code></dd>"
         f"<dt>date</dt><dd>{results.run['date']}</dd>"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import re
+import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from .cells import Cell, Measured
+from .cells import Cell
 from .results import SubjectResults
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ _SIZE = (5.6, 4.1)  # inches
 _TEXT, _RULE, _GROUND = "#1a1b1e", "#d9dbde", "#fefefd"
 _VARIABLES = {_TEXT: "var(--ink)", _RULE: "var(--rule)", _GROUND: "var(--card)"}
 _ROOM = 1.15  # of the span of what is shown, so that points do not touch the frame
+DECADES = 5  # of divergence: what is nearly lossless would squeeze the rest
 MOST_LOSS = 15.0
 """Points of accuracy beyond which a network is of no use: the plots end there."""
 
@@ -48,32 +51,48 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
     }
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A cell's place in a plot.
+
+    Attributes:
+        size: percent of float32.
+        value: accuracy, as it is told, or divergence.
+        identity: of the mark in the SVG.
+        is_of_use: whether the network has lost little enough to be looked at.
+    """
+
+    size: float
+    value: float
+    identity: str
+    is_of_use: bool
+
+
 def plot(subject: SubjectResults, kind: Kind, drawn: Mapping[str, Style]) -> Figure:
     """Draw a subject's methods: size in percent of float32, and accuracy or divergence."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE, layout="constrained", facecolor=_GROUND)
     axes = figure.add_subplot(facecolor=_GROUND)
-    for name, cells in subject.methods.items():
-        points = [point for pair in cells if (point := _point(subject, kind, *pair)) is not None]
-        if not points:
-            continue
-        sizes, values, _ = zip(*points, strict=True)
+    methods = marks_of(subject, kind)
+    for name, marks in methods.items():
         style = drawn[name]
+        sizes, values = [mark.size for mark in marks], [mark.value for mark in marks]
         axes.plot(sizes, values, color=style.colour, linewidth=1.8, zorder=2)
-        for size, value, identity in points:
-            marks = axes.plot(
-                [size], [value], style.marker, color=style.colour, markersize=6.5, zorder=3,
-                markeredgecolor=_GROUND, markeredgewidth=0.8,
+        for mark in marks:
+            points = axes.plot(
+                [mark.size], [mark.value], style.marker, color=style.colour, markersize=6.5,
+                zorder=3, markeredgecolor=_GROUND, markeredgewidth=0.8,
             )  # fmt: skip
-            marks[0].set_gid(identity)
+            points[0].set_gid(mark.identity)
         axes.plot([], [], color=style.colour, marker=style.marker, label=name)
-    _arrange_sizes(axes, subject)
+    every = [mark for marks in methods.values() for mark in marks]
+    shown = [mark for mark in every if mark.is_of_use] or every
+    _arrange_sizes(axes, shown)
     if kind == "accuracy":
-        _arrange_accuracy(axes, subject)
+        _arrange_accuracy(axes, subject, shown)
     else:
-        axes.set_yscale("log")
-        axes.set_ylabel(_DIVERGENCES.get(subject.facts.divergence, subject.facts.divergence))
+        _arrange_divergence(axes, subject, shown)
     _finish(axes)
     return figure
 
@@ -85,49 +104,49 @@ _DIVERGENCES = {
 }
 
 
-def _point(
-    subject: SubjectResults, kind: Kind, cell: Cell, found: Measured
-) -> tuple[float, float, str] | None:
-    """Return a cell's place in a plot and its identity; None if it has none there."""
-    size = 100 * float(found.record["ratio"])
-    value = subject.accuracy(found) if kind == "accuracy" else found.record["divergence"]
-    if value is None or (kind == "divergence" and value <= 0):
-        return None
-    return size, value, point_identity(kind, cell)
+def marks_of(subject: SubjectResults, kind: Kind) -> dict[str, list[Mark]]:
+    """Return the marks of a subject's methods, of those that have any."""
+    whole = subject.accuracy(subject.reference)
+    found: dict[str, list[Mark]] = {}
+    floor = _least_divergence(subject) if kind == "divergence" else None
+    for name, cells in subject.methods.items():
+        for cell, measured in cells:
+            accuracy = subject.accuracy(measured)
+            value = accuracy if kind == "accuracy" else measured.record["divergence"]
+            if value is None or (floor is not None and value < floor):
+                continue
+            kept = accuracy is not None and (whole is None or whole - accuracy <= MOST_LOSS)
+            size = 100 * float(measured.record["ratio"])
+            found.setdefault(name, []).append(Mark(size, value, point_identity(kind, cell), kept))
+    return found
+
+
+def _least_divergence(subject: SubjectResults) -> float:
+    """Return the least divergence that is drawn: above 0, and a few decades under the largest."""
+    cells = [found for group in subject.methods.values() for _, found in group]
+    values: list[float] = [found.record["divergence"] or 0.0 for found in cells]
+    return max(max(values) / 10.0**DECADES, sys.float_info.min)
 
 
 def point_identity(kind: Kind, cell: Cell) -> str:
     """Return the identity of a cell's mark in a plot's SVG."""
-    return "point-" + re.sub(r"[^\w=+.-]", "_", f"{kind}-{cell.name}")
+    return f"point-{kind}-{zlib.crc32(cell.name.encode()):08x}"
 
 
-def _of_use(subject: SubjectResults) -> list[Measured]:
-    """Return the cells that lose little enough to be looked at; all, if none does."""
-    found = [found for cells in subject.methods.values() for _, found in cells]
-    whole = subject.accuracy(subject.reference)
-    if whole is None:
-        return found
-    kept = [
-        one
-        for one in found
-        if (accuracy := subject.accuracy(one)) is not None and whole - accuracy <= MOST_LOSS
-    ]
-    return kept or found
-
-
-def _arrange_sizes(axes: Any, subject: SubjectResults) -> None:
+def _arrange_sizes(axes: Any, shown: Sequence[Mark]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
-    sizes = [100 * float(found.record["ratio"]) for found in _of_use(subject)]
-    axes.set_xlim(min(sizes) / _ROOM, max(sizes) * _ROOM)
+    if shown:
+        sizes = [mark.size for mark in shown]
+        axes.set_xlim(min(sizes) / _ROOM, max(sizes) * _ROOM)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("size, % of float32")
 
 
-def _arrange_accuracy(axes: Any, subject: SubjectResults) -> None:
+def _arrange_accuracy(axes: Any, subject: SubjectResults, shown: Sequence[Mark]) -> None:
     whole = subject.accuracy(subject.reference)
     name = subject.facts.primary.replace("_db", "").replace("psnr", "PSNR")
     axes.set_ylabel(f"{name}, {subject.unit}" if subject.unit else name)
@@ -135,13 +154,22 @@ def _arrange_accuracy(axes: Any, subject: SubjectResults) -> None:
         return
     axes.axhline(whole, color=_TEXT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axes.annotate(
-        "uncompressed", (0.01, whole), xycoords=("axes fraction", "data"), ha="left",
-        va="bottom", fontsize=8.5, color=_TEXT,
+        "uncompressed", (0.995, whole), xycoords=("axes fraction", "data"), xytext=(0, 5),
+        textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=_TEXT,
     )  # fmt: skip
-    shown = [a for found in _of_use(subject) if (a := subject.accuracy(found)) is not None]
-    low, high = min([whole, *shown]), max([whole, *shown])
+    values = [whole, *(mark.value for mark in shown)]
+    low, high = min(values), max(values)
     room = (_ROOM - 1) * max(high - low, 0.5)
-    axes.set_ylim(low - room, high + room)
+    axes.set_ylim(low - room, high + 1.5 * room)
+
+
+def _arrange_divergence(axes: Any, subject: SubjectResults, shown: Sequence[Mark]) -> None:
+    axes.set_yscale("log")
+    axes.set_ylabel(_DIVERGENCES.get(subject.facts.divergence, subject.facts.divergence))
+    if shown:
+        low, high = min(mark.value for mark in shown), max(mark.value for mark in shown)
+        room = max((high / low) ** (_ROOM - 1), 1.5)
+        axes.set_ylim(low / room, high * room)
 
 
 def _finish(axes: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from nnr_codec.experiments.methods.nnr import NnrCodec
 from nnr_codec.experiments.plan import load_plan
 from nnr_codec.experiments.runner import planned_cells
 
-PLANS = sorted((Path(__file__).parents[2] / "conformance" / "plans").glob("*.toml"))
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PLANS = sorted((ROOT / "conformance" / "plans").glob("*.toml"))
 
 
 def test_what_a_plan_says(tmp_path: Path) -> None:
@@ -134,3 +137,11 @@ def test_our_plans_are_right(path: Path) -> None:
 
 def test_there_are_plans() -> None:
     assert {path.stem for path in PLANS} >= {"quick", "quantization", "peer"}
+
+
+def test_the_readme_s_plan_is_right(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "my_networks.py").write_text("")
+    path = tmp_path / "plan.toml"
+    path.write_text(text)
+    assert len(planned_cells(load_plan(path))) == 8
