@@ -54,12 +54,12 @@ def bd_rate(
     hulls = [lower_hull(_logarithms(found)) for found in (points, anchor)]
     counts = (len(hulls[0]), len(hulls[1]))
     if min(counts) < 2:
-        whose = "the anchor" if counts[1] < 2 else "the method"
-        return BdRate(None, None, None, *counts, f"{whose} has fewer than two points on its hull")
+        whose = "anchor has " if counts[1] < 2 else ""
+        return BdRate(None, None, None, *counts, f"{whose}too few points")
     low, high = max(hull[0, 0] for hull in hulls), min(hull[-1, 0] for hull in hulls)
     low, high = max(low, _logarithm(interval[0])), min(high, _logarithm(interval[1]))
     if not low < high:
-        return BdRate(None, None, None, *counts, "no common interval of divergence")
+        return BdRate(None, None, None, *counts, "no common interval")
     means = [
         float(PchipInterpolator(hull[:, 0], hull[:, 1]).integrate(low, high)) / (high - low)
         for hull in hulls

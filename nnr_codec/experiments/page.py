@@ -146,7 +146,7 @@ def _rate_cell(found: BdRate | None) -> Shown:
     if found is None:
         return Shown(NONE, title="failed")
     if found.change is None:
-        return Shown(NONE, title=found.reason)
+        return Shown(f"{NONE}<small>{found.reason}</small>")
     text = f"{signed_text(100 * found.change, 1)} %"
     interval = f"<small>{found.low:.2g} … {found.high:.2g}</small>"
     return Shown(text + interval, found.change, "good" if found.change < 0 else "bad")

@@ -26,7 +26,7 @@ KINDS: Sequence[Kind] = ("accuracy", "divergence")
 # Told apart in both modes and by those who see colours otherwise; the markers differ as well.
 _COLOURS = ("#2f7ed8", "#e0702a", "#2aa18a", "#c2479b", "#b8860b", "#7a5fd0", "#8a8f98", "#cf4444")
 _MARKERS = "osD^vPXd"
-_SIZE = (5.6, 4.1)  # inches
+_SIZE = (4.9, 4.0)  # inches
 _TEXT, _RULE, _GROUND = "#1a1b1e", "#d9dbde", "#fefefd"
 _VARIABLES = {_TEXT: "var(--ink)", _RULE: "var(--rule)", _GROUND: "var(--card)"}
 _ROOM = 1.15  # of the span of what is shown, so that points do not touch the frame
@@ -181,7 +181,7 @@ def _finish(axes: Any) -> None:
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom")
         spine.set_color(_RULE)
-    legend = axes.figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
+    legend = axes.figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_color(_TEXT)
 

@@ -107,7 +107,7 @@ def bd_rates(subject: SubjectResults, anchor: str) -> dict[str, BdRate]:
         for name, cells in subject.methods.items()
     }
     if anchor not in points:
-        missing = BdRate(None, reason="no cell of the anchor was measured")
+        missing = BdRate(None, reason="anchor was not measured")
         return dict.fromkeys(points, missing)
     others = [name for name in points if name != anchor]
     return {name: bd_rate(points[name], points[anchor], subject.bd_interval) for name in others}

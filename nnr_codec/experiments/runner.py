@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib.util
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from .environment import run_facts
 from .plan import Plan, load_plan
 from .results import Results
 
+_PACKAGES = ("torch", "scipy", "matplotlib", "zstandard", "constriction")
 _CELLS = "cells"
 _OWN = {_CELLS, "plots", "results.csv", "results.json", "report.html"}
 Progress = Callable[[str, bool], object]
@@ -49,11 +51,13 @@ def run_plan(
         progress: called with the name of each cell when it is done, and whether it was measured.
 
     Raises:
-        InvalidOptions: the plan is wrong, `only` matches nothing, or `out` cannot be used.
+        InvalidOptions: the plan is wrong, `only` matches nothing, `out` cannot be used, or a
+            package of the extra `eval` is missing.
         OSError: a file cannot be read or written.
     """
     from .report import write_report
 
+    _check_packages()
     plan = plan if isinstance(plan, Plan) else load_plan(plan)
     folder = None if out is None else usable_folder(out, overwrite)
     data_folder = None if data is None else Path(data).resolve()
@@ -62,6 +66,12 @@ def run_plan(
     if folder is not None:
         write_report(results, folder)
     return results
+
+
+def _check_packages() -> None:
+    for name in _PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            raise InvalidOptions("extra eval", f"{name} is missing: pip install 'nnr-codec[eval]'")
 
 
 def usable_folder(out: str | os.PathLike[str], overwrite: bool = False) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import shutil
@@ -291,6 +292,16 @@ def test_folders_that_hold_other_things(tmp_path: Path) -> None:
     assert not run_plan(plan, other, overwrite=True, only="*/bits=4").failures
     with pytest.raises(InvalidOptions, match="output"):
         run_plan(plan, plan)
+
+
+def test_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    absent = {"constriction"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in absent else find(name)
+    )
+    with pytest.raises(InvalidOptions, match=r"constriction is missing: pip install.*eval"):
+        run_plan(save_plan(tmp_path))
 
 
 def test_a_run_that_keeps_nothing(tmp_path: Path, expected: list[dict[str, Any]]) -> None:
