@@ -16,6 +16,18 @@
     codec = "nnr"
     options = { lambda_scale = 1.0 }        # of all its operating points
     points = { qp = [-38, -32, -28] }       # lists of equal length: one operating point for each
+
+====================  =============================================================================
+``title`` ``about``   texts for the page
+``anchor``            the method that BD-rates are against; by default the first
+``drops``             losses of accuracy for which bytes are told; by default 0.5, 1 and 2 points
+``seed``              of the bootstrap, by default 0
+``resamples``         of the bootstrap, by default 1000
+``[[subject]]``       ``source``; ``name``; ``stride`` and ``limit`` of its samples; ``bd_interval``
+``[[method]]``        ``codec``; ``name``; ``about``; ``options``; ``points``
+====================  =============================================================================
+
+The options are those of the codec: see :mod:`nnr_codec.experiments.methods`.
 """
 
 from __future__ import annotations

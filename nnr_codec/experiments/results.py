@@ -15,6 +15,8 @@ from .bootstrap import BytesAtLoss, bytes_at_losses, resampled_means
 from .cells import SCORE, Cell, Facts, Failure, Measured
 from .plan import Plan
 
+_ENDLESS = 1e9
+
 
 @dataclass(frozen=True)
 class SubjectResults:
@@ -118,7 +120,8 @@ def losses_of(subject: SubjectResults, plan: Plan) -> dict[str, list[BytesAtLoss
     key = SCORE + subject.facts.primary
     cells = [found for group in subject.methods.values() for _, found in reversed(group)]
     columns = [found.samples[key].astype(np.float64) for found in [subject.reference, *cells]]
-    values = subject.scale * np.stack(columns, axis=1)
+    # A score without end, such as the PSNR of what is not finite, is as bad as can be.
+    values = np.clip(subject.scale * np.stack(columns, axis=1), -_ENDLESS, _ENDLESS)
     # The same samples for all of a subject's methods, others for another subject.
     seed = (plan.seed, zlib.crc32(subject.name.encode()))
     resampled = resampled_means(values, plan.resamples, seed)

@@ -162,6 +162,27 @@ def test_methods_look_different() -> None:
     assert len({style.marker for style in drawn.values()}) == 8
 
 
+NAN = (
+    "import sys, numpy as np; model = dict(np.load(sys.argv[1])); "
+    "np.savez(sys.argv[2], **{name: v * np.nan for name, v in model.items()})"
+)
+
+
+def test_outputs_that_are_not_finite(tmp_path: Path) -> None:
+    copy = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])"
+    text = PLAN + (
+        '\n[[method]]\nname = "broken"\ncodec = "external"\n[method.options]\n'
+        f'encode = ["{{python}}", "-c", "{copy}", "{{model}}", "{{stream}}"]\n'
+        f'decode = ["{{python}}", "-c", "{NAN}", "{{stream}}", "{{decoded}}"]\n'
+    )
+    results = run_plan(save_plan(tmp_path, text), tmp_path / "out", only="linear/[bu]*")
+    assert not results.failures
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    broken = found["cells"][-1]
+    assert (broken["method"], broken["top1"], broken["divergence"]) == ("broken", 0.0, None)
+    assert "outputs that are not finite" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_nothing_measured_leaves_a_page(tmp_path: Path) -> None:
     plan = save_plan(tmp_path, PLAN.replace(":linear", ":needy"))
     results = run_plan(plan, tmp_path / "out")
