@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from nnr_codec.errors import InvalidModel, NnrError
+from nnr_codec.experiments.batches import sample_count
 from nnr_codec.experiments.metrics import AGREEMENT
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.model import Array
@@ -57,7 +58,8 @@ def evaluate(
     Raises:
         InvalidModel: a tensor is missing, additional, of another shape or of a type that cannot be
             loaded; the module fails or returns no tensor with samples along its first dimension;
-            there are no samples; or, of the uncompressed network, an output is not finite.
+            there are no samples; `reference` is of other outputs than this subject's; or, of the
+            uncompressed network, an output is not finite.
     """
     with _naming(subject.name), torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(SEED)
@@ -66,6 +68,9 @@ def evaluate(
         outputs, targets = _run(subject, module.eval())
         metric = subject.metric
         expected = outputs if reference is None else reference
+        if outputs.shape != expected.shape:
+            reason = f"outputs are {outputs.shape}, of the uncompressed network {expected.shape}"
+            raise InvalidModel(subject.name, reason)
         divergence = metric.divergence_from(outputs, expected)
         agreement = metric.agreement(outputs, expected)
         scores = metric.scores(outputs, targets)
@@ -120,6 +125,9 @@ def _run(subject: Subject, module: torch.nn.Module) -> tuple[Array, Any]:
         if not isinstance(result, torch.Tensor):
             kind = type(result).__name__
             raise InvalidModel(subject.name, f"its module returns a {kind}, not a tensor")
+        if result.shape[:1] != (sample_count(inputs),):
+            reason = f"its module returns {tuple(result.shape)} for {sample_count(inputs)} samples"
+            raise InvalidModel(subject.name, reason)
         result = result if result.dtype == torch.float64 else result.float()
         outputs.append(result.numpy())
         targets.append(expected)

@@ -43,7 +43,8 @@ class Metric(Protocol):
     def primary(self) -> str:
         """Name of the score that stands for accuracy, such as `"top1"`.
 
-        Larger is better. `"agreement"` where there are no labels.
+        Larger is better: a share in 0..1, or decibels if the name ends with `_db`.
+        `"agreement"` where there are no labels.
         """
 
     @property
@@ -65,9 +66,9 @@ class Classification:
     """Top-k, KL divergence and agreement of classifiers; outputs are logits (samples, classes).
 
     Attributes:
-        tops: k of the scores `top<k>`; those with k of at least the number of classes are left out.
-            The first is the primary one. Without any, targets are not looked at, and the agreement
-            with the uncompressed network is primary.
+        tops: k of the scores `top<k>`. The first is the primary one; of the others those with k of
+            at least the number of classes are left out. Without any, targets are not looked at, and
+            the agreement with the uncompressed network is primary.
     """
 
     tops: tuple[int, ...] = (1, 5)
@@ -86,15 +87,22 @@ class Classification:
         """Return whether fewer than k logits come before the label's: bool (samples,) each.
 
         Of equal logits that of the lower class comes first. `targets` are labels (samples,).
+
+        Raises:
+            InvalidModel: a label is no class of the network.
         """
         if not self.tops:
             return {}
         labels = np.asarray(targets).astype(np.int64)[:, np.newaxis]
+        outside = (labels < 0) | (labels >= outputs.shape[1])
+        if outside.any():
+            reason = f"{int(labels[outside][0])} is none of {outputs.shape[1]} classes"
+            raise InvalidModel("targets", reason)
         own = np.take_along_axis(outputs, labels, axis=1)
         earlier = np.arange(outputs.shape[1]) < labels
         rank = np.sum((outputs > own) | ((outputs == own) & earlier), axis=1)
         valid = _finite(outputs)
-        kept = [k for k in self.tops if k < outputs.shape[1]]
+        kept = [k for k in self.tops if k < outputs.shape[1] or k == self.tops[0]]
         return {f"top{k}": valid & (rank < k) for k in kept}
 
     def divergence_from(self, outputs: Array, reference: Array) -> Float64:

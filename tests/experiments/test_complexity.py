@@ -70,5 +70,14 @@ def test_what_cannot_be_counted_is_named() -> None:
     assert found.macs == 3 * 2
 
 
+def test_layers_inside_of_transformers_count() -> None:
+    """Where torch could run the whole layer as one, without telling the layers inside."""
+    found = measure_complexity(
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.zeros(1, 5, 8)
+    )
+    assert found.macs == 2 * 5 * 8 * 16
+    assert found.unknown == ("self_attn",)
+
+
 def test_of_a_subject_one_sample_counts() -> None:
     assert subject_complexity(subject()) == Complexity(15, 12)

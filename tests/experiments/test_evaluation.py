@@ -43,6 +43,13 @@ def test_names_what_does_not_fit() -> None:
         evaluate(subject(), {**tensors, "weight": tensors["weight"].T})
 
 
+def test_the_reference_has_to_be_of_the_same_samples() -> None:
+    tensors = linear_tensors()
+    reference = evaluate(subject(), tensors).outputs
+    with pytest.raises(InvalidModel, match=r"'small': outputs are \(1, 3\), .* \(7, 3\)"):
+        evaluate(subject().sampled(limit=1), tensors, reference)
+
+
 def test_counters_of_batch_norm_may_be_absent() -> None:
     module = torch.nn.BatchNorm1d(2)
     tensors = {
@@ -131,5 +138,11 @@ def test_a_module_that_fails_names_its_subject() -> None:
         def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return inputs, inputs
 
+    class Mean(torch.nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward(inputs).mean(0)
+
+    with pytest.raises(InvalidModel, match=r"'small': its module returns \(3,\) for 2 samples"):
+        evaluate(subject(lambda: Mean(4, 3)).sampled(limit=2), linear_tensors())
     with pytest.raises(InvalidModel, match="'small': its module returns a tuple"):
         evaluate(subject(lambda: Pair(4, 3)), linear_tensors())

@@ -36,6 +36,13 @@ def test_the_lower_of_equal_logits_comes_first() -> None:
 def test_top_k_of_as_many_classes_says_nothing() -> None:
     assert list(classification.scores(np.zeros((1, 5)), np.array([0]))) == ["top1"]
     assert list(classification.scores(np.zeros((1, 6)), np.array([0]))) == ["top1", "top5"]
+    assert list(classification.scores(np.zeros((1, 1)), np.array([0]))) == ["top1"]
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_are_classes(label: int) -> None:
+    with pytest.raises(InvalidModel, match=f"targets.*{label} is none of 3 classes"):
+        classification.scores(np.zeros((2, 3)), np.array([0, label]))
 
 
 def test_divergence_is_kl_of_the_reference_in_nats() -> None:
