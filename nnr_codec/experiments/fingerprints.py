@@ -17,6 +17,7 @@ _MEASURING = (
     "evaluation.py",
     "metrics.py",
     "subject.py",
+    "yardsticks.py",
 )
 _MEASURING_FOLDERS = ("subjects", "methods")
 

@@ -58,9 +58,12 @@ def _head(results: Results, subjects: Sequence[SubjectResults]) -> str:
 def _failures(results: Results) -> str:
     if not results.failures:
         return ""
+    names: dict[str, list[str]] = {}
+    for cell, failure in results.failures:
+        names.setdefault(failure.reason, []).append(cell.name)
     lines = "".join(
-        f"<li><b>{escape(cell.name)}</b>: {escape(failure.reason)}</li>"
-        for cell, failure in results.failures
+        f"<li><b>{escape(reason)}</b><br>{escape(', '.join(found))}</li>"
+        for reason, found in names.items()
     )
     count = len(results.failures)
     said = "One cell" if count == 1 else f"{count} cells"
