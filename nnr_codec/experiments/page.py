@@ -116,7 +116,9 @@ def _summary_row(
     for name in names:
         count = found.get(name)
         if count is None:
-            row.append(Shown(NONE, title="never within the loss" if name in found else "failed"))
+            row.append(
+                Shown(NONE, title="never within the loss" if name in found else "not measured")
+            )
             continue
         bound = "≤ " if losses[name][which].is_bound else ""
         text = f"{bound}{size_text(count)}<small>{100 * count / whole:.3g} %</small>"
@@ -147,7 +149,7 @@ def _rates(
 
 def _rate_cell(found: BdRate | None) -> Shown:
     if found is None:
-        return Shown(NONE, title="failed")
+        return Shown(NONE, title="not measured")
     if found.change is None:
         return Shown(f"{NONE}<small>{found.reason}</small>")
     text = f"{signed_text(100 * found.change, 1)} %"
