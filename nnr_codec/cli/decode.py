@@ -102,6 +102,7 @@ def _write(given: argparse.Namespace, model: DecodedModel, state: ModelDigest | 
             given.output,
             [_advancing(parameter, advance) for parameter in model.parameters],
             overwrite=given.force,
+            metadata=model.metadata,
             graph=given.graph,
             complete=complete,
         )
