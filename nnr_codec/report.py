@@ -15,12 +15,16 @@ class TensorReport:
     Attributes:
         name, shape, dtype: the tensor as it was given.
         kind: "dq" or "uniform"; "step": exact with the standard's elements; "int" or "raw": as it
-            is; "grid", "table", "bits" or "halves": exact with the model map.
+            is; "grid", "table", "bits" or "halves": exact with the model map; of a weight that
+            travels as factors: its form.
         original_bytes: bytes of its values.
         bytes: bytes of its data unit, or units; 0 for a tensor of a block other than its weight.
         qp: quantization parameter, or None.
         qp_raised: whether that is not the one asked for, at which its integers would not fit.
-        squared_error, energy: sums over its elements, of the error and of the weights.
+        squared_error, energy: sums over its elements, of the error and of the weights; of a weight
+            that travels as factors: over theirs, so without the error of the decomposition.
+        factors: the reports of the factors that it brings (not of those that an earlier weight
+            has); bytes are shared out among those of one data unit.
     """
 
     name: str
@@ -33,6 +37,7 @@ class TensorReport:
     qp_raised: bool = False
     squared_error: float = 0.0
     energy: float = 0.0
+    factors: tuple[TensorReport, ...] = ()
 
     @property
     def elements(self) -> int:

@@ -49,7 +49,8 @@ _FLOAT_TYPES: dict[DataFormat, type[np.floating[Any]]] = {
     DataFormat.FLOAT32: np.float32,
     DataFormat.FLOAT64: np.float64,
 }
-_LARGEST_EXACT = 2**53  # of integers in binary64
+LARGEST_EXACT = 2**53
+"""What integers in binary64, and so their products of factors, stay below."""
 
 _RUNS = 16
 """Jobs that the block rows of a tensor are dealt out to: enough for a few threads each."""
@@ -367,7 +368,7 @@ class _UnitDecoder:
         right = self._apply_codebook(h.integers, h.layout.codebook).astype(np.float64)
         scale = self._step(g)[1] * self._step(h)[1]
         bound = float(np.abs(left).max()) * float(np.abs(right).max()) * rank
-        if bound >= _LARGEST_EXACT:
+        if bound >= LARGEST_EXACT:
             reason = "factors too large for an exact product"
             raise UnsupportedFeature("decomposition_rank", rank, reason)
         product = (left.reshape(g.layout.shape) @ right.reshape(h.layout.shape)) * scale

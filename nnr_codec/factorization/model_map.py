@@ -2,7 +2,8 @@
 
 Element types and shapes of tensors that come back otherwise than they are coded, and tensors that
 have no data unit: empty ones, those that share another's storage, and weights that travel as
-factors. spec/model_map.md defines it. A decoder that does not know it still reads every coded tensor.
+factors. spec/model_map.md defines it. A decoder that does not know it still reads every coded
+tensor.
 """
 
 from __future__ import annotations
@@ -186,7 +187,9 @@ class ModelMap:
         if self.order:
             data["order"] = BY_NAME if self.order.by_name else self.order.roles
         if self.factorizations:
-            data["factorizations"] = {n: entry.to_json() for n, entry in self.factorizations.items()}
+            data["factorizations"] = {
+                n: entry.to_json() for n, entry in self.factorizations.items()
+            }
         return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 

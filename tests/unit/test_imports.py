@@ -14,7 +14,9 @@ import nnr_codec
 
 PACKAGE = Path(nnr_codec.__file__).parent
 ENCODER_SIDE = {
+    "nnr_codec.carriage",
     "nnr_codec.choices",
+    "nnr_codec.decomposed_unit",
     "nnr_codec.encoder",
     "nnr_codec.exact",
     "nnr_codec.grouping",
@@ -32,6 +34,7 @@ ENCODER_SIDE = {
 DECODER_SIDE = [
     "nnr_codec.decoded_model",
     "nnr_codec.decoder",
+    "nnr_codec.recomposition",
     "nnr_codec.stream",
     "nnr_codec.stream_info",
     "nnr_codec.unit_decoder",
