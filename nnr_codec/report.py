@@ -191,6 +191,29 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class FactorizationInfo:
+    """A weight of a stream that comes as factors.
+
+    Attributes:
+        name, form, shape: of the weight; the form by its word in the model map.
+        ranks: in the order of the form.
+        factors: names of the coded tensors that it is made of.
+        dense_parameters: elements of the weight.
+        parameters: elements of those factors that no weight before it has.
+        bytes: of their data units.
+    """
+
+    name: str
+    form: str
+    shape: tuple[int, ...]
+    ranks: tuple[int, ...]
+    factors: tuple[str, ...]
+    dense_parameters: int
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class StreamInfo(_Totals):
     """A stream, as its headers describe it.
 
@@ -199,7 +222,8 @@ class StreamInfo(_Totals):
         qp_density, base_qp: those in force at the end; None if no parameter set has any.
         units: units of the stream.
         header_bytes: bytes of the units that hold no tensor.
-        tensors: in the order in which they are decoded.
+        tensors: as they are coded, in the order in which they are decoded.
+        factorizations: the weights that come as factors.
     """
 
     profile: int
@@ -208,6 +232,12 @@ class StreamInfo(_Totals):
     units: int
     header_bytes: int
     tensors: tuple[TensorInfo, ...]
+    factorizations: tuple[FactorizationInfo, ...] = ()
+
+    @property
+    def dense_parameters(self) -> int:
+        """Elements of the model with its weights dense."""
+        return self.elements + sum(w.dense_parameters - w.parameters for w in self.factorizations)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON-ready data."""
@@ -217,8 +247,10 @@ class StreamInfo(_Totals):
             "base_qp": self.base_qp,
             "units": self.units,
             **self._totals(),
+            "dense_parameters": self.dense_parameters,
         }
-        return {**totals, "per_tensor": self._rows()}
+        factorizations = [asdict(weight) for weight in self.factorizations]
+        return {**totals, "per_tensor": self._rows(), "factorizations": factorizations}
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,111 @@
+"""What layers are loaded from: a bitstream or a model file, dense or as factors, read in order."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from ..checkpoints import open_checkpoint
+from ..checkpoints._content import format_of
+from ..decoded_model import DecodedModel
+from ..decoder import Layers, Source, StreamDecoder
+from ..errors import InvalidModel, UnsupportedFeature
+from ..factorization.factorizations import FactorChecks, Factorization
+from ..factorization.model_map import KEY, MapError, parse_model_map
+from ..model import Array, Parameter, is_float
+from ..options import DecodeLimits
+from ..rereading import RereadableFile, rereadable
+
+Bytes = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSource:
+    """Tensors to load.
+
+    Attributes:
+        name: of the file, for messages.
+        parameters: in order, each to be read once and in that order; factors included.
+        factorizations: what factors among them make, by the name of the weight.
+    """
+
+    name: str
+    parameters: list[Parameter]
+    factorizations: Mapping[str, Factorization]
+
+
+@contextmanager
+def opened(
+    source: Bytes | str | os.PathLike[str],
+    layers: Layers,
+    parents: Sequence[Source],
+    limits: DecodeLimits | None,
+) -> Iterator[TensorSource]:
+    """Open a bitstream, or a model file (which is told by its content).
+
+    Of a stream with `layers` "dense", there are no factors; of a file of factors there are always.
+
+    Raises:
+        BitstreamError: the stream's headers are damaged, or ask for what is not allowed.
+        InvalidModel: the file is damaged, or its model map is.
+    """
+    with ExitStack() as stack:
+        path = None if isinstance(source, Bytes) else os.fspath(source)
+        if path is not None and _is_model_file(path):
+            model = stack.enter_context(open_checkpoint(path))
+            parameters, metadata = list(model.values()), model.metadata
+        else:
+            decoder = StreamDecoder(parents=parents, limits=limits)
+            decoded = DecodedModel(decoder, _stream(source, stack), layers)
+            parameters, metadata = decoded.parameters, decoded.metadata
+        name = "a bitstream" if path is None else path
+        text = metadata.get(KEY, "")
+        yield TensorSource(name, parameters, _factorizations(name, text, parameters, limits))
+
+
+def _stream(source: Bytes | str | os.PathLike[str], stack: ExitStack) -> RereadableFile:
+    if not isinstance(source, Bytes):
+        return stack.enter_context(rereadable(source))
+    file = io.BytesIO(source)
+    file.name = "a bitstream"
+    return RereadableFile(file, None)
+
+
+def _is_model_file(path: str) -> bool:
+    """Whether a file is one by its content; else it is taken for a bitstream."""
+    try:
+        format_of(path)
+    except InvalidModel:
+        return False
+    return True
+
+
+def _factorizations(
+    name: str, text: str, parameters: list[Parameter], limits: DecodeLimits | None
+) -> Mapping[str, Factorization]:
+    """Read and check the map that a file of factors has beside its tensors."""
+    limits = limits or DecodeLimits()
+    try:
+        model_map = parse_model_map(text, limits.max_dimensions)
+        found = {} if model_map is None else model_map.factorizations
+        checks = FactorChecks(found, limits)
+        shapes = {parameter.name: parameter for parameter in parameters}
+        for weight in found:
+            if weight in shapes:
+                raise MapError(f"{weight!r} is a tensor and a factored weight")
+        for factor in dict.fromkeys(name for entry in found.values() for name in entry.factors):
+            if factor not in shapes or not is_float(shapes[factor].dtype):
+                raise MapError(f"there is no factor {factor!r} of floats")
+            checks.note(factor, shapes[factor].shape)
+    except (MapError, UnsupportedFeature) as error:
+        raise InvalidModel(name, f"its model map: {error}") from None
+    return found
+
+
+def values_of(source: TensorSource) -> Iterator[tuple[str, Array]]:
+    """Yield the tensors one by one; raises what reading raises."""
+    for parameter in source.parameters:
+        yield parameter.name, parameter.read()
