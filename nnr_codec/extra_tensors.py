@@ -70,7 +70,8 @@ class ExtraTensors:
         record = parsed.record
         if isinstance(record, DataUnit) and record.is_decomposed_block:
             entry = block_factorization(record, parsed.context.model_map)
-            self.factorizations[record.dense_name] = entry
+            if entry is not None:
+                self.factorizations[record.dense_name] = entry
 
     def weights_of(self, name: str) -> list[str]:
         """Return the names of the weights that the map makes of coded tensor `name`."""

@@ -91,9 +91,18 @@ def recomposed(
         raise InvalidBitstream("model map", 0, f"weight {name!r}: {error}") from None
 
 
-def block_factorization(record: DataUnit, model_map: ModelMap | None) -> Factorization:
-    """Return what a decomposed BLOCK says of its weight, as the map would say it."""
+def block_factorization(record: DataUnit, model_map: ModelMap | None) -> Factorization | None:
+    """Return what a decomposed BLOCK says of its weight, as the map would say it.
+
+    None where the map has no word for it: G has other rows than the weight, or the rank is beyond
+    what a weight of its shape needs.
+    """
     restored = model_map.tensors.get(record.dense_name) if model_map is not None else None
     shape = tuple(record.tensor_dimensions or ())
     dtype = (restored.dtype if restored is not None else None) or "float32"
-    return Factorization("lr", shape, tuple(record.names[:2]), dtype)
+    entry = Factorization("lr", shape, tuple(record.names[:2]), dtype)
+    try:
+        entry.ranks(record.factor_shapes())
+    except MapError:
+        return None
+    return entry

@@ -145,6 +145,10 @@ _BITS = {
 }
 
 
+def _item_bytes(data_format: str) -> int:
+    return max(1, _BITS.get(data_format, 8) // 8)
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor of a stream, as its header describes it.
@@ -187,7 +191,7 @@ class TensorInfo:
     @property
     def original_bytes(self) -> int:
         """Bytes of the tensor when decoded."""
-        return self.elements * max(1, _BITS.get(self.data_format, 8) // 8)
+        return self.elements * _item_bytes(self.data_format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +202,9 @@ class FactorizationInfo:
         name, form, shape: of the weight; the form by its word in the model map.
         ranks: in the order of the form.
         factors: names of the coded tensors that it is made of.
-        dense_parameters: elements of the weight.
         parameters: elements of those factors that no weight before it has.
         bytes: of their data units.
+        data_format: element type of the weight.
     """
 
     name: str
@@ -208,9 +212,19 @@ class FactorizationInfo:
     shape: tuple[int, ...]
     ranks: tuple[int, ...]
     factors: tuple[str, ...]
-    dense_parameters: int
     parameters: int
     bytes: int
+    data_format: str
+
+    @property
+    def elements(self) -> int:
+        """Elements of the weight."""
+        return math.prod(self.shape)
+
+    @property
+    def original_bytes(self) -> int:
+        """Bytes of the weight when decoded."""
+        return self.elements * _item_bytes(self.data_format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +237,7 @@ class StreamInfo(_Totals):
         units: units of the stream.
         header_bytes: bytes of the units that hold no tensor.
         tensors: as they are coded, in the order in which they are decoded.
-        factorizations: the weights that come as factors.
+        factorizations: the weights that come as factors, in the order in which they are complete.
     """
 
     profile: int
@@ -235,9 +249,21 @@ class StreamInfo(_Totals):
     factorizations: tuple[FactorizationInfo, ...] = ()
 
     @property
-    def dense_parameters(self) -> int:
-        """Elements of the model with its weights dense."""
-        return self.elements + sum(w.dense_parameters - w.parameters for w in self.factorizations)
+    def elements(self) -> int:
+        """Elements of the model, whose weights are dense."""
+        return self.parameters + sum(w.elements - w.parameters for w in self.factorizations)
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all coded tensors, of factors and not of what they make."""
+        return sum(tensor.elements for tensor in self.tensors)
+
+    @property
+    def original_bytes(self) -> int:
+        """Bytes of the model when decoded, its weights dense."""
+        factors = {name for weight in self.factorizations for name in weight.factors}
+        coded = sum(t.original_bytes for t in self.tensors if t.name not in factors)
+        return coded + sum(weight.original_bytes for weight in self.factorizations)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON-ready data."""
@@ -247,9 +273,11 @@ class StreamInfo(_Totals):
             "base_qp": self.base_qp,
             "units": self.units,
             **self._totals(),
-            "dense_parameters": self.dense_parameters,
+            "parameters": self.parameters,
         }
-        factorizations = [asdict(weight) for weight in self.factorizations]
+        factorizations = [
+            {**asdict(weight), "elements": weight.elements} for weight in self.factorizations
+        ]
         return {**totals, "per_tensor": self._rows(), "factorizations": factorizations}
 
 

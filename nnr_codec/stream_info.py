@@ -56,21 +56,24 @@ def _factorizations(
     extras = ExtraTensors()
     for parsed in units:
         extras.note(parsed)
+    places = {name: place for place, name in enumerate(infos)}
+    entries = extras.factorizations
     counted: set[str] = set()
     found = []
-    for name, entry in extras.factorizations.items():
+    for name in sorted(entries, key=lambda name: max(places[f] for f in entries[name].factors)):
+        entry = entries[name]
         brought = [infos[factor] for factor in entry.factors if factor not in counted]
         counted.update(entry.factors)
         found.append(
             FactorizationInfo(
-                name,
-                entry.form,
-                entry.shape,
-                entry.ranks([infos[factor].shape for factor in entry.factors]),
-                entry.factors,
-                entry.elements,
-                sum(info.elements for info in brought),
-                sum(info.bytes for info in brought),
+                name=name,
+                form=entry.form,
+                shape=entry.shape,
+                ranks=entry.ranks([infos[factor].shape for factor in entry.factors]),
+                factors=entry.factors,
+                parameters=sum(info.elements for info in brought),
+                bytes=sum(info.bytes for info in brought),
+                data_format=entry.dtype,
             )
         )
     return tuple(found)

@@ -101,13 +101,13 @@ def _factorization_rows(info: StreamInfo) -> str:
             common.shape_text(weight.shape),
             weight.form,
             ",".join(map(str, weight.ranks)),
-            str(weight.dense_parameters),
+            str(weight.elements),
             str(weight.parameters),
-            str(weight.bytes) if weight.bytes else "-",
+            str(weight.bytes),
         )
         for weight in info.factorizations
     ]
-    total = ("whole model", "", "", "", str(info.dense_parameters), str(info.elements), "")
+    total = ("whole model", "", "", "", str(info.elements), str(info.parameters), "")
     return "\n" + table(header, [*rows, total]) + "\n"
 
 
