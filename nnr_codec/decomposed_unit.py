@@ -7,14 +7,17 @@ import numpy as np
 from ._core import choose_unary_length
 from .bitstream import Context, DataUnit, ParameterTypes, PayloadType
 from .errors import InvalidModel
-from .model import Parameter
 from .tensor_quantizer import QuantizedTensor
 from .unit_decoder import LARGEST_EXACT
 from .unit_encoder import CodedLevels, EncodedUnit, encode_data_unit
 
 
 def decomposed_unit(
-    weight: Parameter, left: QuantizedTensor, right: QuantizedTensor, context: Context
+    name: str,
+    shape: tuple[int, ...],
+    left: QuantizedTensor,
+    right: QuantizedTensor,
+    context: Context,
 ) -> EncodedUnit:
     """Encode the quantized factors of a weight, with the unary length that is the smaller.
 
@@ -22,7 +25,7 @@ def decomposed_unit(
     of earlier streams, and in profile 1 no identity, which its two tensors would have to share.
 
     Args:
-        weight: the dense weight, whose values are not read.
+        name, shape: of the dense weight.
         left: G, (shape[0], rank).
         right: H, (rank, product of the other dimensions).
 
@@ -32,11 +35,11 @@ def decomposed_unit(
     rows, rank = left.parameter.shape
     record = DataUnit(
         PayloadType.BLOCK,
-        [f"{weight.name}_G", f"{weight.name}_H"],
+        [f"{name}_G", f"{name}_H"],
         compressed_parameter_types=int(ParameterTypes.DC),
         decomposition_rank=rank,
         g_number_of_rows=rows,
-        tensor_dimensions=list(weight.shape),
+        tensor_dimensions=list(shape),
         dq_flag=int(left.options.dq),
     )
     # A matrix of one column has entry points that say nothing.
@@ -53,7 +56,7 @@ def decomposed_unit(
     ]
     if largest[0] * largest[1] * rank >= LARGEST_EXACT:
         reason = "its factors are too large for an exact product: a coarser qp, or carriage factors"
-        raise InvalidModel(weight.name, reason)
+        raise InvalidModel(name, reason)
     return unit
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,7 +60,12 @@ class TensorEncoder:
         `carried`: the weights that travel as factors."""
         self._options = options
         self._exact = exact
-        self._blocks = {w.brought[0].name: w for w in carried.values() if w.is_block}
+        # Names and shapes alone: other processes cannot have the weights.
+        self._blocks = {
+            weight.brought[0].name: (name, weight.entry.shape)
+            for name, weight in carried.items()
+            if weight.is_block
+        }
         self._context = context
         # The qp of the step that says a tensor's values; None without, or if all of them are zero.
         self._known_steps: dict[str, int | None] = {}
@@ -269,17 +273,15 @@ class TensorEncoder:
             role: self._quantized(Parameter.from_array(name, values), values)
             for role, (name, values) in tensors.items()
         }
-        weight = self._blocks[tensors["G"][0]].weight
-        unit = decomposed_unit(weight, quantized["G"], quantized["H"], self._context)
-        left = math.ceil(
-            len(unit.data)
-            * quantized["G"].levels.size
-            / sum(factor.levels.size for factor in quantized.values())
-        )
-        shares = {"G": left, "H": len(unit.data) - left}
-        return EncodedTensors(
-            unit.data, [_quantized_report(quantized[role], shares[role]) for role in ("G", "H")]
-        )
+        name, shape = self._blocks[tensors["G"][0]]
+        left, right = quantized["G"], quantized["H"]
+        unit = decomposed_unit(name, shape, left, right, self._context)
+        share = len(unit.data) * left.levels.size // (left.levels.size + right.levels.size)
+        reports = [
+            _quantized_report(left, share),
+            _quantized_report(right, len(unit.data) - share),
+        ]
+        return EncodedTensors(unit.data, reports)
 
     def _quantized(self, parameter: Parameter, values: npt.NDArray[Any]) -> QuantizedTensor:
         options = self._options.for_tensor(parameter.name)

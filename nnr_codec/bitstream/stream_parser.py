@@ -230,8 +230,8 @@ class StreamParser:
             if name not in self._factors:
                 continue
             entry = model_map.tensors.get(name)
-            has_dtype = entry is not None and entry.dtype is not None
-            if role != "weight" or (record.payload_type == PayloadType.INT and not has_dtype):
+            is_integer = record.payload_type == PayloadType.INT
+            if role != "weight" or (is_integer and (entry is None or entry.meaning is None)):
                 raise _invalid(unit, f"{name!r} cannot be a factor: it is no weight of floats")
             try:
                 self._factors.note(name, record.weight_shapes()[0])

@@ -116,8 +116,8 @@ def parse_factorization(name: str, data: Any, max_dimensions: int) -> Factorizat
     factors = tuple(
         typed(factor, str, "factors") for factor in typed(data.get("factors"), list, "factors")
     )
-    if len(factors) > _MAX_FACTORS or len(set(factors)) != len(factors):
-        raise MapError(f"{shortened(name)}: too many factors, or one of them twice")
+    if not 1 < len(factors) <= _MAX_FACTORS or len(set(factors)) != len(factors):
+        raise MapError(f"{shortened(name)}: {len(factors)} factors, or one of them twice")
     dtype = checked_dtype(data.get("dtype", "float32"))
     if not is_signed_float(dtype_of(dtype)):
         raise MapError(f"{shortened(name)}: a weight of {dtype}")
