@@ -283,10 +283,10 @@ def test_factors_are_freed_with_the_last_weight_made_of_them() -> None:
         assert sum(ref() is not None for ref in alive) <= 1  # the generator's own
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_model(data: st.DataObject) -> None:
-    """Any forms, shapes and sharing come back in order and close to what they were."""
+    """Any forms, shapes, sharing and tools come back in order and close to what they were."""
     weights: Weights = {}
     arrays: dict[str, np.ndarray] = {}
     for index in range(data.draw(st.integers(1, 5))):
@@ -306,11 +306,35 @@ def test_any_model(data: st.DataObject) -> None:
             weight = type(weight)(shape, tuple(factors))
         weights[name], arrays[name] = weight, weight.to_dense()
     carriage = data.draw(st.sampled_from(CARRIAGES))
-    stream = nnr_codec.encode(arrays, options=FINE, factorizations=weights, carriage=carriage).data
+    options = dataclasses.replace(
+        FINE,
+        dq=data.draw(st.booleans()),
+        scan_order=data.draw(st.integers(0, 2)),
+        profile=data.draw(st.sampled_from([0, 1])),
+        group=data.draw(st.booleans()),
+    )
+    stream = nnr_codec.encode(
+        arrays, options=options, factorizations=weights, carriage=carriage
+    ).data
     found = nnr_codec.decode(stream)
     assert list(found) == list(arrays)
     for name, array in arrays.items():
         np.testing.assert_allclose(found[name], array, atol=1e-3)
+
+
+@pytest.mark.parametrize("scan_order", [0, 1, 4])
+@pytest.mark.parametrize("rank", [1, 2, 40])
+def test_blocks_in_block_rows(scan_order: int, rank: int) -> None:
+    """With entry points; a G of one column has none."""
+    rng = np.random.default_rng(0)
+    factors = (rng.normal(0, 0.3, size).astype("f4") for size in ((200, rank), (rank, 60)))
+    weight = LowRank((200, 60), tuple(factors))
+    model = {"w": weight.to_dense()}
+    options = EncodeOptions(qp=-50, scan_order=scan_order)
+    data = nnr_codec.encode(model, options=options, factorizations={"w": weight}).data
+    with ThreadPoolExecutor(2) as executor:
+        found = nnr_codec.decode(data, executor=executor)
+    np.testing.assert_allclose(found["w"], model["w"], atol=1e-2)
 
 
 def test_weights_that_share_all_factors() -> None:
