@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,13 @@ from nnr_codec.checkpoints import open_checkpoint, save_checkpoint  # noqa: E402
 from nnr_codec.cli import decode as decode_command  # noqa: E402
 from nnr_codec.errors import InvalidModel, InvalidOptions  # noqa: E402
 from nnr_codec.factorization.forms import FORMS, FactoredWeight  # noqa: E402
-from nnr_codec.layers import (  # noqa: E402
+from nnr_codec.layers import (  # noqa: E402  # noqa: E402
     FactorizedLayer,
     dense_state,
     factored_weights,
+    factorized,
     load_into,
+    loading,
 )
 
 FINE = nnr_codec.EncodeOptions(qp=-60)
@@ -304,3 +307,9 @@ def test_damaged_maps_of_files(change: dict[str, Any], stream: bytes, tmp_path: 
     )
     with pytest.raises(InvalidModel, match="model map"):
         load_into(Net(), path)
+
+
+@pytest.mark.parametrize("module", [factorized, loading])
+def test_examples(module: Any) -> None:
+    assert doctest.testmod(module).attempted > 3
+    assert doctest.testmod(module).failed == 0
