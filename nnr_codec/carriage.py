@@ -10,10 +10,12 @@ from typing import Literal
 import numpy as np
 
 from .errors import InvalidModel, InvalidOptions
-from .factorization.factorizations import Factorization
+from .factorization.factorizations import Factorization, users_of
+from .factorization.files import factorizations_of
 from .factorization.forms import FORMS, FactoredWeight
+from .factorization.model_map import KEY
 from .grouping import Group, Grouping
-from .model import Model, Parameter, is_signed_float
+from .model import Model, Parameter, dtype_of, is_signed_float
 from .options import DecodeLimits, EncodeOptions
 from .report import TensorReport
 
@@ -40,11 +42,10 @@ class CarriedWeight:
     is_block: bool
 
     @property
-    def decoded_names(self) -> list[str]:
-        """The names that the stream uses for it."""
-        name = self.weight.name
-        own = [f"{name}_G", f"{name}_H"] if self.is_block else [p.name for p in self.brought]
-        return [name, *own]
+    def names(self) -> list[str]:
+        """The names that no other tensor may have: its own, and those of the factors."""
+        name, own = self.weight.name, [parameter.name for parameter in self.brought]
+        return [name, *own, f"{name}_G", f"{name}_H"] if self.is_block else [name, *own]
 
 
 def carry(
@@ -79,6 +80,42 @@ def carry(
             found[name] = CarriedWeight(parameter, entry, brought, is_block)
     _check_names(model, found.values())
     return found
+
+
+def with_weights(model: Model) -> tuple[Model, dict[str, FactoredWeight]]:
+    """Return a model of factors, which its map tells, as that of the weights; and the factors.
+
+    Each weight stands where its last factor did. A model without such a map is returned as it is.
+
+    Raises:
+        InvalidModel: the map is damaged, or does not fit the model.
+    """
+    source = model.source or "the model"
+    entries = factorizations_of(source, model.metadata, model.values())
+    if not entries:
+        return model, {}
+    values = {name: model[name].read() for entry in entries.values() for name in entry.factors}
+    weights = {
+        name: entry.weight([values[factor] for factor in entry.factors])
+        for name, entry in entries.items()
+    }
+    missing = {name: set(entry.factors) for name, entry in entries.items()}
+    users = users_of(entries)
+    parameters = []
+    for name, parameter in model.items():
+        if name not in users:
+            parameters.append(parameter)
+        for weight in users.get(name, ()):
+            missing[weight].discard(name)
+            if not missing[weight]:
+                parameters.append(_dense(weight, entries[weight], weights[weight]))
+    metadata = {key: text for key, text in model.metadata.items() if key != KEY}
+    return Model(parameters, metadata=metadata, source=model.source), weights
+
+
+def _dense(name: str, entry: Factorization, weight: FactoredWeight) -> Parameter:
+    dtype = dtype_of(entry.dtype)
+    return Parameter(name, entry.shape, dtype, lambda: weight.to_dense().astype(dtype))
 
 
 def _check(parameter: Parameter, factored: FactoredWeight) -> None:
@@ -133,7 +170,7 @@ def _fits_block(
 def _check_names(model: Model, carried: Iterable[CarriedWeight]) -> None:
     """Check that no tensor of the model has a name that the factors need."""
     for weight in carried:
-        for name in weight.decoded_names[1:]:
+        for name in weight.names[1:]:
             if name in model:
                 reason = f"the model has a tensor {name!r} already"
                 raise InvalidModel(weight.weight.name, f"its factors cannot be named: {reason}")

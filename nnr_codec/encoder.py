@@ -16,7 +16,14 @@ from typing import Any, BinaryIO
 import numpy.typing as npt
 
 from .bitstream import Context, ModelParameterSet, Topology, write_mps, write_start, write_topology
-from .carriage import Carriage, CarriedWeight, carry, merged_reports, with_blocks
+from .carriage import (
+    Carriage,
+    CarriedWeight,
+    carry,
+    merged_reports,
+    with_blocks,
+    with_weights,
+)
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
 from .choices import Draft, draft_file, smaller_profile, within_target
@@ -84,7 +91,8 @@ def encode(
     """Encode a model into an NNR bitstream.
 
     Args:
-        model_or_path: a checkpoint's path, a Model, or arrays by name.
+        model_or_path: a checkpoint's path, a Model, or arrays by name. One of factors with their
+            map, as ``nnr-decode --layers factorized`` writes it, is the model of their weights.
         out: file to write, which appears complete or not at all; None: return the bytes.
         options: how; by default ``EncodeOptions()``.
         factorizations: weights of the model, by name, that travel as these factors; their dense
@@ -120,11 +128,12 @@ def encode(
 
     with (
         ExitStack() as files,
-        _opened_model(model_or_path) as model,
-        _naming(model),
+        _opened_model(model_or_path) as opened,
+        _naming(opened),
         _output(out, overwrite=overwrite) as output,
     ):
-        carried = carry(model, factorizations or {}, options, carriage)
+        model, found = with_weights(opened)
+        carried = carry(model, {**found, **(factorizations or {})}, options, carriage)
         smaller = partial(smaller_profile, draft)
         if options.target_size is None:
             kept = smaller(options)
@@ -201,7 +210,7 @@ class StreamEncoder:
             mps_parent_signalling_enabled_flag=int(self._series.depth > 0),
         )
         coded, model_map = map_model(model.values(), self._carried)
-        taken = [name for weight in self._carried.values() for name in weight.decoded_names]
+        taken = [name for weight in self._carried.values() for name in weight.names]
         exact = name_parts(self._represented(coded), [*model.names(), *taken])
         model_map = with_representations(model_map, exact)
         names = coded_names(coded, exact)

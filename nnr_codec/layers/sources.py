@@ -12,10 +12,10 @@ from ..checkpoints import open_checkpoint
 from ..checkpoints._content import format_of
 from ..decoded_model import DecodedModel
 from ..decoder import Layers, Source, StreamDecoder
-from ..errors import InvalidModel, UnsupportedFeature
-from ..factorization.factorizations import FactorChecks, Factorization
-from ..factorization.model_map import KEY, MapError, parse_model_map
-from ..model import Array, Parameter, is_float
+from ..errors import InvalidModel
+from ..factorization.factorizations import Factorization
+from ..factorization.files import factorizations_of
+from ..model import Array, Parameter
 from ..options import DecodeLimits
 from ..rereading import RereadableFile, rereadable
 
@@ -62,8 +62,8 @@ def opened(
             decoded = DecodedModel(decoder, _stream(source, stack), layers)
             parameters, metadata = decoded.parameters, decoded.metadata
         name = "a bitstream" if path is None else path
-        text = metadata.get(KEY, "")
-        yield TensorSource(name, parameters, _factorizations(name, text, parameters, limits))
+        found = factorizations_of(name, metadata, parameters, limits)
+        yield TensorSource(name, parameters, found)
 
 
 def _stream(source: Bytes | str | os.PathLike[str], stack: ExitStack) -> RereadableFile:
@@ -81,28 +81,6 @@ def _is_model_file(path: str) -> bool:
     except InvalidModel:
         return False
     return True
-
-
-def _factorizations(
-    name: str, text: str, parameters: list[Parameter], limits: DecodeLimits | None
-) -> Mapping[str, Factorization]:
-    """Read and check the map that a file of factors has beside its tensors."""
-    limits = limits or DecodeLimits()
-    try:
-        model_map = parse_model_map(text, limits.max_dimensions)
-        found = {} if model_map is None else model_map.factorizations
-        checks = FactorChecks(found, limits)
-        shapes = {parameter.name: parameter for parameter in parameters}
-        for weight in found:
-            if weight in shapes:
-                raise MapError(f"{weight!r} is a tensor and a factored weight")
-        for factor in dict.fromkeys(name for entry in found.values() for name in entry.factors):
-            if factor not in shapes or not is_float(shapes[factor].dtype):
-                raise MapError(f"there is no factor {factor!r} of floats")
-            checks.note(factor, shapes[factor].shape)
-    except (MapError, UnsupportedFeature) as error:
-        raise InvalidModel(name, f"its model map: {error}") from None
-    return found
 
 
 def values_of(source: TensorSource) -> Iterator[tuple[str, Array]]:

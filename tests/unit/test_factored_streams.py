@@ -362,6 +362,7 @@ class TestRefusals:
             ({"w": DENSE.T.copy()}, r"\(4, 6\)"),
             ({"w": DENSE.astype(np.int32)}, "int32"),
             ({"w": DENSE, "w_G": DENSE}, "w_G"),
+            ({"w": DENSE, "w.factor1": DENSE}, r"w\.factor1"),
         ],
     )
     def test_models(self, model: Any, reason: str) -> None:

@@ -34,6 +34,9 @@ ENCODER_SIDE = {
 DECODER_SIDE = [
     "nnr_codec.decoded_model",
     "nnr_codec.decoder",
+    "nnr_codec.factorization.files",
+    "nnr_codec.layers.loading",
+    "nnr_codec.layers.writing",
     "nnr_codec.recomposition",
     "nnr_codec.stream",
     "nnr_codec.stream_info",
