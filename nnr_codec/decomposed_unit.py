@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ._core import choose_unary_length
 from .bitstream import Context, DataUnit, ParameterTypes, PayloadType
-from .errors import InvalidModel
 from .tensor_quantizer import QuantizedTensor
-from .unit_decoder import LARGEST_EXACT
 from .unit_encoder import CodedLevels, EncodedUnit, encode_data_unit
 
 
@@ -28,9 +24,6 @@ def decomposed_unit(
         name, shape: of the dense weight.
         left: G, (shape[0], rank).
         right: H, (rank, product of the other dimensions).
-
-    Raises:
-        InvalidModel: their integers are so large that decoders could not multiply them exactly.
     """
     rows, rank = left.parameter.shape
     record = DataUnit(
@@ -50,14 +43,7 @@ def decomposed_unit(
     for length in sorted(_unary_lengths(left, right)):
         record.cabac_unary_length_minus1 = length - 1
         units.append(encode_data_unit(record, coded, context))
-    unit = min(units, key=lambda unit: len(unit.data))
-    largest = [
-        float(np.abs(integers.astype(np.int64)).max()) for integers in unit.integers.values()
-    ]
-    if largest[0] * largest[1] * rank >= LARGEST_EXACT:
-        reason = "its factors are too large for an exact product: a coarser qp, or carriage factors"
-        raise InvalidModel(name, reason)
-    return unit
+    return min(units, key=lambda unit: len(unit.data))
 
 
 def _coded(factor: QuantizedTensor) -> CodedLevels:

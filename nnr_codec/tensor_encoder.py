@@ -267,7 +267,7 @@ class TensorEncoder:
         """Encode the factors G and H of a weight, (name, values) by role, as a decomposed BLOCK.
 
         Raises:
-            InvalidModel: one of them cannot be coded, or their integers are too large together.
+            InvalidModel: one of them cannot be coded.
         """
         quantized = {
             role: self._quantized(Parameter.from_array(name, values), values)

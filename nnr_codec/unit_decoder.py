@@ -1,40 +1,26 @@
-"""Decoding of one data unit: codeword to integers, integers to values."""
+"""Decoding of one data unit: its integers to values, as its header and the model map have it."""
 
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ._core import BlockRowDecoder, DecodeStatus, decode_codeword, dequantize, dequantize_in_place
+from ._core import dequantize, dequantize_in_place
 from .bitstream import Codebook, DataFormat, DataUnit, NodeId, ParsedUnit, PayloadType
-from .errors import InvalidBitstream, LimitExceeded, TruncatedBitstream, UnsupportedFeature
+from .codeword_decoder import CodedTensor, CodewordDecoder, invalid_payload
+from .errors import InvalidBitstream, LimitExceeded, UnsupportedFeature
 from .factorization.model_map import MapError
 from .factorization.restored import restore
 from .model import dtype_of
-from .quantize.qp import qp_delta_bits, step_size
+from .quantize.qp import step_size
 from .series import Series
-from .unit_layout import (
-    Integers,
-    ParentData,
-    TensorLayout,
-    look_up,
-    role_shape,
-    tensor_layouts,
-)
+from .unit_layout import Integers, look_up, role_shape
 
-_REASONS = {
-    DecodeStatus.INTEGER_OVERFLOW: "an integer does not fit 32 bits",
-    DecodeStatus.ENTRY_POINT_MISMATCH: "an entry point differs from what its block row starts with",
-    DecodeStatus.NOT_TERMINATED: "the codeword does not end where its integers do",
-    DecodeStatus.BAD_STOP_BIT: "no stop bit at the codeword's end",
-    DecodeStatus.VALUE_OUT_OF_RANGE: "the codeword is none that an encoder writes",
-    DecodeStatus.TRAILING_BYTES: "bytes are left behind the codeword",
-}
 _INTEGER_RANGES: dict[DataFormat, tuple[int, int, type[np.signedinteger[Any]]]] = {
     DataFormat.INT2: (-2, 1, np.int8),
     DataFormat.INT3: (-4, 3, np.int8),
@@ -49,11 +35,8 @@ _FLOAT_TYPES: dict[DataFormat, type[np.floating[Any]]] = {
     DataFormat.FLOAT32: np.float32,
     DataFormat.FLOAT64: np.float64,
 }
-LARGEST_EXACT = 2**53
-"""What integers in binary64, and so their products of factors, stay below."""
-
-_RUNS = 16
-"""Jobs that the block rows of a tensor are dealt out to: enough for a few threads each."""
+_LARGEST_EXACT = 2**53  # of integers in binary64
+_LARGEST_IN_BINARY32 = 2**24  # up to which every integer is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +62,6 @@ class DecodedTensor:
     qp: int | None = None
     node_id: NodeId | None = None
     tied_to: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Coded:
-    """A tensor as the core gives it back."""
-
-    layout: TensorLayout
-    qp_delta: int
-    integers: Integers
 
 
 def decode_data_unit(
@@ -133,19 +107,18 @@ class _UnitDecoder:
             raise TypeError(f"{parsed.unit.label} is no data unit")
         self.parsed = parsed
         self.record = parsed.record
-        self._series = series
+        self._codeword = CodewordDecoder(parsed, parsed.record, series)
         self._keep_integers = keep_integers
         self._quantization = parsed.context.quantization or (0, 0)
 
     def invalid(self, reason: str) -> InvalidBitstream:
-        reason = f"tensor {self.record.names[0]!r}: {reason}"
-        return InvalidBitstream(self.parsed.unit.label, self.parsed.payload_offset, reason)
+        return invalid_payload(self.parsed, self.record, reason)
 
     def tensors(self, executor: Executor | None) -> list[DecodedTensor]:
         """Decode everything, in the order of the names in the header, the product last."""
         if self.record.payload_type == PayloadType.RAW_FLOAT:
             return self._raw_floats()
-        coded = self._decode(executor)
+        coded = self._codeword.decode(executor)
         by_name = {tensor.layout.name: self._reconstruct(tensor) for tensor in coded}
         tensors = [by_name[name] for name in self.record.names]
         if self.record.is_decomposed_block:
@@ -168,10 +141,10 @@ class _UnitDecoder:
 
     def outlined(self, name: str, role: str) -> DecodedTensor:
         """Return a tensor as `restored` gives it, without its values."""
-        shape, dtype = role_shape(self.record, role), np.dtype(np.float32)
+        shape = role_shape(self.record, role)
         if self.record.payload_type == PayloadType.INT:
             dtype = np.dtype(self._integer_range()[2])
-        elif role != "dense":
+        else:
             dtype = np.dtype(self._float_type())
         model_map = self.parsed.context.model_map
         entry = model_map.tensors.get(name) if model_map else None
@@ -187,105 +160,12 @@ class _UnitDecoder:
             raise self.invalid(f"{size} elements, not {shape} as in the model map")
 
     def _raw_floats(self) -> list[DecodedTensor]:
-        (layout,) = tensor_layouts(self.record, self.parsed.context, self._parent_data)
+        (layout,) = self._codeword.layouts()
         values = np.frombuffer(self.parsed.payload, dtype="<f4").astype(np.float32)
         values = self._to_float_type(values.reshape(layout.shape))
         return [DecodedTensor(layout.name, layout.role, values, node_id=self.record.node_id)]
 
-    def _decode(self, executor: Executor | None) -> list[_Coded]:
-        """Decode the codeword."""
-        layouts = tensor_layouts(self.record, self.parsed.context, self._parent_data)
-        if self.record.parent is not None and self.record.parent.temporal_context_modeling_flag:
-            self._require_parents(layouts)
-        density = self._quantization[0]
-        bits = 0 if self.record.payload_type == PayloadType.INT else qp_delta_bits(density)
-        payload = np.frombuffer(self.parsed.payload, dtype=np.uint8)
-        # Block rows share their output's memory: threads alone can do that.
-        threads = executor if isinstance(executor, ThreadPoolExecutor) else None
-        if threads and len(layouts) == 1 and layouts[0].syntax.block_rows > 1:
-            found = [self._decode_block_rows(payload, layouts[0], bits, threads)]
-        else:
-            syntaxes = [layout.syntax for layout in layouts]
-            status, found = decode_codeword(payload, syntaxes, bits, self._entries(layouts))
-            self._check_history(layouts, any(history for _, history, _ in found))
-            self._check(status)
-        return [
-            _Coded(layout, qp_delta, integers)
-            for layout, (qp_delta, _, integers) in zip(layouts, found, strict=True)
-        ]
-
-    def _entries(self, layouts: list[TensorLayout]) -> list[tuple[int, int, int]]:
-        """Return the entry points that block rows answer to.
-
-        A matrix of one column has entries too, which say nothing: it is scanned row by row.
-        """
-        rest = [(e.offset, e.value8, e.dq_state) for e in self.record.entry_points]
-        if not rest:
-            return []
-        entries = []
-        for layout in layouts[-len(self.record.weight_shapes()) :]:
-            count = -(-layout.shape[0] // (4 << self.record.scan_order)) - 1
-            if layout.syntax.block_rows > 1:
-                entries += rest[:count]
-            rest = rest[count:]
-        return entries
-
-    def _decode_block_rows(
-        self, payload: npt.NDArray[np.uint8], layout: TensorLayout, bits: int, executor: Executor
-    ) -> tuple[int, bool, Integers]:
-        """Decode a tensor's block rows side by side, and compare all of them with their entries."""
-        decoder = BlockRowDecoder(payload, layout.syntax, bits)
-        self._check_history([layout], decoder.history_enabled)
-        self._check(decoder.status)
-        starts = [(decoder.start_position, 0, 0)]
-        for entry in self.record.entry_points:
-            starts.append((starts[-1][0] + entry.offset, entry.value8, entry.dq_state))
-        if starts[-1][0] > 8 * len(payload):
-            raise self.invalid(_REASONS[DecodeStatus.ENTRY_POINT_MISMATCH])
-        count = len(starts)
-        run = -(-count // _RUNS)
-        firsts = range(0, count, run)
-        jobs = [
-            executor.submit(decoder.decode, first, min(first + run, count), starts[first])
-            for first in firsts
-        ]
-        # What no thread has begun is done here: with all of them waiting like us, none would.
-        results = [
-            decoder.decode(first, min(first + run, count), starts[first])
-            if job.cancel()
-            else job.result()
-            for first, job in zip(firsts, jobs, strict=True)
-        ]
-        for first, (status, ends) in zip(firsts, results, strict=True):
-            if ends != starts[first + 1 : first + 1 + len(ends)]:
-                raise self.invalid(_REASONS[DecodeStatus.ENTRY_POINT_MISMATCH])
-            self._check(status)
-        return decoder.qp_delta, decoder.history_enabled, decoder.integers
-
-    def _parent_data(self, name: str, elements: int) -> ParentData:
-        unit = self.parsed.unit
-        return self._series.parent_data(name, elements, label=unit.label, offset=unit.byte_offset)
-
-    def _check_history(self, layouts: list[TensorLayout], enabled: bool) -> None:
-        """Tell a missing parent from damage: without history, the codeword is misread."""
-        if enabled:
-            self._require_parents(layouts)
-
-    def _require_parents(self, layouts: list[TensorLayout]) -> None:
-        for layout in layouts:
-            self._series.require(layout.name)
-
-    def _check(self, status: DecodeStatus) -> None:
-        if status == DecodeStatus.OK:
-            return
-        unit = self.parsed.unit
-        if status == DecodeStatus.TRUNCATED:
-            end = unit.byte_offset + unit.size
-            reason = f"tensor {self.record.names[0]!r}: the codeword goes on past the unit's end"
-            raise TruncatedBitstream(unit.label, end, reason)
-        raise self.invalid(_REASONS[status])
-
-    def _reconstruct(self, tensor: _Coded) -> DecodedTensor:
+    def _reconstruct(self, tensor: CodedTensor) -> DecodedTensor:
         """Turn integers into values."""
         layout = tensor.layout
         integers = tensor.integers if self._keep_integers else None
@@ -296,15 +176,15 @@ class _UnitDecoder:
             return DecodedTensor(layout.name, layout.role, values, integers, node_id=node_id)
         qp, step = self._step(tensor)
         # Factors' integers are needed for the product yet.
-        if self._keep_integers or layout.role in ("G", "H"):
-            weights = dequantize(indexed, step)
+        if self._keep_integers or layout.role in ("G", "H") or _is_wide(layout.codebook):
+            weights = _dequantized(indexed, step, layout.codebook)
         else:
             dequantize_in_place(indexed, step)
             weights = indexed.view(np.float32)
         values = self._to_float_type(weights.reshape(layout.shape))
         return DecodedTensor(layout.name, layout.role, values, integers, qp, self.record.node_id)
 
-    def _step(self, tensor: _Coded) -> tuple[int, float]:
+    def _step(self, tensor: CodedTensor) -> tuple[int, float]:
         density, base = self._quantization
         qp = base + tensor.qp_delta
         try:
@@ -353,25 +233,58 @@ class _UnitDecoder:
             raise UnsupportedFeature("nnr_decompressed_data_format", data_format.name, reason)
         return _INTEGER_RANGES[data_format]
 
-    def _recompose(self, g: _Coded, h: _Coded) -> DecodedTensor:
-        """Multiply G and H: exactly, with one rounding to binary32.
+    def _recompose(self, g: CodedTensor, h: CodedTensor) -> DecodedTensor:
+        """Multiply G and H: summed in binary64 in the order of the rank, rounded once to binary32.
 
-        The product of the integers is exact in binary64 as long as it stays below 2**53, so that
-        the result does not depend on the order in which a processor adds.
+        Where every partial sum is exact the order makes no difference, and a faster product serves.
         """
         rank = g.layout.shape[1]
         operations = rank * self.record.element_count
         allowed = self.parsed.context.limits.max_product_operations
         if operations > allowed:
             raise LimitExceeded("max_product_operations", operations, allowed)
-        left = self._apply_codebook(g.integers, g.layout.codebook).astype(np.float64)
-        right = self._apply_codebook(h.integers, h.layout.codebook).astype(np.float64)
-        scale = self._step(g)[1] * self._step(h)[1]
-        bound = float(np.abs(left).max()) * float(np.abs(right).max()) * rank
-        if bound >= LARGEST_EXACT:
-            reason = "factors too large for an exact product"
-            raise UnsupportedFeature("decomposition_rank", rank, reason)
-        product = (left.reshape(g.layout.shape) @ right.reshape(h.layout.shape)) * scale
-        with np.errstate(over="ignore"):
+        (left, left_unit), (right, right_unit) = self._factor(g), self._factor(h)
+        with np.errstate(over="ignore", invalid="ignore"):  # values may be infinite
+            bound = float(np.abs(left).max()) * float(np.abs(right).max()) * rank
+            exact = bound < _LARGEST_EXACT * left_unit * right_unit
+            product = left @ right if exact else _summed_by_rank(left, right)
+            product += 0.0  # no sum that begins with 0 is -0
             values = product.reshape(self.record.tensor_dimensions).astype(np.float32)
-        return DecodedTensor(self.record.dense_name, "dense", values)
+        return DecodedTensor(self.record.dense_name, "dense", self._to_float_type(values))
+
+    def _factor(self, factor: CodedTensor) -> tuple[npt.NDArray[np.float64], float]:
+        """Return a factor's binary32 values, and the power of two of which all are multiples."""
+        indexed = self._apply_codebook(factor.integers, factor.layout.codebook)
+        qp, step = self._step(factor)
+        density = self._quantization[0]
+        weights = _dequantized(indexed, step, factor.layout.codebook)
+        values = weights.reshape(factor.layout.shape).astype(np.float64)
+        # Rounding to binary32 leaves multiples: it drops bits where there are more than 24.
+        return values, math.ldexp(1.0, (qp >> density) - density)
+
+
+def _is_wide(codebook: Codebook | None) -> bool:
+    """Whether a codebook has values that binary32 cannot hold."""
+    if codebook is None:
+        return False
+    return max(-codebook.values[0], codebook.values[-1]) > _LARGEST_IN_BINARY32
+
+
+def _dequantized(
+    indexed: Integers, step: float, codebook: Codebook | None
+) -> npt.NDArray[np.float32]:
+    """Return the values: integers times the step, those of a codebook rounded once."""
+    if not _is_wide(codebook):
+        return dequantize(indexed, step)
+    with np.errstate(over="ignore"):
+        return (indexed * step).astype(np.float32)
+
+
+def _summed_by_rank(
+    left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the product of two matrices, each sum in ascending order of the rank."""
+    total = np.zeros((left.shape[0], right.shape[1]))
+    for column, row in zip(left.T, right, strict=True):
+        total += np.outer(column, row)
+    return total

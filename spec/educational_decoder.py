@@ -107,7 +107,8 @@ FIRST_PRIVATE_TYPE = 32
 
 
 class Tensor(NamedTuple):
-    values: np.ndarray
+    values: np.ndarray  # integers, or binary32 whatever the type of the result
+    dtype: type  # of the result
     integers: np.ndarray | None  # the context for the next update; None for RAW_FLOAT
     dense_shape: tuple[int, ...] | None  # for a factor: the shape of the product
 
@@ -223,20 +224,25 @@ def performance_maps(reader: BitReader, sparsification: int, pruning: int,
                      unification: int, decomposition: int) -> None:
     """Accuracies at the encoder's operating points: they change nothing in what is decoded."""
     for present, numbers in ((sparsification, 3), (pruning, 2)):
-        for _ in range(reader.u(8) - 1 if present else 0):
+        for _ in range(one_fewer(reader.u(8)) if present else 0):
             reader.skip_flt(numbers)  # threshold and ratio, or ratio alone; accuracy
             class_accuracies(reader)
-    for _ in range(reader.u(8) - 1 if unification else 0):
-        for _ in range(reader.ue(1) - 1):
+    for _ in range(one_fewer(reader.u(8)) if unification else 0):
+        for _ in range(one_fewer(reader.ue(1))):
             reader.ue(7)  # reshaped tensor dimension
         reader.align()
         for _ in ("super block", "block"):
-            reader.u(8 * max(reader.u(8) - 1, 0))
+            reader.u(8 * one_fewer(reader.u(8)))
         reader.skip_flt(2)  # threshold, accuracy
         class_accuracies(reader)
-    for _ in range(reader.u(8) - 1 if decomposition else 0):
+    for _ in range(one_fewer(reader.u(8)) if decomposition else 0):
         reader.skip_flt(3)  # mse, accuracy, reduction ratio
         reader.skip_flt(reader.u(16))  # an accuracy for each class
+
+
+def one_fewer(count: int) -> int:
+    require(count >= 1, "a count of a performance map is 0")
+    return count - 1
 
 
 def class_accuracies(reader: BitReader) -> None:
@@ -473,7 +479,7 @@ def data_unit(reader: BitReader, stream: Bitstream) -> None:
             values = reconstruct(integers, qp_delta, stream, book)
         is_factor = len(shapes) == 2 and name in shapes
         dense_shape = header.dimensions if is_factor else None
-        decoded[name] = Tensor(in_data_format(values, header), integers, dense_shape)
+        decoded[name] = Tensor(values, data_format(values, header), integers, dense_shape)
     require(next(entry_points, None) is None, "an entry point has no block row")
     if not raw:
         reader.bit = 8 * codeword.end_of_codeword()
@@ -725,6 +731,7 @@ class CodedTensor:
             self.left = k
             if k:
                 integers[i] = dependent_index(k, self.state) if self.dq_flag else k
+                require(-(1 << 31) <= integers[i] < 1 << 31, "an integer does not fit 32 bits")
             if k and self.codebook:  # indices are doubled too
                 require(0 <= integers[i] + self.codebook.zero_offset < len(self.codebook.values),
                         "an index lies outside of its codebook")
@@ -804,34 +811,39 @@ def reconstruct(integers: np.ndarray, qp_delta: int | None, stream: Bitstream,
         return integers.astype(np.float32) * np.float32(step)
 
 
-def in_data_format(values: np.ndarray, header: DataUnitHeader) -> np.ndarray:
+def data_format(values: np.ndarray, header: DataUnitHeader) -> type:
+    """The type of the result, which integers must fit."""
     if header.payload_type == INT:
         require(header.data_format is None or header.data_format in INTEGER_FORMATS,
                 "an INT tensor has a data format that is reserved or no integer's")
         bits, dtype = INTEGER_FORMATS[header.data_format or 0]
         require(-(1 << (bits - 1)) <= int(values.min()) and int(values.max()) < 1 << (bits - 1),
                 "an integer does not fit its data format")
-        return values.astype(dtype)
+        return dtype
     require(header.data_format is None or header.data_format in FLOAT_FORMATS,
             "a tensor of floats has a data format that is reserved or an integer's")
-    with np.errstate(over="ignore"):
-        return values.astype(FLOAT_FORMATS[header.data_format or 1])
+    return FLOAT_FORMATS[header.data_format or 1]
+
+
+def converted(values: np.ndarray, dtype: type) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what is too large for the type becomes infinite
+        return values.astype(dtype)
 
 
 def assemble(tensors: dict[str, Tensor], factors: bool) -> dict[str, np.ndarray]:
     """The tensors by name, with the product G.H of decomposed ones under the dense name."""
     result = {}
-    for name, (values, _, dense_shape) in tensors.items():
+    for name, (values, dtype, _, dense_shape) in tensors.items():
         dense, g, h = name[:-2], tensors.get(name[:-2] + "_G"), tensors.get(name[:-2] + "_H")
         if dense_shape is None or factors:
-            result[name] = values
+            result[name] = converted(values, dtype)
         if dense_shape is None:
             continue
         require(g is not None and h is not None and g.dense_shape == h.dense_shape == dense_shape
                 and g.values.shape[1] == h.values.shape[0], f"the factors of {dense!r} do not fit")
         require(dense not in tensors, f"the tensor {dense!r} occurs twice")
         if name.endswith("_G"):
-            result[dense] = product(g.values, h.values).reshape(dense_shape)
+            result[dense] = converted(product(g.values, h.values), dtype).reshape(dense_shape)
     return result
 
 
@@ -841,7 +853,7 @@ def product(g: np.ndarray, h: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         for column, row in zip(g.T.astype(np.float64), h.astype(np.float64), strict=True):
             total += np.outer(column, row)
-        return total.astype(g.dtype)
+        return total.astype(np.float32)
 
 
 # ---- Updates ------------------------------------------------------------------------------------
@@ -856,7 +868,7 @@ class Series:
 
     def append(self, tensors: dict[str, Tensor]) -> None:
         self.length += 1
-        for name, (_, integers, _) in tensors.items():
+        for name, (_, _, integers, _) in tensors.items():
             if integers is not None:
                 before = self.history.get(name, np.zeros(integers.shape, bool))
                 require(before.shape == integers.shape, f"{name!r} changes its shape in the series")
@@ -883,7 +895,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Decode an NNR bitstream.")
     parser.add_argument("input", metavar="IN.nnr")
     parser.add_argument("output", metavar="OUT.npz")
-    parser.add_argument("--parents", nargs="+", default=[], help="earlier bitstreams, oldest first")
+    parser.add_argument("--parents", nargs="*", default=[], help="earlier bitstreams, oldest first")
     parser.add_argument("--factors", action="store_true", help="write the factors G and H as well")
     options = parser.parse_args()
     *parents, data = [Path(path).read_bytes() for path in [*options.parents, options.input]]

@@ -1,17 +1,19 @@
-"""Train the small digits network that ships beside this file, and its test set.
+"""Train the small digits networks that ship beside this file, and draw their data.
 
 Needs nnr_codec, torch 2.13 (CPU) and scikit-learn, whose `load_digits` is the data: 1797 images of
 8x8 pixels (https://archive.ics.uci.edu/dataset/80). A third of them, drawn class by class, is the
-test set; the network is never trained on those, nor is anything chosen by them. Run as
+test set; the networks are never trained on those, nor is anything chosen by them. Some of the
+others are the calibration set. Run as
 
     python -m conformance.models.train_digits
 
-to write `digits_cnn.safetensors` and `digits_test.npz` anew; other versions of torch may give
-slightly different weights.
+to write the three checkpoints, `digits_test.npz` and `digits_calibration.npz` anew; other versions
+of torch may give slightly different weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,42 +26,25 @@ from torch import nn
 from torch.nn import functional
 
 from conformance.models import digits
+from conformance.models.digits_subjects import PlainNetwork, residual_network, separable_network
 from nnr_codec.checkpoints import save_checkpoint
 
 Array = npt.NDArray[Any]
 
 SEED = 17
 TEST_SHARE = 1 / 3
-CHANNELS = (32, 64, 72)
 EPOCHS = 60
 BATCH = 64
 PEAK_LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 5e-4
 MAX_SHIFT = 1  # pixels, of the training images
-CHECKPOINT = Path(__file__).with_name("digits_cnn.safetensors")
-
-
-class DigitsNetwork(nn.Module):
-    """The network; takes float32 (images, 1, 8, 8) from 0 to 1 and gives (images, 10)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        first, second, third = CHANNELS
-        self.conv1 = nn.Conv2d(1, first, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(first)
-        self.conv2 = nn.Conv2d(first, second, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(second)
-        self.conv3 = nn.Conv2d(second, third, 3, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(third)
-        self.fc = nn.Linear(third * 2 * 2, 10)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the outputs before the softmax."""
-        maps = functional.relu(self.bn1(self.conv1(images)))
-        maps = functional.max_pool2d(functional.relu(self.bn2(self.conv2(maps))), 2)
-        maps = functional.max_pool2d(functional.relu(self.bn3(self.conv3(maps))), 2)
-        outputs: torch.Tensor = self.fc(maps.flatten(1))
-        return outputs
+CALIBRATION = 500  # images
+HERE = Path(__file__).parent
+NETWORKS = {
+    "digits_cnn": PlainNetwork,
+    "digits_residual": residual_network,
+    "digits_separable": separable_network,
+}
 
 
 def split() -> tuple[Array, Array, Array, Array]:
@@ -86,12 +71,12 @@ def shifted(images: torch.Tensor) -> torch.Tensor:
     )
 
 
-def train(images: torch.Tensor, labels: torch.Tensor) -> DigitsNetwork:
-    """Train on `images` and `labels` with a fixed seed."""
+def train(build: Callable[[], nn.Module], images: torch.Tensor, labels: torch.Tensor) -> nn.Module:
+    """Train a new network on `images` and `labels` with a fixed seed."""
     torch.manual_seed(SEED)
     torch.set_num_threads(1)  # sums are split among threads, which changes the weights
     torch.use_deterministic_algorithms(True)
-    network = DigitsNetwork()
+    network = build()
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
     steps = EPOCHS * -(-len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, steps)
@@ -106,24 +91,34 @@ def train(images: torch.Tensor, labels: torch.Tensor) -> DigitsNetwork:
     return network.eval()
 
 
+def save_images(file: Path, images: Array, labels: Array) -> None:
+    """Write images and their labels as `.npz`."""
+    save_checkpoint(file, {"images": images, "labels": labels}, overwrite=True)
+
+
 def main() -> None:
-    """Train, write both files, and hold the numpy evaluator against torch."""
+    """Write the data, train and write the networks, and hold the numpy evaluator against torch."""
     train_images, test_images, train_labels, test_labels = split()
-    network = train(as_input(train_images), torch.from_numpy(train_labels.astype(np.int64)))
-    tensors = {
-        name: tensor.numpy()
-        for name, tensor in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    save_checkpoint(CHECKPOINT, tensors, overwrite=True, metadata={"format": "pt"})
-    arrays = {"images": test_images, "labels": test_labels}
-    save_checkpoint(digits.TEST_SET, arrays, overwrite=True)
-    with torch.no_grad():
-        expected = network(as_input(test_images)).argmax(dim=1).numpy()
-    if not np.array_equal(digits.predictions(tensors, test_images), expected):
-        raise SystemExit("numpy and torch disagree")
-    count = sum(tensor.size for tensor in tensors.values())
-    print(f"{count} parameters, top-1 {digits.accuracy(tensors):.2f} % of {len(test_labels)}")
+    save_images(digits.TEST_SET, test_images, test_labels)
+    few = slice(CALIBRATION)  # `split` has shuffled
+    save_images(HERE / "digits_calibration.npz", train_images[few], train_labels[few])
+    labels = torch.from_numpy(train_labels.astype(np.int64))
+    for name, build in NETWORKS.items():
+        network = train(build, as_input(train_images), labels)
+        tensors = {
+            key: tensor.numpy()
+            for key, tensor in network.state_dict().items()
+            if not key.endswith("num_batches_tracked")
+        }
+        path = HERE / f"{name}.safetensors"
+        save_checkpoint(path, tensors, overwrite=True, metadata={"format": "pt"})
+        with torch.no_grad():
+            predictions = network(as_input(test_images)).argmax(dim=1).numpy()
+        if name == "digits_cnn" and np.any(predictions != digits.predictions(tensors, test_images)):
+            raise SystemExit("numpy and torch disagree")
+        count = sum(tensor.size for tensor in tensors.values())
+        correct = np.sum(predictions == test_labels)
+        print(f"{name}: {count} parameters, {correct} of {len(test_labels)} images right")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ class Context:
     lps: LayerParameterSet | None = None
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     model_map: ModelMap | None = None
+    reference_list: tuple[str, ...] = ()
 
     @property
     def indexed(self) -> bool:

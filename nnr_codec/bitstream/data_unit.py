@@ -61,6 +61,10 @@ def _identifiers(v: Visitor, unit: DataUnit, context: Context, several: bool) ->
         v.values(unit, "indices", 1, "ue", 7, "topology_elem_id_index")
     else:
         v.values(unit, "names", 1, "st", "max_name_bytes", "topology_elem_id")
+    if context.indexed:
+        # The name of a factor tells its shape. An index that is in no list is the parser's matter.
+        listed = context.reference_list
+        unit.names = [listed[index] for index in unit.indices if index < len(listed)] or unit.names
 
 
 def _ancestry(v: Visitor, unit: DataUnit, context: Context) -> None:

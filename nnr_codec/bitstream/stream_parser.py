@@ -76,7 +76,7 @@ class ParsedUnit:
         """Pickle the unit's bytes once, the payload being a part of them, and of a model map what
         concerns the unit."""
         start = self.payload_offset - self.unit.byte_offset
-        context = self.context
+        context = replace(self.context, reference_list=())  # the record has its names
         if context.model_map is not None and isinstance(self.record, DataUnit):
             names = [name for name, _ in self.record.decoded_roles()]
             context = replace(context, model_map=context.model_map.part(names))
@@ -104,7 +104,6 @@ class StreamParser:
         self.unit_count = 0
         self._names: dict[str, int] = {}  # with their places
         self._least_name = ""  # of the data unit before
-        self._reference_list: list[str] = []
         self._factors = FactorChecks({}, self.context.limits)
 
     def parse(self, unit: Unit) -> ParsedUnit:
@@ -178,7 +177,7 @@ class StreamParser:
     def _read_topology(self, unit: Unit, record: Topology) -> None:
         """Take what a topology unit says to decoders: a reference list, or a model map."""
         if record.names:
-            self._reference_list = record.names
+            self.context = replace(self.context, reference_list=tuple(record.names))
         text = record.topology_data
         if record.topology_storage_format != TopologyFormat.UNREC or not isinstance(text, str):
             return
@@ -196,10 +195,10 @@ class StreamParser:
     def _resolved(self, unit: Unit, indices: list[int]) -> list[str]:
         """Return the names that indices stand for in the latest reference list."""
         for index in indices:
-            if index >= len(self._reference_list):
+            if index >= len(self.context.reference_list):
                 reason = f"topology_elem_id_index = {index}: not in a reference list before it"
                 raise _invalid(unit, reason)
-        return [self._reference_list[index] for index in indices]
+        return [self.context.reference_list[index] for index in indices]
 
     def _check_data_unit(self, unit: Unit, record: DataUnit, payload_bytes: int) -> None:
         if self.context.indexed:

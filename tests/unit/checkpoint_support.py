@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nnr_codec.checkpoints import open_checkpoint
+from nnr_codec.errors import InvalidModel
 
 EXTENSION_DTYPES = [
     "bfloat16",
@@ -29,6 +33,18 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         assert found[name].tobytes() == array.tobytes(), name  # NaNs too, bit by bit
 
 
+def hide_package(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Let imports of `package` fail as they do where it is not installed."""
+    real = builtins.__import__
+
+    def refuse(name: str, *rest: Any) -> Any:
+        if name == package:
+            raise ModuleNotFoundError(f"No module named '{package}'", name=package)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+
+
 def loaded(path: Path) -> dict[str, np.ndarray]:
     with open_checkpoint(path) as model:
         return dict(model.arrays())
@@ -41,3 +57,10 @@ def some() -> dict[str, np.ndarray]:
         "scalar": np.array(7, dtype=np.int64),
         "empty": np.zeros((0, 3), np.float16),
     }
+
+
+def assert_refused(path: Path | str, reason: str | None = None) -> None:
+    """Expect that a file cannot be opened and read, with a reason that names it."""
+    with pytest.raises(InvalidModel, match=reason) as caught:
+        loaded(path)
+    assert os.path.basename(path).rstrip("\0") in str(caught.value)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_support import assert_same, loaded, some
+from checkpoint_support import assert_refused, assert_same, hide_package, loaded, some
 
 from nnr_codec.checkpoints import check_output, open_checkpoint, save_checkpoint
 from nnr_codec.errors import InvalidModel, InvalidOptions
@@ -38,12 +37,6 @@ def write_onnx(folder: Path, tensors: dict[str, np.ndarray] | list[Any]) -> Path
     path = folder / "model.onnx"
     onnx.save_model(graph_of(tensors), path)
     return path
-
-
-def assert_refused(path: Path, reason: str) -> None:
-    with pytest.raises(InvalidModel, match=reason) as caught:
-        loaded(path)
-    assert path.name in str(caught.value)
 
 
 class TestReading:
@@ -128,14 +121,7 @@ class TestReading:
 
     def test_without_onnx(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = write_onnx(tmp_path, some())
-        real = builtins.__import__
-
-        def refuse(name: str, *rest: Any) -> Any:
-            if name == "onnx":
-                raise ModuleNotFoundError("No module named 'onnx'", name="onnx")
-            return real(name, *rest)
-
-        monkeypatch.setattr(builtins, "__import__", refuse)
+        hide_package(monkeypatch, "onnx")
         with pytest.raises(InvalidModel, match=r"pip install nnr-codec\[onnx\]"):
             open_checkpoint(path)
         with pytest.raises(InvalidModel, match=r"pip install nnr-codec\[onnx\]"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoint_support import SUFFIXES, assert_same, each_format, loaded, some
+from checkpoint_support import SUFFIXES, assert_refused, assert_same, each_format, loaded, some
 
 from nnr_codec.checkpoints import open_checkpoint, save_checkpoint
 from nnr_codec.errors import InvalidModel
@@ -109,12 +109,6 @@ def npy(array: np.ndarray) -> bytes:
 def npy_header(shape: str, descr: str = "'<f4'", version: bytes = b"\1\0") -> bytes:
     header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
     return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header
-
-
-def assert_refused(path: Path | str, reason: str | None = None) -> None:
-    with pytest.raises(InvalidModel, match=reason) as caught:
-        loaded(path)
-    assert os.path.basename(path).rstrip("\0") in str(caught.value)
 
 
 class TestRefusals:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import collections
 import os
 import zipfile
@@ -11,7 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_support import EXTENSION_DTYPES, assert_same, loaded, some
+from checkpoint_support import (
+    EXTENSION_DTYPES,
+    assert_refused,
+    assert_same,
+    hide_package,
+    loaded,
+    some,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -30,12 +36,6 @@ def saved(folder: Path, content: Any, **options: Any) -> Path:
     path = folder / "model.pt"
     torch.save(content, path, **options)
     return path
-
-
-def assert_refused(path: Path, reason: str) -> None:
-    with pytest.raises(InvalidModel, match=reason) as caught:
-        loaded(path)
-    assert path.name in str(caught.value)
 
 
 class TestReading:
@@ -189,14 +189,7 @@ class TestSafety:
 
     def test_without_torch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = saved(tmp_path, {"w": one})
-        real = builtins.__import__
-
-        def refuse(name: str, *rest: Any) -> Any:
-            if name == "torch":
-                raise ModuleNotFoundError("No module named 'torch'", name="torch")
-            return real(name, *rest)
-
-        monkeypatch.setattr(builtins, "__import__", refuse)
+        hide_package(monkeypatch, "torch")
         with pytest.raises(InvalidModel, match=r"pip install nnr-codec\[torch\]"):
             open_checkpoint(path)
         with pytest.raises(InvalidModel, match=r"pip install nnr-codec\[torch\]"):

@@ -1,4 +1,4 @@
-"""The core's Python interface: coding there and back, entry points, quantizers."""
+"""The core's Python interface: coding there and back, entry points."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from core_support import NEXT_STATE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,13 +20,9 @@ from nnr_codec._core import (
     allow_shift_paths,
     choose_unary_length,
     decode_codeword,
-    dequantize,
     encode_codeword,
-    measure_distortion,
-    quantize,
 )
 
-NEXT_STATE = ((0, 2), (7, 5), (1, 3), (6, 4), (2, 0), (5, 7), (3, 1), (4, 6))
 QP_BITS = 8
 
 bounded = settings(
@@ -366,203 +363,3 @@ def test_coding_that_cannot_be(arguments: dict[str, Any]) -> None:
         TensorToEncode(TensorSyntax(1, 1), np.zeros(1, np.int32), **arguments)
     with pytest.raises(ValueError, match="levels"):
         TensorToEncode(TensorSyntax(1, 1), np.zeros(2, np.int32))
-
-
-# ---- Quantizers ---------------------------------------------------------------------------------
-
-
-def normal(seed: int, count: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(count).astype(np.float32)
-
-
-def syntax_of(count: int, dq: bool, rows: int = 1) -> TensorSyntax:
-    return TensorSyntax(rows, count // rows, dependent_quantization=dq)
-
-
-def integers_of(syntax: TensorSyntax, levels: np.ndarray) -> np.ndarray:
-    return TensorToEncode(syntax, levels).reconstruct().astype(np.float64)
-
-
-def distortion(
-    weights: np.ndarray, step: float, integers: np.ndarray, importance: Any = 1.0
-) -> float:
-    """As the quantizers measure it: importance * (weight / step - q)**2, summed."""
-    return float((importance * (weights.astype(np.float64) / step - integers) ** 2).sum())
-
-
-def best_distortion(weights: np.ndarray, step: float, importance: np.ndarray) -> float:
-    """The least distortion of any sequence of integers: Viterbi with many integers per weight."""
-    costs = {0: 0.0}
-    for weight, share in zip(weights.astype(np.float64) / step, importance, strict=True):
-        reach: dict[int, float] = {}
-        near = round(abs(weight)) // 2 + 3
-        for state, cost in costs.items():
-            for k in range(-near, near + 1):
-                q = 2 * k - (state & 1) * ((k > 0) - (k < 0))
-                after = NEXT_STATE[state][k & 1]
-                total = cost + share * (weight - q) ** 2
-                if total < reach.get(after, np.inf):
-                    reach[after] = total
-        costs = reach
-    return min(costs.values())
-
-
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("step", [0.05, 0.4, 3.0])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_dependent_quantization_is_optimal_without_rates(
-    seed: int, step: float, weighted: bool
-) -> None:
-    weights = normal(seed, 60)
-    importance = np.ones(60, np.float32)
-    if weighted:
-        importance = np.random.default_rng(seed).random(60, np.float32) * 9
-        importance[::7] = 0
-    syntax = syntax_of(60, True)
-    levels = quantize(syntax, weights, step, 0.0, importance if weighted else None)
-    found = distortion(weights, step, integers_of(syntax, levels), importance)
-    assert found == pytest.approx(best_distortion(weights, step, importance), rel=1e-12)
-
-
-def test_dependent_quantization_is_optimal_beyond_its_window() -> None:
-    """Decisions leave the search while it goes on, and are those of a search over everything."""
-    weights = normal(9, 3000)
-    syntax = syntax_of(3000, True)
-    found = distortion(weights, 0.5, integers_of(syntax, quantize(syntax, weights, 0.5)))
-    assert found == pytest.approx(best_distortion(weights, 0.5, np.ones(3000)), rel=1e-12)
-
-
-@pytest.mark.parametrize("scan_order", [0, 1, 3])
-def test_dependent_quantization_beats_other_choices(scan_order: int) -> None:
-    """Rounding to the even quantizer, zeros, and random changes of the result."""
-    weights = normal(4, 40 * 30)
-    syntax = TensorSyntax(40, 30, dependent_quantization=True, scan_order=scan_order)
-    levels = quantize(syntax, weights, 0.3)
-    best = distortion(weights, 0.3, integers_of(syntax, levels))
-    rng = np.random.default_rng(5)
-    alternatives = [np.round(weights / 0.6).astype(np.int32), np.zeros_like(levels)]
-    for _ in range(200):
-        other = levels.copy()
-        other[rng.integers(0, other.size, rng.integers(1, 4))] += rng.choice([-1, 1])
-        alternatives.append(other)
-    for other in alternatives:
-        assert best <= distortion(weights, 0.3, integers_of(syntax, other)) * (1 + 1e-12)
-    uniform = distortion(weights, 0.3 * 2, np.round(weights.astype(np.float64) / 0.6)) * 4
-    assert best < 0.8 * uniform  # the gain over a uniform quantizer of the same spacing
-
-
-def test_uniform_quantization_without_rates_rounds() -> None:
-    weights = np.concatenate([normal(1, 500), np.array([0.5, 1.5, -0.5, -1.5, 0], np.float32)])
-    levels = quantize(syntax_of(505, False), weights, 1.0)
-    assert levels.tolist() == np.rint(weights).astype(np.int32).tolist()
-
-
-@pytest.mark.parametrize("dq", [False, True])
-@pytest.mark.parametrize("lam", [0.1, 0.5, 2.0])
-@pytest.mark.parametrize("rows", [1, 50])
-def test_rates_lower_the_joint_cost(dq: bool, lam: float, rows: int) -> None:
-    """D + lambda * R, R the bits that the codeword really has, against the least distortion."""
-    weights = np.random.default_rng(11).laplace(size=5000).astype(np.float32)
-    syntax = syntax_of(5000, dq, rows)
-    costs, rates = [], []
-    for searched in (0.0, lam):
-        levels = quantize(syntax, weights, 0.7, searched)
-        bits = 8 * len(encode_codeword([TensorToEncode(syntax, levels)], 0)[0])
-        costs.append(distortion(weights, 0.7, integers_of(syntax, levels)) + lam * bits)
-        rates.append(bits)
-    assert costs[1] < costs[0]
-    assert rates[1] < rates[0]
-
-
-@pytest.mark.parametrize("dq", [False, True])
-def test_a_larger_lambda_means_fewer_bits_and_more_error(dq: bool) -> None:
-    weights = normal(2, 4000)
-    syntax = syntax_of(4000, dq, 40)
-    bits, errors = [], []
-    for lam in (0.0, 0.1, 0.4, 1.6, 1e9):
-        levels = quantize(syntax, weights, 0.4, lam)
-        bits.append(len(encode_codeword([TensorToEncode(syntax, levels)], 0)[0]))
-        errors.append(distortion(weights, 0.4, integers_of(syntax, levels)))
-    assert bits == sorted(bits, reverse=True)
-    assert errors == sorted(errors)
-    assert not levels.any()
-
-
-@pytest.mark.parametrize(("dq", "lam"), [(True, 0.0), (True, 0.5), (False, 0.5)])
-def test_importance_is_where_the_error_is_not(dq: bool, lam: float) -> None:
-    # Rounding, uniform without rates, is the best for any importance.
-    weights = normal(3, 4000)
-    importance = np.where(np.arange(4000) % 2, 20, 0.5).astype(np.float32)
-    syntax = syntax_of(4000, dq, 40)
-    plain = integers_of(syntax, quantize(syntax, weights, 0.5, lam))
-    aware = integers_of(syntax, quantize(syntax, weights, 0.5, lam, importance))
-    important = importance > 1
-
-    def error(integers: np.ndarray, part: np.ndarray) -> float:
-        return distortion(weights[part], 0.5, integers[part])
-
-    assert error(aware, important) < 0.9 * error(plain, important)
-    assert error(aware, ~important) > error(plain, ~important)
-
-
-@pytest.mark.parametrize("dq", [False, True])
-def test_importance_scales_like_lambda(dq: bool) -> None:
-    """Twice the importance and twice the lambda: the same decisions."""
-    weights = normal(6, 1000)
-    syntax = syntax_of(1000, dq, 10)
-    twice = np.full(1000, 2, np.float32)
-    assert np.array_equal(
-        quantize(syntax, weights, 0.5, 0.3), quantize(syntax, weights, 0.5, 0.6, twice)
-    )
-
-
-@pytest.mark.parametrize("dq", [False, True])
-def test_large_weights_keep_their_integers(dq: bool) -> None:
-    weights = np.array([2**31 - 256, -(2**31) + 256, 2**24 + 2, 0], np.float32)
-    syntax = syntax_of(4, dq)
-    levels = quantize(syntax, weights, 1.0)
-    status, ((_, _, integers),) = decode_codeword(
-        encode_codeword([TensorToEncode(syntax, levels)], 0)[0], [syntax], 0, []
-    )
-    assert status == DecodeStatus.OK
-    assert np.abs(integers - weights.astype(np.float64)).max() <= 2
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"step": 0.0}, {"step": -1.0}, {"step": float("nan")}, {"lambda_": -1.0},
-        {"lambda_": float("nan")}, {"weights": np.zeros(5, np.float32)},
-        {"importance": np.zeros(5, np.float32)},
-    ],
-)  # fmt: skip
-def test_quantizers_refuse(arguments: dict[str, Any]) -> None:
-    good: dict[str, Any] = {"weights": np.zeros(4, np.float32), "step": 1.0}
-    with pytest.raises(ValueError, match=next(iter(arguments)).rstrip("_")):
-        quantize(syntax_of(4, True), **{**good, **arguments})
-    with pytest.raises(ValueError, match="codebook"):
-        quantize(TensorSyntax(1, 4, codebook_size=2), **good)
-
-
-def test_dequantize_is_one_binary32_multiplication() -> None:
-    integers = np.array([0, 1, -1, 3, 2**24 + 1, -(2**31), 2**31 - 1], np.int32)
-    for step in (np.float32(0.1), np.float32(2.0**-126), np.float32(1.5 * 2**100)):
-        with np.errstate(over="ignore"):
-            expected = step * integers.astype(np.float32)
-        assert np.array_equal(dequantize(integers, float(step)), expected)
-
-
-@pytest.mark.parametrize("dq", [False, True])
-@pytest.mark.parametrize("scan_order", [0, 2])
-def test_measured_error_is_that_of_the_decoded_weights(dq: bool, scan_order: int) -> None:
-    rng = np.random.default_rng(8)
-    levels = rng.integers(-1000, 1000, 70 * 71).astype(np.int32)
-    step = np.float32(0.3)
-    weights = (levels * step + rng.normal(0, 0.1, levels.size)).astype(np.float32)
-    tensor = TensorSyntax(70, 71, dependent_quantization=dq, scan_order=scan_order)
-    decoded = dequantize(TensorToEncode(tensor, levels).reconstruct(), step)
-    error, energy, largest = measure_distortion(tensor, levels, step, weights)
-    difference = decoded.astype(np.float64) - weights
-    assert error == pytest.approx(difference @ difference)
-    assert energy == pytest.approx(np.square(weights, dtype=np.float64).sum())
-    assert largest == np.abs(decoded).max()

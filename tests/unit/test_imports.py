@@ -32,6 +32,7 @@ ENCODER_SIDE = {
     "nnr_codec.quantize.rate",
 }
 DECODER_SIDE = [
+    "nnr_codec.codeword_decoder",
     "nnr_codec.decoded_model",
     "nnr_codec.decoder",
     "nnr_codec.factorization.files",
@@ -44,7 +45,19 @@ DECODER_SIDE = [
     "nnr_codec.unit_layout",
     "nnr_codec.series",
 ]
-OPTIONAL_PACKAGES = ["torch", "onnx", "tensorly", "scipy", "matplotlib"]
+EXPERIMENTS = "nnr_codec.experiments"
+USES_EXPERIMENTS = {"nnr_codec.cli.evaluate"}
+OPTIONAL_PACKAGES = [
+    "torch",
+    "onnx",
+    "tensorly",
+    "scipy",
+    "matplotlib",
+    "PIL",
+    "torchvision",
+    "zstandard",
+    "constriction",
+]
 
 
 def _modules() -> dict[str, Path]:
@@ -125,6 +138,23 @@ def test_decoder_never_imports_the_encoder(name: str) -> None:
 @pytest.mark.parametrize("name", LIBRARY)
 def test_library_never_imports_the_command_line(name: str) -> None:
     assert not [found for found in _closure(name) if found.startswith("nnr_codec.cli")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(n for n in MODULES if not n.startswith(EXPERIMENTS) and n not in USES_EXPERIMENTS),
+)
+def test_the_codec_never_imports_the_experiments(name: str) -> None:
+    assert not [found for found in _closure(name) if found.startswith(EXPERIMENTS)]
+
+
+@pytest.mark.parametrize("name", ["subject", "batches", "metrics"])
+def test_plans_are_read_without_torch(name: str) -> None:
+    """Where the subjects' side is named but nothing is evaluated."""
+    module = f"{EXPERIMENTS}.{name}"
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def _offences(source: str) -> list[str]:

@@ -65,24 +65,19 @@ class ArithmeticDecoder {
     refill();
   }
 
-  // Decodes one bin with an adaptive model.
+  // Decodes one bin with an adaptive model. Every outcome has a path of its own, where the bin is a
+  // constant: what follows from a bin that was predicted right does not wait for the arithmetic.
   unsigned decode(CodingModel& model) {
     const uint32_t lps = model.lps_range(range_);
     const uint32_t mps = range_ - lps;
-    const uint64_t scaled = static_cast<uint64_t>(mps) << kRangeShift;
-    // Both outcomes' shifts, before it is known which it is; mps is never below 128.
-    const int lps_shift = __builtin_clz(lps) - (32 - kWindowBits);
-    const int mps_shift = static_cast<int>((mps >> 8) ^ 1);
-    const bool less_probable = window_ >= scaled;
-    const uint64_t rest = window_ - scaled;
-    const int shift = less_probable ? lps_shift : mps_shift;
-    range_ = less_probable ? lps << lps_shift : mps << mps_shift;
-    window_ = (less_probable ? rest : window_) << shift;
-    available_ -= shift;
-    if (available_ < 0) refill();
-    const unsigned bin = model.likelier ^ static_cast<unsigned>(less_probable);
-    model.update(bin);
-    return bin;
+    const bool likelier = model.likelier;
+    if ((window_ >> kRangeShift) >= mps) {
+      window_ -= static_cast<uint64_t>(mps) << kRangeShift;
+      renormalize(lps, __builtin_clz(lps) - (32 - kWindowBits));
+      return update(model, !likelier);
+    }
+    renormalize(mps, static_cast<int>((mps >> 8) ^ 1));  // mps is never below 128
+    return update(model, likelier);
   }
 
   // The same without a branch, for bins that no processor predicts.
@@ -93,11 +88,7 @@ class ArithmeticDecoder {
     const uint64_t mask = uint64_t{0} - static_cast<uint64_t>(window_ >= scaled);
     window_ -= scaled & mask;
     const uint32_t range = mps ^ ((mps ^ lps) & static_cast<uint32_t>(mask));
-    const int shift = __builtin_clz(range) - (32 - kWindowBits);
-    range_ = range << shift;
-    window_ <<= shift;
-    available_ -= shift;
-    if (available_ < 0) refill();
+    renormalize(range, __builtin_clz(range) - (32 - kWindowBits));
     const unsigned bin = model.likelier ^ static_cast<unsigned>(mask & 1);
     model.update(bin);
     return bin;
@@ -162,7 +153,28 @@ class ArithmeticDecoder {
   static constexpr int kMaxBypass = 16;    // bins of one division: its dividend has 25 bits
   static constexpr int kRangeShift = 54;   // range's place in the window; one bit above is spare
 
-  void check_value() { out_of_range_ |= window_ >= static_cast<uint64_t>(range_) << kRangeShift; }
+  void renormalize(uint32_t range, int shift) {
+    range_ = range << shift;
+    window_ <<= shift;
+    available_ -= shift;
+    if (__builtin_expect(available_ < 0, 0)) refill();
+  }
+
+  static unsigned update(CodingModel& model, bool bin) {
+    if (bin) {
+      model.update(1);
+      return 1;
+    }
+    model.update(0);
+    return 0;
+  }
+
+  // Goes on with zeros then: all arithmetic here relies on a value below the range.
+  void check_value() {
+    if (window_ < static_cast<uint64_t>(range_) << kRangeShift) return;
+    out_of_range_ = true;
+    window_ = 0;
+  }
 
   // Appends whole bytes below the bits that the window holds.
   void refill() {

@@ -1,0 +1,176 @@
+"""Bitstreams for the corpus made by hand: headers as records, integers as lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .arithmetic_encoder import ArithmeticEncoder
+from .bits import Record
+from .coded_tensor import TensorCoding, write_tensor
+from .random_tensors import UnitPlan
+from .syntax import (
+    BLOCK,
+    FLOAT,
+    INT,
+    NNR_LPS,
+    NNR_MPS,
+    NNR_NDU,
+    NNR_STR,
+    NNR_TPL,
+    data_unit_header,
+    layer_parameter_set,
+    model_parameter_set,
+    start_unit,
+    topology_unit,
+    unit,
+    written,
+)
+
+DENSITY = 2
+MPS: Record = {
+    "mps_quantization_method_flags": 1,
+    "mps_qp_density": DENSITY,
+    "mps_quantization_parameter": -8,
+}
+"""The step is a quarter with qp_delta 0."""
+
+SIGNALLING = {**MPS, "mps_parent_signalling_enabled_flag": 1}
+
+
+@dataclass
+class Coded:
+    """One tensor's integers v, in the order of the scan where they are drawn; and its choices."""
+
+    v: Sequence[int]
+    qp_delta: int = 0
+    index: int = 0
+    base: Sequence[int] | None = None
+    history: Sequence[bool] | None = None
+    skipped: Sequence[bool] | None = None
+
+
+@dataclass
+class DataUnit:
+    """A data unit to be made, and what is to be wrong with it.
+
+    Attributes:
+        tensors: in the order of the payload.
+        header: elements that differ from those that follow from the plan.
+        entries: what entry points are to say instead: their numbers, and elements.
+        payload: in place of the codeword; or a function of it.
+        q: the indices that were coded, by name, once the unit is made.
+    """
+
+    plan: UnitPlan
+    tensors: Sequence[Coded]
+    header: Record = field(default_factory=dict)
+    entries: dict[int, Record] = field(default_factory=dict)
+    payload: Any = None
+    terminating_bin: int = 1
+    density: int = DENSITY
+    unit_header: dict[str, int] = field(default_factory=dict)
+    q: dict[str, list[int]] = field(default_factory=dict)
+
+    def bytes(self, profile: int = 0, mps: Record = MPS) -> bytes:
+        """Make the unit."""
+        record = {**self.plan.record(), **self.header}
+        encoder = ArithmeticEncoder()
+        for (name, shape, role), coded in zip(self.plan.coded(), self.tensors, strict=True):
+            coding = self._coding(coded, shape, role, record, profile)
+            if self.plan.payload != INT:
+                encoder.bypass(coded.qp_delta & (64 << self.density) - 1, 6 + self.density)
+            values = list(coded.v) or [0] * (coding.rows * coding.cols)
+            draw = (lambda v: lambda position, _: v[position])(values)
+            index = (lambda e: lambda _: e)(coded.index)
+            self.q[name] = write_tensor(encoder, coding, index, draw)
+        word = encoder.finish(self.terminating_bin)
+        points = encoder.entry_points(word)
+        for number, elements in self.entries.items():
+            points += [{}] * (number + 1 - len(points))
+            points[number] = {**points[number], **elements}
+        record.setdefault("entry_points", points)
+        if self.payload is not None:
+            word = self.payload(word) if callable(self.payload) else self.payload
+        header = written(data_unit_header, record, profile, mps)
+        return unit(NNR_NDU, header + word, **self.unit_header)
+
+    def _coding(
+        self, coded: Coded, shape: Sequence[int], role: str, record: Record, profile: int
+    ) -> TensorCoding:
+        cols = 1
+        for size in shape[1:]:
+            cols *= size
+        coding = TensorCoding(
+            rows=shape[0],
+            cols=cols,
+            profile=profile,
+            scan_order=min(record.get("scan_order", 0), 4),
+            dq_flag=0 if self.plan.payload == INT else record.get("dq_flag", 0),
+            unary_length=record.get("cabac_unary_length_minus1", 9) + 1,
+            parent=bool(record.get("parent_node_id_present_flag")),
+            base=coded.base,
+            history=coded.history,
+            skipped=coded.skipped,
+        )
+        book = record.get("codebook_h" if role == "H" else "codebook")
+        if record.get("codebook_present_flag") and role != "vector" and profile == 1:
+            coding.codebook = (len(book["values"]), book["zero_offset"])
+        return coding
+
+
+def floats(v: Sequence[int], shape: Sequence[int], name: str = "w", **header: Any) -> DataUnit:
+    """A FLOAT unit of one tensor."""
+    return DataUnit(UnitPlan(FLOAT, (name,), tuple(shape)), [Coded(v)], dict(header))
+
+
+def integers(v: Sequence[int], shape: Sequence[int], name: str = "i", **header: Any) -> DataUnit:
+    """An INT unit."""
+    return DataUnit(UnitPlan(INT, (name,), tuple(shape)), [Coded(v)], dict(header))
+
+
+def block(
+    names: Sequence[str],
+    shape: Sequence[int],
+    types: int,
+    tensors: Sequence[Sequence[int]],
+    rank: int = 0,
+    g_rows: int = 0,
+    **header: Any,
+) -> DataUnit:
+    """A BLOCK unit; its integers in the order of the payload."""
+    plan = UnitPlan(BLOCK, tuple(names), tuple(shape), types, rank, g_rows)
+    return DataUnit(plan, [Coded(v) for v in tensors], dict(header))
+
+
+def start(profile: int = 0) -> bytes:
+    """The start unit."""
+    return unit(NNR_STR, written(start_unit, {"general_profile_idc": profile}))
+
+
+def parameters(mps: Record = MPS, profile: int = 0) -> bytes:
+    """The model parameter set."""
+    return unit(NNR_MPS, written(model_parameter_set, dict(mps), profile))
+
+
+def layer_parameters(**lps: Any) -> bytes:
+    """A layer parameter set."""
+    return unit(NNR_LPS, written(layer_parameter_set, lps))
+
+
+def topology(**record: Any) -> bytes:
+    """A topology unit."""
+    return unit(NNR_TPL, written(topology_unit, record))
+
+
+def stream(*units: DataUnit | bytes, profile: int = 0, mps: Record = MPS) -> bytes:
+    """A stream of these units behind start unit and model parameter set."""
+    made = [u if isinstance(u, bytes) else u.bytes(profile, mps) for u in units]
+    return start(profile) + parameters(mps, profile) + b"".join(made)
+
+
+def ramp(count: int, modulus: int = 7, zeros: int = 0) -> list[int]:
+    """Small numbers of both signs; with `zeros`, all but one of so many are 0."""
+    numbers = [(i * 7919 + 13) // 3 % modulus - modulus // 2 for i in range(count)]
+    return [0 if zeros and i * 31 % zeros else v for i, v in enumerate(numbers)]

@@ -1,0 +1,180 @@
+"""The decoders under judgement: those of this project in this process, others as commands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .educational import educational_decoder
+from .judging import Decoder, Outcome
+
+DTYPES = {*(f"int{n}" for n in (8, 16, 32, 64)), *(f"float{n}" for n in (16, 32, 64))}
+_SAID = 200  # characters of what a decoder says
+
+
+class BadCommand(Exception):
+    """The command of a decoder lacks a placeholder, or cannot be started."""
+
+
+def own() -> Decoder:
+    """nnr_codec, in this process.
+
+    Raises:
+        BadCommand: it is not installed. Others can be judged nevertheless.
+    """
+    try:
+        import nnr_codec
+    except ImportError as error:
+        raise BadCommand(f"nnr_codec is not installed ({error}); --decoder names another") from None
+
+    def run(stream: Path, parents: Sequence[Path]) -> Outcome:
+        try:
+            return Outcome("tensors", nnr_codec.decode(stream, parents=parents))
+        except nnr_codec.BitstreamError as error:
+            return Outcome("refused", detail=f"{type(error).__name__}: {error}")
+        except Exception as error:
+            return Outcome("crash", detail=f"{type(error).__name__}: {error}")
+
+    return run
+
+
+def educational(module: ModuleType | None = None) -> Decoder:
+    """spec/educational_decoder.py in this process, or another version of it."""
+    decoder = module or educational_decoder()
+
+    def run(stream: Path, parents: Sequence[Path]) -> Outcome:
+        earlier = [path.read_bytes() for path in parents]
+        try:
+            return Outcome("tensors", decoder.decode(stream.read_bytes(), earlier, True))
+        except ValueError as error:
+            return Outcome("refused", detail=str(error))
+        except Exception as error:
+            return Outcome("crash", detail=f"{type(error).__name__}: {error}")
+
+    return run
+
+
+def command(template: str, seconds: float = 60.0) -> Decoder:
+    """A decoder that is started anew for each stream.
+
+    Args:
+        template: its command line, with ``{in}``; with ``{out}`` for a path ending in .npz, at
+            which it writes a file or a folder; and ``{parents}``: the word that has it is repeated
+            for each parent. Without ``{parents}`` it is not run on updates.
+        seconds: time for one stream; then it is ended, with all that it has started.
+
+    Raises:
+        BadCommand: the template is no command line of this kind.
+    """
+    try:
+        words = shlex.split(template)
+    except ValueError as error:
+        raise BadCommand(f"{template!r}: {error}") from None
+    if "{in}" not in template or "{out}" not in template:
+        raise BadCommand(f"{template!r}: it needs {{in}} and {{out}}")
+
+    def run(stream: Path, parents: Sequence[Path]) -> Outcome:
+        if parents and "{parents}" not in template:
+            return Outcome("not run", detail="the command takes no {parents}")
+        with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+            out = Path(folder, "out.npz")
+            return _run(_filled(words, stream, parents, out), out, seconds)
+
+    return run
+
+
+def _filled(words: Sequence[str], stream: Path, parents: Sequence[Path], out: Path) -> list[str]:
+    filled = []
+    for word in words:
+        texts = [word.replace("{parents}", str(p.resolve())) for p in parents]
+        for text in texts if "{parents}" in word else [word]:
+            filled.append(text.replace("{in}", str(stream.resolve())).replace("{out}", str(out)))
+    return filled
+
+
+def _run(arguments: Sequence[str], out: Path, seconds: float) -> Outcome:
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise BadCommand(f"{arguments[0]!r} cannot be started: {error}") from None
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return Outcome("time-out", detail=f"no result in {seconds:g} s")
+        finally:
+            _end(process)
+        said.seek(max(said.seek(0, os.SEEK_END) - 4096, 0))
+        lines = said.read().decode("utf-8", "replace").strip().splitlines()
+    status = process.returncode
+    if status < 0 or status > 128:  # a shell tells of a signal so
+        number = -status if status < 0 else status - 128
+        return Outcome("crash", detail=f"ended by signal {number}")
+    if status:
+        last = lines[-1] if lines else "nothing said"
+        return Outcome("refused", detail=f"{last[:_SAID]} (exit code {status})")
+    return read_output(out)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    """End what a decoder has left behind as well."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def read_output(out: Path) -> Outcome:
+    """Read what a decoder has written: an .npz file, or a folder with `tensors.json`."""
+    try:
+        tensors = _from_folder(out) if out.is_dir() else _from_npz(out)
+    except FileNotFoundError as error:
+        return Outcome("garbage", detail=f"no file {Path(error.filename or out).name}")
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, EOFError),
+        *(zipfile.BadZipFile, NotImplementedError, SyntaxError, RecursionError, OverflowError),
+    ) as error:
+        text = f"{type(error).__name__}: {error}"
+        return Outcome("garbage", detail=f"its output cannot be read: {text[:_SAID]}")
+    return Outcome("tensors", tensors)
+
+
+def _from_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Member by member: names of tensors need not be names of files."""
+    tensors = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as file:
+                values = np.lib.format.read_array(file, allow_pickle=False)
+            tensors[member.removesuffix(".npy")] = values
+    return tensors
+
+
+def _from_folder(folder: Path) -> dict[str, npt.NDArray[Any]]:
+    """`tensors.json`: a list of objects with name, dtype, shape and file, as README.md says."""
+    tensors = {}
+    for entry in json.loads((folder / "tensors.json").read_text(encoding="utf-8")):
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"dtype {entry['dtype']!r}")
+        data = (folder / entry["file"]).read_bytes()
+        values = np.frombuffer(data, np.dtype(entry["dtype"]).newbyteorder("<"))
+        tensors[entry["name"]] = values.reshape(entry["shape"])
+    return tensors

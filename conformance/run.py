@@ -1,0 +1,194 @@
+"""Judge a decoder by the conformance corpus.
+
+    python -m conformance.run                                     # nnr_codec itself
+    python -m conformance.run --decoder educational
+    python -m conformance.run --decoder 'mydecoder {in} {parents} {out}' --jobs 4
+
+Exit codes: 0 the decoder passes, 1 it does not, 2 wrong usage. See conformance/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from . import decoders
+from .cases import BadCase, Case, find_cases
+from .coverage import Item, exercised, group_of, missing, universe
+from .educational import first_difference
+from .judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Decoder, Verdict, judge_all
+
+OWN = ("own", "educational")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    given = _parser().parse_args(arguments)
+    try:
+        cases = find_cases(given.cases)
+        if given.coverage:
+            return show_coverage(cases, given.json)
+        return show_verdicts(cases, given)
+    except (BadCase, decoders.BadCommand) as error:
+        print(f"conformance.run: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="conformance.run", description="Judge a decoder by the conformance corpus."
+    )
+    parser.add_argument(
+        "cases",
+        nargs="*",
+        metavar="CASE",
+        help="folders of cases, or names, categories, globs in the corpus; all of it by default",
+    )
+    parser.add_argument(
+        "--decoder",
+        default="own",
+        metavar="CMD",
+        help="a command with {in}, {out}, {parents}; or own (nnr_codec, default), educational",
+    )
+    parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="side by side")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=60.0, metavar="S", help="seconds a command has"
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="cases that rest on our reading alone judge too; so for own and educational",
+    )
+    parser.add_argument(
+        "--coverage", action="store_true", help="what the cases exercise; runs none"
+    )
+    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    parser.add_argument("-v", "--verbose", action="store_true", help="a line for each case")
+    return parser
+
+
+def _jobs(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 256:
+        raise argparse.ArgumentTypeError("1 to 256")
+    return count
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 1e6:
+        raise argparse.ArgumentTypeError("more than 0")
+    return seconds
+
+
+def find_decoder(text: str, seconds: float) -> Decoder:
+    """The decoder that --decoder names.
+
+    Raises:
+        BadCommand: it is neither one of ours nor a command line.
+    """
+    if text == "own":
+        return decoders.own()
+    if text == "educational":
+        return decoders.educational()
+    return decoders.command(text, seconds)
+
+
+def show_verdicts(cases: Sequence[Case], given: argparse.Namespace) -> int:
+    """Judge, and print what came of it; return the exit code."""
+    decoder = find_decoder(given.decoder, given.timeout)
+    strict = given.strict or given.decoder in OWN
+
+    def progress(verdict: Verdict) -> None:
+        if not given.json and (given.verbose or verdict.status in (FAIL, DISAGREEMENT)):
+            print(_line(verdict), flush=True)
+
+    verdicts = judge_all(
+        *(cases, decoder),
+        strict=strict,
+        jobs=given.jobs,
+        progress=progress,
+        explain=first_difference,
+    )
+    counts = Counter(verdict.status for verdict in verdicts)
+    if given.json:
+        found = {status: counts[status] for status in (PASS, FAIL, DISAGREEMENT, NOT_RUN)}
+        cases_found = [_as_json(verdict) for verdict in verdicts]
+        print(json.dumps({"counts": found, "cases": cases_found}, ensure_ascii=False, indent=1))
+    else:
+        parts = [f"{counts[status]} {status}" for status in (PASS, FAIL, DISAGREEMENT, NOT_RUN)]
+        print(f"{len(verdicts)} cases: {', '.join(parts)}")
+    return 1 if counts[FAIL] else 0
+
+
+def _line(verdict: Verdict) -> str:
+    """A case in a line or two: what came of it, why, and what the case is."""
+    case, mark = verdict.case, verdict.status.upper()
+    if verdict.status == PASS:
+        return f"{mark:12} {case.name}"
+    points = f" ({', '.join(case.errata)})" if case.errata else ""
+    about = f"{'':12} it exercises: {case.exercises}; section {case.section}{points}"
+    return f"{mark:12} {case.name}: {verdict.detail}\n{about}"
+
+
+def _as_json(verdict: Verdict) -> dict[str, object]:
+    case = verdict.case
+    return {
+        "case": case.name,
+        "status": verdict.status,
+        "detail": verdict.detail,
+        "evidence": case.evidence,
+        "errata": case.errata,
+    }
+
+
+def show_coverage(cases: Sequence[Case], as_json: bool) -> int:
+    """Print which cases exercise what; return the exit code, 1 if something is never exercised."""
+    matrix = coverage_matrix(cases)
+    gaps = missing(matrix)
+    if as_json:
+        rows = {f"{group}: {text}": names for (group, text), names in sorted(matrix.items())}
+        print(json.dumps({"items": rows, "missing": gaps}, ensure_ascii=False, indent=1))
+    else:
+        _print_table(matrix)
+        for group, text in gaps:
+            print(f"NOT EXERCISED  {group}: {text}")
+        print(f"{len(universe()) - len(gaps)} of {len(universe())} items exercised")
+    return 1 if gaps else 0
+
+
+def coverage_matrix(cases: Sequence[Case]) -> dict[Item, list[str]]:
+    """The names of the cases that exercise each item. Streams that are invalid do not count."""
+    matrix: dict[Item, list[str]] = {}
+    for case in cases:
+        if case.name.startswith("invalid/"):
+            continue
+        parents = [path.read_bytes() for path in case.parents]
+        for item in exercised(case.stream.read_bytes(), parents) & universe():
+            matrix.setdefault(item, []).append(case.name)
+    return matrix
+
+
+def _print_table(matrix: Mapping[Item, Sequence[str]]) -> None:
+    """A row for each syntax element and group of contexts: items, and the cases with any."""
+    totals = Counter(map(group_of, universe()))
+    hit = Counter(group_of(item) for item in matrix)
+    cases: dict[str, set[str]] = {}
+    for item, names in matrix.items():
+        cases.setdefault(group_of(item), set()).update(names)
+    print(f"{'exercised':46} {'items':>11} {'cases':>5}  for instance")
+    for group, total in sorted(totals.items()):
+        found = cases.get(group, set())
+        example = min(found, key=lambda name: (len(name), name), default="")
+        print(f"{group:46} {hit[group]:>4} of {total:>3} {len(found):>5}  {example}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""What a network costs to run: parameters, and multiply-accumulates of inputs with weights.
+
+MACs are those of linear and convolutional layers, measured while the network runs. As is usual,
+normalization and embeddings count as none; products of two activations, as in attention, are
+none either, since no tensor of the model takes part in them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from nnr_codec.errors import InvalidModel
+from nnr_codec.experiments.batches import first_sample
+from nnr_codec.experiments.subject import Subject
+
+__all__ = ["COUNTERS", "Complexity", "measure_complexity", "subject_complexity"]
+
+Counter = Callable[[Any, torch.Tensor, torch.Tensor], int]
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a network costs.
+
+    Attributes:
+        parameters: elements of all parameters; those that are shared count once. Buffers, such as
+            the statistics of batch norm, are none.
+        macs: multiply-accumulates for the inputs that were given.
+        unknown: names of modules whose own parameters may take part in MACs, but nobody knows how:
+            `macs` lacks them.
+        idle: names of modules with parameters that did not run.
+    """
+
+    parameters: int
+    macs: int
+    unknown: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
+
+
+def _linear(layer: nn.Linear, inputs: torch.Tensor, outputs: torch.Tensor) -> int:
+    """Each output is a sum over all inputs."""
+    return int(outputs.numel()) * int(layer.in_features)
+
+
+def _convolution(layer: nn.Conv2d, inputs: torch.Tensor, outputs: torch.Tensor) -> int:
+    """Each output is a sum over a window of the channels of its group; zeros around included."""
+    window: int = math.prod(layer.kernel_size)
+    return int(outputs.numel()) * window * int(layer.in_channels // layer.groups)
+
+
+def _transposed(layer: nn.ConvTranspose2d, inputs: torch.Tensor, outputs: torch.Tensor) -> int:
+    """Each input goes to a window of the channels of its group."""
+    window: int = math.prod(layer.kernel_size)
+    return int(inputs.numel()) * window * int(layer.out_channels // layer.groups)
+
+
+def _nothing(layer: nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> int:
+    return 0
+
+
+COUNTERS: dict[type[nn.Module], Counter] = {
+    nn.Linear: _linear,
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
+    **dict.fromkeys(
+        (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm), _nothing
+    ),
+    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _nothing),
+    **dict.fromkeys((nn.RMSNorm, nn.Embedding, nn.PReLU), _nothing),
+}
+"""MACs of a layer, from itself, its first input and its output; of derived classes too."""
+
+
+class _Count:
+    """MACs so far, and which layers ran."""
+
+    def __init__(self) -> None:
+        self.macs = 0
+        self.ran: set[nn.Module] = set()
+
+    def hook(self, layer: nn.Module, arguments: Any, keywords: Any, outputs: Any) -> None:
+        """Count a layer's run; called by torch after it."""
+        counter = _counter_of(layer)
+        if counter is not None:
+            first = next(iter((*arguments, *keywords.values())))
+            self.macs += counter(layer, first, outputs)
+            self.ran.add(layer)
+
+
+def subject_complexity(subject: Subject) -> Complexity:
+    """Return what one sample costs: the first of those measured.
+
+    Raises:
+        InvalidModel: there are no samples.
+    """
+    for inputs, _ in subject.batches():
+        return measure_complexity(subject.module(), first_sample(inputs))
+    raise InvalidModel(subject.name, "has no samples")
+
+
+def measure_complexity(
+    module: nn.Module, inputs: torch.Tensor | tuple[torch.Tensor, ...]
+) -> Complexity:
+    """Run `module` on `inputs` once and count.
+
+    A layer that runs several times counts each time.
+    """
+    count = _Count()
+    handles = [
+        layer.register_forward_hook(count.hook, with_kwargs=True)
+        for layer in module.modules()
+        if _counter_of(layer) is not None
+    ]
+    was_training = module.training
+    try:
+        with torch.inference_mode():
+            module.eval()(*inputs if isinstance(inputs, tuple) else (inputs,))
+    finally:
+        module.train(was_training)
+        for handle in handles:
+            handle.remove()
+    owners = {
+        name: layer
+        for name, layer in module.named_modules()
+        if any(True for _ in layer.parameters(recurse=False))
+    }
+    unknown = [name for name, layer in owners.items() if _counter_of(layer) is None]
+    idle = [name for name, layer in owners.items() if layer not in count.ran]
+    return Complexity(
+        sum(parameter.numel() for parameter in module.parameters()),
+        count.macs,
+        tuple(unknown),
+        tuple(name for name in idle if name not in unknown),
+    )
+
+
+def _counter_of(layer: nn.Module) -> Counter | None:
+    for kind in type(layer).__mro__:
+        if kind in COUNTERS:
+            return COUNTERS[kind]
+    return None

@@ -1,0 +1,157 @@
+"""Running a network under test on its samples, with given tensors.
+
+On the processor, without gradients, in evaluation mode, and with a fixed seed for whatever draws
+numbers: the same tensors give the same outputs, on the same machine with as many threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnr_codec.errors import InvalidModel, NnrError
+from nnr_codec.experiments.batches import sample_count
+from nnr_codec.experiments.metrics import AGREEMENT
+from nnr_codec.experiments.subject import Subject
+from nnr_codec.model import Array
+
+__all__ = ["Evaluation", "evaluate", "load_tensors"]
+
+SEED = 0
+COUNTER = "num_batches_tracked"  # of batch norm: of no use once training is over; may be absent
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network's outputs are worth: everything per sample, (samples,).
+
+    Attributes:
+        scores: by name, bool or float; larger is better; `subject.metric.primary` is among them.
+        divergence: from the uncompressed network, 0 and more; inf where outputs are not finite.
+        agreement: with the uncompressed network's decisions, bool or float in 0..1.
+        outputs: (samples, ...); kept by the reference run alone.
+    """
+
+    scores: dict[str, Array]
+    divergence: Array
+    agreement: Array
+    outputs: Array | None = None
+
+
+def evaluate(
+    subject: Subject, tensors: Mapping[str, Array], reference: Array | None = None
+) -> Evaluation:
+    """Load `tensors` into a new module of `subject`, run all samples, and judge the outputs.
+
+    Args:
+        subject: the network, its samples, and its metric.
+        tensors: those of the module's state dict, by name. The counters of batch norm
+            (`num_batches_tracked`) may be absent.
+        reference: outputs of the uncompressed network. Without it this is the reference run:
+            divergence and agreement are those with itself, and its outputs are kept.
+
+    Raises:
+        InvalidModel: a tensor is missing, additional, of another shape or of a type that cannot be
+            loaded; the module fails or returns no tensor with samples along its first dimension;
+            there are no samples; `reference` is of other outputs than this subject's; or, of the
+            uncompressed network, an output is not finite.
+    """
+    with _naming(subject.name), torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(SEED)
+        module = subject.module()
+        load_tensors(module, tensors)
+        outputs, targets = _run(subject, module.eval())
+        metric = subject.metric
+        expected = outputs if reference is None else reference
+        if outputs.shape != expected.shape:
+            reason = f"outputs are {outputs.shape}, of the uncompressed network {expected.shape}"
+            raise InvalidModel(subject.name, reason)
+        divergence = metric.divergence_from(outputs, expected)
+        agreement = metric.agreement(outputs, expected)
+        scores = metric.scores(outputs, targets)
+        if metric.primary == AGREEMENT:
+            scores = {AGREEMENT: agreement, **scores}
+    return Evaluation(scores, divergence, agreement, outputs if reference is None else None)
+
+
+def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Array]) -> None:
+    """Copy `tensors` into the parameters and buffers of `module`, all of them and no other.
+
+    Raises:
+        InvalidModel: one is missing, additional, of another shape, or no numbers that its place
+            can hold.
+    """
+    places = {
+        name: place
+        for name, place in module.state_dict().items()
+        if isinstance(place, torch.Tensor)
+        and (name in tensors or name.rpartition(".")[2] != COUNTER)
+    }
+    for name in places:
+        if name not in tensors:
+            raise InvalidModel(name, "is missing from the tensors: the module has it")
+    for name in tensors:
+        if name not in places:
+            raise InvalidModel(name, "the module has no such tensor")
+    with torch.no_grad():
+        for name, place in places.items():
+            place.copy_(_as_tensor(name, tensors[name], place))
+
+
+def _as_tensor(name: str, values: Array, place: torch.Tensor) -> torch.Tensor:
+    """Return `values` as a tensor that can be copied to `place`."""
+    if values.shape != tuple(place.shape):
+        reason = f"has shape {values.shape}, in the module {tuple(place.shape)}"
+        raise InvalidModel(name, reason)
+    if not place.is_floating_point():
+        if values.dtype.kind not in "biu":
+            raise InvalidModel(name, f"is {values.dtype}, in the module {place.dtype}")
+        return torch.from_numpy(values.astype(np.int64))
+    # numpy's bfloat16 and float8 are unknown to torch; float64 holds them all.
+    return torch.from_numpy(values.astype(np.float64))
+
+
+def _run(subject: Subject, module: torch.nn.Module) -> tuple[Array, Any]:
+    """Return the outputs and the targets of all samples."""
+    outputs: list[Array] = []
+    targets: list[Any] = []
+    for inputs, expected in subject.batches():
+        result = module(*inputs) if isinstance(inputs, tuple) else module(inputs)
+        if not isinstance(result, torch.Tensor):
+            kind = type(result).__name__
+            raise InvalidModel(subject.name, f"its module returns a {kind}, not a tensor")
+        if result.shape[:1] != (sample_count(inputs),):
+            reason = f"its module returns {tuple(result.shape)} for {sample_count(inputs)} samples"
+            raise InvalidModel(subject.name, reason)
+        result = result if result.dtype == torch.float64 else result.float()
+        outputs.append(result.numpy())
+        targets.append(expected)
+    if not outputs:
+        raise InvalidModel(subject.name, "has no samples")
+    return np.concatenate(outputs), _joined(targets)
+
+
+def _joined(targets: list[Any]) -> Any:
+    """Return the targets of all batches as arrays."""
+    first = targets[0]
+    if first is None:
+        return None
+    if isinstance(first, tuple):
+        return tuple(_joined(list(part)) for part in zip(*targets, strict=True))
+    return np.concatenate([np.asarray(part) for part in targets])
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Name the subject in whatever its module and samples raise."""
+    try:
+        yield
+    except NnrError:
+        raise
+    except Exception as error:
+        raise InvalidModel(name, f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,63 @@
+"""CIFAR-10's own files, `data_batch_1` and so on, which are pickles.
+
+Unpickling runs what a file says. These files are a dict with two members that matter, so their
+opcodes are listed, which runs nothing, and the two are picked out: the one string of all pixels,
+and the numbers that follow the key `labels`. Written by Python 2, as the original, or 3.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from nnr_codec.errors import InvalidOptions
+from nnr_codec.model import Array
+
+__all__ = ["read_batch"]
+
+SIDE = 32
+IMAGE_BYTES = 3 * SIDE * SIDE
+CLASSES = 10
+NUMBERS = ("INT", "BININT", "BININT1", "BININT2", "LONG1")  # opcodes; others number the memo
+
+
+@lru_cache(maxsize=2)
+def read_batch(path: Path) -> tuple[Array, Array]:
+    """Return pixels, uint8 (images, 32, 32, 3), and labels, int64 (images,); not to be changed.
+
+    Raises:
+        InvalidOptions: the file cannot be read, or is no batch of CIFAR-10.
+    """
+    try:
+        with path.open("rb") as file:
+            labels, texts = _members(pickletools.genops(file))
+    except (OSError, ValueError) as error:
+        raise InvalidOptions("data", f"{str(path)!r} cannot be read: {error}") from error
+    pixels = [text for text in texts if text and len(text) == len(labels) * IMAGE_BYTES]
+    if len(pixels) != 1 or not all(0 <= label < CLASSES for label in labels):
+        raise InvalidOptions("data", f"{str(path)!r} is no batch of CIFAR-10")
+    images = np.frombuffer(pixels[0], np.uint8).reshape(-1, 3, SIDE, SIDE)
+    return images.transpose(0, 2, 3, 1), np.array(labels, np.int64)
+
+
+def _members(
+    operations: Iterator[tuple[pickletools.OpcodeInfo, object, int | None]],
+) -> tuple[list[int], list[bytes]]:
+    """Return the numbers between the key `labels` and the next text, and all long texts."""
+    labels: list[int] = []
+    texts: list[bytes] = []
+    within = False
+    for operation, argument, _ in operations:
+        if isinstance(argument, str | bytes | bytearray):
+            # Python 2's strings are listed as text in latin-1.
+            text = argument.encode("latin-1") if isinstance(argument, str) else bytes(argument)
+            within = text == b"labels"
+            if len(text) >= IMAGE_BYTES:
+                texts.append(text)
+        elif within and operation.name in NUMBERS and isinstance(argument, int):
+            labels.append(argument)
+    return labels, texts

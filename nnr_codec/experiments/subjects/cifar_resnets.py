@@ -1,0 +1,146 @@
+"""CIFAR-10 ResNets: 20 and 56 layers with parameter-free shortcuts, and MLPerf Tiny's of 8 layers.
+
+Data: `models/<network>.safetensors`, `datasets/cifar10_test.npz` to measure, and
+`datasets/cifar10_calib.npz`, training images, to calibrate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nnr_codec.experiments.subject import Subject
+from nnr_codec.experiments.subjects._data import labelled_images, normalized, wanted
+
+__all__ = ["CHECKPOINTS", "NETWORKS", "PREPARE", "ResNet", "TinyResNet", "cifar10"]
+
+KERAS_EPSILON = 1e-3  # of batch norm
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut without parameters.
+
+    He et al. 2015, option A: where the shape changes, every second pixel and zeros as channels.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride = stride
+        self.added = (outputs - inputs) // 2  # channels on either side
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        inner = functional.relu(self.bn1(self.conv1(maps)))
+        inner = self.bn2(self.conv2(inner))
+        short = maps[:, :, :: self.stride, :: self.stride]
+        short = functional.pad(short, (0, 0, 0, 0, self.added, self.added))
+        return functional.relu(inner + short)
+
+
+class ResNet(nn.Module):
+    """ResNet of `6 * blocks + 2` layers; takes (images, 3, 32, 32), gives (images, 10)."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._layer(blocks, 16, 16, 1)
+        self.layer2 = self._layer(blocks, 16, 32, 2)
+        self.layer3 = self._layer(blocks, 32, 64, 2)
+        self.linear = nn.Linear(64, 10)
+
+    @staticmethod
+    def _layer(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+        rest = [Block(outputs, outputs, 1) for _ in range(blocks - 1)]
+        return nn.Sequential(Block(inputs, outputs, stride), *rest)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = functional.relu(self.bn1(self.conv1(images)))
+        maps = self.layer3(self.layer2(self.layer1(maps)))
+        logits: torch.Tensor = self.linear(maps.mean((2, 3)))
+        return logits
+
+
+class TinyStack(nn.Module):
+    """Two biased convolutions beside a shortcut, padded as Keras does with `same`."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride)
+        self.bn1 = nn.BatchNorm2d(outputs, KERAS_EPSILON)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(outputs, KERAS_EPSILON)
+        self.before = 2 - stride  # rows and columns of zeros; with stride 2 all of them come after
+        self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(inputs, outputs, 1, stride)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        inner = self.conv1(functional.pad(maps, (self.before, 1, self.before, 1)))
+        inner = self.bn2(self.conv2(functional.relu(self.bn1(inner))))
+        return functional.relu(inner + self.shortcut(maps))
+
+
+class TinyResNet(nn.Module):
+    """ResNet-8 of MLPerf Tiny; takes pixels 0..255, (images, 3, 32, 32), gives (images, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0 = nn.Conv2d(3, 16, 3, padding=1)
+        self.bn0 = nn.BatchNorm2d(16, KERAS_EPSILON)
+        self.stack1 = TinyStack(16, 16, 1)
+        self.stack2 = TinyStack(16, 32, 2)
+        self.stack3 = TinyStack(32, 64, 2)
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = functional.relu(self.bn0(self.conv0(images)))
+        maps = self.stack3(self.stack2(self.stack1(maps)))
+        logits: torch.Tensor = self.fc(maps.mean((2, 3)))
+        return logits
+
+
+def _as_it_is(images: torch.Tensor) -> torch.Tensor:
+    return images
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "resnet8_cifar10": TinyResNet,
+    "resnet20_cifar10": partial(ResNet, 3),
+    "resnet56_cifar10": partial(ResNet, 9),
+}
+CHECKPOINTS = {
+    "resnet8_cifar10": "models/resnet8_mlperftiny_cifar10.safetensors",
+    "resnet20_cifar10": "models/resnet20_cifar10.safetensors",
+    "resnet56_cifar10": "models/resnet56_cifar10.safetensors",
+}
+PREPARE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "resnet8_cifar10": _as_it_is,
+    "resnet20_cifar10": normalized,
+    "resnet56_cifar10": normalized,
+}
+
+
+def cifar10(name: str, data: Path | None) -> Subject:
+    """Return one of the networks, measured on `datasets/cifar10_test.npz`.
+
+    Raises:
+        InvalidOptions: a file is missing from `data`.
+    """
+    checkpoint, test, calibration = wanted(
+        name, data, CHECKPOINTS[name], "datasets/cifar10_test.npz", "datasets/cifar10_calib.npz"
+    )
+    prepare = PREPARE[name]
+    return Subject(
+        name,
+        NETWORKS[name],
+        checkpoint,
+        labelled_images(test, prepare),
+        calibration=labelled_images(calibration, prepare),
+    )

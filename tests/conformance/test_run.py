@@ -1,0 +1,297 @@
+"""Judging decoders that are commands: good ones, bad ones, and ones that are no decoders at all."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conformance import run
+from conformance.cases import CORPUS, Case, ExpectedTensor, find_cases
+from conformance.decoders import command
+from conformance.judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Outcome, judge
+
+ROOT = Path(__file__).parents[2]
+PYTHON = shlex.quote(sys.executable)
+EDUCATIONAL = f"{PYTHON} {ROOT}/spec/educational_decoder.py {{in}} {{out}} --parents {{parents}}"
+PLAIN = CORPUS / "features" / "shape_7"
+INVALID = CORPUS / "invalid" / "terminating_bin"
+
+
+def shell(script: str, seconds: float = 60.0, case: Path = PLAIN) -> Outcome:
+    """What a command does that is this script of sh, $1 being the stream and $2 the output."""
+    decoder = command(f"sh -c {shlex.quote(script)} - {{in}} {{out}}", seconds)
+    (found,) = find_cases([str(case)])
+    return decoder(found.stream, found.parents)
+
+
+def tensors(names: dict[str, np.ndarray], folder: Path) -> Path:
+    """A folder as README.md describes it."""
+    folder.mkdir()
+    entries = []
+    for i, (name, values) in enumerate(names.items()):
+        (folder / f"{i}").write_bytes(values.tobytes())
+        shape = list(values.shape)
+        entries.append({"name": name, "dtype": values.dtype.name, "shape": shape, "file": f"{i}"})
+    (folder / "tensors.json").write_text(json.dumps(entries))
+    return folder
+
+
+def right_values() -> np.ndarray:
+    from conformance.building import ramp
+
+    return np.array(ramp(7), np.float32) / 4
+
+
+def test_educational_decoder_as_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = [
+        "update_t1_h1_dq1",
+        "names",
+        "block_dc_ls_bn_bi_dq1",
+        "invalid/name_t*",
+        "data/hist_tca_3",
+    ]
+    assert run.main([*wanted, "--decoder", EDUCATIONAL, "--strict", "--jobs", "2"]) == 0
+    assert "6 cases: 6 pass, 0 fail" in capsys.readouterr().out
+
+
+def test_own_decoder_as_a_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # not where a checkout hides the installed package
+    code = "import sys; from nnr_codec.cli.decode import main; sys.exit(main())"
+    decoder = f"{PYTHON} -c {shlex.quote(code)} {{in}} -o {{out}} -q --parent={{parents}}"
+    assert run.main(["update_t1_h1_dq1", "invalid/empty", "--decoder", decoder, "--strict"]) == 0
+    assert "2 pass" in capsys.readouterr().out
+
+
+def test_a_folder_of_raw_tensors(tmp_path: Path) -> None:
+    folder = tensors({"w": right_values()}, tmp_path / "out")
+    outcome = shell(f"cp -r {folder} $2")
+    (case,) = find_cases([str(PLAIN)])
+    assert judge(case, outcome, strict=True).status == PASS
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "words"),
+    [
+        ("echo one; echo broken >&2; exit 3", "refused", "broken (exit code 3)"),
+        ("exit 1", "refused", "nothing said"),
+        ("kill -SEGV $$", "crash", "signal 11"),
+        ("exit 139", "crash", "signal 11"),
+        ("true", "garbage", "no file out.npz"),
+        ("echo no archive > $2", "garbage", "cannot be read"),
+        ("head -c 100 $1 > $2", "garbage", "cannot be read"),
+        ("mkdir $2", "garbage", "no file tensors.json"),
+        ("mkdir $2; echo '{' > $2/tensors.json", "garbage", "cannot be read"),
+        ("mkdir $2; echo '[1]' > $2/tensors.json", "garbage", "cannot be read"),
+        ("mkdir $2; echo '[{\"name\": 1}]' > $2/tensors.json", "garbage", "cannot be read"),
+    ],
+)
+def test_what_a_command_does(script: str, kind: str, words: str) -> None:
+    outcome = shell(script)
+    assert outcome.kind == kind
+    assert words in outcome.detail
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "object"},
+        {"dtype": "float32", "shape": [8]},
+        {"dtype": "float32", "shape": [-1, 3]},
+        {"file": "absent"},
+        {"file": "../../.."},
+    ],
+)
+def test_a_folder_that_is_wrong(entry: dict[str, object], tmp_path: Path) -> None:
+    folder = tensors({"w": right_values()}, tmp_path / "out")
+    entries = json.loads((folder / "tensors.json").read_text())
+    (folder / "tensors.json").write_text(json.dumps([{**entries[0], **entry}]))
+    assert shell(f"cp -r {folder} $2").kind == "garbage"
+
+
+def test_pickles_are_not_loaded(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", w=np.array([{}], object))
+    assert shell(f"cp {tmp_path}/a.npz $2").kind == "garbage"
+
+
+def test_time_out() -> None:
+    outcome = shell("sleep 600 & sleep 600", seconds=0.5)
+    assert (outcome.kind, outcome.detail) == ("time-out", "no result in 0.5 s")
+
+
+def test_updates_are_not_run_without_parents() -> None:
+    outcome = shell("exit 1", case=CORPUS / "features" / "update_t1_h0_dq0")
+    (case,) = find_cases(["update_t1_h0_dq0"])
+    assert judge(case, outcome).status == NOT_RUN
+
+
+def expecting(evidence: str, values: np.ndarray | None = None) -> Case:
+    from conformance.cases import describe
+
+    found = None if values is None else tuple(describe({"w": values}))
+    error = "invalid" if values is None else None
+    return Case("a/b", Path("s"), "", "", evidence, tensors=found, error=error)
+
+
+@pytest.mark.parametrize(("evidence", "status"), [("peer", FAIL), ("text", DISAGREEMENT)])
+def test_only_evidence_judges(evidence: str, status: str) -> None:
+    outcomes = [Outcome("refused"), Outcome("crash"), Outcome("time-out"), Outcome("garbage")]
+    outcomes += [Outcome("tensors", {}), Outcome("tensors", {"w": np.zeros(3, np.float32)})]
+    case = expecting(evidence, np.ones(3, np.float32))
+    assert {judge(case, outcome).status for outcome in outcomes} == {status}
+    assert {judge(case, outcome, strict=True).status for outcome in outcomes} == {FAIL}
+    accepted = judge(expecting(evidence), Outcome("tensors", {}))
+    assert accepted.status == status
+
+
+def test_a_crash_is_no_refusal() -> None:
+    case = expecting("peer")
+    assert judge(case, Outcome("refused")).status == PASS
+    assert judge(case, Outcome("crash")).status == FAIL
+    assert judge(case, Outcome("time-out")).status == FAIL
+
+
+@pytest.mark.parametrize(
+    ("values", "status", "strict"),
+    [
+        (np.array([1, -0.0], np.float32), PASS, PASS),
+        (np.array([1, 0.0], np.float32), FAIL, FAIL),
+        (np.array([1, -0.0], np.float64), PASS, FAIL),
+        (np.array([1 + 2**-30, -0.0], np.float64), PASS, FAIL),
+        (np.array([1, -0.0], np.float16), FAIL, FAIL),
+        (np.array([1, 0], np.int64), FAIL, FAIL),
+        (np.array([[1, -0.0]], np.float32), FAIL, FAIL),
+    ],
+)
+def test_bits_and_types(values: np.ndarray, status: str, strict: str) -> None:
+    case = expecting("peer", np.array([1, -0.0], np.float32))
+    outcome = Outcome("tensors", {"w": values})
+    assert judge(case, outcome).status == status
+    assert judge(case, outcome, strict=True).status == strict
+
+
+def test_names_factors_and_order() -> None:
+    one, two = np.ones(1, np.float32), np.zeros(1, np.float32)
+    case = expecting("peer", one)
+    assert case.tensors is not None
+    factor = ExpectedTensor("w_G", "float32", (1,), case.tensors[0].sha256, factor=True)
+    both = Case("a/b", Path("s"), "", "", "peer", tensors=(factor, *case.tensors))
+
+    def status(**found: np.ndarray) -> str:
+        return judge(both, Outcome("tensors", found)).status
+
+    assert status(w=one) == status(w_G=one, w=one) == status(w=one, w_G=one) == PASS
+    assert status(w=one, w_G=two) == status(w=one, more=one) == status(w_G=one) == FAIL
+
+
+def test_exit_codes_and_output(capsys: pytest.CaptureFixture[str]) -> None:
+    refusing = "false {in} {out} {parents}"
+    assert run.main(["shape_7", "invalid/e*", "--decoder", refusing]) == 1
+    out = capsys.readouterr().out
+    assert "FAIL         features/shape_7: refused: nothing said" in out
+    assert "it exercises: tensor_dimensions 7; section 6" in out
+    assert run.main(["layer_parameters", "--decoder", refusing]) == 0
+    out = capsys.readouterr().out
+    assert "DISAGREEMENT features/layer_parameters" in out
+    assert "(E24, E38)" in out
+    assert run.main(["layer_parameters", "--decoder", refusing, "--strict"]) == 1
+    capsys.readouterr()
+    assert run.main(["shape_7", "invalid/empty", "--json", "--decoder", refusing]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"] == {"pass": 1, "fail": 1, "disagreement": 0, "not run": 0}
+    assert [case["status"] for case in found["cases"]] == ["fail", "pass"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no_such_case"],
+        ["--decoder", "decode {in}"],
+        ["--decoder", "decode '{in} {out}"],
+        ["--decoder", "/no/such/program {in} {out}", "shape_7"],
+    ],
+)
+def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("conformance.run: ")
+    assert len(captured.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--jobs", "0"], ["--timeout", "x"], ["--nonsense"]])
+def test_options_out_of_range(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run.main(arguments)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"evidence": "hearsay"},
+        {"error": "invalid"},
+        {"tensors": 3},
+        {"tensors": [{"name": "w"}]},
+        {"parents": ["absent.nnr"]},
+        {"extra": 1},
+        {"exercises": None},
+    ],
+)
+def test_damaged_cases(
+    change: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data" / "case"
+    shutil.copytree(PLAIN, folder)
+    known = json.loads((folder / "case.json").read_text())
+    known = {key: value for key, value in {**known, **change}.items() if value is not None}
+    (folder / "case.json").write_text(json.dumps(known))
+    assert run.main([str(folder)]) == 2
+    assert "case" in capsys.readouterr().err
+
+
+def test_the_first_difference_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = right_values()
+    values[[3, 5]] = 9
+    folder = tensors({"w": values}, tmp_path / "out")
+    decoder = f"sh -c 'cp -r {folder} $1' - {{out}} {{in}}"
+    assert run.main(["shape_7", "--decoder", decoder]) == 1
+    wanted = f"element [3] of 'w' is 9.0, expected {right_values()[3]}, the first of 2"
+    assert f"'w' has other values; {wanted}" in capsys.readouterr().out
+
+
+def test_a_reader_that_stops() -> None:
+    """As head does: no traceback."""
+    done = subprocess.run(
+        f"{PYTHON} -m conformance.run --decoder 'false {{in}} {{out}}' features | head -1",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("FAIL")
+    assert done.stderr == ""
+
+
+def test_coverage_tells_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["shape_7", "--coverage"]) == 1
+    out = capsys.readouterr().out
+    assert "NOT EXERCISED  sign, base: 0: 0" in out
+    assert run.main(["shape_7", "--coverage", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["items"]["significance: 0: 1"] == ["features/shape_7"]
+    assert ["sign, base", "0: 0"] in found["missing"]
+
+
+def test_invalid_case_is_caught_by_a_decoder_that_accepts(tmp_path: Path) -> None:
+    folder = tensors({"w": right_values()}, tmp_path / "out")
+    (case,) = find_cases([str(INVALID)])
+    verdict = judge(case, shell(f"cp -r {folder} $2", case=INVALID), strict=True)
+    assert (verdict.status, verdict.detail) == (FAIL, "accepted; it must be refused (invalid)")
