@@ -7,7 +7,7 @@ from functools import partial
 
 from .decoder import Layers, StreamDecoder
 from .errors import InvalidModel
-from .factorization.model_map import factors_metadata
+from .factorization.files import factors_metadata
 from .model import Array, Parameter
 from .rereading import RereadableFile
 from .unit_decoder import DecodedTensor

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from ..errors import InvalidModel, UnsupportedFeature
 from ..model import Parameter, is_float
 from ..options import DecodeLimits
 from .factorizations import FactorChecks, Factorization
-from .model_map import KEY, MapError, parse_model_map
+from .model_map import KEY, MapError, ModelMap, parse_model_map
 
 
 def factorizations_of(
@@ -45,3 +45,20 @@ def factorizations_of(
     except (MapError, UnsupportedFeature) as error:
         raise InvalidModel(source, f"its model map: {error}") from None
     return found
+
+
+def factors_metadata(
+    factorizations: Mapping[str, Factorization], names: Container[str]
+) -> dict[str, str]:
+    """Return the entry that a file of factors has beside its tensors; nothing without factors.
+
+    Args:
+        factorizations: of the stream.
+        names: of the file's tensors; what is not all there is left out.
+    """
+    complete = {
+        name: entry
+        for name, entry in factorizations.items()
+        if all(factor in names for factor in entry.factors)
+    }
+    return {KEY: ModelMap(factorizations=complete).to_text()} if complete else {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -42,7 +42,6 @@ __all__ = [
     "MapError",
     "ModelMap",
     "Restored",
-    "factors_metadata",
     "parse_model_map",
 ]
 from .tensor_order import BLOCK_ROLES, BY_NAME, TensorOrder
@@ -242,23 +241,6 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
     found.check_parts()
     found.check_factors()
     return found
-
-
-def factors_metadata(
-    factorizations: Mapping[str, Factorization], names: Container[str]
-) -> dict[str, str]:
-    """Return the entry that a file of factors has beside its tensors; nothing without factors.
-
-    Args:
-        factorizations: of the stream.
-        names: of the file's tensors; what is not all there is left out.
-    """
-    complete = {
-        name: entry
-        for name, entry in factorizations.items()
-        if all(factor in names for factor in entry.factors)
-    }
-    return {KEY: ModelMap(factorizations=complete).to_text()} if complete else {}
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
