@@ -5,8 +5,16 @@ try:
 except ImportError as error:
     raise ImportError("nnr_codec.layers needs torch: pip install nnr-codec[torch]") from error
 
-from .factorized import FactorizedLayer
+from .factorized import FactorizedLayer, factored
 from .loading import load_into
+from .replacing import factorize
 from .writing import dense_state, factored_weights
 
-__all__ = ["FactorizedLayer", "dense_state", "factored_weights", "load_into"]
+__all__ = [
+    "FactorizedLayer",
+    "dense_state",
+    "factored",
+    "factored_weights",
+    "factorize",
+    "load_into",
+]

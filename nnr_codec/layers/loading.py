@@ -12,11 +12,10 @@ from torch import nn
 
 from ..decoder import Layers, Source, unwanted_roles
 from ..errors import InvalidModel
-from ..factorization.factorizations import Factorization
 from ..model import Array, is_extension
 from ..options import DecodeLimits
-from .chains import chain
-from .factorized import SharedParameters, factored
+from .factorized import SharedParameters
+from .replacing import check_layer, replace_layer
 from .sources import Bytes, TensorSource, opened, values_of
 
 State = Mapping[str, torch.Tensor]
@@ -96,7 +95,7 @@ def _check(
         ranks = _ranks(tensors)
         for name, entry in weights.items():
             if name in state:
-                _check_layer(module, name, entry, ranks[name])
+                check_layer(module, name, entry.form, entry.shape, ranks[name])
 
 
 def _check_names(state: State, shapes: Mapping[str, Any], source: str) -> None:
@@ -115,23 +114,6 @@ def _ranks(tensors: TensorSource) -> dict[str, tuple[int, ...]]:
         name: entry.ranks([shapes[factor] for factor in entry.factors])
         for name, entry in tensors.factorizations.items()
     }
-
-
-def _check_layer(
-    module: nn.Module, name: str, entry: Factorization, ranks: tuple[int, ...]
-) -> None:
-    """Check that the layer of weight `name` can run on factors."""
-    path, _, attribute = name.rpartition(".")
-    layer = module.get_submodule(path)
-    kind = type(layer).__name__
-    if attribute != "weight":
-        raise InvalidModel(name, f"comes as factors, and is no layer's weight but {kind}'s own")
-    if layer is module:
-        raise InvalidModel(name, f"the {kind} cannot be replaced in place: it is the module itself")
-    try:
-        chain(entry.form, layer, entry.shape, ranks)
-    except ValueError as error:
-        raise InvalidModel(name, str(error)) from None
 
 
 @torch.no_grad()
@@ -159,23 +141,7 @@ def _load(module: nn.Module, state: State, tensors: TensorSource, layers: Layers
             if layers == "dense":
                 _copy(state[weight], entry.dense(own))
             else:
-                _replace(module, weight, entry, own, shared)
-
-
-def _replace(
-    module: nn.Module,
-    name: str,
-    entry: Factorization,
-    factors: list[Array],
-    shared: SharedParameters,
-) -> None:
-    """Put a factorized layer wherever the module has the layer of weight `name`."""
-    layer = module.get_submodule(name.rpartition(".")[0])
-    made = factored(layer, entry.weight(factors), entry.factors, shared)
-    for parent in list(module.modules()):
-        for key, child in parent._modules.items():
-            if child is layer:
-                parent.add_module(key, made)
+                replace_layer(module, weight, entry.weight(own), entry.factors, shared)
 
 
 def _copy(target: torch.Tensor, values: Array) -> None:

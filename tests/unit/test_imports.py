@@ -208,3 +208,10 @@ def test_import_loads_no_optional_package(tmp_path: Path) -> None:
 
     assert loaded(code) == "[]"
     assert loaded(code.replace("nnr_codec", "torch")) == "['torch']"
+
+
+def test_layers_say_what_they_need() -> None:
+    code = "import sys; sys.modules['torch'] = None; import nnr_codec.layers"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("needs torch: pip install nnr-codec[torch]")

@@ -21,13 +21,15 @@ from nnr_codec.checkpoints import open_checkpoint, save_checkpoint  # noqa: E402
 from nnr_codec.cli import decode as decode_command  # noqa: E402
 from nnr_codec.errors import InvalidModel, InvalidOptions  # noqa: E402
 from nnr_codec.factorization.forms import FORMS, FactoredWeight  # noqa: E402
-from nnr_codec.layers import (  # noqa: E402  # noqa: E402
+from nnr_codec.layers import (  # noqa: E402
     FactorizedLayer,
     dense_state,
     factored_weights,
+    factorize,
     factorized,
     load_into,
     loading,
+    replacing,
 )
 
 FINE = nnr_codec.EncodeOptions(qp=-60)
@@ -171,6 +173,30 @@ def test_a_factorized_module_is_encoded_again(stream: bytes, expected: Any) -> N
     assert_close(outputs(load_into(Net(), data or b"")), expected)
 
 
+def test_factors_without_a_stream(expected: Any, stream: bytes) -> None:
+    """What `factorize` makes of a dense module is what loading the factors makes."""
+    decoded = nnr_codec.decode(stream)
+    net = Net()
+    net.load_state_dict({name: torch.from_numpy(np.array(v)) for name, v in decoded.items()})
+    weights = factored_weights(load_into(Net(), stream))
+    assert factorize(net, weights) is net
+    assert net.first.horizontal.weight is net.second.horizontal.weight
+    assert_close(outputs(net), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("no.weight", "no such"), ("norm.weight", "shape"), ("down.weight", "shape")],
+)
+def test_factors_that_do_not_fit_change_nothing(name: str, reason: str) -> None:
+    net, weights = Net(), factorizations()
+    wrong = weights["head.weight"]
+    with pytest.raises(InvalidModel, match=reason) as caught:
+        factorize(net, {**weights, name: wrong})
+    assert caught.value.parameter == name
+    assert not any(isinstance(layer, FactorizedLayer) for layer in net.modules())
+
+
 def test_onnx_export(stream: bytes, expected: Any, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     from onnx.reference import ReferenceEvaluator
@@ -309,7 +335,7 @@ def test_damaged_maps_of_files(change: dict[str, Any], stream: bytes, tmp_path: 
         load_into(Net(), path)
 
 
-@pytest.mark.parametrize("module", [factorized, loading])
+@pytest.mark.parametrize("module", [factorized, loading, replacing])
 def test_examples(module: Any) -> None:
     assert doctest.testmod(module).attempted > 3
     assert doctest.testmod(module).failed == 0
