@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cli_support import DIGITS, Outcome, Run, save, small_model
 
-from nnr_codec.cli import decode, encode, info
+from nnr_codec.cli import decode, encode, evaluate, info
 
 
 @pytest.fixture
@@ -18,6 +18,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     mains: dict[str, Callable[[list[str]], int]] = {
         "nnr-encode": encode.main,
         "nnr-decode": decode.main,
+        "nnr-eval": evaluate.main,
         "nnr-info": info.main,
     }
 

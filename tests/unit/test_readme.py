@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnr_codec.cli import decode, encode, info
+from nnr_codec.cli import decode, encode, evaluate, info
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,6 +19,7 @@ PARSERS = {
     "nnr-encode": encode._parser,
     "nnr-decode": decode._parser,
     "nnr-info": info._parser,
+    "nnr-eval": evaluate._parser,
 }
 MAIN_LINE = (
     "python3 -m venv --clear .venv && .venv/bin/pip install . && "

@@ -1,0 +1,126 @@
+"""nnr-eval: core experiments, rate against accuracy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from ..errors import InvalidOptions
+from ..experiments.markup import size_text
+from ..experiments.plan import Plan, load_plan
+from ..experiments.report import PAGE
+from ..experiments.results import Results, bd_rates, losses_of
+from ..experiments.runner import planned_cells, run_plan, usable_folder
+from ..experiments.tables import document
+from ..report import printable, table
+from . import _common as common
+
+PROGRAM = "nnr-eval"
+DATA_VARIABLE = "NNR_DATA"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    given = _parser().parse_args(arguments)
+    return common.run(PROGRAM, lambda: _evaluate(given))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser(
+        PROGRAM, "Run a core experiment: networks, coded in several ways, and what they still do."
+    )
+    parser.add_argument("plan", metavar="PLAN.toml", help="the experiment")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="RESULTS",
+        required=True,
+        help=f"folder of results, {PAGE} among them; a run that was interrupted goes on there",
+    )
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="write into a folder that holds other things"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        default=os.environ.get(DATA_VARIABLE),
+        help=f"folder of models and data (default: the environment's {DATA_VARIABLE})",
+    )
+    parser.add_argument("--only", metavar="GLOB", help="cells to measure: SUBJECT/METHOD/POINT")
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("-q", "--quiet", action="store_true", help="print errors alone")
+    amount.add_argument("-v", "--verbose", action="store_true", help="print a row for each cell")
+    common.add_threads(parser)
+    return parser
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    plan = load_plan(given.plan)
+    cells = planned_cells(plan, given.only)
+    usable_folder(given.output, given.force)
+    if given.data is not None and not os.path.isdir(given.data):
+        raise InvalidOptions("--data", f"there is no folder {given.data!r}")
+    total = len(cells) + len({cell.subject.name for cell in cells})
+    with (
+        common.executor(given.threads) as executor,
+        common.progress_bar(given.quiet, total, "cell") as advance,
+    ):
+        results = run_plan(
+            plan,
+            given.output,
+            data=given.data,
+            executor=executor,
+            only=given.only,
+            overwrite=given.force,
+            progress=lambda name, measured: advance(1),
+        )
+    for cell, failure in results.failures:
+        print(f"{PROGRAM}: {printable(f'{cell.name}: {failure.reason}')}", file=sys.stderr)
+    if given.json:
+        common.print_json(document(results))
+    elif not given.quiet:
+        _show(given, plan, results)
+    return common.FAILURE if results.failures else common.DONE
+
+
+def _show(given: argparse.Namespace, plan: Plan, results: Results) -> None:
+    if given.verbose:
+        print(_cells(results), end="\n\n")
+    header = ["network", "method", "BD-rate", *(f"drop {drop:g}" for drop in plan.drops)]
+    rows = []
+    for subject in results.subjects():
+        rates = bd_rates(subject, plan.anchor)
+        for method, losses in losses_of(subject, plan).items():
+            change = rates[method].change if method in rates else None
+            sizes = ["-" if one.bytes is None else size_text(one.bytes) for one in losses]
+            rate = "-" if change is None else f"{100 * change:+.1f} %"
+            rows.append([printable(subject.name), printable(method), rate, *sizes])
+    if rows:
+        print(table(header, rows))
+    failed = f", {len(results.failures)} failed" if results.failures else ""
+    page = os.path.join(given.output, PAGE)
+    print(f"{len(results.cells)} cells{failed}: {printable(page)}")
+
+
+def _cells(results: Results) -> str:
+    rows = []
+    for subject in results.subjects():
+        for cells in subject.methods.values():
+            for cell, found in cells:
+                accuracy = subject.accuracy(found)
+                divergence = found.record["divergence"]
+                rows.append(
+                    (
+                        printable(cell.name),
+                        str(found.record["bytes"]),
+                        f"{found.record['bits_per_weight']:.3f}",
+                        "-" if accuracy is None else f"{accuracy:.2f}",
+                        "-" if divergence is None else f"{divergence:.3g}",
+                    )
+                )
+    return table(("cell", "bytes", "bit/weight", "accuracy", "divergence"), rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Cells that were measured, in a folder: what a run that was interrupted goes on from.
+
+A cell is two files, ``NAME-KEY.npz`` with its values per sample and ``NAME-KEY.json`` with its
+figures. The second appears last, and each of them complete or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checkpoints.atomic import atomic_output
+from .cells import Cell, Facts, Measured
+from .fingerprints import evaluation_fingerprint
+
+_KEY_DIGITS = 16
+_NAME_LENGTH = 80
+
+
+def cell_key(cell: Cell, facts: Facts) -> str:
+    """Return the key of a cell: the SHA-256 of everything that decides its figures.
+
+    That is the model file, the samples, the method with all its options and its version, and the
+    versions of what evaluates. Raises what the codec's `identity` raises.
+    """
+    import torch
+
+    decides: dict[str, Any] = {
+        "checkpoint": facts.checkpoint,
+        "samples": facts.samples,
+        "subject": cell.subject.source.rpartition(":")[2],
+        "evaluation": evaluation_fingerprint(),
+        "torch": torch.__version__,
+    }
+    file, colon, _ = cell.subject.source.rpartition(":")
+    if colon:
+        decides["file"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    if cell.point is not None:
+        decides["codec"] = cell.point.codec.identity()
+    text = json.dumps(decides, sort_keys=True, default=dict)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class CellCache:
+    """Measured cells in a folder, which is made when the first is put there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, cell: Cell, key: str) -> Measured | None:
+        """Return a cell; None if it is not there, or its files are damaged."""
+        figures, samples = self._paths(cell, key)
+        try:
+            record = json.loads(figures.read_text(encoding="utf-8"))
+            with np.load(samples, allow_pickle=False) as archive:
+                found = dict(archive.items())
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None
+        if not isinstance(record, Mapping) or record.get("key") != key:
+            return None
+        return Measured(record["figures"], found)
+
+    def put(self, cell: Cell, key: str, measured: Measured) -> None:
+        """Keep a cell.
+
+        Raises:
+            InvalidOptions, OSError: the files cannot be written.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        figures, samples = self._paths(cell, key)
+        with atomic_output(samples, overwrite=True) as file:
+            np.savez_compressed(file, **dict(measured.samples))  # type: ignore[arg-type]
+        content = {"cell": cell.name, "key": key, "figures": dict(measured.record)}
+        with atomic_output(figures, overwrite=True) as file:
+            file.write(json.dumps(content, indent=1, allow_nan=False).encode())
+
+    def _paths(self, cell: Cell, key: str) -> tuple[Path, Path]:
+        name = re.sub(r"[^\w.=+-]+", "-", cell.name)[:_NAME_LENGTH]
+        stem = f"{name}-{key[:_KEY_DIGITS]}"
+        return self._folder / f"{stem}.json", self._folder / f"{stem}.npz"

@@ -1,0 +1,259 @@
+"""Cells of an experiment: one subject, coded by one method at one operating point, and judged.
+
+What runs in workers is here: functions of this module with picklable arguments and results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..checkpoints import open_checkpoint
+from ..errors import NnrError
+from .fingerprints import file_digest
+from .plan import Point, SubjectPlan
+
+if TYPE_CHECKING:
+    from .evaluation import Evaluation
+    from .subject import Subject
+
+Samples = Mapping[str, npt.NDArray[Any]]
+
+SCORE = "score."
+"""Before the names of scores, among a cell's values per sample."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is to be measured; without a point: the uncompressed network.
+
+    Attributes:
+        subject: the network.
+        method: name of the method.
+        point: its operating point.
+    """
+
+    subject: SubjectPlan
+    method: str = "uncompressed"
+    point: Point | None = None
+
+    @property
+    def name(self) -> str:
+        """Subject, method and point, as ``--only`` and messages have it."""
+        parts = [self.subject.name, self.method]
+        return "/".join([*parts, self.point.label] if self.point and self.point.label else parts)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What holds for all cells of a subject.
+
+    Attributes:
+        checkpoint, samples: digests of the model file and of the measured inputs and targets.
+        sample_count: measured samples.
+        primary: name of the score that stands for accuracy.
+        divergence: what the divergence is.
+        parameters: elements of the network's parameters; statistics of batch norm are none.
+        macs: multiply-accumulates for one sample; None where some are not known.
+    """
+
+    checkpoint: str
+    samples: str
+    sample_count: int
+    primary: str
+    divergence: str
+    parameters: int
+    macs: int | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell that was measured.
+
+    Attributes:
+        record: its figures, JSON-ready.
+        samples: its values per sample: ``score.NAME``, ``divergence``, ``agreement``; of the
+            uncompressed network ``outputs`` as well.
+    """
+
+    record: Mapping[str, Any]
+    samples: Samples
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell, or what it needs, that failed.
+
+    Attributes:
+        reason: what happened.
+    """
+
+    reason: str
+
+
+def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function returns, or a `Failure`: subjects and codecs are anybody's code."""
+    try:
+        return function(*arguments)
+    except NnrError as error:
+        return Failure(str(error))
+    except MemoryError:
+        return Failure("out of memory")
+    except Exception as error:
+        return Failure(f"{type(error).__name__}: {error}")
+
+
+def examine(plan: SubjectPlan, data: Path | None) -> Facts:
+    """Find out what holds for all cells of a subject: reads its model and all of its samples."""
+    from .complexity import subject_complexity
+
+    subject = _subject(plan, data)
+    digest, count = _samples_digest(subject)
+    with _one_thread:
+        cost = subject_complexity(subject)
+    return Facts(
+        checkpoint=file_digest(subject.checkpoint),
+        samples=digest,
+        sample_count=count,
+        primary=subject.metric.primary,
+        divergence=subject.metric.divergence,
+        parameters=cost.parameters,
+        macs=None if cost.unknown else cost.macs,
+    )
+
+
+def measure(cell: Cell, data: Path | None, reference: npt.NDArray[Any] | None = None) -> Measured:
+    """Encode, decode and evaluate.
+
+    Args:
+        cell: what.
+        data: folder of models and data.
+        reference: outputs of the uncompressed network; None for that network itself.
+    """
+    subject = _subject(cell.subject, data)
+    with open_checkpoint(subject.checkpoint) as model:
+        tensors = dict(model.arrays())
+    weights = sum(values.size for values in tensors.values())
+    if cell.point is None:
+        record, samples = _evaluated(subject, tensors, None)
+        return Measured(_sizes(4 * weights, weights) | record, samples)
+    codec = cell.point.codec
+    encoded = codec.encode(tensors)
+    decoded = codec.decode(encoded.data)
+    record, samples = _evaluated(subject, decoded.tensors, reference)
+    record = {
+        **_sizes(len(encoded.data), weights),
+        "breakdown": dict(encoded.breakdown),
+        "yardsticks": dict(encoded.yardsticks),
+        **record,
+        "encode_seconds": encoded.seconds,
+        "decode_seconds": decoded.seconds,
+    }
+    return Measured(record, samples)
+
+
+def _sizes(count: int, weights: int) -> dict[str, Any]:
+    return {
+        "bytes": count,
+        "bits_per_weight": 8 * count / weights,
+        "ratio": count / (4 * weights),
+    }
+
+
+def _evaluated(
+    subject: Subject, tensors: Mapping[str, npt.NDArray[Any]], reference: npt.NDArray[Any] | None
+) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    from .evaluation import evaluate
+
+    start = time.perf_counter()
+    with _one_thread:
+        found = evaluate(subject, tensors, reference)
+    record = {
+        "scores": {name: _mean(values) for name, values in found.scores.items()},
+        "agreement": _mean(found.agreement),
+        "divergence": _mean(found.divergence),
+        "evaluate_seconds": time.perf_counter() - start,
+    }
+    return record, _per_sample(found)
+
+
+def _per_sample(found: Evaluation) -> dict[str, npt.NDArray[Any]]:
+    samples = {SCORE + name: values for name, values in found.scores.items()}
+    samples |= {"divergence": found.divergence, "agreement": found.agreement}
+    return samples if found.outputs is None else {**samples, "outputs": found.outputs}
+
+
+def _mean(values: npt.NDArray[Any]) -> float | None:
+    """Return the mean, or None where it is not finite, which JSON cannot say."""
+    mean = float(np.mean(values, dtype=np.float64))
+    return mean if math.isfinite(mean) else None
+
+
+def _subject(plan: SubjectPlan, data: Path | None) -> Subject:
+    from .subject import find_subject
+
+    found = find_subject(plan.source, data, stride=plan.stride, limit=plan.limit)
+    return replace(found, name=plan.name)
+
+
+def _samples_digest(subject: Subject) -> tuple[str, int]:
+    """Return the SHA-256 of all inputs and targets, and the number of samples."""
+    from .batches import sample_count
+
+    state = hashlib.sha256()
+    count = 0
+    for inputs, targets in subject.batches():
+        count += sample_count(inputs)
+        for part in (*_parts(inputs), None, *_parts(targets)):
+            array = np.ascontiguousarray(part if part is not None else [])
+            state.update(f"{array.dtype.str}{array.shape}".encode())
+            state.update(array.reshape(-1).view(np.uint8).data)
+    return state.hexdigest(), count
+
+
+def _parts(values: Any) -> tuple[Any, ...]:
+    if isinstance(values, tuple):
+        return tuple(part for value in values for part in _parts(value))
+    return () if values is None else (values,)
+
+
+class _OneThread:
+    """Lets torch work with one thread: sums come in one order, and cells run side by side.
+
+    The number of threads is the process's: the last cell to leave restores what the first one
+    found. Yet each thread has to say so itself, as OpenMP keeps a number for each.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = 1
+
+    def __enter__(self) -> None:
+        import torch
+
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.get_num_threads()
+            self._inside += 1
+            torch.set_num_threads(1)
+
+    def __exit__(self, *error: object) -> None:
+        import torch
+
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                torch.set_num_threads(self._before)
+
+
+_one_thread = _OneThread()

@@ -1,0 +1,126 @@
+"""Tables of a plan, read key by key: a wrong or unknown key is refused by its full name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from ..errors import InvalidOptions
+
+T = TypeVar("T")
+
+
+class CheckedTable:
+    """A table whose keys are taken one by one; `finish` refuses those that were not taken.
+
+    Args:
+        values: the table.
+        file: the plan's path, for messages.
+        place: where the table stands in it, such as ``method[1]``.
+    """
+
+    def __init__(self, values: Mapping[str, Any], file: str, place: str = "") -> None:
+        self._values = dict(values)
+        self._known: list[str] = []
+        self.file = file
+        self.place = place
+
+    def error(self, key: str, reason: str) -> InvalidOptions:
+        """Return the error that names the file and a key of this table."""
+        place = ".".join(part for part in (self.place, key) if part)
+        return InvalidOptions(f"{self.file}: {place}", reason)
+
+    def take(self, key: str, kind: type[T], default: T | None = None) -> T:
+        """Return the value of `key`.
+
+        Args:
+            key: the key.
+            kind: what the value has to be; a whole number will do for a float.
+            default: the value if there is none; None: it has to be there.
+
+        Raises:
+            InvalidOptions: it is missing, or something else.
+        """
+        self._known.append(key)
+        if key not in self._values:
+            if default is None:
+                raise self.error(key, "is missing")
+            return default
+        value = self._values.pop(key)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise self.error(key, f"{value!r} is no {_KINDS[kind]}")
+        return value
+
+    def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """Return a list of texts; errors are those of `take`."""
+        if default is not None and key not in self._values:
+            self._known.append(key)
+            return default
+        found = self.take(key, list)
+        for text in found:
+            if not isinstance(text, str):
+                raise self.error(key, f"{text!r} is no text")
+        return tuple(found)
+
+    def tables(self, key: str) -> Iterator[CheckedTable]:
+        """Yield the tables of a list, ``[[key]]`` in the file, of which there is at least one."""
+        found = self.take(key, list, [])
+        if not found:
+            raise self.error(key, f"there is none; a plan has one [[{key}]] or more")
+        for index, values in enumerate(found):
+            if not isinstance(values, Mapping):
+                raise self.error(f"{key}[{index}]", f"{values!r} is no table")
+            yield CheckedTable(values, self.file, f"{key}[{index}]")
+
+    def finish(self) -> None:
+        """Check that no key is left.
+
+        Raises:
+            InvalidOptions: one is.
+        """
+        for key in self._values:
+            raise self.error(key, f"is unknown; there are {', '.join(self._known)}")
+
+
+_KINDS: Mapping[type, str] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "truth value",
+    list: "list",
+    dict: "table",
+}
+
+
+def options_of(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Make a dataclass of options from a table, nested ones from nested tables.
+
+    Raises:
+        InvalidOptions: a key is no field, or a value is refused.
+    """
+    if not dataclasses.is_dataclass(kind):
+        raise TypeError(f"{kind} is no dataclass")
+    hints = get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in names:
+            raise InvalidOptions(key, f"is unknown; there are {', '.join(names)}")
+        found[key] = _converted(key, value, hints[key])
+    return kind(**found)
+
+
+def _converted(key: str, value: Any, hint: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
+    nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    if not isinstance(value, Mapping) or not nested:
+        return value
+    try:
+        return options_of(nested[0], value)
+    except InvalidOptions as error:
+        raise InvalidOptions(f"{key}.{error.option}", error.reason) from None

@@ -1,0 +1,54 @@
+"""Fingerprints of the code that decides results: a changed codec makes its cached cells stale."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_LENGTH = 16
+# Of the experiments, what a cell's numbers come from; what is made of them later decides no cell.
+_MEASURING = (
+    "cells.py",
+    "complexity.py",
+    "batches.py",
+    "evaluation.py",
+    "metrics.py",
+    "subject.py",
+    "yardsticks.py",
+)
+_MEASURING_FOLDERS = ("subjects", "methods")
+
+
+@cache
+def codec_fingerprint() -> str:
+    """Return 16 hexadecimal digits that stand for the codec's files, its core included."""
+    files = [path for pattern in ("*.py", "*.so", "*.pyd") for path in _PACKAGE.rglob(pattern)]
+    outside = ("experiments", "cli")
+    return _digest(p for p in files if p.relative_to(_PACKAGE).parts[0] not in outside)
+
+
+@cache
+def evaluation_fingerprint() -> str:
+    """Return 16 hexadecimal digits that stand for what evaluates a decoded model."""
+    folder = Path(__file__).resolve().parent
+    files = [path for name in _MEASURING_FOLDERS for path in (folder / name).rglob("*.py")]
+    return _digest([*files, *(path for name in _MEASURING if (path := folder / name).exists())])
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        state = hashlib.sha256()
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    state = hashlib.sha256()
+    for path in sorted(paths):
+        state.update(f"{path.relative_to(_PACKAGE)}\0{file_digest(path)}\n".encode())
+    return state.hexdigest()[:_LENGTH]

@@ -1,0 +1,82 @@
+"""Pieces of HTML: tables, figures for people, escaping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+MINUS = "\N{MINUS SIGN}"
+NONE = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell of a table.
+
+    Attributes:
+        text: HTML.
+        value: what it is sorted by; None: the text.
+        classes: of the cell.
+        title: a tooltip.
+    """
+
+    text: str
+    value: float | None = None
+    classes: str = ""
+    title: str = ""
+
+    def html(self) -> str:
+        """Return the table's cell."""
+        attributes = f' class="{self.classes}"' if self.classes else ""
+        attributes += f' data-value="{self.value!r}"' if self.value is not None else ""
+        attributes += f' title="{escape(self.title)}"' if self.title else ""
+        return f"<td{attributes}>{self.text}</td>"
+
+
+def table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[Shown]],
+    *,
+    sortable: bool = False,
+    last_is_mean: bool = False,
+) -> str:
+    """Return a table that scrolls by itself where it is too wide."""
+    found = ["".join(cell.html() for cell in row) for row in rows]
+    heads = "".join(f'<th scope="col">{text}</th>' for text in header)
+    lines = [f"<tr>{row}</tr>" for row in found]
+    if last_is_mean and lines:
+        lines[-1] = lines[-1].replace("<tr>", '<tr class="mean">', 1)
+    kind = ' class="sortable"' if sortable else ""
+    body = "\n".join(lines)
+    return (
+        f'<div class="scroll"><table{kind}><thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def size_text(count: float) -> str:
+    """Return bytes for people: three digits and a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.3g} {unit}"
+
+
+def whole_text(count: int) -> str:
+    """Return a whole number in groups of three digits."""
+    return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def signed_text(value: float, digits: int) -> str:
+    """Return a number with its sign."""
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", MINUS) if float(text) else f"{0:.{digits}f}"
+
+
+def small_text(value: float | None) -> str:
+    """Return a number of three digits, however small."""
+    if value is None:
+        return "∞"
+    return f"{value:.3g}" if value == 0 or value >= 1e-4 else f"{value:.2e}"

@@ -1,0 +1,197 @@
+"""Any other codec, as two command lines: one encodes a model file, one decodes into another.
+
+In the arguments, ``{model}``, ``{stream}`` and ``{decoded}`` stand for the files' paths,
+``{folder}`` for the plan's folder, ``{python}`` for the Python that runs this, ``{name}`` for
+option ``name`` of the plan, and ``${NAME}`` for an environment variable. A command may end its
+standard output by a line of JSON with ``encode_seconds`` or ``decode_seconds``: what it measured
+itself, without its start. Otherwise its whole wall time counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ...checkpoints import open_checkpoint, save_checkpoint
+from ...errors import InvalidOptions, NnrError
+from ..checked_table import CheckedTable
+from .base import Arrays, Decoded, Encoded
+
+_FORMATS = (".npz", ".safetensors", ".pt")
+_FILES = ("model", "stream", "decoded", "folder", "python")
+_PLACE = re.compile(r"\$\{(\w+)\}|\{(\w+)\}")
+_VERSION_SECONDS = 60.0
+_SAID = 400  # characters of a failed command's last words
+
+
+class CommandFailure(NnrError):
+    """A codec's command could not be run, or failed."""
+
+
+@dataclass(frozen=True)
+class ExternalCodec:
+    """Another codec at one operating point.
+
+    Attributes:
+        encode_command, decode_command: program and arguments.
+        version_command: prints what version it is; empty: none is known.
+        model_format: suffix of the files that it reads and writes: .npz, .safetensors or .pt.
+        timeout: seconds that a command may take.
+        values: (name, text) of the other options, for the arguments.
+        folder: the plan's folder.
+    """
+
+    encode_command: tuple[str, ...]
+    decode_command: tuple[str, ...]
+    version_command: tuple[str, ...]
+    model_format: str
+    timeout: float
+    values: tuple[tuple[str, str], ...]
+    folder: str
+
+    @classmethod
+    def from_options(cls, values: Mapping[str, Any], folder: Path) -> ExternalCodec:
+        """Return the codec with a plan's options.
+
+        Raises:
+            InvalidOptions: a command is missing or names an option that is not there, or an option
+                is named by none.
+        """
+        table = CheckedTable(values, "external")
+        encode, decode = table.texts("encode"), table.texts("decode")
+        version = table.texts("version", ())
+        model_format = table.take("format", str, ".npz")
+        timeout = table.take("timeout", float, 3600.0)
+        if model_format not in _FORMATS:
+            raise InvalidOptions("format", f"{model_format!r} is none of {', '.join(_FORMATS)}")
+        own = ("encode", "decode", "version", "format", "timeout")
+        rest = {name: _text(value) for name, value in values.items() if name not in own}
+        _check_names([*encode, *decode, *version], rest)
+        return cls(encode, decode, version, model_format, timeout, tuple(rest.items()), str(folder))
+
+    def encode(self, tensors: Arrays) -> Encoded:
+        """Run the encoder.
+
+        Raises:
+            CommandFailure: it cannot be run, fails, or writes no stream.
+        """
+        with tempfile.TemporaryDirectory(prefix="nnr-eval-") as folder:
+            model, stream = Path(folder, f"model{self.model_format}"), Path(folder, "stream")
+            save_checkpoint(model, tensors)
+            seconds = self._run(self.encode_command, "encode_seconds", model=model, stream=stream)
+            if not stream.exists():
+                raise CommandFailure(f"{self.encode_command[0]} wrote no {{stream}}")
+            return Encoded(stream.read_bytes(), seconds)
+
+    def decode(self, data: bytes) -> Decoded:
+        """Run the decoder.
+
+        Raises:
+            CommandFailure: it cannot be run or fails.
+            InvalidModel: what it wrote is no model file.
+        """
+        with tempfile.TemporaryDirectory(prefix="nnr-eval-") as folder:
+            decoded, stream = Path(folder, f"decoded{self.model_format}"), Path(folder, "stream")
+            stream.write_bytes(data)
+            command = self.decode_command
+            seconds = self._run(command, "decode_seconds", decoded=decoded, stream=stream)
+            with open_checkpoint(decoded) as model:
+                return Decoded(dict(model.arrays()), seconds)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the commands, the options and the version.
+
+        Raises:
+            CommandFailure: the version cannot be told.
+        """
+        version = ""
+        if self.version_command:
+            version = _version(tuple(self._filled(self.version_command, {})))
+        return {
+            "codec": "external",
+            "commands": [list(self.encode_command), list(self.decode_command)],
+            "format": self.model_format,
+            "options": dict(self.values),
+            "version": version,
+        }
+
+    def _run(self, command: tuple[str, ...], key: str, **files: Path) -> float:
+        """Run a command; return the seconds that it took, or says that it took."""
+        filled = self._filled(command, {name: str(path) for name, path in files.items()})
+        start = time.perf_counter()
+        output = _output(filled, self.timeout)
+        wall = time.perf_counter() - start
+        return _told_seconds(output, key) or wall
+
+    def _filled(self, command: tuple[str, ...], files: Mapping[str, str]) -> list[str]:
+        texts = {**dict(self.values), "folder": self.folder, "python": sys.executable, **files}
+
+        def value(match: re.Match[str]) -> str:
+            variable, name = match.groups()
+            if variable is None:
+                return texts[name]
+            if not os.environ.get(variable):
+                raise CommandFailure(f"the environment variable {variable} is not set")
+            return os.environ[variable]
+
+        return [_PLACE.sub(value, argument) for argument in command]
+
+
+def _output(command: Sequence[str], timeout: float) -> str:
+    """Run a command; return its standard output."""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout,
+        )
+    except OSError as error:
+        raise CommandFailure(f"{command[0]} cannot be run: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandFailure(f"{command[0]} took over {timeout:g} s") from error
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()[-_SAID:]
+        raise CommandFailure(f"{command[0]} failed with exit code {done.returncode}: {said}")
+    return done.stdout
+
+
+@cache
+def _version(command: tuple[str, ...]) -> str:
+    """Return what a command prints, once for all operating points."""
+    return _output(command, _VERSION_SECONDS).strip()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _check_names(arguments: list[str], options: Mapping[str, str]) -> None:
+    named = {name for text in arguments for _, name in _PLACE.findall(text) if name}
+    for name in sorted(named - {*_FILES, *options}):
+        raise InvalidOptions(name, "a command names this option, which is not there")
+    for name in sorted(options.keys() - named):
+        raise InvalidOptions(name, "no command names this option")
+
+
+def _told_seconds(output: str, key: str) -> float | None:
+    """Return what the last line of a command's output says of its time, if it does."""
+    lines = output.strip().splitlines()
+    try:
+        told = json.loads(lines[-1]) if lines else None
+    except json.JSONDecodeError:
+        return None
+    seconds = told.get(key) if isinstance(told, dict) else None
+    return float(seconds) if isinstance(seconds, int | float) else None

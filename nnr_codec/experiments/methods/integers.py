@@ -1,0 +1,84 @@
+"""Plain integers: symmetric rounding per output channel, packed by Zstandard.
+
+What most runtimes do with 8 bits. Weights, which are tensors of two or more dimensions, get a
+binary32 scale for each index of their first dimension, max|w| / (2^(bits-1) - 1); the vectors stay
+as they are. Fewer bits still take a byte each, until Zstandard packs them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import InvalidOptions
+from ..checked_table import options_of
+from .base import Arrays, Decoded, Encoded
+from .container import pack, unpack, versions
+
+_VALUES, _SCALE = "values:", "scale:"  # before the names, so that none can meet another
+
+
+@dataclass(frozen=True)
+class IntegerCodec:
+    """Symmetric integers per output channel, packed.
+
+    Attributes:
+        bits: of an integer, its sign included, 2 to 8.
+    """
+
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        """Check the range.
+
+        Raises:
+            InvalidOptions: the bits are outside of it.
+        """
+        if type(self.bits) is not int or not 2 <= self.bits <= 8:
+            raise InvalidOptions("bits", f"{self.bits!r} is no whole number from 2 to 8")
+
+    @classmethod
+    def from_options(cls, values: Mapping[str, Any], folder: Path) -> IntegerCodec:
+        """Return the codec with a plan's options; raises InvalidOptions for others."""
+        return options_of(cls, values)
+
+    def encode(self, tensors: Arrays) -> Encoded:
+        """Encode a model."""
+        start = time.perf_counter()
+        packed: dict[str, npt.NDArray[Any]] = {}
+        for name, values in tensors.items():
+            if values.dtype != np.float32 or values.ndim < 2:
+                packed[_VALUES + name] = values
+            else:
+                packed[_VALUES + name], packed[_SCALE + name] = self._rounded(values)
+        data = pack(packed)
+        return Encoded(data, time.perf_counter() - start)
+
+    def _rounded(
+        self, values: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+        largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
+        scale = np.where(largest > 0, largest / (2 ** (self.bits - 1) - 1), 1).astype(np.float32)
+        return np.round(values / scale).astype(np.int8), scale
+
+    def decode(self, data: bytes) -> Decoded:
+        """Decode what `encode` wrote."""
+        start = time.perf_counter()
+        packed, _ = unpack(data)
+        tensors = {}
+        for key, values in packed.items():
+            if key.startswith(_VALUES):
+                name = key.removeprefix(_VALUES)
+                scale = packed.get(_SCALE + name)
+                tensors[name] = values if scale is None else values.astype(np.float32) * scale
+        return Decoded(tensors, time.perf_counter() - start)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options and the versions of the libraries."""
+        return {"codec": "int8", **asdict(self), "versions": versions()}

@@ -1,0 +1,260 @@
+"""Plans of core experiments: TOML files, and what they say as frozen dataclasses.
+
+::
+
+    title = "What is compared"
+    anchor = "NNCodec"                      # the method that BD-rates are against
+    seed = 0                                # of the bootstrap
+
+    [[subject]]
+    source = "resnet20_cifar10"             # a ready one, or "FILE.py:FUNCTION"
+    stride = 5                              # every fifth sample is measured
+    bd_interval = [0.001, 0.1]              # of the divergence
+
+    [[method]]
+    name = "nnr"
+    codec = "nnr"
+    options = { lambda_scale = 1.0 }        # of all its operating points
+    points = { qp = [-38, -32, -28] }       # lists of equal length: one operating point for each
+
+====================  =============================================================================
+``title`` ``about``   texts for the page
+``anchor``            the method that BD-rates are against; by default the first
+``drops``             losses of accuracy for which bytes are told; by default 0.5, 1 and 2 points
+``seed``              of the bootstrap, by default 0
+``resamples``         of the bootstrap, by default 1000
+``[[subject]]``       ``source``; ``name``; ``stride`` and ``limit`` of its samples; ``bd_interval``
+``[[method]]``        ``codec``; ``name``; ``about``; ``options``; ``points``
+====================  =============================================================================
+
+The options are those of the codec: see :mod:`nnr_codec.experiments.methods`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidOptions
+from .checked_table import CheckedTable
+from .methods import CODECS, Codec, codec_from
+
+_DROPS = (0.5, 1.0, 2.0)
+_RESAMPLES = 1000
+_MOST_RESAMPLES = 100_000
+_NO_LIMIT = 2**62
+
+
+@dataclass(frozen=True)
+class SubjectPlan:
+    """A subject of a plan.
+
+    Attributes:
+        name: what it is called in results.
+        source: a ready subject's name, or ``FILE.py:FUNCTION`` with an absolute path.
+        stride: every so-manyth sample is measured, from the first on.
+        limit: so many are measured at most; None: no limit.
+        bd_interval: divergences that BD-rates are over, as far as both methods reach them.
+    """
+
+    name: str
+    source: str
+    stride: int = 1
+    limit: int | None = None
+    bd_interval: tuple[float, float] = (0.0, math.inf)
+
+
+@dataclass(frozen=True)
+class Point:
+    """An operating point of a method.
+
+    Attributes:
+        label: what differs from the method's other points, such as ``qp=-38``.
+        codec: the codec with all its options.
+    """
+
+    label: str
+    codec: Codec
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """A method of a plan.
+
+    Attributes:
+        name: what it is called in results.
+        about: a line for readers.
+        points: at least one.
+    """
+
+    name: str
+    about: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A core experiment: every subject with every method at its operating points.
+
+    Attributes:
+        path: the file.
+        title, about: for readers.
+        seed: of the bootstrap, 0 or more.
+        resamples: of the bootstrap.
+        drops: losses of accuracy for which the bytes are told: percent points of a share of correct
+            answers, else the score's own unit.
+        anchor: name of the method that BD-rates are against.
+        subjects, methods: in the order of the file.
+    """
+
+    path: Path
+    title: str
+    about: str
+    seed: int
+    resamples: int
+    drops: tuple[float, ...]
+    anchor: str
+    subjects: tuple[SubjectPlan, ...]
+    methods: tuple[MethodPlan, ...]
+
+
+def load_plan(path: str | os.PathLike[str]) -> Plan:
+    """Read a plan.
+
+    Raises:
+        InvalidOptions: the file is no TOML, or a key or value in it is wrong; names file and key.
+        OSError: it cannot be read.
+    """
+    found = Path(path)
+    root = CheckedTable(_toml(found), os.fspath(path))
+    title = root.take("title", str, found.stem)
+    about = root.take("about", str, "")
+    seed = _at_least(root, "seed", 0, 0)
+    resamples = _at_least(root, "resamples", 1, _RESAMPLES)
+    if resamples > _MOST_RESAMPLES:
+        raise root.error("resamples", f"{resamples} is more than {_MOST_RESAMPLES}")
+    drops = _drops(root)
+    anchor = root.take("anchor", str, "")
+    subjects = tuple(_subject(table, found.parent) for table in root.tables("subject"))
+    methods = tuple(_method(table, found.parent) for table in root.tables("method"))
+    root.finish()
+    _check_distinct(root, "subject", [subject.name for subject in subjects])
+    names = [method.name for method in methods]
+    _check_distinct(root, "method", names)
+    if anchor and anchor not in names:
+        raise root.error("anchor", f"{anchor!r} is no method; there are {', '.join(names)}")
+    return Plan(found, title, about, seed, resamples, drops, anchor or names[0], subjects, methods)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidOptions(os.fspath(path), f"is no TOML: {error}") from error
+
+
+def _at_least(table: CheckedTable, key: str, low: int, default: int) -> int:
+    value = table.take(key, int, default)
+    if value < low:
+        raise table.error(key, f"{value} is less than {low}")
+    return value
+
+
+def _drops(root: CheckedTable) -> tuple[float, ...]:
+    drops = root.take("drops", list, list(_DROPS))
+    for drop in drops:
+        if type(drop) not in (int, float) or not drop > 0:
+            raise root.error("drops", f"{drop!r} is no number above 0")
+    return tuple(float(drop) for drop in drops)
+
+
+def _subject(table: CheckedTable, folder: Path) -> SubjectPlan:
+    source = table.take("source", str)
+    file, colon, function = source.rpartition(":")
+    if colon:
+        path = folder / file
+        if not path.is_file():
+            raise table.error("source", f"there is no file {os.fspath(path)!r}")
+        source = f"{path.resolve()}:{function}"
+    else:
+        _check_ready(table, source)
+    name = table.take("name", str, function)
+    stride = _at_least(table, "stride", 1, 1)
+    limit = _at_least(table, "limit", 1, _NO_LIMIT)
+    interval = _interval(table)
+    table.finish()
+    return SubjectPlan(name, source, stride, None if limit == _NO_LIMIT else limit, interval)
+
+
+def _interval(table: CheckedTable) -> tuple[float, float]:
+    ends = table.take("bd_interval", list, [0.0, math.inf])
+    if len(ends) != 2 or not all(type(end) in (int, float) for end in ends):
+        raise table.error("bd_interval", f"{ends!r} is no list of two numbers")
+    if not 0 <= ends[0] < ends[1]:
+        raise table.error("bd_interval", f"{ends!r}: 0 or more, and then more than that")
+    return float(ends[0]), float(ends[1])
+
+
+def _check_ready(table: CheckedTable, name: str) -> None:
+    from .subject import ready_subjects
+
+    if name not in (ready := sorted(ready_subjects())):
+        reason = f"{name!r} is neither FILE.py:FUNCTION nor one of {', '.join(ready)}"
+        raise table.error("source", reason)
+
+
+def _method(table: CheckedTable, folder: Path) -> MethodPlan:
+    codec = table.take("codec", str)
+    name = table.take("name", str, codec)
+    about = table.take("about", str, "")
+    options = table.take("options", dict, {})
+    columns = table.take("points", dict, {})
+    table.finish()
+    if codec not in CODECS:
+        raise table.error("codec", f"{codec!r} is none of {', '.join(CODECS)}")
+    points = []
+    for own in _rows(table, columns):
+        try:
+            made = codec_from(codec, {**options, **own}, folder.resolve())
+        except InvalidOptions as error:
+            key = error.option.removeprefix("external: ")
+            place = "points" if key.partition(".")[0] in own else "options"
+            raise table.error(f"{place}.{key}", error.reason) from None
+        points.append(Point(_label(own), made))
+    _check_distinct(table, "points", [point.label for point in points])
+    return MethodPlan(name, about, tuple(points))
+
+
+def _rows(table: CheckedTable, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row of options for each operating point, of lists of equal length."""
+    if not columns:
+        return [{}]
+    for key, column in columns.items():
+        if not isinstance(column, list) or not column:
+            raise table.error(f"points.{key}", f"{column!r} is no list of values")
+    lengths = {key: len(column) for key, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise table.error("points", f"the lists are not equally long: {found}")
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _label(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in options.items())
+
+
+def _check_distinct(table: CheckedTable, key: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise table.error(key, f"{name!r} is there more than once")

@@ -1,0 +1,202 @@
+"""Core experiments: a plan's cells are measured, kept, and made into tables, plots and a page."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidOptions
+from .cache import CellCache, cell_key
+from .cells import Cell, Facts, Failure, Measured, attempt, examine, measure
+from .environment import run_facts
+from .plan import Plan, load_plan
+from .results import Results
+
+_PACKAGES = ("torch", "scipy", "matplotlib", "zstandard", "constriction")
+_CELLS = "cells"
+_OWN = {_CELLS, "plots", "results.csv", "results.json", "report.html"}
+Progress = Callable[[str, bool], object]
+
+
+def run_plan(
+    plan: Plan | str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
+    only: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Results:
+    """Measure the cells of a plan; those that `out` holds already are taken from there.
+
+    The results do not depend on the executor, but for times: cells that run side by side slow each
+    other down.
+
+    Args:
+        plan: a plan, or its file.
+        out: folder of results, which is made; None: nothing is kept or written.
+        data: folder of models and data, for the subjects that need one.
+        executor: measures cells side by side; workers may be threads, processes or machines that
+            see the files of models and data.
+        only: a glob; of the cells, ``SUBJECT/METHOD/POINT``, those whose names match are measured.
+        overwrite: write into a folder that holds other things as well.
+        progress: called with the name of each cell when it is done, and whether it was measured.
+
+    Raises:
+        InvalidOptions: the plan is wrong, `only` matches nothing, `out` cannot be used, or a
+            package of the extra `eval` is missing.
+        OSError: a file cannot be read or written.
+    """
+    from .report import write_report
+
+    _check_packages()
+    plan = plan if isinstance(plan, Plan) else load_plan(plan)
+    folder = None if out is None else usable_folder(out, overwrite)
+    data_folder = None if data is None else Path(data).resolve()
+    run = Run(data_folder, CellCache(folder / _CELLS) if folder else None, executor, progress)
+    results = run.results(plan, only, _command(plan, folder, data_folder, only))
+    if folder is not None:
+        write_report(results, folder)
+    return results
+
+
+def _check_packages() -> None:
+    for name in _PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            raise InvalidOptions("extra eval", f"{name} is missing: pip install 'nnr-codec[eval]'")
+
+
+def usable_folder(out: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Make a folder of results; return it.
+
+    Raises:
+        InvalidOptions: it is no folder, cannot be made, or holds other things.
+    """
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        found = {path.name for path in out.iterdir()}
+    except OSError as error:
+        raise InvalidOptions("output", f"{os.fspath(out)!r}: {error.strerror}") from error
+    if found and not found & _OWN and not overwrite:
+        raise InvalidOptions("output", f"{os.fspath(out)!r} holds other things than results")
+    return out
+
+
+def planned_cells(plan: Plan, only: str | None = None) -> list[Cell]:
+    """Return the cells of a plan in its order: subjects, then methods, then points.
+
+    Raises:
+        InvalidOptions: `only` matches none.
+    """
+    cells = [
+        Cell(subject, method.name, point)
+        for subject in plan.subjects
+        for method in plan.methods
+        for point in method.points
+    ]
+    chosen = [cell for cell in cells if only is None or fnmatch.fnmatchcase(cell.name, only)]
+    if not chosen:
+        raise InvalidOptions("only", f"{only!r} matches no cell; the first is {cells[0].name!r}")
+    return chosen
+
+
+def _command(plan: Plan, out: Path | None, data: Path | None, only: str | None) -> str:
+    """Return the command line that makes these results; of paths the last part, as results are for
+    sharing."""
+    words = ["nnr-eval", plan.path.name, "-o", out.name if out else "RESULTS"]
+    words += ["--data", data.name] if data else []
+    return shlex.join(words + (["--only", only] if only else []))
+
+
+@dataclass
+class Run:
+    """One pass over a plan.
+
+    Attributes:
+        data: folder of models and data.
+        cache: where cells are kept, if they are.
+        executor: measures side by side.
+        progress: told of each cell.
+        facts, references: what was found out of the subjects, by name.
+    """
+
+    data: Path | None
+    cache: CellCache | None
+    executor: Executor | None
+    progress: Progress | None
+    facts: dict[str, Facts | Failure] = field(default_factory=dict)
+    references: dict[str, Measured | Failure] = field(default_factory=dict)
+
+    def results(self, plan: Plan, only: str | None, command: str) -> Results:
+        """Measure; the uncompressed networks first, which the other cells are compared with."""
+        cells = planned_cells(plan, only)
+        subjects = {cell.subject.name: cell.subject for cell in cells}
+        found = self._called([(examine, s, self.data) for s in subjects.values()])
+        self.facts = dict(zip(subjects, (outcome for _, outcome in sorted(found)), strict=True))
+        measured = self._measured([Cell(subject) for subject in subjects.values()])
+        self.references = dict(zip(subjects, measured, strict=True))
+        outcomes = self._measured(cells)
+        pairs = list(zip(cells, outcomes, strict=True))
+        run = run_facts(cells, command)
+        return Results(plan, pairs, self.references, self.facts, run)
+
+    def _measured(self, cells: Sequence[Cell]) -> list[Measured | Failure]:
+        """Measure what the cache does not hold; keep each cell as soon as it is there."""
+        outcomes: list[Any] = [self._known(cell) for cell in cells]
+        missing = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, str)]
+        for cell, outcome in zip(cells, outcomes, strict=True):
+            if not isinstance(outcome, str):
+                self._tell(cell, outcome)
+        keys = {index: outcomes[index] for index in missing}
+        calls = [(measure, cells[i], self.data, self._outputs(cells[i])) for i in missing]
+        for place, outcome in self._called(calls):
+            index = missing[place]
+            if self.cache is not None and isinstance(outcome, Measured):
+                self.cache.put(cells[index], keys[index], outcome)
+            outcomes[index] = outcome
+            self._tell(cells[index], outcome)
+        return outcomes
+
+    def _known(self, cell: Cell) -> Measured | Failure | str:
+        """Return the cell from the cache, or why it cannot be measured, or its key."""
+        facts = self.facts[cell.subject.name]
+        reference = self.references.get(cell.subject.name)
+        for needed in (facts, reference):
+            if isinstance(needed, Failure):
+                return needed
+        key = attempt(cell_key, cell, facts)
+        found = self.cache.get(cell, key) if self.cache and isinstance(key, str) else None
+        return found or key
+
+    def _outputs(self, cell: Cell) -> Any:
+        reference = self.references.get(cell.subject.name)
+        return reference.samples["outputs"] if isinstance(reference, Measured) else None
+
+    def _called(self, calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """Make calls side by side; yield their numbers and outcomes as they come."""
+        if self.executor is None:
+            for number, call in enumerate(calls):
+                yield number, attempt(*call)
+            return
+        futures: dict[Future[Any], int] = {
+            self.executor.submit(attempt, *call): number for number, call in enumerate(calls)
+        }
+        try:
+            for future in as_completed(futures):
+                yield futures[future], attempt(future.result)  # workers may be lost
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _tell(self, cell: Cell, outcome: Measured | Failure) -> None:
+        if self.progress is not None:
+            self.progress(cell.name, isinstance(outcome, Measured))

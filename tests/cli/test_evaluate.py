@@ -1,0 +1,113 @@
+"""nnr-eval: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from cli_support import Outcome, Run, run_script
+
+pytest.importorskip("torch")
+for package in ("scipy", "matplotlib", "zstandard", "constriction"):
+    pytest.importorskip(package)
+
+SUPPORT = Path(__file__).parents[1] / "experiments"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small plan."""
+    monkeypatch.syspath_prepend(str(SUPPORT))
+    from experiments_support import save_plan
+
+    folder = tmp_path / "plan"
+    folder.mkdir()
+    return save_plan(folder)
+
+
+def evaluate(run: Run, plan: Path, *options: object) -> Outcome:
+    return run("nnr-eval", plan, "-o", plan.parents[1] / "out", "--threads", "2", *options)
+
+
+def test_what_it_prints(run: Run, plan: Path) -> None:
+    done = evaluate(run, plan)
+    assert (done.code, done.err) == (0, "")
+    first, *rows, last = done.out.splitlines()
+    assert first.split()[:3] == ["network", "method", "BD-rate"]
+    assert [row.split()[:2] for row in rows] == [["linear", "uniform"], ["linear", "integers"]]
+    assert last == f"5 cells: {plan.parents[1] / 'out' / 'report.html'}"
+    assert evaluate(run, plan, "-q") == Outcome(0, "", "")
+    verbose = evaluate(run, plan, "-v").out
+    assert "linear/integers/bits=4" in verbose
+    assert verbose.endswith(done.out)
+
+
+def test_json(run: Run, plan: Path) -> None:
+    done = evaluate(run, plan, "--json", "--only", "*/bits=*")
+    found = json.loads(done.out)
+    assert (done.code, done.err) == (0, "")
+    assert [cell["point"] for cell in found["cells"]] == ["", "bits=8", "bits=4"]
+    assert found["run"]["command"].endswith("--only '*/bits=*'")
+    assert found == json.loads((plan.parents[1] / "out" / "results.json").read_text())
+
+
+def test_failed_cells(run: Run, plan: Path) -> None:
+    text = plan.read_text().replace(
+        "[[method]]", '[[subject]]\nsource = "subjects.py:unfit"\n[[method]]', 1
+    )
+    plan.write_text(text)
+    done = evaluate(run, plan)
+    assert done.code == 1
+    lines = done.err.splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith("nnr-eval: unfit/uniform/qp=-24: ")
+    assert "10 cells, 5 failed" in done.out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [("bits = [8, 4]", "bits = [9]", "method[1].points.bits"), ("codec", "codecs", "codec")],
+)
+def test_bad_plans(run: Run, plan: Path, old: str, new: str, key: str) -> None:
+    plan.write_text(plan.read_text().replace(old, new))
+    done = evaluate(run, plan)
+    assert (done.code, done.out) == (2, "")
+    assert f"{plan}: " in done.err
+    assert key in done.err
+    assert not (plan.parents[1] / "out").exists()
+
+
+def test_wrong_usage(run: Run, plan: Path, tmp_path: Path) -> None:
+    assert evaluate(run, plan, "--data", tmp_path / "absent").code == 2
+    assert evaluate(run, plan, "--only", "nothing").code == 2
+    assert run("nnr-eval", plan).code == 2
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("")
+    assert run("nnr-eval", plan, "-o", other).code == 2
+    assert run("nnr-eval", plan, "-o", other, "-f", "-q").code == 0
+    missing = run("nnr-eval", tmp_path / "absent.toml", "-o", tmp_path / "out2")
+    assert missing.code == 1
+    assert "absent.toml" in missing.err
+
+
+def test_data_of_the_environment(
+    run: Run, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NNR_DATA", str(tmp_path / "absent"))
+    done = evaluate(run, plan)
+    assert done.code == 2
+    assert "absent" in done.err
+    assert evaluate(run, plan, "--data", tmp_path, "-q").code == 0
+
+
+def test_it_is_installed(tmp_path: Path) -> None:
+    if not Path(sys.executable).with_name("nnr-eval").exists():
+        pytest.skip("nnr-eval is not installed beside this Python")
+    plan = ROOT / "conformance" / "plans" / "quick.toml"
+    done = run_script("nnr-eval", plan, "-o", tmp_path / "out", "--only", "cnn/nnr/*", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "out" / "report.html").exists()
