@@ -201,7 +201,7 @@ def test_training_changes_what_is_shared_once() -> None:
         loss = made(inputs).square().sum()
         loss.backward()
         optimizer.step()
-    assert float(made(inputs).square().sum()) < before
+    assert float(made(inputs).square().sum().detach()) < before
     assert made[0].horizontal.weight is made[2].horizontal.weight
 
 
@@ -274,3 +274,42 @@ def test_fewer_operations() -> None:
         with flops(display=False) as counter:
             factored(layer, weight)(torch.zeros(1, 32, 10, 10))
         assert counter.get_total_flops() == 2 * weight.macs((10, 10), (10, 10))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("layer", "inputs"),
+    [
+        (nn.Conv2d(16, 24, 3, padding=1, stride=2), (1, 16, 12, 13)),
+        (nn.Conv1d(16, 24, 3, padding=1), (1, 16, 12)),
+        (nn.Linear(16, 24), (1, 16)),
+    ],
+)
+def test_operations_and_parameters_are_those_of_the_form(
+    form: str, layer: nn.Module, inputs: tuple[int, ...]
+) -> None:
+    from nnr_codec.experiments.complexity import measure_complexity
+
+    shape = tuple(layer.weight.shape)
+    try:
+        FORMS[form].max_ranks(shape)
+    except ValueError:
+        pytest.skip("the form has no such shape")
+    weight = random_weight(form, shape, np.random.default_rng(0))
+    made = factored(layer, weight)
+    found = measure_complexity(made, torch.zeros(inputs))
+    output = made(torch.zeros(inputs))
+    assert found.macs == weight.macs(inputs[2:], tuple(output.shape[2:]))
+    assert found.parameters == weight.parameter_count + 24
+    assert found.unknown == found.idle == ()
+
+
+def test_operations_of_groups() -> None:
+    """The tiled weight counts for each group, and as a parameter once."""
+    from nnr_codec.experiments.complexity import measure_complexity
+
+    factors = tuple(np.ones(size, np.float32) for size in ((24, 3), (3, 36)))
+    made = factored(nn.Conv2d(16, 24, 3, groups=4), LowRank((24, 4, 3, 3), factors))
+    found = measure_complexity(made, torch.zeros(1, 16, 8, 8))
+    assert found.macs == 6 * 6 * (4 * 3 * 36 + 24 * 3)
+    assert found.parameters == 24 * 3 + 3 * 36 + 24
