@@ -7,6 +7,7 @@ from functools import partial
 
 from .decoder import Layers, StreamDecoder
 from .errors import InvalidModel
+from .factorization.files import factors_metadata
 from .model import Array, Parameter
 from .rereading import RereadableFile
 from .unit_decoder import DecodedTensor
@@ -21,6 +22,7 @@ class DecodedModel:
 
     Attributes:
         parameters: of the tensors, in order.
+        metadata: the model map of the factors among them, which goes along with them.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class DecodedModel:
             )
             for tensor in outlines.values()
         ]
+        self.metadata = factors_metadata(decoder.factorizations, outlines)
         source.rewind()
         self._source = source.name
         self._tensors = decoder.tensors(source, layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO, Literal
@@ -14,9 +14,11 @@ import numpy.typing as npt
 from .bitstream import DataUnit, ParsedUnit, parse_units
 from .errors import BitstreamError, InvalidOptions, LimitExceeded, naming
 from .extra_tensors import ExtraTensors
+from .factorization.factorizations import Factorization
 from .factorization.tensor_order import in_order
 from .options import DecodeLimits
 from .ordered_calls import OrderedCalls
+from .recomposition import Recomposition
 from .rereading import RereadableFile
 from .series import CodedState, Series
 from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
@@ -48,7 +50,8 @@ def decode(
             alone; the result is this stream's own tensors (of an update: differences).
         only: a glob; tensors whose names do not match are neither decoded nor returned.
         layers: "dense" gives the weight that a decomposed layer stands for, under its name;
-            "factorized" gives the factors, with names ending in ``_G`` and ``_H``.
+            "factorized" gives the factors, with names ending in ``.factor0``, ``.factor1``, …, or
+            ``_G`` and ``_H``. ``nnr_codec.open(…).factorizations`` tells what they make.
         limits: what the bitstream may ask for; by default ``DecodeLimits()``.
         executor: runs the work side by side, for instance a ThreadPoolExecutor; workers may be
             other processes or machines. The result does not depend on it.
@@ -79,7 +82,7 @@ def unwanted_roles(layers: Layers) -> set[str]:
     """
     if layers not in ("dense", "factorized"):
         raise InvalidOptions("layers", f"{layers!r} is neither 'dense' nor 'factorized'")
-    return {"G", "H"} if layers == "dense" else {"dense"}
+    return {"G", "H", "factor"} if layers == "dense" else {"dense"}
 
 
 class StreamDecoder:
@@ -87,6 +90,8 @@ class StreamDecoder:
 
     Attributes:
         series: the earlier streams.
+        factorizations: the weights that come as factors, of the stream whose headers were read
+            last, by name.
     """
 
     def __init__(
@@ -103,6 +108,7 @@ class StreamDecoder:
         self._only = only
         self._limits = limits or DecodeLimits()
         self._executor = executor
+        self.factorizations: Mapping[str, Factorization] = {}
         self.series = Series()
         for parent in parents:
             self.series.add(self._states(parent))
@@ -115,20 +121,28 @@ class StreamDecoder:
         Of what was handed out nothing is kept but tensors that others are tied to, so that memory
         is that of one tensor, if the caller keeps none either.
         """
-        extras = ExtraTensors()
+        unwanted, extras = unwanted_roles(layers), ExtraTensors()
+
+        def wanted(weight: str) -> bool:
+            names = extras.aliases(weight)
+            return any(map(self._matches_name, [weight, *names] if layers == "dense" else names))
+
         units = self._decode(source, self._only, extras)
-        yield from self._arranged(units, extras, unwanted_roles(layers), extras.joined)
+        weights = Recomposition(wanted)
+        yield from self._arranged(units, extras, unwanted, extras.joined, weights)
 
     def outline(self, source: Source, layers: Layers = "dense") -> Iterator[DecodedTensor]:
         """Yield what `tensors` would, but with zeros that take no memory as values.
 
         Reads the headers, and decodes nothing.
         """
-        extras = ExtraTensors()
+        unwanted, extras = unwanted_roles(layers), ExtraTensors()
+        self.factorizations = extras.factorizations
         with _opened(source) as data:
             units = _data_units(data, self._only, self._limits, extras)
             outlines = (outline_data_unit(parsed) for parsed, _ in units)
-            yield from self._arranged(outlines, extras, unwanted_roles(layers), extras.outlined)
+            weights = Recomposition()
+            yield from self._arranged(outlines, extras, unwanted, extras.outlined, weights)
 
     def _arranged(
         self,
@@ -136,30 +150,39 @@ class StreamDecoder:
         extras: ExtraTensors,
         unwanted: set[str],
         join: Callable[[DecodedTensor], DecodedTensor | None],
+        weights: Recomposition,
     ) -> Iterator[DecodedTensor]:
         """Yield the tensors that are wanted, and the extras between them.
 
         `join` completes a tensor by its part; it gives None for a part itself.
         """
         for tensors in in_order(units, lambda: extras.order):
+            weights.use(extras.model_map)
             yield from filter(self._selects, extras.after(None))
             while tensors:
                 tensor = join(tensors.pop(0))
                 if tensor is None:
                     continue
-                if tensor.role not in unwanted and self._selects(tensor):
-                    yield tensor
-                yield from filter(self._selects, extras.after(tensor))
+                results = weights.results(tensor)
                 del tensor  # so that its memory is free while the next unit is decoded
+                for result in results:
+                    if result.role not in unwanted and self._selects(result, extras):
+                        yield result
+                    yield from filter(self._selects, extras.after(result))
+                    del result
         yield from filter(self._selects, extras.rest())
 
-    def _selects(self, tensor: DecodedTensor) -> bool:
-        """Whether `only` matches the tensor's name, or for a factor that of the product."""
+    def _selects(self, tensor: DecodedTensor, extras: ExtraTensors | None = None) -> bool:
+        """Whether `only` matches the tensor's name, or for a factor that of a product."""
         names = [tensor.name]
         if tensor.role in ("G", "H"):
             names.append(tensor.name[:-2])
-        only = self._only
-        return only is None or any(fnmatch.fnmatchcase(name, only) for name in names)
+        elif tensor.role == "factor" and extras is not None:
+            names += extras.weights_of(tensor.name)
+        return any(map(self._matches_name, names))
+
+    def _matches_name(self, name: str) -> bool:
+        return self._only is None or fnmatch.fnmatchcase(name, self._only)
 
     def _states(self, parent: Source) -> dict[str, CodedState]:
         units = self._decode(parent, None, ExtraTensors(), keep_integers=True)
@@ -214,15 +237,19 @@ class StreamDecoder:
 def limited_units(
     source: Any, limits: DecodeLimits, extras: ExtraTensors | None = None
 ) -> Iterator[ParsedUnit]:
-    """Parse all units of a stream, within the limit of all elements; tell `extras` the map."""
+    """Parse all units of a stream, within the limit of all elements; tell `extras` the map.
+
+    The weights that are made of factors count with the first unit already.
+    """
     elements = 0
     extras = extras or ExtraTensors()
     for parsed in parse_units(source, limits):
-        extras.use(parsed.context.model_map)
+        extras.note(parsed)
         if isinstance(parsed.record, DataUnit):
             elements += parsed.record.decoded_elements * (1 + _aliases(parsed.record, extras))
-            if elements > limits.max_elements:
-                raise LimitExceeded("max_elements", elements, limits.max_elements)
+            found = elements + extras.weight_elements
+            if found > limits.max_elements:
+                raise LimitExceeded("max_elements", found, limits.max_elements)
         yield parsed
 
 

@@ -1,4 +1,5 @@
-"""The encoder: load, represent what travels exactly, group layers, encode unit by unit, write."""
+"""The encoder: load, put factors in place of weights, represent what travels exactly, group layers,
+encode unit by unit, write."""
 
 from __future__ import annotations
 
@@ -15,12 +16,21 @@ from typing import Any, BinaryIO
 import numpy.typing as npt
 
 from .bitstream import Context, ModelParameterSet, Topology, write_mps, write_start, write_topology
+from .carriage import (
+    Carriage,
+    CarriedWeight,
+    carry,
+    merged_reports,
+    with_blocks,
+    with_weights,
+)
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
 from .choices import Draft, draft_file, smaller_profile, within_target
 from .decoder import Source, StreamDecoder
 from .errors import InvalidModel, InvalidOptions, naming
 from .exact import Representation, name_parts, represent
+from .factorization.forms import FactoredWeight
 from .factorization.model_map import ModelMap
 from .factorization.tensor_order import TensorOrder
 from .grouping import SAVED_BYTES, Group, Grouping, group_layers, ungrouped
@@ -71,6 +81,8 @@ def encode(
     out: str | os.PathLike[str] | None = None,
     options: EncodeOptions | None = None,
     *,
+    factorizations: Mapping[str, FactoredWeight] | None = None,
+    carriage: Carriage = "dc",
     parents: Sequence[Source] = (),
     overwrite: bool = False,
     executor: Executor | None = None,
@@ -79,9 +91,16 @@ def encode(
     """Encode a model into an NNR bitstream.
 
     Args:
-        model_or_path: a checkpoint's path, a Model, or arrays by name.
+        model_or_path: a checkpoint's path, a Model, or arrays by name. One of factors with their
+            map, as ``nnr-decode --layers factorized`` writes it, is the model of their weights.
         out: file to write, which appears complete or not at all; None: return the bytes.
         options: how; by default ``EncodeOptions()``.
+        factorizations: weights of the model, by name, that travel as these factors; their dense
+            values are not read. An array that several of them have is coded once. What `options`
+            say of a weight holds for its factors ``<weight>.factor0``, … as well.
+        carriage: "dc": weights of the form "lr" as DC blocks of the standard, where their factors
+            are quantized with the same dq, unary_length and scan_order; the other ones, and with
+            "factors" all, as a tensor for each factor.
         parents: the earlier streams of a series, oldest first, for contexts alone: the model
             already is a difference.
         overwrite: replace an existing file.
@@ -101,7 +120,7 @@ def encode(
     series = StreamDecoder(parents=parents, executor=executor).series
 
     def draft(chosen: EncodeOptions) -> Draft:
-        encoder = StreamEncoder(chosen, series, executor, progress)
+        encoder = StreamEncoder(chosen, series, executor, progress, carried)
         file = files.enter_context(draft_file())
         for unit in encoder.units(model):
             file.write(unit)
@@ -109,10 +128,12 @@ def encode(
 
     with (
         ExitStack() as files,
-        _opened_model(model_or_path) as model,
-        _naming(model),
+        _opened_model(model_or_path) as opened,
+        _naming(opened),
         _output(out, overwrite=overwrite) as output,
     ):
+        model, found = with_weights(opened)
+        carried = carry(model, {**found, **(factorizations or {})}, options, carriage)
         smaller = partial(smaller_profile, draft)
         if options.target_size is None:
             kept = smaller(options)
@@ -153,12 +174,15 @@ class StreamEncoder:
         series: Series | None = None,
         executor: Executor | None = None,
         progress: Callable[[TensorReport], object] | None = None,
+        carried: Mapping[str, CarriedWeight] | None = None,
     ) -> None:
-        """`series`: the earlier streams; without any, the stream is no update."""
+        """`series`: the earlier streams; without any, the stream is no update. `carried`: the
+        weights that travel as factors, by name."""
         self._options = options
         self._series = series or Series()
         self._executor = executor
         self._progress = progress
+        self._carried = carried or {}
         self._tensors: list[TensorReport] = []
         self._unmatched: tuple[str, ...] = ()
         self._header_bytes = 0
@@ -185,12 +209,13 @@ class StreamEncoder:
             mps_qp_density=self._options.qp_density,
             mps_parent_signalling_enabled_flag=int(self._series.depth > 0),
         )
-        coded, model_map = map_model(model.values())
-        exact = name_parts(self._represented(coded), model.names())
+        coded, model_map = map_model(model.values(), self._carried)
+        taken = [name for weight in self._carried.values() for name in weight.names]
+        exact = name_parts(self._represented(coded), [*model.names(), *taken])
         model_map = with_representations(model_map, exact)
         names = coded_names(coded, exact)
         tensor_encoder = TensorEncoder(
-            self._options, Context(self.profile, mps), self._series, names, exact
+            self._options, Context(self.profile, mps), self._series, names, exact, self._carried
         )
         grouping = self._grouping(coded, model_map, tensor_encoder)
         model_map = replace(model_map, order=grouping.order)
@@ -198,7 +223,7 @@ class StreamEncoder:
         head = write_start(self.profile) + write_mps(mps, self.profile) + write_topology(topology)
         self._header_bytes += len(head)
         yield head
-        self._unmatched = tuple(self._options.unmatched_globs(model.names()))
+        self._unmatched = tuple(self._options.unmatched_globs([*model.names(), *names]))
         for encoded in self._encoded(tensor_encoder, grouping.groups):
             self._tensors += encoded.reports
             self._grouped_vectors += len(encoded.reports) - 1
@@ -225,13 +250,16 @@ class StreamEncoder:
         # In the second edition a unit has one identity, for all of its tensors: an update could
         # refer to the block as a whole alone.
         if not self._options.group or self.profile == 1:
-            return ungrouped(coded)
+            return with_blocks(ungrouped(coded), self._carried)
 
         def map_bytes(order: TensorOrder) -> int:
             return len(_map_text(replace(model_map, order=order)).encode())
 
-        # Parts of tensors stand before them, whatever their names.
-        return group_layers(coded, encoder.may_join, map_bytes, by_name=not model_map.owners)
+        # Parts of tensors stand before them, whatever their names; so do the factors of a block.
+        any_block = any(weight.is_block for weight in self._carried.values())
+        by_name = not model_map.owners and not any_block
+        grouping = group_layers(coded, encoder.may_join, map_bytes, by_name=by_name)
+        return with_blocks(grouping, self._carried)
 
     def _encoded(self, encoder: TensorEncoder, groups: list[Group]) -> Iterator[EncodedTensors]:
         values = (
@@ -242,8 +270,9 @@ class StreamEncoder:
 
     def report(self, seconds: float = 0.0) -> EncodeReport:
         """Return sizes and errors of what was encoded."""
+        tensors = merged_reports(self._tensors, self._carried)
         return EncodeReport(
-            tuple(self._tensors), self._header_bytes, seconds, self.profile, self._unmatched
+            tuple(tensors), self._header_bytes, seconds, self.profile, self._unmatched
         )
 
     @property

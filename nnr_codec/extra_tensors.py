@@ -1,4 +1,4 @@
-"""Tensors without a data unit, put in their places, and tensors of two units, joined."""
+"""What a stream's map says of tensors while they go by: extras in their places, parts joined."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy.typing as npt
 
+from .bitstream import DataUnit, ParsedUnit
 from .errors import InvalidBitstream, LimitExceeded
+from .factorization.factorizations import Factorization
 from .factorization.model_map import Extra, MapError, ModelMap, Restored
 from .factorization.restored import restore
 from .factorization.tensor_order import TensorOrder
+from .recomposition import block_factorization
 from .unit_decoder import DecodedTensor
 
 
@@ -20,12 +23,20 @@ class ExtraTensors:
     """Gives the extras of one stream, and joins parts, while its tensors go by.
 
     Attributes:
+        model_map: the stream's map, as soon as it is known.
         order: how the stream's map orders the coded tensors.
+        factorizations: the weights that come as factors, those of the map and of the decomposed
+            blocks so far.
+        weight_elements: elements of the weights that the map makes of factors, and of those that
+            are tied to them.
     """
 
     def __init__(self) -> None:
         self.order = TensorOrder()
-        self._known = False
+        self.factorizations: dict[str, Factorization] = {}
+        self.weight_elements = 0
+        self.model_map: ModelMap | None = None
+        self._users: Mapping[str, list[str]] = {}
         self._by_place: dict[str | None, list[Extra]] = {}
         self._aliases: dict[str, list[str]] = {}
         self._to_come: Counter[str] = Counter()  # ties to a tensor
@@ -36,9 +47,9 @@ class ExtraTensors:
 
     def use(self, model_map: ModelMap | None) -> None:
         """Take the stream's map, as soon as it is known."""
-        if model_map is None or self._known:
+        if model_map is None or self.model_map is not None:
             return
-        self._known = True
+        self.model_map = model_map
         self.order = model_map.order
         self._entries, self._owners = model_map.tensors, model_map.owners
         for extra in model_map.extras:
@@ -46,6 +57,25 @@ class ExtraTensors:
             if extra.tied_to is not None:
                 self._aliases.setdefault(extra.tied_to, []).append(extra.name)
                 self._to_come[extra.tied_to] += 1
+        self._users = model_map.users
+        self.factorizations.update(model_map.factorizations)
+        self.weight_elements = sum(
+            entry.elements * (1 + len(self.aliases(name)))
+            for name, entry in model_map.factorizations.items()
+        )
+
+    def note(self, parsed: ParsedUnit) -> None:
+        """Take a unit's header: the stream's map, or a weight in factors of its own."""
+        self.use(parsed.context.model_map)
+        record = parsed.record
+        if isinstance(record, DataUnit) and record.is_decomposed_block:
+            entry = block_factorization(record, parsed.context.model_map)
+            if entry is not None:
+                self.factorizations[record.dense_name] = entry
+
+    def weights_of(self, name: str) -> list[str]:
+        """Return the names of the weights that the map makes of coded tensor `name`."""
+        return self._users.get(name, [])
 
     @property
     def has_ties(self) -> bool:
@@ -61,10 +91,11 @@ class ExtraTensors:
         return name in self._owners
 
     def results(self, name: str) -> list[str]:
-        """Return the names under which coded tensor `name` comes back: its own, and of its ties;
-        of a part: those of what it is a part of."""
+        """Return the names under which coded tensor `name` comes back: its own, those of the
+        weights that are made of it, and of all ties to them; of a part: those of its owner."""
         owner = self._owners.get(name, name)
-        return [owner, *self.aliases(owner)]
+        names = [owner, *self.weights_of(owner)]
+        return [*names, *(alias for result in names for alias in self.aliases(result))]
 
     def joined(self, tensor: DecodedTensor) -> DecodedTensor | None:
         """Return a tensor made complete by its part, which came before; None for a part itself.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from .carriage import CarriedWeight
 from .errors import InvalidModel
 from .exact import Representation
 from .factorization.model_map import MAX_PRODUCT, Extra, ModelMap, Restored
@@ -16,8 +17,12 @@ _STANDARD_TYPES = frozenset(["int8", "int16", "int32", "int64", "float16", "floa
 """Element types that nnr_decompressed_data_format, or its absence, tells decoders."""
 
 
-def map_model(parameters: Iterable[Parameter]) -> tuple[list[Parameter], ModelMap]:
+def map_model(
+    parameters: Iterable[Parameter], carried: Mapping[str, CarriedWeight]
+) -> tuple[list[Parameter], ModelMap]:
     """Return the parameters that get data units, and the map of what these cannot say.
+
+    Factors stand where their weights did; `carried` has the weights that travel so, by name.
 
     Raises:
         InvalidModel: a parameter has a name or a shape that no stream can say.
@@ -26,24 +31,34 @@ def map_model(parameters: Iterable[Parameter]) -> tuple[list[Parameter], ModelMa
     restored: dict[str, Restored] = {}
     extras: list[Extra] = []
     roots: dict[str, str] = {}
+    last: str | None = None  # coded, or made of what is
     for parameter in parameters:
         _check(parameter)
-        name, after = parameter.name, coded[-1].name if coded else None
+        name, after = parameter.name, last
         dtype = parameter.dtype.name
-        if parameter.size == 0:
+        if name in carried:
+            coded += carried[name].brought
+            last = name
+            if carried[name].is_block and dtype != "float32":
+                restored[name] = Restored(dtype)
+        elif parameter.size == 0:
             extras.append(Extra(name, after, None, dtype, parameter.shape))
         elif parameter.tied_to is not None:
             roots[name] = roots.get(parameter.tied_to, parameter.tied_to)  # of a chain of ties
             extras.append(Extra(name, after, roots[name]))
         else:
             coded.append(parameter)
+            last = name
             entry = Restored(
                 None if dtype in _STANDARD_TYPES else dtype,
                 () if parameter.shape == () else None,
             )
             if entry != Restored():
                 restored[name] = entry
-    return coded, ModelMap(restored, tuple(extras))
+    for factor in (p for weight in carried.values() for p in weight.brought):
+        _check(factor)
+    factorizations = {name: w.entry for name, w in carried.items() if not w.is_block}
+    return coded, ModelMap(restored, tuple(extras), factorizations=factorizations)
 
 
 def is_quantized(parameter: Parameter, options: EncodeOptions) -> bool:
@@ -68,7 +83,7 @@ def with_representations(model_map: ModelMap, exact: Mapping[str, Representation
         if entry.meaning is not None:
             shape = tensors.get(name, Restored()).shape
             tensors[name] = replace(entry, shape=shape)
-    return ModelMap(tensors, model_map.extras)
+    return replace(model_map, tensors=tensors)
 
 
 def coded_names(parameters: Iterable[Parameter], exact: Mapping[str, Representation]) -> list[str]:

@@ -6,6 +6,7 @@ import fnmatch
 import math
 import numbers
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -78,6 +79,8 @@ class EncodeOptions:
         overrides: (glob, {option: value}) pairs for single tensors, the last one that matches
             wins; with the options of ``TENSOR_OPTIONS``. There, ``qp`` is the tensor's,
             whatever its number of dimensions.
+
+    A glob that matches a weight matches the factors ``<weight>.factor0``, … that it travels as too.
     """
 
     qp: int = -38
@@ -213,12 +216,12 @@ class EncodeOptions:
         """Whether tensor `name` is quantized; else it travels losslessly."""
         if self.lossless:
             return False
-        included = any(fnmatch.fnmatchcase(name, glob) for glob in self.include)
-        return included and not any(fnmatch.fnmatchcase(name, glob) for glob in self.exclude)
+        included = any(matches_tensor(name, glob) for glob in self.include)
+        return included and not any(matches_tensor(name, glob) for glob in self.exclude)
 
     def for_tensor(self, name: str) -> EncodeOptions:
         """Return the options with those overrides applied that match `name`, if any does."""
-        matching = [values for glob, values in self.overrides if fnmatch.fnmatchcase(name, glob)]
+        matching = [values for glob, values in self.overrides if matches_tensor(name, glob)]
         if not matching:
             return self
         merged = {key: value for values in matching for key, value in values.items()}
@@ -232,10 +235,17 @@ class EncodeOptions:
         return [
             glob
             for glob in dict.fromkeys(globs)
-            if glob != "*" and not any(fnmatch.fnmatchcase(name, glob) for name in names)
+            if glob != "*" and not any(matches_tensor(name, glob) for name in names)
         ]
 
 
+def matches_tensor(name: str, glob: str) -> bool:
+    """Whether a glob matches a tensor's name, or of a factor ``X.factor0`` the name X."""
+    weight = _FACTOR.sub("", name)
+    return any(fnmatch.fnmatchcase(found, glob) for found in {name, weight})
+
+
+_FACTOR = re.compile(r"\.factor\d+\Z")
 _FLAGS = (
     "dq",
     "search_initialization",

@@ -15,12 +15,16 @@ class TensorReport:
     Attributes:
         name, shape, dtype: the tensor as it was given.
         kind: "dq" or "uniform"; "step": exact with the standard's elements; "int" or "raw": as it
-            is; "grid", "table", "bits" or "halves": exact with the model map.
+            is; "grid", "table", "bits" or "halves": exact with the model map; of a weight that
+            travels as factors: its form.
         original_bytes: bytes of its values.
         bytes: bytes of its data unit, or units; 0 for a tensor of a block other than its weight.
         qp: quantization parameter, or None.
         qp_raised: whether that is not the one asked for, at which its integers would not fit.
-        squared_error, energy: sums over its elements, of the error and of the weights.
+        squared_error, energy: sums over its elements, of the error and of the weights; of a weight
+            that travels as factors: over theirs, so without the error of the decomposition.
+        factors: the reports of the factors that it brings (not of those that an earlier weight
+            has); bytes are shared out among those of one data unit.
     """
 
     name: str
@@ -33,6 +37,7 @@ class TensorReport:
     qp_raised: bool = False
     squared_error: float = 0.0
     energy: float = 0.0
+    factors: tuple[TensorReport, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -140,6 +145,10 @@ _BITS = {
 }
 
 
+def _item_bytes(data_format: str) -> int:
+    return max(1, _BITS.get(data_format, 8) // 8)
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor of a stream, as its header describes it.
@@ -182,7 +191,40 @@ class TensorInfo:
     @property
     def original_bytes(self) -> int:
         """Bytes of the tensor when decoded."""
-        return self.elements * max(1, _BITS.get(self.data_format, 8) // 8)
+        return self.elements * _item_bytes(self.data_format)
+
+
+@dataclass(frozen=True, slots=True)
+class FactorizationInfo:
+    """A weight of a stream that comes as factors.
+
+    Attributes:
+        name, form, shape: of the weight; the form by its word in the model map.
+        ranks: in the order of the form.
+        factors: names of the coded tensors that it is made of.
+        parameters: elements of those factors that no weight before it has.
+        bytes: of their data units.
+        data_format: element type of the weight.
+    """
+
+    name: str
+    form: str
+    shape: tuple[int, ...]
+    ranks: tuple[int, ...]
+    factors: tuple[str, ...]
+    parameters: int
+    bytes: int
+    data_format: str
+
+    @property
+    def elements(self) -> int:
+        """Elements of the weight."""
+        return math.prod(self.shape)
+
+    @property
+    def original_bytes(self) -> int:
+        """Bytes of the weight when decoded."""
+        return self.elements * _item_bytes(self.data_format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +236,8 @@ class StreamInfo(_Totals):
         qp_density, base_qp: those in force at the end; None if no parameter set has any.
         units: units of the stream.
         header_bytes: bytes of the units that hold no tensor.
-        tensors: in the order in which they are decoded.
+        tensors: as they are coded, in the order in which they are decoded.
+        factorizations: the weights that come as factors, in the order in which they are complete.
     """
 
     profile: int
@@ -203,6 +246,24 @@ class StreamInfo(_Totals):
     units: int
     header_bytes: int
     tensors: tuple[TensorInfo, ...]
+    factorizations: tuple[FactorizationInfo, ...] = ()
+
+    @property
+    def elements(self) -> int:
+        """Elements of the model, whose weights are dense."""
+        return self.parameters + sum(w.elements - w.parameters for w in self.factorizations)
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all coded tensors, of factors and not of what they make."""
+        return sum(tensor.elements for tensor in self.tensors)
+
+    @property
+    def original_bytes(self) -> int:
+        """Bytes of the model when decoded, its weights dense."""
+        factors = {name for weight in self.factorizations for name in weight.factors}
+        coded = sum(t.original_bytes for t in self.tensors if t.name not in factors)
+        return coded + sum(weight.original_bytes for weight in self.factorizations)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON-ready data."""
@@ -212,8 +273,12 @@ class StreamInfo(_Totals):
             "base_qp": self.base_qp,
             "units": self.units,
             **self._totals(),
+            "parameters": self.parameters,
         }
-        return {**totals, "per_tensor": self._rows()}
+        factorizations = [
+            {**asdict(weight), "elements": weight.elements} for weight in self.factorizations
+        ]
+        return {**totals, "per_tensor": self._rows(), "factorizations": factorizations}
 
 
 def printable(text: str) -> str:

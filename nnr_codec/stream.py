@@ -12,20 +12,25 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from .bitstream import DataUnit, ParsedUnit
 from .decoder import Layers, Source, StreamDecoder, limited_units, unwanted_roles
 from .errors import BitstreamError, naming
 from .extra_tensors import ExtraTensors, join
-from .factorization.model_map import Extra
+from .factorization.factorizations import Factorization
+from .factorization.model_map import Extra, ModelMap
 from .factorization.tensor_order import in_order
 from .options import DecodeLimits
+from .recomposition import Recomposition, recomposed
 from .report import StreamInfo
 from .stream_info import stream_info
 from .unit_decoder import DecodedTensor, decode_data_unit
 
 Bytes = bytes | bytearray | memoryview
+
+_NO_VALUES = np.zeros(0, np.float32)
 
 
 class _Place(NamedTuple):
@@ -37,7 +42,12 @@ class _Place(NamedTuple):
 
 
 class NnrStream(Mapping[str, npt.NDArray[Any]]):
-    """The tensors of a bitstream by name, in stream order; each access decodes anew."""
+    """The tensors of a bitstream by name, in stream order; each access decodes anew.
+
+    Attributes:
+        factorizations: the weights that come as factors, by name: their form, shape, and the names
+            of the factors (which ``layers="factorized"`` gives).
+    """
 
     def __init__(
         self,
@@ -55,7 +65,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         limits = limits or DecodeLimits()
         self._series = StreamDecoder(parents=parents, limits=limits, executor=executor).series
         data = source if isinstance(source, Bytes) else _mapped(source)
-        self._map = data if isinstance(data, mmap.mmap) else None
+        self._file = data if isinstance(data, mmap.mmap) else None
         self._units: list[ParsedUnit] = []
         self._naming = (
             nullcontext if isinstance(source, Bytes) else partial(naming, source, BitstreamError)
@@ -66,66 +76,76 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         except BaseException:
             self.close()
             raise
-        self._by_name: dict[str, ParsedUnit] = {}
+        self._results: dict[str, Extra | None] = {}  # None: decoded from units of its own
         self._units_by_name: dict[str, ParsedUnit] = {}  # of factors and products alike
-        self._extras: dict[str, Extra] = {}
+        self._map = ModelMap()
+        self.factorizations: Mapping[str, Factorization] = {}
         self._index(unwanted)
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         if self._closed:
             raise ValueError("the stream is closed")
-        extra = self._extras.get(name)
-        if extra is not None and extra.tied_to is None:
-            return extra.empty()
-        unit = self._by_name[name]
+        extra = self._results[name]
         if extra is not None:
-            name = extra.tied_to or name
+            if extra.tied_to is None:
+                return extra.empty()
+            name = extra.tied_to
         with self._naming():
-            tensor = self._decoded(unit, name)
-            model_map = unit.context.model_map
-            entry = model_map.tensors.get(name) if model_map is not None else None
-            if entry is None or entry.part is None:
-                return tensor.values
-            part_unit = self._units_by_name[entry.part]  # the map was checked against the units
-            return join(tensor, entry, self._decoded(part_unit, entry.part).values)
+            weight = self._map.factorizations.get(name)
+            if weight is None:
+                return self._coded(name)
+            factors = {factor: self._coded(factor) for factor in weight.factors}
+            return recomposed(name, weight, factors)
 
-    def _decoded(self, unit: ParsedUnit, name: str) -> DecodedTensor:
+    def _coded(self, name: str) -> npt.NDArray[Any]:
+        """Decode a tensor of a unit, with its part if it has one."""
+        tensor = self._decoded(name)
+        entry = self._map.tensors.get(name)
+        if entry is None or entry.part is None:
+            return tensor.values
+        return join(tensor, entry, self._decoded(entry.part).values)
+
+    def _decoded(self, name: str) -> DecodedTensor:
+        unit = self._units_by_name[name]  # the map was checked against the units
         decoded = decode_data_unit(unit, self._series, self._executor)
         return next(tensor for tensor in decoded if tensor.name == name)
 
     def _index(self, unwanted: set[str]) -> None:
         """Note where each name is found, in the order of the stream."""
-        extras = ExtraTensors()
+        extras, weights = ExtraTensors(), Recomposition()
+        self.factorizations = extras.factorizations
         for places in in_order(self._places(extras), lambda: extras.order):
+            weights.use(extras.model_map)
             self._add_extras(extras.placed_after(None))
             for name, role, parsed in places:
                 self._units_by_name[name] = parsed
-                if role not in unwanted and not extras.is_part(name):
-                    self._by_name[name] = parsed
-                self._add_extras(extras.placed_after(name))
+                if extras.is_part(name):
+                    continue
+                for result in weights.results(DecodedTensor(name, role, _NO_VALUES)):
+                    if result.role not in unwanted:
+                        self._results[result.name] = None
+                    self._add_extras(extras.placed_after(result.name))
+        self._map = extras.model_map or self._map
 
     def _places(self, extras: ExtraTensors) -> Iterator[list[_Place]]:
         """Yield what each data unit holds; tell `extras` the model map."""
         for parsed in self._units:
-            extras.use(parsed.context.model_map)
+            extras.note(parsed)
             if isinstance(parsed.record, DataUnit):
                 yield [_Place(name, role, parsed) for name, role in parsed.record.decoded_roles()]
 
     def _add_extras(self, extras: list[Extra]) -> None:
         for extra in extras:
-            self._extras[extra.name] = extra
-            # An empty tensor has no unit: any will do, as it is not looked at.
-            unit = self._units_by_name.get(extra.tied_to or "", self._units[0])
-            self._by_name[extra.name] = unit
+            self._results[extra.name] = extra
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._by_name)
+        return iter(self._results)
 
     def __len__(self) -> int:
-        return len(self._by_name)
+        return len(self._results)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._by_name
+        return name in self._results
 
     def info(self) -> StreamInfo:
         """Return what the headers say, without decoding."""
@@ -139,10 +159,10 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         """Release the file; tensors cannot be read any more."""
         self._closed = True
         self._units = []
-        self._by_name = {}
-        if self._map is not None:
+        self._results = {}
+        if self._file is not None:
             with suppress(BufferError):  # somebody still holds a unit: it goes with the last one
-                self._map.close()
+                self._file.close()
 
     def __enter__(self) -> NnrStream:
         return self

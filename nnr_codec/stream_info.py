@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ._core import TensorSyntax, decode_codeword, peek_qp_delta
 from .bitstream import Context, DataUnit, ParsedUnit, PayloadType
+from .extra_tensors import ExtraTensors
 from .factorization.model_map import ModelMap, Restored
 from .factorization.tensor_order import TensorOrder
 from .quantize.qp import qp_delta_bits
-from .report import StreamInfo, TensorInfo
+from .report import FactorizationInfo, StreamInfo, TensorInfo
 from .unit_layout import ParentData, TensorLayout, tensor_layouts
 
 _KINDS = {
@@ -42,7 +43,40 @@ def stream_info(units: Sequence[ParsedUnit]) -> StreamInfo:
     tensors = [info for infos in by_unit for info in order.within_unit(infos)]
     if order.by_name:
         tensors.sort(key=lambda info: info.name)
-    return StreamInfo(last.profile, density, base_qp, len(units), header_bytes, tuple(tensors))
+    weights = _factorizations(units, {info.name: info for info in tensors})
+    return StreamInfo(
+        last.profile, density, base_qp, len(units), header_bytes, tuple(tensors), weights
+    )
+
+
+def _factorizations(
+    units: Sequence[ParsedUnit], infos: Mapping[str, TensorInfo]
+) -> tuple[FactorizationInfo, ...]:
+    """Describe the weights that come as factors; a shared factor counts with the first of them."""
+    extras = ExtraTensors()
+    for parsed in units:
+        extras.note(parsed)
+    places = {name: place for place, name in enumerate(infos)}
+    entries = extras.factorizations
+    counted: set[str] = set()
+    found = []
+    for name in sorted(entries, key=lambda name: max(places[f] for f in entries[name].factors)):
+        entry = entries[name]
+        brought = [infos[factor] for factor in entry.factors if factor not in counted]
+        counted.update(entry.factors)
+        found.append(
+            FactorizationInfo(
+                name=name,
+                form=entry.form,
+                shape=entry.shape,
+                ranks=entry.ranks([infos[factor].shape for factor in entry.factors]),
+                factors=entry.factors,
+                parameters=sum(info.elements for info in brought),
+                bytes=sum(info.bytes for info in brought),
+                data_format=entry.dtype,
+            )
+        )
+    return tuple(found)
 
 
 def _tensors(parsed: ParsedUnit, record: DataUnit, part_bytes: dict[str, int]) -> list[TensorInfo]:

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .bitstream import Context, DataFormat, DataUnit, ParameterTypes, PayloadType
+from .carriage import CarriedWeight
+from .decomposed_unit import decomposed_unit
 from .errors import InvalidModel
 from .exact import Representation, exact_of, levels_of
 from .grouping import USUALLY_SAVED_BYTES
@@ -52,10 +54,18 @@ class TensorEncoder:
         series: Series,
         names: list[str],
         exact: Mapping[str, Representation],
+        carried: Mapping[str, CarriedWeight],
     ) -> None:
-        """`names`: of all coded tensors, in order; `exact`: how those that are exact are coded."""
+        """`names`: of all coded tensors, in order; `exact`: how those that are exact are coded;
+        `carried`: the weights that travel as factors."""
         self._options = options
         self._exact = exact
+        # Names and shapes alone: other processes cannot have the weights.
+        self._blocks = {
+            weight.brought[0].name: (name, weight.entry.shape)
+            for name, weight in carried.items()
+            if weight.is_block
+        }
         self._context = context
         # The qp of the step that says a tensor's values; None without, or if all of them are zero.
         self._known_steps: dict[str, int | None] = {}
@@ -65,6 +75,8 @@ class TensorEncoder:
 
     def encode_unit(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> EncodedTensors:
         """Encode what goes into one data unit, (name, values) by role; raises as `encode`."""
+        if "G" in tensors:
+            return self.encode_factors(tensors)
         return self.encode_block(tensors) if len(tensors) > 1 else self.encode(*tensors["weight"])
 
     def encode(self, name: str, values: npt.NDArray[Any]) -> EncodedTensors:
@@ -250,6 +262,26 @@ class TensorEncoder:
             for role, source in quantized.items()
         ]
         return EncodedTensors(unit.data, reports, skippable_bytes(weight))
+
+    def encode_factors(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> EncodedTensors:
+        """Encode the factors G and H of a weight, (name, values) by role, as a decomposed BLOCK.
+
+        Raises:
+            InvalidModel: one of them cannot be coded.
+        """
+        quantized = {
+            role: self._quantized(Parameter.from_array(name, values), values)
+            for role, (name, values) in tensors.items()
+        }
+        name, shape = self._blocks[tensors["G"][0]]
+        left, right = quantized["G"], quantized["H"]
+        unit = decomposed_unit(name, shape, left, right, self._context)
+        share = len(unit.data) * left.levels.size // (left.levels.size + right.levels.size)
+        reports = [
+            _quantized_report(left, share),
+            _quantized_report(right, len(unit.data) - share),
+        ]
+        return EncodedTensors(unit.data, reports)
 
     def _quantized(self, parameter: Parameter, values: npt.NDArray[Any]) -> QuantizedTensor:
         options = self._options.for_tensor(parameter.name)

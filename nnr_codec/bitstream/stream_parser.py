@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InvalidBitstream, TruncatedBitstream, UnsupportedFeature
+from ..factorization.factorizations import FactorChecks
 from ..factorization.model_map import MapError, parse_model_map
 from ..factorization.tensor_order import TensorOrder
 from ..options import DecodeLimits
@@ -103,6 +104,7 @@ class StreamParser:
         self.unit_count = 0
         self._names: dict[str, int] = {}  # with their places
         self._least_name = ""  # of the data unit before
+        self._factors = FactorChecks({}, self.context.limits)
 
     def parse(self, unit: Unit) -> ParsedUnit:
         """Parse the bitstream's next unit.
@@ -187,6 +189,7 @@ class StreamParser:
             return
         if self._names or self.context.model_map is not None:
             raise _invalid(unit, "a model map behind a data unit or another map")
+        self._factors = FactorChecks(found.factorizations, self.context.limits)
         self.context = replace(self.context, model_map=found)
 
     def _resolved(self, unit: Unit, indices: list[int]) -> list[str]:
@@ -213,6 +216,26 @@ class StreamParser:
                 raise _invalid(unit, reason)
         elif record.payload_type != PayloadType.INT and self.context.quantization is None:
             raise _invalid(unit, "no parameter set gives a quantization parameter")
+        self._check_factors(unit, record)
+
+    def _check_factors(self, unit: Unit, record: DataUnit) -> None:
+        """Compare the unit's factors, if it holds any, with the model map."""
+        model_map = self.context.model_map
+        if model_map is None or not model_map.factorizations:
+            return
+        for name, role in record.decoded_roles():
+            if name in model_map.factorizations:
+                raise _invalid(unit, f"{name!r} is a factored weight of the model map")
+            if name not in self._factors:
+                continue
+            entry = model_map.tensors.get(name)
+            is_integer = record.payload_type == PayloadType.INT
+            if role != "weight" or (is_integer and (entry is None or entry.meaning is None)):
+                raise _invalid(unit, f"{name!r} cannot be a factor: it is no weight of floats")
+            try:
+                self._factors.note(name, record.weight_shapes()[0])
+            except MapError as error:
+                raise _invalid(unit, f"model map: {error}") from None
 
     def _note_names(self, unit: Unit, record: DataUnit) -> None:
         """Give the names their places, in the order of the model map within the unit."""

@@ -71,7 +71,8 @@ def add_layers(result: argparse.ArgumentParser) -> None:
         "--layers",
         choices=("dense", "factorized"),
         default="dense",
-        help="decomposed weights as their product (default), or as their factors",
+        help="decomposed weights as their product (default), or as their factors, with the map "
+        "that nnr_codec.layers.load_into reads (entry nnr_model_map)",
     )
 
 

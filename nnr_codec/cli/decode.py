@@ -71,6 +71,9 @@ def _decode(given: argparse.Namespace) -> int:
         )
         with rereadable(sys.stdin.buffer if given.input == "-" else given.input) as source:
             model = DecodedModel(decoder, source, given.layers, state.update if state else None)
+            if model.metadata and given.graph is not None:
+                reason = "factorized: an ONNX graph has no place for factors"
+                raise InvalidOptions("--layers", reason)
             _write(given, model, state)
     found = state.hexdigest() if state is not None else None
     _show(given, model.parameters, found, time.perf_counter() - start)
@@ -102,6 +105,7 @@ def _write(given: argparse.Namespace, model: DecodedModel, state: ModelDigest | 
             given.output,
             [_advancing(parameter, advance) for parameter in model.parameters],
             overwrite=given.force,
+            metadata=model.metadata,
             graph=given.graph,
             complete=complete,
         )

@@ -75,6 +75,8 @@ def _print(
                 print(f"    {element['name']:45s} {element['descriptor']:8s} {value}")
     else:
         print(_rows(info))
+        if info.factorizations:
+            print(_factorization_rows(info))
     print(
         f"{printable(given.input)}: profile {info.profile}, {info.units} units, "
         f"{len(info.tensors)} tensors, {info.elements} weights, "
@@ -88,6 +90,25 @@ def _print(
 def _rows(info: StreamInfo) -> str:
     header = ("tensor", "shape", "kind", "bytes", "bit/weight", "qp", "N", "scan", "dq")
     return table(header, [_row(tensor) for tensor in info.tensors])
+
+
+def _factorization_rows(info: StreamInfo) -> str:
+    """Return a table of the weights that come as factors, and of all parameters."""
+    header = ("weight", "shape", "form", "ranks", "parameters", "as factors", "bytes")
+    rows = [
+        (
+            printable(weight.name),
+            common.shape_text(weight.shape),
+            weight.form,
+            ",".join(map(str, weight.ranks)),
+            str(weight.elements),
+            str(weight.parameters),
+            str(weight.bytes),
+        )
+        for weight in info.factorizations
+    ]
+    total = ("whole model", "", "", "", str(info.elements), str(info.parameters), "")
+    return "\n" + table(header, [*rows, total]) + "\n"
 
 
 def _row(tensor: TensorInfo) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """The model map: what the standard's elements cannot say, as JSON in the topology unit.
 
 Element types and shapes of tensors that come back otherwise than they are coded, and tensors that
-have no data unit: empty ones, and those that share another's storage. spec/model_map.md defines it.
-A decoder that does not know it still reads every coded tensor.
+have no data unit: empty ones, those that share another's storage, and weights that travel as
+factors. spec/model_map.md defines it. A decoder that does not know it still reads every coded
+tensor.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnsupportedFeature
-from ..model import dtype_of
+from ..model import dtype_of, is_signed_float
+from .factorizations import Factorization, parse_factorization, users_of
 from .map_checks import (
     MAX_PRODUCT,
     MapError,
@@ -36,6 +38,7 @@ __all__ = [
     "MAX_PRODUCT",
     "VERSION",
     "Extra",
+    "Factorization",
     "MapError",
     "ModelMap",
     "Restored",
@@ -54,9 +57,9 @@ class Extra:
 
     Attributes:
         name: its name.
-        after: name of the coded tensor that it follows; None: it comes first.
-        tied_to: name of the coded tensor, not behind it, whose values are its own; None: it is
-            empty, and has `dtype` and `shape`.
+        after: name of the coded tensor or factored weight that it follows; None: it comes first.
+        tied_to: name of the coded tensor or factored weight, not behind it, whose values are its
+            own; None: it is empty, and has `dtype` and `shape`.
     """
 
     name: str
@@ -78,20 +81,27 @@ class ModelMap:
         tensors: coded tensors that come back otherwise, by name.
         extras: tensors without a data unit, in order.
         order: how the coded tensors are ordered, if not as in the stream.
+        factorizations: weights that are made of coded tensors, by name.
     """
 
     tensors: Mapping[str, Restored] = field(default_factory=dict)
     extras: tuple[Extra, ...] = ()
     order: TensorOrder = field(default_factory=TensorOrder)
+    factorizations: Mapping[str, Factorization] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether it says anything."""
-        return bool(self.tensors or self.extras or self.order)
+        return bool(self.tensors or self.extras or self.order or self.factorizations)
 
     @cached_property
     def owners(self) -> dict[str, str]:
         """Names of the tensors that are parts of others, with those they are parts of."""
         return {entry.part: name for name, entry in self.tensors.items() if entry.part is not None}
+
+    @cached_property
+    def users(self) -> dict[str, list[str]]:
+        """Names of the factors, with those of the weights that are made of them."""
+        return users_of(self.factorizations)
 
     def check_parts(self) -> None:
         """Check that a part belongs to one tensor alone, and is nothing else.
@@ -108,26 +118,59 @@ class ModelMap:
             if part in used:
                 raise MapError(f"{shortened(part)} is a part, and used otherwise")
 
+    def check_factors(self) -> None:
+        """Check that a factored weight has no other meaning, and its factors have none.
+
+        Raises:
+            MapError: they have.
+        """
+        extras = {extra.name for extra in self.extras}
+        for name in self.factorizations:
+            if name in self.users or name in self.tensors or name in extras or name in self.owners:
+                raise MapError(f"{shortened(name)} is a factored weight, and something else")
+        for factor in self.users:
+            entry = self.tensors.get(factor, Restored())
+            is_real = entry.dtype is None or is_signed_float(dtype_of(entry.dtype))
+            if factor in extras or factor in self.owners or entry.shape is not None or not is_real:
+                raise MapError(f"{shortened(factor)} is no factor: it has another meaning")
+
     def check(self, names: Mapping[str, int]) -> None:
         """Check that the map fits a stream, whose tensors `names` gives with their places.
 
         Raises:
             MapError: it tells of tensors that are not there, are there already, or come later.
         """
-        names = self.order.places(names)
+        places = self._with_weights(self.order.places(names))
         for name in self.tensors:
             if name not in names:
                 raise MapError(f"the stream has no tensor {shortened(name)}")
         for part, owner in self.owners.items():
-            if names.get(part, names[owner]) >= names[owner]:
+            if places.get(part, places[owner]) >= places[owner]:
                 raise MapError(f"{shortened(part)} does not come before what it is a part of")
         for extra in self.extras:
-            if extra.name in names:
+            if extra.name in places:
                 raise MapError(f"{shortened(extra.name)} has a data unit and is an extra")
-            place = -1 if extra.after is None else names.get(extra.after)
-            target = -1 if extra.tied_to is None else names.get(extra.tied_to)
+            place = -1 if extra.after is None else places.get(extra.after)
+            target = -1 if extra.tied_to is None else places.get(extra.tied_to)
             if place is None or target is None or target > place:
                 raise MapError(f"{shortened(extra.name)} refers to tensors that do not precede it")
+
+    def _with_weights(self, names: Mapping[str, int]) -> Mapping[str, float]:
+        """Return the places of a stream's tensors and of the factored weights between them."""
+        places: dict[str, float] = dict(names)
+        last: set[int] = set()
+        for name, entry in self.factorizations.items():
+            if name in names:
+                raise MapError(f"{shortened(name)} has a data unit and is a factored weight")
+            missing = [factor for factor in entry.factors if factor not in names]
+            if missing:
+                raise MapError(f"the stream has no factor {shortened(missing[0])}")
+            place = max(names[factor] for factor in entry.factors)
+            if place in last:
+                raise MapError(f"{shortened(name)} ends with a factor that ends another weight")
+            last.add(place)
+            places[name] = place + 0.5
+        return places
 
     def part(self, names: Iterable[str]) -> ModelMap:
         """Return what the map says of single coded tensors."""
@@ -142,6 +185,10 @@ class ModelMap:
             data["extras"] = [_extra_json(extra) for extra in self.extras]
         if self.order:
             data["order"] = BY_NAME if self.order.by_name else self.order.roles
+        if self.factorizations:
+            data["factorizations"] = {
+                n: entry.to_json() for n, entry in self.factorizations.items()
+            }
         return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -175,17 +222,24 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
     version = data.pop(KEY)
     if type(version) is not int or version != VERSION:
         raise UnsupportedFeature(KEY, shortened(version), "unknown version")
-    check_keys(data, {"tensors", "extras", "order"}, "the map")
+    check_keys(data, {"tensors", "extras", "order", "factorizations"}, "the map")
     tensors = typed(data.get("tensors", {}), dict, "tensors")
     extras = typed(data.get("extras", []), list, "extras")
     restored = {
         name: parse_restored(name, entry, max_dimensions) for name, entry in tensors.items()
     }
     order = _order(data["order"]) if "order" in data else TensorOrder()
-    found = ModelMap(restored, tuple(_extra(entry, max_dimensions) for entry in extras), order)
+    weights = typed(data.get("factorizations", {}), dict, "factorizations")
+    factorizations = {
+        name: parse_factorization(name, entry, max_dimensions) for name, entry in weights.items()
+    }
+    found = ModelMap(
+        restored, tuple(_extra(entry, max_dimensions) for entry in extras), order, factorizations
+    )
     if len({extra.name for extra in found.extras}) != len(found.extras):
         raise MapError("two extras have one name")
     found.check_parts()
+    found.check_factors()
     return found
 
 

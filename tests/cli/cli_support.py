@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+import nnr_codec
 from nnr_codec.bitstream import (
     Context,
     DataUnit,
@@ -23,6 +24,7 @@ from nnr_codec.bitstream import (
     write_start,
 )
 from nnr_codec.checkpoints import open_checkpoint, save_checkpoint
+from nnr_codec.factorization.forms import FactoredWeight, JointRight, LowRank
 from nnr_codec.unit_encoder import CodedLevels, encode_data_unit
 
 Arrays = dict[str, np.ndarray]
@@ -112,6 +114,27 @@ def decomposed_stream() -> tuple[bytes, np.ndarray, np.ndarray]:
     unit = encode_data_unit(record, {"G": CodedLevels(g), "H": CodedLevels(h)}, Context(0, mps))
     data = write_start(0) + write_mps(mps, 0) + unit.data
     return data, g.astype(np.float32), h.astype(np.float32)
+
+
+def factored_model() -> tuple[Arrays, dict[str, FactoredWeight]]:
+    """Return a model of three weights (6 x 8) and a vector, and the weights' factors of rank 2.
+
+    "a" is of low rank; "b" and "c" share a factor.
+    """
+    shared = random_weights(2, 6, seed=1)
+    weights: dict[str, FactoredWeight] = {
+        "a": LowRank((6, 8), (random_weights(6, 2, seed=2), random_weights(2, 8, seed=3))),
+        "b": JointRight((6, 8), (random_weights(8, 2, seed=4), shared)),
+        "c": JointRight((6, 8), (random_weights(8, 2, seed=5), shared)),
+    }
+    dense = {name: weight.to_dense() for name, weight in weights.items()}
+    return {**dense, "d": random_weights(6)}, weights
+
+
+def factored_stream() -> bytes:
+    """Return the stream of `factored_model`: a block, factors that the map joins, and a vector."""
+    model, weights = factored_model()
+    return nnr_codec.encode(model, factorizations=weights).data or b""
 
 
 def with_damaged_payload(stream: bytes, unit: int = -1) -> bytes:

@@ -19,6 +19,7 @@ from cli_support import (
     Run,
     assert_same,
     decomposed_stream,
+    factored_stream,
     load,
     random_weights,
     run_script,
@@ -39,8 +40,10 @@ from nnr_codec.bitstream import (
     write_unit,
 )
 from nnr_codec.bitstream.codes import FIRST_PRIVATE_UNIT_TYPE
+from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.decoder import StreamDecoder
 from nnr_codec.digest import digest
+from nnr_codec.factorization.model_map import parse_model_map
 from nnr_codec.unit_decoder import DecodedTensor
 
 
@@ -109,6 +112,64 @@ class TestOptions:
             assert run("nnr-decode", tmp_path / "dc.nnr", "-o", output, "-f", *options).code == 0
             assert_same(load(output), expected)
         assert run("nnr-decode", tmp_path / "dc.nnr", "-o", output, "--layers", "both").code == 2
+
+    @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt"])
+    def test_factors_in_a_file(self, run: Run, tmp_path: Path, suffix: str) -> None:
+        """With the map that tells what they make; a dense file has none."""
+        if suffix == ".pt":
+            pytest.importorskip("torch")
+        stream, output = tmp_path / "f.nnr", tmp_path / f"out{suffix}"
+        stream.write_bytes(factored_stream())
+        assert run("nnr-decode", stream, "-o", output).code == 0
+        dense = nnr_codec.load_file(stream)
+        assert_same(load(output), dense)
+        with open_checkpoint(output) as found:
+            assert found.metadata == {}
+        assert run("nnr-decode", stream, "-o", output, "-f", "--layers", "factorized").code == 0
+        factors = nnr_codec.decode(stream, layers="factorized")
+        assert_same(load(output), factors)
+        with open_checkpoint(output) as found:
+            model_map = parse_model_map(found.metadata["nnr_model_map"], 32)
+        assert model_map is not None
+        assert sorted(model_map.factorizations) == ["a", "b", "c"]
+        for name, entry in model_map.factorizations.items():
+            made = entry.dense([factors[factor] for factor in entry.factors])
+            np.testing.assert_allclose(made, dense[name], atol=1e-6)
+
+    def test_factors_that_are_asked_for(self, run: Run, tmp_path: Path) -> None:
+        """The map tells of the weights whose factors are all there."""
+        stream, output = tmp_path / "f.nnr", tmp_path / "out.npz"
+        stream.write_bytes(factored_stream())
+        options = ["--layers", "factorized", "--only", "c"]
+        assert run("nnr-decode", stream, "-o", output, *options).code == 0
+        assert list(load(output)) == ["b.factor1", "c.factor0"]
+        with open_checkpoint(output) as found:
+            assert list(json.loads(found.metadata["nnr_model_map"])["factorizations"]) == ["c"]
+        assert run("nnr-decode", stream, "-o", output, "-f", *options[:3], "d").code == 0
+        with open_checkpoint(output) as found:
+            assert found.metadata == {}
+
+    @pytest.mark.parametrize("layers", ["dense", "factorized"])
+    def test_the_digest_is_that_of_what_is_written(
+        self, run: Run, tmp_path: Path, layers: str
+    ) -> None:
+        stream, output = tmp_path / "f.nnr", tmp_path / "out.npz"
+        stream.write_bytes(factored_stream())
+        shown = run("nnr-info", stream, "--digest", "--json", "--layers", layers)
+        found = json.loads(shown.out)["digest"]
+        options = ["--layers", layers, "--verify"]
+        assert run("nnr-decode", stream, "-o", output, *options, found).code == 0
+        other = "dense" if layers == "factorized" else "factorized"
+        options = ["--layers", other, "--verify"]
+        assert run("nnr-decode", stream, "-o", output, "-f", *options, found).code == 4
+
+    def test_a_graph_has_no_place_for_factors(self, run: Run, tmp_path: Path) -> None:
+        stream, output = tmp_path / "f.nnr", tmp_path / "out.onnx"
+        stream.write_bytes(factored_stream())
+        options = ["--graph", tmp_path / "graph.onnx", "--layers", "factorized"]
+        done = run("nnr-decode", stream, "-o", output, *options)
+        assert (done.code, output.exists()) == (2, False)
+        assert "--layers" in done.err
 
     def test_series(self, run: Run, tmp_path: Path) -> None:
         """A model and two updates, each coded with all before it as parents."""

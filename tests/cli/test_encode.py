@@ -17,6 +17,7 @@ from cli_support import (
     LONG,
     Run,
     assert_same,
+    factored_stream,
     random_weights,
     run_script,
     save,
@@ -26,6 +27,7 @@ from cli_support import (
 )
 
 import nnr_codec
+from nnr_codec.checkpoints import save_checkpoint
 
 
 class TestOutput:
@@ -265,3 +267,32 @@ def test_lossless_tensors_come_back_exactly(run: Run, model: Path, tmp_path: Pat
     output = tmp_path / "m.nnr"
     assert run("nnr-encode", model, "-o", output, "--exclude", "*").code == 0
     assert_same(nnr_codec.load_file(output), small_model())
+
+
+class TestFactors:
+    @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+    def test_a_file_of_factors_is_the_model_of_its_weights(
+        self, run: Run, tmp_path: Path, suffix: str
+    ) -> None:
+        """It comes back as it was, with each factor coded once; the map need not be told again."""
+        stream, again = tmp_path / "f.nnr", tmp_path / "again.nnr"
+        stream.write_bytes(factored_stream())
+        file = tmp_path / f"f{suffix}"
+        assert run("nnr-decode", stream, "-o", file, "--layers", "factorized").code == 0
+        done = run("nnr-encode", file, "-o", again, "-v")
+        assert done.code == 0
+        assert [line.split()[0] for line in done.out.splitlines()[1:5]] == ["a", "b", "c", "d"]
+        assert again.stat().st_size == stream.stat().st_size
+        assert_same(nnr_codec.load_file(again), nnr_codec.load_file(stream))
+
+    def test_a_damaged_map(self, run: Run, tmp_path: Path) -> None:
+        factors = {"w.factor0": random_weights(4, 2), "w.factor1": random_weights(2, 5)}
+        entry = {"form": "lr", "shape": [4, 6], "factors": list(factors)}
+        text = json.dumps({"nnr_model_map": 1, "factorizations": {"w": entry}})
+        text = text.replace(" ", "")
+        path = tmp_path / "f.safetensors"
+        save_checkpoint(path, factors, metadata={"nnr_model_map": text})
+        done = run("nnr-encode", path, "-o", tmp_path / "f.nnr")
+        assert done.code == 1
+        assert "f.safetensors" in done.err
+        assert "model map" in done.err

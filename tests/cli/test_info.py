@@ -13,6 +13,7 @@ from cli_support import (
     LONG,
     Run,
     decomposed_stream,
+    factored_stream,
     random_weights,
     run_script,
     save,
@@ -76,12 +77,33 @@ class TestTable:
 
     def test_blocks_show_their_tensors(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "dc.nnr").write_bytes(decomposed_stream()[0])
-        rows = [
-            line.split() for line in run("nnr-info", tmp_path / "dc.nnr").out.splitlines()[1:-1]
-        ]
-        assert [row[:4] for row in rows] == [
+        rows = [line.split() for line in run("nnr-info", tmp_path / "dc.nnr").out.splitlines()]
+        assert [row[:4] for row in rows[1 : rows.index([])]] == [
             ["layer_G", "6x2", "block", "G"], ["layer_H", "2x8", "block", "H"],
         ]  # fmt: skip
+
+    def test_weights_as_factors(self, run: Run, tmp_path: Path) -> None:
+        """A block, and tensors that the map joins, one of them shared: with totals."""
+        path = tmp_path / "f.nnr"
+        path.write_bytes(factored_stream())
+        lines = run("nnr-info", path).out.splitlines()
+        start = lines.index("")
+        assert [line.split() for line in lines[start + 1 : -2]] == [
+            ["weight", "shape", "form", "ranks", "parameters", "as", "factors", "bytes"],
+            ["a", "6x8", "lr", "2", "48", "28", lines[start + 2].split()[-1]],
+            ["b", "6x8", "joint_right", "2", "48", "28", lines[start + 3].split()[-1]],
+            ["c", "6x8", "joint_right", "2", "48", "16", lines[start + 4].split()[-1]],
+            ["whole", "model", "150", "78"],
+        ]
+        info = json.loads(run("nnr-info", path, "--json").out)
+        assert (info["elements"], info["parameters"], info["original_bytes"]) == (150, 78, 600)
+        assert [weight["factors"] for weight in info["factorizations"]] == [
+            ["a_G", "a_H"], ["b.factor0", "b.factor1"], ["c.factor0", "b.factor1"],
+        ]  # fmt: skip
+        own = sum(weight["bytes"] for weight in info["factorizations"])
+        bias = info["per_tensor"][-1]
+        assert bias["name"] == "d"
+        assert own + bias["bytes"] + info["header_bytes"] == info["bytes"] == path.stat().st_size
 
     def test_names_cannot_control_the_terminal(self, run: Run, tmp_path: Path) -> None:
         name = "\x1b[31mred\r\n\x07\u202etxet"

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_support import Run, load, random_weights, save
+from cli_support import Run, factored_stream, load, random_weights, save
 
 import nnr_codec
 from nnr_codec.decoder import StreamDecoder
@@ -114,6 +114,29 @@ class TestTensorByTensor:
         assert run("nnr-decode", source, "-o", output, "--threads", 1).code == 0
         assert len(load(output)) == 4
         assert alive == [0, 0, 0, 0]
+
+    @pytest.mark.parametrize(
+        ("layers", "kept"), [("dense", [0, 0, 1, 1, 0]), ("factorized", [0, 0, 0, 0, 0])]
+    )
+    def test_factors_are_kept_for_the_last_weight_of_them(
+        self, run: Run, tmp_path: Path, layers: str, kept: list[int], monkeypatch
+    ) -> None:
+        """Before each unit: a block, b's own factor, b's and c's, c's own, a vector."""
+        references: list[weakref.ref[np.ndarray]] = []
+        alive: list[int] = []
+
+        def decode(*arguments: Any, **options: Any) -> list[DecodedTensor]:
+            alive.append(sum(reference() is not None for reference in references))
+            tensors = decode_data_unit(*arguments, **options)
+            references.extend(weakref.ref(tensor.values) for tensor in tensors)
+            return tensors
+
+        monkeypatch.setattr("nnr_codec.decoder.decode_data_unit", decode)
+        (tmp_path / "f.nnr").write_bytes(factored_stream())
+        output = tmp_path / "out.safetensors"
+        options = ["--layers", layers, "--threads", 1]
+        assert run("nnr-decode", tmp_path / "f.nnr", "-o", output, *options).code == 0
+        assert alive == kept
 
     def test_tied_tensors_are_kept_for_the_last_of_them(self) -> None:
         weights = Parameter.from_array("a", random_weights(8, 8))

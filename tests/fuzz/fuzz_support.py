@@ -19,6 +19,7 @@ import nnr_codec
 from nnr_codec import DecodeLimits
 from nnr_codec import bitstream as nnr
 from nnr_codec.errors import BitstreamError
+from nnr_codec.factorization.forms import FORMS, FactoredWeight
 from nnr_codec.unit_encoder import CodedLevels, encode_data_unit
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def seeds() -> list[bytes]:
     """Streams that decode without parents, or do not: both ways lead into the decoder."""
     vectors = [path.read_bytes() for path in sorted(VECTORS.glob("*.nnc"))]
     small = [data for data in vectors if len(data) <= LARGEST_SEED]
-    return [*small, *own_streams(), mapped_stream()]
+    return [*small, *own_streams(), *mapped_streams()]
 
 
 def ramp(*shape: int, modulus: int = 11) -> np.ndarray:
@@ -68,11 +69,31 @@ def exact_tensors() -> Arrays:
     }
 
 
+def factored_weights() -> dict[str, FactoredWeight]:
+    """A weight of each form, two of which share a factor."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for name, kind in FORMS.items():
+        ranks = [min(2, most) for most in kind.max_ranks((5, 4, 3, 2))]
+        shapes = kind.factor_shapes((5, 4, 3, 2), ranks)
+        found[name] = kind((5, 4, 3, 2), tuple(rng.normal(0, 1, s).astype("f4") for s in shapes))
+    left, right = found["joint_right"].factors
+    found["member"] = type(found["joint_right"])((5, 4, 3, 2), (left + 1, right))
+    return found
+
+
 @cache
-def mapped_stream() -> bytes:
-    """A stream whose model map has something to say of nearly every tensor."""
+def mapped_streams() -> list[bytes]:
+    """Streams whose model map has something to say of nearly every tensor."""
     options = nnr_codec.EncodeOptions(lossless=True)
-    return nnr_codec.encode(exact_tensors(), options=options).data or b""
+    weights = factored_weights()
+    dense = {name: weight.to_dense() for name, weight in weights.items()}
+    results = [
+        nnr_codec.encode(exact_tensors(), options=options),
+        nnr_codec.encode(dense, factorizations=weights),
+        nnr_codec.encode(dense, factorizations=weights, options=options),
+    ]
+    return [result.data or b"" for result in results]
 
 
 @cache

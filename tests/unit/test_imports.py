@@ -14,7 +14,9 @@ import nnr_codec
 
 PACKAGE = Path(nnr_codec.__file__).parent
 ENCODER_SIDE = {
+    "nnr_codec.carriage",
     "nnr_codec.choices",
+    "nnr_codec.decomposed_unit",
     "nnr_codec.encoder",
     "nnr_codec.exact",
     "nnr_codec.grouping",
@@ -33,6 +35,10 @@ DECODER_SIDE = [
     "nnr_codec.codeword_decoder",
     "nnr_codec.decoded_model",
     "nnr_codec.decoder",
+    "nnr_codec.factorization.files",
+    "nnr_codec.layers.loading",
+    "nnr_codec.layers.writing",
+    "nnr_codec.recomposition",
     "nnr_codec.stream",
     "nnr_codec.stream_info",
     "nnr_codec.unit_decoder",
@@ -202,3 +208,10 @@ def test_import_loads_no_optional_package(tmp_path: Path) -> None:
 
     assert loaded(code) == "[]"
     assert loaded(code.replace("nnr_codec", "torch")) == "['torch']"
+
+
+def test_layers_say_what_they_need() -> None:
+    code = "import sys; sys.modules['torch'] = None; import nnr_codec.layers"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("needs torch: pip install nnr-codec[torch]")

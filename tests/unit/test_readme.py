@@ -55,15 +55,26 @@ def _nnr_commands() -> list[list[str]]:
     return [command for command in commands if Path(command[0]).name in PARSERS]
 
 
-def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    text = "\n".join(_blocks("python"))
+def _run_examples(text: str) -> None:
     examples = doctest.DocTestParser().get_doctest(text, {}, "README.md", "README.md", 0)
     assert len(examples.examples) > 15
     report: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     runner.run(examples, out=report.append)
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _run_examples("\n".join(_blocks("python")))
+
+
+def test_torch_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those marked `py`, which go on from the others."""
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    assert _blocks("py")
+    _run_examples("\n".join([*_blocks("python"), *_blocks("py")]))
 
 
 @pytest.mark.parametrize("command", _nnr_commands(), ids=" ".join)

@@ -1,0 +1,64 @@
+"""Model files whose tensors are factors, with the map beside them that tells what they make."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+
+from ..errors import InvalidModel, UnsupportedFeature
+from ..model import Parameter, is_float
+from ..options import DecodeLimits
+from .factorizations import FactorChecks, Factorization
+from .model_map import KEY, MapError, ModelMap, parse_model_map
+
+
+def factorizations_of(
+    source: str,
+    metadata: Mapping[str, str],
+    parameters: Iterable[Parameter],
+    limits: DecodeLimits | None = None,
+) -> Mapping[str, Factorization]:
+    """Return what the factors among a file's tensors make, by the name of the weight.
+
+    Args:
+        source: name of the file, for messages.
+        metadata: its text entries.
+        parameters: its tensors.
+        limits: what the map may ask for; by default ``DecodeLimits()``.
+
+    Raises:
+        InvalidModel: the map is damaged, or does not fit the tensors.
+        LimitExceeded: a weight is larger than is allowed.
+    """
+    limits = limits or DecodeLimits()
+    tensors = {parameter.name: parameter for parameter in parameters}
+    try:
+        model_map = parse_model_map(metadata.get(KEY, ""), limits.max_dimensions)
+        found = {} if model_map is None else model_map.factorizations
+        checks = FactorChecks(found, limits)
+        for weight in found:
+            if weight in tensors:
+                raise MapError(f"{weight!r} is a tensor and a factored weight")
+        for factor in dict.fromkeys(name for entry in found.values() for name in entry.factors):
+            if factor not in tensors or not is_float(tensors[factor].dtype):
+                raise MapError(f"there is no factor {factor!r} of floats")
+            checks.note(factor, tensors[factor].shape)
+    except (MapError, UnsupportedFeature) as error:
+        raise InvalidModel(source, f"its model map: {error}") from None
+    return found
+
+
+def factors_metadata(
+    factorizations: Mapping[str, Factorization], names: Container[str]
+) -> dict[str, str]:
+    """Return the entry that a file of factors has beside its tensors; nothing without factors.
+
+    Args:
+        factorizations: of the stream.
+        names: of the file's tensors; what is not all there is left out.
+    """
+    complete = {
+        name: entry
+        for name, entry in factorizations.items()
+        if all(factor in names for factor in entry.factors)
+    }
+    return {KEY: ModelMap(factorizations=complete).to_text()} if complete else {}

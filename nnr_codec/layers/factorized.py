@@ -1,0 +1,178 @@
+"""A layer that runs on the factors of its weight."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..factorization.factored_weight import FactoredWeight
+from .chains import chain
+from .layout import Layout
+
+SharedParameters = MutableMapping[tuple[str, Layout], nn.Parameter]
+"""The parameters of factors, by the factor's name and how a layer arranges it."""
+
+
+class FactorizedLayer(nn.Sequential):
+    """A chain of ordinary layers in the place of one, equal to it up to rounding.
+
+    Its children are called "reduce" and "expand" for the form "lr", with "vertical" and
+    "horizontal" between them for "cp" and "ht2" ("taps" if the kernel is 1-d), or "core" for
+    "tucker2"; "vertical" and "horizontal" alone for "joint_right" and "joint_left"; and
+    "own_vertical", "shared_horizontal", "shared_vertical", "own_horizontal" for "joint_binary",
+    whose two products are summed. Their weights are the factors; the bias is the last child's.
+
+    Attributes:
+        form: word of the model map.
+        shape: of the dense weight.
+    """
+
+    def __init__(self, layer: nn.Module, form: str, shape: Sequence[int], ranks: Sequence[int]):
+        """Make the layers, whose weights have no values until `set_factors`.
+
+        Args:
+            layer: the one to replace: linear, an embedding or a convolution. It gives stride,
+                padding, dilation and groups; its bias is taken over as it is.
+            form: word of the model map.
+            shape: of its weight.
+            ranks: of the form.
+
+        Raises:
+            ValueError: such layers are not executed in this form.
+        """
+        super().__init__()
+        self.form, self.shape = form, tuple(shape)
+        steps = chain(form, layer, self.shape, ranks)
+        for step in steps:
+            self.add_module(step.name, step.layer)
+        by_factor = sorted(steps, key=lambda step: step.factor)
+        self._layouts = {step.name: step.layout for step in by_factor}
+        if (bias := getattr(layer, "bias", None)) is not None:
+            getattr(self, steps[-1].name).bias = bias
+        self.train(layer.training)
+
+    def set_factors(
+        self,
+        names: Sequence[str],
+        factors: Sequence[torch.Tensor],
+        shared: SharedParameters,
+        requires_grad: bool = True,
+    ) -> None:
+        """Make the factors the weights of the layers.
+
+        Args:
+            names: of the factors; what has one name becomes one parameter.
+            factors: in the order of the form, of the dtype and on the device that is wanted.
+            shared: parameters so far; new ones are added.
+            requires_grad: of new parameters.
+        """
+        for name, factor, (child, layout) in zip(
+            names, factors, self._layouts.items(), strict=True
+        ):
+            key = (name, layout)
+            if key not in shared:
+                shared[key] = nn.Parameter(layout.to_weight(factor), requires_grad)
+            getattr(self, child).weight = shared[key]
+
+    def factor_parameters(self) -> list[tuple[nn.Parameter, Layout]]:
+        """Return the parameters of the factors, in the order of the form."""
+        return [(getattr(self, name).weight, layout) for name, layout in self._layouts.items()]
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The dense weight, formed anew each time; gradients flow to the factors."""
+        factors = [layout.to_factor(parameter) for parameter, layout in self.factor_parameters()]
+        return _dense(self.form, self.shape, factors)
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The bias, or None."""
+        last = list(self.children())[-1]
+        bias: nn.Parameter | None = getattr(last, "bias", None)
+        return bias
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Run the layers one after the other; of "joint_binary", two and two."""
+        if self.form != "joint_binary":
+            result: torch.Tensor = super().forward(input)
+            return result
+        first, second, third, fourth = self
+        total: torch.Tensor = second(first(input)) + fourth(third(input))
+        return total
+
+    def extra_repr(self) -> str:
+        """Return what the children do not tell."""
+        return f"form={self.form!r}, shape={self.shape}"
+
+
+def _dense(form: str, shape: tuple[int, ...], factors: list[torch.Tensor]) -> torch.Tensor:
+    """Multiply factors as ``FactoredWeight.to_dense`` does, by torch."""
+    if form == "lr":
+        return (factors[0] @ factors[1]).reshape(shape)
+    if form.startswith("joint"):
+        return _joint(shape, factors)
+    taps = "ij"[: len(shape) - 2]
+    sums = {
+        "cp": ",".join(["tr", "sr", *(f"{tap}r" for tap in taps)]) + f"->ts{taps}",
+        "tucker2": f"ab{taps},ta,sb->ts{taps}",
+        "ht2": "sa,aib,bcj,tc->tsij",
+    }
+    return torch.einsum(sums[form], *factors)
+
+
+def _joint(shape: tuple[int, ...], factors: list[torch.Tensor]) -> torch.Tensor:
+    outputs, inputs, rows, columns = (*shape, 1, 1)[:4]
+    products = [
+        torch.einsum("isr,rjt->tsij", u.reshape(rows, inputs, -1), v.reshape(-1, columns, outputs))
+        for u, v in zip(factors[::2], factors[1::2], strict=True)
+    ]
+    total: Any = sum(products[1:], start=products[0])
+    dense: torch.Tensor = total.reshape(shape)
+    return dense
+
+
+def factored(
+    layer: nn.Module,
+    weight: FactoredWeight,
+    names: Sequence[str] | None = None,
+    shared: SharedParameters | None = None,
+) -> FactorizedLayer:
+    """Return a layer that runs on the factors of `weight` in the place of `layer`.
+
+    Args:
+        layer: linear, an embedding or a convolution, which is left as it is; the parameters are of
+            its dtype and on its device, and its bias is shared.
+        weight: of the shape that the layer's has.
+        names: of the factors; what has one name is one parameter.
+        shared: parameters of other layers, which this one may share and adds its own to.
+
+    Raises:
+        ValueError: the weight has another shape, or such layers are not executed in this form.
+
+    >>> from nnr_codec.factorization.forms import LowRank
+    >>> convolution = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+    >>> weight = LowRank((16, 8, 3, 3), (np.ones((16, 4)), np.ones((4, 72))))
+    >>> small = factored(convolution, weight)
+    >>> [tuple(parameter.shape) for parameter in small.parameters()]
+    [(4, 8, 3, 3), (16, 4, 1, 1), (16,)]
+    >>> tuple(small(torch.zeros(1, 8, 10, 10)).shape)
+    (1, 16, 5, 5)
+    """
+    own: Any = getattr(layer, "weight", None)
+    if own is None or tuple(own.shape) != weight.shape:
+        shape = None if own is None else tuple(own.shape)
+        raise ValueError(f"factors of the shape {weight.shape} for a weight of the shape {shape}")
+    made = FactorizedLayer(layer, weight.form, weight.shape, weight.ranks)
+    with torch.no_grad():
+        factors = [
+            torch.tensor(np.asarray(factor, np.float32), dtype=own.dtype, device=own.device)
+            for factor in weight.factors
+        ]
+        names = names or [str(index) for index in range(len(factors))]
+        known = {} if shared is None else shared
+        made.set_factors(names, factors, known, own.requires_grad)
+    return made

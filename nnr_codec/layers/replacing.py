@@ -1,0 +1,95 @@
+"""Layers of a module replaced in place by ones that run on factors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from ..errors import InvalidModel
+from ..factorization.forms import FactoredWeight
+from .chains import chain
+from .factorized import SharedParameters, factored
+
+
+def factorize(module: nn.Module, weights: Mapping[str, FactoredWeight]) -> nn.Module:
+    """Replace layers of a module by ones that run on factors.
+
+    Args:
+        module: changed in place; nothing is changed if anything is refused.
+        weights: factors by the name of the weight in the module's state dict, such as
+            "conv1.weight". An array that several of them have becomes one parameter.
+
+    Returns:
+        The module.
+
+    Raises:
+        InvalidModel: the module has no such weight, or one of another shape, or its layer cannot
+            run on such factors; the message names it.
+
+    >>> import numpy as np
+    >>> from nnr_codec.factorization.forms import LowRank
+    >>> weight = LowRank((16, 32), (np.ones((16, 2)), np.ones((2, 32))))
+    >>> factorize(nn.Sequential(nn.Linear(32, 16)), {"0.weight": weight})[0].expand
+    Linear(in_features=2, out_features=16, bias=True)
+    """
+    state = module.state_dict(keep_vars=True)
+    for name, weight in weights.items():
+        if name not in state:
+            raise InvalidModel(name, "is given as factors, and the module has no such tensor")
+        if tuple(state[name].shape) != weight.shape:
+            found = tuple(state[name].shape)
+            raise InvalidModel(name, f"has the shape {weight.shape}, and {found} in the module")
+        check_layer(module, name, weight.form, weight.shape, weight.ranks)
+    shared: SharedParameters = {}
+    for name, weight in weights.items():
+        identities = [str(id(factor)) for factor in weight.factors]
+        replace_layer(module, name, weight, identities, shared)
+    return module
+
+
+def check_layer(
+    module: nn.Module, name: str, form: str, shape: tuple[int, ...], ranks: Sequence[int]
+) -> None:
+    """Check that the layer of weight `name`, which the module has, can run on factors.
+
+    Raises:
+        InvalidModel: it cannot.
+    """
+    path, _, attribute = name.rpartition(".")
+    layer = module.get_submodule(path)
+    kind = type(layer).__name__
+    if attribute != "weight":
+        raise InvalidModel(name, f"comes as factors, and is no layer's weight but {kind}'s own")
+    if layer is module:
+        raise InvalidModel(name, f"the {kind} cannot be replaced in place: it is the module itself")
+    try:
+        chain(form, layer, shape, ranks)
+    except ValueError as error:
+        raise InvalidModel(name, str(error)) from None
+
+
+def replace_layer(
+    module: nn.Module,
+    name: str,
+    weight: FactoredWeight,
+    names: Sequence[str],
+    shared: SharedParameters,
+) -> None:
+    """Put a factorized layer wherever the module has the layer of weight `name`.
+
+    Args:
+        module: changed in place.
+        name: of the weight, which `check_layer` has found to fit.
+        weight: the factors.
+        names: of the factors; what has one name is one parameter.
+        shared: parameters so far; new ones are added.
+    """
+    layer = module.get_submodule(name.rpartition(".")[0])
+    with torch.no_grad():
+        made = factored(layer, weight, names, shared)
+    for parent in list(module.modules()):
+        for key, child in parent._modules.items():
+            if child is layer:
+                parent.add_module(key, made)

@@ -1,0 +1,70 @@
+"""What a module of factorized layers is to an encoder: a dense model, and the factors of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..factorization.forms import FORMS, FactoredWeight
+from ..model import Array
+from .factorized import FactorizedLayer
+from .layout import Layout
+
+
+def factored_weights(module: nn.Module) -> dict[str, FactoredWeight]:
+    """Return the factors of a module's factorized layers, by the names of the dense weights.
+
+    A parameter that layers share gives one array, so that it is coded once: with
+    ``encode(dense_state(module), factorizations=factored_weights(module))``.
+    """
+    seen: dict[tuple[int, Layout], Array] = {}
+    found = {}
+    for name, layer in _factorized(module):
+        factors = []
+        for parameter, layout in layer.factor_parameters():
+            key = (id(parameter), layout)
+            if key not in seen:
+                seen[key] = _array(layout.to_factor(parameter.detach()))
+            factors.append(seen[key])
+        found[f"{name}weight"] = FORMS[layer.form](layer.shape, tuple(factors))
+    return found
+
+
+def dense_state(module: nn.Module) -> dict[str, Array]:
+    """Return a module's state as it was before layers were factorized: dense weights, float32.
+
+    Names and order are those of the state dict with the original layers; other tensors keep their
+    dtype (bfloat16, which numpy lacks, becomes float32).
+    """
+    layers = dict(_factorized(module))
+    result: dict[str, Array] = {}
+    for name, tensor in module.state_dict().items():
+        prefix = next((prefix for prefix in _prefixes(name) if prefix in layers), None)
+        if prefix is None:
+            result[name] = _array(tensor)
+        elif f"{prefix}weight" not in result:
+            layer = layers[prefix]
+            result[f"{prefix}weight"] = _array(layer.weight.detach().float())
+            if layer.bias is not None:
+                result[f"{prefix}bias"] = _array(layer.bias.detach())
+    return result
+
+
+def _factorized(module: nn.Module) -> Iterator[tuple[str, FactorizedLayer]]:
+    """Yield the factorized layers, with what the names of their tensors begin with."""
+    for name, layer in module.named_modules(remove_duplicate=False):
+        if isinstance(layer, FactorizedLayer):
+            yield f"{name}." if name else "", layer
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    yield from ("".join(f"{part}." for part in parts[:count]) for count in range(len(parts)))
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    plain = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return np.array(plain.cpu().numpy())

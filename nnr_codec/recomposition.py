@@ -1,0 +1,108 @@
+"""Weights out of factors, formed while the tensors of a stream go by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy.typing as npt
+
+from .bitstream import DataUnit
+from .errors import InvalidBitstream, LimitExceeded
+from .factorization.factorizations import Factorization
+from .factorization.model_map import MapError, ModelMap
+from .unit_decoder import DecodedTensor
+
+
+class Recomposition:
+    """Gives each weight behind the last of its factors.
+
+    A factor is kept until the last weight that is wanted has been formed of it.
+    """
+
+    def __init__(self, wanted: Callable[[str], bool] = lambda name: False) -> None:
+        """`wanted`: tells which weights are to be formed; the others come without values."""
+        self._wanted = wanted
+        self._map = ModelMap()
+        self._is_known = False
+        self._missing: dict[str, set[str]] = {}  # factors by weight
+        self._uses: dict[str, int] = {}  # by factor, of weights that are still to be formed
+        self._kept: dict[str, npt.NDArray[Any]] = {}
+
+    def use(self, model_map: ModelMap | None) -> None:
+        """Take the stream's map, as soon as it is known."""
+        if model_map is None or self._is_known:
+            return
+        self._map, self._is_known = model_map, True
+        for weight, entry in model_map.factorizations.items():
+            self._missing[weight] = set(entry.factors)
+            for factor in entry.factors if self._wanted(weight) else ():
+                self._uses[factor] = self._uses.get(factor, 0) + 1
+
+    def results(self, tensor: DecodedTensor) -> Iterator[DecodedTensor]:
+        """Yield a coded tensor, of role "factor" if it is one, and what it makes complete.
+
+        Raises:
+            InvalidBitstream: the factors are not what the map says.
+            LimitExceeded: the weight does not fit the memory.
+        """
+        users = self._map.users.get(tensor.name, [])
+        if not users:
+            yield tensor
+            return
+        name = tensor.name
+        if name in self._uses:
+            self._kept[name] = tensor.values
+        yield replace(tensor, role="factor")
+        del tensor  # so that its memory can go as soon as no weight needs it
+        for weight in users:
+            self._missing[weight].discard(name)
+            if not self._missing[weight]:
+                yield DecodedTensor(weight, "dense", self._values(weight))
+
+    def _values(self, weight: str) -> npt.NDArray[Any]:
+        entry = self._map.factorizations[weight]
+        if not self._wanted(weight):
+            return entry.outlined()
+        values = recomposed(weight, entry, self._kept)
+        for factor in entry.factors:
+            self._uses[factor] -= 1
+            if not self._uses[factor]:
+                del self._kept[factor]
+        return values
+
+
+def recomposed(
+    name: str, entry: Factorization, factors: Mapping[str, npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
+    """Return the weight `name` of its factors, which are given by name.
+
+    Raises:
+        InvalidBitstream: they are not what the map says.
+        LimitExceeded: it does not fit the memory.
+    """
+    try:
+        return entry.dense([factors[factor] for factor in entry.factors])
+    except MemoryError:
+        limit = "memory of this machine, in elements"
+        raise LimitExceeded(limit, entry.elements, 0) from None
+    except MapError as error:
+        raise InvalidBitstream("model map", 0, f"weight {name!r}: {error}") from None
+
+
+def block_factorization(record: DataUnit, model_map: ModelMap | None) -> Factorization | None:
+    """Return what a decomposed BLOCK says of its weight, as the map would say it.
+
+    None where the map has no word for it: G has other rows than the weight, or the rank is beyond
+    what a weight of its shape needs.
+    """
+    restored = model_map.tensors.get(record.dense_name) if model_map is not None else None
+    shape = tuple(record.tensor_dimensions or ())
+    dtype = (restored.dtype if restored is not None else None) or "float32"
+    entry = Factorization("lr", shape, tuple(record.names[:2]), dtype)
+    try:
+        entry.ranks(record.factor_shapes())
+    except MapError:
+        return None
+    return entry
