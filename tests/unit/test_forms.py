@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,32 @@ def test_macs_of_linear_layers_count_tokens() -> None:
     convolution = LowRank((6, 2, 2), (np.ones((6, 2)), np.ones((2, 4))))
     with pytest.raises(ValueError, match="1 dimensions"):
         convolution.macs()
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [
+        ("lr", (8, 2**17)),
+        ("cp", (1, 64, 128, 128)),
+        ("tucker2", (2, 64, 64, 128)),
+        ("ht2", (64, 64, 16, 16)),
+        ("joint_binary", (64, 64, 16, 16)),
+    ],
+)
+def test_memory_follows_the_weight(form: str, shape: tuple[int, ...]) -> None:
+    """At any ranks that are allowed: hostile ones must not multiply what the limits count."""
+    kind = FORMS[form]
+    ranks = [min(most, 256) for most in kind.max_ranks(shape)]
+    factors = tuple(np.ones(size, np.float32) for size in kind.factor_shapes(shape, ranks))
+    weight = kind(shape, factors)
+    tracemalloc.start()
+    try:
+        weight.to_dense()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    copies = 8 * weight.parameter_count  # of the factors in float64
+    assert peak <= copies + 4 * 8 * math.prod(shape) + 2**21
 
 
 def test_non_finite_and_huge_factors_pass_without_a_warning() -> None:
