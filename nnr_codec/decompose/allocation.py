@@ -137,14 +137,14 @@ class _Choice:
 
 
 def _choices(curve: ErrorCurve) -> list[_Choice]:
-    """Return the choices worth having, by rising parameters and falling errors, dense last."""
+    """Return the choices worth having, by rising parameters and falling errors."""
     rows = zip(curve.parameters, curve.errors, curve.ranks, strict=True)
     found = [_Choice(*row) for row in rows if row[0] < curve.dense]
     found.append(_Choice(curve.dense, 0.0, None))
     found.sort(key=lambda choice: (choice.parameters, choice.error))
     kept: list[_Choice] = []
     for choice in found:
-        if not kept or choice.error < kept[-1].error or choice.ranks is None:
+        if not kept or choice.error < kept[-1].error:
             kept.append(choice)
     return kept
 

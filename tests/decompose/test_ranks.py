@@ -67,6 +67,7 @@ def test_the_best_ranks_keep_the_fraction(
         assert ranks == (1,)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(ONE_LAYER), SHAPES, st.integers(0, 99))
 def test_the_path_of_energies_only_rises(
     form: type[FactoredWeight], shape: list[int], seed: int
@@ -259,6 +260,11 @@ def test_allocation_of_a_convex_problem_is_optimal() -> None:
     chosen = allocate({"slow": slow, "fast": fast}, 2.0, others=40)
     assert chosen == {"slow": (5,), "fast": (3,)}
     assert allocate({"slow": slow, "fast": fast}, 1.0) == {"slow": None, "fast": None}
+
+
+def test_allocation_spends_nothing_on_what_is_exact() -> None:
+    exact = ErrorCurve(100, ((1,), (2,)), (30, 60), (0.5, 0.0))
+    assert allocate({"exact": exact}, 1.0) == {"exact": (2,)}
 
 
 def test_allocation_over_a_model_meets_the_ratio_closely() -> None:

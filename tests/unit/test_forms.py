@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnr_codec.factorization.factored_weight import FactoredWeight
@@ -54,6 +54,7 @@ def written_out(weight: FactoredWeight) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_dense_is_the_sum_that_defines_the_form(form: str, data: st.DataObject) -> None:
     weight = data.draw(weights(form))
@@ -64,6 +65,7 @@ def test_dense_is_the_sum_that_defines_the_form(form: str, data: st.DataObject) 
 
 
 @pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_ranks_and_counts(form: str, data: st.DataObject) -> None:
     weight = data.draw(weights(form))
@@ -78,6 +80,7 @@ def test_ranks_and_counts(form: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_whatever_does_not_fit_is_refused(form: str, data: st.DataObject) -> None:
     weight = data.draw(weights(form))
@@ -177,6 +180,7 @@ def test_non_finite_and_huge_factors_pass_without_a_warning() -> None:
     assert np.array_equal(huge.to_dense(), [[np.inf, np.nan]], equal_nan=True)
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_unfolding_of_the_joint_forms(data: st.DataObject) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=4)))
