@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InvalidOptions
 from ..factorization.forms import CP
 from . import tucker
 from .cp_stability import bounded_sensitivity
@@ -47,7 +48,8 @@ def cp(
         rank: 1 to the number of elements over the largest dimension; that many reproduce it.
         moment: second moment of the unfolded input, n x n, n = S·d1·d2: then the error of the
             output is minimized, and is not larger than without.
-        error_growth: the error's bound is that of the best plain fit times 1 + error_growth.
+        error_growth: the error's bound is that of the best plain fit times 1 + error_growth;
+            0 or more.
         name: the weight's name, for errors.
 
     Returns:
@@ -137,7 +139,12 @@ def stable_fit(kernel: Float64, rank: int, growth: float) -> list[Float64]:
         kernel: T x …
         rank: number of terms.
         growth: the error is at most that of the best fit times 1 + growth.
+
+    Raises:
+        InvalidOptions: the growth is not 0 or more.
     """
+    if not growth >= 0:
+        raise InvalidOptions("error_growth", f"{growth} is not 0 or more")
     factors = sliced_start(kernel, rank)
     least = math.inf
     for _ in range(_CYCLES):
