@@ -1,0 +1,78 @@
+"""Kernels and moments at the edges: scales, zeros, repeated values; every method, no warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from decompose_support import Array, random_kernel, relative_error
+
+from nnr_codec.decompose.cp import cp
+from nnr_codec.decompose.ht2 import ht2
+from nnr_codec.decompose.ranks import best_ranks
+from nnr_codec.decompose.svd import low_rank
+from nnr_codec.decompose.tucker import tucker2
+from nnr_codec.factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
+
+METHODS: dict[str, tuple[type[FactoredWeight], Callable[..., FactoredWeight]]] = {
+    "lr": (LowRank, lambda weight, ranks, **options: low_rank(weight, *ranks, **options)),
+    "cp": (CP, lambda weight, ranks, **options: cp(weight, *ranks, **options)),
+    "tucker2": (Tucker2, tucker2),
+    "ht2": (HT2, ht2),
+}
+
+
+def _kernels() -> dict[str, Array]:
+    usual = random_kernel((16, 12, 3, 3))
+    pruned, single, identity = usual.copy(), np.zeros_like(usual), np.zeros_like(usual)
+    pruned[::2] = 0
+    pruned[:, ::3] = 0
+    single[3, 4, 1, 1] = 1
+    identity[..., 1, 1] = np.eye(16, 12)
+    return {
+        "tiny": usual * np.float32(1e-18),
+        "huge": usual * np.float32(1e18),
+        "pruned": pruned,
+        "ones": np.ones_like(usual),
+        "single": single,
+        "identity": identity,
+        "1x1": random_kernel((16, 12, 1, 1)),
+        "depthwise": random_kernel((16, 1, 3, 3)),
+        "one output": random_kernel((1, 16, 3, 3)),
+    }
+
+
+KERNELS = _kernels()
+LOW_RANK = {"ones", "single"}
+"""Of these, 30 % of the parameters are enough for everything."""
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels(name: str, method: str) -> None:
+    form, decompose = METHODS[method]
+    weight = KERNELS[name]
+    error = relative_error(weight, decompose(weight, best_ranks(form, weight, 0.3)).to_dense())
+    assert error <= (1e-5 if name in LOW_RANK else 1.0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("method", ["lr", "cp", "tucker2"])
+@pytest.mark.parametrize(
+    "moment",
+    [np.zeros((108, 108)), np.ones((108, 108)), 1e-30 * np.eye(108), 1e30 * np.eye(108)],
+    ids=["zeros", "one direction", "tiny", "huge"],
+)
+@pytest.mark.parametrize("name", ["tiny", "huge", "pruned", "identity"])
+def test_moments(name: str, moment: Array, method: str) -> None:
+    form, decompose = METHODS[method]
+    weight = KERNELS[name]
+    ranks = best_ranks(form, weight, 0.25)
+    plain, aware = decompose(weight, ranks), decompose(weight, ranks, moment=moment)
+    assert np.isfinite(aware.to_dense()).all()
+    if moment.any():
+        scaled = moment / moment.max()
+        errors = [relative_error(weight, made.to_dense(), scaled) for made in (plain, aware)]
+        assert errors[1] <= errors[0] + 1e-6
