@@ -38,6 +38,7 @@ DECODER_SIDE = [
     "nnr_codec.unit_decoder",
     "nnr_codec.unit_layout",
     "nnr_codec.series",
+    "nnr_codec.factorization.forms",
 ]
 EXPERIMENTS = "nnr_codec.experiments"
 USES_EXPERIMENTS = {"nnr_codec.cli.evaluate"}
@@ -64,6 +65,7 @@ def _modules() -> dict[str, Path]:
 
 
 MODULES = _modules()
+ENCODER_SIDE |= {name for name in MODULES if name.startswith("nnr_codec.decompose")}
 LIBRARY = sorted(name for name in MODULES if not name.startswith("nnr_codec.cli"))
 
 

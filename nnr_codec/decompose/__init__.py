@@ -1,0 +1,1 @@
+"""Algorithms that decompose weights into the forms of ``nnr_codec.factorization``."""

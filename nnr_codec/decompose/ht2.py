@@ -1,0 +1,93 @@
+"""Hierarchical Tucker-2 (Gabor and Zdunek, Applied Soft Computing 132, 109856, 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..factorization.forms import HT2
+from .kernel import Float64, checked_ranks, checked_weight, evenly_scaled
+from .svd import leading_eigenvectors, truncated_svd
+
+
+def ht2(weight: npt.NDArray[Any], ranks: Sequence[int], *, name: str = "weight") -> HT2:
+    """Approximate a kernel by bases of inputs and outputs and two cores, one for each tap mode.
+
+    With the kernel as X (S x d1 x T x d2), the bases are the leading singular vectors of its modes
+    S and T. X projected on both, reshaped to (R1·d1) x (R3·d2), is split by a truncated SVD.
+
+    Args:
+        weight: (T, S, d1, d2), any float type.
+        ranks: R1, R13, R3. R13 is cut to what the two others and the taps can fill.
+        name: the weight's name, for errors.
+
+    Returns:
+        Factors in float32, scaled evenly.
+
+    Raises:
+        InvalidModel, InvalidOptions: as `checked_weight` and `checked_ranks` say.
+    """
+    values = checked_weight(weight, HT2, name)
+    rank_in, middle, rank_out = checked_ranks(HT2, weight.shape, ranks, name)
+    ordered = values.transpose(1, 2, 0, 3)
+    rows, columns = ordered.shape[1], ordered.shape[3]
+    inputs = _leading(ordered, rank_in)
+    outputs = _leading(ordered.transpose(2, 0, 1, 3), rank_out)
+    core = np.tensordot(np.tensordot(inputs, ordered, (0, 0)), outputs, (2, 0))
+    matrix = core.transpose(0, 1, 3, 2).reshape(rank_in * rows, rank_out * columns)
+    left, singular, right = truncated_svd(matrix, min(middle, *matrix.shape))
+    root = np.sqrt(singular)
+    cores = (left * root).reshape(rank_in, rows, -1), right * root[:, None]
+    factors = [inputs, cores[0], cores[1].reshape(-1, rank_out, columns), outputs]
+    return HT2(tuple(weight.shape), evenly_scaled(factors, _effects(singular, rank_in, rank_out)))
+
+
+def mode_matrices(kernel: Float64) -> tuple[Float64, Float64, Float64]:
+    """Return the matrices whose ranks are R1, R13, R3: mode S, (S·d1) x (T·d2), and mode T."""
+    ordered = kernel.transpose(1, 2, 0, 3)
+    channels, rows, total, columns = ordered.shape
+    return (
+        ordered.reshape(channels, -1),
+        ordered.reshape(channels * rows, total * columns),
+        kernel.reshape(total, -1),
+    )
+
+
+def form_of_layer(
+    shape: Sequence[int], *, first: bool = False, downsampling: bool = False
+) -> str | None:
+    """Return the word of the form that the published scheme gives a layer; None leaves it dense.
+
+    HT-2 is for kernels that have taps in two dimensions. The first convolution, 1x1 and
+    downsampling convolutions get the SVD of the output mode, and fully connected layers a truncated
+    SVD: both are our low-rank form. Depthwise convolutions, of one input channel, stay dense.
+
+    Args:
+        shape: (T, S), (T, S, d) or (T, S, d1, d2).
+        first: whether it is the model's first convolution.
+        downsampling: whether it reduces the resolution beside a block (a projection shortcut); a
+            shape does not tell.
+    """
+    _, channels, *taps = shape
+    if channels == 1 and taps and not first:
+        return None
+    separable = len(taps) == 2 and max(taps) > 1
+    return "ht2" if separable and not first and not downsampling else "lr"
+
+
+def _effects(singular: Float64, rank_in: int, rank_out: int) -> list[float]:
+    """Return what an error of an element of each factor does to the product, on average.
+
+    The rows of one core have the squared norms `singular`, which an element of the other meets.
+    """
+    tiny = np.finfo(float).tiny
+    energy, mean = max(float(np.sum(singular**2)), tiny), max(float(np.mean(singular)), tiny)
+    return [energy / rank_in, mean, mean, energy / rank_out]
+
+
+def _leading(tensor: Float64, count: int) -> Float64:
+    unfolded = tensor.reshape(len(tensor), -1)
+    return leading_eigenvectors(unfolded @ unfolded.T, count)

@@ -1,0 +1,82 @@
+"""Which layers of a model may share a factor, told from names and shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .joint import Scheme
+
+_BESIDE_BLOCKS = re.compile(r"downsample|shortcut|proj_?conv|skip", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class JointGroup:
+    """Layers that share a factor.
+
+    Attributes:
+        stage: what their names have in common.
+        names: of the weights, at least two, in the model's order.
+    """
+
+    stage: str
+    names: tuple[str, ...]
+
+
+def joint_groups(
+    shapes: Mapping[str, Sequence[int]], scheme: Scheme, *, first_stage: bool = False
+) -> tuple[JointGroup, ...]:
+    """Return the groups of a model's repeated layers.
+
+    A group is the weights of equal shape of one stage. The stage is the part of a name before its
+    first whole number (`layer2` of `layer2.1.conv1.weight`, `encoder.layer` of
+    `encoder.layer.0.output.dense.weight`) or, without a number, before the last two parts
+    (`stack2` of `stack2.conv1.weight`). A layer with half as many input channels, as a stage's
+    first often is, joins the group of its stage that it fits in all else; in "right" alone.
+
+    Left alone are the first weight, those of a stage with no other member (classifiers), depthwise
+    convolutions, shortcuts, and the first of several stages that have groups.
+
+    Args:
+        shapes: of the model's weights by name, in order; those of fewer than two or more than four
+            dimensions are passed over.
+        scheme: as of `joint`.
+        first_stage: whether the first stage joins, too.
+    """
+    weights = {name: tuple(shape) for name, shape in shapes.items() if 2 <= len(shape) <= 4}
+    found: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for name in list(weights)[1:]:
+        shape = weights[name]
+        if not _BESIDE_BLOCKS.search(name) and not (shape[1] == 1 and len(shape) > 2):
+            found.setdefault((_stage(name), shape), []).append(name)
+    repeated = {key for key, names in found.items() if len(names) > 1}
+    if scheme == "right":
+        _join_halves(found, repeated)
+    groups = [
+        JointGroup(stage, tuple(name for name in weights if name in found[stage, shape]))
+        for stage, shape in found
+        if (stage, shape) in repeated
+    ]
+    stages = list(dict.fromkeys(group.stage for group in groups))
+    if len(stages) > 1 and not first_stage:
+        groups = [group for group in groups if group.stage != stages[0]]
+    return tuple(groups)
+
+
+def _join_halves(
+    found: dict[tuple[str, tuple[int, ...]], list[str]],
+    repeated: set[tuple[str, tuple[int, ...]]],
+) -> None:
+    """Move single layers of half the input depth to the group of their stage."""
+    for stage, (outputs, inputs, *taps) in sorted(repeated):
+        half = stage, (outputs, inputs // 2, *taps)
+        if inputs % 2 == 0 and half in found and half not in repeated:
+            found[stage, (outputs, inputs, *taps)] += found.pop(half)
+
+
+def _stage(name: str) -> str:
+    """Return the part of a weight's name that the layers of its stage have in common."""
+    parts = name.split(".")
+    numbers = [index for index, part in enumerate(parts) if part.isdecimal()]
+    return ".".join(parts[: numbers[0]] if numbers else parts[:-2])

@@ -1,0 +1,147 @@
+"""Ranks from what users ask for: a number, a fraction of parameters, an energy, or VBMF."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InvalidOptions
+from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
+from .cp import sliced_start
+from .ht2 import mode_matrices
+from .kernel import Float64, checked_ranks, checked_weight
+from .svd import squared_singular_values
+from .vbmf import vbmf_rank
+
+Ranks = tuple[int, ...]
+
+
+def resolved_ranks(
+    form: type[FactoredWeight],
+    shape: Sequence[int],
+    rank: int | float | Sequence[int],
+    name: str = "weight",
+) -> Ranks:
+    """Return the ranks that a `rank` option means for a weight of `shape`.
+
+    Args:
+        form: of one layer; groups of layers have `joint_rank`.
+        shape: of the dense weight.
+        rank: an int, every rank of the form; a sequence of all its ranks; or a float above 0
+            and up to 1, the fraction of parameters kept.
+        name: the weight's name, for errors.
+
+    Raises:
+        InvalidOptions: no such ranks are possible.
+    """
+    count = len(form.max_ranks(shape))
+    if isinstance(rank, float):
+        return ranks_of_fraction(form, shape, rank, name)
+    return checked_ranks(form, shape, (rank,) * count if isinstance(rank, int) else rank, name)
+
+
+def ranks_of_fraction(
+    form: type[FactoredWeight], shape: Sequence[int], fraction: float, name: str = "weight"
+) -> Ranks:
+    """Return the highest ranks at which at most a fraction of the dense parameters is kept.
+
+    Of a compression ratio c, the fraction is 1/c: r = ⌊m·n / (c·(m + n))⌋ for low rank, and
+    R = ⌊T·S·d1·d2 / (c·(T + S + d1 + d2))⌋ for CP. Several ranks keep the proportions of the
+    highest ones possible. Every rank is at least 1, even if that keeps more.
+
+    Raises:
+        InvalidOptions: the fraction is not above 0, or above 1.
+    """
+    if not 0 < fraction <= 1:
+        raise InvalidOptions("rank", f"{name!r}: {fraction}, a fraction, is not from 0 to 1")
+    allowed = fraction * math.prod(shape) * (1 + 1e-12)  # 1/c·P may fall short by rounding
+    low, high = 1, path_length(form, shape)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = form.parameters(shape, path_ranks(form, shape, middle)) <= allowed
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return path_ranks(form, shape, low)
+
+
+def path_length(form: type[FactoredWeight], shape: Sequence[int]) -> int:
+    """Return the number of steps from ranks of 1 to the highest, all growing in proportion."""
+    return max(form.max_ranks(shape))
+
+
+def path_ranks(form: type[FactoredWeight], shape: Sequence[int], step: int) -> Ranks:
+    """Return the ranks at a step of that path, 1 to `path_length`."""
+    length = path_length(form, shape)
+    return tuple(-(-most * step // length) for most in form.max_ranks(shape))
+
+
+def energy_ranks(
+    form: type[FactoredWeight],
+    weight: npt.NDArray[Any],
+    energy: float,
+    name: str = "weight",
+) -> Ranks:
+    """Return the least ranks that each keep a fraction of the squared singular values.
+
+    Those of the unfolding (low rank), of the unfoldings by outputs and by inputs (Tucker-2), of
+    the three matrices of HT-2, and for CP of the orthogonal terms that its fit starts from.
+
+    Args:
+        energy: above 0, up to 1.
+
+    Raises:
+        InvalidModel: the weight cannot be decomposed.
+        InvalidOptions: the energy is out of range, or the form is joint.
+    """
+    if not 0 < energy <= 1:
+        raise InvalidOptions("energy", f"{name!r}: {energy} is not from 0 to 1")
+    values = checked_weight(weight, form, name)
+    return tuple(_energy_rank(spectrum, energy) for spectrum in spectra(form, values, name))
+
+
+def vbmf_ranks(form: type[FactoredWeight], weight: npt.NDArray[Any], name: str = "weight") -> Ranks:
+    """Return the ranks by variational Bayes, at least 1: low rank and Tucker-2 (Kim et al., 2016).
+
+    Raises:
+        InvalidModel: the weight cannot be decomposed.
+        InvalidOptions: the form is another.
+    """
+    values = checked_weight(weight, form, name)
+    if form not in (LowRank, Tucker2):
+        raise InvalidOptions("rank", f"{name!r}: VBMF has no ranks of {form.form}")
+    matrices = [values.reshape(len(values), -1)]
+    if form is Tucker2:
+        matrices.append(np.swapaxes(values, 0, 1).reshape(values.shape[1], -1))
+    return tuple(max(vbmf_rank(matrix), 1) for matrix in matrices)
+
+
+def spectra(form: type[FactoredWeight], kernel: Float64, name: str) -> tuple[Float64, ...]:
+    """Return the squared singular values, falling, that each rank of the form cuts off.
+
+    What all of them leave out together is a bound of the squared error that the form can reach.
+
+    Raises:
+        InvalidOptions: the form is joint, so one layer does not tell.
+    """
+    outputs = kernel.reshape(len(kernel), -1)
+    if form is LowRank:
+        return (squared_singular_values(outputs),)
+    if form is Tucker2:
+        inputs = np.swapaxes(kernel, 0, 1).reshape(kernel.shape[1], -1)
+        return squared_singular_values(outputs), squared_singular_values(inputs)
+    if form is HT2:
+        return tuple(map(squared_singular_values, mode_matrices(kernel)))
+    if form is CP:
+        factors = sliced_start(kernel, CP.max_ranks(kernel.shape)[0])
+        norms = np.prod([np.sum(factor**2, axis=0) for factor in factors], axis=0)
+        return (np.asarray(norms, np.float64),)
+    raise InvalidOptions("decompose", f"{name!r}: {form.form} has ranks of groups, not of a layer")
+
+
+def _energy_rank(spectrum: Float64, energy: float) -> int:
+    kept = np.cumsum(spectrum)
+    enough = kept >= energy * kept[-1] * (1 - 1e-12)  # energy 1 leaves out what is rounding alone
+    return int(np.argmax(enough)) + 1
