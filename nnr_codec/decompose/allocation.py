@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..errors import InvalidOptions
 from ..factorization.forms import FactoredWeight
 from .kernel import Float64, checked_weight, squared_error
-from .ranks import Ranks, path_length, path_ranks, spectra
+from .ranks import Ranks, energy_path, spectra
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ErrorCurve:
 def estimated_curve(
     form: type[FactoredWeight], weight: npt.NDArray[Any], name: str = "weight"
 ) -> ErrorCurve:
-    """Return a bound of the relative squared error at all ranks, from singular values alone.
+    """Return a bound of the relative squared error along `energy_path`, from singular values.
 
     For low rank it is the error itself; for the others the sum of what each rank cuts off, and
     for CP the error of the orthogonal terms that the fit starts from.
@@ -52,8 +52,7 @@ def estimated_curve(
     for spectrum in spectra(form, values, name):
         beyond = np.append(np.cumsum(spectrum[::-1])[::-1], 0.0)
         tails.append(beyond / beyond[0])
-    steps = range(1, path_length(form, weight.shape) + 1)
-    ranks = tuple(path_ranks(form, weight.shape, step) for step in steps)
+    ranks = tuple(energy_path(form, values, name))
     errors = [sum(float(t[r]) for t, r in zip(tails, choice, strict=True)) for choice in ranks]
     return ErrorCurve(
         weight.size,
@@ -138,14 +137,14 @@ class _Choice:
 
 
 def _choices(curve: ErrorCurve) -> list[_Choice]:
-    """Return the choices worth having, by rising parameters and falling errors, dense last."""
+    """Return the choices worth having, by rising parameters and falling errors."""
     rows = zip(curve.parameters, curve.errors, curve.ranks, strict=True)
     found = [_Choice(*row) for row in rows if row[0] < curve.dense]
     found.append(_Choice(curve.dense, 0.0, None))
     found.sort(key=lambda choice: (choice.parameters, choice.error))
     kept: list[_Choice] = []
     for choice in found:
-        if not kept or choice.error < kept[-1].error or choice.ranks is None:
+        if not kept or choice.error < kept[-1].error:
             kept.append(choice)
     return kept
 

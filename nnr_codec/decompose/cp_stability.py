@@ -14,9 +14,9 @@ from .cp_terms import columns, contracted, gram_product, sensitivity, weights_of
 from .kernel import Float64
 
 _MAX_SWEEPS = 40
-_TOLERANCE = 5e-3  # of the sensitivity, gained in a sweep; less ends the correction
+_TOLERANCE = 1e-2  # of the sensitivity, gained in a sweep; less ends the correction
 _EXACT = 1e-13  # squared error per squared norm below which there is nothing to trade
-_BISECTIONS = 60
+_BISECTIONS = 36  # of the multiplier's logarithm: to some 1e-9
 
 
 def bounded_sensitivity(kernel: Float64, factors: Sequence[Float64], bound: float) -> list[Float64]:

@@ -66,11 +66,13 @@ def form_of_layer(
     SVD: both are our low-rank form. Depthwise convolutions, of one input channel, stay dense.
 
     Args:
-        shape: (T, S), (T, S, d) or (T, S, d1, d2).
+        shape: (T, S), (T, S, d) or (T, S, d1, d2); all others stay dense.
         first: whether it is the model's first convolution.
         downsampling: whether it reduces the resolution beside a block (a projection shortcut); a
             shape does not tell.
     """
+    if not 2 <= len(shape) <= 4:
+        return None
     _, channels, *taps = shape
     if channels == 1 and taps and not first:
         return None

@@ -19,63 +19,92 @@ from .vbmf import vbmf_rank
 
 Ranks = tuple[int, ...]
 
+_ROUNDING = 1e-12  # what shares of energy and of parameters may miss
+
 
 def resolved_ranks(
     form: type[FactoredWeight],
-    shape: Sequence[int],
+    weight: npt.NDArray[Any],
     rank: int | float | Sequence[int],
     name: str = "weight",
 ) -> Ranks:
-    """Return the ranks that a `rank` option means for a weight of `shape`.
+    """Return the ranks that a `rank` option means for a weight.
 
     Args:
         form: of one layer; groups of layers have `joint_rank`.
-        shape: of the dense weight.
+        weight: dense.
         rank: an int, every rank of the form; a sequence of all its ranks; or a float above 0
-            and up to 1, the fraction of parameters kept.
+            and up to 1, the fraction of parameters kept, which `best_ranks` makes the most of.
         name: the weight's name, for errors.
 
     Raises:
+        InvalidModel: the weight cannot be decomposed.
         InvalidOptions: no such ranks are possible.
     """
-    count = len(form.max_ranks(shape))
+    checked_weight(weight, form, name)
     if isinstance(rank, float):
-        return ranks_of_fraction(form, shape, rank, name)
-    return checked_ranks(form, shape, (rank,) * count if isinstance(rank, int) else rank, name)
+        return best_ranks(form, weight, rank, name)
+    count = len(form.max_ranks(weight.shape))
+    ranks = (rank,) * count if isinstance(rank, int) else rank
+    return checked_ranks(form, weight.shape, ranks, name)
 
 
-def ranks_of_fraction(
-    form: type[FactoredWeight], shape: Sequence[int], fraction: float, name: str = "weight"
+def best_ranks(
+    form: type[FactoredWeight], weight: npt.NDArray[Any], fraction: float, name: str = "weight"
 ) -> Ranks:
     """Return the highest ranks at which at most a fraction of the dense parameters is kept.
 
-    Of a compression ratio c, the fraction is 1/c: r = ⌊m·n / (c·(m + n))⌋ for low rank, and
-    R = ⌊T·S·d1·d2 / (c·(T + S + d1 + d2))⌋ for CP. Several ranks keep the proportions of the
-    highest ones possible. Every rank is at least 1, even if that keeps more.
+    Of a compression ratio c, the fraction is 1/c. One rank is that of `rank_of_fraction`. Several
+    ranks keep all the same energy, as much as possible. Every rank is at least 1, even if that
+    keeps more parameters.
+
+    Raises:
+        InvalidModel: the weight cannot be decomposed.
+        InvalidOptions: the fraction is not above 0, or above 1.
+    """
+    if len(form.max_ranks(weight.shape)) == 1:
+        return (rank_of_fraction(form, weight.shape, fraction, name),)
+    allowed = _allowed(weight.shape, fraction, name)
+    path = energy_path(form, checked_weight(weight, form, name), name)
+    fitting = [ranks for ranks in path if form.parameters(weight.shape, ranks) <= allowed]
+    return fitting[-1] if fitting else path[0]
+
+
+def rank_of_fraction(
+    form: type[FactoredWeight], shape: Sequence[int], fraction: float, name: str = "weight"
+) -> int:
+    """Return the highest rank, of a form with one, that keeps at most a fraction of parameters.
+
+    That is r = ⌊m·n / (c·(m + n))⌋ of a compression ratio c = 1/fraction for low rank, and
+    R = ⌊T·S·d1·d2 / (c·(T + S + d1 + d2))⌋ for CP; at least 1, and not above the highest rank.
 
     Raises:
         InvalidOptions: the fraction is not above 0, or above 1.
     """
+    (most,) = form.max_ranks(shape)
+    rank = int(_allowed(shape, fraction, name) / form.parameters(shape, (1,)))
+    return min(max(rank, 1), most)
+
+
+def _allowed(shape: Sequence[int], fraction: float, name: str) -> float:
+    """Return the parameters that a fraction allows."""
     if not 0 < fraction <= 1:
         raise InvalidOptions("rank", f"{name!r}: {fraction}, a fraction, is not from 0 to 1")
-    allowed = fraction * math.prod(shape) * (1 + 1e-12)  # 1/c·P may fall short by rounding
-    low, high = 1, path_length(form, shape)
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = form.parameters(shape, path_ranks(form, shape, middle)) <= allowed
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return path_ranks(form, shape, low)
+    return fraction * math.prod(shape) * (1 + _ROUNDING)  # times 1/c may fall short by rounding
 
 
-def path_length(form: type[FactoredWeight], shape: Sequence[int]) -> int:
-    """Return the number of steps from ranks of 1 to the highest, all growing in proportion."""
-    return max(form.max_ranks(shape))
+def energy_path(form: type[FactoredWeight], kernel: Float64, name: str) -> list[Ranks]:
+    """Return ranks of rising energy, from the lowest to those that keep all of it.
 
-
-def path_ranks(form: type[FactoredWeight], shape: Sequence[int], step: int) -> Ranks:
-    """Return the ranks at a step of that path, 1 to `path_length`."""
-    length = path_length(form, shape)
-    return tuple(-(-most * step // length) for most in form.max_ranks(shape))
+    At each point all ranks are the least that keep the same fraction of their squared singular
+    values.
+    """
+    kept = [np.cumsum(spectrum) for spectrum in spectra(form, kernel, name)]
+    kept = [shares / shares[-1] for shares in kept]
+    levels = np.unique(np.concatenate(kept))
+    levels = levels[levels <= 1 - _ROUNDING]
+    found = [np.searchsorted(shares, np.append(levels, 1 - _ROUNDING)) + 1 for shares in kept]
+    return list(dict.fromkeys(zip(*(ranks.tolist() for ranks in found), strict=True)))
 
 
 def energy_ranks(
@@ -143,5 +172,4 @@ def spectra(form: type[FactoredWeight], kernel: Float64, name: str) -> tuple[Flo
 
 def _energy_rank(spectrum: Float64, energy: float) -> int:
     kept = np.cumsum(spectrum)
-    enough = kept >= energy * kept[-1] * (1 - 1e-12)  # energy 1 leaves out what is rounding alone
-    return int(np.argmax(enough)) + 1
+    return int(np.argmax(kept >= energy * kept[-1] * (1 - _ROUNDING))) + 1

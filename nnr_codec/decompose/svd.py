@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InvalidOptions
 from ..factorization.forms import LowRank
 from .kernel import Float64, checked_ranks, checked_weight, damped
 
@@ -27,7 +28,8 @@ def low_rank(
         weight: at least 2-d, any float type.
         rank: 1 to min(shape[0], n).
         moment: second moment of the unfolded input, n x n: then the error of the output is
-            minimized, not of the weight. In its own norm it is never larger than without.
+            minimized, not of the weight. In its own norm it is never larger than without. For
+            transposed convolutions there is none, as shape[0] is the input there.
         name: the weight's name, for errors.
 
     Returns:
@@ -54,37 +56,39 @@ def truncated_svd(matrix: Float64, rank: int) -> tuple[Float64, Float64, Float64
     """Return U (m x rank), s (rank, falling) and Vᵀ (rank x n) with U·s·Vᵀ ≈ matrix.
 
     Never by a full SVD: from the eigenvectors of the Gram matrix of the short side, or, if that is
-    long and the rank small, by subspace iteration from a seeded random start. The error is
-    within about 1e-5 of the least possible. U·Uᵀ (of the short side) has orthonormal columns to
-    float64's precision, so that full rank reproduces the matrix.
+    long and the rank small, by subspace iteration from a seeded random start. The error is within
+    0.1 % of the least possible, and mostly far nearer. Full rank reproduces the matrix.
     """
     rows, columns = matrix.shape
     if rows > columns:
         left, singular, right = truncated_svd(matrix.T, rank)
         return right.T, singular, left.T
-    if rows <= _DENSE_EIGENPROBLEM or 6 * rank > rows:
-        basis = leading_eigenvectors(matrix @ matrix.T, rank)
-    else:
-        basis = _leading_subspace(matrix, rank)
-    return _in_basis(matrix, basis)
+    return _in_basis(matrix, _leading_left(matrix, rank))
 
 
 def weighted_svd(matrix: Float64, rank: int, moment: Float64) -> tuple[Float64, Float64, Float64]:
     """Return U, s, Vᵀ as `truncated_svd`, minimizing the norm of (matrix - U·s·Vᵀ)·moment^½.
 
-    With the leading left singular vectors U of matrix·moment^½ the best approximation is
-    U·Uᵀ·matrix: no root of the moment is needed, nor its inverse.
+    With the leading left singular vectors U of matrix·L, L·Lᵀ = moment, the best approximation is
+    U·Uᵀ·matrix: nothing has to be inverted.
 
     Args:
         matrix: m x n.
         rank: 1 to min(m, n).
         moment: n x n, symmetric, positive definite.
+
+    Raises:
+        InvalidOptions: the moment is not positive definite.
     """
     if len(matrix) > matrix.shape[1]:  # an eigenproblem of the short side is enough
         basis, small = np.linalg.qr(matrix)
         left, singular, right = weighted_svd(small, rank, moment)
         return basis @ left, singular, right
-    return _in_basis(matrix, leading_eigenvectors(matrix @ moment @ matrix.T, rank))
+    try:
+        root = np.linalg.cholesky(moment)
+    except np.linalg.LinAlgError as error:
+        raise InvalidOptions("moment", "not positive definite, so it is no moment") from error
+    return _in_basis(matrix, _leading_left(matrix @ root, rank))
 
 
 def leading_eigenvectors(gram: Float64, count: int) -> Float64:
@@ -109,6 +113,13 @@ def _in_basis(matrix: Float64, basis: Float64) -> tuple[Float64, Float64, Float6
     right = rotation.T @ projected
     singular = np.linalg.norm(right, axis=1)
     return basis @ rotation, singular, right / np.where(singular > 0, singular, 1.0)[:, None]
+
+
+def _leading_left(matrix: Float64, rank: int) -> Float64:
+    """Return the leading left singular vectors of a matrix that is not higher than wide."""
+    if len(matrix) <= _DENSE_EIGENPROBLEM or 6 * rank > len(matrix):
+        return leading_eigenvectors(matrix @ matrix.T, rank)
+    return _leading_subspace(matrix, rank)
 
 
 def _leading_subspace(matrix: Float64, rank: int) -> Float64:

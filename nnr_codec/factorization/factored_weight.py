@@ -21,8 +21,8 @@ class FactoredWeight(ABC):
     """A weight as factors whose product it is.
 
     Groups: the weight of a convolution with groups has S / groups instead of S input channels, and
-    its shape does not tell. Forms describe the array. A form whose first step mixes the input
-    channels (all but ``LowRank`` of such an array) can then be executed only group by group.
+    its shape does not tell. Forms describe the array as it is. Executed as layers, they then need
+    their first steps once for each group, which `macs` does not count.
 
     Attributes:
         shape: dimensions of the dense weight as in the model: (T, S) of a linear layer, (T, S, d)

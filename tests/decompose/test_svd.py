@@ -100,6 +100,23 @@ def test_data_aware_is_the_optimum_in_its_norm() -> None:
     )
 
 
+def test_data_aware_of_long_sides() -> None:
+    weight, moment = random_kernel((1400, 1500)), random_moment(1500)
+    plain, aware = low_rank(weight, 10), low_rank(weight, 10, moment=moment)
+    errors = [relative_error(weight, form.to_dense(), moment) for form in (plain, aware)]
+    assert errors[1] < errors[0]
+    moment += 0.01 * np.trace(moment) / 1500 * np.eye(1500)
+    root = np.linalg.cholesky(moment)
+    optimum = least_error(weight.astype(np.float64) @ root, 10)
+    error = np.linalg.norm((weight.astype(np.float64) - aware.to_dense()) @ root)
+    assert optimum * (1 - 1e-9) <= error <= 1.001 * optimum
+
+
+def test_what_is_no_moment() -> None:
+    with pytest.raises(InvalidOptions, match="positive definite"):
+        low_rank(random_kernel((5, 3)), 2, moment=np.diag([1.0, 1.0, -1.0]))
+
+
 def test_a_moment_of_zeros_weighs_all_the_same() -> None:
     weight = random_kernel((9, 7))
     aware = low_rank(weight, 3, moment=np.zeros((7, 7)))

@@ -164,6 +164,8 @@ def test_errors_name_the_layer() -> None:
         ((10, 64), {}, "lr"),
         ((64, 32, 5), {}, "lr"),
         ((64, 1, 3, 3), {}, None),
+        ((64,), {}, None),
+        ((8, 8, 3, 3, 3), {}, None),
     ],
 )
 def test_which_form_the_published_scheme_gives(

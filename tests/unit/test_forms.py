@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnr_codec.factorization.factored_weight import FactoredWeight
@@ -53,6 +54,7 @@ def written_out(weight: FactoredWeight) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_dense_is_the_sum_that_defines_the_form(form: str, data: st.DataObject) -> None:
     weight = data.draw(weights(form))
@@ -63,6 +65,7 @@ def test_dense_is_the_sum_that_defines_the_form(form: str, data: st.DataObject) 
 
 
 @pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_ranks_and_counts(form: str, data: st.DataObject) -> None:
     weight = data.draw(weights(form))
@@ -77,6 +80,7 @@ def test_ranks_and_counts(form: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_whatever_does_not_fit_is_refused(form: str, data: st.DataObject) -> None:
     weight = data.draw(weights(form))
@@ -145,11 +149,38 @@ def test_macs_of_linear_layers_count_tokens() -> None:
         convolution.macs()
 
 
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [
+        ("lr", (8, 2**17)),
+        ("cp", (1, 64, 128, 128)),
+        ("tucker2", (2, 64, 64, 128)),
+        ("ht2", (64, 64, 16, 16)),
+        ("joint_binary", (64, 64, 16, 16)),
+    ],
+)
+def test_memory_follows_the_weight(form: str, shape: tuple[int, ...]) -> None:
+    """At any ranks that are allowed: hostile ones must not multiply what the limits count."""
+    kind = FORMS[form]
+    ranks = [min(most, 256) for most in kind.max_ranks(shape)]
+    factors = tuple(np.ones(size, np.float32) for size in kind.factor_shapes(shape, ranks))
+    weight = kind(shape, factors)
+    tracemalloc.start()
+    try:
+        weight.to_dense()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    copies = 8 * weight.parameter_count  # of the factors in float64
+    assert peak <= copies + 4 * 8 * math.prod(shape) + 2**21
+
+
 def test_non_finite_and_huge_factors_pass_without_a_warning() -> None:
     huge = LowRank((1, 2), (np.full((1, 1), 3e38, np.float32), np.array([[1e38, np.nan]])))
     assert np.array_equal(huge.to_dense(), [[np.inf, np.nan]], equal_nan=True)
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_unfolding_of_the_joint_forms(data: st.DataObject) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=4)))
