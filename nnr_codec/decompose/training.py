@@ -26,7 +26,7 @@ from ..factorization.forms import FactoredWeight, LowRank, Tucker2
 from ..user_module import apply, in_mode, weight_layers
 from .batch_norm import reestimate_batch_norm
 from .kernel import checked_ranks, checked_weight
-from .ranks import ranks_of_fraction
+from .ranks import rank_of_fraction
 from .svd import low_rank, truncated_svd
 from .tucker import tucker2
 
@@ -242,11 +242,22 @@ def _ranks_of_fraction(
 ) -> Ranks:
     """Return the highest ranks that keep at most `fraction` of a kernel's parameters, or 1."""
     if form == "tucker2" and math.prod(shape[2:]) > 1:
-        outputs, inputs = ranks_of_fraction(Tucker2, shape, fraction, name)
-        return outputs, inputs
+        return _proportional_ranks(shape, fraction)
     if tiles == NO_TILES:
-        return ranks_of_fraction(LowRank, shape, fraction, name)[0]
+        return rank_of_fraction(LowRank, shape, fraction, name)
     return max(1, math.floor(fraction * math.prod(shape) / _parameters(shape, 1, tiles)))
+
+
+def _proportional_ranks(shape: tuple[int, ...], fraction: float) -> tuple[int, int]:
+    """Return Tucker-2's ranks (a·T, a·S), rounded down, that keep `fraction` of the parameters.
+
+    They solve a²·T·S·taps + a·(T² + S²) = fraction·T·S·taps. Unlike ranks of equal energy they do
+    not follow the weights, which training is about to change.
+    """
+    outputs, inputs = shape[:2]
+    kernel, bases = math.prod(shape), outputs**2 + inputs**2
+    share = (math.sqrt(bases**2 + 4 * fraction * kernel**2) - bases) / (2 * kernel)
+    return max(1, math.floor(share * outputs)), max(1, math.floor(share * inputs))
 
 
 def _tiled(weight: Array, rank: int, tiles: tuple[int, int], name: str) -> Array:
