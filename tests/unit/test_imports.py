@@ -25,11 +25,15 @@ ENCODER_SIDE = {
     "nnr_codec.tensor_quantizer",
     "nnr_codec.tool_search",
     "nnr_codec.unit_encoder",
+    "nnr_codec.quantize.calibration",
+    "nnr_codec.quantize.calibration_file",
     "nnr_codec.quantize.codebook",
     "nnr_codec.quantize.distortion",
     "nnr_codec.quantize.grids",
     "nnr_codec.quantize.integer_rate",
+    "nnr_codec.quantize.moments",
     "nnr_codec.quantize.rate",
+    "nnr_codec.quantize.unfolding",
 }
 DECODER_SIDE = [
     "nnr_codec.codeword_decoder",

@@ -1,0 +1,87 @@
+"""A calibration in a file, so that encoding again needs neither the samples nor torch.
+
+An `.npz` (or safetensors) file with the blocks of each weight under its name, float64, and what
+else belongs to them as JSON in the text entry `nnr_calibration`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from ..checkpoints import open_checkpoint, save_checkpoint
+from ..errors import InvalidModel
+from .moments import Calibration, InputMoments, RowLayout
+
+__all__ = ["load_calibration", "save_calibration"]
+
+_ENTRY = "nnr_calibration"
+_VERSION = 1
+
+
+def save_calibration(
+    path: str | os.PathLike[str], calibration: Calibration, *, overwrite: bool = False
+) -> None:
+    """Write `calibration` to `path`, which ends with `.npz` or `.safetensors`.
+
+    Raises: as :func:`nnr_codec.checkpoints.save_checkpoint`.
+    """
+    weights = {
+        name: {
+            "shape": list(moments.layout.shape),
+            "groups": moments.layout.groups,
+            "transposed": moments.layout.transposed,
+            "positions": moments.positions,
+        }
+        for name, moments in calibration.moments.items()
+    }
+    entry = {
+        "version": _VERSION,
+        "samples": calibration.samples,
+        "unused": list(calibration.unused),
+        "weights": weights,
+    }
+    blocks = {name: moments.blocks for name, moments in calibration.moments.items()}
+    save_checkpoint(path, blocks, overwrite=overwrite, metadata={_ENTRY: json.dumps(entry)})
+
+
+def load_calibration(path: str | os.PathLike[str]) -> Calibration:
+    """Read what :func:`save_calibration` wrote.
+
+    Raises:
+        InvalidModel: the file cannot be read, is no calibration, is one of another version, or
+            moments in it are damaged.
+    """
+    text = os.fspath(path)
+    with open_checkpoint(path) as model:
+        if _ENTRY not in model.metadata:
+            raise InvalidModel(text, "is no calibration")
+        blocks = dict(model.arrays())
+        entry_text = model.metadata[_ENTRY]
+    try:
+        entry = json.loads(entry_text)
+        if entry["version"] != _VERSION:
+            raise InvalidModel(text, f"is a calibration of version {entry['version']}")
+        moments = {
+            name: _moments(text, name, weight, blocks[name])
+            for name, weight in entry["weights"].items()
+        }
+        return Calibration(moments, int(entry["samples"]), tuple(entry["unused"]))
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise InvalidModel(text, f"is no calibration: {type(error).__name__} {error}") from error
+
+
+def _moments(path: str, name: str, weight: dict[str, Any], blocks: Any) -> InputMoments:
+    shape = tuple(int(size) for size in weight["shape"])
+    layout = RowLayout(shape, int(weight["groups"]), bool(weight["transposed"]))
+    size = blocks.shape[-1]
+    expected = (layout.groups, layout.width // size, size, size)
+    if blocks.shape != expected or blocks.dtype != np.float64 or layout.width % size:
+        reason = f"moments {blocks.dtype} {blocks.shape} do not fit a weight of shape {shape}"
+        raise InvalidModel(path, f"{name!r}: {reason}")
+    if not np.isfinite(blocks).all():
+        raise InvalidModel(path, f"{name!r}: moments are not finite")
+    return InputMoments(layout, blocks, int(weight["positions"]))

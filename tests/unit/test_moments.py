@@ -1,0 +1,124 @@
+"""Moments by themselves, and in files: no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnr_codec.checkpoints import open_checkpoint, save_checkpoint
+from nnr_codec.errors import InvalidModel, InvalidOptions
+from nnr_codec.quantize.calibration_file import load_calibration, save_calibration
+from nnr_codec.quantize.moments import Calibration, InputMoments, RowLayout, block_sizes
+
+
+def test_the_largest_are_reduced_first() -> None:
+    layouts = {"small": RowLayout((2, 8)), "large": RowLayout((4, 12, 3, 3))}
+    full = 8 * (8**2 + 108**2)
+    assert block_sizes(layouts, full) == {"small": 8, "large": 108}
+    assert block_sizes(layouts, full - 1) == {"small": 8, "large": 54}
+    assert block_sizes(layouts, 8 * (8 + 108)) == {"small": 1, "large": 1}
+    with pytest.raises(InvalidOptions, match=r"max_bytes: 927 are too few: .* 928"):
+        block_sizes(layouts, 927)
+
+
+def test_damping_adds_to_the_diagonal_of_each_group() -> None:
+    blocks = np.zeros((3, 2, 2, 2))
+    blocks[0] = [[[4, 1], [1, 2]], [[6, 0], [0, 0]]]
+    blocks[1] = 5 * np.eye(2)
+    moments = InputMoments(RowLayout((3, 4, 1), groups=3), blocks, 7)
+    damped = moments.damped(0.1)
+    assert damped.positions == 7
+    np.testing.assert_allclose(damped.blocks[0], [[[4.3, 1], [1, 2.3]], [[6.3, 0], [0, 0.3]]])
+    np.testing.assert_allclose(damped.blocks[1], np.broadcast_to(5.5 * np.eye(2), (2, 2, 2)))
+    np.testing.assert_allclose(damped.blocks[2], np.broadcast_to(np.eye(2), (2, 2, 2)))
+    np.testing.assert_allclose(moments.damped().blocks[1, 0], 5.05 * np.eye(2))
+
+
+def test_reduced_lists_only_the_reduced() -> None:
+    whole = InputMoments(RowLayout((1, 2)), np.ones((1, 1, 2, 2)), 1)
+    parts = InputMoments(RowLayout((1, 2)), np.ones((1, 2, 1, 1)), 1)
+    assert Calibration({"a": whole, "b": parts}, 1).reduced == ("b",)
+
+
+def test_matrices_put_blocks_on_the_diagonal() -> None:
+    blocks = np.arange(1.0, 17).reshape(2, 2, 2, 2)
+    matrices = InputMoments(RowLayout((2, 4, 1), groups=2), blocks, 1).matrices()
+    assert matrices.shape == (2, 4, 4)
+    assert matrices[1].tolist() == [[9, 10, 0, 0], [11, 12, 0, 0], [0, 0, 13, 14], [0, 0, 15, 16]]
+
+
+def _calibration() -> Calibration:
+    rng = np.random.default_rng(4)
+    return Calibration(
+        {
+            "conv.weight": InputMoments(
+                RowLayout((4, 2, 3), groups=2), rng.normal(size=(2, 1, 6, 6)), 17
+            ),
+            "up.weight": InputMoments(
+                RowLayout((2, 3, 4), transposed=True), rng.normal(size=(1, 4, 2, 2)), 5
+            ),
+        },
+        samples=9,
+        unused=("idle.weight",),
+    )
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_a_calibration_comes_back_from_its_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"moments{suffix}"
+    before = _calibration()
+    save_calibration(path, before)
+    after = load_calibration(path)
+    assert (after.samples, after.unused, after.reduced) == (9, ("idle.weight",), ("up.weight",))
+    assert after.moments.keys() == before.moments.keys()
+    for name, moments in before.moments.items():
+        assert after.moments[name].layout == moments.layout
+        assert after.moments[name].positions == moments.positions
+        assert np.array_equal(after.moments[name].blocks, moments.blocks)
+    with pytest.raises(InvalidOptions, match="exists already"):
+        save_calibration(path, before)
+    save_calibration(path, before, overwrite=True)
+
+
+def _changed(path: Path, blocks: dict[str, Any], **changes: Any) -> None:
+    """Write the calibration in `path` anew with other blocks and entries."""
+    with open_checkpoint(path) as model:
+        arrays = dict(model.arrays())
+        entry = json.loads(model.metadata["nnr_calibration"])
+    metadata = {"nnr_calibration": json.dumps({**entry, **changes})}
+    save_checkpoint(path, {**arrays, **blocks}, overwrite=True, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "changes", "reason"),
+    [
+        ({}, {"version": 2}, "version 2"),
+        ({}, {"samples": "many"}, "no calibration: ValueError"),
+        ({}, {"weights": {"gone.weight": {}}}, "no calibration: KeyError 'gone.weight'"),
+        ({}, {"weights": {"conv.weight": {"shape": 3}}}, "no calibration: TypeError"),
+        ({"conv.weight": np.zeros((2, 1, 5, 5))}, {}, "do not fit a weight of shape"),
+        ({"conv.weight": np.zeros((2, 1, 6, 6), np.float32)}, {}, "moments float32"),
+        ({"conv.weight": np.full((2, 1, 6, 6), np.inf)}, {}, "are not finite"),
+        ({"conv.weight": np.zeros(())}, {}, "no calibration: IndexError"),
+    ],
+)
+def test_damaged_calibrations_are_refused(
+    tmp_path: Path, blocks: dict[str, Any], changes: dict[str, Any], reason: str
+) -> None:
+    path = tmp_path / "moments.npz"
+    save_calibration(path, _calibration())
+    _changed(path, blocks, **changes)
+    with pytest.raises(InvalidModel, match=reason) as caught:
+        load_calibration(path)
+    assert "moments.npz" in str(caught.value)
+
+
+def test_other_files_are_no_calibration(tmp_path: Path) -> None:
+    path = tmp_path / "model.npz"
+    save_checkpoint(path, {"a": np.ones(2)})
+    with pytest.raises(InvalidModel, match="is no calibration"):
+        load_calibration(path)
