@@ -28,6 +28,7 @@ from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
 from .choices import Draft, draft_file, smaller_profile, within_target
 from .decoder import Source, StreamDecoder
+from .decompose import decompose_model
 from .errors import InvalidModel, InvalidOptions, naming
 from .exact import Representation, name_parts, represent
 from .factorization.forms import FactoredWeight
@@ -44,6 +45,7 @@ from .model_mapping import (
 )
 from .options import DecodeLimits, EncodeOptions
 from .ordered_calls import ordered_results
+from .quantize.moments import Calibration
 from .report import EncodeReport, TensorReport
 from .series import Series
 from .tensor_encoder import EncodedTensors, TensorEncoder
@@ -82,7 +84,8 @@ def encode(
     options: EncodeOptions | None = None,
     *,
     factorizations: Mapping[str, FactoredWeight] | None = None,
-    carriage: Carriage = "dc",
+    carriage: Carriage | None = None,
+    calibration: Calibration | None = None,
     parents: Sequence[Source] = (),
     overwrite: bool = False,
     executor: Executor | None = None,
@@ -97,10 +100,12 @@ def encode(
         options: how; by default ``EncodeOptions()``.
         factorizations: weights of the model, by name, that travel as these factors; their dense
             values are not read. An array that several of them have is coded once. What `options`
-            say of a weight holds for its factors ``<weight>.factor0``, … as well.
+            say of a weight holds for its factors ``<weight>.factor0``, … as well. None: what
+            `options.decomposition` asks for (:func:`nnr_codec.decompose.decompose_model`).
         carriage: "dc": weights of the form "lr" as DC blocks of the standard, where their factors
             are quantized with the same dq, unary_length and scan_order; the other ones, and with
-            "factors" all, as a tensor for each factor.
+            "factors" all, as a tensor for each factor. None: as `options.decomposition` says.
+        calibration: second moments of the layers' inputs, for the decomposition.
         parents: the earlier streams of a series, oldest first, for contexts alone: the model
             already is a difference.
         overwrite: replace an existing file.
@@ -133,7 +138,12 @@ def encode(
         _output(out, overwrite=overwrite) as output,
     ):
         model, found = with_weights(opened)
-        carried = carry(model, {**found, **(factorizations or {})}, options, carriage)
+        if factorizations is None and options.decomposes:
+            dense = {name: parameter for name, parameter in model.items() if name not in found}
+            made = decompose_model(dense, options, calibration=calibration, executor=executor)
+            factorizations, options = made.factorizations, made.adapted(options)
+        chosen_carriage = carriage or options.decomposition.carriage
+        carried = carry(model, {**found, **(factorizations or {})}, options, chosen_carriage)
         smaller = partial(smaller_profile, draft)
         if options.target_size is None:
             kept = smaller(options)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from .decomposition_options import AMOUNTS, OF_A_WEIGHT, DecompositionOptions
 from .errors import InvalidOptions
 
 Profile = Literal["auto", 0, 1]
@@ -74,11 +75,12 @@ class EncodeOptions:
         target_size: bytes that the stream may have: a number, or as a float the fraction of the
             model's bytes. One offset is added to every qp, the least that is enough; those of
             `overrides` stop at the end of their range.
+        decomposition: which weights travel as factors.
         include: globs of the tensors that are quantized; the rest travels losslessly.
         exclude: globs of tensors that are not, though included.
         overrides: (glob, {option: value}) pairs for single tensors, the last one that matches
             wins; with the options of ``TENSOR_OPTIONS``. There, ``qp`` is the tensor's,
-            whatever its number of dimensions.
+            whatever its number of dimensions, and ``decompose`` the method of `decomposition`.
 
     A glob that matches a weight matches the factors ``<weight>.factor0``, … that it travels as too.
     """
@@ -99,6 +101,7 @@ class EncodeOptions:
     profile: Profile = "auto"
     group: bool = True
     target_size: int | float | None = None
+    decomposition: DecompositionOptions = field(default=DecompositionOptions())
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     overrides: tuple[tuple[str, Mapping[str, Any]], ...] = field(default=())
@@ -129,6 +132,8 @@ class EncodeOptions:
             if isinstance(globs, str) or not isinstance(globs, Iterable):
                 raise InvalidOptions(name, f"{globs!r} is no sequence of globs")
         self._check_target()
+        if not isinstance(self.decomposition, DecompositionOptions):
+            raise InvalidOptions("decomposition", f"{self.decomposition!r} is no such options")
         if self.profile == 0 and self.row_skipping is True:
             raise InvalidOptions("row_skipping", "needs profile 1")
         self._check_overrides()
@@ -208,9 +213,16 @@ class EncodeOptions:
                     reason = f"no option of a tensor; there are {known}"
                     raise InvalidOptions(f"{glob}: {name}", reason)
             try:
-                replace(self, overrides=(), **values)
+                self._with(values)
             except InvalidOptions as error:
                 raise InvalidOptions(f"{glob}: {error.option}", error.reason) from None
+
+    @property
+    def decomposes(self) -> bool:
+        """Whether any weight may be decomposed."""
+        asked = [self.decomposition.method]
+        asked += [values["decompose"] for _, values in self.overrides if "decompose" in values]
+        return any(method != "none" for method in asked)
 
     def quantizes(self, name: str) -> bool:
         """Whether tensor `name` is quantized; else it travels losslessly."""
@@ -227,7 +239,17 @@ class EncodeOptions:
         merged = {key: value for values in matching for key, value in values.items()}
         if "qp" in merged:  # that of the tensor, whatever its role
             merged.setdefault("nonweight_qp", merged["qp"])
-        return replace(self, overrides=(), **merged)
+        return self._with(merged)
+
+    def _with(self, values: Mapping[str, Any]) -> EncodeOptions:
+        """Return the options of a tensor for which `values` are set."""
+        own = {name: value for name, value in values.items() if name not in OF_A_WEIGHT}
+        of_weight = {OF_A_WEIGHT[name]: values[name] for name in values if name in OF_A_WEIGHT}
+        if of_weight:
+            if any(name in of_weight for name in AMOUNTS):  # instead of the model's
+                of_weight = {**dict.fromkeys(AMOUNTS), **of_weight}
+            own["decomposition"] = replace(self.decomposition, **of_weight)
+        return replace(self, overrides=(), **own)
 
     def unmatched_globs(self, names: list[str]) -> list[str]:
         """Return the globs of include, exclude and overrides that match none of `names`."""
@@ -262,11 +284,15 @@ _STREAM_OPTIONS = (
     "lossless",
     "group",
     "target_size",
+    "decomposition",
     "include",
     "exclude",
     "overrides",
 )
-TENSOR_OPTIONS = tuple(f.name for f in fields(EncodeOptions) if f.name not in _STREAM_OPTIONS)
+TENSOR_OPTIONS = (
+    *(f.name for f in fields(EncodeOptions) if f.name not in _STREAM_OPTIONS),
+    *OF_A_WEIGHT,
+)
 """Options that `EncodeOptions.overrides` may set for single tensors."""
 
 

@@ -10,10 +10,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from .errors import InvalidModel
+from .model import Parameter
+
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["apply", "evaluating", "in_mode", "inputs_of", "sample_count", "weight_layers"]
+__all__ = [
+    "apply",
+    "evaluating",
+    "in_mode",
+    "inputs_of",
+    "load_state",
+    "sample_count",
+    "weight_layers",
+]
 
 
 def inputs_of(batch: Any) -> Any:
@@ -79,6 +92,30 @@ def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:
             if weight_name is not None:
                 found[layer] = weight_name
     return found
+
+
+def load_state(module: torch.nn.Module, model: Mapping[str, Parameter]) -> None:
+    """Copy the tensors of `model` to the places of their names in `module`.
+
+    The counters of batch norm may be missing; what the module has no place for is passed over.
+
+    Raises:
+        InvalidModel: another tensor is missing, or has another shape.
+    """
+    import torch
+
+    with torch.no_grad():
+        for name, place in module.state_dict().items():
+            if not isinstance(place, torch.Tensor):
+                continue
+            if name not in model:
+                if name.rpartition(".")[2] == "num_batches_tracked":
+                    continue
+                raise InvalidModel(name, "the module has it, the model does not")
+            if model[name].shape != tuple(place.shape):
+                reason = f"has the shape {model[name].shape}, in the module {tuple(place.shape)}"
+                raise InvalidModel(name, reason)
+            place.copy_(torch.from_numpy(model[name].read().astype(np.float64)))
 
 
 def _place(tensor: torch.Tensor) -> tuple[object, ...]:

@@ -9,12 +9,20 @@ from dataclasses import fields
 from typing import Any
 
 from ..checkpoints import open_checkpoint
+from ..decomposition_options import OF_A_WEIGHT
 from ..encoder import EncodeResult, encode
 from ..errors import InvalidOptions
 from ..model import Model
 from ..options import AUTOMATIC, PRESETS, TENSOR_OPTIONS, EncodeOptions, UnaryLength
 from ..report import EncodeReport, printable, table
 from . import _common as common
+from ._decomposition import (
+    add_decomposition,
+    decompose,
+    decomposition_options,
+    rank_of,
+    show_skipped,
+)
 
 PROGRAM = "nnr-encode"
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3}
@@ -53,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_quantization(parser.add_argument_group("quantization"))
     _add_coding(parser.add_argument_group("coding"))
+    add_decomposition(parser.add_argument_group("decomposition"))
     _add_selection(parser.add_argument_group("selection"))
     return parser
 
@@ -149,11 +158,13 @@ def _target_size(text: str) -> int | float:
 
 
 def _options(given: argparse.Namespace) -> EncodeOptions:
-    names = [*TENSOR_OPTIONS, "qp_density", "group", "lossless", "target_size"]
+    own = [name for name in TENSOR_OPTIONS if name not in OF_A_WEIGHT]
+    names = [*own, "qp_density", "group", "lossless", "target_size"]
     changes = {name: getattr(given, name) for name in names if hasattr(given, name)}
     return EncodeOptions.preset(
         given.preset,
         **changes,
+        decomposition=decomposition_options(given),
         profile="auto" if given.profile == "auto" else int(given.profile),
         include=tuple(given.include or ("*",)),
         exclude=tuple(given.exclude),
@@ -181,8 +192,11 @@ def parse_override(text: str) -> tuple[str, dict[str, Any]]:
     return glob, values
 
 
+_KINDS = {"unary_length": _unary_length, "decompose": str, "rank": rank_of, "energy": float}
+
+
 def _converted(name: str, value: str, text: str) -> Any:
-    kind: Any = _unary_length if name == "unary_length" else type(_DEFAULTS[name])
+    kind: Any = _KINDS.get(name) or type(_DEFAULTS[name])
     try:
         if name in AUTOMATIC and value.lower() == "auto":
             return "auto"
@@ -209,10 +223,17 @@ def _encode(given: argparse.Namespace) -> int:
     ):
         if given.output is not None:
             common.refuse_own_input(given.input, given.output)
+        factorizations = None
+        if options.decomposes:
+            found = decompose(given, model, options, executor, advance)
+            factorizations, options = found.factorizations, found.adapted(options)
+            if not given.quiet:
+                show_skipped(found)
         result: EncodeResult = encode(
             model,
             None if given.dry_run else given.output,
             options,
+            factorizations=factorizations,
             parents=given.parent,
             overwrite=given.force,
             executor=executor,
@@ -226,6 +247,7 @@ def _encode(given: argparse.Namespace) -> int:
 def _expected_weights(model: Model, options: EncodeOptions) -> int:
     """Return how many weights will be coded, those of all the streams that are tried."""
     encodings = 1 if options.target_size is None else _USUAL_ENCODINGS
+    encodings += options.decomposes  # which counts its weights, too
     return encodings * sum(parameter.size for parameter in model.values())
 
 
@@ -266,13 +288,15 @@ def _rows(report: EncodeReport) -> str:
 
 def summary(source: str, output: str, report: EncodeReport) -> str:
     """Return the line that says what became of a model."""
+    factored = any(tensor.factors for tensor in report.tensors)
+    of_factors = " of the factors" if factored else ""
     offset = f", qp offset {report.qp_offset:+d}" if report.encodings > 1 else ""
     return (
         f"{printable(source)} -> {printable(output)}: "
         f"{len(report.tensors)} tensors, {report.elements} weights, "
         f"{common.human_bytes(report.original_bytes)} -> {common.human_bytes(report.bytes)} "
         f"({100 * report.ratio:.2f} %), {report.bits_per_weight:.3f} bit/weight, "
-        f"NMSE {report.nmse:.3g}{offset}, {report.seconds:.2f} s"
+        f"NMSE {report.nmse:.3g}{of_factors}{offset}, {report.seconds:.2f} s"
     )
 
 

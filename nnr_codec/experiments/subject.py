@@ -19,18 +19,16 @@ take plans and subjects from people whom you trust.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from nnr_codec.errors import InvalidOptions, NnrError
 from nnr_codec.experiments.batches import Batch, thinned
 from nnr_codec.experiments.metrics import Metric, classification
+from nnr_codec.user_code import load_function
 
 if TYPE_CHECKING:
     import torch
@@ -98,9 +96,8 @@ def find_subject(
         InvalidOptions: there is no such subject, its file or function fails or returns something
             else, `data` lacks what it needs, or `stride` or `limit` is less than 1.
     """
-    path, colon, function = name.rpartition(":")
-    if colon:
-        make = _user_function((folder or Path()) / path, function, name)
+    if ":" in name:
+        make: SubjectFunction = load_function(name, "subject", folder)
     else:
         ready = ready_subjects()
         if name not in ready:
@@ -128,34 +125,6 @@ def ready_subjects() -> dict[str, SubjectFunction]:
             "subject", f"{error.name} is missing: install the extra eval"
         ) from error
     return dict(subjects.READY)
-
-
-def _user_function(path: Path, function: str, name: str) -> SubjectFunction:
-    """Load a user's file and return a function of it."""
-    if not path.is_file():
-        raise InvalidOptions("subject", f"{name}: there is no file {str(path)!r}")
-    with _naming(name):
-        module = _loaded(path.resolve())
-    found = getattr(module, function, None)
-    if not callable(found):
-        raise InvalidOptions("subject", f"{name}: {path.name} has no function {function!r}")
-    made: SubjectFunction = found
-    return made
-
-
-def _loaded(path: Path) -> ModuleType:
-    """Execute a Python file as a module of its own, its folder first on the path of imports."""
-    spec = importlib.util.spec_from_file_location(f"nnr_subject_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their module up
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
 
 
 @contextmanager

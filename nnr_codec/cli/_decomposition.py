@@ -1,0 +1,153 @@
+"""The options of nnr-encode that say how weights are decomposed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, get_args
+
+from ..decompose import Decomposition, decompose_model
+from ..decomposition_options import (
+    DEFAULTS,
+    Carriage,
+    DecompositionOptions,
+    JointScheme,
+    Method,
+    Objective,
+    Rank,
+)
+from ..errors import InvalidOptions
+from ..model import Model
+from ..options import EncodeOptions
+from ..quantize.calibration import calibrate
+from ..user_code import load_function
+from ..user_module import load_state
+from . import _common as common
+
+_LISTED = 5
+"""Names in one warning."""
+
+_OPTIONS = ("rank", "energy", "compression_ratio", "joint_scheme", "carriage", "objective")
+
+
+def add_decomposition(group: Any) -> None:
+    """Add the options to a group of the parser."""
+    _choice(group, "--decompose", "method", Method, "put factors in place of weights")
+    amount = group.add_mutually_exclusive_group()
+    amount.add_argument(
+        "--rank",
+        type=rank_of,
+        metavar="N|FRACTION|vbmf",
+        help="a rank; the fraction of each layer's parameters that is kept; or found by VBMF",
+    )
+    amount.add_argument(
+        "--energy", type=float, metavar="E", help="part of the squared norm to keep, 0 to 1"
+    )
+    amount.add_argument(
+        "--compression-ratio",
+        type=float,
+        metavar="C",
+        help="parameters of the whole model, before over after",
+    )
+    _choice(group, "--joint-scheme", "joint_scheme", JointScheme, "what repeated layers share")
+    _choice(
+        group, "--carriage", "carriage", Carriage, "LR in the standard's units, or all as tensors"
+    )
+    text = "what auto minimizes; macs and latency need --module"
+    _choice(group, "--objective", "objective", Objective, text)
+    group.add_argument(
+        "--module",
+        metavar="FILE.py:FUNCTION",
+        help="returns the torch module that the weights belong to, or (module, inputs)",
+    )
+    group.add_argument(
+        "--calibrate",
+        metavar="FILE.py:FUNCTION",
+        help="returns (module, batches): errors are then those of the layers' outputs",
+    )
+
+
+def decomposition_options(given: argparse.Namespace) -> DecompositionOptions:
+    """Return what the command line says.
+
+    Raises:
+        InvalidOptions: values that do not go together.
+    """
+    values = {name: getattr(given, name) for name in _OPTIONS if getattr(given, name) is not None}
+    return DecompositionOptions(given.decompose or DEFAULTS["method"], **values)
+
+
+def rank_of(text: str) -> Rank:
+    """Convert a rank: a whole number, a fraction, or "vbmf"."""
+    if text == "vbmf":
+        return "vbmf"
+    return float(text) if "." in text or "e" in text.lower() else int(text)
+
+
+def _choice(group: Any, flag: str, name: str, kinds: Any, text: str) -> None:
+    choices = get_args(kinds)
+    text = f"{text} (default: {DEFAULTS[name]})"
+    group.add_argument(flag, choices=choices, default=None, help=text)
+
+
+def decompose(
+    given: argparse.Namespace,
+    model: Model,
+    options: EncodeOptions,
+    executor: Executor | None,
+    advance: Callable[[int], object],
+) -> Decomposition:
+    """Decompose the weights of a model as the command line says.
+
+    Args:
+        given: the command line.
+        model: the input.
+        options: of the encoder.
+        executor: decomposes weights side by side.
+        advance: called with the number of weights that are done.
+
+    Raises:
+        InvalidOptions: a file of the user's lacks its function or fails.
+        InvalidModel: the module does not fit the model.
+    """
+    module, inputs, calibration = None, None, None
+    if given.module is not None:
+        module, inputs = _pair(load_function(given.module, "module")(), "module", needed=False)
+    if given.calibrate is not None:
+        module, batches = _pair(load_function(given.calibrate, "calibrate")(), "calibrate")
+        load_state(module, model)
+        calibration = calibrate(module, batches)
+        for name in calibration.reduced:
+            common.warn("nnr-encode", f"{name!r}: moments between its channels take too much")
+    return decompose_model(
+        model,
+        options,
+        module=module,
+        inputs=inputs,
+        calibration=calibration,
+        executor=executor,
+        progress=lambda name: advance(model[name].size),
+    )
+
+
+def show_skipped(found: Decomposition) -> None:
+    """Say on stderr which weights stay dense, and why; those of one reason in one line."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in found.skipped.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        listed = ", ".join(map(repr, names[:_LISTED]))
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        common.warn("nnr-encode", f"stays dense: {listed}{more}: {reason}")
+
+
+def _pair(returned: Any, option: str, *, needed: bool = True) -> tuple[Any, Any]:
+    """Return module and data, as a user's function gives them."""
+    module, data = returned if isinstance(returned, tuple) else (returned, None)
+    if not hasattr(module, "state_dict"):
+        kind = type(module).__name__
+        raise InvalidOptions(option, f"the function returns a {kind}, not a torch module")
+    if needed and data is None:
+        raise InvalidOptions(option, "the function returns no batches beside the module")
+    return module, data

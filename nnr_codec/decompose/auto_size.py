@@ -1,0 +1,151 @@
+"""The form and ranks with which a weight takes the fewest bytes, at the error that it has without.
+
+Both ways are gone to the end: quantized, coded, decoded. A weight is decomposed only if the stream
+is smaller so, and its error is not larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..decoder import decode
+from ..decomposition_options import DecompositionOptions
+from ..errors import InvalidModel, InvalidOptions
+from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
+from ..options import EncodeOptions
+from .algorithms import Form, decompose_to, values_of
+from .kernel import Float64, squared_error
+from .layer_kinds import LayerWeight
+from .ranks import energy_ranks
+
+__all__ = ["LARGER", "SizeTask", "forms_of", "smallest"]
+
+LARGER = "would take more bytes"
+
+_SHARES = (0.2, 0.5, 0.8)
+"""Parts of the error that the decomposition may make; quantizing the factors makes the rest."""
+
+_WORTH_TRYING = 0.95
+"""Of the dense parameters: with more, factors have never been smaller."""
+
+_QP_BELOW, _QP_ABOVE = 24, 12
+"""How much finer and coarser than the dense weight the factors may be quantized."""
+
+
+@dataclass(frozen=True)
+class SizeTask:
+    """A weight to be decomposed if that takes fewer bytes.
+
+    Attributes:
+        weight: which.
+        options: of the encoder.
+        moment: of the layer's unfolded input, or None: the error is then the weight's.
+    """
+
+    weight: LayerWeight
+    options: EncodeOptions
+    moment: Float64 | None = None
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """A weight in a stream of its own."""
+
+    size: int
+    error: float
+
+
+def forms_of(weight: LayerWeight) -> tuple[Form, ...]:
+    """Return the forms that a layer can run on."""
+    if weight.kind != "convolution":
+        return (LowRank,)
+    return (LowRank, Tucker2, CP, HT2) if len(weight.shape) == 4 else (LowRank, Tucker2, CP)
+
+
+def smallest(task: SizeTask) -> tuple[FactoredWeight | str, int | None]:
+    """Return the factors that take the fewest bytes and their qp; or why there are none."""
+    weight, options = task.weight, _single(task)
+    values = values_of(weight)
+    try:
+        dense = _coded(values, weight.name, options, None, task.moment)
+        best, found, found_qp = dense.size, None, None
+        qp = options.for_tensor(weight.name).qp
+        for made in _candidates(task, values, dense.error):
+            coded, chosen = _at_equal_error(task, values, made, dense.error, qp)
+            if coded is not None and coded.size < best:
+                best, found, found_qp = coded.size, made, chosen
+    except InvalidModel as error:
+        return error.reason, None
+    return (LARGER, None) if found is None else (found, found_qp)
+
+
+def _single(task: SizeTask) -> EncodeOptions:
+    """Return the options with which a weight is coded in a stream of its own."""
+    return replace(task.options, target_size=None, decomposition=DecompositionOptions())
+
+
+def _candidates(
+    task: SizeTask, values: npt.NDArray[Any], allowed: float
+) -> Iterator[FactoredWeight]:
+    """Yield decompositions that leave some of the allowed error to quantization."""
+    weight = task.weight
+    energy = squared_error(values, np.zeros_like(values), task.moment)
+    if not 0 < allowed < energy:
+        return
+    tried: set[tuple[str, tuple[int, ...]]] = set()
+    for form in forms_of(weight):
+        for share in _SHARES:
+            ranks = energy_ranks(form, values, 1 - share * allowed / energy, weight.name)
+            if (form.form, ranks) in tried:
+                continue
+            tried.add((form.form, ranks))
+            if form.parameters(weight.shape, ranks) > _WORTH_TRYING * values.size:
+                continue
+            made = decompose_to(form, values, ranks, task.moment, weight.name)
+            if squared_error(values, made.to_dense(), task.moment) < allowed:
+                yield made
+
+
+def _at_equal_error(
+    task: SizeTask, values: npt.NDArray[Any], made: FactoredWeight, allowed: float, qp: int
+) -> tuple[_Coded | None, int]:
+    """Quantize factors as coarsely as the allowed error lets them."""
+    low, high = qp - _QP_BELOW, qp + _QP_ABOVE
+    best, best_qp = None, low
+    while low <= high:
+        middle = (low + high) // 2
+        try:
+            options = replace(_single(task), overrides=(("*", {"qp": middle}),))
+        except InvalidOptions:  # finer than the format has
+            low = middle + 1
+            continue
+        coded = _coded(values, task.weight.name, options, made, task.moment)
+        if coded.error <= allowed:
+            best, best_qp, low = coded, middle, middle + 1
+        else:
+            high = middle - 1
+    return best, best_qp
+
+
+def _coded(
+    values: npt.NDArray[Any],
+    name: str,
+    options: EncodeOptions,
+    made: FactoredWeight | None,
+    moment: Float64 | None,
+) -> _Coded:
+    """Encode a weight in a stream of its own, decode it, and measure."""
+    from ..encoder import encode  # which imports this module's package
+
+    factorizations = {} if made is None else {name: made}
+    carriage = options.decomposition.carriage
+    result = encode(
+        {name: values}, options=options, factorizations=factorizations, carriage=carriage
+    )
+    assert result.data is not None  # as there is no output file
+    return _Coded(len(result.data), squared_error(values, decode(result.data)[name], moment))

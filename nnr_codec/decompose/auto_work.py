@@ -1,0 +1,171 @@
+"""The form with which a layer has the least to do, at a bound of its error."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..decomposition_options import DecompositionOptions
+from ..errors import InvalidModel, InvalidOptions
+from ..factorization.forms import FactoredWeight
+from .algorithms import decompose_to, values_of
+from .auto_size import forms_of
+from .kernel import Float64, squared_error
+from .layer_kinds import LayerWeight
+from .ranks import energy_ranks
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["MORE_WORK", "WorkBench", "least_work"]
+
+MORE_WORK = "would not have less to do"
+
+_ENERGY = 0.99
+"""What is kept of a layer, unless the options say."""
+
+_GROWTH = 1.3
+"""Of the energy that is left out, from one try to the next, until the error is small enough."""
+
+_REPEATS = 15
+"""Runs of a layer, of which the median counts."""
+
+
+class WorkBench:
+    """Counts or times layers on the inputs that they get in their module."""
+
+    def __init__(
+        self, options: DecompositionOptions, module: torch.nn.Module | None, inputs: Any
+    ) -> None:
+        """`module` is run once on `inputs`.
+
+        Raises:
+            InvalidOptions: one of them is missing.
+        """
+        if module is None or inputs is None:
+            reason = f"{options.objective!r} needs a module and inputs (--module)"
+            raise InvalidOptions("objective", reason)
+        self.energy = _ENERGY if options.energy is None else options.energy
+        self._by_time = options.objective == "latency"
+        self._runs = _runs(module, inputs)
+
+    def cost(self, weight: LayerWeight, made: FactoredWeight | None = None) -> float:
+        """Return multiply-accumulates, or seconds, of a layer: dense, or on factors.
+
+        Raises:
+            InvalidModel: the layer did not run.
+        """
+        if weight.name not in self._runs:
+            raise InvalidModel(weight.name, "its layer was not run on the inputs")
+        run = self._runs[weight.name]
+        return run.seconds(made) if self._by_time else run.macs(weight, made)
+
+
+@dataclass
+class _Run:
+    """What a layer was given, and made of it."""
+
+    layer: Any
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+
+    def macs(self, weight: LayerWeight, made: FactoredWeight | None) -> int:
+        """Count multiply-accumulates, those with the zeros around an image included."""
+        taps = len(weight.shape) - 2
+        before, after = (_positions(tensor, taps) for tensor in (self.inputs, self.outputs))
+        if weight.kind == "transposed":
+            after = before
+        if made is None:
+            return math.prod(weight.shape) * math.prod(after)
+        # Of convolutions the samples come first; of linear layers all dimensions are positions.
+        first = len(before) - taps if taps else 0
+        return math.prod(before[:first]) * made.macs(before[first:], after[first:])
+
+    def seconds(self, made: FactoredWeight | None) -> float:
+        """Time the layer, or one that runs on factors in its place."""
+        import torch
+
+        from ..layers import factored
+
+        layer = self.layer if made is None else factored(self.layer, made)
+        times = []
+        with torch.inference_mode():
+            for _ in range(_REPEATS):
+                start = time.perf_counter()
+                layer(self.inputs)
+                times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+
+def _positions(tensor: torch.Tensor, taps: int) -> tuple[int, ...]:
+    """Return the sizes of all dimensions but that of the channels."""
+    if taps == 0:
+        return tuple(tensor.shape[:-1])
+    return (*tensor.shape[: -taps - 1], *tensor.shape[-taps:])
+
+
+def _runs(module: torch.nn.Module, inputs: Any) -> dict[str, _Run]:
+    """Run a module, and return what each layer got, by the name of its weight."""
+    from ..user_module import apply, evaluating, inputs_of, weight_layers
+
+    found: dict[str, _Run] = {}
+
+    def hook(name: str) -> Any:
+        def note(layer: Any, args: tuple[Any, ...], outputs: Any) -> None:
+            if args:
+                found.setdefault(name, _Run(layer, args[0], outputs))
+
+        return note
+
+    handles = [
+        layer.register_forward_hook(hook(name)) for layer, name in weight_layers(module).items()
+    ]
+    try:
+        with evaluating(module):
+            apply(module, inputs_of(inputs))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def least_work(
+    weight: LayerWeight, bench: WorkBench, moment: Float64 | None
+) -> FactoredWeight | str:
+    """Return the factors with which a layer has the least to do, or why it has none."""
+    values = values_of(weight)
+    try:
+        best, found = bench.cost(weight), None
+        for made in _candidates(weight, values, bench.energy, moment):
+            cost = bench.cost(weight, made)
+            if cost < best:
+                best, found = cost, made
+    except InvalidModel as error:
+        return error.reason
+    return MORE_WORK if found is None else found
+
+
+def _candidates(
+    weight: LayerWeight, values: npt.NDArray[Any], energy: float, moment: Float64 | None
+) -> Iterator[FactoredWeight]:
+    """Yield one decomposition of each form that keeps the energy."""
+    whole = squared_error(values, np.zeros_like(values), moment)
+    allowed = (1 - energy) * whole
+    for form in forms_of(weight):
+        kept = energy
+        while kept < 1:
+            ranks = energy_ranks(form, values, kept, weight.name)
+            if form.parameters(weight.shape, ranks) >= values.size:
+                break
+            made = decompose_to(form, values, ranks, moment, weight.name)
+            if squared_error(values, made.to_dense(), moment) <= allowed:
+                yield made
+                break
+            kept = 1 - (1 - kept) / _GROWTH

@@ -1,0 +1,48 @@
+"""The outcome of decomposing a model's weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..factorization.forms import FactoredWeight
+from ..options import EncodeOptions
+
+
+@dataclass
+class Decomposition:
+    """What became of a model's weights.
+
+    Attributes:
+        factorizations: the decomposed weights, by name, in the order of the model.
+        skipped: why other weights stay dense, by name.
+        overrides: options of the factors' own, as in `EncodeOptions.overrides`.
+    """
+
+    factorizations: dict[str, FactoredWeight] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    overrides: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+
+    def take(self, name: str, made: FactoredWeight | str) -> None:
+        """Note what a weight became: factors, or the reason why it has none."""
+        if isinstance(made, str):
+            self.skipped[name] = made
+        else:
+            self.factorizations[name] = made
+
+    def set_qp(self, name: str, qp: int) -> None:
+        """Quantize the factors of a weight with a qp of their own."""
+        escaped = re.sub(r"([*?[])", r"[\1]", name)
+        self.overrides = (*self.overrides, (f"{escaped}.factor*", {"qp": qp}))
+
+    def adapted(self, options: EncodeOptions) -> EncodeOptions:
+        """Return options of the encoder, with what the factors need."""
+        return replace(options, overrides=(*options.overrides, *self.overrides))
+
+    def sort(self, names: Sequence[str]) -> None:
+        """Put all in the order of `names`."""
+        place = {name: index for index, name in enumerate(names)}
+        self.factorizations = dict(sorted(self.factorizations.items(), key=lambda i: place[i[0]]))
+        self.skipped = dict(sorted(self.skipped.items(), key=lambda item: place[item[0]]))

@@ -1,0 +1,130 @@
+"""What kind of layer a weight belongs to: from its shape, or from the module that runs it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import InvalidModel
+from ..model import Parameter, is_signed_float
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Kind", "LayerWeight", "weights_of_model"]
+
+Kind = Literal["linear", "pointwise", "convolution", "transposed", "grouped", "depthwise", "other"]
+
+
+@dataclass(frozen=True)
+class LayerWeight:
+    """The weight of one layer.
+
+    Attributes:
+        parameter: its name, shape and values.
+        kind: "linear"; "pointwise": convolution of one tap; "convolution": of several taps;
+            "grouped": convolution with groups; "depthwise": with as many groups as input channels;
+            "transposed" convolution; "other": what no form executes.
+        is_first: nothing with a weight runs before it, as far as the order of the model tells.
+    """
+
+    parameter: Parameter
+    kind: Kind
+    is_first: bool = False
+
+    @property
+    def name(self) -> str:
+        """The tensor's name in the model."""
+        return self.parameter.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The dense weight's dimensions."""
+        return self.parameter.shape
+
+
+def weights_of_model(
+    model: Mapping[str, Parameter], module: torch.nn.Module | None = None
+) -> list[LayerWeight]:
+    """Return the weights that layers multiply their inputs by, in the order of the model.
+
+    Args:
+        model: tensors by name. Without a module, those of floats with two and more dimensions are
+            taken for weights. A convolution with one input channel for each group looks like one
+            with a single input channel: both are taken for depthwise ones; other groups cannot be
+            seen, nor whether a convolution is transposed.
+        module: whose layers say what they are. What it has no layer for is of kind "other".
+
+    Raises:
+        InvalidModel: a weight has not the shape that the module's layer has.
+    """
+    candidates = [
+        parameter
+        for parameter in model.values()
+        if len(parameter.shape) >= 2
+        and parameter.size
+        and is_signed_float(parameter.dtype)
+        and parameter.tied_to is None
+    ]
+    kinds = None if module is None else _kinds_in(module)
+    found: list[LayerWeight] = []
+    for parameter in candidates:
+        if kinds is None:
+            kind = _kind_by_shape(parameter.shape)
+        else:
+            kind = _kind_in_module(parameter, kinds)
+        is_first = kind != "other" and all(weight.kind == "other" for weight in found)
+        found.append(LayerWeight(parameter, kind, is_first))
+    return found
+
+
+def _kind_by_shape(shape: tuple[int, ...]) -> Kind:
+    if len(shape) == 2:
+        return "linear"
+    if shape[1] == 1 and shape[0] > 1:
+        return "depthwise"
+    if math.prod(shape[2:]) == 1:
+        return "pointwise"
+    return "convolution" if len(shape) <= 4 else "other"
+
+
+def _kind_in_module(
+    parameter: Parameter, kinds: Mapping[str, tuple[Kind, tuple[int, ...]]]
+) -> Kind:
+    if parameter.name not in kinds:
+        return "other"
+    kind, shape = kinds[parameter.name]
+    if shape != parameter.shape:
+        reason = f"has the shape {parameter.shape}, in the module {shape}"
+        raise InvalidModel(parameter.name, reason)
+    return kind
+
+
+def _kinds_in(module: torch.nn.Module) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+    """Return kind and shape of the weight of every layer, by the weight's name."""
+    from ..user_module import weight_layers
+
+    found: dict[str, tuple[Kind, tuple[int, ...]]] = {}
+    for layer, name in weight_layers(module).items():
+        kind, shape = _kind_of_layer(layer), tuple(layer.weight.shape)
+        if found.setdefault(name, (kind, shape))[0] != kind:
+            found[name] = "other", shape  # a weight that two kinds of layers share
+    return found
+
+
+def _kind_of_layer(layer: torch.nn.Module) -> Kind:
+    shape = tuple(layer.weight.shape)
+    if len(shape) == 2:
+        return "linear"
+    if len(shape) > 4:
+        return "other"
+    groups = layer.groups
+    if layer.transposed:
+        return "transposed" if groups == 1 else "other"
+    if groups == layer.in_channels and groups > 1:
+        return "depthwise"
+    if groups > 1:
+        return "grouped"
+    return "pointwise" if math.prod(shape[2:]) == 1 else "convolution"

@@ -1,0 +1,20 @@
+"""The moment of a weight's unfolded input, as the algorithms take it."""
+
+from __future__ import annotations
+
+from ..quantize.moments import Calibration
+from .kernel import Float64
+from .layer_kinds import LayerWeight
+
+
+def moment_of(weight: LayerWeight, calibration: Calibration | None) -> Float64 | None:
+    """Return E[x xᵀ] for x in the order of `weight`'s unfolding, or None if it is not known.
+
+    Of groups it is the mean: they share the first factor. A transposed convolution's weight is
+    unfolded otherwise than its inputs are met, so there is none.
+    """
+    found = calibration.moments.get(weight.name) if calibration else None
+    if found is None or found.layout.transposed:
+        return None
+    moment: Float64 = found.matrices().mean(axis=0)
+    return moment

@@ -1,0 +1,193 @@
+"""Which weights of a model are decomposed, into which form, and with which ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..factorization.forms import CP, HT2, LowRank, Tucker2
+from ..model import Parameter
+from ..options import EncodeOptions, matches_tensor
+from ..ordered_calls import ordered_results
+from ..quantize.moments import Calibration
+from .algorithms import Form, Task, decomposed
+from .auto_size import SizeTask, smallest
+from .auto_work import WorkBench, least_work
+from .chosen_ranks import ranks_of_model
+from .decomposition import Decomposition
+from .ht2 import form_of_layer
+from .joint_selection import select_joint
+from .layer_kinds import LayerWeight, weights_of_model
+from .row_moments import moment_of
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Decomposition", "decompose_model"]
+
+Progress = Callable[[str], object]
+
+_KERNEL_FORMS: dict[str, Form] = {"cp": CP, "tucker2": Tucker2, "ce1": CP}
+"""What convolutions of several taps get, by method; other layers get low rank."""
+
+_PENDING = 16
+"""Weights decomposed ahead of the one that is waited for, with an executor."""
+
+_BYTES_PER_ELEMENT = 64
+"""What decomposing holds of an element, about: float64 copies, products, residuals."""
+
+
+def decompose_model(
+    model: Mapping[str, Parameter],
+    options: EncodeOptions,
+    *,
+    module: torch.nn.Module | None = None,
+    inputs: Any = None,
+    calibration: Calibration | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Decomposition:
+    """Decompose the weights of a model as `options.decomposition` and the overrides say.
+
+    The first layer, depthwise convolutions, and weights that would not have fewer parameters stay
+    dense, and so does what is not quantized. An override that names a method for a weight
+    (`decompose`) holds for a first layer, too.
+
+    Args:
+        model: tensors by name.
+        options: of the encoder.
+        module: that the weights belong to, with the model's tensors; without one their shapes tell
+            what they are.
+        inputs: a batch of the module's inputs, for the objectives "macs" and "latency".
+        calibration: second moments of the layers' inputs: then low rank, CP and Tucker-2 minimize
+            the error of the outputs.
+        executor: decomposes weights side by side.
+        progress: called with the name of each weight that is decomposed.
+
+    Raises:
+        InvalidModel: a weight does not fit the module.
+        InvalidOptions: a ratio is out of reach, a rank is impossible for a weight whose override
+            names it exactly, or an objective lacks the module and its inputs.
+    """
+    found = Decomposition()
+    everything = sum(p.size for p in model.values() if p.tied_to is None)
+    by_method = _methods(weights_of_model(model, module), options, found)
+    selection = _Selection(options, calibration, executor, progress, found)
+    selection.decompose_alone(by_method, everything)
+    joint = by_method.get("joint", [])
+    select_joint(joint, options.decomposition, everything, found, progress)
+    if options.decomposition.objective == "size":
+        selection.decompose_for_size(by_method.get("auto", []))
+    else:
+        selection.decompose_for_work(by_method.get("auto", []), module, inputs)
+    found.sort(list(model))
+    return found
+
+
+def _methods(
+    weights: Iterable[LayerWeight], options: EncodeOptions, found: Decomposition
+) -> dict[str, list[LayerWeight]]:
+    """Return the weights that may be decomposed, by method; note why others may not."""
+    by_method: dict[str, list[LayerWeight]] = {}
+    for weight in weights:
+        method = options.for_tensor(weight.name).decomposition.method
+        if method == "none":
+            continue
+        reason = _obstacle(weight, method, options)
+        if reason is None:
+            by_method.setdefault(method, []).append(weight)
+        else:
+            found.skipped[weight.name] = reason
+    return by_method
+
+
+def _obstacle(weight: LayerWeight, method: str, options: EncodeOptions) -> str | None:
+    """Return why a weight stays dense, if it does."""
+    if not options.quantizes(weight.name):
+        return "is not quantized"
+    if weight.kind == "depthwise":
+        return "is of a depthwise convolution"
+    if weight.kind == "other":
+        return "is of no layer that runs on factors"
+    is_named = any(
+        "decompose" in values and matches_tensor(weight.name, glob)
+        for glob, values in options.overrides
+    )
+    # HT-2 has a rule of its own for the first layer, and groups leave it out themselves.
+    if weight.is_first and not is_named and method not in ("ht2", "joint"):
+        return "is of the first layer"
+    return None
+
+
+def _form(weight: LayerWeight, method: str) -> Form:
+    """Return the form that a method gives a weight: low rank unless there is a kernel."""
+    if weight.kind != "convolution":
+        return LowRank
+    if method == "ht2":
+        return HT2 if form_of_layer(weight.shape, first=weight.is_first) == "ht2" else LowRank
+    return _KERNEL_FORMS.get(method, LowRank)
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """The steps of :func:`decompose_model`, with what they have in common."""
+
+    options: EncodeOptions
+    calibration: Calibration | None
+    executor: Executor | None
+    progress: Progress | None
+    found: Decomposition
+
+    def decompose_alone(
+        self, by_method: Mapping[str, Sequence[LayerWeight]], everything: int
+    ) -> None:
+        """Decompose the weights whose form the method tells, each by itself."""
+        tasks = [
+            Task(weight, _form(weight, method), moment=moment_of(weight, self.calibration))
+            for method, weights in by_method.items()
+            if method not in ("joint", "auto")
+            for weight in weights
+        ]
+        chosen = ranks_of_model(tasks, self.options, everything, self.found.skipped)
+        for task, made in zip(chosen, self._results(decomposed, chosen), strict=True):
+            self.found.take(task.weight.name, made)
+            self._done(task.weight)
+
+    def decompose_for_size(self, weights: Sequence[LayerWeight]) -> None:
+        """Decompose the weights that take fewer bytes so, at the error of plain quantization."""
+        tasks = [SizeTask(w, self.options, moment_of(w, self.calibration)) for w in weights]
+        for task, (made, qp) in zip(tasks, self._results(smallest, tasks), strict=True):
+            self.found.take(task.weight.name, made)
+            if qp is not None:
+                self.found.set_qp(task.weight.name, qp)
+            self._done(task.weight)
+
+    def decompose_for_work(
+        self, weights: Sequence[LayerWeight], module: torch.nn.Module | None, inputs: Any
+    ) -> None:
+        """Decompose the weights whose layers then have less to do."""
+        if not weights:
+            return
+        bench = WorkBench(self.options.decomposition, module, inputs)
+        for weight in weights:
+            made = least_work(weight, bench, moment_of(weight, self.calibration))
+            self.found.take(weight.name, made)
+            self._done(weight)
+
+    def _results(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterable[Any]:
+        calls = (
+            (_BYTES_PER_ELEMENT * task.weight.parameter.size, partial(_itself, task))
+            for task in tasks
+        )
+        return ordered_results(self.executor, function, calls, _PENDING)
+
+    def _done(self, weight: LayerWeight) -> None:
+        if self.progress is not None:
+            self.progress(weight.name)
+
+
+def _itself(task: Any) -> Any:
+    return task
