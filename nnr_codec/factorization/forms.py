@@ -23,8 +23,7 @@ __all__ = [
     "Tucker2",
 ]
 
-_CP_BLOCK = 64  # rank-one terms multiplied at a time: BLAS is slow with fewer
-_CP_BLOCK_ELEMENTS = 2**22  # beyond which they are as many as take no more than the weight does
+_CP_BLOCK = 2**16  # elements b ∘ c ∘ e of terms multiplied at a time, at least
 
 
 class LowRank(FactoredWeight):
@@ -73,8 +72,8 @@ class CP(FactoredWeight):
         outputs, *rest = factors
         columns = math.prod(self.shape[1:])
         dense = np.zeros((self.shape[0], columns))
-        # In blocks of terms, as the columns b ∘ c ∘ e of all would take more than the weight does.
-        step = max(self.shape[0], min(_CP_BLOCK, _CP_BLOCK_ELEMENTS // columns))
+        # In blocks of terms, as the columns b ∘ c ∘ e of all could take far more than the weight.
+        step = max(self.shape[0], _CP_BLOCK // columns)
         for start in range(0, outputs.shape[1], step):
             terms = np.ones((1, 1))
             for factor in rest:
