@@ -16,6 +16,12 @@ from ..factorization.forms import FactoredWeight
 from .kernel import Float64, checked_weight, squared_error
 from .ranks import Ranks, energy_path, spectra
 
+_LEAST_FRACTION = 1e-9
+"""Of a layer's parameters: all ranks are then 1."""
+
+_FRACTION_STEPS = 50
+"""Halvings of the interval from 0 to 1."""
+
 
 @dataclass(frozen=True)
 class ErrorCurve:
@@ -127,6 +133,26 @@ def allocate(
         taken[name], budget = end, budget - cost
     _spend(layers, taken, budget)
     return {name: layers[name][index].ranks for name, index in taken.items()}
+
+
+def largest_fraction(parameters: Callable[[float], int], budget: float) -> float | None:
+    """Return the largest fraction of every layer's parameters that a budget allows.
+
+    Args:
+        parameters: what all layers take together where this fraction, above 0 and up to 1, is kept
+            of each; it must not fall.
+        budget: parameters that they may take.
+
+    Returns:
+        None if the least fraction takes more.
+    """
+    low, high = _LEAST_FRACTION, 1.0
+    if parameters(low) > budget:
+        return None
+    for _ in range(_FRACTION_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if parameters(middle) <= budget else (low, middle)
+    return low
 
 
 @dataclass(frozen=True)

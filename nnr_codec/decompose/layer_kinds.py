@@ -70,13 +70,14 @@ def weights_of_model(
     ]
     kinds = None if module is None else _kinds_in(module)
     found: list[LayerWeight] = []
+    any_before = False
     for parameter in candidates:
         if kinds is None:
             kind = _kind_by_shape(parameter.shape)
         else:
             kind = _kind_in_module(parameter, kinds)
-        is_first = kind != "other" and all(weight.kind == "other" for weight in found)
-        found.append(LayerWeight(parameter, kind, is_first))
+        found.append(LayerWeight(parameter, kind, is_first=kind != "other" and not any_before))
+        any_before = any_before or kind != "other"
     return found
 
 
