@@ -53,18 +53,44 @@ def estimated_curve(
         InvalidModel: the weight cannot be decomposed.
         InvalidOptions: the form is joint.
     """
+    return _curve(form, weight, name, lambda tails: min(sum(tails), 1.0))
+
+
+def loss_curve(
+    form: type[FactoredWeight], weight: npt.NDArray[Any], name: str = "weight"
+) -> ErrorCurve:
+    """Return -log of the part of the energy that is kept along `energy_path`.
+
+    Like `estimated_curve` where little is lost; but the sum over layers is then that of the log
+    of what a chain of layers passes on, and no layer is given up for the others: the loss is
+    unbounded as a layer's energy vanishes.
+
+    Raises:
+        InvalidModel: the weight cannot be decomposed.
+        InvalidOptions: the form is joint.
+    """
+    return _curve(form, weight, name, lambda tails: -sum(math.log1p(-tail) for tail in tails))
+
+
+def _curve(
+    form: type[FactoredWeight],
+    weight: npt.NDArray[Any],
+    name: str,
+    error_of: Callable[[list[float]], float],
+) -> ErrorCurve:
+    """Return the errors along `energy_path`, from the parts of energy that each rank cuts off."""
     values = checked_weight(weight, form, name)
     tails = []
     for spectrum in spectra(form, values, name):
         beyond = np.append(np.cumsum(spectrum[::-1])[::-1], 0.0)
         tails.append(beyond / beyond[0])
     ranks = tuple(energy_path(form, values, name))
-    errors = [sum(float(t[r]) for t, r in zip(tails, choice, strict=True)) for choice in ranks]
+    cut = [[float(t[r]) for t, r in zip(tails, choice, strict=True)] for choice in ranks]
     return ErrorCurve(
         weight.size,
         ranks,
         tuple(form.parameters(weight.shape, choice) for choice in ranks),
-        tuple(min(error, 1.0) for error in errors),
+        tuple(map(error_of, cut)),
     )
 
 

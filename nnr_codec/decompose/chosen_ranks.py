@@ -13,7 +13,7 @@ from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import LowRank
 from ..options import EncodeOptions
 from .algorithms import Task, values_of
-from .allocation import allocate, estimated_curve, largest_fraction
+from .allocation import allocate, loss_curve, largest_fraction
 from .kernel import checked_weight, damped
 from .ranks import Ranks, energy_ranks, rank_of_fraction, resolved_ranks, vbmf_ranks
 
@@ -114,7 +114,7 @@ def _by_ratio(
     for task in tasks:
         name = task.weight.name
         try:
-            curves[name] = estimated_curve(task.form, _weighted(task), name)
+            curves[name] = loss_curve(task.form, _weighted(task), name)
         except InvalidModel as error:
             skipped[name] = error.reason
     others = everything - saved - sum(curve.dense for curve in curves.values())
