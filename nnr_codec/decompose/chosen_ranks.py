@@ -13,7 +13,7 @@ from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import LowRank
 from ..options import EncodeOptions
 from .algorithms import Task, values_of
-from .allocation import allocate, loss_curve, largest_fraction
+from .allocation import allocate, largest_fraction, loss_curve
 from .kernel import checked_weight, damped
 from .ranks import Ranks, energy_ranks, rank_of_fraction, resolved_ranks, vbmf_ranks
 
