@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,16 +50,18 @@ def options(objective: str, energy: float | None = None) -> DecompositionOptions
 
 
 def multiplications(layer: Any, inputs: Any) -> int:
-    """Count what the ordinary layers in `layer` multiply, from their weights and outputs."""
+    """Count what the ordinary layers in `layer` multiply, from their sizes and outputs."""
     found = []
 
     def note(part: Any, args: Any, output: Any) -> None:
-        positions = output if not getattr(part, "transposed", False) else args[0]
-        channels = 1 if isinstance(part, nn.Linear) else None
-        size = positions.shape[-1] if channels else positions.shape[1]
-        found.append(part.weight.numel() * (positions.numel() // size))
+        if isinstance(part, nn.Linear):
+            found.append(part.in_features * output.numel())
+            return
+        across = args[0] if part.transposed else output
+        channels = part.out_channels if part.transposed else part.in_channels
+        found.append(channels // part.groups * math.prod(part.kernel_size) * across.numel())
 
-    parts = [p for p in layer.modules() if hasattr(p, "weight") and not list(p.children())]
+    parts = [part for part in layer.modules() if not list(part.children())]
     handles = [part.register_forward_hook(note) for part in parts]
     layer(inputs)
     for handle in handles:
@@ -77,8 +80,7 @@ def test_macs_are_those_of_the_layers() -> None:
         if weight is not None:
             assert bench.cost(weight) == multiplications(layer, inputs), weight.kind
             for form in (LowRank, CP) if weight.kind == "convolution" else (LowRank,):
-                ranks = (3,)
-                shapes = form.factor_shapes(weight.shape, ranks)
+                shapes = form.factor_shapes(weight.shape, (3,))
                 made = form(weight.shape, tuple(rng.normal(size=s).astype("f4") for s in shapes))
                 expected = multiplications(factored(layer, made), inputs)
                 assert bench.cost(weight, made) == expected, (weight.kind, form.form)
@@ -143,7 +145,7 @@ def test_module_and_inputs_are_needed(objective: str) -> None:
     chosen = EncodeOptions(decomposition=options(objective))
     model = model_of(network())
     for given in ({}, {"module": network()}, {"inputs": INPUTS}):
-        with pytest.raises(InvalidOptions, match="objective: .* needs a module and inputs"):
+        with pytest.raises(InvalidOptions, match=r"objective: .* needs a module and inputs"):
             decompose_model(model, chosen, **given)
     with pytest.raises(InvalidOptions, match="module: does not run on the inputs"):
         decompose_model(model, chosen, module=network(), inputs=torch.ones(2, 5))
