@@ -22,7 +22,7 @@ from .joint_groups import joint_groups
 from .kernel import checked_weight
 from .layer_kinds import LayerWeight
 
-ALONE = "shares its shape with no other layer of its stage"
+ALONE = "is in no group of equal layers that share a factor"
 
 _ALL = 1e9  # a fraction of the parameters that every rank is below
 
