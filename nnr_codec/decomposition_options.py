@@ -35,7 +35,8 @@ class DecompositionOptions:
             repeated layers share a factor; "ce1": LR for linear layers and 1x1 convolutions, CP for
             the others (CE-1, method 5); "auto": for each layer what `objective` says.
         rank: a rank (int); the fraction of each layer's parameters that is kept (float, 0 to 1);
-            or "vbmf", the ranks that variational Bayesian matrix factorization finds.
+            or "vbmf", the ranks that variational Bayesian matrix factorization finds, of "lr" and
+            "tucker2".
         energy: 0 to 1, the part of the squared norm that is kept; with calibration, of the
             outputs' one.
         compression_ratio: above 1: parameters of the whole model before over after.
@@ -81,6 +82,8 @@ class DecompositionOptions:
             raise InvalidOptions("rank", f"{rank!r} is neither a number above 0 nor 'vbmf'")
         if not isinstance(rank, numbers.Integral) and rank > 1:
             raise InvalidOptions("rank", f"{rank!r} is no fraction of the parameters")
+        is_whole = isinstance(rank, numbers.Integral)  # of numpy's types, too
+        object.__setattr__(self, "rank", int(rank) if is_whole else float(rank))
 
     def _check_amounts(self) -> None:
         given = [name for name in AMOUNTS if getattr(self, name) is not None]
@@ -91,10 +94,15 @@ class DecompositionOptions:
         if self.method == "auto":
             if self.rank is not None:
                 raise InvalidOptions("rank", "is found by method 'auto'")
+            if self.compression_ratio is not None:
+                reason = "is what comes of method 'auto'; the other methods reach one that is given"
+                raise InvalidOptions("compression_ratio", reason)
             if self.objective == "size" and self.energy is not None:
                 raise InvalidOptions("energy", "goes with objective 'macs' or 'latency'")
         elif not given:
             raise InvalidOptions("decompose", f"{self.method!r} needs one of {', '.join(AMOUNTS)}")
+        elif self.rank == "vbmf" and self.method not in ("lr", "tucker2"):
+            raise InvalidOptions("rank", f"VBMF has no ranks of {self.method!r}")
 
 
 AMOUNTS = ("rank", "energy", "compression_ratio")

@@ -80,7 +80,9 @@ class EncodeOptions:
         exclude: globs of tensors that are not, though included.
         overrides: (glob, {option: value}) pairs for single tensors, the last one that matches
             wins; with the options of ``TENSOR_OPTIONS``. There, ``qp`` is the tensor's,
-            whatever its number of dimensions, and ``decompose`` the method of `decomposition`.
+            whatever its number of dimensions, and ``decompose`` the method of `decomposition`;
+            ``rank`` and ``energy`` stand in place of what the model has of the two and of
+            ``compression_ratio``.
 
     A glob that matches a weight matches the factors ``<weight>.factor0``, … that it travels as too.
     """
@@ -177,6 +179,11 @@ class EncodeOptions:
             raise InvalidOptions("preset", f"{name!r} is none of {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})
 
+    @property
+    def qp_range(self) -> tuple[int, int]:
+        """The least and the greatest qp that the stream can have."""
+        return _qp_range(self.qp_density)
+
     def offset_range(self) -> tuple[int, int]:
         """Return the least and the greatest offset that leave `qp` and `nonweight_qp` in range."""
         asked = (self.qp, self.nonweight_qp)
@@ -231,25 +238,45 @@ class EncodeOptions:
         included = any(matches_tensor(name, glob) for glob in self.include)
         return included and not any(matches_tensor(name, glob) for glob in self.exclude)
 
+    def names_exactly(self, name: str) -> bool:
+        """Whether an override, not by a pattern but by this name, says how it is decomposed."""
+        return any(glob == name and OF_A_WEIGHT.keys() & values for glob, values in self.overrides)
+
     def for_tensor(self, name: str) -> EncodeOptions:
-        """Return the options with those overrides applied that match `name`, if any does."""
+        """Return the options with those overrides applied that match `name`, if any does.
+
+        Raises:
+            InvalidOptions: the overrides do not go together.
+        """
         matching = [values for glob, values in self.overrides if matches_tensor(name, glob)]
         if not matching:
             return self
-        merged = {key: value for values in matching for key, value in values.items()}
+        merged: dict[str, Any] = {}
+        for values in matching:
+            if any(amount in values for amount in AMOUNTS):
+                merged = {key: value for key, value in merged.items() if key not in AMOUNTS}
+            merged.update(values)
         if "qp" in merged:  # that of the tensor, whatever its role
             merged.setdefault("nonweight_qp", merged["qp"])
-        return self._with(merged)
+        try:
+            return self._with(merged)
+        except InvalidOptions as error:  # what single overrides say does not go together
+            raise InvalidOptions(f"{name}: {error.option}", error.reason) from None
 
     def _with(self, values: Mapping[str, Any]) -> EncodeOptions:
         """Return the options of a tensor for which `values` are set."""
         own = {name: value for name, value in values.items() if name not in OF_A_WEIGHT}
         of_weight = {OF_A_WEIGHT[name]: values[name] for name in values if name in OF_A_WEIGHT}
         if of_weight:
-            if any(name in of_weight for name in AMOUNTS):  # instead of the model's
+            has_amount = any(name in of_weight for name in AMOUNTS)
+            if has_amount or self._finds_amounts(of_weight):  # instead of the model's
                 of_weight = {**dict.fromkeys(AMOUNTS), **of_weight}
             own["decomposition"] = replace(self.decomposition, **of_weight)
         return replace(self, overrides=(), **own)
+
+    def _finds_amounts(self, of_weight: Mapping[str, Any]) -> bool:
+        """Whether a weight's own method is "auto", for which the model's amount is not meant."""
+        return of_weight.get("method") == "auto" != self.decomposition.method
 
     def unmatched_globs(self, names: list[str]) -> list[str]:
         """Return the globs of include, exclude and overrides that match none of `names`."""

@@ -14,7 +14,20 @@ from typing import Any
 
 from .errors import InvalidOptions
 
-__all__ = ["load_function"]
+__all__ = ["call_function", "load_function"]
+
+
+def call_function(place: str, option: str) -> Any:
+    """Return what a function of a user's file returns, called without arguments.
+
+    Raises:
+        InvalidOptions: as `load_function` says; or the function raises an exception.
+    """
+    function = load_function(place, option)
+    try:
+        return function()
+    except Exception as error:
+        raise InvalidOptions(option, f"{place}: {type(error).__name__}: {error}") from error
 
 
 def load_function(place: str, option: str, folder: Path | None = None) -> Callable[..., Any]:

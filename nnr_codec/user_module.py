@@ -97,19 +97,20 @@ def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:
 def load_state(module: torch.nn.Module, model: Mapping[str, Parameter]) -> None:
     """Copy the tensors of `model` to the places of their names in `module`.
 
-    The counters of batch norm may be missing; what the module has no place for is passed over.
+    The counters of batch norm may be missing, and of tied tensors all but one. What the module has
+    no place for is passed over.
 
     Raises:
         InvalidModel: another tensor is missing, or has another shape.
     """
     import torch
 
+    places = {n: p for n, p in module.state_dict().items() if isinstance(p, torch.Tensor)}
+    found = {_place(place) for name, place in places.items() if name in model}
     with torch.no_grad():
-        for name, place in module.state_dict().items():
-            if not isinstance(place, torch.Tensor):
-                continue
+        for name, place in places.items():
             if name not in model:
-                if name.rpartition(".")[2] == "num_batches_tracked":
+                if name.rpartition(".")[2] == "num_batches_tracked" or _place(place) in found:
                     continue
                 raise InvalidModel(name, "the module has it, the model does not")
             if model[name].shape != tuple(place.shape):

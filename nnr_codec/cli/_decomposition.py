@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, get_args
 
+from ..carriage import with_weights
 from ..decompose import Decomposition, decompose_model
 from ..decomposition_options import (
     DEFAULTS,
@@ -17,11 +18,12 @@ from ..decomposition_options import (
     Objective,
     Rank,
 )
-from ..errors import InvalidOptions
+from ..errors import InvalidOptions, NnrError
 from ..model import Model
 from ..options import EncodeOptions
 from ..quantize.calibration import calibrate
-from ..user_code import load_function
+from ..quantize.moments import Calibration
+from ..user_code import call_function
 from ..user_module import load_state
 from . import _common as common
 
@@ -91,6 +93,19 @@ def _choice(group: Any, flag: str, name: str, kinds: Any, text: str) -> None:
     group.add_argument(flag, choices=choices, default=None, help=text)
 
 
+def check_needed(given: argparse.Namespace, options: EncodeOptions) -> None:
+    """Check that nothing is asked of a decomposition that does not take place.
+
+    Raises:
+        InvalidOptions: something is.
+    """
+    if options.decomposes:
+        return
+    for name in (*_OPTIONS, "module", "calibrate"):
+        if getattr(given, name) is not None:
+            raise InvalidOptions(name, "says nothing without --decompose (or decompose in --set)")
+
+
 def decompose(
     given: argparse.Namespace,
     model: Model,
@@ -102,7 +117,7 @@ def decompose(
 
     Args:
         given: the command line.
-        model: the input.
+        model: the input. What it has as factors stays so.
         options: of the encoder.
         executor: decomposes weights side by side.
         advance: called with the number of weights that are done.
@@ -111,17 +126,19 @@ def decompose(
         InvalidOptions: a file of the user's lacks its function or fails.
         InvalidModel: the module does not fit the model.
     """
+    model, factored = with_weights(model)
+    dense = {name: parameter for name, parameter in model.items() if name not in factored}
     module, inputs, calibration = None, None, None
     if given.module is not None:
-        module, inputs = _pair(load_function(given.module, "module")(), "module", needed=False)
+        module, inputs = _pair(call_function(given.module, "module"), "module", needed=False)
     if given.calibrate is not None:
-        module, batches = _pair(load_function(given.calibrate, "calibrate")(), "calibrate")
+        module, batches = _pair(call_function(given.calibrate, "calibrate"), "calibrate")
         load_state(module, model)
-        calibration = calibrate(module, batches)
+        calibration = _calibrated(module, batches)
         for name in calibration.reduced:
             common.warn("nnr-encode", f"{name!r}: moments between its channels take too much")
     return decompose_model(
-        model,
+        dense,
         options,
         module=module,
         inputs=inputs,
@@ -129,6 +146,16 @@ def decompose(
         executor=executor,
         progress=lambda name: advance(model[name].size),
     )
+
+
+def _calibrated(module: Any, batches: Any) -> Calibration:
+    """Run the user's module over the user's batches, whose own errors are those of the option."""
+    try:
+        return calibrate(module, batches)
+    except NnrError:
+        raise
+    except Exception as error:
+        raise InvalidOptions("calibrate", f"{type(error).__name__}: {error}") from error
 
 
 def show_skipped(found: Decomposition) -> None:

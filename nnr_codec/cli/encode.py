@@ -18,6 +18,7 @@ from ..report import EncodeReport, printable, table
 from . import _common as common
 from ._decomposition import (
     add_decomposition,
+    check_needed,
     decompose,
     decomposition_options,
     rank_of,
@@ -212,6 +213,7 @@ def _converted(name: str, value: str, text: str) -> Any:
 
 def _encode(given: argparse.Namespace) -> int:
     options = _options(given)
+    check_needed(given, options)
     if given.output == "-":
         given.output = "/dev/stdout"
     if given.output is None and not given.dry_run:

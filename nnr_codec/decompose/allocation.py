@@ -16,6 +16,12 @@ from ..factorization.forms import FactoredWeight
 from .kernel import Float64, checked_weight, squared_error
 from .ranks import Ranks, energy_path, spectra
 
+_LEAST_FRACTION = 1e-9
+"""Of a layer's parameters: all ranks are then 1."""
+
+_FRACTION_STEPS = 50
+"""Halvings of the interval from 0 to 1."""
+
 
 @dataclass(frozen=True)
 class ErrorCurve:
@@ -47,18 +53,44 @@ def estimated_curve(
         InvalidModel: the weight cannot be decomposed.
         InvalidOptions: the form is joint.
     """
+    return _curve(form, weight, name, lambda tails: min(sum(tails), 1.0))
+
+
+def loss_curve(
+    form: type[FactoredWeight], weight: npt.NDArray[Any], name: str = "weight"
+) -> ErrorCurve:
+    """Return -log of the part of the energy that is kept along `energy_path`.
+
+    Like `estimated_curve` where little is lost; but the sum over layers is then that of the log
+    of what a chain of layers passes on, and no layer is given up for the others: the loss is
+    unbounded as a layer's energy vanishes.
+
+    Raises:
+        InvalidModel: the weight cannot be decomposed.
+        InvalidOptions: the form is joint.
+    """
+    return _curve(form, weight, name, lambda tails: -sum(math.log1p(-tail) for tail in tails))
+
+
+def _curve(
+    form: type[FactoredWeight],
+    weight: npt.NDArray[Any],
+    name: str,
+    error_of: Callable[[list[float]], float],
+) -> ErrorCurve:
+    """Return the errors along `energy_path`, from the parts of energy that each rank cuts off."""
     values = checked_weight(weight, form, name)
     tails = []
     for spectrum in spectra(form, values, name):
         beyond = np.append(np.cumsum(spectrum[::-1])[::-1], 0.0)
         tails.append(beyond / beyond[0])
     ranks = tuple(energy_path(form, values, name))
-    errors = [sum(float(t[r]) for t, r in zip(tails, choice, strict=True)) for choice in ranks]
+    cut = [[float(t[r]) for t, r in zip(tails, choice, strict=True)] for choice in ranks]
     return ErrorCurve(
         weight.size,
         ranks,
         tuple(form.parameters(weight.shape, choice) for choice in ranks),
-        tuple(min(error, 1.0) for error in errors),
+        tuple(map(error_of, cut)),
     )
 
 
@@ -127,6 +159,26 @@ def allocate(
         taken[name], budget = end, budget - cost
     _spend(layers, taken, budget)
     return {name: layers[name][index].ranks for name, index in taken.items()}
+
+
+def largest_fraction(parameters: Callable[[float], int], budget: float) -> float | None:
+    """Return the largest fraction of every layer's parameters that a budget allows.
+
+    Args:
+        parameters: what all layers take together where this fraction, above 0 and up to 1, is kept
+            of each; it must not fall.
+        budget: parameters that they may take.
+
+    Returns:
+        None if the least fraction takes more.
+    """
+    low, high = _LEAST_FRACTION, 1.0
+    if parameters(low) > budget:
+        return None
+    for _ in range(_FRACTION_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if parameters(middle) <= budget else (low, middle)
+    return low
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from ..decoder import decode
 from ..decomposition_options import DecompositionOptions
-from ..errors import InvalidModel, InvalidOptions
+from ..errors import InvalidModel
 from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
+from ..grouping import SAVED_BYTES
 from ..options import EncodeOptions
 from .algorithms import Form, decompose_to, values_of
 from .kernel import Float64, squared_error
@@ -33,8 +34,11 @@ _SHARES = (0.2, 0.5, 0.8)
 _WORTH_TRYING = 0.95
 """Of the dense parameters: with more, factors have never been smaller."""
 
-_QP_BELOW, _QP_ABOVE = 24, 12
-"""How much finer and coarser than the dense weight the factors may be quantized."""
+_FINER, _COARSER = 6, 3
+"""How many times the step of the factors may be half, or double, the dense weight's."""
+
+_SURELY_SMALLER = 3 * SAVED_BYTES
+"""Bytes that factors must save: a dense weight shares its unit with the layer's vectors."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def smallest(task: SizeTask) -> tuple[FactoredWeight | str, int | None]:
     values = values_of(weight)
     try:
         dense = _coded(values, weight.name, options, None, task.moment)
-        best, found, found_qp = dense.size, None, None
+        best, found, found_qp = dense.size - _SURELY_SMALLER, None, None
         qp = options.for_tensor(weight.name).qp
         for made in _candidates(task, values, dense.error):
             coded, chosen = _at_equal_error(task, values, made, dense.error, qp)
@@ -86,7 +90,10 @@ def smallest(task: SizeTask) -> tuple[FactoredWeight | str, int | None]:
 
 def _single(task: SizeTask) -> EncodeOptions:
     """Return the options with which a weight is coded in a stream of its own."""
-    return replace(task.options, target_size=None, decomposition=DecompositionOptions())
+    carriage = task.options.decomposition.carriage
+    return replace(
+        task.options, target_size=None, decomposition=DecompositionOptions(carriage=carriage)
+    )
 
 
 def _candidates(
@@ -115,15 +122,14 @@ def _at_equal_error(
     task: SizeTask, values: npt.NDArray[Any], made: FactoredWeight, allowed: float, qp: int
 ) -> tuple[_Coded | None, int]:
     """Quantize factors as coarsely as the allowed error lets them."""
-    low, high = qp - _QP_BELOW, qp + _QP_ABOVE
+    single = _single(task)
+    finest, coarsest = single.qp_range
+    low = max(qp - (_FINER << single.qp_density), finest)
+    high = min(qp + (_COARSER << single.qp_density), coarsest)
     best, best_qp = None, low
     while low <= high:
         middle = (low + high) // 2
-        try:
-            options = replace(_single(task), overrides=(("*", {"qp": middle}),))
-        except InvalidOptions:  # finer than the format has
-            low = middle + 1
-            continue
+        options = replace(single, overrides=(*single.overrides, ("*", {"qp": middle})))
         coded = _coded(values, task.weight.name, options, made, task.moment)
         if coded.error <= allowed:
             best, best_qp, low = coded, middle, middle + 1

@@ -47,12 +47,11 @@ class WorkBench:
         """`module` is run once on `inputs`.
 
         Raises:
-            InvalidOptions: one of them is missing.
+            InvalidOptions: one of them is missing, or the module does not run on the inputs.
         """
         if module is None or inputs is None:
             reason = f"{options.objective!r} needs a module and inputs (--module)"
             raise InvalidOptions("objective", reason)
-        self.energy = _ENERGY if options.energy is None else options.energy
         self._by_time = options.objective == "latency"
         self._runs = _runs(module, inputs)
 
@@ -86,7 +85,10 @@ class _Run:
             return math.prod(weight.shape) * math.prod(after)
         # Of convolutions the samples come first; of linear layers all dimensions are positions.
         first = len(before) - taps if taps else 0
-        return math.prod(before[:first]) * made.macs(before[first:], after[first:])
+        macs = made.macs(before[first:], after[first:])
+        if weight.kind == "grouped":  # each group has the first step of low rank for itself
+            macs += (self.layer.groups - 1) * made.factors[1].size * math.prod(after[first:])
+        return math.prod(before[:first]) * macs
 
     def seconds(self, made: FactoredWeight | None) -> float:
         """Time the layer, or one that runs on factors in its place."""
@@ -130,6 +132,9 @@ def _runs(module: torch.nn.Module, inputs: Any) -> dict[str, _Run]:
     try:
         with evaluating(module):
             apply(module, inputs_of(inputs))
+    except Exception as error:
+        reason = f"does not run on the inputs: {type(error).__name__}: {error}"
+        raise InvalidOptions("module", reason) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -137,13 +142,20 @@ def _runs(module: torch.nn.Module, inputs: Any) -> dict[str, _Run]:
 
 
 def least_work(
-    weight: LayerWeight, bench: WorkBench, moment: Float64 | None
+    weight: LayerWeight, bench: WorkBench, moment: Float64 | None, energy: float | None = None
 ) -> FactoredWeight | str:
-    """Return the factors with which a layer has the least to do, or why it has none."""
+    """Return the factors with which a layer has the least to do, or why it has none.
+
+    Args:
+        weight: of the layer.
+        bench: that compares forms.
+        moment: of the layer's unfolded input: then the energy is the outputs'.
+        energy: 0 to 1, what is kept; 0.99 by default.
+    """
     values = values_of(weight)
     try:
         best, found = bench.cost(weight), None
-        for made in _candidates(weight, values, bench.energy, moment):
+        for made in _candidates(weight, values, energy or _ENERGY, moment):
             cost = bench.cost(weight, made)
             if cost < best:
                 best, found = cost, made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,20 +13,11 @@ from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import LowRank
 from ..options import EncodeOptions
 from .algorithms import Task, values_of
-from .allocation import ErrorCurve, allocate, estimated_curve
-from .kernel import damped
-from .ranks import (
-    Ranks,
-    best_ranks,
-    energy_ranks,
-    rank_of_fraction,
-    resolved_ranks,
-    vbmf_ranks,
-)
+from .allocation import allocate, largest_fraction, loss_curve
+from .kernel import checked_weight, damped
+from .ranks import Ranks, energy_ranks, rank_of_fraction, resolved_ranks, vbmf_ranks
 
 NO_FEWER = "would not have fewer parameters"
-
-_RATIO_STEPS = 50  # halvings of the interval that holds the common fraction
 
 
 def ranks_of_model(
@@ -57,14 +48,15 @@ def ranks_of_model(
         except InvalidModel as error:
             skipped[name] = error.reason
         except InvalidOptions as error:
-            if any(glob == name for glob, _ in options.overrides):
+            if options.names_exactly(name):
                 raise
             skipped[name] = error.reason
-    found.update(_by_ratio(by_ratio, options.decomposition, everything, skipped))
+    saved = sum(_dense(task) - _parameters(task, found.get(task.weight.name)) for task in tasks)
+    found.update(_by_ratio(by_ratio, options.decomposition, everything, saved, skipped))
     chosen = []
     for task in tasks:
         ranks = found.get(task.weight.name)
-        if ranks is None or task.form.parameters(task.weight.shape, ranks) >= _dense(task):
+        if ranks is None or _parameters(task, ranks) == _dense(task):
             skipped.setdefault(task.weight.name, NO_FEWER)
         else:
             chosen.append(replace(task, ranks=ranks))
@@ -79,13 +71,6 @@ def _ranks(task: Task, options: DecompositionOptions) -> Ranks:
         return vbmf_ranks(task.form, values_of(task.weight), name)
     assert options.rank is not None  # one of them is given, as DecompositionOptions checks
     return resolved_ranks(task.form, values_of(task.weight), options.rank, name)
-
-
-def _ranks_of_fraction(task: Task, fraction: float) -> Ranks:
-    weight = task.weight
-    if len(task.form.max_ranks(weight.shape)) > 1:
-        return best_ranks(task.form, values_of(weight), fraction, weight.name)
-    return (rank_of_fraction(task.form, weight.shape, fraction, weight.name),)
 
 
 def _weighted(task: Task) -> npt.NDArray[np.float64] | npt.NDArray[np.float32]:
@@ -105,23 +90,47 @@ def _by_ratio(
     tasks: Sequence[Task],
     options: DecompositionOptions,
     everything: int,
+    saved: int,
     skipped: dict[str, str],
 ) -> Mapping[str, Ranks | None]:
-    """Return the ranks with which the whole model has the ratio asked for."""
-    curves: dict[str, ErrorCurve] = {}
+    """Return the ranks with which the whole model has the ratio asked for.
+
+    Args:
+        tasks: weights that have neither a rank nor an energy of their own.
+        options: of the model.
+        everything: parameters of the whole model, all dense.
+        saved: of them, by weights that do.
+        skipped: reasons by name, added to.
+    """
+    if not tasks or options.compression_ratio is None:
+        return {}
+    ratio = options.compression_ratio
+    # CE-1 gives all layers the same ratio, and other methods the same slope of the error.
+    if options.method == "ce1" and all(len(t.form.max_ranks(t.weight.shape)) == 1 for t in tasks):
+        usable = list(_usable(tasks, skipped))
+        budget = everything / ratio - (everything - saved - sum(map(_dense, usable)))
+        return _common_fraction(usable, budget, ratio)
+    curves = {}
+    for task in tasks:
+        name = task.weight.name
+        try:
+            curves[name] = loss_curve(task.form, _weighted(task), name)
+        except InvalidModel as error:
+            skipped[name] = error.reason
+    others = everything - saved - sum(curve.dense for curve in curves.values())
+    # Of what is left, as `allocate` has it: at least what the others have saved is reached.
+    return allocate(curves, max(ratio * (1 - saved / everything), 1.0), others)
+
+
+def _usable(tasks: Sequence[Task], skipped: dict[str, str]) -> Iterator[Task]:
+    """Yield the tasks whose weights can be decomposed; note why others cannot."""
     for task in tasks:
         try:
-            curves[task.weight.name] = estimated_curve(task.form, _weighted(task), task.weight.name)
+            checked_weight(values_of(task.weight), task.form, task.weight.name)
         except InvalidModel as error:
             skipped[task.weight.name] = error.reason
-    usable = [task for task in tasks if task.weight.name in curves]
-    ratio = options.compression_ratio
-    if not usable or ratio is None:
-        return {}
-    others = everything - sum(map(_dense, usable))
-    if options.method == "ce1":
-        return _common_fraction(usable, everything / ratio - others, ratio)
-    return allocate(curves, ratio, others)
+        else:
+            yield task
 
 
 def _common_fraction(
@@ -132,32 +141,29 @@ def _common_fraction(
     As CE-1 has it: LR r = ⌊m·n / (c·(m + n))⌋, CP R = ⌊T·S·d1·d2 / (c·(T + S + d1 + d2))⌋.
 
     Args:
+        tasks: weights, and forms of one rank.
         budget: parameters that the weights may have together.
         ratio: for the error.
     """
 
     def ranks_at(fraction: float) -> dict[str, Ranks]:
-        return {task.weight.name: _ranks_of_fraction(task, fraction) for task in tasks}
+        return {t.weight.name: (rank_of_fraction(t.form, t.weight.shape, fraction),) for t in tasks}
 
-    def parameters(ranks: Mapping[str, Ranks]) -> int:
-        counts = (
-            min(t.form.parameters(t.weight.shape, ranks[t.weight.name]), _dense(t)) for t in tasks
-        )
-        return sum(counts)
+    def parameters(fraction: float) -> int:
+        ranks = ranks_at(fraction)
+        return sum(_parameters(task, ranks[task.weight.name]) for task in tasks)
 
-    low, high = 0.0, 1.0
-    least = ranks_at(1e-9)
-    if parameters(least) > budget:
+    fraction = largest_fraction(parameters, budget)
+    if fraction is None:
         raise InvalidOptions("compression_ratio", f"{ratio}: more than ranks of 1 give")
-    best = least
-    for _ in range(_RATIO_STEPS):
-        middle = (low + high) / 2
-        ranks = ranks_at(middle)
-        if parameters(ranks) <= budget:
-            low, best = middle, ranks
-        else:
-            high = middle
-    return best
+    return ranks_at(fraction)
+
+
+def _parameters(task: Task, ranks: Ranks | None) -> int:
+    """Return what a weight has, which stays dense where factors would not have fewer."""
+    if ranks is None:
+        return _dense(task)
+    return min(task.form.parameters(task.weight.shape, ranks), _dense(task))
 
 
 def _dense(task: Task) -> int:

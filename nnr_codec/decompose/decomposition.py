@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,13 @@ class Decomposition:
     factorizations: dict[str, FactoredWeight] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     overrides: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+
+    @property
+    def saved(self) -> int:
+        """Parameters that the factors have less than the weights; shared ones count once."""
+        dense = sum(math.prod(weight.shape) for weight in self.factorizations.values())
+        factors = {id(f): f.size for w in self.factorizations.values() for f in w.factors}
+        return dense - sum(factors.values())
 
     def take(self, name: str, made: FactoredWeight | str) -> None:
         """Note what a weight became: factors, or the reason why it has none."""

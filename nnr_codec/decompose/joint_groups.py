@@ -25,7 +25,11 @@ class JointGroup:
 
 
 def joint_groups(
-    shapes: Mapping[str, Sequence[int]], scheme: Scheme, *, first_stage: bool = False
+    shapes: Mapping[str, Sequence[int]],
+    scheme: Scheme,
+    *,
+    first_stage: bool = False,
+    has_first: bool = True,
 ) -> tuple[JointGroup, ...]:
     """Return the groups of a model's repeated layers.
 
@@ -43,10 +47,11 @@ def joint_groups(
             dimensions are passed over.
         scheme: as of `joint`.
         first_stage: whether the first stage joins, too.
+        has_first: whether the first of `shapes` is the model's first weight.
     """
     weights = {name: tuple(shape) for name, shape in shapes.items() if 2 <= len(shape) <= 4}
     found: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for name in list(weights)[1:]:
+    for name in list(weights)[1 if has_first else 0 :]:
         shape = weights[name]
         if not _BESIDE_BLOCKS.search(name) and not (shape[1] == 1 and len(shape) > 2):
             found.setdefault((_stage(name), shape), []).append(name)

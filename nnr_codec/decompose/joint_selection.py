@@ -2,133 +2,161 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..decomposition_options import DecompositionOptions
 from ..errors import InvalidModel, InvalidOptions
+from ..factorization.forms import JointRight
+from ..options import EncodeOptions
 from .algorithms import values_of
+from .allocation import largest_fraction
 from .chosen_ranks import NO_FEWER
 from .decomposition import Decomposition
 from .joint import joint, joint_parameters, joint_rank
-from .joint_groups import JointGroup, joint_groups
+from .joint_groups import joint_groups
+from .kernel import checked_weight
 from .layer_kinds import LayerWeight
 
-ALONE = "shares its shape with no other layer of its stage"
+ALONE = "is in no group of equal layers that share a factor"
 
-_RATIO_STEPS = 50  # halvings of the interval that holds the common fraction
+_ALL = 1e9  # a fraction of the parameters that every rank is below
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Layers that share a factor, and the options that all of them have."""
+
+    members: tuple[LayerWeight, ...]
+    options: DecompositionOptions
+
+    @property
+    def names(self) -> list[str]:
+        return [weight.name for weight in self.members]
+
+    @property
+    def dense(self) -> int:
+        """Parameters of the weights as they are."""
+        return sum(weight.parameter.size for weight in self.members)
+
+    def parameters(self, rank: int) -> int:
+        return joint_parameters([w.shape for w in self.members], rank, self.options.joint_scheme)
+
+    def rank_of(self, fraction: float) -> int:
+        return joint_rank([w.shape for w in self.members], fraction, self.options.joint_scheme)
 
 
 def select_joint(
     weights: Sequence[LayerWeight],
-    options: DecompositionOptions,
+    options: EncodeOptions,
     everything: int,
     found: Decomposition,
     progress: Callable[[str], object] | None = None,
 ) -> None:
     """Decompose the groups of a model's repeated layers, and note why other layers stay dense.
 
+    Layers with different options of their own share nothing.
+
     Args:
         weights: of the layers that may share a factor, in the order of the model.
-        options: rank (int or fraction), energy or ratio, and the scheme.
-        everything: parameters of the whole model.
-        found: what is added to.
+        options: of the encoder.
+        everything: parameters of the whole model, all dense.
+        found: what is added to; what other weights save counts for the ratio, too.
         progress: called with the name of each weight that is done.
 
     Raises:
-        InvalidOptions: the ratio is out of reach, or ranks by VBMF are asked for.
+        InvalidOptions: the ratio is out of reach.
     """
-    by_name = {weight.name: weight for weight in weights}
-    shapes = {name: weight.shape for name, weight in by_name.items()}
-    groups = joint_groups(shapes, options.joint_scheme) if shapes else ()
-    ranks = _ranks(groups, by_name, options, everything)
-    for group, rank in zip(groups, ranks, strict=True):
-        members = [by_name[name] for name in group.names]
-        dense = sum(weight.parameter.size for weight in members)
-        if _parameters(members, rank, options) >= dense:
-            found.skipped.update(dict.fromkeys(group.names, NO_FEWER))
-            continue
-        try:
-            values = {weight.name: values_of(weight) for weight in members}
-            found.factorizations.update(joint(values, rank, options.joint_scheme))
-        except InvalidModel as error:
-            found.skipped.update(dict.fromkeys(group.names, error.reason))
+    groups = list(_groups(list(_usable(weights, found)), options))
+    fraction = _fraction_of_ratio(groups, everything, found.saved)
+    for group in groups:
+        _decompose(group, fraction, found)
         if progress is not None:
             for name in group.names:
                 progress(name)
-    for name in by_name:
-        if name not in found.factorizations:
-            found.skipped.setdefault(name, ALONE)
+    for weight in weights:
+        if weight.name not in found.factorizations:
+            found.skipped.setdefault(weight.name, ALONE)
 
 
-def _parameters(members: Sequence[LayerWeight], rank: int, options: DecompositionOptions) -> int:
-    return joint_parameters([weight.shape for weight in members], rank, options.joint_scheme)
+def _usable(weights: Sequence[LayerWeight], found: Decomposition) -> Iterator[LayerWeight]:
+    """Yield the weights that can be decomposed; note why others cannot."""
+    for weight in weights:
+        try:
+            checked_weight(values_of(weight), JointRight, weight.name)
+        except InvalidModel as error:
+            found.skipped[weight.name] = error.reason
+        else:
+            yield weight
 
 
-def _ranks(
-    groups: Sequence[JointGroup],
-    weights: dict[str, LayerWeight],
-    options: DecompositionOptions,
-    everything: int,
-) -> list[int]:
-    members = [[weights[name] for name in group.names] for group in groups]
-    if not members:
-        return []
-    if options.compression_ratio is not None:
-        return _by_ratio(members, options, everything)
-    if options.energy is not None:
-        return [_energy_rank(group, options) for group in members]
-    rank = options.rank
-    if rank == "vbmf" or rank is None:
-        raise InvalidOptions("rank", "VBMF has no ranks of groups")
-    most = [joint_rank([w.shape for w in group], 1e9, options.joint_scheme) for group in members]
-    if isinstance(rank, int):
-        return [min(rank, highest) for highest in most]
-    return [joint_rank([w.shape for w in group], rank, options.joint_scheme) for group in members]
+def _groups(weights: Sequence[LayerWeight], options: EncodeOptions) -> Iterator[_Group]:
+    by_name = {weight.name: weight for weight in weights}
+    shapes = {name: weight.shape for name, weight in by_name.items()}
+    has_first = any(weight.is_first for weight in weights)
+    scheme = options.decomposition.joint_scheme
+    for group in joint_groups(shapes, scheme, has_first=has_first):
+        apart: dict[DecompositionOptions, list[LayerWeight]] = {}
+        for name in group.names:
+            own = options.for_tensor(name).decomposition
+            apart.setdefault(own, []).append(by_name[name])
+        yield from (_Group(tuple(w), own) for own, w in apart.items() if len(w) > 1)
 
 
-def _by_ratio(
-    groups: Sequence[Sequence[LayerWeight]], options: DecompositionOptions, everything: int
-) -> list[int]:
-    """Return ranks that keep the same fraction of every group, the largest that gives the ratio."""
-    ratio = options.compression_ratio
-    assert ratio is not None  # as the caller has seen
-    dense = [sum(weight.parameter.size for weight in group) for group in groups]
-    budget = everything / ratio - (everything - sum(dense))
+def _decompose(group: _Group, fraction_of_ratio: float, found: Decomposition) -> None:
+    """Put factors in place of a group's weights, if that takes fewer parameters."""
+    values = {weight.name: values_of(weight) for weight in group.members}
+    if group.options.energy is not None:
+        rank = _energy_rank(group, values, group.options.energy)
+    elif isinstance(group.options.rank, int):
+        rank = min(group.options.rank, group.rank_of(_ALL))
+    else:
+        fraction = group.options.rank
+        assert fraction != "vbmf"  # as DecompositionOptions checks
+        rank = group.rank_of(fraction_of_ratio if fraction is None else fraction)
+    if group.parameters(rank) >= group.dense:
+        found.skipped.update(dict.fromkeys(group.names, NO_FEWER))
+    else:
+        found.factorizations.update(joint(values, rank, group.options.joint_scheme))
 
-    def ranks_at(fraction: float) -> list[int]:
-        scheme = options.joint_scheme
-        return [joint_rank([w.shape for w in group], fraction, scheme) for group in groups]
 
-    def parameters(ranks: Sequence[int]) -> int:
-        counts = zip(groups, ranks, dense, strict=True)
-        return sum(min(_parameters(group, rank, options), most) for group, rank, most in counts)
+def _fraction_of_ratio(groups: Sequence[_Group], everything: int, saved: int) -> float:
+    """Return the fraction to keep of every group, the largest that gives the ratio asked for.
 
-    low, high, best = 0.0, 1.0, ranks_at(1e-9)
-    if parameters(best) > budget:
+    Args:
+        groups: of which some may have a rank or an energy instead: they are counted as dense.
+        everything: parameters of the model, all dense.
+        saved: of them, by weights that are in no group.
+    """
+    asked = [group for group in groups if group.options.compression_ratio is not None]
+    if not asked:
+        return 1.0
+    ratio = asked[0].options.compression_ratio
+    assert ratio is not None  # the model's, which no layer has another of
+    budget = everything / ratio - (everything - saved - sum(group.dense for group in asked))
+
+    def parameters(fraction: float) -> int:
+        return sum(min(g.parameters(g.rank_of(fraction)), g.dense) for g in asked)
+
+    found = largest_fraction(parameters, budget)
+    if found is None:
         reason = f"{ratio}: the layers that share factors take more, even with ranks of 1"
         raise InvalidOptions("compression_ratio", reason)
-    for _ in range(_RATIO_STEPS):
-        middle = (low + high) / 2
-        ranks = ranks_at(middle)
-        if parameters(ranks) <= budget:
-            low, best = middle, ranks
-        else:
-            high = middle
-    return best
+    return found
 
 
-def _energy_rank(group: Sequence[LayerWeight], options: DecompositionOptions) -> int:
+def _energy_rank(group: _Group, values: Mapping[str, npt.NDArray[Any]], energy: float) -> int:
     """Return the least rank at which a group keeps the energy, all its members together."""
-    assert options.energy is not None  # as the caller has seen
-    values = {weight.name: values_of(weight) for weight in group}
-    energy = sum(float(np.vdot(value, value)) for value in values.values())
-    allowed = (1 - options.energy) * energy
-    low, high = 1, joint_rank([w.shape for w in group], 1e9, options.joint_scheme)
+    whole = sum(float(np.vdot(value, value)) for value in values.values())
+    allowed = (1 - energy) * whole
+    low, high = 1, group.rank_of(_ALL)
     while low < high:
         middle = (low + high) // 2
-        made = joint(values, middle, options.joint_scheme)
+        made = joint(values, middle, group.options.joint_scheme)
         left = sum(float(np.sum((values[n] - made[n].to_dense()) ** 2)) for n in values)
         low, high = (low, middle) if left <= allowed else (middle + 1, high)
     return low

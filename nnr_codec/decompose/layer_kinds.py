@@ -53,8 +53,8 @@ def weights_of_model(
     Args:
         model: tensors by name. Without a module, those of floats with two and more dimensions are
             taken for weights. A convolution with one input channel for each group looks like one
-            with a single input channel: both are taken for depthwise ones; other groups cannot be
-            seen, nor whether a convolution is transposed.
+            with a single input channel: both are taken for depthwise ones, but for the first
+            layer; other groups cannot be seen, nor whether a convolution is transposed.
         module: whose layers say what they are. What it has no layer for is of kind "other".
 
     Raises:
@@ -70,20 +70,21 @@ def weights_of_model(
     ]
     kinds = None if module is None else _kinds_in(module)
     found: list[LayerWeight] = []
+    any_before = False
     for parameter in candidates:
         if kinds is None:
-            kind = _kind_by_shape(parameter.shape)
+            kind = _kind_by_shape(parameter.shape, is_first=not any_before)
         else:
             kind = _kind_in_module(parameter, kinds)
-        is_first = kind != "other" and all(weight.kind == "other" for weight in found)
-        found.append(LayerWeight(parameter, kind, is_first))
+        found.append(LayerWeight(parameter, kind, is_first=kind != "other" and not any_before))
+        any_before = any_before or kind != "other"
     return found
 
 
-def _kind_by_shape(shape: tuple[int, ...]) -> Kind:
+def _kind_by_shape(shape: tuple[int, ...], *, is_first: bool) -> Kind:
     if len(shape) == 2:
         return "linear"
-    if shape[1] == 1 and shape[0] > 1:
+    if shape[1] == 1 and shape[0] > 1 and not is_first:
         return "depthwise"
     if math.prod(shape[2:]) == 1:
         return "pointwise"

@@ -16,5 +16,6 @@ def moment_of(weight: LayerWeight, calibration: Calibration | None) -> Float64 |
     found = calibration.moments.get(weight.name) if calibration else None
     if found is None or found.layout.transposed:
         return None
-    moment: Float64 = found.matrices().mean(axis=0)
+    matrices = found.matrices()
+    moment: Float64 = matrices[0] if len(matrices) == 1 else matrices.mean(axis=0)
     return moment

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InvalidOptions
 from ..factorization.forms import CP, HT2, LowRank, Tucker2
 from ..model import Parameter
 from ..options import EncodeOptions, matches_tensor
@@ -69,22 +70,37 @@ def decompose_model(
 
     Raises:
         InvalidModel: a weight does not fit the module.
-        InvalidOptions: a ratio is out of reach, a rank is impossible for a weight whose override
-            names it exactly, or an objective lacks the module and its inputs.
+        InvalidOptions: a ratio is out of reach, an objective lacks the module and its inputs, or
+            an override that names a weight exactly asks for what is impossible: a weight that
+            cannot be decomposed, or a rank that it cannot have.
     """
     found = Decomposition()
     everything = sum(p.size for p in model.values() if p.tied_to is None)
-    by_method = _methods(weights_of_model(model, module), options, found)
+    weights = weights_of_model(model, module)
+    _check_named(model, {weight.name for weight in weights}, options)
+    by_method = _methods(weights, options, found)
     selection = _Selection(options, calibration, executor, progress, found)
     selection.decompose_alone(by_method, everything)
     joint = by_method.get("joint", [])
-    select_joint(joint, options.decomposition, everything, found, progress)
+    select_joint(joint, options, everything, found, progress)
     if options.decomposition.objective == "size":
         selection.decompose_for_size(by_method.get("auto", []))
     else:
         selection.decompose_for_work(by_method.get("auto", []), module, inputs)
     found.sort(list(model))
     return found
+
+
+def _check_named(
+    model: Mapping[str, Parameter], weights: Container[str], options: EncodeOptions
+) -> None:
+    """Check that the tensors whose names overrides give are weights, if they have a method."""
+    for name, values in options.overrides:
+        if values.get("decompose", "none") == "none" or name not in model or name in weights:
+            continue
+        tied_to = model[name].tied_to
+        reason = "is no weight of a layer" if tied_to is None else f"is tied to {tied_to!r}"
+        raise InvalidOptions(f"{name}: decompose", reason)
 
 
 def _methods(
@@ -99,6 +115,8 @@ def _methods(
         reason = _obstacle(weight, method, options)
         if reason is None:
             by_method.setdefault(method, []).append(weight)
+        elif options.names_exactly(weight.name):
+            raise InvalidOptions(f"{weight.name}: decompose", reason)
         else:
             found.skipped[weight.name] = reason
     return by_method
@@ -173,7 +191,8 @@ class _Selection:
             return
         bench = WorkBench(self.options.decomposition, module, inputs)
         for weight in weights:
-            made = least_work(weight, bench, moment_of(weight, self.calibration))
+            energy = self.options.for_tensor(weight.name).decomposition.energy
+            made = least_work(weight, bench, moment_of(weight, self.calibration), energy)
             self.found.take(weight.name, made)
             self._done(weight)
 

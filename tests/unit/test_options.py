@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import nnr_codec
+from nnr_codec.decomposition_options import OF_A_WEIGHT, DecompositionOptions
 from nnr_codec.errors import InvalidOptions, LimitExceeded
 from nnr_codec.options import TENSOR_OPTIONS, DecodeLimits, EncodeOptions
 
@@ -148,11 +149,72 @@ def test_every_tensor_option_can_be_overridden() -> None:
         "temporal_contexts": False,
         "history_contexts": False,
     }
-    assert set(other) == set(TENSOR_OPTIONS)
+    assert {*other, *OF_A_WEIGHT} == set(TENSOR_OPTIONS)
     for name, value in other.items():
         options = EncodeOptions(overrides=(("w", {name: value}),))
         assert getattr(options.for_tensor("w"), name) == value
         assert getattr(options.for_tensor("v"), name) != value
+
+
+def test_a_weight_has_a_method_and_an_amount_of_its_own() -> None:
+    lr = DecompositionOptions("lr", rank=3)
+    overrides = (
+        ("a*", {"decompose": "cp", "rank": 0.5}),
+        ("ab*", {"energy": 0.9}),
+        ("abc", {"decompose": "auto"}),
+        ("none", {"decompose": "none"}),
+        ("found", {"decompose": "auto"}),
+    )
+    options = EncodeOptions(decomposition=lr, overrides=overrides)
+    assert options.for_tensor("x").decomposition == lr
+    assert options.for_tensor("a").decomposition == DecompositionOptions("cp", rank=0.5)
+    assert options.for_tensor("ab").decomposition == DecompositionOptions("cp", energy=0.9)
+    assert options.for_tensor("none").decomposition.method == "none"
+    assert options.for_tensor("found").decomposition == DecompositionOptions("auto")
+    with pytest.raises(InvalidOptions, match="energy") as caught:
+        options.for_tensor("abc")  # "auto" for size has no energy
+    assert caught.value.option == "abc: energy"
+    assert options.decomposes
+    assert not EncodeOptions().decomposes
+    assert EncodeOptions(overrides=overrides).decomposes
+    assert options.names_exactly("found")
+    assert not options.names_exactly("abcd")
+
+
+@pytest.mark.parametrize(
+    ("values", "option"),
+    [
+        ({"method": "svd"}, "decompose"),
+        ({"method": "lr"}, "decompose"),
+        ({"method": "lr", "rank": 0}, "rank"),
+        ({"method": "lr", "rank": True}, "rank"),
+        ({"method": "lr", "rank": 1.5}, "rank"),
+        ({"method": "lr", "rank": math.nan}, "rank"),
+        ({"method": "lr", "rank": "much"}, "rank"),
+        ({"method": "cp", "rank": "vbmf"}, "rank"),
+        ({"method": "joint", "rank": "vbmf"}, "rank"),
+        ({"method": "lr", "energy": 0}, "energy"),
+        ({"method": "lr", "energy": 1.01}, "energy"),
+        ({"method": "lr", "compression_ratio": 1}, "compression_ratio"),
+        ({"method": "lr", "compression_ratio": math.inf}, "compression_ratio"),
+        ({"method": "lr", "rank": 2, "energy": 0.9}, "energy"),
+        ({"method": "auto", "rank": 2}, "rank"),
+        ({"method": "auto", "energy": 0.9}, "energy"),
+        ({"method": "auto", "compression_ratio": 2.0}, "compression_ratio"),
+        ({"method": "auto", "objective": "speed"}, "objective"),
+        ({"method": "lr", "rank": 2, "carriage": "dove"}, "carriage"),
+        ({"method": "joint", "rank": 2, "joint_scheme": "both"}, "joint_scheme"),
+    ],
+)
+def test_refused_decompositions(values: dict[str, Any], option: str) -> None:
+    with pytest.raises(InvalidOptions) as caught:
+        DecompositionOptions(**values)
+    assert caught.value.option == option
+
+
+def test_ranks_of_numpy_are_ranks() -> None:
+    assert type(DecompositionOptions("lr", rank=np.int64(3)).rank) is int
+    assert type(DecompositionOptions("lr", rank=np.float32(0.5)).rank) is float
 
 
 @pytest.mark.parametrize(

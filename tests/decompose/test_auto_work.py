@@ -1,0 +1,151 @@
+"""Decomposition for fewer operations, or less time by a clock of our own."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnr_codec import EncodeOptions, InvalidOptions
+from nnr_codec.decompose import auto_work, decompose_model
+from nnr_codec.decompose.auto_work import MORE_WORK, WorkBench
+from nnr_codec.decompose.layer_kinds import weights_of_model
+from nnr_codec.decomposition_options import DecompositionOptions
+from nnr_codec.factorization.forms import CP, LowRank
+from nnr_codec.layers import factored
+from nnr_codec.model import Model
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+
+def network() -> Any:
+    torch.manual_seed(1)
+    module = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 24, 3, stride=2), nn.Conv2d(24, 24, 1),
+        nn.Conv2d(24, 24, 3, groups=4), nn.ConvTranspose2d(24, 12, 2), nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(), nn.Linear(48, 40),
+    )  # fmt: skip
+    with torch.no_grad():  # the second and the last are nearly of rank 3
+        for layer in (module[1], module[7]):
+            u, s, v = torch.linalg.svd(layer.weight.flatten(1), full_matrices=False)
+            s[3:] *= 0.01
+            layer.weight.copy_(((u * s) @ v).reshape(layer.weight.shape))
+    return module
+
+
+def model_of(module: Any) -> Model:
+    return Model.from_arrays({n: t.numpy() for n, t in module.state_dict().items()})
+
+
+INPUTS = torch.ones(2, 3, 16, 16)
+
+
+def options(objective: str, energy: float | None = None) -> DecompositionOptions:
+    return DecompositionOptions("auto", objective=objective, energy=energy)  # type: ignore[arg-type]
+
+
+def multiplications(layer: Any, inputs: Any) -> int:
+    """Count what the ordinary layers in `layer` multiply, from their sizes and outputs."""
+    found = []
+
+    def note(part: Any, args: Any, output: Any) -> None:
+        if isinstance(part, nn.Linear):
+            found.append(part.in_features * output.numel())
+            return
+        across = args[0] if part.transposed else output
+        channels = part.out_channels if part.transposed else part.in_channels
+        found.append(channels // part.groups * math.prod(part.kernel_size) * across.numel())
+
+    parts = [part for part in layer.modules() if not list(part.children())]
+    handles = [part.register_forward_hook(note) for part in parts]
+    layer(inputs)
+    for handle in handles:
+        handle.remove()
+    return sum(found)
+
+
+def test_macs_are_those_of_the_layers() -> None:
+    module = network().eval()
+    bench = WorkBench(options("macs"), module, INPUTS)
+    rng = np.random.default_rng(0)
+    inputs = INPUTS
+    weights = {weight.name: weight for weight in weights_of_model(model_of(module), module)}
+    for index, layer in enumerate(module):
+        weight = weights.get(f"{index}.weight")
+        if weight is not None:
+            assert bench.cost(weight) == multiplications(layer, inputs), weight.kind
+            for form in (LowRank, CP) if weight.kind == "convolution" else (LowRank,):
+                shapes = form.factor_shapes(weight.shape, (3,))
+                made = form(weight.shape, tuple(rng.normal(size=s).astype("f4") for s in shapes))
+                expected = multiplications(factored(layer, made), inputs)
+                assert bench.cost(weight, made) == expected, (weight.kind, form.form)
+        inputs = layer(inputs)
+
+
+def test_only_what_has_fewer_operations() -> None:
+    module = network()
+    chosen = EncodeOptions(decomposition=options("macs"))
+    found = decompose_model(model_of(module), chosen, module=module, inputs=(INPUTS, None))
+    assert {"1.weight", "7.weight"} <= set(found.factorizations)
+    assert found.skipped["2.weight"] == MORE_WORK
+    bench = WorkBench(chosen.decomposition, module, INPUTS)
+    for weight in weights_of_model(model_of(module), module):
+        made = found.factorizations.get(weight.name)
+        if made is not None:
+            assert bench.cost(weight, made) < bench.cost(weight)
+            dense = weight.parameter.read()
+            left = np.sum((dense - made.to_dense()) ** 2) / np.sum(dense**2)
+            assert left <= 0.01 * (1 + 1e-6)
+
+
+def test_less_energy_is_less_work() -> None:
+    module, costs = network(), []
+    bench = WorkBench(options("macs"), module, INPUTS)
+    weights = {weight.name: weight for weight in weights_of_model(model_of(module), module)}
+    for energy in (0.9, 0.5):
+        chosen = EncodeOptions(
+            decomposition=options("macs", energy=0.999),
+            overrides=(("7.weight", {"energy": energy}),),
+        )
+        found = decompose_model(model_of(module), chosen, module=module, inputs=INPUTS)
+        costs.append(bench.cost(weights["7.weight"], found.factorizations["7.weight"]))
+    assert costs[1] < costs[0]
+
+
+@pytest.mark.parametrize(("per_layer", "is_faster"), [(5.0, False), (0.0, True)])
+def test_only_what_takes_less_time(
+    monkeypatch: pytest.MonkeyPatch, per_layer: float, is_faster: bool
+) -> None:
+    # A clock by which running a layer takes a time for itself, and one for its parameters.
+    now = itertools.count()
+    elapsed = [0.0]
+
+    def tick(layer: Any, args: Any, output: Any) -> None:
+        if not list(layer.children()):
+            elapsed[0] += per_layer + sum(p.numel() for p in layer.parameters()) / 1000
+
+    handle = nn.modules.module.register_module_forward_hook(tick)
+    clock = SimpleNamespace(perf_counter=lambda: next(now) * 1e-9 + elapsed[0])
+    monkeypatch.setattr(auto_work, "time", clock)
+    module = network()
+    chosen = EncodeOptions(decomposition=options("latency"))
+    found = decompose_model(model_of(module), chosen, module=module, inputs=INPUTS)
+    handle.remove()
+    assert ("7.weight" in found.factorizations) is is_faster
+    assert ("1.weight" in found.factorizations) is is_faster
+
+
+@pytest.mark.parametrize("objective", ["macs", "latency"])
+def test_module_and_inputs_are_needed(objective: str) -> None:
+    chosen = EncodeOptions(decomposition=options(objective))
+    model = model_of(network())
+    for given in ({}, {"module": network()}, {"inputs": INPUTS}):
+        with pytest.raises(InvalidOptions, match=r"objective: .* needs a module and inputs"):
+            decompose_model(model, chosen, **given)
+    with pytest.raises(InvalidOptions, match="module: does not run on the inputs"):
+        decompose_model(model, chosen, module=network(), inputs=torch.ones(2, 5))

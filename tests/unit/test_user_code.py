@@ -1,0 +1,88 @@
+"""Users' files and modules: functions loaded and called, and tensors put into modules."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnr_codec.errors import InvalidModel, InvalidOptions
+from nnr_codec.model import Model
+from nnr_codec.user_code import call_function, load_function
+from nnr_codec.user_module import load_state
+
+
+@pytest.fixture
+def user_file(tmp_path: Path) -> Path:
+    (tmp_path / "beside.py").write_text("VALUE = 5\n")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from beside import VALUE\n"
+        "def value():\n    return VALUE\n"
+        "def fails():\n    raise KeyError('data')\n"
+    )
+    return path
+
+
+def test_functions_are_called(user_file: Path) -> None:
+    before = list(sys.path)
+    assert call_function(f"{user_file}:value", "module") == 5
+    assert load_function("mine.py:value", "module", user_file.parent)() == 5
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("mine.py", "not of the form"),
+        ("absent.py:value", "there is no file"),
+        ("mine.py:VALUE", "has no function 'VALUE'"),
+        ("mine.py:none", "has no function 'none'"),
+        ("mine.py:fails", "KeyError: 'data'"),
+        ("broken.py:value", "SyntaxError"),
+    ],
+)
+def test_what_is_no_function(
+    user_file: Path, place: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (user_file.parent / "broken.py").write_text("def value(:\n")
+    monkeypatch.chdir(user_file.parent)
+    with pytest.raises(InvalidOptions, match=reason) as caught:
+        call_function(place, "calibrate")
+    assert caught.value.option == "calibrate"
+    assert place in str(caught.value)
+
+
+class TestLoadState:
+    def test_all_types(self) -> None:
+        torch = pytest.importorskip("torch")
+        module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+        rng = np.random.default_rng(0)
+        arrays = {
+            name: rng.normal(size=tuple(tensor.shape)).astype(np.float16)
+            for name, tensor in module.state_dict().items()
+            if not name.endswith("num_batches_tracked")
+        }
+        load_state(module, Model.from_arrays({**arrays, "beside": np.zeros(3, np.float32)}))
+        for name, array in arrays.items():
+            assert np.array_equal(module.state_dict()[name].numpy(), array.astype(np.float32))
+
+    def test_tied_tensors_may_have_one_name(self) -> None:
+        torch = pytest.importorskip("torch")
+        module = torch.nn.ModuleList([torch.nn.Linear(3, 3, bias=False) for _ in range(2)])
+        module[1].weight = module[0].weight
+        for seed, name in enumerate(("0.weight", "1.weight")):
+            values = np.random.default_rng(seed).normal(size=(3, 3)).astype(np.float32)
+            load_state(module, Model.from_arrays({name: values}))
+            assert np.array_equal(module[0].weight.detach().numpy(), values)
+
+    def test_what_does_not_fit(self) -> None:
+        torch = pytest.importorskip("torch")
+        module = torch.nn.Linear(3, 2)
+        weight = np.zeros((2, 3), np.float32)
+        with pytest.raises(InvalidModel, match="'bias': the module has it, the model does not"):
+            load_state(module, Model.from_arrays({"weight": weight}))
+        with pytest.raises(InvalidModel, match=r"'weight': has the shape \(3, 2\), in the module"):
+            load_state(module, Model.from_arrays({"weight": weight.T, "bias": weight[:, 0]}))
