@@ -21,7 +21,7 @@ from ..errors import InvalidOptions
 from ..model import Model
 from ..options import EncodeOptions
 from ..quantize.calibration import calibrate
-from ..user_code import load_function
+from ..user_code import call_function
 from ..user_module import load_state
 from . import _common as common
 
@@ -113,9 +113,9 @@ def decompose(
     """
     module, inputs, calibration = None, None, None
     if given.module is not None:
-        module, inputs = _pair(load_function(given.module, "module")(), "module", needed=False)
+        module, inputs = _pair(call_function(given.module, "module"), "module", needed=False)
     if given.calibrate is not None:
-        module, batches = _pair(load_function(given.calibrate, "calibrate")(), "calibrate")
+        module, batches = _pair(call_function(given.calibrate, "calibrate"), "calibrate")
         load_state(module, model)
         calibration = calibrate(module, batches)
         for name in calibration.reduced:
