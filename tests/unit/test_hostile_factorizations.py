@@ -273,6 +273,32 @@ class TestLimits:
         with pytest.raises(LimitExceeded, match="max_product_operations"):
             read(data, limits=DecodeLimits(max_product_operations=47))
 
+    @pytest.mark.parametrize("read", READERS)
+    def test_the_work_of_all_products(self, read: Any) -> None:
+        """A shared factor is multiplied for each of its weights, however small they are."""
+        arrays = {"v": np.zeros((8, 8), np.float32)}
+        arrays |= {f"u{i}": np.zeros((1, 8), np.float32) for i in range(5)}
+        entries = {
+            f"w{i}": {"form": "joint_right", "shape": [8, 1], "factors": [f"u{i}", "v"]}
+            for i in range(5)
+        }
+        data = stream_with({"factorizations": entries}, arrays)
+        each = {"max_product_operations": 64}
+        read(data, limits=DecodeLimits(**each, max_all_product_operations=5 * 64))
+        with pytest.raises(LimitExceeded, match="max_all_product_operations"):
+            read(data, limits=DecodeLimits(**each, max_all_product_operations=5 * 64 - 1))
+
+    @pytest.mark.parametrize("read", READERS)
+    def test_the_work_of_blocks(self, read: Any) -> None:
+        weights = {name: nnr_factors((4, 2), (2, 6)) for name in "ab"}
+        dense = {name: weight.to_dense() for name, weight in weights.items()}
+        data = nnr_codec.encode(dense, factorizations=weights).data
+        read(data, limits=DecodeLimits(max_product_operations=48, max_all_product_operations=96))
+        with pytest.raises(LimitExceeded, match="max_product_operations"):
+            read(data, limits=DecodeLimits(max_product_operations=47))
+        with pytest.raises(LimitExceeded, match="max_all_product_operations"):
+            read(data, limits=DecodeLimits(max_all_product_operations=95))
+
     def test_ranks_beyond_the_weight(self) -> None:
         """A core that is larger than its weight would make larger intermediates."""
         arrays = {
