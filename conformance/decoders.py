@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import signal
 import subprocess
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from .decoder_output import read_output
 from .educational import educational_decoder
 from .judging import Decoder, Outcome
 
-DTYPES = {*(f"int{n}" for n in (8, 16, 32, 64)), *(f"float{n}" for n in (16, 32, 64))}
 _SAID = 200  # characters of what a decoder says
 
 
@@ -140,41 +135,3 @@ def _end(process: subprocess.Popen[Any]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def read_output(out: Path) -> Outcome:
-    """Read what a decoder has written: an .npz file, or a folder with `tensors.json`."""
-    try:
-        tensors = _from_folder(out) if out.is_dir() else _from_npz(out)
-    except FileNotFoundError as error:
-        return Outcome("garbage", detail=f"no file {Path(error.filename or out).name}")
-    except (
-        *(OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, EOFError),
-        *(zipfile.BadZipFile, NotImplementedError, SyntaxError, RecursionError, OverflowError),
-    ) as error:
-        text = f"{type(error).__name__}: {error}"
-        return Outcome("garbage", detail=f"its output cannot be read: {text[:_SAID]}")
-    return Outcome("tensors", tensors)
-
-
-def _from_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Member by member: names of tensors need not be names of files."""
-    tensors = {}
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            with archive.open(member) as file:
-                values = np.lib.format.read_array(file, allow_pickle=False)
-            tensors[member.removesuffix(".npy")] = values
-    return tensors
-
-
-def _from_folder(folder: Path) -> dict[str, npt.NDArray[Any]]:
-    """`tensors.json`: a list of objects with name, dtype, shape and file, as README.md says."""
-    tensors = {}
-    for entry in json.loads((folder / "tensors.json").read_text(encoding="utf-8")):
-        if entry["dtype"] not in DTYPES:
-            raise ValueError(f"dtype {entry['dtype']!r}")
-        data = (folder / entry["file"]).read_bytes()
-        values = np.frombuffer(data, np.dtype(entry["dtype"]).newbyteorder("<"))
-        tensors[entry["name"]] = values.reshape(entry["shape"])
-    return tensors

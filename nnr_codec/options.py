@@ -33,6 +33,7 @@ class DecodeLimits:
         max_dimensions: dimensions of one tensor.
         max_topology_bytes: bytes of the topology data (and of a model map in it).
         max_product_operations: multiplications of one product of factors (rank times elements).
+        max_all_product_operations: those of all products together.
     """
 
     max_elements_per_tensor: int = 2**30
@@ -44,6 +45,7 @@ class DecodeLimits:
     max_dimensions: int = 32
     max_topology_bytes: int = 2**23
     max_product_operations: int = 2**38
+    max_all_product_operations: int = 2**40
 
 
 @dataclass(frozen=True)

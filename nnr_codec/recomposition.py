@@ -11,7 +11,8 @@ import numpy.typing as npt
 from .bitstream import DataUnit
 from .errors import InvalidBitstream, LimitExceeded
 from .factorization.factorizations import Factorization
-from .factorization.model_map import MapError, ModelMap
+from .factorization.model_map import MapError, ModelMap, Restored
+from .model import dtype_of, is_signed_float
 from .unit_decoder import DecodedTensor
 
 
@@ -94,13 +95,19 @@ def recomposed(
 def block_factorization(record: DataUnit, model_map: ModelMap | None) -> Factorization | None:
     """Return what a decomposed BLOCK says of its weight, as the map would say it.
 
-    None where the map has no word for it: G has other rows than the weight, or the rank is beyond
-    what a weight of its shape needs.
+    None where the map has no word for it: G has other rows than the weight, the rank is beyond
+    what a weight of its shape needs, or the stream's map gives a factor another shape, or the
+    weight a type that factors cannot have.
     """
-    restored = model_map.tensors.get(record.dense_name) if model_map is not None else None
-    shape = tuple(record.tensor_dimensions or ())
-    dtype = (restored.dtype if restored is not None else None) or "float32"
-    entry = Factorization("lr", shape, tuple(record.names[:2]), dtype)
+    names = tuple(record.names[:2])
+    tensors = model_map.tensors if model_map is not None else {}
+    restored = tensors.get(record.dense_name, Restored())
+    shape = restored.shape or tuple(record.tensor_dimensions or ())
+    dtype = restored.dtype or "float32"
+    is_reshaped = any(tensors.get(name, Restored()).shape is not None for name in names)
+    if is_reshaped or not is_signed_float(dtype_of(dtype)):
+        return None
+    entry = Factorization("lr", shape, names, dtype)
     try:
         entry.ranks(record.factor_shapes())
     except MapError:

@@ -239,10 +239,6 @@ class _UnitDecoder:
         Where every partial sum is exact the order makes no difference, and a faster product serves.
         """
         rank = g.layout.shape[1]
-        operations = rank * self.record.element_count
-        allowed = self.parsed.context.limits.max_product_operations
-        if operations > allowed:
-            raise LimitExceeded("max_product_operations", operations, allowed)
         (left, left_unit), (right, right_unit) = self._factor(g), self._factor(h)
         with np.errstate(over="ignore", invalid="ignore"):  # values may be infinite
             bound = float(np.abs(left).max()) * float(np.abs(right).max()) * rank

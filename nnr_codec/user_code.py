@@ -12,22 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import InvalidOptions
+from .errors import InvalidOptions, NnrError
 
-__all__ = ["call_function", "load_function"]
-
-
-def call_function(place: str, option: str) -> Any:
-    """Return what a function of a user's file returns, called without arguments.
-
-    Raises:
-        InvalidOptions: as `load_function` says; or the function raises an exception.
-    """
-    function = load_function(place, option)
-    try:
-        return function()
-    except Exception as error:
-        raise InvalidOptions(option, f"{place}: {type(error).__name__}: {error}") from error
+__all__ = ["call_function", "is_interruption", "load_function"]
 
 
 def load_function(place: str, option: str, folder: Path | None = None) -> Callable[..., Any]:
@@ -51,13 +38,38 @@ def load_function(place: str, option: str, folder: Path | None = None) -> Callab
         raise InvalidOptions(option, f"{place}: there is no file {str(path)!r}")
     try:
         module = _executed(path.resolve())
-    except Exception as error:
+    except BaseException as error:  # of code that ends the program as well
+        if is_interruption(error):
+            raise
         raise InvalidOptions(option, f"{place}: {type(error).__name__}: {error}") from error
     found = getattr(module, function, None)
     if not callable(found):
         raise InvalidOptions(option, f"{place}: {path.name} has no function {function!r}")
     made: Callable[..., Any] = found
     return made
+
+
+def call_function(place: str, option: str) -> Any:
+    """Return what a function of a user's file returns, called without arguments.
+
+    Raises:
+        InvalidOptions: as `load_function`; or the function fails.
+    """
+    function = load_function(place, option)
+    try:
+        return function()
+    except NnrError:
+        raise
+    except BaseException as error:
+        if is_interruption(error):
+            raise
+        raise InvalidOptions(option, f"{place}: {type(error).__name__}: {error}") from error
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether the user wants to end the program; what is else no ``Exception``, such as that of
+    ``sys.exit()``, is only a failure of the code that was called."""
+    return isinstance(error, KeyboardInterrupt | GeneratorExit)
 
 
 def _executed(path: Path) -> ModuleType:

@@ -219,7 +219,10 @@ class StreamParser:
         self._check_factors(unit, record)
 
     def _check_factors(self, unit: Unit, record: DataUnit) -> None:
-        """Compare the unit's factors, if it holds any, with the model map."""
+        """Compare the unit's factors, if it holds any, with the model map and the limits."""
+        if record.is_decomposed_block:
+            rank = record.factor_shapes()[0][1]
+            self._factors.count(rank * record.element_count)
         model_map = self.context.model_map
         if model_map is None or not model_map.factorizations:
             return

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints.atomic import atomic_output
-from .cells import Cell, Facts, Measured
+from .cells import Cell, Facts, Measured, Samples
 from .fingerprints import evaluation_fingerprint
 
 _KEY_DIGITS = 16
@@ -62,9 +60,11 @@ class CellCache:
             record = json.loads(figures.read_text(encoding="utf-8"))
             with np.load(samples, allow_pickle=False) as archive:
                 found = dict(archive.items())
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        except Exception:  # zip, its compressions, numpy and json have many of their own
             return None
         if not isinstance(record, Mapping) or record.get("key") != key:
+            return None
+        if record.get("digest") != _digest(record.get("figures"), found):
             return None
         return Measured(record["figures"], found)
 
@@ -78,7 +78,12 @@ class CellCache:
         figures, samples = self._paths(cell, key)
         with atomic_output(samples, overwrite=True) as file:
             np.savez_compressed(file, **dict(measured.samples))  # type: ignore[arg-type]
-        content = {"cell": cell.name, "key": key, "figures": dict(measured.record)}
+        content = {
+            "cell": cell.name,
+            "key": key,
+            "digest": _digest(measured.record, measured.samples),
+            "figures": dict(measured.record),
+        }
         with atomic_output(figures, overwrite=True) as file:
             file.write(json.dumps(content, indent=1, allow_nan=False).encode())
 
@@ -86,3 +91,13 @@ class CellCache:
         name = re.sub(r"[^\w.=+-]+", "-", cell.name)[:_NAME_LENGTH]
         stem = f"{name}-{key[:_KEY_DIGITS]}"
         return self._folder / f"{stem}.json", self._folder / f"{stem}.npz"
+
+
+def _digest(figures: Any, samples: Samples) -> str:
+    """Return the SHA-256 of a cell's figures and samples: others are not taken for them."""
+    state = hashlib.sha256(json.dumps(figures, sort_keys=True, default=dict).encode())
+    for name, values in sorted(samples.items()):
+        array = np.ascontiguousarray(values)
+        state.update(f"{name!r} {array.dtype.str} {array.shape}".encode())
+        state.update(array.reshape(-1).view(np.uint8).data)
+    return state.hexdigest()

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from ..checkpoints import open_checkpoint
 from ..errors import NnrError
+from ..user_code import is_interruption
 from .fingerprints import file_digest
 from .plan import Point, SubjectPlan
 
@@ -108,7 +109,9 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
         return Failure(str(error))
     except MemoryError:
         return Failure("out of memory")
-    except Exception as error:
+    except BaseException as error:  # of code that ends the program as well
+        if is_interruption(error):
+            raise
         return Failure(f"{type(error).__name__}: {error}")
 
 

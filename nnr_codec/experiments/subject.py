@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from nnr_codec.errors import InvalidOptions, NnrError
 from nnr_codec.experiments.batches import Batch, thinned
 from nnr_codec.experiments.metrics import Metric, classification
-from nnr_codec.user_code import load_function
+from nnr_codec.user_code import is_interruption, load_function
 
 if TYPE_CHECKING:
     import torch
@@ -134,6 +134,8 @@ def _naming(name: str) -> Iterator[None]:
         yield
     except NnrError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if is_interruption(error):
+            raise
         reason = f"{name}: {type(error).__name__}: {error}"
         raise InvalidOptions("subject", reason) from error

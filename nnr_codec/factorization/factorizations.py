@@ -147,6 +147,7 @@ class FactorChecks:
         self._missing = {name: len(entry.factors) for name, entry in factorizations.items()}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._limits = limits
+        self._operations = 0  # of all products so far
         for entry in factorizations.values():
             _within(limits.max_elements_per_tensor, "max_elements_per_tensor", entry.elements)
 
@@ -171,8 +172,19 @@ class FactorChecks:
                 ranks = entry.ranks([self._shapes[factor] for factor in entry.factors])
             except MapError as error:
                 raise MapError(f"{shortened(weight)}: {error}") from None
-            operations = FORMS[entry.form].product_operations(entry.shape, ranks)
-            _within(self._limits.max_product_operations, "max_product_operations", operations)
+            self.count(FORMS[entry.form].product_operations(entry.shape, ranks))
+
+    def count(self, operations: int) -> None:
+        """Take the multiplications of a product.
+
+        Raises:
+            LimitExceeded: they are more than is allowed, alone or with those before.
+        """
+        self._operations += operations
+        limits, name = self._limits, "max_product_operations"
+        _within(limits.max_product_operations, name, operations)
+        name = "max_all_product_operations"  # a shared factor makes work for each of its weights
+        _within(limits.max_all_product_operations, name, self._operations)
 
 
 def _within(allowed: int, limit: str, value: int) -> None:

@@ -7,13 +7,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conformance import run
+from conformance import decoder_output, run
 from conformance.cases import CORPUS, Case, ExpectedTensor, find_cases
+from conformance.decoder_output import read_output
 from conformance.decoders import command
 from conformance.judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Outcome, judge
 
@@ -120,6 +122,78 @@ def test_a_folder_that_is_wrong(entry: dict[str, object], tmp_path: Path) -> Non
 def test_pickles_are_not_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", w=np.array([{}], object))
     assert shell(f"cp {tmp_path}/a.npz $2").kind == "garbage"
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("mkfifo $2", "no regular file"),
+        ("ln -s /dev/zero $2", "no regular file"),
+        ("mkdir $2; mkfifo $2/tensors.json", "no regular file"),
+        ("mkdir $2; ln -s /dev/zero $2/tensors.json", "no regular file"),
+        ("truncate -s 1T $2", "bytes"),
+        ("mkdir $2; truncate -s 1T $2/tensors.json", "bytes"),
+    ],
+)
+def test_outputs_without_an_end(script: str, words: str) -> None:
+    """Reading them would take forever, or all memory."""
+    outcome = shell(script)
+    assert outcome.kind == "garbage"
+    assert words in outcome.detail
+
+
+@pytest.mark.parametrize("file", ["/dev/zero", "pipe", "/dev/stdin"])
+def test_tensors_without_an_end(file: str, tmp_path: Path) -> None:
+    entry = {"name": "w", "dtype": "float32", "shape": [1], "file": file}
+    (tmp_path / "list").write_text(json.dumps([entry]))
+    outcome = shell(f"mkdir $2; mkfifo $2/pipe; cp {tmp_path}/list $2/tensors.json")
+    assert outcome.kind == "garbage"
+    assert "no regular file" in outcome.detail or "no file" in outcome.detail
+
+
+def test_files_of_a_tensor_count_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_output, "MAX_OUTPUT_BYTES", 1000)
+    (tmp_path / "data").write_bytes(bytes(400))
+    entries = [
+        {"name": f"w{i}", "dtype": "float32", "shape": [100], "file": "data"} for i in range(3)
+    ]
+    (tmp_path / "tensors.json").write_text(json.dumps(entries[:2]))
+    assert list(read_output(tmp_path).tensors) == ["w0", "w1"]
+    (tmp_path / "tensors.json").write_text(json.dumps(entries))
+    assert "200 are allowed" in read_output(tmp_path).detail
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA],
+)
+def test_damaged_archives(kind: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr("w.npy", np.random.default_rng(0).bytes(5000))
+    data = bytearray(path.read_bytes())
+    for place in range(40, 90):
+        damaged = data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :]
+        path.write_bytes(damaged)
+        assert read_output(path).kind == "garbage"
+    encrypted = data[:6] + b"\1" + data[7:]
+    path.write_bytes(encrypted)
+    assert read_output(path).kind == "garbage"
+
+
+@pytest.mark.parametrize("text", ["(" * 5000, "-" * 9000 + "1", "{'descr': '<f4', 'shape': (3L,"])
+def test_headers_of_arrays_that_are_no_python(text: str, tmp_path: Path) -> None:
+    header = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("w.npy", header)
+    assert read_output(tmp_path / "a.npz").kind == "garbage"
+
+
+def test_an_archive_that_grows(tmp_path: Path) -> None:
+    """A megabyte that inflates to a gigabyte is not inflated."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w.npy", bytes(2**28 + 1))
+    assert "are allowed" in read_output(tmp_path / "a.npz").detail
 
 
 def test_time_out() -> None:

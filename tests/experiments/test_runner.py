@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import multiprocessing
 import os
 import shutil
@@ -185,6 +186,23 @@ def test_damaged_files_of_a_cell_are_made_anew(
     assert measured_anew(plan, out) == 1
     figures.write_text('["key"]')
     assert measured_anew(plan, out) == 1
+    whole = json.loads(figures.read_text())
+    for changes in ({"figures": None}, {"figures": {}}, {"figures": {"bytes": 1}}, {"digest": 7}):
+        figures.write_text(json.dumps({**whole, **changes}))
+        assert measured_anew(plan, out) == 1
+    figures.write_text("[" * 100_000)
+    assert measured_anew(plan, out) == 1
+    with samples.open("wb") as file:  # an array instead of an archive of them
+        np.save(file, np.zeros(3))
+    assert measured_anew(plan, out) == 1
+    content = samples.read_bytes()
+    flags = content.index(b"PK\1\2") + 8
+    samples.write_bytes(content[:flags] + b"\1" + content[flags + 1 :])  # "encrypted"
+    assert measured_anew(plan, out) == 1
+    with np.load(samples) as archive:
+        others = {name: values + 1 for name, values in archive.items()}
+    np.savez_compressed(samples, **others)
+    assert measured_anew(plan, out) == 1
     assert measured_rows(run_plan(plan, out)) == expected
 
 
@@ -263,6 +281,36 @@ def test_failed_cells_leave_the_others_alone(
     listed = document(found)["failures"]
     assert [failure["cell"] for failure in listed] == [cell.name for cell, _ in found.failures]
     assert (tmp_path / "out" / "report.html").exists()
+
+
+ENDING = """
+import sys
+from nnr_codec.experiments.subject import Subject
+
+def at_once(data):
+    sys.exit("no data today")
+
+def later(data):
+    return Subject("later", lambda: sys.exit(3), data, lambda: sys.exit(4))
+"""
+
+
+@pytest.mark.parametrize("kind", [nullcontext, lambda: ThreadPoolExecutor(2)])
+def test_subjects_that_end_the_program(kind: Any, tmp_path: Path) -> None:
+    """Only their cells fail."""
+    (tmp_path / "ending.py").write_text(ENDING)
+    (tmp_path / "unloadable.py").write_text("raise SystemExit(0)")
+    more = "".join(
+        f'[[subject]]\nname = "{place}"\nsource = "{place}"\n'
+        for place in ("ending.py:at_once", "ending.py:later", "unloadable.py:x")
+    )
+    plan = save_plan(tmp_path, PLAN + more)
+    with kind() as executor:
+        found = run_plan(plan, executor=executor)
+    failed = {cell.subject.name: failure.reason for cell, failure in found.failures}
+    assert sorted(failed) == ["ending.py:at_once", "ending.py:later", "unloadable.py:x"]
+    assert all("SystemExit" in reason for reason in failed.values())
+    assert any(isinstance(outcome, Measured) for _, outcome in found.cells)
 
 
 def test_failed_cells_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,37 @@ def test_a_factor_of_a_block_is_none() -> None:
             nnr_codec.decode(hostile)
 
 
+@pytest.mark.parametrize(
+    ("entries", "shape"),
+    [
+        ({"w": {"shape": [4, 3, 2]}}, (4, 3, 2)),
+        ({"w": {"shape": [4, 6, 1], "dtype": "float16"}}, (4, 6, 1)),
+        ({"w": {"shape": [6, 4]}}, None),
+        ({"w": {"shape": [24]}}, None),
+        ({"w": {"dtype": "float8_e8m0fnu"}}, None),
+        ({"w_G": {"shape": [8]}}, None),
+        ({"w_H": {"shape": [3, 4]}}, None),
+        ({"w_G": {"dtype": "float16"}}, (4, 6)),
+    ],
+)
+def test_blocks_of_which_the_map_says_more(entries: Any, shape: Any) -> None:
+    """What is told of the factors fits what is decoded, or nothing is."""
+    weights = {"w": nnr_factors((4, 2), (2, 6))}
+    data = nnr_codec.encode({"w": weights["w"].to_dense()}, factorizations=weights).data or b""
+    units = [bytes(unit.data) for unit in read_units(data)]
+    text = json.dumps({"nnr_model_map": 1, "tensors": entries}, separators=(",", ":"))
+    topology = write_topology(Topology(topology_data=text))
+    start = [unit for unit in units[:-1] if b"nnr_model_map" not in unit]
+    data = b"".join([*start, topology, units[-1]])
+    found = nnr_codec.open(data).factorizations
+    assert {name: entry.shape for name, entry in found.items()} == ({"w": shape} if shape else {})
+    dense, factors = nnr_codec.decode(data), nnr_codec.decode(data, layers="factorized")
+    for name, entry in found.items():
+        again = entry.dense([factors[factor] for factor in entry.factors])
+        assert (again.shape, again.dtype) == (dense[name].shape, dense[name].dtype)
+        np.testing.assert_allclose(again, dense[name], rtol=1e-2)
+
+
 def nnr_factors(*shapes: tuple[int, int]) -> Any:
     from nnr_codec.factorization.forms import LowRank
 
@@ -241,6 +272,32 @@ class TestLimits:
         read(data, limits=DecodeLimits(max_product_operations=48))
         with pytest.raises(LimitExceeded, match="max_product_operations"):
             read(data, limits=DecodeLimits(max_product_operations=47))
+
+    @pytest.mark.parametrize("read", READERS)
+    def test_the_work_of_all_products(self, read: Any) -> None:
+        """A shared factor is multiplied for each of its weights, however small they are."""
+        arrays = {"v": np.zeros((8, 8), np.float32)}
+        arrays |= {f"u{i}": np.zeros((1, 8), np.float32) for i in range(5)}
+        entries = {
+            f"w{i}": {"form": "joint_right", "shape": [8, 1], "factors": [f"u{i}", "v"]}
+            for i in range(5)
+        }
+        data = stream_with({"factorizations": entries}, arrays)
+        each = {"max_product_operations": 64}
+        read(data, limits=DecodeLimits(**each, max_all_product_operations=5 * 64))
+        with pytest.raises(LimitExceeded, match="max_all_product_operations"):
+            read(data, limits=DecodeLimits(**each, max_all_product_operations=5 * 64 - 1))
+
+    @pytest.mark.parametrize("read", READERS)
+    def test_the_work_of_blocks(self, read: Any) -> None:
+        weights = {name: nnr_factors((4, 2), (2, 6)) for name in "ab"}
+        dense = {name: weight.to_dense() for name, weight in weights.items()}
+        data = nnr_codec.encode(dense, factorizations=weights).data
+        read(data, limits=DecodeLimits(max_product_operations=48, max_all_product_operations=96))
+        with pytest.raises(LimitExceeded, match="max_product_operations"):
+            read(data, limits=DecodeLimits(max_product_operations=47))
+        with pytest.raises(LimitExceeded, match="max_all_product_operations"):
+            read(data, limits=DecodeLimits(max_all_product_operations=95))
 
     def test_ranks_beyond_the_weight(self) -> None:
         """A core that is larger than its weight would make larger intermediates."""
