@@ -164,7 +164,14 @@ def test_our_plans_are_right(path: Path) -> None:
 
 
 def test_there_are_plans() -> None:
-    assert {path.stem for path in PLANS} >= {"quick", "quantization", "peer"}
+    assert {path.stem for path in PLANS} >= {
+        "quick",
+        "quantization",
+        "peer",
+        "ce1",
+        "decomposition",
+        "joint",
+    }
 
 
 def test_the_readme_s_plan_is_right(tmp_path: Path) -> None:
