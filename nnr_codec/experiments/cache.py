@@ -34,6 +34,7 @@ def cell_key(cell: Cell, facts: Facts) -> str:
     decides: dict[str, Any] = {
         "checkpoint": facts.checkpoint,
         "samples": facts.samples,
+        "calibration": facts.calibration,
         "subject": cell.subject.source.rpartition(":")[2],
         "evaluation": evaluation_fingerprint(),
         "torch": torch.__version__,

@@ -9,7 +9,7 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,12 @@ from ..checkpoints import open_checkpoint
 from ..errors import NnrError
 from ..user_code import is_interruption
 from .fingerprints import file_digest
+from .methods import Codec, Decoded, Encoded
+from .methods.nnr import NnrCodec
 from .plan import Point, SubjectPlan
 
 if TYPE_CHECKING:
+    from .batches import Batch
     from .evaluation import Evaluation
     from .subject import Subject
 
@@ -60,15 +63,18 @@ class Facts:
 
     Attributes:
         checkpoint, samples: digests of the model file and of the measured inputs and targets.
+        calibration: digest of the inputs and targets to calibrate with; empty: there are none.
         sample_count: measured samples.
         primary: name of the score that stands for accuracy.
         divergence: what the divergence is.
         parameters: elements of the network's parameters; statistics of batch norm are none.
-        macs: multiply-accumulates for one sample; None where some are not known.
+        macs: multiply-accumulates for one sample; None where some are not known. A cell whose
+            layers run on factors has its own figures of both, in its record.
     """
 
     checkpoint: str
     samples: str
+    calibration: str
     sample_count: int
     primary: str
     divergence: str
@@ -120,12 +126,14 @@ def examine(plan: SubjectPlan, data: Path | None) -> Facts:
     from .complexity import subject_complexity
 
     subject = _subject(plan, data)
-    digest, count = _samples_digest(subject)
+    digest, count = _samples_digest(subject.batches())
+    calibration, _ = _samples_digest(subject.calibration()) if subject.calibration else ("", 0)
     with _one_thread:
         cost = subject_complexity(subject)
     return Facts(
         checkpoint=file_digest(subject.checkpoint),
         samples=digest,
+        calibration=calibration,
         sample_count=count,
         primary=subject.metric.primary,
         divergence=subject.metric.divergence,
@@ -150,7 +158,7 @@ def measure(cell: Cell, data: Path | None, reference: npt.NDArray[Any] | None = 
         record, samples = _evaluated(subject, tensors, None)
         return Measured(_sizes(4 * weights, weights) | record, samples)
     codec = cell.point.codec
-    encoded = codec.encode(tensors)
+    encoded = _encoded(cell.subject, codec, tensors, data)
     decoded = codec.decode(encoded.data)
     record, samples = _evaluated(subject, decoded.tensors, reference)
     record = {
@@ -158,10 +166,34 @@ def measure(cell: Cell, data: Path | None, reference: npt.NDArray[Any] | None = 
         "breakdown": dict(encoded.breakdown),
         "yardsticks": dict(encoded.yardsticks),
         **record,
+        **_factorized_cost(subject, decoded),
         "encode_seconds": encoded.seconds,
         "decode_seconds": decoded.seconds,
     }
     return Measured(record, samples)
+
+
+def _encoded(
+    subject: SubjectPlan, codec: Codec, tensors: Mapping[str, npt.NDArray[Any]], data: Path | None
+) -> Encoded:
+    if not isinstance(codec, NnrCodec) or codec.calibration_stride is None:
+        return codec.encode(tensors)
+    from .calibrating import calibration_of
+
+    with _one_thread:
+        calibration = calibration_of(subject.source, data, codec.calibration_stride)
+    return codec.encode(tensors, calibration)
+
+
+def _factorized_cost(subject: Subject, decoded: Decoded) -> dict[str, Any]:
+    """Return parameters and MACs of the network whose layers run on the factors, if there are."""
+    if decoded.factored_stream is None:
+        return {}
+    from .complexity import factorized_complexity
+
+    with _one_thread:
+        cost = factorized_complexity(subject, decoded.factored_stream)
+    return {"parameters": cost.parameters, "macs": None if cost.unknown else cost.macs}
 
 
 def _sizes(count: int, weights: int) -> dict[str, Any]:
@@ -208,13 +240,13 @@ def _subject(plan: SubjectPlan, data: Path | None) -> Subject:
     return replace(found, name=plan.name)
 
 
-def _samples_digest(subject: Subject) -> tuple[str, int]:
+def _samples_digest(batches: Iterable[Batch]) -> tuple[str, int]:
     """Return the SHA-256 of all inputs and targets, and the number of samples."""
     from .batches import sample_count
 
     state = hashlib.sha256()
     count = 0
-    for inputs, targets in subject.batches():
+    for inputs, targets in batches:
         count += sample_count(inputs)
         for part in (*_parts(inputs), None, *_parts(targets)):
             array = np.ascontiguousarray(part if part is not None else [])

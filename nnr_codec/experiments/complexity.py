@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,13 @@ from nnr_codec.errors import InvalidModel
 from nnr_codec.experiments.batches import first_sample
 from nnr_codec.experiments.subject import Subject
 
-__all__ = ["COUNTERS", "Complexity", "measure_complexity", "subject_complexity"]
+__all__ = [
+    "COUNTERS",
+    "Complexity",
+    "factorized_complexity",
+    "measure_complexity",
+    "subject_complexity",
+]
 
 Counter = Callable[[Any, torch.Tensor, torch.Tensor], int]
 
@@ -102,6 +108,22 @@ def subject_complexity(subject: Subject) -> Complexity:
     for inputs, _ in subject.batches():
         return measure_complexity(subject.module(), first_sample(inputs))
     raise InvalidModel(subject.name, "has no samples")
+
+
+def factorized_complexity(subject: Subject, stream: bytes) -> Complexity:
+    """Return what one sample costs where layers run on the factors of a bitstream.
+
+    Raises:
+        InvalidModel: there are no samples, or the stream's tensors do not fit the module.
+        BitstreamError: the stream is damaged.
+    """
+    from nnr_codec.layers import load_into
+
+    def module() -> nn.Module:
+        # Not strict: the counters of batch norm may be absent.
+        return load_into(subject.module(), stream, strict=False)
+
+    return subject_complexity(replace(subject, module=module))
 
 
 def measure_complexity(

@@ -11,6 +11,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _LENGTH = 16
 # Of the experiments, what a cell's numbers come from; what is made of them later decides no cell.
 _MEASURING = (
+    "calibrating.py",
     "cells.py",
     "complexity.py",
     "batches.py",

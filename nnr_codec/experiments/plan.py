@@ -17,6 +17,11 @@
     options = { lambda_scale = 1.0 }        # of all its operating points
     points = { qp = [-38, -32, -28] }       # lists of equal length: one operating point for each
 
+An option of a table in ``options`` has its name in ``points`` with the table's before it::
+
+    options = { decomposition = { method = "lr" } }
+    points = { "decomposition.compression_ratio" = [2, 4] }
+
 ====================  =============================================================================
 ``title`` ``about``   texts for the page
 ``anchor``            the method that BD-rates are against; by default the first
@@ -225,10 +230,10 @@ def _method(table: CheckedTable, folder: Path) -> MethodPlan:
     points = []
     for own in _rows(table, columns):
         try:
-            made = codec_from(codec, {**options, **own}, folder.resolve())
+            made = codec_from(codec, _joined(options, own), folder.resolve())
         except InvalidOptions as error:
             key = error.option.removeprefix("external: ")
-            place = "points" if key.partition(".")[0] in own else "options"
+            place = "points" if {key, key.partition(".")[0]} & own.keys() else "options"
             raise table.error(f"{place}.{key}", error.reason) from None
         points.append(Point(_label(own), made))
     _check_distinct(table, "points", [point.label for point in points])
@@ -248,6 +253,21 @@ def _rows(table: CheckedTable, columns: Mapping[str, Any]) -> list[dict[str, Any
         raise table.error("points", f"the lists are not equally long: {found}")
     rows = zip(*columns.values(), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _joined(options: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a method's options with those of a point, ``TABLE.NAME`` in the table's place."""
+    found = dict(options)
+    for key, value in own.items():
+        first, dot, rest = key.partition(".")
+        if not dot:
+            found[key] = value
+            continue
+        table = found.get(first, {})
+        if not isinstance(table, Mapping):
+            raise InvalidOptions(key, f"{first} is no table")
+        found[first] = _joined(table, {rest: value})
+    return found
 
 
 def _label(options: Mapping[str, Any]) -> str:

@@ -21,7 +21,8 @@ TIMES = ("encode_seconds", "decode_seconds", "evaluate_seconds")
 def rows(results: Results) -> list[dict[str, Any]]:
     """Return a row for each uncompressed network and each cell; what does not apply is absent.
 
-    ``ratio`` is bytes over those of float32. Scores have their names, and values as the metric
+    ``ratio`` is bytes over those of float32; ``parameters`` and ``macs`` are those of layers that
+    run on factors, where a method decomposes. Scores have their names, and values as the metric
     gives them (shares from 0 to 1).
     """
     found: list[dict[str, Any]] = []
@@ -54,8 +55,8 @@ def _row(cell: Cell, outcome: Measured | Failure, facts: Facts | Failure) -> dic
         "divergence": record["divergence"],
         "divergence_kind": facts.divergence,
         "samples": facts.sample_count,
-        "parameters": facts.parameters,
-        "macs": facts.macs,
+        "parameters": record.get("parameters", facts.parameters),
+        "macs": record.get("macs", facts.macs),
     }
     row |= record.get("yardsticks", {})
     return row | {name: record[name] for name in TIMES if name in record}

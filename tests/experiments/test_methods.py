@@ -87,6 +87,8 @@ def test_identities_tell_operating_points_apart() -> None:
             ("nnr", {"qp": -20}),
             ("nnr", {"qp": -21}),
             ("nnr", {"overrides": {"a": {"qp": 1}}}),
+            ("nnr", {"qp": -20, "calibration_stride": 1}),
+            ("nnr", {"qp": -20, "calibration_stride": 2}),
             ("int8", {"bits": 8}),
             ("int8", {"bits": 7}),
             ("fp16", {}),

@@ -13,6 +13,7 @@ from experiments_support import PLAN, save_plan
 pytest.importorskip("torch")  # ready subjects are networks
 
 from nnr_codec import EncodeOptions, InvalidOptions
+from nnr_codec.decomposition_options import DecompositionOptions
 from nnr_codec.experiments.methods.integers import IntegerCodec
 from nnr_codec.experiments.methods.nnr import NnrCodec
 from nnr_codec.experiments.plan import load_plan
@@ -70,6 +71,25 @@ def test_options_of_methods_and_points(tmp_path: Path) -> None:
     assert plan.methods[0].points[1].label == "qp=-16, lambda_scale=2"
 
 
+def test_points_reach_into_tables(tmp_path: Path) -> None:
+    text = PLAN.replace(
+        "options = { dq = false }",
+        'options = { decomposition = { method = "lr", carriage = "factors" } }',
+    ).replace("qp = [-24, -16, -8]", '"decomposition.rank" = [2, 0.5], "overrides.w*.qp" = [-9, 0]')
+    first, second = load_plan(save_plan(tmp_path, text)).methods[0].points
+    assert first.label == "decomposition.rank=2, overrides.w*.qp=-9"
+    codecs = [point.codec for point in (first, second)]
+    assert codecs == [
+        NnrCodec(
+            EncodeOptions(
+                decomposition=DecompositionOptions("lr", rank, carriage="factors"),
+                overrides=(("w*", {"qp": qp}),),
+            )
+        )
+        for rank, qp in ((2, -9), (0.5, 0))
+    ]
+
+
 def test_plans_can_be_sent_to_workers(tmp_path: Path) -> None:
     plan = load_plan(save_plan(tmp_path))
     assert pickle.loads(pickle.dumps(plan)) == plan
@@ -104,6 +124,14 @@ def test_plans_can_be_sent_to_workers(tmp_path: Path) -> None:
         ("qp = [-24, -16, -8]", "qp = [-24], dq = []", "method[0].points.dq", "no list"),
         ("qp = [-24, -16, -8]", "qp = [-24, 1], dq = [true]", "method[0].points", "equally long"),
         ("qp = [-24, -16, -8]", "qp = [-999]", "method[0].points.qp", "whole number"),
+        ("qp = [-24, -16, -8]", '"dq.a" = [1]', "method[0].points.dq.a", "no table"),
+        (
+            "qp = [-24, -16, -8]",
+            '"decomposition.energy" = [2]',
+            "method[0].points.decomposition.energy",
+            "no number above 0 and at most 1",
+        ),
+        ("dq = false", "calibration_stride = 0", "method[0].options.calibration_stride", "1 or"),
         ("dq = false", "dp = false", "method[0].options.dp", "unknown"),
         ("dq = false", 'preset = "worst"', "method[0].options.preset", "none of"),
         ("dq = false", "qp_density = { a = 1 }", "method[0].options.qp_density", "whole number"),
@@ -136,7 +164,14 @@ def test_our_plans_are_right(path: Path) -> None:
 
 
 def test_there_are_plans() -> None:
-    assert {path.stem for path in PLANS} >= {"quick", "quantization", "peer"}
+    assert {path.stem for path in PLANS} >= {
+        "quick",
+        "quantization",
+        "peer",
+        "ce1",
+        "decomposition",
+        "joint",
+    }
 
 
 def test_the_readme_s_plan_is_right(tmp_path: Path) -> None:

@@ -35,10 +35,13 @@ class Decoded:
     Attributes:
         tensors: by name.
         seconds: wall time of the decoding.
+        factored_stream: a bitstream with weights as factors, which layers can run on
+            (:func:`nnr_codec.layers.load_into`); None: all weights are dense.
     """
 
     tensors: Arrays
     seconds: float
+    factored_stream: bytes | None = None
 
 
 class Codec(Protocol):

@@ -11,7 +11,9 @@ from typing import Any
 
 from ... import decode, encode
 from ... import open as open_stream
+from ...errors import InvalidOptions
 from ...options import PRESETS, EncodeOptions
+from ...quantize.moments import Calibration
 from ..checked_table import options_of
 from ..fingerprints import codec_fingerprint
 from ..yardsticks import yardsticks
@@ -20,13 +22,33 @@ from .base import Arrays, Decoded, Encoded
 
 @dataclass(frozen=True)
 class NnrCodec:
-    """The codec at one operating point."""
+    """The codec at one operating point.
+
+    Attributes:
+        options: of the encoder.
+        calibration_stride: every so-manyth of the subject's calibration samples is looked at, from
+            the first on, for the moments of the layers' inputs; None: the data are not looked at.
+    """
 
     options: EncodeOptions
+    calibration_stride: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the stride.
+
+        Raises:
+            InvalidOptions: it is no whole number of 1 or more.
+        """
+        stride = self.calibration_stride
+        if stride is not None and (type(stride) is not int or stride < 1):
+            reason = f"{stride!r} is no whole number of 1 or more"
+            raise InvalidOptions("calibration_stride", reason)
 
     @classmethod
     def from_options(cls, values: Mapping[str, Any], folder: Path) -> NnrCodec:
-        """Return the codec with a plan's options: a preset, and fields of ``EncodeOptions``.
+        """Return the codec with a plan's options.
+
+        They are ``preset``, ``calibration_stride``, and the fields of ``EncodeOptions``.
 
         Raises:
             InvalidOptions: an option is unknown or out of range.
@@ -34,11 +56,12 @@ class NnrCodec:
         given = dict(values)
         preset = given.pop("preset", "default")
         EncodeOptions.preset(preset)  # refuses an unknown one
-        return cls(options_of(EncodeOptions, {**PRESETS[preset], **given}))
+        stride = given.pop("calibration_stride", None)
+        return cls(options_of(EncodeOptions, {**PRESETS[preset], **given}), stride)
 
-    def encode(self, tensors: Arrays) -> Encoded:
+    def encode(self, tensors: Arrays, calibration: Calibration | None = None) -> Encoded:
         """Encode with one thread; raises what ``nnr_codec.encode`` raises."""
-        result = encode(tensors, options=self.options)
+        result = encode(tensors, options=self.options, calibration=calibration)
         data = result.data or b""
         return Encoded(data, result.report.seconds, _breakdown(data), yardsticks(data))
 
@@ -46,11 +69,18 @@ class NnrCodec:
         """Decode with one thread; raises what ``nnr_codec.decode`` raises."""
         start = time.perf_counter()
         tensors = decode(data)
-        return Decoded(tensors, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        with open_stream(data) as stream:
+            return Decoded(tensors, seconds, data if stream.factorizations else None)
 
     def identity(self) -> dict[str, Any]:
         """Return the options, and the fingerprint of the codec's files."""
-        return {"codec": "nnr", "options": asdict(self.options), "version": codec_fingerprint()}
+        return {
+            "codec": "nnr",
+            "options": asdict(self.options),
+            "calibration_stride": self.calibration_stride,
+            "version": codec_fingerprint(),
+        }
 
 
 def _breakdown(data: bytes) -> dict[str, int]:
