@@ -69,7 +69,8 @@ def _ranks(task: Task, options: DecompositionOptions) -> Ranks:
         return energy_ranks(task.form, _weighted(task), options.energy, name)
     if options.rank == "vbmf":
         return vbmf_ranks(task.form, values_of(task.weight), name)
-    assert options.rank is not None  # one of them is given, as DecompositionOptions checks
+    if options.rank is None:
+        raise InvalidOptions("decompose", f"{name!r}: {options.method!r} needs a rank or an energy")
     return resolved_ranks(task.form, values_of(task.weight), options.rank, name)
 
 

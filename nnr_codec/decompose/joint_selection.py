@@ -116,7 +116,8 @@ def _decompose(group: _Group, fraction_of_ratio: float, found: Decomposition) ->
         rank = min(group.options.rank, group.rank_of(_ALL))
     else:
         fraction = group.options.rank
-        assert fraction != "vbmf"  # as DecompositionOptions checks
+        if fraction == "vbmf":
+            raise InvalidOptions("rank", "VBMF has no ranks of groups")
         rank = group.rank_of(fraction_of_ratio if fraction is None else fraction)
     if group.parameters(rank) >= group.dense:
         found.skipped.update(dict.fromkeys(group.names, NO_FEWER))
@@ -133,10 +134,9 @@ def _fraction_of_ratio(groups: Sequence[_Group], everything: int, saved: int) ->
         saved: of them, by weights that are in no group.
     """
     asked = [group for group in groups if group.options.compression_ratio is not None]
-    if not asked:
+    ratio = asked[0].options.compression_ratio if asked else None
+    if ratio is None:
         return 1.0
-    ratio = asked[0].options.compression_ratio
-    assert ratio is not None  # the model's, which no layer has another of
     budget = everything / ratio - (everything - saved - sum(group.dense for group in asked))
 
     def parameters(fraction: float) -> int:

@@ -164,7 +164,7 @@ def _toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of long numbers and deep arrays as well
         raise InvalidOptions(os.fspath(path), f"is no TOML: {error}") from error
 
 

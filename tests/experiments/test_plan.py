@@ -158,6 +158,13 @@ def test_what_is_no_toml(tmp_path: Path) -> None:
         load_plan(tmp_path / "absent.toml")
 
 
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "seed = " + "9" * 5000])
+def test_plans_that_the_parser_cannot_hold(text: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(text)
+    with pytest.raises(InvalidOptions, match="is no TOML"):
+        load_plan(tmp_path / "plan.toml")
+
+
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_our_plans_are_right(path: Path) -> None:
     assert planned_cells(load_plan(path))
