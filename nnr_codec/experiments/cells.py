@@ -108,7 +108,7 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
         return Failure(str(error))
     except MemoryError:
         return Failure("out of memory")
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # one that exits must not end the other cells
         return Failure(f"{type(error).__name__}: {error}")
 
 

@@ -265,6 +265,14 @@ def test_failed_cells_leave_the_others_alone(
     assert (tmp_path / "out" / "report.html").exists()
 
 
+def test_a_subject_that_exits_leaves_the_others_alone(tmp_path: Path) -> None:
+    plan = save_plan(tmp_path, PLAN + '[[subject]]\nsource = "leaving.py:leave"\n')
+    (tmp_path / "leaving.py").write_text("def leave(data):\n    raise SystemExit(0)\n")
+    found = run_plan(plan, only="*bits=4")
+    assert [cell.name for cell, _ in found.failures] == ["leave/integers/bits=4"]
+    assert "SystemExit" in found.failures[0][1].reason
+
+
 def test_failed_cells_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])"
     text = FAILING.replace(
