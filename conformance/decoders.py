@@ -121,8 +121,8 @@ def _run(arguments: Sequence[str], out: Path, seconds: float) -> Outcome:
         said.seek(max(said.seek(0, os.SEEK_END) - 4096, 0))
         lines = said.read().decode("utf-8", "replace").strip().splitlines()
     status = process.returncode
-    if status < 0 or status > 128:  # a shell tells of a signal so
-        number = -status if status < 0 else status - 128
+    number = -status if status < 0 else status - 128  # a shell tells of a signal by 128 and more
+    if number in signal.valid_signals():  # main() that returns -1 exits with 255: a refusal
         return Outcome("crash", detail=f"ended by signal {number}")
     if status:
         last = lines[-1] if lines else "nothing said"

@@ -58,9 +58,9 @@ def _parser() -> argparse.ArgumentParser:
 def _evaluate(given: argparse.Namespace) -> int:
     plan = load_plan(given.plan)
     cells = planned_cells(plan, given.only)
-    usable_folder(given.output, given.force)
     if given.data is not None and not os.path.isdir(given.data):
         raise InvalidOptions("--data", f"there is no folder {given.data!r}")
+    usable_folder(given.output, given.force)
     total = len(cells) + len({cell.subject.name for cell in cells})
     with (
         common.executor(given.threads) as executor,
@@ -100,7 +100,8 @@ def _show(given: argparse.Namespace, plan: Plan, results: Results) -> None:
         print(table(header, rows))
     failed = f", {len(results.failures)} failed" if results.failures else ""
     page = os.path.join(given.output, PAGE)
-    print(f"{len(results.cells)} cells{failed}: {printable(page)}")
+    count = len(results.cells)
+    print(f"{count} cell{'' if count == 1 else 's'}{failed}: {printable(page)}")
 
 
 def _cells(results: Results) -> str:

@@ -177,9 +177,11 @@ def _at_least(table: CheckedTable, key: str, low: int, default: int) -> int:
 
 def _drops(root: CheckedTable) -> tuple[float, ...]:
     drops = root.take("drops", list, list(_DROPS))
+    if not drops:
+        raise root.error("drops", "the list is empty")
     for drop in drops:
-        if type(drop) not in (int, float) or not drop > 0:
-            raise root.error("drops", f"{drop!r} is no number above 0")
+        if type(drop) not in (int, float) or not 0 < drop < math.inf:
+            raise root.error("drops", f"{drop!r} is no number above 0 and below infinity")
     return tuple(float(drop) for drop in drops)
 
 

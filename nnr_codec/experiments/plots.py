@@ -181,6 +181,8 @@ def _finish(axes: Any) -> None:
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom")
         spine.set_color(_RULE)
+    if not axes.get_legend_handles_labels()[0]:
+        return  # nothing to draw: a lossless method alone has no divergence
     legend = axes.figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_color(_TEXT)

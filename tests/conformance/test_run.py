@@ -87,6 +87,7 @@ def test_a_folder_of_raw_tensors(tmp_path: Path) -> None:
         ("exit 1", "refused", "nothing said"),
         ("kill -SEGV $$", "crash", "signal 11"),
         ("exit 139", "crash", "signal 11"),
+        ("exit 255", "refused", "nothing said (exit code 255)"),  # main() returned -1
         ("true", "garbage", "no file out.npz"),
         ("echo no archive > $2", "garbage", "cannot be read"),
         ("head -c 100 $1 > $2", "garbage", "cannot be read"),

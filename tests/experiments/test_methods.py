@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,21 @@ def test_integers_per_channel(bits: int) -> None:
     step = largest / (2 ** (bits - 1) - 1)
     assert (np.abs(weight - original).max(axis=(1, 2, 3)) <= step / 2 * 1.0001).all()
     assert len(np.unique(weight[0])) <= 2**bits - 1
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-45, 1e-44, 3e-43, 3e38])
+def test_integers_at_the_edges_of_float32(largest: float) -> None:
+    values = np.array([[largest, -largest / 2], [0.25, 1]], np.float32)
+    found = through("int8", {"w": values, "empty": np.zeros((0, 3), np.float32)})
+    assert np.abs(found["w"] - values).max() <= max(largest / 200, 0.004)
+    assert np.sign(found["w"][0, 0]) in (0, np.sign(largest))
+    assert found["empty"].shape == (0, 3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_integers_are_of_finite_weights(value: float) -> None:
+    with pytest.raises(InvalidModel, match="'w': holds values that are not finite"):
+        through("int8", {"w": np.array([[1, value]], np.float32)})
 
 
 def test_nnr_is_the_codec_with_its_options() -> None:
@@ -158,6 +175,23 @@ def test_the_version_of_another_codec_is_part_of_its_identity() -> None:
     assert external(COPY, version=version).identity()["version"] == "4.5"
 
 
+def test_a_changed_script_is_another_codec(tmp_path: Path) -> None:
+    script = tmp_path / "codec.py"
+    script.write_text(COPY)
+    command = ["{python}", "{folder}/codec.py", "{model}", "{stream}"]
+    options = {"encode": command, "decode": ["{python}", "-c", COPY, "{stream}", "{decoded}"]}
+    before = codec_from("external", options, tmp_path).identity()
+    script.write_text(COPY + "  # repaired")
+    assert codec_from("external", options, tmp_path).identity() != before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it needs a shell")
+def test_what_a_command_leaves_behind_is_not_waited_for() -> None:
+    codec = external("", encode=["sh", "-c", "sleep 60 & echo $! > {stream}"])
+    left = int(codec.encode(MODEL).data)
+    os.kill(left, signal.SIGTERM)  # raises if it is not there any more
+
+
 @pytest.mark.parametrize(
     ("options", "option"),
     [
@@ -166,7 +200,11 @@ def test_the_version_of_another_codec_is_part_of_its_identity() -> None:
         ({"encode": "x"}, "external: encode"),
         ({"encode": [3]}, "external: encode"),
         ({"format": ".h5"}, "format"),
+        ({"encode": []}, "encode"),
+        ({"decode": []}, "decode"),
         ({"timeout": "long"}, "external: timeout"),
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": float("inf")}, "timeout"),
     ],
 )
 def test_wrong_options_of_another_codec(options: dict[str, Any], option: str) -> None:

@@ -104,6 +104,8 @@ def test_plans_can_be_sent_to_workers(tmp_path: Path) -> None:
         ("resamples = 50", "resamples = true", "resamples", "no whole number"),
         ("resamples = 50", "seed = -1", "seed", "less than 0"),
         ("resamples = 50", "drops = [0]", "drops", "no number above 0"),
+        ("resamples = 50", "drops = [inf]", "drops", "below infinity"),
+        ("resamples = 50", "drops = []", "drops", "empty"),
         ('anchor = "uniform"', 'anchor = "none"', "anchor", "no method"),
         ("subjects.py:linear", "absent.py:linear", "subject[0].source", "no file"),
         ("subjects.py:linear", "resnet0", "subject[0].source", "neither"),

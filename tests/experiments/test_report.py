@@ -194,8 +194,8 @@ def test_nothing_measured_leaves_a_page(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(5, "5 B"), (999, "999 B"), (1000, "1 kB"), (23_456, "23.5 kB"), (999_600, "1 MB"),
-     (123_456_789, "123 MB"), (2.5e12, "2500 GB")],
+    [(5, "5 B"), (999, "999 B"), (1000, "1.00 kB"), (33_000, "33.0 kB"),
+     (23_456, "23.5 kB"), (999_600, "1.00 MB"), (123_456_789, "123 MB"), (2.5e12, "2500 GB")],
 )  # fmt: skip
 def test_sizes(count: float, text: str) -> None:
     assert size_text(count) == text

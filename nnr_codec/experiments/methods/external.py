@@ -10,6 +10,7 @@ itself, without its start. Otherwise its whole wall time counts.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -20,11 +21,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ...checkpoints import open_checkpoint, save_checkpoint
 from ...errors import InvalidOptions, NnrError
 from ..checked_table import CheckedTable
+from ..fingerprints import file_digest
 from .base import Arrays, Decoded, Encoded
 
 _FORMATS = (".npz", ".safetensors", ".pt")
@@ -68,10 +70,12 @@ class ExternalCodec:
                 is named by none.
         """
         table = CheckedTable(values, "external")
-        encode, decode = table.texts("encode"), table.texts("decode")
+        encode, decode = _command(table, "encode"), _command(table, "decode")
         version = table.texts("version", ())
         model_format = table.take("format", str, ".npz")
         timeout = table.take("timeout", float, 3600.0)
+        if not 0 < timeout < math.inf:
+            raise InvalidOptions("timeout", f"{timeout!r} is no finite number above 0")
         if model_format not in _FORMATS:
             raise InvalidOptions("format", f"{model_format!r} is none of {', '.join(_FORMATS)}")
         own = ("encode", "decode", "version", "format", "timeout")
@@ -109,7 +113,7 @@ class ExternalCodec:
                 return Decoded(dict(model.arrays()), seconds)
 
     def identity(self) -> dict[str, Any]:
-        """Return the commands, the options and the version.
+        """Return the commands, the digests of the plan's files in them, the options, the version.
 
         Raises:
             CommandFailure: the version cannot be told.
@@ -120,10 +124,20 @@ class ExternalCodec:
         return {
             "codec": "external",
             "commands": [list(self.encode_command), list(self.decode_command)],
+            "files": self._file_digests(),
             "format": self.model_format,
             "options": dict(self.values),
             "version": version,
         }
+
+    def _file_digests(self) -> dict[str, str]:
+        """Return the digests of files beside the plan that the commands name, as scripts."""
+        found = {}
+        for argument in (*self.encode_command, *self.decode_command):
+            path = Path(argument.replace("{folder}", self.folder))
+            if "{folder}" in argument and path.is_file():
+                found[argument] = file_digest(path)
+        return found
 
     def _run(self, command: tuple[str, ...], key: str, **files: Path) -> float:
         """Run a command; return the seconds that it took, or says that it took."""
@@ -149,29 +163,44 @@ class ExternalCodec:
 
 def _output(command: Sequence[str], timeout: float) -> str:
     """Run a command; return its standard output."""
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            timeout=timeout,
-        )
-    except OSError as error:
-        raise CommandFailure(f"{command[0]} cannot be run: {error.strerror}") from error
-    except subprocess.TimeoutExpired as error:
-        raise CommandFailure(f"{command[0]} took over {timeout:g} s") from error
+    # Files, not pipes: what a command has started, and left behind, may hold a pipe open for ever.
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        try:
+            done = subprocess.run(
+                command,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                timeout=timeout,
+            )
+        except OSError as error:
+            raise CommandFailure(f"{command[0]} cannot be run: {error.strerror}") from error
+        except subprocess.TimeoutExpired as error:
+            raise CommandFailure(f"{command[0]} took over {timeout:g} s") from error
+        found, said = (_whole_text(file) for file in (output, errors))
     if done.returncode:
-        said = (done.stderr or done.stdout).strip()[-_SAID:]
-        raise CommandFailure(f"{command[0]} failed with exit code {done.returncode}: {said}")
-    return done.stdout
+        last = (said or found).strip()[-_SAID:] or "nothing said"
+        raise CommandFailure(f"{command[0]} failed with exit code {done.returncode}: {last}")
+    return found
+
+
+def _whole_text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace")
 
 
 @cache
 def _version(command: tuple[str, ...]) -> str:
     """Return what a command prints, once for all operating points."""
     return _output(command, _VERSION_SECONDS).strip()
+
+
+def _command(table: CheckedTable, key: str) -> tuple[str, ...]:
+    words = table.texts(key)
+    if not words:
+        raise InvalidOptions(key, "the command is empty")
+    return words
 
 
 def _text(value: Any) -> str:

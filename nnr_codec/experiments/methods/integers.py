@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import InvalidOptions
+from ...errors import InvalidModel, InvalidOptions
 from ..checked_table import options_of
 from .base import Arrays, Decoded, Encoded
 from .container import pack, unpack, versions
@@ -49,12 +49,18 @@ class IntegerCodec:
         return options_of(cls, values)
 
     def encode(self, tensors: Arrays) -> Encoded:
-        """Encode a model."""
+        """Encode a model.
+
+        Raises:
+            InvalidModel: a weight is not finite.
+        """
         start = time.perf_counter()
         packed: dict[str, npt.NDArray[Any]] = {}
         for name, values in tensors.items():
             if values.dtype != np.float32 or values.ndim < 2:
                 packed[_VALUES + name] = values
+            elif not np.isfinite(values).all():
+                raise InvalidModel(name, "holds values that are not finite")
             else:
                 packed[_VALUES + name], packed[_SCALE + name] = self._rounded(values)
         data = pack(packed)
@@ -63,9 +69,12 @@ class IntegerCodec:
     def _rounded(
         self, values: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-        largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
-        scale = np.where(largest > 0, largest / (2 ** (self.bits - 1) - 1), 1).astype(np.float32)
-        return np.round(values / scale).astype(np.int8), scale
+        most = 2 ** (self.bits - 1) - 1
+        largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True, initial=0)
+        scale = (largest / most).astype(np.float32)
+        scale = np.where(scale > 0, scale, 1).astype(np.float32)  # 0, too, where that underflows
+        # The scale of subnormal values is rounded coarsely: the quotient may exceed the range.
+        return np.clip(np.round(values / scale), -most, most).astype(np.int8), scale
 
     def decode(self, data: bytes) -> Decoded:
         """Decode what `encode` wrote."""
