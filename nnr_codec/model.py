@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
@@ -94,6 +95,10 @@ def supported_dtype(name: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
     return dtype.newbyteorder("=")
 
 
+def _itself(values: Array) -> Array:
+    return values
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One tensor of a model: what is known of it beforehand, and how to get its values.
@@ -123,7 +128,9 @@ class Parameter:
         if not isinstance(array, np.ndarray | np.generic):
             raise InvalidModel(name, f"is a {type(array).__name__}, not a numpy array")
         values = np.asarray(array)
-        return cls(name, values.shape, supported_dtype(name, values.dtype), lambda: values)
+        return cls(
+            name, values.shape, supported_dtype(name, values.dtype), partial(_itself, values)
+        )
 
     def read(self) -> Array:
         """Return the values: `shape`, `dtype`, row-major; not to be changed by the caller.

@@ -153,5 +153,5 @@ def _coded(
     result = encode(
         {name: values}, options=options, factorizations=factorizations, carriage=carriage
     )
-    data = result.data or b""  # there is no output file
+    data = result.data or b""  # there is some, as there is no output file
     return _Coded(len(data), squared_error(values, decode(data)[name], moment))

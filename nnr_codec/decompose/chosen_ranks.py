@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -69,9 +70,8 @@ def _ranks(task: Task, options: DecompositionOptions) -> Ranks:
         return energy_ranks(task.form, _weighted(task), options.energy, name)
     if options.rank == "vbmf":
         return vbmf_ranks(task.form, values_of(task.weight), name)
-    if options.rank is None:
-        raise InvalidOptions("decompose", f"{name!r}: {options.method!r} needs a rank or an energy")
-    return resolved_ranks(task.form, values_of(task.weight), options.rank, name)
+    rank = cast("int | float", options.rank)  # one is given, as DecompositionOptions checks
+    return resolved_ranks(task.form, values_of(task.weight), rank, name)
 
 
 def _weighted(task: Task) -> npt.NDArray[np.float64] | npt.NDArray[np.float32]:

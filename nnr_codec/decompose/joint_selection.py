@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -115,9 +115,7 @@ def _decompose(group: _Group, fraction_of_ratio: float, found: Decomposition) ->
     elif isinstance(group.options.rank, int):
         rank = min(group.options.rank, group.rank_of(_ALL))
     else:
-        fraction = group.options.rank
-        if fraction == "vbmf":
-            raise InvalidOptions("rank", "VBMF has no ranks of groups")
+        fraction = cast("float | None", group.options.rank)  # as DecompositionOptions checks
         rank = group.rank_of(fraction_of_ratio if fraction is None else fraction)
     if group.parameters(rank) >= group.dense:
         found.skipped.update(dict.fromkeys(group.names, NO_FEWER))
@@ -134,9 +132,9 @@ def _fraction_of_ratio(groups: Sequence[_Group], everything: int, saved: int) ->
         saved: of them, by weights that are in no group.
     """
     asked = [group for group in groups if group.options.compression_ratio is not None]
-    ratio = asked[0].options.compression_ratio if asked else None
-    if ratio is None:
+    if not asked:
         return 1.0
+    ratio = cast("float", asked[0].options.compression_ratio)  # the model's: no layer has its own
     budget = everything / ratio - (everything - saved - sum(group.dense for group in asked))
 
     def parameters(fraction: float) -> int:

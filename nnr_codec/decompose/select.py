@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +198,7 @@ class _Selection:
 
     def _results(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterable[Any]:
         calls = (
-            (_BYTES_PER_ELEMENT * task.weight.parameter.size, partial(_itself, task))
+            (_BYTES_PER_ELEMENT * task.weight.parameter.size, partial(_with_values, task))
             for task in tasks
         )
         return ordered_results(self.executor, function, calls, _PENDING)
@@ -208,5 +208,7 @@ class _Selection:
             self.progress(weight.name)
 
 
-def _itself(task: Any) -> Any:
-    return task
+def _with_values(task: Any) -> Any:
+    """Return a task whose weight is in memory, so that another process can have it."""
+    read = Parameter.from_array(task.weight.name, task.weight.parameter.read())
+    return replace(task, weight=replace(task.weight, parameter=read))

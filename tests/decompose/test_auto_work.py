@@ -16,11 +16,11 @@ from nnr_codec.decompose.auto_work import MORE_WORK, WorkBench
 from nnr_codec.decompose.layer_kinds import weights_of_model
 from nnr_codec.decomposition_options import DecompositionOptions
 from nnr_codec.factorization.forms import CP, LowRank
-from nnr_codec.layers import factored
 from nnr_codec.model import Model
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
+factored = pytest.importorskip("nnr_codec.layers").factored
 
 
 def network() -> Any:

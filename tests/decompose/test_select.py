@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import ml_dtypes
@@ -363,6 +363,14 @@ def test_threads_change_nothing(values: dict[str, Any]) -> None:
     with ThreadPoolExecutor(3) as executor:
         threaded = nnr_codec.encode(model, options=options(**values), executor=executor)
     assert plain.data == threaded.data
+
+
+def test_processes_change_nothing() -> None:
+    for values in ({"method": "lr", "rank": 0.3}, {"method": "auto"}):
+        plain = nnr_codec.encode(MODEL, options=options(**values))
+        with ProcessPoolExecutor(2) as executor:
+            apart = nnr_codec.encode(MODEL, options=options(**values), executor=executor)
+        assert plain.data == apart.data
 
 
 def test_calibration_lowers_the_error_of_the_outputs() -> None:
