@@ -18,6 +18,7 @@ from torch import nn
 from nnr_codec.errors import InvalidModel
 from nnr_codec.experiments.batches import first_sample
 from nnr_codec.experiments.subject import Subject
+from nnr_codec.layers import load_into
 
 __all__ = [
     "COUNTERS",
@@ -117,7 +118,6 @@ def factorized_complexity(subject: Subject, stream: bytes) -> Complexity:
         InvalidModel: there are no samples, or the stream's tensors do not fit the module.
         BitstreamError: the stream is damaged.
     """
-    from nnr_codec.layers import load_into
 
     def module() -> nn.Module:
         # Not strict: the counters of batch norm may be absent.

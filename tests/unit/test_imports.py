@@ -155,11 +155,14 @@ def test_the_codec_never_imports_the_experiments(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["subject", "batches", "metrics"])
-def test_plans_are_read_without_torch(name: str) -> None:
+def test_plans_are_read_without_torch(name: str, tmp_path: Path) -> None:
     """Where the subjects' side is named but nothing is evaluated."""
     module = f"{EXPERIMENTS}.{name}"
     code = f"import sys, {module}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # In another folder: beside the sources Python would take those, which lack the compiled core.
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "False\n"
 
 
@@ -216,8 +219,10 @@ def test_import_loads_no_optional_package(tmp_path: Path) -> None:
     assert loaded(code.replace("nnr_codec", "torch")) == "['torch']"
 
 
-def test_layers_say_what_they_need() -> None:
+def test_layers_say_what_they_need(tmp_path: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; import nnr_codec.layers"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("needs torch: pip install nnr-codec[torch]")
