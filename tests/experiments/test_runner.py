@@ -224,7 +224,8 @@ def command(plan: Path, out: Path) -> list[str]:
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     plan, out = save_plan(tmp_path), tmp_path / "out"
     (tmp_path / "pause").write_text("0.5")
-    process = subprocess.Popen(command(plan, out), stderr=subprocess.PIPE)
+    # In another folder: beside the sources Python would take those, which lack the compiled core.
+    process = subprocess.Popen(command(plan, out), cwd=tmp_path, stderr=subprocess.PIPE)
     deadline = time.monotonic() + LONG
     while not list((out / "cells").glob("linear-uniform-*.json")):
         assert process.poll() is None, process.stderr and process.stderr.read().decode()
@@ -238,12 +239,14 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     assert not (out / "results.csv").exists()
 
     (tmp_path / "pause").unlink()
-    done = subprocess.run(command(plan, out), capture_output=True, timeout=LONG, check=False)
+    done = subprocess.run(
+        command(plan, out), cwd=tmp_path, capture_output=True, timeout=LONG, check=False
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     assert all(path.stat().st_mtime_ns == changed for path, changed in kept.items())
     # The same table as that of a run that nobody interrupted.
     whole = tmp_path / "whole"
-    subprocess.run(command(plan, whole), timeout=LONG, check=True)
+    subprocess.run(command(plan, whole), cwd=tmp_path, timeout=LONG, check=True)
     assert without_seconds(out / "results.csv") == without_seconds(whole / "results.csv")
 
 
