@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from .errors import InvalidOptions, NnrError
 
-__all__ = ["call_function", "is_interruption", "load_function"]
+__all__ = ["call_function", "is_interruption", "load_function", "naming_failures"]
 
 
 def load_function(place: str, option: str, folder: Path | None = None) -> Callable[..., Any]:
@@ -56,8 +57,19 @@ def call_function(place: str, option: str) -> Any:
         InvalidOptions: as `load_function`; or the function fails.
     """
     function = load_function(place, option)
-    try:
+    with naming_failures(place, option):
         return function()
+
+
+@contextmanager
+def naming_failures(place: str, option: str) -> Iterator[None]:
+    """Name a user's file in whatever its code raises; our own errors pass as they are.
+
+    Raises:
+        InvalidOptions: the code fails.
+    """
+    try:
+        yield
     except NnrError:
         raise
     except BaseException as error:

@@ -15,11 +15,9 @@ import numpy.typing as npt
 
 from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
+from ..quantize.moments import DAMPING
 
 Float64 = npt.NDArray[np.float64]
-
-DAMPING = 0.01
-"""What a moment's diagonal grows by, as a fraction of its mean (methods as OPTQ take as much)."""
 
 
 def checked_weight(

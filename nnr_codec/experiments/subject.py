@@ -19,16 +19,15 @@ take plans and subjects from people whom you trust.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnr_codec.errors import InvalidOptions, NnrError
+from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.batches import Batch, thinned
 from nnr_codec.experiments.metrics import Metric, classification
-from nnr_codec.user_code import is_interruption, load_function
+from nnr_codec.user_code import load_function, naming_failures
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +103,7 @@ def find_subject(
             known = ", ".join(ready)
             raise InvalidOptions("subject", f"no {name!r}; there are {known}, and FILE.py:FUNCTION")
         make = ready[name]
-    with _naming(name):
+    with naming_failures(name, "subject"):
         subject = make(data)
     if not isinstance(subject, Subject):
         kind = type(subject).__name__
@@ -125,17 +124,3 @@ def ready_subjects() -> dict[str, SubjectFunction]:
             "subject", f"{error.name} is missing: install the extra eval"
         ) from error
     return dict(subjects.READY)
-
-
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Name the subject in whatever its code raises."""
-    try:
-        yield
-    except NnrError:
-        raise
-    except BaseException as error:
-        if is_interruption(error):
-            raise
-        reason = f"{name}: {type(error).__name__}: {error}"
-        raise InvalidOptions("subject", reason) from error
