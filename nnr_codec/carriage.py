@@ -70,14 +70,17 @@ def carry(
         if name not in model:
             raise InvalidModel(name, "is given as factors, and is not in the model")
     seen: dict[int, str] = {}
-    found: dict[str, CarriedWeight] = {}
+    named: dict[str, tuple[Factorization, tuple[Parameter, ...]]] = {}
     for name, parameter in model.items():
         if name in factorizations:
-            factored = factorizations[name]
-            _check(parameter, factored)
-            entry, brought = _named(parameter, factored, seen)
-            is_block = carriage == "dc" and _fits_block(factored, brought, options)
-            found[name] = CarriedWeight(parameter, entry, brought, is_block)
+            _check(parameter, factorizations[name])
+            named[name] = _named(parameter, factorizations[name], seen)
+    users = users_of({name: entry for name, (entry, _) in named.items()})
+    found: dict[str, CarriedWeight] = {}
+    for name, (entry, brought) in named.items():
+        are_own = all(len(users[factor]) == 1 for factor in entry.factors)
+        is_block = carriage == "dc" and are_own and _fits_block(entry, brought, options)
+        found[name] = CarriedWeight(model[name], entry, brought, is_block)
     _check_names(model, found.values())
     return found
 
@@ -156,11 +159,9 @@ def _named(
     return Factorization(factored.form, parameter.shape, tuple(names), dtype), tuple(brought)
 
 
-def _fits_block(
-    factored: FactoredWeight, brought: Sequence[Parameter], options: EncodeOptions
-) -> bool:
-    """Whether the standard has a unit for a weight: two factors of its own, quantized alike."""
-    if factored.form != "lr" or len(brought) != 2:
+def _fits_block(entry: Factorization, brought: Sequence[Parameter], options: EncodeOptions) -> bool:
+    """Whether the standard has a unit for a weight: two factors, quantized alike."""
+    if entry.form != "lr":
         return False
     own, other = (options.for_tensor(parameter.name) for parameter in brought)
     alike = all(getattr(own, name) == getattr(other, name) for name in _BLOCK_OPTIONS)

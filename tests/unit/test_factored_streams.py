@@ -400,3 +400,21 @@ class TestRefusals:
         bad = CP((2, 2, 2), tuple(np.full((2, 1), value, "f4") for value in (1, np.nan, 1)))
         with pytest.raises(nnr_codec.InvalidModel, match=r"w\.factor1.*NaN"):
             nnr_codec.encode({"w": np.zeros((2, 2, 2), "f4")}, factorizations={"w": bad})
+
+
+@pytest.mark.parametrize("carriage", CARRIAGES)
+@pytest.mark.parametrize("shared", [0, 1])
+def test_low_rank_weights_that_share_a_factor(carriage: Any, shared: int) -> None:
+    """The standard's unit has both factors for itself, so none of them travels in one."""
+    first, second = (random_factors("lr", (6, 5), seed) for seed in (0, 1))
+    factors = list(second.factors)
+    factors[shared] = first.factors[shared]
+    weights = {"a": first, "b": LowRank((6, 5), tuple(factors)), "c": random_factors("lr", (6, 5))}
+    model = {name: weight.to_dense() for name, weight in weights.items()}
+    data = nnr_codec.encode(model, options=FINE, factorizations=weights, carriage=carriage).data
+    found = nnr_codec.decode(data)
+    for name, values in model.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-4)
+    own = ["c_G", "c_H"] if carriage == "dc" else ["c.factor0", "c.factor1"]
+    names = ["a.factor0", "a.factor1", f"b.factor{1 - shared}", *own]
+    assert list(nnr_codec.decode(data, layers="factorized")) == names
