@@ -12,10 +12,11 @@ from torch import nn
 
 from ..decoder import Layers, Source, unwanted_roles
 from ..errors import InvalidModel
+from ..factorization.factorizations import users_of
 from ..model import Array, is_extension
 from ..options import DecodeLimits
-from .factorized import SharedParameters
-from .replacing import check_layer, replace_layer
+from .factorized import SharedParameters, factored
+from .replacing import check_shape, layer_of, replace_layer
 from .sources import Bytes, TensorSource, opened, values_of
 
 State = Mapping[str, torch.Tensor]
@@ -33,9 +34,10 @@ def load_into(
     """Load tensors into a module, and with factors replace its layers in place.
 
     A layer whose weight comes as factors becomes a :class:`FactorizedLayer` with its stride,
-    padding, dilation and groups, which the source does not know; its hooks go with it. Dtype,
-    device and requires_grad are the old weight's. A factor that several layers share is one
-    parameter of all of them. All other tensors are copied into the module's. Everything that the
+    padding, dilation and groups, which the source does not know; hooks of the old layer are lost.
+    Dtype, device and requires_grad are the old weight's. A factor that several layers share is one
+    parameter of all of them. All other tensors are copied into the module's; to a layer that is
+    tied to a weight in factors, their product is. Everything that the
     headers tell is checked before anything is changed; a payload that turns out to be damaged
     leaves the module partly loaded.
 
@@ -46,7 +48,8 @@ def load_into(
             (``nnr-decode --layers factorized``).
         layers: "factorized", or "dense": weights are formed from their factors, and no layer is
             replaced.
-        strict: refuse tensors that only one of source and module has.
+        strict: refuse tensors that only one of source and module has. The counters of batch norm
+            (`num_batches_tracked`) may be missing, and of tied tensors all but one.
         parents: of a bitstream, the earlier streams of its series, oldest first.
         limits: what the source may ask for; by default ``DecodeLimits()``.
 
@@ -72,30 +75,23 @@ def load_into(
     unwanted_roles(layers)
     with opened(source, layers, parents, limits) as tensors:
         state = module.state_dict(keep_vars=True)
-        _check(module, state, tensors, layers, strict)
-        _load(module, state, tensors, layers)
+        _check(state, tensors, strict)
+        replaced = _layers(module, state, tensors) if layers == "factorized" else {}
+        _load(module, state, tensors, replaced)
     return module
 
 
-def _check(
-    module: nn.Module, state: State, tensors: TensorSource, layers: Layers, strict: bool
-) -> None:
-    """Check all that can be known before tensors are read."""
+def _check(state: State, tensors: TensorSource, strict: bool) -> None:
+    """Check names and shapes, before tensors are read."""
     weights = tensors.factorizations
     factors = {factor for entry in weights.values() for factor in entry.factors}
     shapes = {p.name: p.shape for p in tensors.parameters if p.name not in factors}
     shapes |= {name: entry.shape for name, entry in weights.items()}
     for name, shape in shapes.items():
-        if name in state and tuple(state[name].shape) != shape:
-            found = tuple(state[name].shape)
-            raise InvalidModel(name, f"has the shape {shape}, and {found} in the module")
+        if name in state:
+            check_shape(name, shape, state[name])
     if strict:
         _check_names(state, shapes, tensors.name)
-    if layers == "factorized":
-        ranks = _ranks(tensors)
-        for name, entry in weights.items():
-            if name in state:
-                check_layer(module, name, entry.form, entry.shape, ranks[name])
 
 
 def _check_names(state: State, shapes: Mapping[str, Any], source: str) -> None:
@@ -104,25 +100,34 @@ def _check_names(state: State, shapes: Mapping[str, Any], source: str) -> None:
             raise InvalidModel(name, f"is in {source!r}, and the module has no such tensor")
     loaded = {id(state[name]) for name in shapes}
     for name, tensor in state.items():
-        if name not in shapes and id(tensor) not in loaded:  # of tied ones one is enough
+        is_counter = name.rpartition(".")[2] == "num_batches_tracked"
+        if name not in shapes and id(tensor) not in loaded and not is_counter:
             raise InvalidModel(name, f"is in the module, and not in {source!r}")
 
 
-def _ranks(tensors: TensorSource) -> dict[str, tuple[int, ...]]:
+def _layers(module: nn.Module, state: State, tensors: TensorSource) -> dict[str, nn.Module]:
+    """Return the layers to replace, by the names of their weights, all of which fit."""
     shapes = {parameter.name: parameter.shape for parameter in tensors.parameters}
     return {
-        name: entry.ranks([shapes[factor] for factor in entry.factors])
+        name: layer_of(
+            module,
+            name,
+            entry.form,
+            entry.shape,
+            entry.ranks([shapes[factor] for factor in entry.factors]),
+        )
         for name, entry in tensors.factorizations.items()
+        if name in state
     }
 
 
 @torch.no_grad()
-def _load(module: nn.Module, state: State, tensors: TensorSource, layers: Layers) -> None:
+def _load(
+    module: nn.Module, state: State, tensors: TensorSource, layers: Mapping[str, nn.Module]
+) -> None:
+    """Read the tensors one after the other; `layers`: to replace, by the names of the weights."""
     weights = tensors.factorizations
-    users: dict[str, list[str]] = {}
-    for name, entry in weights.items():
-        for factor in entry.factors:
-            users.setdefault(factor, []).append(name)
+    users = users_of(weights)
     missing = {name: len(entry.factors) for name, entry in weights.items()}
     factors: dict[str, Array] = {}
     shared: SharedParameters = {}
@@ -138,10 +143,16 @@ def _load(module: nn.Module, state: State, tensors: TensorSource, layers: Layers
                 continue
             entry = weights[weight]
             own = [factors[factor] for factor in entry.factors]
-            if layers == "dense":
+            if weight in layers:
+                made = factored(layers[weight], entry.weight(own), entry.factors, shared)
+                replace_layer(module, weight, made)
+            if weight not in layers or _has(module, state[weight]):
                 _copy(state[weight], entry.dense(own))
-            else:
-                replace_layer(module, weight, entry.weight(own), entry.factors, shared)
+
+
+def _has(module: nn.Module, tensor: torch.Tensor) -> bool:
+    """Whether a layer that was not replaced is tied to what was the weight of one that was."""
+    return any(parameter is tensor for parameter in module.parameters())
 
 
 def _copy(target: torch.Tensor, values: Array) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import InvalidModel
 from ..factorization.forms import FactoredWeight
 from .chains import chain
-from .factorized import SharedParameters, factored
+from .factorized import FactorizedLayer, SharedParameters, factored
 
 
 def factorize(module: nn.Module, weights: Mapping[str, FactoredWeight]) -> nn.Module:
@@ -19,7 +20,8 @@ def factorize(module: nn.Module, weights: Mapping[str, FactoredWeight]) -> nn.Mo
     Args:
         module: changed in place; nothing is changed if anything is refused.
         weights: factors by the name of the weight in the module's state dict, such as
-            "conv1.weight". An array that several of them have becomes one parameter.
+            "conv1.weight". An array that several of them have becomes one parameter. A layer that
+            is tied to such a weight without being the same layer keeps the dense one.
 
     Returns:
         The module.
@@ -35,24 +37,36 @@ def factorize(module: nn.Module, weights: Mapping[str, FactoredWeight]) -> nn.Mo
     Linear(in_features=2, out_features=16, bias=True)
     """
     state = module.state_dict(keep_vars=True)
+    layers: dict[str, nn.Module] = {}
     for name, weight in weights.items():
         if name not in state:
             raise InvalidModel(name, "is given as factors, and the module has no such tensor")
-        if tuple(state[name].shape) != weight.shape:
-            found = tuple(state[name].shape)
-            raise InvalidModel(name, f"has the shape {weight.shape}, and {found} in the module")
-        check_layer(module, name, weight.form, weight.shape, weight.ranks)
+        check_shape(name, weight.shape, state[name])
+        layers[name] = layer_of(module, name, weight.form, weight.shape, weight.ranks)
     shared: SharedParameters = {}
     for name, weight in weights.items():
         identities = [str(id(factor)) for factor in weight.factors]
-        replace_layer(module, name, weight, identities, shared)
+        replace_layer(module, name, factored(layers[name], weight, identities, shared))
     return module
 
 
-def check_layer(
+def check_shape(name: str, shape: tuple[int, ...], tensor: torch.Tensor) -> None:
+    """Check that the module's `tensor` has the shape of what is to be put there.
+
+    Raises:
+        InvalidModel: it has another one, or none yet.
+    """
+    if is_lazy(tensor):
+        raise InvalidModel(name, "has no shape in the module yet, which has to run once before")
+    if tuple(tensor.shape) != shape:
+        found = tuple(tensor.shape)
+        raise InvalidModel(name, f"has the shape {shape}, and {found} in the module")
+
+
+def layer_of(
     module: nn.Module, name: str, form: str, shape: tuple[int, ...], ranks: Sequence[int]
-) -> None:
-    """Check that the layer of weight `name`, which the module has, can run on factors.
+) -> nn.Module:
+    """Return the layer of weight `name`, which the module has and which can run on factors.
 
     Raises:
         InvalidModel: it cannot.
@@ -68,27 +82,20 @@ def check_layer(
         chain(form, layer, shape, ranks)
     except ValueError as error:
         raise InvalidModel(name, str(error)) from None
+    return layer
 
 
-def replace_layer(
-    module: nn.Module,
-    name: str,
-    weight: FactoredWeight,
-    names: Sequence[str],
-    shared: SharedParameters,
-) -> None:
+def replace_layer(module: nn.Module, name: str, made: FactorizedLayer) -> None:
     """Put a factorized layer wherever the module has the layer of weight `name`.
+
+    That layer may be a factorized one already, by another name of it.
 
     Args:
         module: changed in place.
-        name: of the weight, which `check_layer` has found to fit.
-        weight: the factors.
-        names: of the factors; what has one name is one parameter.
-        shared: parameters so far; new ones are added.
+        name: of the weight, which `layer_of` has found to fit.
+        made: of that layer.
     """
     layer = module.get_submodule(name.rpartition(".")[0])
-    with torch.no_grad():
-        made = factored(layer, weight, names, shared)
     for parent in list(module.modules()):
         for key, child in parent._modules.items():
             if child is layer:

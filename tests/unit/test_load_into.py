@@ -298,6 +298,91 @@ def test_a_tie_to_a_factored_weight() -> None:
     assert isinstance(net.table, FactorizedLayer)
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_layers_that_are_tied_in_the_module(both: bool) -> None:
+    """A stream may have a tied weight once, or twice without knowing of the tie."""
+    weight = low_rank_weight(9, 4)
+    weights = {"table.weight": weight, "head.weight": low_rank_weight(9, 4)}
+    weights = weights if both else {"table.weight": weight}
+    net = nn.ModuleDict({"table": nn.Embedding(9, 4), "head": nn.Linear(4, 9, bias=False)})
+    net.head.weight = net.table.weight
+    state = {name: weight.to_dense() for name in weights}
+    load_into(net, nnr_codec.encode(state, options=FINE, factorizations=weights).data or b"")
+    assert isinstance(net.table, FactorizedLayer)
+    assert isinstance(net.head, FactorizedLayer) is both
+    expected = torch.from_numpy(weight.to_dense())
+    for layer in (net.table, net.head):
+        torch.testing.assert_close(layer.weight.detach(), expected, rtol=0, atol=1e-3)
+
+
+def test_one_layer_with_two_names_in_the_stream() -> None:
+    weights = {f"{name}.weight": low_rank_weight(9, 4) for name in "ab"}
+    state = {name: weight.to_dense() for name, weight in weights.items()}
+    data = nnr_codec.encode(state, options=FINE, factorizations=weights).data or b""
+
+    def twins() -> nn.Module:
+        layer = nn.Linear(4, 9, bias=False)
+        return nn.ModuleDict({"a": layer, "b": layer})
+
+    for net in (load_into(twins(), data), factorize(twins(), weights)):
+        assert net.a is net.b
+        assert isinstance(net.a, FactorizedLayer)
+        np.testing.assert_allclose(net.a.weight.detach(), state["a.weight"], rtol=0, atol=1e-3)
+    again = nnr_codec.encode(
+        dense_state(net), options=FINE, factorizations=factored_weights(net)
+    ).data
+    assert list(nnr_codec.decode(again)) == ["a.weight", "b.weight"]
+    load_into(twins(), again or b"")
+
+
+def low_rank_weight(outputs: int, inputs: int) -> FactoredWeight:
+    rng = np.random.default_rng(0)
+    factors = (rng.normal(0, 1, shape).astype("f4") for shape in ((outputs, 2), (2, inputs)))
+    return FORMS["lr"]((outputs, inputs), tuple(factors))
+
+
+def test_counters_of_batch_norm_may_be_missing() -> None:
+    """Some checkpoints leave them out; torch loads such, too."""
+    net, source = nn.Sequential(nn.BatchNorm1d(3)), nn.Sequential(nn.BatchNorm1d(3))
+    source[0].running_mean.fill_(2)
+    state = {name: tensor.numpy() for name, tensor in source.state_dict().items()}
+    counter = state.pop("0.num_batches_tracked")
+    load_into(net, nnr_codec.encode(state).data or b"")
+    assert net[0].running_mean.tolist() == [2, 2, 2]
+    state["0.num_batches_tracked"] = counter
+    del state["0.running_mean"]
+    with pytest.raises(InvalidModel, match=r"running_mean.*not in"):
+        load_into(net, nnr_codec.encode(state).data or b"")
+
+
+def test_lazy_layers_are_refused_by_name() -> None:
+    weight = low_rank_weight(9, 4)
+    state = {"0.weight": weight.to_dense(), "0.bias": np.zeros(9, np.float32)}
+    factors = {"0.weight": weight}
+    data = nnr_codec.encode(state, factorizations=factors).data or b""
+    net = nn.Sequential(nn.LazyLinear(9))
+    with pytest.raises(InvalidModel, match=r"'0.* no shape in the module yet"):
+        load_into(net, data)
+    with pytest.raises(InvalidModel, match=r"'0.weight': has no shape in the module yet"):
+        factorize(net, factors)
+    net(torch.zeros(1, 4))
+    assert isinstance(load_into(net, data)[0], FactorizedLayer)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_weights_that_are_computed_are_refused_by_name(wrapped: bool) -> None:
+    """Weight norm, old and new: what travels is no layer's weight."""
+    norm = nn.utils.parametrizations.weight_norm if wrapped else nn.utils.weight_norm
+    net = nn.Sequential(norm(nn.Linear(4, 9)))
+    weight = low_rank_weight(9, 4)
+    name = "0.parametrizations.weight.original1" if wrapped else "0.weight_v"
+    with pytest.raises(InvalidModel, match="no layer's weight") as caught:
+        factorize(net, {name: weight})
+    assert caught.value.parameter == name
+    with pytest.raises(InvalidModel, match=r"'0.weight': .*no such tensor"):
+        factorize(net, {"0.weight": weight})
+
+
 def test_options_and_sources_that_do_not_exist(stream: bytes, tmp_path: Path) -> None:
     with pytest.raises(InvalidOptions, match="layers"):
         load_into(Net(), stream, "sparse")  # type: ignore[arg-type]
