@@ -46,8 +46,8 @@ def chain(form: str, layer: nn.Module, shape: Shape, ranks: Sequence[int]) -> li
     """
     if form == "lr":
         return _low_rank(layer, shape, ranks[0])
-    is_linear = type(layer) is nn.Linear and form.startswith("joint")
-    if not is_linear and not (is_convolution(layer) and len(shape) <= 4):
+    has_taps = is_convolution(layer) and len(shape) <= 4
+    if not has_taps and not (is_linear(layer) and form.startswith("joint")):
         raise ValueError(f"a {type(layer).__name__} is not executed in the form {form!r}")
     if getattr(layer, "groups", 1) != 1:
         raise ValueError(f"convolutions with groups are not executed in the form {form!r}")

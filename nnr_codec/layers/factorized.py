@@ -95,8 +95,17 @@ class FactorizedLayer(nn.Sequential):
         bias: nn.Parameter | None = getattr(last, "bias", None)
         return bias
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Run the layers one after the other; of "joint_binary", two and two."""
+    def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
+        """Run the layers one after the other; of "joint_binary", two and two.
+
+        Args:
+            input: of the layer.
+            output_size: of a transposed convolution, as in `nn.ConvTranspose2d.forward`.
+        """
+        if output_size is not None:
+            reduce, expand = self
+            sized: torch.Tensor = expand(reduce(input), output_size)
+            return sized
         if self.form != "joint_binary":
             result: torch.Tensor = super().forward(input)
             return result

@@ -40,16 +40,26 @@ class TiledConv3d(_Tiled, nn.Conv3d):
 class _TiledTransposed:
     """The same for transposed convolutions: (in_channels / groups, out_channels / groups, …)."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
         layer: Any = self
-        convolve = _TRANSPOSE[len(layer.kernel_size)]
+        dimensions = len(layer.kernel_size)
+        convolve = _TRANSPOSE[dimensions]
+        output_padding = layer._output_padding(
+            input,
+            output_size,
+            layer.stride,
+            layer.padding,
+            layer.kernel_size,
+            dimensions,
+            layer.dilation,
+        )
         return convolve(
             input,
             _tiled(layer.weight, layer.groups),
             layer.bias,
             layer.stride,
             layer.padding,
-            layer.output_padding,
+            output_padding,
             layer.groups,
             layer.dilation,
         )

@@ -102,10 +102,26 @@ def test_transposed_convolutions(data: st.DataObject) -> None:
     assert_equal_layers(layer, weight, torch.randn(2, inputs, *(5,) * dimensions))
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_size_that_a_transposed_convolution_is_to_have(groups: int) -> None:
+    layer = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, groups=groups)
+    weight = random_weight("lr", tuple(layer.weight.shape), np.random.default_rng(0))
+    inputs = torch.randn(1, 4, 5, 6)
+    made = assert_equal_layers(layer, weight, inputs)
+    for size in ((9, 11), (10, 12), (9, 12)):
+        expected = layer(inputs, output_size=size)
+        assert tuple(expected.shape[2:]) == size
+        torch.testing.assert_close(made(inputs, output_size=size), expected, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="output size"):
+        made(inputs, output_size=(20, 12))
+
+
 @pytest.mark.parametrize("form", ["lr", "joint_right", "joint_left", "joint_binary"])
+@pytest.mark.parametrize("kind", [nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear])
 @pytest.mark.parametrize("bias", [False, True])
-def test_linear_layers(form: str, bias: bool) -> None:
-    layer = nn.Linear(7, 9, bias=bias)
+def test_linear_layers(form: str, kind: type[nn.Linear], bias: bool) -> None:
+    """Also the kind that attention has for its outputs."""
+    layer = kind(7, 9, bias=bias)
     weight = random_weight(form, (9, 7), np.random.default_rng(0))
     assert_equal_layers(layer, weight, torch.randn(4, 3, 7))
 
