@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
+from ..model import is_float
 from ..quantize.moments import DAMPING
 
 Float64 = npt.NDArray[np.float64]
@@ -32,11 +33,11 @@ def checked_weight(
         moment: of the layer's unfolded input, if there is one.
 
     Raises:
-        InvalidModel: the weight is not of floats, not finite, all zeros, or of a shape that the
-            form does not have.
+        InvalidModel: the weight is not of floats, not finite, beyond float32, all zeros, or of a
+            shape that the form does not have.
         InvalidOptions: the moment does not fit the weight, or is not finite.
     """
-    if not np.issubdtype(weight.dtype, np.floating):
+    if not is_float(weight.dtype):
         raise InvalidModel(name, f"{weight.dtype}: only weights of floats are decomposed")
     try:
         form.max_ranks(weight.shape)
@@ -45,6 +46,8 @@ def checked_weight(
     values = weight.astype(np.float64)
     if not np.isfinite(values).all():
         raise InvalidModel(name, "holds NaN or infinities: it cannot be decomposed")
+    if float(np.abs(values).max()) > float(np.finfo(np.float32).max):
+        raise InvalidModel(name, "holds values that are too large for factors in float32")
     if not values.any():
         raise InvalidModel(name, "holds zeros alone: there is nothing to decompose")
     if moment is not None:

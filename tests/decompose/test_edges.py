@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import pytest
 from decompose_support import Array, random_kernel, relative_error
@@ -13,6 +14,7 @@ from nnr_codec.decompose.ht2 import ht2
 from nnr_codec.decompose.ranks import best_ranks
 from nnr_codec.decompose.svd import low_rank
 from nnr_codec.decompose.tucker import tucker2
+from nnr_codec.errors import InvalidModel
 from nnr_codec.factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 
 METHODS: dict[str, tuple[type[FactoredWeight], Callable[..., FactoredWeight]]] = {
@@ -76,3 +78,21 @@ def test_moments(name: str, moment: Array, method: str) -> None:
         scaled = moment / moment.max()
         errors = [relative_error(weight, made.to_dense(), scaled) for made in (plain, aware)]
         assert errors[1] <= errors[0] + 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_types_of_weights(method: str) -> None:
+    """Any type of floats, its values within binary32."""
+    form, decompose = METHODS[method]
+    kernel = random_kernel((8, 6, 3, 3))
+    ranks = form.max_ranks(kernel.shape)
+    for dtype in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16):
+        values = kernel.astype(dtype)
+        made = decompose(values, ranks)
+        assert {factor.dtype for factor in made.factors} == {np.dtype(np.float32)}
+        tolerance = 1e-2 if form is CP else 1e-5  # CP is an iteration
+        assert relative_error(values.astype(np.float64), made.to_dense()) < tolerance
+    with pytest.raises(InvalidModel, match="'conv': holds values that are too large"):
+        decompose(kernel.astype(np.float64) * 1e200, ranks, name="conv")
+    with pytest.raises(InvalidModel, match="'conv': int32: only weights of floats"):
+        decompose(np.ones((8, 6, 3, 3), np.int32), ranks, name="conv")
