@@ -120,4 +120,5 @@ def _check_number(options: DecompositionOptions, name: str, low: float, high: fl
         return
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not low < value <= high or value == math.inf:
-        raise InvalidOptions(name, f"{value!r} is no number above {low} and at most {high}")
+        most = f" and at most {high}" if high < math.inf else ""
+        raise InvalidOptions(name, f"{value!r} is no finite number above {low}{most}")

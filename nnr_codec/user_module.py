@@ -75,7 +75,8 @@ def sample_count(inputs: Any) -> int:
 def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:
     """Return the linear layers and (transposed) convolutions in `module`, in its order.
 
-    Each with the name of its weight in the state dict; of tied weights it is the first.
+    Each with the name of its weight in the state dict; of tied weights it is the first. Lazy
+    layers that have not run yet have no weight, and are passed over.
     """
     from torch import nn
 
@@ -83,11 +84,11 @@ def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:
              nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)  # fmt: skip
     names: dict[tuple[object, ...], str] = {}
     for name, tensor in module.state_dict().items():
-        if hasattr(tensor, "data_ptr"):
+        if _is_initialized(tensor):
             names.setdefault(_place(tensor), name)
     found = {}
     for layer in module.modules():
-        if isinstance(layer, kinds):
+        if isinstance(layer, kinds) and _is_initialized(layer.weight):
             weight_name = names.get(_place(layer.weight))
             if weight_name is not None:
                 found[layer] = weight_name
@@ -101,11 +102,14 @@ def load_state(module: torch.nn.Module, model: Mapping[str, Parameter]) -> None:
     no place for is passed over.
 
     Raises:
-        InvalidModel: another tensor is missing, or has another shape.
+        InvalidModel: another tensor is missing, or has another shape, or none yet in the module.
     """
     import torch
 
     places = {n: p for n, p in module.state_dict().items() if isinstance(p, torch.Tensor)}
+    for name, place in places.items():
+        if not _is_initialized(place):
+            raise InvalidModel(name, "has no shape in the module yet, which has to run once before")
     found = {_place(place) for name, place in places.items() if name in model}
     with torch.no_grad():
         for name, place in places.items():
@@ -117,6 +121,13 @@ def load_state(module: torch.nn.Module, model: Mapping[str, Parameter]) -> None:
                 reason = f"has the shape {model[name].shape}, in the module {tuple(place.shape)}"
                 raise InvalidModel(name, reason)
             place.copy_(torch.from_numpy(model[name].read().astype(np.float64)))
+
+
+def _is_initialized(tensor: object) -> bool:
+    """Whether `tensor` is one, and not that of a lazy layer that has not run yet."""
+    import torch
+
+    return isinstance(tensor, torch.Tensor) and not torch.nn.parameter.is_lazy(tensor)
 
 
 def _place(tensor: torch.Tensor) -> tuple[object, ...]:

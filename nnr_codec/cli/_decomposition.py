@@ -18,12 +18,11 @@ from ..decomposition_options import (
     Objective,
     Rank,
 )
-from ..errors import InvalidOptions, NnrError
+from ..errors import InvalidOptions
 from ..model import Model
 from ..options import EncodeOptions
 from ..quantize.calibration import calibrate
-from ..quantize.moments import Calibration
-from ..user_code import call_function
+from ..user_code import call_function, naming_failures
 from ..user_module import load_state
 from . import _common as common
 
@@ -81,10 +80,18 @@ def decomposition_options(given: argparse.Namespace) -> DecompositionOptions:
 
 
 def rank_of(text: str) -> Rank:
-    """Convert a rank: a whole number, a fraction, or "vbmf"."""
+    """Convert a rank: a whole number, a fraction, or "vbmf".
+
+    Raises:
+        argparse.ArgumentTypeError: it is none of them.
+    """
     if text == "vbmf":
         return "vbmf"
-    return float(text) if "." in text or "e" in text.lower() else int(text)
+    try:
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError:
+        reason = f"{text!r} is neither a number nor 'vbmf'"
+        raise argparse.ArgumentTypeError(reason) from None
 
 
 def _choice(group: Any, flag: str, name: str, kinds: Any, text: str) -> None:
@@ -130,11 +137,12 @@ def decompose(
     dense = {name: parameter for name, parameter in model.items() if name not in factored}
     module, inputs, calibration = None, None, None
     if given.module is not None:
-        module, inputs = _pair(call_function(given.module, "module"), "module", needed=False)
+        module, inputs = _pair(given.module, "module", needed=False)
     if given.calibrate is not None:
-        module, batches = _pair(call_function(given.calibrate, "calibrate"), "calibrate")
+        module, batches = _pair(given.calibrate, "calibrate")
         load_state(module, model)
-        calibration = _calibrated(module, batches)
+        with naming_failures(given.calibrate, "calibrate"):
+            calibration = calibrate(module, batches)
         for name in calibration.reduced:
             common.warn("nnr-encode", f"{name!r}: moments between its channels take too much")
     return decompose_model(
@@ -148,16 +156,6 @@ def decompose(
     )
 
 
-def _calibrated(module: Any, batches: Any) -> Calibration:
-    """Run the user's module over the user's batches, whose own errors are those of the option."""
-    try:
-        return calibrate(module, batches)
-    except NnrError:
-        raise
-    except Exception as error:
-        raise InvalidOptions("calibrate", f"{type(error).__name__}: {error}") from error
-
-
 def show_skipped(found: Decomposition) -> None:
     """Say on stderr which weights stay dense, and why; those of one reason in one line."""
     by_reason: dict[str, list[str]] = {}
@@ -169,12 +167,15 @@ def show_skipped(found: Decomposition) -> None:
         common.warn("nnr-encode", f"stays dense: {listed}{more}: {reason}")
 
 
-def _pair(returned: Any, option: str, *, needed: bool = True) -> tuple[Any, Any]:
-    """Return module and data, as a user's function gives them."""
-    module, data = returned if isinstance(returned, tuple) else (returned, None)
+def _pair(place: str, option: str, *, needed: bool = True) -> tuple[Any, Any]:
+    """Return module and data, as the user's function "FILE.py:FUNCTION" gives them."""
+    returned = call_function(place, option)
+    is_pair = isinstance(returned, tuple) and len(returned) == 2
+    module, data = returned if is_pair else (returned, None)
     if not hasattr(module, "state_dict"):
         kind = type(module).__name__
-        raise InvalidOptions(option, f"the function returns a {kind}, not a torch module")
+        reason = f"{place}: returns {kind}, not a torch module, or a pair with one first"
+        raise InvalidOptions(option, reason)
     if needed and data is None:
-        raise InvalidOptions(option, "the function returns no batches beside the module")
+        raise InvalidOptions(option, f"{place}: returns no batches beside the module")
     return module, data

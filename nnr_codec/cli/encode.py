@@ -206,7 +206,7 @@ def _converted(name: str, value: str, text: str) -> Any:
                 value.lower()
             ]
         return kind(value)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, argparse.ArgumentTypeError):
         reason = f"{value!r} in {text!r} is no value of {name}"
         raise InvalidOptions("--set", reason) from None
 

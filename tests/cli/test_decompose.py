@@ -31,6 +31,9 @@ def wrong_batches():
 def wrong_module():
     return "a network"
 
+def three_things():
+    return module(), 1, 2
+
 def failing():
     raise RuntimeError("no such data")
 """
@@ -132,6 +135,9 @@ def test_what_stays_dense_is_listed_by_reason(run: Run, tmp_path: Path) -> None:
         (["--decompose", "auto", "--compression-ratio", "2"], "compression_ratio: is what"),
         (["--decompose", "auto", "--objective", "macs"], "objective: 'macs' needs a module"),
         (["--decompose", "auto", "--objective", "latency"], "(--module)"),
+        (["--decompose", "lr", "--rank", "all"], "--rank: 'all' is neither a number nor 'vbmf'"),
+        (["--set", "*=decompose:lr,rank:all"], "'all' in '*=decompose:lr,rank:all' is no value"),
+        (["--decompose", "lr", "--compression-ratio", "1"], "1.0 is no finite number above 1"),
         (["--rank", "2"], "rank: says nothing without --decompose"),
         (["--calibrate", "x.py:f"], "calibrate: says nothing without --decompose"),
         (["--set", "fc*=decompose:lr"], "needs one of"),
@@ -154,9 +160,10 @@ def test_wrong_usage(run: Run, asked: list[str], reason: str) -> None:
     [
         ("module", "missing", "has no function 'missing'"),
         ("module", "failing", "RuntimeError: no such data"),
-        ("module", "wrong_module", "returns a str, not a torch module"),
+        ("module", "wrong_module", "returns str, not a torch module"),
+        ("module", "three_things", "py:three_things: returns tuple, not a torch module"),
         ("calibrate", "module", "returns no batches"),
-        ("calibrate", "wrong_batches", "calibrate: RuntimeError"),
+        ("calibrate", "wrong_batches", "py:wrong_batches: RuntimeError"),
     ],
 )
 def test_wrong_functions(
