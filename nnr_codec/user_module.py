@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "apply",
+    "check_not_lazy",
     "evaluating",
     "in_mode",
     "inputs_of",
@@ -75,20 +76,21 @@ def sample_count(inputs: Any) -> int:
 def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:
     """Return the linear layers and (transposed) convolutions in `module`, in its order.
 
-    Each with the name of its weight in the state dict; of tied weights it is the first. Lazy
-    layers that have not run yet have no weight, and are passed over.
+    Each with the name of its weight in the state dict; of tied weights it is the first.
+
+    Raises:
+        InvalidModel: a tensor is that of a lazy layer that has not run yet.
     """
     from torch import nn
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
              nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)  # fmt: skip
     names: dict[tuple[object, ...], str] = {}
-    for name, tensor in module.state_dict().items():
-        if _is_initialized(tensor):
-            names.setdefault(_place(tensor), name)
+    for name, tensor in _tensors(module).items():
+        names.setdefault(_place(tensor), name)
     found = {}
     for layer in module.modules():
-        if isinstance(layer, kinds) and _is_initialized(layer.weight):
+        if isinstance(layer, kinds):
             weight_name = names.get(_place(layer.weight))
             if weight_name is not None:
                 found[layer] = weight_name
@@ -106,10 +108,7 @@ def load_state(module: torch.nn.Module, model: Mapping[str, Parameter]) -> None:
     """
     import torch
 
-    places = {n: p for n, p in module.state_dict().items() if isinstance(p, torch.Tensor)}
-    for name, place in places.items():
-        if not _is_initialized(place):
-            raise InvalidModel(name, "has no shape in the module yet, which has to run once before")
+    places = _tensors(module)
     found = {_place(place) for name, place in places.items() if name in model}
     with torch.no_grad():
         for name, place in places.items():
@@ -123,11 +122,30 @@ def load_state(module: torch.nn.Module, model: Mapping[str, Parameter]) -> None:
             place.copy_(torch.from_numpy(model[name].read().astype(np.float64)))
 
 
-def _is_initialized(tensor: object) -> bool:
-    """Whether `tensor` is one, and not that of a lazy layer that has not run yet."""
+def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of the state dict.
+
+    Raises:
+        InvalidModel: one is that of a lazy layer that has not run yet.
+    """
     import torch
 
-    return isinstance(tensor, torch.Tensor) and not torch.nn.parameter.is_lazy(tensor)
+    found = {n: t for n, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
+    for name, tensor in found.items():
+        check_not_lazy(name, tensor)
+    return found
+
+
+def check_not_lazy(name: str, tensor: torch.Tensor) -> None:
+    """Check that a module's tensor is not that of a lazy layer that has not run yet.
+
+    Raises:
+        InvalidModel: it is.
+    """
+    import torch
+
+    if torch.nn.parameter.is_lazy(tensor):
+        raise InvalidModel(name, "has no shape in the module yet, which has to run once before")
 
 
 def _place(tensor: torch.Tensor) -> tuple[object, ...]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from ..errors import InvalidModel
 from ..factorization.forms import FactoredWeight
+from ..user_module import check_not_lazy
 from .chains import chain
 from .factorized import FactorizedLayer, SharedParameters, factored
 
@@ -56,8 +56,7 @@ def check_shape(name: str, shape: tuple[int, ...], tensor: torch.Tensor) -> None
     Raises:
         InvalidModel: it has another one, or none yet.
     """
-    if is_lazy(tensor):
-        raise InvalidModel(name, "has no shape in the module yet, which has to run once before")
+    check_not_lazy(name, tensor)
     if tuple(tensor.shape) != shape:
         found = tuple(tensor.shape)
         raise InvalidModel(name, f"has the shape {shape}, and {found} in the module")

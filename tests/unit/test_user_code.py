@@ -11,7 +11,7 @@ import pytest
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Model
 from nnr_codec.user_code import call_function, load_function
-from nnr_codec.user_module import load_state
+from nnr_codec.user_module import load_state, weight_layers
 
 
 @pytest.fixture
@@ -86,6 +86,18 @@ class TestLoadState:
             load_state(module, Model.from_arrays({"weight": weight}))
         with pytest.raises(InvalidModel, match=r"'weight': has the shape \(3, 2\), in the module"):
             load_state(module, Model.from_arrays({"weight": weight.T, "bias": weight[:, 0]}))
+
+    def test_lazy_layers(self) -> None:
+        torch = pytest.importorskip("torch")
+        module = torch.nn.Sequential(torch.nn.LazyLinear(2))
+        model = Model.from_arrays({"0.weight": np.ones((2, 3)), "0.bias": np.ones(2)})
+        with pytest.raises(InvalidModel, match="has no shape in the module yet"):
+            load_state(module, model)
+        with pytest.raises(InvalidModel, match="has no shape in the module yet"):
+            weight_layers(module)
+        module(torch.zeros(1, 3))
+        load_state(module, model)
+        assert list(weight_layers(module).values()) == ["0.weight"]
 
 
 @pytest.mark.parametrize(
