@@ -32,7 +32,8 @@ def reestimate_batch_norm(module: torch.nn.Module, batches: Iterable[Any]) -> tu
 
     Raises:
         InvalidModel: what a layer sees is not finite.
-        InvalidOptions: there are no batches.
+        InvalidOptions: there are no batches, or one gives a layer fewer than two values of each
+            channel.
     """
     import torch
     from torch import nn
@@ -67,9 +68,13 @@ class _Statistics:
         self.mean: Any = 0.0
         self.squares: Any = 0.0
 
-    def add(self, layer: Any, args: tuple[Any, ...]) -> None:
+    def add(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Add the input of a layer's call; a hook."""
-        values = args[0].detach().double().movedim(1, 0).flatten(1)
+        inputs = args[0] if args else kwargs["input"]
+        values = inputs.detach().double().movedim(1, 0).flatten(1)
+        if values.shape[1] < 2:
+            reason = f"{self.name!r} gets {values.shape[1]} values of each channel: too few"
+            raise InvalidOptions("batches", reason)
         if not values.isfinite().all():
             raise InvalidModel(self.name, "what the layer sees is not finite")
         count, mean = values.shape[1], values.mean(dim=1)
@@ -84,7 +89,10 @@ class _Statistics:
 def _batch_statistics(statistics: Mapping[Any, _Statistics]) -> Iterator[None]:
     """Let layers of batch norm work with each batch's statistics, and collect these."""
     kept = {layer: (layer.momentum, layer.num_batches_tracked.clone()) for layer in statistics}
-    handles = [layer.register_forward_pre_hook(found.add) for layer, found in statistics.items()]
+    handles = [
+        layer.register_forward_pre_hook(found.add, with_kwargs=True)
+        for layer, found in statistics.items()
+    ]
     try:
         for layer in statistics:
             layer.training = True

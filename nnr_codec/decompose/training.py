@@ -15,6 +15,7 @@ The network is worth evaluating right after a replacement only: `projection.is_p
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,7 +81,7 @@ class LowRankProjection:
             raise InvalidOptions("every", f"{every} is less than 1")
         if min(tiles) < 1:
             raise InvalidOptions("tiles", f"{tiles} is less than 1")
-        self.ranks = dict(ranks)
+        self.ranks = {name: _plain(name, rank) for name, rank in ranks.items()}
         self.tiles = tiles
         self.every = every
         self.is_projected = False
@@ -150,10 +151,12 @@ def ranks_at_ratio(
             is better left out: it soon has a rank that cannot tell them apart.
 
     Raises:
-        InvalidOptions: `ratio` is not above 1.
+        InvalidOptions: `ratio` is no finite number above 1, or there is no such form.
     """
-    if not ratio > 1:
-        raise InvalidOptions("ratio", f"{ratio} is not above 1")
+    if not 1 < ratio < math.inf:
+        raise InvalidOptions("ratio", f"{ratio} is no finite number above 1")
+    if form not in ("tucker2", "lr"):
+        raise InvalidOptions("form", f"{form!r} is neither 'tucker2' nor 'lr'")
     ranks: dict[str, Ranks] = {}
     for layer, name in list(weight_layers(module).items())[1:]:
         shape = tuple(layer.weight.shape)
@@ -216,6 +219,21 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
             yield batch
         if count == before:
             raise InvalidOptions("batches", f"there are no more after {count}")
+
+
+def _plain(name: str, rank: Any) -> Ranks:
+    """Return one rank as int and several as a tuple, whatever kinds of whole numbers they are.
+
+    Raises:
+        InvalidOptions: they are none.
+    """
+    try:
+        if np.ndim(rank) == 0:
+            return operator.index(rank)
+        outputs, inputs = map(operator.index, rank)
+    except (TypeError, ValueError):
+        raise InvalidOptions("rank", f"{name!r}: {rank!r} is neither a rank nor two") from None
+    return outputs, inputs
 
 
 def _check(name: str, shape: tuple[int, ...], rank: Ranks, tiles: tuple[int, int]) -> None:

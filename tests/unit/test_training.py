@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from itertools import pairwise
 from typing import Any
@@ -124,6 +125,8 @@ def test_steps_are_counted() -> None:
         ({"ranks": {"fc.weight": 11}}, r"rank: 'fc\.weight': lr: ranks \[11\]"),
         ({"ranks": {"fc.weight": 0}}, r"fc\.weight"),
         ({"ranks": {"fc.weight": (2, 2)}}, r"'fc\.weight': tucker2: no form"),
+        ({"ranks": {"fc.weight": 2.5}}, r"'fc\.weight': 2\.5 is neither a rank nor two"),
+        ({"ranks": {"conv.weight": (2, 2, 2)}}, r"'conv\.weight': \(2, 2, 2\) is neither"),
         ({"ranks": {"fc.weight": 6}, "tiles": (2, 1)}, "rank 6, and tiles of 5 x 20"),
         ({"ranks": {}, "tiles": (0, 1)}, "tiles"),
         ({"ranks": {}, "every": 0}, "every: 0 is less"),
@@ -142,6 +145,13 @@ def test_kernels_that_are_not_finite_are_named(rank: Any, options: dict[str, Any
     projection = LowRankProjection(network, {"conv.weight": rank}, **options)
     with pytest.raises(InvalidModel, match=r"'conv\.weight': holds NaN"):
         projection.project()
+
+
+def test_ranks_of_any_whole_numbers() -> None:
+    ranks = {"fc.weight": np.int64(2), "conv.weight": [np.int32(3), 2]}
+    projection = LowRankProjection(_network(), ranks)
+    assert projection.ranks == {"fc.weight": 2, "conv.weight": (3, 2)}
+    assert [weight.ranks for weight in projection.project().values()] == [(2,), (3, 2)]
 
 
 def _parameters(network: Any, ranks: dict[str, Any]) -> dict[str, int]:
@@ -185,6 +195,10 @@ def test_ratios_that_nothing_can_have() -> None:
     assert ranks_at_ratio(network, 1.5) == {}
     with pytest.raises(InvalidOptions, match="ratio"):
         ranks_at_ratio(network, 1)
+    with pytest.raises(InvalidOptions, match="ratio: inf"):
+        ranks_at_ratio(network, math.inf)
+    with pytest.raises(InvalidOptions, match="form: 'cp' is neither"):
+        ranks_at_ratio(network, 2, form="cp")  # type: ignore[arg-type]
 
 
 def _trained(seed: int, steps: int = 6) -> tuple[Any, list[float]]:
@@ -289,3 +303,22 @@ def test_batch_norm_needs_samples() -> None:
         reestimate_batch_norm(_network(), [])
     with pytest.raises(InvalidModel, match="'norm': what the layer sees"):
         reestimate_batch_norm(_network(), [torch.full((2, 1, 5, 5), float("nan"))])
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    for count in (0, 1):
+        with pytest.raises(InvalidOptions, match=f"batches: '1' gets {count} values of each"):
+            reestimate_batch_norm(network, [torch.zeros(5, 3), torch.zeros(count, 3)])
+
+
+def test_batch_norm_that_is_called_by_keyword() -> None:
+    class Called(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, values: Any) -> Any:
+            return self.norm(input=values)
+
+    network = Called()
+    assert reestimate_batch_norm(network, [torch.tensor([[1.0, 2], [3, 6]])]) == ("norm",)
+    assert network.norm.running_mean.tolist() == [2, 4]
+    assert network.norm.running_var.tolist() == [2, 8]
