@@ -117,8 +117,7 @@ def with_weights(model: Model) -> tuple[Model, dict[str, FactoredWeight]]:
 
 
 def _dense(name: str, entry: Factorization, weight: FactoredWeight) -> Parameter:
-    dtype = dtype_of(entry.dtype)
-    return Parameter(name, entry.shape, dtype, lambda: weight.to_dense().astype(dtype))
+    return Parameter(name, entry.shape, dtype_of(entry.dtype), lambda: entry.dense(weight.factors))
 
 
 def _check(parameter: Parameter, factored: FactoredWeight) -> None:

@@ -156,7 +156,7 @@ def factored(
         layer: linear, an embedding or a convolution, which is left as it is; the parameters are of
             its dtype and on its device, and its bias is shared.
         weight: of the shape that the layer's has.
-        names: of the factors; what has one name is one parameter.
+        names: of the factors; what has one name is one parameter. Without names nothing is shared.
         shared: parameters of other layers, which this one may share and adds its own to.
 
     Raises:
@@ -181,7 +181,7 @@ def factored(
             torch.tensor(np.asarray(factor, np.float32), dtype=own.dtype, device=own.device)
             for factor in weight.factors
         ]
-        names = names or [str(index) for index in range(len(factors))]
-        known = {} if shared is None else shared
-        made.set_factors(names, factors, known, own.requires_grad)
+        if names is None:
+            names, shared = [str(index) for index in range(len(factors))], None
+        made.set_factors(names, factors, {} if shared is None else shared, own.requires_grad)
     return made

@@ -13,31 +13,27 @@ from ..model import Array
 from .factorized import FactorizedLayer
 from .layout import Layout
 
+_Arrays = dict[tuple[int, Layout], Array]
+"""Factors by the identity of their parameter and how a layer arranges it."""
+
 
 def factored_weights(module: nn.Module) -> dict[str, FactoredWeight]:
     """Return the factors of a module's factorized layers, by the names of the dense weights.
 
     A parameter that layers share gives one array, so that it is coded once: with
-    ``encode(dense_state(module), factorizations=factored_weights(module))``.
+    ``encode(dense_state(module), factorizations=factored_weights(module))``. Factors have the
+    dtypes of the parameters (bfloat16, which numpy lacks, becomes float32).
     """
-    seen: dict[tuple[int, Layout], Array] = {}
-    found = {}
-    for name, layer in _factorized(module):
-        factors = []
-        for parameter, layout in layer.factor_parameters():
-            key = (id(parameter), layout)
-            if key not in seen:
-                seen[key] = _array(layout.to_factor(parameter.detach()))
-            factors.append(seen[key])
-        found[f"{name}weight"] = FORMS[layer.form](layer.shape, tuple(factors))
-    return found
+    seen: _Arrays = {}
+    return {f"{name}weight": _weight(layer, seen) for name, layer in _factorized(module)}
 
 
 def dense_state(module: nn.Module) -> dict[str, Array]:
     """Return a module's state as it was before layers were factorized: dense weights, float32.
 
-    Names and order are those of the state dict with the original layers; other tensors keep their
-    dtype (bfloat16, which numpy lacks, becomes float32).
+    They are the products that decoding the factors gives. Names and order are those of the state
+    dict with the original layers; other tensors keep their dtype (bfloat16, which numpy lacks,
+    becomes float32).
     """
     layers = dict(_factorized(module))
     result: dict[str, Array] = {}
@@ -47,10 +43,21 @@ def dense_state(module: nn.Module) -> dict[str, Array]:
             result[name] = _array(tensor)
         elif f"{prefix}weight" not in result:
             layer = layers[prefix]
-            result[f"{prefix}weight"] = _array(layer.weight.detach().float())
+            result[f"{prefix}weight"] = _weight(layer, {}).to_dense()
             if layer.bias is not None:
                 result[f"{prefix}bias"] = _array(layer.bias.detach())
     return result
+
+
+def _weight(layer: FactorizedLayer, seen: _Arrays) -> FactoredWeight:
+    """Return the factors of a layer; arrays `seen` before are taken from there, new ones added."""
+    factors = []
+    for parameter, layout in layer.factor_parameters():
+        key = (id(parameter), layout)
+        if key not in seen:
+            seen[key] = _array(layout.to_factor(parameter.detach()))
+        factors.append(seen[key])
+    return FORMS[layer.form](layer.shape, tuple(factors))
 
 
 def _factorized(module: nn.Module) -> Iterator[tuple[str, FactorizedLayer]]:

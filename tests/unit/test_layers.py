@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -250,6 +251,64 @@ def test_factors_come_back() -> None:
         np.testing.assert_allclose(state[name], tensor.numpy(), atol=1e-5)
         if name in found:
             np.testing.assert_allclose(found[name].to_dense(), tensor.numpy(), atol=1e-5)
+
+
+def test_without_names_nothing_is_shared() -> None:
+    shared: dict[Any, Any] = {}
+    rng = np.random.default_rng(0)
+    weights = [random_weight("lr", (5, 6), rng) for _ in range(2)]
+    layers = [factored(nn.Linear(6, 5), weight, shared=shared) for weight in weights]
+    for layer, weight in zip(layers, weights, strict=True):
+        np.testing.assert_allclose(layer.weight.detach(), weight.to_dense(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_factors_of_other_types_come_back(dtype: Any) -> None:
+    """The dense weight is the product of the factors as they are, rounded once, to float32."""
+    layer = nn.Linear(40, 30, bias=False).to(dtype)
+    made = nn.Sequential(factored(layer, random_weight("lr", (30, 40), np.random.default_rng(0))))
+    found = factored_weights(made)["0.weight"]
+    kept = np.float32 if dtype is torch.bfloat16 else made[0].reduce.weight.detach().numpy().dtype
+    assert {factor.dtype for factor in found.factors} == {np.dtype(kept)}
+    expected = (made[0].expand.weight.double() @ made[0].reduce.weight.double()).detach()
+    assert np.array_equal(dense_state(made)["0.weight"], found.to_dense())
+    np.testing.assert_allclose(found.to_dense(), expected, rtol=1e-6, atol=1e-7)
+
+
+EXPORTED = [
+    *((form, nn.Conv2d(8, 12, 3, stride=2, padding=1)) for form in FORMS),
+    *((form, nn.Conv1d(8, 12, 3, padding=2, dilation=2)) for form in FORMS if form != "ht2"),
+    ("cp", nn.Conv2d(8, 12, 3, padding="same", padding_mode="circular")),
+    ("lr", nn.Conv2d(8, 12, 3, groups=4)),
+    ("lr", nn.ConvTranspose2d(8, 12, 3, stride=2, output_padding=1)),
+    ("lr", nn.Linear(8, 12)),
+    ("lr", nn.Embedding(8, 12)),
+    ("joint_binary", nn.Linear(8, 12)),
+]
+
+
+@pytest.mark.parametrize(("form", "layer"), EXPORTED)
+def test_onnx(form: str, layer: nn.Module, tmp_path: Path) -> None:
+    """What is exported has the factors, and gives the same outputs."""
+    onnx = pytest.importorskip("onnx")
+    from onnx.reference import ReferenceEvaluator
+
+    weight = random_weight(form, tuple(layer.weight.shape), np.random.default_rng(0))
+    made = nn.Sequential(factored(layer, weight)).eval()
+    inputs = torch.randn(1, 8, *(9,) * (layer.weight.ndim - 2))
+    if isinstance(layer, nn.Embedding):
+        inputs = torch.tensor([[1, 7]])
+    torch.onnx.export(made, (inputs,), str(tmp_path / "m.onnx"), dynamo=False)
+    exported = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(exported)
+    elements = sum(int(np.prod(value.dims)) for value in exported.graph.initializer)
+    assert elements == sum(parameter.numel() for parameter in made.parameters())
+    (name,) = [value.name for value in exported.graph.input]
+    (found,) = ReferenceEvaluator(exported).run(None, {name: inputs.numpy()})
+    expected = made(inputs)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+    graph = torch.export.export(made, (inputs,))  # what torch's newer exporter begins with
+    torch.testing.assert_close(graph.module()(inputs), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_dtype_and_requires_grad_are_the_layers() -> None:
