@@ -57,9 +57,9 @@ def load_into(
         The module.
 
     Raises:
-        InvalidModel: the module disagrees: a tensor is missing, or has another shape, or a layer
-            is of a kind that its factors cannot stand for; the message names it. Or the file is
-            damaged.
+        InvalidModel: the module disagrees: a tensor is missing, has another shape or no place for
+            values, or a layer is of a kind that its factors cannot stand for; the message names
+            it. Or the file is damaged.
         BitstreamError: the bitstream is damaged, or asks for what is not supported or allowed.
         InvalidOptions: an option has no such value.
 
@@ -90,6 +90,10 @@ def _check(state: State, tensors: TensorSource, strict: bool) -> None:
     for name, shape in shapes.items():
         if name in state:
             check_shape(name, shape, state[name])
+            if state[name].is_meta:
+                raise InvalidModel(
+                    name, "is on the device 'meta' in the module: use to_empty first"
+                )
     if strict:
         _check_names(state, shapes, tensors.name)
 

@@ -369,6 +369,17 @@ def test_lazy_layers_are_refused_by_name() -> None:
     assert isinstance(load_into(net, data)[0], FactorizedLayer)
 
 
+def test_modules_without_memory_are_refused() -> None:
+    weight = low_rank_weight(9, 4)
+    data = nnr_codec.encode({"0.weight": weight.to_dense()}, factorizations={"0.weight": weight})
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Linear(4, 9, bias=False))
+    with pytest.raises(InvalidModel, match=r"'0\.weight': is on the device 'meta'"):
+        load_into(net, data.data or b"")
+    load_into(net.to_empty(device="cpu"), data.data or b"")
+    np.testing.assert_allclose(net[0].weight.detach(), weight.to_dense(), rtol=0, atol=1e-2)
+
+
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_weights_that_are_computed_are_refused_by_name(wrapped: bool) -> None:
     """Weight norm, old and new: what travels is no layer's weight."""
