@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, get_args
 
@@ -22,6 +22,7 @@ from ..errors import InvalidOptions
 from ..model import Model
 from ..options import EncodeOptions
 from ..quantize.calibration import calibrate
+from ..quantize.moments import Calibration
 from ..user_code import call_function, naming_failures
 from ..user_module import load_state
 from . import _common as common
@@ -143,8 +144,8 @@ def decompose(
         load_state(module, model)
         with naming_failures(given.calibrate, "calibrate"):
             calibration = calibrate(module, batches)
-        for name in calibration.reduced:
-            common.warn("nnr-encode", f"{name!r}: moments between its channels take too much")
+        if not given.quiet:
+            _show_lacking(calibration)
     return decompose_model(
         dense,
         options,
@@ -162,9 +163,22 @@ def show_skipped(found: Decomposition) -> None:
     for name, reason in found.skipped.items():
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
-        listed = ", ".join(map(repr, names[:_LISTED]))
-        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-        common.warn("nnr-encode", f"stays dense: {listed}{more}: {reason}")
+        common.warn("nnr-encode", f"stays dense: {_listed(names)}: {reason}")
+
+
+def _show_lacking(calibration: Calibration) -> None:
+    """Say on stderr of which weights the calibration does not tell everything."""
+    for names, reason in (
+        (calibration.reduced, "moments between all channels take too much memory"),
+        (calibration.unused, "did not run: the error of the weight counts"),
+    ):
+        if names:
+            common.warn("nnr-encode", f"calibration of {_listed(names)}: {reason}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(map(repr, names[:_LISTED])) + more
 
 
 def _pair(place: str, option: str, *, needed: bool = True) -> tuple[Any, Any]:

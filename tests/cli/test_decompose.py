@@ -194,6 +194,39 @@ def test_calibration_lowers_the_error_of_the_output(
     assert errors[1] < 0.8 * errors[0]
 
 
+def test_layers_that_the_calibration_does_not_run_are_listed(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    weights = {
+        f"{name}.weight": random_weights(32, 32, seed=0) for name in ("first", "run", "idle")
+    }
+    (tmp_path / "idle.py").write_text("""
+import torch
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.run, self.idle = (torch.nn.Linear(32, 32, bias=False) for _ in range(3))
+
+    def forward(self, values):
+        return self.run(self.first(values))
+
+def calibration():
+    return Network(), [torch.ones(4, 32)]
+""")
+    asked = [
+        "--decompose",
+        "lr",
+        "--rank",
+        "4",
+        "--calibrate",
+        f"{tmp_path / 'idle.py'}:calibration",
+    ]
+    done = run("nnr-encode", save(tmp_path / "m.npz", weights), "--dry-run", *asked)
+    assert done.code == 0, done.err
+    assert "calibration of 'idle.weight': did not run: the error of the weight counts" in done.err
+    assert run("nnr-encode", tmp_path / "m.npz", "--dry-run", "-q", *asked).err == ""
+
+
 def test_fewer_operations_with_a_module(run: Run, tmp_path: Path, user_file: Path) -> None:
     pytest.importorskip("torch")
     stream = tmp_path / "d.nnr"
