@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +27,8 @@ class LayerWeight:
         kind: "linear"; "pointwise": convolution of one tap; "convolution": of several taps;
             "grouped": convolution with groups; "depthwise": with as many groups as input channels;
             "transposed" convolution; "other": what no form executes.
-        is_first: nothing with a weight runs before it, as far as the order of the model tells.
+        is_first: nothing with a weight runs before it, as far as the order of the module's layers
+            tells, or, without a module, that of the model.
     """
 
     parameter: Parameter
@@ -68,16 +69,23 @@ def weights_of_model(
         and is_signed_float(parameter.dtype)
         and parameter.tied_to is None
     ]
-    kinds = None if module is None else _kinds_in(module)
-    found: list[LayerWeight] = []
-    any_before = False
+    if module is None:
+        kinds = _kinds_by_shape(candidates)
+        order = list(kinds)
+    else:
+        in_module = _kinds_in(module)
+        kinds = {parameter.name: _kind_in_module(parameter, in_module) for parameter in candidates}
+        order = list(in_module)
+    first = next((name for name in order if kinds.get(name, "other") != "other"), None)
+    return [LayerWeight(p, kinds[p.name], is_first=p.name == first) for p in candidates]
+
+
+def _kinds_by_shape(candidates: Iterable[Parameter]) -> dict[str, Kind]:
+    """Return the kinds of weights by their names, in order."""
+    found: dict[str, Kind] = {}
     for parameter in candidates:
-        if kinds is None:
-            kind = _kind_by_shape(parameter.shape, is_first=not any_before)
-        else:
-            kind = _kind_in_module(parameter, kinds)
-        found.append(LayerWeight(parameter, kind, is_first=kind != "other" and not any_before))
-        any_before = any_before or kind != "other"
+        is_first = all(kind == "other" for kind in found.values())
+        found[parameter.name] = _kind_by_shape(parameter.shape, is_first=is_first)
     return found
 
 
@@ -104,7 +112,7 @@ def _kind_in_module(
 
 
 def _kinds_in(module: torch.nn.Module) -> dict[str, tuple[Kind, tuple[int, ...]]]:
-    """Return kind and shape of the weight of every layer, by the weight's name."""
+    """Return kind and shape of the weight of every layer, by its name, in the module's order."""
     from ..user_module import weight_layers
 
     found: dict[str, tuple[Kind, tuple[int, ...]]] = {}

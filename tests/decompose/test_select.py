@@ -196,6 +196,22 @@ def test_a_module_tells_the_kinds() -> None:
         decompose_model(other, options("cp", rank=2), module=module)
 
 
+def test_the_first_layer_is_the_modules() -> None:
+    """Whatever the order of the file is: some write tensors in the order of their names."""
+    nn = pytest.importorskip("torch.nn")
+    module = nn.ModuleDict({"stem": nn.Linear(12, 20), "body": nn.Linear(20, 16)})
+    state = {n: t.numpy() for n, t in module.state_dict().items()}
+    model = Model.from_arrays(dict(sorted(state.items())))
+    for given, first in ((None, "body.weight"), (module, "stem.weight")):
+        found = decompose_model(model, options("lr", rank=2), module=given)
+        assert found.skipped == {first: "is of the first layer"}
+        assert len(found.factorizations) == 1
+    # What is not in the file cannot be the first.
+    model = Model.from_arrays({"body.weight": state["body.weight"]})
+    found = decompose_model(model, options("lr", rank=2), module=module)
+    assert found.skipped == {"body.weight": "is of the first layer"}
+
+
 def parameters_of_stream(data: bytes, tmp_path: Any) -> tuple[int, int]:
     path = tmp_path / "s.nnr"
     path.write_bytes(data)
