@@ -24,6 +24,8 @@ from .layer_kinds import LayerWeight
 
 ALONE = "is in no group of equal layers that share a factor"
 
+_SHARING = ("linear", "pointwise", "convolution")  # kinds of layers that the joint forms replace
+
 _ALL = 1e9  # a fraction of the parameters that every rank is below
 
 
@@ -96,10 +98,10 @@ def _usable(weights: Sequence[LayerWeight], found: Decomposition) -> Iterator[La
 
 def _groups(weights: Sequence[LayerWeight], options: EncodeOptions) -> Iterator[_Group]:
     by_name = {weight.name: weight for weight in weights}
-    shapes = {name: weight.shape for name, weight in by_name.items()}
-    has_first = any(weight.is_first for weight in weights)
+    may_share = [w for w in weights if w.kind in _SHARING and not w.is_first]
+    shapes = {weight.name: weight.shape for weight in may_share}
     scheme = options.decomposition.joint_scheme
-    for group in joint_groups(shapes, scheme, has_first=has_first):
+    for group in joint_groups(shapes, scheme, has_first=False):
         apart: dict[DecompositionOptions, list[LayerWeight]] = {}
         for name in group.names:
             own = options.for_tensor(name).decomposition

@@ -212,6 +212,29 @@ def test_the_first_layer_is_the_modules() -> None:
     assert found.skipped == {"body.weight": "is of the first layer"}
 
 
+def test_layers_that_share_factors_are_the_modules() -> None:
+    """The joint forms are not executed for groups and transposed convolutions."""
+    nn = pytest.importorskip("torch.nn")
+    from nnr_codec.layers import factorize
+
+    def stage(*layers: Any) -> Any:
+        return nn.Sequential(*layers)
+
+    module = nn.ModuleDict(
+        {
+            "stem": nn.Conv2d(3, 16, 3, bias=False),
+            "grouped": stage(*(nn.Conv2d(32, 16, 3, groups=2, bias=False) for _ in range(3))),
+            "up": stage(*(nn.ConvTranspose2d(16, 16, 3, bias=False) for _ in range(3))),
+            "body": stage(*(nn.Conv2d(16, 16, 3, bias=False) for _ in range(3))),
+        }
+    )
+    state = {n: t.numpy() for n, t in module.state_dict().items()}
+    model = Model.from_arrays(dict(sorted(state.items())))
+    found = decompose_model(model, options("joint", rank=4), module=module)
+    assert list(found.factorizations) == [f"body.{index}.weight" for index in range(3)]
+    factorize(module, found.factorizations)
+
+
 def parameters_of_stream(data: bytes, tmp_path: Any) -> tuple[int, int]:
     path = tmp_path / "s.nnr"
     path.write_bytes(data)
