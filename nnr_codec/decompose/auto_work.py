@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ..decomposition_options import DecompositionOptions
@@ -17,9 +16,9 @@ from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
 from .algorithms import decompose_to, values_of
 from .auto_size import forms_of
-from .kernel import Float64, squared_error
+from .error_curve import error_curve, fewest_parameters
+from .kernel import Float64, relative_error
 from .layer_kinds import LayerWeight
-from .ranks import energy_ranks
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +29,6 @@ MORE_WORK = "would not have less to do"
 
 _ENERGY = 0.99
 """What is kept of a layer, unless the options say."""
-
-_GROWTH = 1.3
-"""Of the energy that is left out, from one try to the next, until the error is small enough."""
 
 _REPEATS = 15
 """Runs of a layer, of which the median counts."""
@@ -167,17 +163,13 @@ def least_work(
 def _candidates(
     weight: LayerWeight, values: npt.NDArray[Any], energy: float, moment: Float64 | None
 ) -> Iterator[FactoredWeight]:
-    """Yield one decomposition of each form that keeps the energy."""
-    whole = squared_error(values, np.zeros_like(values), moment)
-    allowed = (1 - energy) * whole
+    """Yield a decomposition of each form that keeps the energy with few parameters."""
     for form in forms_of(weight):
-        kept = energy
-        while kept < 1:
-            ranks = energy_ranks(form, values, kept, weight.name)
-            if form.parameters(weight.shape, ranks) >= values.size:
-                break
-            made = decompose_to(form, values, ranks, moment, weight.name)
-            if squared_error(values, made.to_dense(), moment) <= allowed:
-                yield made
-                break
-            kept = 1 - (1 - kept) / _GROWTH
+        made = fewest_parameters(
+            error_curve(form, values, moment, weight.name),
+            1 - energy,
+            lambda choice: decompose_to(choice.form, values, choice.ranks, moment, weight.name),
+            lambda made: relative_error(values, made.to_dense(), moment),
+        )
+        if made is not None:
+            yield made

@@ -58,6 +58,7 @@ def factored(run: Run, stream: Path) -> dict[str, dict[str, Any]]:
         ["tucker2", "--rank", "vbmf"],
         ["ht2", "--energy", "0.5"],
         ["ce1", "--compression-ratio", "2.5"],
+        ["auto", "--compression-ratio", "2.5"],
         ["auto"],
     ],
 )
@@ -129,7 +130,10 @@ def test_what_stays_dense_is_listed_by_reason(run: Run, tmp_path: Path) -> None:
         (["--decompose", "lr", "--rank", "much"], "--rank"),
         (["--decompose", "lr", "--rank", "0"], "rank: 0"),
         (["--decompose", "lr", "--compression-ratio", "900"], "compression_ratio: 900"),
-        (["--decompose", "auto", "--compression-ratio", "2"], "compression_ratio: is what"),
+        (
+            ["--decompose", "auto", "--objective", "macs", "--compression-ratio", "2"],
+            "compression_ratio: goes with objective 'size'",
+        ),
         (["--decompose", "auto", "--objective", "macs"], "objective: 'macs' needs a module"),
         (["--decompose", "auto", "--objective", "latency"], "(--module)"),
         (["--rank", "2"], "rank: says nothing without --decompose"),
