@@ -21,14 +21,17 @@ Table = tuple[npt.NDArray[np.int64], Float64]
 _FITTED_SHARES = (0.06, 0.25, 0.5, 1.0)
 """Of the highest rank of CP that saves parameters: where it is fitted."""
 
-_SWEEPS = 40
+_MOST_SWEEPS, _FEWEST_SWEEPS = 40, 4
 """Of such a fit, which only has to tell how much better than its start it gets."""
+
+_MOST_RANKS = 128
+"""Of each side of Tucker-2 for which errors are told."""
 
 _MOST_SIZES, _FEWEST_SIZES = 12, 4
 """Of each basis of HT-2 for which the third rank's errors are found."""
 
-_OPERATIONS = 1e10
-"""About what the errors of HT-2 may take: of large kernels, fewer bases are tried."""
+_OPERATIONS = 1e11
+"""About what a kernel's errors may take: of large ones, less is tried. Some seconds."""
 
 
 def in_norm_of(form: type[FactoredWeight], kernel: Float64, moment: Float64 | None) -> Float64:
@@ -74,7 +77,7 @@ def _of_low_rank(kernel: Float64) -> Table:
 
 
 def _of_tucker2(kernel: Float64) -> Table:
-    """Return the errors of all pairs of ranks.
+    """Return the errors of all pairs of ranks, or of many.
 
     With all singular vectors of both unfoldings, the core of any two ranks is a corner of one core.
     """
@@ -83,9 +86,10 @@ def _of_tucker2(kernel: Float64) -> Table:
     squares = (core**2).reshape(*core.shape[:2], -1).sum(axis=2)
     kept = squares.cumsum(axis=0).cumsum(axis=1)
     taps = math.prod(kernel.shape[2:])
-    ranks = np.indices(kept.shape).reshape(2, -1).T + 1
-    filled = (ranks[:, 0] <= ranks[:, 1] * taps) & (ranks[:, 1] <= ranks[:, 0] * taps)
-    return ranks[filled], _errors(kept.reshape(-1), kept[-1, -1])[filled]
+    sides = np.meshgrid(*(_sizes(most, _MOST_RANKS) for most in kept.shape), indexing="ij")
+    ranks = np.stack(sides, axis=-1).reshape(-1, 2)
+    ranks = ranks[(ranks[:, 0] <= ranks[:, 1] * taps) & (ranks[:, 1] <= ranks[:, 0] * taps)]
+    return ranks, _errors(kept[ranks[:, 0] - 1, ranks[:, 1] - 1], kept[-1, -1])
 
 
 def _of_ht2(kernel: Float64) -> Table:
@@ -96,7 +100,7 @@ def _of_ht2(kernel: Float64) -> Table:
     outputs = _singular_vectors(ordered.transpose(2, 0, 1, 3))
     core = np.tensordot(np.tensordot(inputs, ordered, (0, 0)), outputs, (2, 0))
     core = core.transpose(0, 1, 3, 2)
-    cost = 10 * min(core.shape[0] * rows, core.shape[2] * columns) ** 3
+    cost = 100 * min(core.shape[0] * rows, core.shape[2] * columns) ** 3
     count = min(max(int((_OPERATIONS / cost) ** 0.5), _FEWEST_SIZES), _MOST_SIZES)
     ranks, kept = [], []
     for rank_in in _sizes(core.shape[0], count):
@@ -125,7 +129,8 @@ def _of_cp(kernel: Float64) -> Table:
     tiny = np.finfo(float).tiny
     gains = []
     for rank in fitted:
-        _, error = fit(kernel, [factor[:, :rank] for factor in start], _SWEEPS)
+        sweeps = min(max(int(_OPERATIONS / (4 * kernel.size * rank)), _FEWEST_SWEEPS), _MOST_SWEEPS)
+        _, error = fit(kernel, [factor[:, :rank] for factor in start], sweeps)
         gains.append(math.log((error / energy + tiny) / (before[rank - 1] + tiny)))
     ranks = np.arange(1, most + 1)
     errors = before * np.exp(np.interp(ranks, fitted, np.minimum(gains, 0.0)))
@@ -144,4 +149,6 @@ def _singular_vectors(tensor: Float64) -> Float64:
 
 
 def _sizes(most: int, count: int) -> list[int]:
+    """Return `count` numbers from 1 to `most`, evenly spaced, or all of them."""
+    count = min(count, most)
     return sorted({max(round(most * step / count), 1) for step in range(1, count + 1)})
