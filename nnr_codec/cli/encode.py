@@ -290,15 +290,16 @@ def _rows(report: EncodeReport) -> str:
 
 def summary(source: str, output: str, report: EncodeReport) -> str:
     """Return the line that says what became of a model."""
-    factored = any(tensor.factors for tensor in report.tensors)
-    of_factors = " of the factors" if factored else ""
+    count = sum(bool(tensor.factors) for tensor in report.tensors)
+    factors = f"{count} as factors ({report.parameters} parameters), " if count else ""
+    alone = f" ({report.decomposition_nmse:.3g} by decomposition alone)" if count else ""
     offset = f", qp offset {report.qp_offset:+d}" if report.encodings > 1 else ""
     return (
         f"{printable(source)} -> {printable(output)}: "
-        f"{len(report.tensors)} tensors, {report.elements} weights, "
+        f"{len(report.tensors)} tensors, {report.elements} weights, {factors}"
         f"{common.human_bytes(report.original_bytes)} -> {common.human_bytes(report.bytes)} "
         f"({100 * report.ratio:.2f} %), {report.bits_per_weight:.3f} bit/weight, "
-        f"NMSE {report.nmse:.3g}{of_factors}{offset}, {report.seconds:.2f} s"
+        f"NMSE {report.nmse:.3g}{alone}{offset}, {report.seconds:.2f} s"
     )
 
 
