@@ -70,7 +70,7 @@ def difference(
     overflows = False
     for piece in _pieces(values.size):
         with np.errstate(over="ignore", invalid="ignore"):
-            found = decoded(piece).astype(values.dtype)
+            found = decoded(piece).astype(values.dtype, copy=False)
             error = found.astype(np.float64) - values[piece]
             squared_error += float(error @ error)
             energy += float(np.square(values[piece], dtype=np.float64).sum())
