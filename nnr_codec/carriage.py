@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,7 +16,9 @@ from .factorization.model_map import KEY
 from .grouping import Group, Grouping
 from .model import Model, Parameter, dtype_of, is_signed_float
 from .options import DecodeLimits, EncodeOptions
+from .quantize.distortion import Distortion
 from .report import TensorReport
+from .weight_errors import weight_error
 
 Carriage = Literal["dc", "factors"]
 
@@ -30,16 +31,18 @@ class CarriedWeight:
     """A weight in factors.
 
     Attributes:
-        weight: the dense weight, which is not read.
+        weight: the dense weight.
         entry: its form, and the names of its factors.
         brought: the factors that no weight before it has.
         is_block: whether it travels as the standard's DC block; else the map has the entry.
+        error: of the factors' product before they are quantized, against the dense weight.
     """
 
     weight: Parameter
     entry: Factorization
     brought: tuple[Parameter, ...]
     is_block: bool
+    error: Distortion
 
     @property
     def names(self) -> list[str]:
@@ -55,6 +58,8 @@ def carry(
     carriage: Carriage,
 ) -> dict[str, CarriedWeight]:
     """Return how the weights of a model that are given as factors travel, in the model's order.
+
+    Each is read once, to be compared with what its factors make of it.
 
     A factor is called like its weight, with ``.factor0``, ``.factor1``, … behind it; one that is
     the same array as an earlier weight's is that one, and is coded once.
@@ -77,7 +82,8 @@ def carry(
             _check(parameter, factored)
             entry, brought = _named(parameter, factored, seen)
             is_block = carriage == "dc" and _fits_block(factored, brought, options)
-            found[name] = CarriedWeight(parameter, entry, brought, is_block)
+            error = weight_error(parameter, factored.to_dense())
+            found[name] = CarriedWeight(parameter, entry, brought, is_block, error)
     _check_names(model, found.values())
     return found
 
@@ -188,9 +194,14 @@ def with_blocks(grouping: Grouping, carried: Mapping[str, CarriedWeight]) -> Gro
 
 
 def merged_reports(
-    reports: Iterable[TensorReport], carried: Mapping[str, CarriedWeight]
+    reports: Iterable[TensorReport],
+    carried: Mapping[str, CarriedWeight],
+    errors: Mapping[str, Distortion],
 ) -> Iterator[TensorReport]:
-    """Yield the reports of a model's tensors, one for each weight in the place of its factors'."""
+    """Yield the reports of a model's tensors, one for each weight in the place of its factors'.
+
+    `errors`: of the decoded weights, by name.
+    """
     owners = {p.name: weight for weight in carried.values() for p in weight.brought}
     factors: dict[str, list[TensorReport]] = {}
     for report in reports:
@@ -201,10 +212,12 @@ def merged_reports(
         own = factors.setdefault(owner.weight.name, [])
         own.append(report)
         if len(own) == len(owner.brought):
-            yield _merged(owner, own)
+            yield _merged(owner, own, errors[owner.weight.name])
 
 
-def _merged(carried: CarriedWeight, factors: Sequence[TensorReport]) -> TensorReport:
+def _merged(
+    carried: CarriedWeight, factors: Sequence[TensorReport], error: Distortion
+) -> TensorReport:
     weight = carried.weight
     return TensorReport(
         weight.name,
@@ -214,7 +227,8 @@ def _merged(carried: CarriedWeight, factors: Sequence[TensorReport]) -> TensorRe
         weight.nbytes,
         sum(factor.bytes for factor in factors),
         qp_raised=any(factor.qp_raised for factor in factors),
-        squared_error=math.fsum(factor.squared_error for factor in factors),
-        energy=math.fsum(factor.energy for factor in factors),
+        squared_error=error.squared_error,
+        energy=error.energy,
+        decomposition_squared_error=carried.error.squared_error,
         factors=tuple(factors),
     )

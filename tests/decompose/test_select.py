@@ -312,6 +312,25 @@ class TestJoint:
             n: a.shape for n, a in self.STAGES.items()
         }
 
+    def test_a_ratio_without_groups(self) -> None:
+        model = layers(a=(16, 12, 3, 3), b=(12, 16))
+        with pytest.raises(InvalidOptions, match=r"compression_ratio: 2\.0: there is no group"):
+            decomposed(model, "joint", compression_ratio=2.0)
+        found = decomposed(model, "joint", rank=2)  # no ratio: what cannot be shared stays dense
+        assert set(found.skipped.values()) == {ALONE}
+        reached = (("a", {"decompose": "lr", "rank": 1}), ("b", {"decompose": "lr", "rank": 1}))
+        found = decomposed(model, "joint", compression_ratio=1.5, overrides=reached)
+        assert list(found.factorizations) == ["a", "b"]
+
+    def test_the_ratio_within_reach_is_told(self) -> None:
+        with pytest.raises(InvalidOptions, match=r"compression_ratio: 500") as caught:
+            decomposed(self.STAGES, "joint", compression_ratio=500.0)
+        most = float(caught.value.reason.split()[-3])
+        found = decomposed(self.STAGES, "joint", compression_ratio=0.999 * most)
+        assert {weight.ranks for weight in found.factorizations.values()} == {(1,)}
+        with pytest.raises(InvalidOptions):
+            decomposed(self.STAGES, "joint", compression_ratio=1.001 * most)
+
     def test_energy(self) -> None:
         found = decomposed(self.STAGES, "joint", energy=0.5)
         names = [f"layer2.{i}.conv" for i in range(3)]
