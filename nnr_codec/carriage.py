@@ -78,8 +78,22 @@ def carry(
             entry, brought = _named(parameter, factored, seen)
             is_block = carriage == "dc" and _fits_block(factored, brought, options)
             found[name] = CarriedWeight(parameter, entry, brought, is_block)
+    found = _without_shared_blocks(found)
     _check_names(model, found.values())
     return found
+
+
+def _without_shared_blocks(carried: Mapping[str, CarriedWeight]) -> dict[str, CarriedWeight]:
+    """Return weights of which none is a block whose factors a later one needs as tensors."""
+    users = users_of({name: weight.entry for name, weight in carried.items()})
+    return {
+        name: replace(weight, is_block=weight.is_block and not _is_shared(weight, users))
+        for name, weight in carried.items()
+    }
+
+
+def _is_shared(weight: CarriedWeight, users: Mapping[str, list[str]]) -> bool:
+    return any(len(users[factor]) > 1 for factor in weight.entry.factors)
 
 
 def with_weights(model: Model) -> tuple[Model, dict[str, FactoredWeight]]:

@@ -349,18 +349,36 @@ def test_products_of_large_integers(carriage: Any) -> None:
     np.testing.assert_allclose(nnr_codec.decode(data)["w"], model["w"], rtol=1e-6)
 
 
-def test_weights_that_share_all_factors() -> None:
+@pytest.mark.parametrize("carriage", CARRIAGES)
+def test_weights_that_share_all_factors(carriage: Any) -> None:
     """Each brings one of its own, so that its place in the stream is told."""
     weight = random_factors("lr", (8, 6))
     again = LowRank(weight.shape, weight.factors)
     model = {name: weight.to_dense() for name in "abc"}
     data = nnr_codec.encode(
-        model, factorizations={"a": weight, "b": again, "c": weight}, carriage="factors"
+        model, factorizations={"a": weight, "b": again, "c": weight}, carriage=carriage
     ).data
     found = nnr_codec.decode(data)
     assert list(found) == ["a", "b", "c"]
     assert np.array_equal(found["a"], found["b"])
     assert np.array_equal(found["a"], found["c"])
+
+
+@pytest.mark.parametrize("carriage", CARRIAGES)
+@pytest.mark.parametrize("shared", [0, 1])
+def test_low_rank_weights_that_share_a_factor(carriage: Any, shared: int) -> None:
+    """A block's factors are no tensors that another weight could have: these are no blocks."""
+    first, second, alone = (random_factors("lr", (8, 6), seed) for seed in range(3))
+    factors = [first.factors[i] if i == shared else second.factors[i] for i in range(2)]
+    weights = {"a": first, "b": LowRank((8, 6), tuple(factors)), "c": alone}
+    model = {name: weight.to_dense() for name, weight in weights.items()}
+    data = nnr_codec.encode(model, options=FINE, factorizations=weights, carriage=carriage).data
+    found = nnr_codec.decode(data)
+    for name, values in model.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-3)
+    names = list(nnr_codec.decode(data, layers="factorized"))
+    alone_names = ["c_G", "c_H"] if carriage == "dc" else ["c.factor0", "c.factor1"]
+    assert names == ["a.factor0", "a.factor1", f"b.factor{1 - shared}", *alone_names]
 
 
 class TestRefusals:
