@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from .bitstream import DataUnit
 from .errors import InvalidBitstream, LimitExceeded
-from .factorization.factorizations import Factorization
+from .factorization.factorizations import Factorization, users_of
 from .factorization.model_map import MapError, ModelMap, Restored
 from .model import dtype_of, is_signed_float
 from .unit_decoder import DecodedTensor
@@ -71,6 +72,46 @@ class Recomposition:
             self._uses[factor] -= 1
             if not self._uses[factor]:
                 del self._kept[factor]
+        return values
+
+
+class SharedFactors:
+    """Keeps what several weights are made of until each of them was formed once, in any order.
+
+    For weights that are asked for one by one: a factor is not decoded anew for each of them. When
+    all have been formed, it goes, and with the next one it all begins again.
+    """
+
+    def __init__(self, factorizations: Mapping[str, Factorization] | None = None) -> None:
+        """`factorizations`: of the weights that may be asked for."""
+        users = users_of(factorizations or {})
+        self._users = {name: found for name, found in users.items() if len(found) > 1}
+        self._to_come = {name: set(found) for name, found in self._users.items()}
+        self._kept: dict[str, npt.NDArray[Any]] = {}
+        self._lock = threading.Lock()
+
+    def weight(
+        self,
+        name: str,
+        entry: Factorization,
+        decode: Callable[[str], npt.NDArray[Any]],
+    ) -> npt.NDArray[Any]:
+        """Form the weight `name`, whose factors `decode` gives unless they are here.
+
+        Raises: what `recomposed` and `decode` raise.
+        """
+        factors = {}
+        for factor in entry.factors:
+            kept = self._kept.get(factor)
+            factors[factor] = decode(factor) if kept is None else kept
+        values = recomposed(name, entry, factors)
+        with self._lock:
+            for factor in self._users.keys() & factors.keys():
+                self._kept[factor] = factors[factor]
+                self._to_come[factor].discard(name)
+                if not self._to_come[factor]:
+                    del self._kept[factor]
+                    self._to_come[factor] = set(self._users[factor])
         return values
 
 
