@@ -138,15 +138,17 @@ def block_factorization(record: DataUnit, model_map: ModelMap | None) -> Factori
 
     None where the map has no word for it: G has other rows than the weight, the rank is beyond
     what a weight of its shape needs, or the stream's map gives a factor another shape, or the
-    weight a type that factors cannot have.
+    weight or a factor a type that holds no numbers of both signs.
     """
     names = tuple(record.names[:2])
     tensors = model_map.tensors if model_map is not None else {}
     restored = tensors.get(record.dense_name, Restored())
     shape = restored.shape or tuple(record.tensor_dimensions or ())
-    dtype = restored.dtype or "float32"
-    is_reshaped = any(tensors.get(name, Restored()).shape is not None for name in names)
-    if is_reshaped or not is_signed_float(dtype_of(dtype)):
+    data_format = record.nnr_decompressed_data_format
+    dtype = restored.dtype or ("float32" if data_format is None else data_format.name.lower())
+    factors = [tensors.get(name, Restored()) for name in names]
+    types = [dtype, *(factor.dtype for factor in factors if factor.dtype is not None)]
+    if any(factor.shape is not None for factor in factors) or not all(map(_is_signed, types)):
         return None
     entry = Factorization("lr", shape, names, dtype)
     try:
@@ -154,3 +156,11 @@ def block_factorization(record: DataUnit, model_map: ModelMap | None) -> Factori
     except MapError:
         return None
     return entry
+
+
+def _is_signed(dtype: str) -> bool:
+    """Whether factors can have a type; some integers of the standard are none of a tensor's."""
+    try:
+        return is_signed_float(dtype_of(dtype))
+    except KeyError:
+        return False
