@@ -138,9 +138,11 @@ def block_factorization(record: DataUnit, model_map: ModelMap | None) -> Factori
 
     None where the map has no word for it: G has other rows than the weight, the rank is beyond
     what a weight of its shape needs, or the stream's map gives a factor another shape, or the
-    weight or a factor a type that holds no numbers of both signs.
+    weight or a factor a type that holds no numbers of both signs, or calls one of them a part.
     """
     names = tuple(record.names[:2])
+    if model_map is not None and model_map.owners.keys() & {record.dense_name, *names}:
+        return None
     tensors = model_map.tensors if model_map is not None else {}
     restored = tensors.get(record.dense_name, Restored())
     shape = restored.shape or tuple(record.tensor_dimensions or ())

@@ -234,6 +234,22 @@ def test_blocks_of_which_the_map_says_more(entries: Any, shape: Any) -> None:
         np.testing.assert_allclose(again, dense[name], rtol=1e-2)
 
 
+@pytest.mark.parametrize("part", ["w_G", "w_H", "w"])
+def test_a_factor_of_a_block_is_no_part(part: str) -> None:
+    """The headers do not tell that it is of the wrong type; what they say is shown all the same."""
+    units = [bytes(unit.data) for unit in read_units(block("w_G", "w_H"))]
+    vector = nnr_codec.encode({"z": np.ones(3, np.int32)}).data or b""
+    entry = {"z": {"dtype": "float32", "table": part}}
+    text = json.dumps({"nnr_model_map": 1, "tensors": entry}, separators=(",", ":"))
+    last = bytes(list(read_units(vector))[-1].data)
+    data = b"".join([*units[:2], write_topology(Topology(topology_data=text)), units[3], last])
+    with nnr_codec.open(data) as stream:
+        assert not stream.info().factorizations
+        assert not stream.factorizations
+    with pytest.raises(InvalidBitstream):
+        nnr_codec.decode(data)
+
+
 def block(*names: str, data_format: DataFormat | None = None) -> bytes:
     """A stream of one decomposed block, 4 x 6 of rank 2."""
     record = DataUnit(
