@@ -84,8 +84,22 @@ def carry(
             is_block = carriage == "dc" and _fits_block(factored, brought, options)
             error = weight_error(parameter, factored.to_dense())
             found[name] = CarriedWeight(parameter, entry, brought, is_block, error)
+    found = _without_shared_blocks(found)
     _check_names(model, found.values())
     return found
+
+
+def _without_shared_blocks(carried: Mapping[str, CarriedWeight]) -> dict[str, CarriedWeight]:
+    """Return weights of which none is a block whose factors a later one needs as tensors."""
+    users = users_of({name: weight.entry for name, weight in carried.items()})
+    return {
+        name: replace(weight, is_block=weight.is_block and not _is_shared(weight, users))
+        for name, weight in carried.items()
+    }
+
+
+def _is_shared(weight: CarriedWeight, users: Mapping[str, list[str]]) -> bool:
+    return any(len(users[factor]) > 1 for factor in weight.entry.factors)
 
 
 def with_weights(model: Model) -> tuple[Model, dict[str, FactoredWeight]]:

@@ -15,7 +15,7 @@ from ..errors import InvalidModel
 from ..model import Array, is_extension
 from ..options import DecodeLimits
 from .factorized import SharedParameters
-from .replacing import check_layer, replace_layer
+from .replacing import check_distinct, check_layer, replace_layer
 from .sources import Bytes, TensorSource, opened, values_of
 
 State = Mapping[str, torch.Tensor]
@@ -96,6 +96,7 @@ def _check(
         for name, entry in weights.items():
             if name in state:
                 check_layer(module, name, entry.form, entry.shape, ranks[name])
+        check_distinct(module, [name for name in weights if name in state])
 
 
 def _check_names(state: State, shapes: Mapping[str, Any], source: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -42,6 +42,7 @@ def factorize(module: nn.Module, weights: Mapping[str, FactoredWeight]) -> nn.Mo
             found = tuple(state[name].shape)
             raise InvalidModel(name, f"has the shape {weight.shape}, and {found} in the module")
         check_layer(module, name, weight.form, weight.shape, weight.ranks)
+    check_distinct(module, weights)
     shared: SharedParameters = {}
     for name, weight in weights.items():
         identities = [str(id(factor)) for factor in weight.factors]
@@ -68,6 +69,22 @@ def check_layer(
         chain(form, layer, shape, ranks)
     except ValueError as error:
         raise InvalidModel(name, str(error)) from None
+
+
+def check_distinct(module: nn.Module, names: Iterable[str]) -> None:
+    """Check that no layer of the module has two of these weights, each with factors of its own.
+
+    Raises:
+        InvalidModel: the module has one layer under both names.
+    """
+    first: dict[int, str] = {}
+    for name in names:
+        layer = module.get_submodule(name.rpartition(".")[0])
+        other = first.setdefault(id(layer), name)
+        if other != name:
+            raise InvalidModel(
+                name, f"is the weight of one layer with {other!r}: both have factors"
+            )
 
 
 def replace_layer(

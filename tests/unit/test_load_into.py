@@ -281,6 +281,36 @@ def test_layers_that_are_one_stay_one(stream: bytes) -> None:
     assert isinstance(net.twin, FactorizedLayer)
 
 
+class OneLayerTwice(nn.Module):
+    """One layer under two names, of which the state dict has both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(6, 4, bias=False)
+        self.two = self.one
+
+
+@pytest.mark.parametrize("carriage", ["dc", "factors"])
+def test_one_layer_has_not_two_factored_weights(carriage: Any) -> None:
+    """Which of them it would run on is not said."""
+    rng = np.random.default_rng(0)
+    weights = {
+        f"{name}.weight": FORMS["lr"](
+            (4, 6), (rng.normal(size=(4, 2)).astype("f4"), rng.normal(size=(2, 6)).astype("f4"))
+        )
+        for name in ("one", "two")
+    }
+    dense = {name: weight.to_dense() for name, weight in weights.items()}
+    data = nnr_codec.encode(dense, factorizations=weights, carriage=carriage).data
+    net = OneLayerTwice()
+    before = copy.deepcopy(net.state_dict())
+    for replace in (lambda: load_into(net, data), lambda: factorize(net, weights)):
+        with pytest.raises(InvalidModel, match=r"'two\.weight'.*one layer with 'one\.weight'"):
+            replace()
+    assert net.one is net.two
+    assert all(torch.equal(values, before[name]) for name, values in net.state_dict().items())
+
+
 def test_a_tie_to_a_factored_weight() -> None:
     from nnr_codec.model import Model, Parameter
 
