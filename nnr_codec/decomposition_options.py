@@ -46,7 +46,8 @@ class DecompositionOptions:
         carriage: "dc": weights of the form "lr" travel in the standard's own units; the other ones,
             and with "factors" all, as a tensor for each factor.
         objective: of "auto": "size": the fewest bytes after quantization at the error that plain
-            quantization has; "macs", "latency": the least work among the forms that keep `energy`.
+            quantization has; "macs", "latency": the least work among the forms that keep `energy`,
+            of "latency" only where time is surely less.
     """
 
     method: Method = "none"
