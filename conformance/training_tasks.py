@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -118,6 +118,12 @@ def _joined(batches: Callable[[], Any] | None) -> Samples:
     return torch.cat([images for images, _ in pairs]), torch.from_numpy(labels)
 
 
+def _sgd(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        parameters, learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
+    )
+
+
 def train(
     module: nn.Module,
     task: Task,
@@ -125,6 +131,7 @@ def train(
     steps: int,
     batch: int,
     smoothing: float,
+    optimizer: Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer] = _sgd,
     after_step: Callable[[], object] = lambda: None,
 ) -> None:
     """Train all parameters that require it, the learning rate falling to 0.
@@ -135,22 +142,21 @@ def train(
         steps: batches.
         batch: images of each.
         smoothing: of labels.
+        optimizer: makes one of parameters and the first learning rate; SGD by default.
         after_step: called after each step.
 
     Raises:
         InvalidModel: the loss is not finite.
     """
-    optimizer = torch.optim.SGD(
-        module.parameters(), task.learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    used = optimizer(module.parameters(), task.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(used, steps)
 
     def after() -> None:
         schedule.step()
         after_step()
 
     loss = partial(functional.cross_entropy, label_smoothing=smoothing)
-    fine_tune(module, optimizer, task.batches(batch), loss, steps=steps, after_step=after)
+    fine_tune(module, used, task.batches(batch), loss, steps=steps, after_step=after)
 
 
 def outputs_of(module: nn.Module, images: torch.Tensor) -> torch.Tensor:
