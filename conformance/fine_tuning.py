@@ -163,9 +163,12 @@ class Bench:
     def verdict(self, module: nn.Module, state: str) -> dict[str, float]:
         """Return accuracy in percent, and mean divergence in nats."""
         outputs = outputs_of(module, self.judged[0]).numpy()
-        right = classification.scores(outputs, self.judged[1])["top1"]
         divergence = classification.divergence_from(outputs, self.reference)
-        return {f"top1_{state}": 100 * right.mean(), f"kl_{state}": divergence.mean()}
+        return {f"top1_{state}": self.top1(outputs), f"kl_{state}": divergence.mean()}
+
+    def top1(self, outputs: Array) -> float:
+        """Return accuracy in percent."""
+        return float(100 * classification.scores(outputs, self.judged[1])["top1"].mean())
 
 
 def run(
@@ -174,6 +177,7 @@ def run(
     """Decompose, train and judge one network; return what is reported of it."""
     everything = sum(parameter.size for parameter in bench.model.values())
     result: dict[str, Any] = {"of": everything, "parameters": None, "failure": None}
+    result["top1_uncompressed"] = bench.top1(bench.reference)
     result |= {f"{figure}_{state}": None for state in STATES for figure in ("top1", "kl")}
     try:
         found = bench.decomposed(point)
@@ -238,12 +242,12 @@ def summary(log: RunLog) -> str:
         lines = groups[key]
         rows.append([
             subject, "validation" if validate else "", rule, f"{ratio:g}", scheme, _in_all(lines),
-            str(steps), f"{rate:g}", str(len(lines)),
+            str(steps), f"{rate:g}", str(len(lines)), _cell(lines, "top1_uncompressed"),
             *(_cell(lines, f"{figure}_{state}") for state in STATES for figure in ("top1", "kl")),
             _range(lines),
         ])  # fmt: skip
     columns = ("subject", "judged by", "rule", "ratio", "scheme", "in all", "steps", "rate",
-               "seeds", "decomposed", "KL", "batch norm", "KL", "tuned", "KL", "range")  # fmt: skip
+               "seeds", "uncompressed", "decomposed", "KL", "batch norm", "KL", "tuned", "KL", "range")  # fmt: skip
     return table(columns, rows)
 
 
