@@ -234,11 +234,12 @@ def summary(log: RunLog) -> str:
     """Return a table of what is in the log: means over the seeds, and the range at the end."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for line in log.lines():
-        names = ("validate", "subject", "rule", "ratio", "scheme", "steps", "learning_rate")
+        names = ("validate", "subject", "rule", "ratio", "scheme", "steps", "learning_rate",
+                 "batch", "smoothing")  # fmt: skip
         groups[tuple(line[name] for name in names)].append(line)
     rows = []
     for key in sorted(groups):
-        validate, subject, rule, ratio, scheme, steps, rate = key
+        validate, subject, rule, ratio, scheme, steps, rate, *_ = key
         lines = groups[key]
         rows.append([
             subject, "validation" if validate else "", rule, f"{ratio:g}", scheme, _in_all(lines),
@@ -247,7 +248,8 @@ def summary(log: RunLog) -> str:
             _range(lines),
         ])  # fmt: skip
     columns = ("subject", "judged by", "rule", "ratio", "scheme", "in all", "steps", "rate",
-               "seeds", "uncompressed", "decomposed", "KL", "batch norm", "KL", "tuned", "KL", "range")  # fmt: skip
+               "seeds", "uncompressed", "decomposed", "KL", "batch norm", "KL", "tuned", "KL",
+               "range")  # fmt: skip
     return table(columns, rows)
 
 
