@@ -73,10 +73,10 @@ SUBJECTS = ("digits_cnn", "digits_residual", RESNET8)
 RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 12.0)
 MILD = 3.0  # ratios up to this have the first of two learning rates, others the second
 LEARNING_RATES = {
-    "digits_cnn": {LR: (3e-4, 3e-3), LR_CP: (3e-4, 3e-3)},
+    "digits_cnn": {LR: (3e-4, 3e-3), LR_CP: (1e-4, 3e-3)},
     "digits_residual": {LR: (1e-3, 3e-3), LR_CP: (1e-3, 3e-3)},
     "digits_separable": {LR: (1e-3, 3e-3), LR_CP: (1e-3, 3e-3)},
-    RESNET8: {LR: (3e-3, 3e-3), LR_CP: (3e-4, 3e-3)},
+    RESNET8: {LR: (1e-3, 3e-3), LR_CP: (1e-4, 3e-3)},
 }
 STEPS = {RESNET8: 100, **dict.fromkeys(DIGITS, 200)}
 SETTINGS = ("subject", "scheme", "rule", "ratio", "seed", "steps", "batch", "smoothing",
