@@ -13,7 +13,9 @@ the whole model, puts factorized layers into it, and trains these: their factors
 All are fitted to the moments of the layers' inputs on training images. Batch norm is estimated anew
 after the training, and for comparison without any. Accuracy and the divergence from the
 uncompressed network are judged on images that the training has not seen; for which these are, see
-`conformance/training_tasks.py`. A ratio that is out of reach makes a run without figures.
+`conformance/training_tasks.py`. ResNet-8 had seen these when it was first trained, so that training
+on others loses what is known of them: at small ratios `batch_norm` may be above `tuned`. A ratio
+that is out of reach makes a run without figures.
 
 The optimizer is Adam. Each scheme has on each network the learning rate with the least divergence
 of 0.0001, 0.0003, 0.001 and 0.003, found at 2x for ratios up to 3 and at 8x for higher ones
