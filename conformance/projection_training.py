@@ -16,23 +16,14 @@ All but `dense` end with the re-estimation of batch norm on the training images.
 line of JSON to RUNS.jsonl; those that are there already are not repeated. Runs are seeded; one
 thread.
 
-The digits networks train on the 500 images for calibration and are judged on the 598 test images,
-which they have never seen. ResNet-8 (`resnet8_cifar10`) trains on two thirds of the lossless images
-in FOLDER/datasets/cifar10_train_lossless.npz and is judged on the last third, another one for each
-seed. The trained network has seen these as well, so that `held out` tells methods apart, not how
-good a network is; `test` is FOLDER's test set, whose images suffered from JPEG.
+What each network trains on and is judged by: `conformance/training_tasks.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -41,105 +32,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from conformance.models import digits_subjects
+from conformance.training_tasks import DIGITS, RESNET8, RunLog, Task, make_task, top1, train
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.decompose.training import (
     LowRankProjection,
-    fine_tune,
     ranks_at_ratio,
     reestimate_batch_norm,
 )
 from nnr_codec.experiments.evaluation import load_tensors
-from nnr_codec.experiments.subject import Subject, find_subject
 from nnr_codec.factorization.forms import FactoredWeight
 from nnr_codec.report import table
-from nnr_codec.user_module import evaluating, weight_layers
+from nnr_codec.user_module import weight_layers
 
-DIGITS = {
-    "digits_cnn": digits_subjects.cnn,
-    "digits_residual": digits_subjects.residual,
-    "digits_separable": digits_subjects.separable,
-}
-RESNET8 = "resnet8_cifar10"
 METHODS = ("none", "fine-tuning", "projection", "dense")
-FOLDS = 3
-MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 SETTINGS = ("subject", "method", "seed", "ratio", "form", "every", "steps", "batch", "smoothing",
             "learning_rate")  # fmt: skip
-Samples = tuple[torch.Tensor, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A trained network, and its images (images, channels, height, width) with labels.
-
-    Attributes:
-        held_out, test: images to judge by; `held_out` are some of those the network was first
-            trained on, and None for the digits.
-        shift: pixels by which training images are moved at most, zeros coming in.
-        flip: whether they are mirrored as well.
-        learning_rate: the first; it falls to 0 as a cosine.
-    """
-
-    subject: Subject
-    train: Samples
-    held_out: Samples | None
-    test: Samples
-    shift: int
-    flip: bool
-    learning_rate: float
-
-    def batches(self, size: int) -> Iterator[Samples]:
-        """Yield shuffled and altered batches of training images, without end."""
-        images, labels = self.train
-        while True:
-            for picked in torch.randperm(len(images)).split(size):
-                yield self._altered(images[picked]), labels[picked]
-
-    def _altered(self, images: torch.Tensor) -> torch.Tensor:
-        height, width = images.shape[2:]
-        padded = functional.pad(images, (self.shift,) * 4)
-        moves = torch.randint(0, 2 * self.shift + 1, (len(images), 2)).tolist()
-        mirrored = torch.rand(len(images)) < (0.5 if self.flip else 0.0)
-        moved = torch.stack(
-            [image[:, y : y + height, x : x + width]
-             for image, (y, x) in zip(padded, moves, strict=True)]
-        )  # fmt: skip
-        return torch.where(mirrored[:, None, None, None], moved.flip(3), moved)
-
-
-def make_task(name: str, data: Path | None, seed: int, learning_rate: float | None) -> Task:
-    """Return the task of a subject; the seed chooses what is held out."""
-    if name in DIGITS:
-        subject = DIGITS[name](None)
-        return Task(
-            subject, _joined(subject.calibration), None, _joined(subject.batches),
-            shift=1, flip=False, learning_rate=learning_rate or 0.02,
-        )  # fmt: skip
-    if name != RESNET8 or data is None:
-        raise SystemExit(f"{name}: not known, or it needs --data")
-    subject = find_subject(name, data)
-    with np.load(data / "datasets" / "cifar10_train_lossless.npz") as archive:
-        pixels, labels = archive["images"], archive["labels"]
-    images = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32))
-    targets = torch.from_numpy(labels.astype(np.int64))
-    # One division for all seeds, so that three seeds hold every image out once.
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    mask = torch.arange(len(images)) % FOLDS == seed % FOLDS
-    train, held_out = order[~mask], order[mask]
-    return Task(
-        subject, (images[train], targets[train]), (images[held_out], targets[held_out]),
-        _joined(subject.batches), shift=4, flip=True, learning_rate=learning_rate or 0.01,
-    )  # fmt: skip
-
-
-def _joined(batches: Callable[[], Any] | None) -> Samples:
-    pairs = list(batches() if batches is not None else [])
-    labels = np.concatenate([labels for _, labels in pairs]).astype(np.int64)
-    return torch.cat([images for images, _ in pairs]), torch.from_numpy(labels)
 
 
 class Product(nn.Module):
@@ -173,8 +82,10 @@ def run(task: Task, method: str, ratio: float, arguments: argparse.Namespace) ->
     dense = sum(parameter.numel() for parameter in module.parameters())
     ranks = {} if method == "dense" else _ranks(module, ratio, arguments.form)
     projection = LowRankProjection(module, ranks, every=arguments.every)
+    tuned = partial(train, module, task, steps=arguments.steps, batch=arguments.batch,
+                    smoothing=arguments.smoothing)  # fmt: skip
     if method == "projection":
-        _train(module, task, arguments, projection.step)
+        tuned(after_step=projection.step)
     factored = projection.project()
     saved = sum(module.get_parameter(name).numel() - w.parameter_count
                 for name, w in factored.items())  # fmt: skip
@@ -183,7 +94,7 @@ def run(task: Task, method: str, ratio: float, arguments: argparse.Namespace) ->
             layer = module.get_submodule(name.rpartition(".")[0])
             parametrize.register_parametrization(layer, "weight", Product(weight))
     if method in ("fine-tuning", "dense"):
-        _train(module, task, arguments)
+        tuned()
     if method != "dense":
         reestimate_batch_norm(module, task.train[0].split(500))
     held_out = None if task.held_out is None else top1(module, task.held_out)
@@ -201,55 +112,15 @@ def _ranks(module: nn.Module, ratio: float, form: Any) -> dict[str, Any]:
     return ranks_at_ratio(module, ratio, form=form, only=names)
 
 
-def _train(
-    module: nn.Module,
-    task: Task,
-    arguments: argparse.Namespace,
-    also: Callable[[], object] = lambda: None,
-) -> None:
-    """Train all parameters that require it, the learning rate falling to 0."""
-    optimizer = torch.optim.SGD(
-        module.parameters(), task.learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, arguments.steps)
-
-    def after_step() -> None:
-        schedule.step()
-        also()
-
-    loss = partial(functional.cross_entropy, label_smoothing=arguments.smoothing)
-    batches = task.batches(arguments.batch)
-    fine_tune(module, optimizer, batches, loss, steps=arguments.steps, after_step=after_step)
-
-
-def top1(module: nn.Module, samples: Samples) -> float:
-    """Return the share of `samples` that the module gets right, in percent."""
-    images, labels = samples
-    with evaluating(module):
-        found = torch.cat([module(part).argmax(dim=1) for part in images.split(500)])
-    return 100 * float((found == labels).double().mean())
-
-
-def measure(arguments: argparse.Namespace) -> None:
-    """Do all runs that are not in the output yet."""
-    done = {_key(line) for line in _lines(arguments.output)}
-    torch.set_num_threads(1)
+def measure(arguments: argparse.Namespace, log: RunLog) -> None:
+    """Do all runs that are not in the log yet."""
     for seed, name, method, ratio in product(
         arguments.seeds, arguments.subjects, arguments.methods, arguments.ratios
     ):
         settings = _settings(arguments, name, method, ratio, seed)
-        if _key(settings) in done:
-            continue
-        done.add(_key(settings))
-        task = make_task(name, arguments.data, seed, arguments.learning_rate)
-        torch.manual_seed(seed)
-        start = time.perf_counter()
-        result = run(task, method, ratio, arguments)
-        seconds = round(time.perf_counter() - start, 1)
-        line = json.dumps({**settings, **result, "seconds": seconds, "torch": torch.__version__})
-        with arguments.output.open("a") as file:
-            file.write(line + "\n")
-        print(line, file=sys.stderr)
+        if settings not in log:
+            task = make_task(name, arguments.data, seed, arguments.learning_rate)
+            log.run(settings, partial(run, task, method, ratio, arguments))
 
 
 def _settings(
@@ -271,20 +142,10 @@ def _settings(
     }
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def _key(line: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(line[name] for name in SETTINGS)
-
-
-def summary(path: Path) -> str:
+def summary(log: RunLog) -> str:
     """Return a table of what is in the output: means over the seeds, and the range of the test."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for line in _lines(path):
+    for line in log.lines():
         share = line["of"] / line["parameters"]
         order = METHODS.index(line["method"])
         key = (line["subject"], line["form"] or "", line["ratio"], share, order)
@@ -325,10 +186,11 @@ def main() -> None:
     parser.add_argument("--smoothing", type=float, default=0.05, help="of labels")
     parser.add_argument("--learning-rate", type=float, help="the subject's own by default")
     arguments = parser.parse_args()
+    log = RunLog(arguments.output, SETTINGS)
     if arguments.table:
-        print(summary(arguments.output))
+        print(summary(log))
     else:
-        measure(arguments)
+        measure(arguments, log)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,7 +16,9 @@ from .factorization.model_map import KEY
 from .grouping import Group, Grouping
 from .model import Model, Parameter, dtype_of, is_signed_float
 from .options import DecodeLimits, EncodeOptions
+from .quantize.distortion import Distortion
 from .report import TensorReport
+from .weight_errors import weight_error
 
 Carriage = Literal["dc", "factors"]
 
@@ -30,16 +31,18 @@ class CarriedWeight:
     """A weight in factors.
 
     Attributes:
-        weight: the dense weight, which is not read.
+        weight: the dense weight.
         entry: its form, and the names of its factors.
         brought: the factors that no weight before it has.
         is_block: whether it travels as the standard's DC block; else the map has the entry.
+        error: of the factors' product before they are quantized, against the dense weight.
     """
 
     weight: Parameter
     entry: Factorization
     brought: tuple[Parameter, ...]
     is_block: bool
+    error: Distortion
 
     @property
     def names(self) -> list[str]:
@@ -56,6 +59,8 @@ def carry(
 ) -> dict[str, CarriedWeight]:
     """Return how the weights of a model that are given as factors travel, in the model's order.
 
+    Each is read once, to be compared with what its factors make of it.
+
     A factor is called like its weight, with ``.factor0``, ``.factor1``, … behind it; one that is
     the same array as an earlier weight's is that one, and is coded once.
 
@@ -70,19 +75,31 @@ def carry(
         if name not in model:
             raise InvalidModel(name, "is given as factors, and is not in the model")
     seen: dict[int, str] = {}
-    named: dict[str, tuple[Factorization, tuple[Parameter, ...]]] = {}
+    found: dict[str, CarriedWeight] = {}
     for name, parameter in model.items():
         if name in factorizations:
-            _check(parameter, factorizations[name])
-            named[name] = _named(parameter, factorizations[name], seen)
-    users = users_of({name: entry for name, (entry, _) in named.items()})
-    found: dict[str, CarriedWeight] = {}
-    for name, (entry, brought) in named.items():
-        are_own = all(len(users[factor]) == 1 for factor in entry.factors)
-        is_block = carriage == "dc" and are_own and _fits_block(entry, brought, options)
-        found[name] = CarriedWeight(model[name], entry, brought, is_block)
+            factored = factorizations[name]
+            _check(parameter, factored)
+            entry, brought = _named(parameter, factored, seen)
+            is_block = carriage == "dc" and _fits_block(factored, brought, options)
+            error = weight_error(parameter, factored.to_dense())
+            found[name] = CarriedWeight(parameter, entry, brought, is_block, error)
+    found = _without_shared_blocks(found)
     _check_names(model, found.values())
     return found
+
+
+def _without_shared_blocks(carried: Mapping[str, CarriedWeight]) -> dict[str, CarriedWeight]:
+    """Return weights of which none is a block whose factors a later one needs as tensors."""
+    users = users_of({name: weight.entry for name, weight in carried.items()})
+    return {
+        name: replace(weight, is_block=weight.is_block and not _is_shared(weight, users))
+        for name, weight in carried.items()
+    }
+
+
+def _is_shared(weight: CarriedWeight, users: Mapping[str, list[str]]) -> bool:
+    return any(len(users[factor]) > 1 for factor in weight.entry.factors)
 
 
 def with_weights(model: Model) -> tuple[Model, dict[str, FactoredWeight]]:
@@ -117,7 +134,8 @@ def with_weights(model: Model) -> tuple[Model, dict[str, FactoredWeight]]:
 
 
 def _dense(name: str, entry: Factorization, weight: FactoredWeight) -> Parameter:
-    return Parameter(name, entry.shape, dtype_of(entry.dtype), lambda: entry.dense(weight.factors))
+    dtype = dtype_of(entry.dtype)
+    return Parameter(name, entry.shape, dtype, lambda: weight.to_dense().astype(dtype))
 
 
 def _check(parameter: Parameter, factored: FactoredWeight) -> None:
@@ -158,9 +176,11 @@ def _named(
     return Factorization(factored.form, parameter.shape, tuple(names), dtype), tuple(brought)
 
 
-def _fits_block(entry: Factorization, brought: Sequence[Parameter], options: EncodeOptions) -> bool:
-    """Whether the standard has a unit for a weight: two factors, quantized alike."""
-    if entry.form != "lr":
+def _fits_block(
+    factored: FactoredWeight, brought: Sequence[Parameter], options: EncodeOptions
+) -> bool:
+    """Whether the standard has a unit for a weight: two factors of its own, quantized alike."""
+    if factored.form != "lr" or len(brought) != 2:
         return False
     own, other = (options.for_tensor(parameter.name) for parameter in brought)
     alike = all(getattr(own, name) == getattr(other, name) for name in _BLOCK_OPTIONS)
@@ -188,9 +208,14 @@ def with_blocks(grouping: Grouping, carried: Mapping[str, CarriedWeight]) -> Gro
 
 
 def merged_reports(
-    reports: Iterable[TensorReport], carried: Mapping[str, CarriedWeight]
+    reports: Iterable[TensorReport],
+    carried: Mapping[str, CarriedWeight],
+    errors: Mapping[str, Distortion],
 ) -> Iterator[TensorReport]:
-    """Yield the reports of a model's tensors, one for each weight in the place of its factors'."""
+    """Yield the reports of a model's tensors, one for each weight in the place of its factors'.
+
+    `errors`: of the decoded weights, by name.
+    """
     owners = {p.name: weight for weight in carried.values() for p in weight.brought}
     factors: dict[str, list[TensorReport]] = {}
     for report in reports:
@@ -201,10 +226,12 @@ def merged_reports(
         own = factors.setdefault(owner.weight.name, [])
         own.append(report)
         if len(own) == len(owner.brought):
-            yield _merged(owner, own)
+            yield _merged(owner, own, errors[owner.weight.name])
 
 
-def _merged(carried: CarriedWeight, factors: Sequence[TensorReport]) -> TensorReport:
+def _merged(
+    carried: CarriedWeight, factors: Sequence[TensorReport], error: Distortion
+) -> TensorReport:
     weight = carried.weight
     return TensorReport(
         weight.name,
@@ -214,7 +241,8 @@ def _merged(carried: CarriedWeight, factors: Sequence[TensorReport]) -> TensorRe
         weight.nbytes,
         sum(factor.bytes for factor in factors),
         qp_raised=any(factor.qp_raised for factor in factors),
-        squared_error=math.fsum(factor.squared_error for factor in factors),
-        energy=math.fsum(factor.energy for factor in factors),
+        squared_error=error.squared_error,
+        energy=error.energy,
+        decomposition_squared_error=carried.error.squared_error,
         factors=tuple(factors),
     )

@@ -33,7 +33,8 @@ class DecompositionOptions:
     Attributes:
         method: "lr", "cp", "tucker2", "ht2": that form for every layer that can have it; "joint":
             repeated layers share a factor; "ce1": LR for linear layers and 1x1 convolutions, CP for
-            the others (CE-1, method 5); "auto": for each layer what `objective` says.
+            the others (CE-1, method 5); "auto": for each layer what `objective` says, or, with a
+            `compression_ratio`, the forms of the least errors at that ratio.
         rank: a rank (int); the fraction of each layer's parameters that is kept (float, 0 to 1);
             or "vbmf", the ranks that variational Bayesian matrix factorization finds, of "lr" and
             "tucker2".
@@ -45,7 +46,8 @@ class DecompositionOptions:
         carriage: "dc": weights of the form "lr" travel in the standard's own units; the other ones,
             and with "factors" all, as a tensor for each factor.
         objective: of "auto": "size": the fewest bytes after quantization at the error that plain
-            quantization has; "macs", "latency": the least work among the forms that keep `energy`.
+            quantization has; "macs", "latency": the least work among the forms that keep `energy`,
+            of "latency" only where time is surely less.
     """
 
     method: Method = "none"
@@ -94,9 +96,8 @@ class DecompositionOptions:
         if self.method == "auto":
             if self.rank is not None:
                 raise InvalidOptions("rank", "is found by method 'auto'")
-            if self.compression_ratio is not None:
-                reason = "is what comes of method 'auto'; the other methods reach one that is given"
-                raise InvalidOptions("compression_ratio", reason)
+            if self.compression_ratio is not None and self.objective != "size":
+                raise InvalidOptions("compression_ratio", "goes with objective 'size'")
             if self.objective == "size" and self.energy is not None:
                 raise InvalidOptions("energy", "goes with objective 'macs' or 'latency'")
         elif not given:

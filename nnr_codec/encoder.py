@@ -49,6 +49,7 @@ from .quantize.moments import Calibration
 from .report import EncodeReport, TensorReport
 from .series import Series
 from .tensor_encoder import EncodedTensors, TensorEncoder
+from .weight_errors import WeightErrors
 
 _MAX_PENDING = 64
 """Tensors encoded ahead of the one written, with an executor."""
@@ -99,8 +100,9 @@ def encode(
         out: file to write, which appears complete or not at all; None: return the bytes.
         options: how; by default ``EncodeOptions()``.
         factorizations: weights of the model, by name, that travel as these factors; their dense
-            values are not read. An array that several of them have is coded once. What `options`
-            say of a weight holds for its factors ``<weight>.factor0``, … as well. None: what
+            values are read for the report alone, which tells the error of what decoders make of the
+            factors. An array that several of them have is coded once. What `options` say of a
+            weight holds for its factors ``<weight>.factor0``, … as well. None: what
             `options.decomposition` asks for (:func:`nnr_codec.decompose.decompose_model`).
         carriage: "dc": weights of the form "lr" as DC blocks of the standard, where their factors
             are quantized with the same dq, unary_length and scan_order; the other ones, and with
@@ -193,6 +195,7 @@ class StreamEncoder:
         self._executor = executor
         self._progress = progress
         self._carried = carried or {}
+        self._errors = WeightErrors(self._carried)
         self._tensors: list[TensorReport] = []
         self._unmatched: tuple[str, ...] = ()
         self._header_bytes = 0
@@ -236,6 +239,7 @@ class StreamEncoder:
         self._unmatched = tuple(self._options.unmatched_globs([*model.names(), *names]))
         for encoded in self._encoded(tensor_encoder, grouping.groups):
             self._tensors += encoded.reports
+            self._errors.take(encoded.factors)
             self._grouped_vectors += len(encoded.reports) - 1
             self._skippable_bytes += encoded.skippable_bytes
             yield encoded.data
@@ -280,7 +284,7 @@ class StreamEncoder:
 
     def report(self, seconds: float = 0.0) -> EncodeReport:
         """Return sizes and errors of what was encoded."""
-        tensors = merged_reports(self._tensors, self._carried)
+        tensors = merged_reports(self._tensors, self._carried, self._errors.found)
         return EncodeReport(
             tuple(tensors), self._header_bytes, seconds, self.profile, self._unmatched
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from .bitstream import DataUnit
 from .errors import InvalidBitstream, LimitExceeded
-from .factorization.factorizations import Factorization
+from .factorization.factorizations import Factorization, users_of
 from .factorization.model_map import MapError, ModelMap, Restored
 from .model import dtype_of, is_signed_float
 from .unit_decoder import DecodedTensor
@@ -74,6 +75,46 @@ class Recomposition:
         return values
 
 
+class SharedFactors:
+    """Keeps what several weights are made of until each of them was formed once, in any order.
+
+    For weights that are asked for one by one: a factor is not decoded anew for each of them. When
+    all have been formed, it goes, and with the next one it all begins again.
+    """
+
+    def __init__(self, factorizations: Mapping[str, Factorization] | None = None) -> None:
+        """`factorizations`: of the weights that may be asked for."""
+        users = users_of(factorizations or {})
+        self._users = {name: found for name, found in users.items() if len(found) > 1}
+        self._to_come = {name: set(found) for name, found in self._users.items()}
+        self._kept: dict[str, npt.NDArray[Any]] = {}
+        self._lock = threading.Lock()
+
+    def weight(
+        self,
+        name: str,
+        entry: Factorization,
+        decode: Callable[[str], npt.NDArray[Any]],
+    ) -> npt.NDArray[Any]:
+        """Form the weight `name`, whose factors `decode` gives unless they are here.
+
+        Raises: what `recomposed` and `decode` raise.
+        """
+        factors = {}
+        for factor in entry.factors:
+            kept = self._kept.get(factor)
+            factors[factor] = decode(factor) if kept is None else kept
+        values = recomposed(name, entry, factors)
+        with self._lock:
+            for factor in self._users.keys() & factors.keys():
+                self._kept[factor] = factors[factor]
+                self._to_come[factor].discard(name)
+                if not self._to_come[factor]:
+                    del self._kept[factor]
+                    self._to_come[factor] = set(self._users[factor])
+        return values
+
+
 def recomposed(
     name: str, entry: Factorization, factors: Mapping[str, npt.NDArray[Any]]
 ) -> npt.NDArray[Any]:
@@ -97,15 +138,19 @@ def block_factorization(record: DataUnit, model_map: ModelMap | None) -> Factori
 
     None where the map has no word for it: G has other rows than the weight, the rank is beyond
     what a weight of its shape needs, or the stream's map gives a factor another shape, or the
-    weight a type that factors cannot have.
+    weight or a factor a type that holds no numbers of both signs, or calls one of them a part.
     """
     names = tuple(record.names[:2])
+    if model_map is not None and model_map.owners.keys() & {record.dense_name, *names}:
+        return None
     tensors = model_map.tensors if model_map is not None else {}
     restored = tensors.get(record.dense_name, Restored())
     shape = restored.shape or tuple(record.tensor_dimensions or ())
-    dtype = restored.dtype or "float32"
-    is_reshaped = any(tensors.get(name, Restored()).shape is not None for name in names)
-    if is_reshaped or not is_signed_float(dtype_of(dtype)):
+    data_format = record.nnr_decompressed_data_format
+    dtype = restored.dtype or ("float32" if data_format is None else data_format.name.lower())
+    factors = [tensors.get(name, Restored()) for name in names]
+    types = [dtype, *(factor.dtype for factor in factors if factor.dtype is not None)]
+    if any(factor.shape is not None for factor in factors) or not all(map(_is_signed, types)):
         return None
     entry = Factorization("lr", shape, names, dtype)
     try:
@@ -113,3 +158,11 @@ def block_factorization(record: DataUnit, model_map: ModelMap | None) -> Factori
     except MapError:
         return None
     return entry
+
+
+def _is_signed(dtype: str) -> bool:
+    """Whether factors can have a type; some integers of the standard are none of a tensor's."""
+    try:
+        return is_signed_float(dtype_of(dtype))
+    except KeyError:
+        return False

@@ -21,10 +21,14 @@ class TensorReport:
         bytes: bytes of its data unit, or units; 0 for a tensor of a block other than its weight.
         qp: quantization parameter, or None.
         qp_raised: whether that is not the one asked for, at which its integers would not fit.
-        squared_error, energy: sums over its elements, of the error and of the weights; of a weight
-            that travels as factors: over theirs, so without the error of the decomposition.
+        squared_error, energy: sums over its elements, of the squares of the errors and of the
+            values; of a weight that travels as factors the error is that of the dense weight which
+            decoders make of them. Both are 0 for what travels exactly, and not finite for such a
+            weight if its values are not.
+        decomposition_squared_error: what that would be if the factors were not quantized; 0 for all
+            other tensors. The rest of `squared_error` is about what quantization adds.
         factors: the reports of the factors that it brings (not of those that an earlier weight
-            has); bytes are shared out among those of one data unit.
+            has); bytes are shared out among those of one data unit. Their errors are their own.
     """
 
     name: str
@@ -37,6 +41,7 @@ class TensorReport:
     qp_raised: bool = False
     squared_error: float = 0.0
     energy: float = 0.0
+    decomposition_squared_error: float = 0.0
     factors: tuple[TensorReport, ...] = ()
 
     @property
@@ -48,6 +53,39 @@ class TensorReport:
     def bits_per_weight(self) -> float:
         """Bits of the data unit per element."""
         return 8 * self.bytes / self.elements
+
+    @property
+    def nmse(self) -> float:
+        """Squared error over energy: 0 without an error, infinite if all values were 0."""
+        return _relative(self.squared_error, self.energy)
+
+    @property
+    def decomposition_nmse(self) -> float:
+        """The same of the decomposition alone, without quantization."""
+        return _relative(self.decomposition_squared_error, self.energy)
+
+    @property
+    def parameters(self) -> int:
+        """Elements of what is coded: of the factors that a weight brings, in place of its own."""
+        return sum(factor.elements for factor in self.factors) or self.elements
+
+    def errors_to_json(self) -> dict[str, float | None]:
+        """Return errors and energy as JSON-ready data; None where they are not finite."""
+        return {name: _finite(getattr(self, name)) for name in _ERRORS}
+
+
+_ERRORS = ("squared_error", "energy", "decomposition_squared_error", "nmse", "decomposition_nmse")
+
+
+def _relative(squared_error: float, energy: float) -> float:
+    if not squared_error:
+        return 0.0
+    return squared_error / energy if energy else math.inf
+
+
+def _finite(value: float) -> float | None:
+    """Return what JSON can say."""
+    return value if math.isfinite(value) else None
 
 
 class _Totals:
@@ -121,23 +159,41 @@ class EncodeReport(_Totals):
 
     @property
     def nmse(self) -> float:
-        """Squared error over energy, of the quantized tensors together."""
-        energy = sum(tensor.energy for tensor in self.tensors)
-        error = sum(tensor.squared_error for tensor in self.tensors)
-        return error / energy if energy else 0.0
+        """Squared error over energy, of all tensors together that do not travel exactly.
+
+        It is that of what is decoded, dense, against the model that was given.
+        """
+        return _relative(sum(t.squared_error for t in self.tensors), self._energy)
+
+    @property
+    def decomposition_nmse(self) -> float:
+        """The same of the decomposition alone, had nothing been quantized."""
+        return _relative(sum(t.decomposition_squared_error for t in self.tensors), self._energy)
+
+    @property
+    def _energy(self) -> float:
+        return sum(tensor.energy for tensor in self.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all that is coded, of factors and not of what they make."""
+        return sum(tensor.parameters for tensor in self.tensors)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON-ready data."""
         totals = {
             "profile": self.profile,
             **self._totals(),
-            "nmse": self.nmse,
+            "parameters": self.parameters,
+            "nmse": _finite(self.nmse),
+            "decomposition_nmse": _finite(self.decomposition_nmse),
             "seconds": self.seconds,
             "unmatched_globs": list(self.unmatched),
             "qp_offset": self.qp_offset,
             "encodings": self.encodings,
         }
-        return {**totals, "per_tensor": self._rows()}
+        rows = zip(self._rows(), self.tensors, strict=True)
+        return {**totals, "per_tensor": [{**row, **t.errors_to_json()} for row, t in rows]}
 
 
 _BITS = {

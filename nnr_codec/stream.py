@@ -23,7 +23,7 @@ from .factorization.factorizations import Factorization
 from .factorization.model_map import Extra, ModelMap
 from .factorization.tensor_order import in_order
 from .options import DecodeLimits
-from .recomposition import Recomposition, recomposed
+from .recomposition import Recomposition, SharedFactors
 from .report import StreamInfo
 from .stream_info import stream_info
 from .unit_decoder import DecodedTensor, decode_data_unit
@@ -43,6 +43,8 @@ class _Place(NamedTuple):
 
 class NnrStream(Mapping[str, npt.NDArray[Any]]):
     """The tensors of a bitstream by name, in stream order; each access decodes anew.
+
+    Only a factor that several weights share is kept, until each of them was read once.
 
     Attributes:
         factorizations: the weights that come as factors, by name: their form, shape, and the names
@@ -79,6 +81,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self._results: dict[str, Extra | None] = {}  # None: decoded from units of its own
         self._units_by_name: dict[str, ParsedUnit] = {}  # of factors and products alike
         self._map = ModelMap()
+        self._shared = SharedFactors()
         self.factorizations: Mapping[str, Factorization] = {}
         self._index(unwanted)
 
@@ -94,8 +97,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
             weight = self._map.factorizations.get(name)
             if weight is None:
                 return self._coded(name)
-            factors = {factor: self._coded(factor) for factor in weight.factors}
-            return recomposed(name, weight, factors)
+            return self._shared.weight(name, weight, self._coded)
 
     def _coded(self, name: str) -> npt.NDArray[Any]:
         """Decode a tensor of a unit, with its part if it has one."""
@@ -126,6 +128,9 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
                         self._results[result.name] = None
                     self._add_extras(extras.placed_after(result.name))
         self._map = extras.model_map or self._map
+        readable = {extra.tied_to if extra else name for name, extra in self._results.items()}
+        entries = self._map.factorizations.items()
+        self._shared = SharedFactors({name: entry for name, entry in entries if name in readable})
 
     def _places(self, extras: ExtraTensors) -> Iterator[list[_Place]]:
         """Yield what each data unit holds; tell `extras` the model map."""
@@ -160,6 +165,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self._closed = True
         self._units = []
         self._results = {}
+        self._shared = SharedFactors()
         if self._file is not None:
             with suppress(BufferError):  # somebody still holds a unit: it goes with the last one
                 self._file.close()

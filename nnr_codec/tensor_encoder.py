@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from .model import Parameter, is_float, is_signed_float
 from .options import EncodeOptions
 from .report import TensorReport
 from .series import Series
-from .tensor_quantizer import QuantizedTensor, asked_qp, quantize_tensor
+from .tensor_quantizer import QuantizedTensor, asked_qp, decoded_values, quantize_tensor
 from .tool_search import ToolSearch, skippable_bytes
 from .unit_encoder import CodedLevels, EncodedUnit, encode_raw_floats
 from .unit_layout import Integers
@@ -37,11 +37,13 @@ class EncodedTensors:
         data: the unit, or the units of a tensor and its part.
         reports: of its tensors; bytes are those of the weight.
         skippable_bytes: about what its rows of zeros take that profile 1 might skip.
+        factors: what decoders make of those tensors that are factors of a weight, by name.
     """
 
     data: bytes
     reports: list[TensorReport]
     skippable_bytes: float = 0.0
+    factors: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 class TensorEncoder:
@@ -66,6 +68,7 @@ class TensorEncoder:
             for name, weight in carried.items()
             if weight.is_block
         }
+        self._factors = frozenset(p.name for weight in carried.values() for p in weight.brought)
         self._context = context
         # The qp of the step that says a tensor's values; None without, or if all of them are zero.
         self._known_steps: dict[str, int | None] = {}
@@ -79,6 +82,14 @@ class TensorEncoder:
             return self.encode_factors(tensors)
         return self.encode_block(tensors) if len(tensors) > 1 else self.encode(*tensors["weight"])
 
+    def _decoded_factors(self, tensors: Iterable[QuantizedTensor]) -> dict[str, npt.NDArray[Any]]:
+        """Return what decoders make of those of some quantized tensors that are factors."""
+        return {
+            quantized.parameter.name: decoded_values(quantized, self._context.profile)
+            for quantized in tensors
+            if quantized.parameter.name in self._factors
+        }
+
     def encode(self, name: str, values: npt.NDArray[Any]) -> EncodedTensors:
         """Encode a tensor that is not empty.
 
@@ -87,7 +98,8 @@ class TensorEncoder:
         """
         parameter = Parameter.from_array(name, values)
         if name in self._exact:
-            return self._encode_exact(parameter, values, self._exact[name])
+            encoded = self._encode_exact(parameter, values, self._exact[name])
+            return replace(encoded, factors={name: values}) if name in self._factors else encoded
         if not is_float(values.dtype):
             return self._encode_integers(parameter, values)
         return self._encode_quantized(parameter, values)
@@ -200,13 +212,15 @@ class TensorEncoder:
         record.nnr_decompressed_data_format = _FLOAT_FORMATS.get(values.dtype.name)
         unit = self._search.smallest(record, quantized.options, quantized.levels, quantized.qp)
         report = _quantized_report(quantized, len(unit.data))
+        factors = self._decoded_factors([quantized])
         exact = self._on_step(quantized, values)
         if exact is not None and len(exact[0].data) <= len(unit.data):
             unit, qp = exact
             report = replace(
                 _report(parameter, "step", len(unit.data), qp), energy=quantized.distortion.energy
             )
-        return EncodedTensors(unit.data, [report], skippable_bytes(quantized))
+            factors = dict.fromkeys(factors, values)
+        return EncodedTensors(unit.data, [report], skippable_bytes(quantized), factors)
 
     def _on_step(
         self, quantized: QuantizedTensor, values: npt.NDArray[Any]
@@ -261,7 +275,8 @@ class TensorEncoder:
             _quantized_report(source, len(unit.data) if role == "weight" else 0)
             for role, source in quantized.items()
         ]
-        return EncodedTensors(unit.data, reports, skippable_bytes(weight))
+        factors = self._decoded_factors(quantized.values())
+        return EncodedTensors(unit.data, reports, skippable_bytes(weight), factors)
 
     def encode_factors(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> EncodedTensors:
         """Encode the factors G and H of a weight, (name, values) by role, as a decomposed BLOCK.
@@ -281,7 +296,8 @@ class TensorEncoder:
             _quantized_report(left, share),
             _quantized_report(right, len(unit.data) - share),
         ]
-        return EncodedTensors(unit.data, reports)
+        factors = self._decoded_factors([left, right])
+        return EncodedTensors(unit.data, reports, factors=factors)
 
     def _quantized(self, parameter: Parameter, values: npt.NDArray[Any]) -> QuantizedTensor:
         options = self._options.for_tensor(parameter.name)

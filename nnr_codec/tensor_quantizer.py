@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._core import TensorSyntax, choose_unary_length, quantize
+from ._core import TensorSyntax, TensorToEncode, choose_unary_length, dequantize, quantize
 from .errors import InvalidModel, QuantizationOverflow
 from .model import Parameter
 from .options import EncodeOptions
@@ -79,6 +79,14 @@ def quantize_tensor(
         reason = f"at qp {qp} some values become too large for {values.dtype}"
         raise QuantizationOverflow(parameter.name, reason)
     return QuantizedTensor(parameter, options, levels, qp, asked, found)
+
+
+def decoded_values(quantized: QuantizedTensor, profile: int) -> npt.NDArray[np.float32]:
+    """Return what decoders make of a quantized tensor, in a stream of this profile."""
+    shape, options = quantized.parameter.shape, quantized.options
+    coded = TensorToEncode(_syntax(shape, options, 1, profile), quantized.levels)
+    step = step_size(quantized.qp, options.qp_density)
+    return dequantize(coded.reconstruct(), step).reshape(shape)
 
 
 def _check_finite(name: str, values: npt.NDArray[Any]) -> None:

@@ -17,6 +17,7 @@ from .errors import InvalidBitstream, LimitExceeded, UnsupportedFeature
 from .factorization.model_map import MapError
 from .factorization.restored import restore
 from .model import dtype_of
+from .ordered_product import summed_by_rank
 from .quantize.qp import step_size
 from .series import Series
 from .unit_layout import Integers, look_up, role_shape
@@ -241,9 +242,9 @@ class _UnitDecoder:
         rank = g.layout.shape[1]
         (left, left_unit), (right, right_unit) = self._factor(g), self._factor(h)
         with np.errstate(over="ignore", invalid="ignore"):  # values may be infinite
-            bound = float(np.abs(left).max()) * float(np.abs(right).max()) * rank
+            bound = _largest(left) * _largest(right) * rank
             exact = bound < _LARGEST_EXACT * left_unit * right_unit
-            product = left @ right if exact else _summed_by_rank(left, right)
+            product = left @ right if exact else summed_by_rank(left, right)
             product += 0.0  # no sum that begins with 0 is -0
             values = product.reshape(self.record.tensor_dimensions).astype(np.float32)
         return DecodedTensor(self.record.dense_name, "dense", self._to_float_type(values))
@@ -257,6 +258,11 @@ class _UnitDecoder:
         values = weights.reshape(factor.layout.shape).astype(np.float64)
         # Rounding to binary32 leaves multiples: it drops bits where there are more than 24.
         return values, math.ldexp(1.0, (qp >> density) - density)
+
+
+def _largest(values: npt.NDArray[np.float64]) -> float:
+    """Return the largest magnitude, without a copy of the values."""
+    return max(float(values.max()), -float(values.min()))
 
 
 def _is_wide(codebook: Codebook | None) -> bool:
@@ -274,13 +280,3 @@ def _dequantized(
         return dequantize(indexed, step)
     with np.errstate(over="ignore"):
         return (indexed * step).astype(np.float32)
-
-
-def _summed_by_rank(
-    left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Return the product of two matrices, each sum in ascending order of the rank."""
-    total = np.zeros((left.shape[0], right.shape[1]))
-    for column, row in zip(left.T, right, strict=True):
-        total += np.outer(column, row)
-    return total

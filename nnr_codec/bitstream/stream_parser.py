@@ -203,8 +203,8 @@ class StreamParser:
     def _check_data_unit(self, unit: Unit, record: DataUnit, payload_bytes: int) -> None:
         if self.context.indexed:
             record.names = self._resolved(unit, record.indices)
-        stem = record.dense_name if record.is_decomposed_block else ""
-        if stem and record.names[:2] != [f"{stem}_G", f"{stem}_H"]:
+        stem = record.dense_name if record.is_decomposed_block else None
+        if stem is not None and record.names[:2] != [f"{stem}_G", f"{stem}_H"]:
             raise _invalid(unit, f"factors named {record.names[:2]}: not X_G and X_H")
         self._note_names(unit, record)
         if not record.tensor_dimensions:

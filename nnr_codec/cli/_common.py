@@ -214,6 +214,11 @@ def warn(program: str, message: str) -> None:
     print(f"{program}: warning: {printable(message)}", file=sys.stderr)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things, such as "1 tensor" and "2 tensors"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def human_bytes(count: int) -> str:
     """Return a number of bytes for people: three digits and a decimal unit."""
     size = float(count)

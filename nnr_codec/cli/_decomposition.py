@@ -30,6 +30,9 @@ from . import _common as common
 _LISTED = 5
 """Names in one warning."""
 
+_PLURALS = {"is": "are", "holds": "hold", "has": "have"}
+"""Verbs that reasons begin with."""
+
 _OPTIONS = ("rank", "energy", "compression_ratio", "joint_scheme", "carriage", "objective")
 
 
@@ -161,9 +164,17 @@ def show_skipped(found: Decomposition) -> None:
     """Say on stderr which weights stay dense, and why; those of one reason in one line."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in found.skipped.items():
-        by_reason.setdefault(reason, []).append(name)
+        by_reason.setdefault(reason.removeprefix(f"{name!r}: "), []).append(name)
     for reason, names in by_reason.items():
-        common.warn("nnr-encode", f"stays dense: {_listed(names)}: {reason}")
+        start = "stays dense" if len(names) == 1 else "stay dense"
+        of_all = _of_several(reason, len(names))
+        common.warn("nnr-encode", f"{start}: {_listed(names)}: {of_all}")
+
+
+def _of_several(reason: str, count: int) -> str:
+    """Return why weights stay dense, in the singular or in the plural."""
+    verb, space, rest = reason.partition(" ")
+    return f"{_PLURALS[verb]}{space}{rest}" if count > 1 and verb in _PLURALS else reason
 
 
 def _show_lacking(calibration: Calibration) -> None:
@@ -177,8 +188,9 @@ def _show_lacking(calibration: Calibration) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(map(repr, names[:_LISTED])) + more
+    shown = names if len(names) <= _LISTED + 1 else names[:_LISTED]  # never "and 1 more"
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(map(repr, shown)) + more
 
 
 def _pair(place: str, option: str, *, needed: bool = True) -> tuple[Any, Any]:

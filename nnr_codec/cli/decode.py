@@ -141,8 +141,9 @@ def _show(
         )
     elif not given.quiet:
         print(
-            f"{printable(given.input)} -> {printable(given.output)}: {len(tensors)} tensors, "
-            f"{elements} weights, {common.human_bytes(size)}, {seconds:.2f} s"
+            f"{printable(given.input)} -> {printable(given.output)}: "
+            f"{common.counted(len(tensors), 'tensor')}, {common.counted(elements, 'weight')}, "
+            f"{common.human_bytes(size)}, {seconds:.2f} s"
         )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from dataclasses import fields
+import time
+from dataclasses import fields, replace
 from typing import Any
 
 from ..checkpoints import open_checkpoint
 from ..decomposition_options import OF_A_WEIGHT
-from ..encoder import EncodeResult, encode
+from ..encoder import encode
 from ..errors import InvalidOptions
 from ..model import Model
 from ..options import AUTOMATIC, PRESETS, TENSOR_OPTIONS, EncodeOptions, UnaryLength
@@ -212,6 +213,7 @@ def _converted(name: str, value: str, text: str) -> Any:
 
 
 def _encode(given: argparse.Namespace) -> int:
+    start = time.perf_counter()
     options = _options(given)
     check_needed(given, options)
     if given.output == "-":
@@ -231,7 +233,7 @@ def _encode(given: argparse.Namespace) -> int:
             factorizations, options = found.factorizations, found.adapted(options)
             if not given.quiet:
                 show_skipped(found)
-        result: EncodeResult = encode(
+        result = encode(
             model,
             None if given.dry_run else given.output,
             options,
@@ -241,8 +243,9 @@ def _encode(given: argparse.Namespace) -> int:
             executor=executor,
             progress=lambda tensor: advance(tensor.elements),
         )
+    report = replace(result.report, seconds=time.perf_counter() - start)  # decomposing included
     with common.results_beside(given.output):
-        _show(given, result.report)
+        _show(given, report)
     return common.DONE
 
 
@@ -282,23 +285,27 @@ def _rows(report: EncodeReport) -> str:
             "-" if tensor.qp is None else str(tensor.qp),
             str(tensor.bytes) if tensor.bytes else "-",
             f"{tensor.bits_per_weight:.2f}" if tensor.bytes else "-",
+            f"{tensor.nmse:.2e}" if tensor.squared_error else "-",
         )
         for tensor in report.tensors
     ]
-    return table(("tensor", "shape", "dtype", "kind", "qp", "bytes", "bit/weight"), rows)
+    return table(("tensor", "shape", "dtype", "kind", "qp", "bytes", "bit/weight", "NMSE"), rows)
 
 
 def summary(source: str, output: str, report: EncodeReport) -> str:
     """Return the line that says what became of a model."""
-    factored = any(tensor.factors for tensor in report.tensors)
-    of_factors = " of the factors" if factored else ""
+    as_factors = sum(bool(tensor.factors) for tensor in report.tensors)
+    factored = f" ({as_factors} as factors)" if as_factors else ""
+    parameters = f" ({common.counted(report.parameters, 'parameter')})" if as_factors else ""
+    alone = f" ({report.decomposition_nmse:.3g} by decomposition alone)" if as_factors else ""
     offset = f", qp offset {report.qp_offset:+d}" if report.encodings > 1 else ""
     return (
         f"{printable(source)} -> {printable(output)}: "
-        f"{len(report.tensors)} tensors, {report.elements} weights, "
+        f"{common.counted(len(report.tensors), 'tensor')}{factored}, "
+        f"{common.counted(report.elements, 'weight')}{parameters}, "
         f"{common.human_bytes(report.original_bytes)} -> {common.human_bytes(report.bytes)} "
         f"({100 * report.ratio:.2f} %), {report.bits_per_weight:.3f} bit/weight, "
-        f"NMSE {report.nmse:.3g}{of_factors}{offset}, {report.seconds:.2f} s"
+        f"NMSE {report.nmse:.3g}{alone}{offset}, {report.seconds:.2f} s"
     )
 
 

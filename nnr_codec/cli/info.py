@@ -78,8 +78,9 @@ def _print(
         if info.factorizations:
             print(_factorization_rows(info))
     print(
-        f"{printable(given.input)}: profile {info.profile}, {info.units} units, "
-        f"{len(info.tensors)} tensors, {info.elements} weights, "
+        f"{printable(given.input)}: profile {info.profile}, {common.counted(info.units, 'unit')}, "
+        f"{common.counted(len(info.tensors), 'tensor')}, "
+        f"{common.counted(info.elements, 'weight')}, "
         f"{info.original_bytes} -> {info.bytes} bytes ({100 * info.ratio:.2f} %), "
         f"{info.bits_per_weight:.3f} bit/weight, qp density {info.qp_density}"
     )

@@ -64,13 +64,13 @@ def decompose_to(
     moment: Float64 | None = None,
     name: str = "weight",
 ) -> FactoredWeight:
-    """Decompose a weight into a form of its own, data-aware where the form has such an algorithm.
+    """Decompose a weight into a form of its own.
 
     Args:
         form: low rank, CP, Tucker-2 or HT-2.
         values: of the weight, of a shape that the form has.
         ranks: of the form.
-        moment: of the unfolded input.
+        moment: of the unfolded input: then the error of the output is minimized.
         name: the weight's name, for errors.
 
     Raises:
@@ -84,5 +84,5 @@ def decompose_to(
     if form is Tucker2:
         return tucker2(values, ranks, moment=moment, name=name)
     if form is HT2:
-        return ht2(values, ranks, name=name)
+        return ht2(values, ranks, moment=moment, name=name)
     raise AssertionError(f"{form.form} is no form of a single weight")

@@ -6,15 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ..errors import InvalidOptions
-from ..factorization.forms import FactoredWeight
-from .kernel import Float64, checked_weight, squared_error
-from .ranks import Ranks, energy_path, spectra
+from .error_curve import Choice, ErrorCurve
 
 _LEAST_FRACTION = 1e-9
 """Of a layer's parameters: all ranks are then 1."""
@@ -23,112 +17,17 @@ _FRACTION_STEPS = 50
 """Halvings of the interval from 0 to 1."""
 
 
-@dataclass(frozen=True)
-class ErrorCurve:
-    """What a layer's error would be at some ranks.
-
-    Attributes:
-        dense: parameters of the dense weight; its error is 0.
-        ranks: at least one choice.
-        parameters: of each choice.
-        errors: of each choice, squared and 0 or more; comparable between layers, such as
-            relative to the layer's own energy.
-    """
-
-    dense: int
-    ranks: tuple[Ranks, ...]
-    parameters: tuple[int, ...]
-    errors: tuple[float, ...]
-
-
-def estimated_curve(
-    form: type[FactoredWeight], weight: npt.NDArray[Any], name: str = "weight"
-) -> ErrorCurve:
-    """Return a bound of the relative squared error along `energy_path`, from singular values.
-
-    For low rank it is the error itself; for the others the sum of what each rank cuts off, and
-    for CP the error of the orthogonal terms that the fit starts from.
-
-    Raises:
-        InvalidModel: the weight cannot be decomposed.
-        InvalidOptions: the form is joint.
-    """
-    return _curve(form, weight, name, lambda tails: min(sum(tails), 1.0))
-
-
-def loss_curve(
-    form: type[FactoredWeight], weight: npt.NDArray[Any], name: str = "weight"
-) -> ErrorCurve:
-    """Return -log of the part of the energy that is kept along `energy_path`.
-
-    Like `estimated_curve` where little is lost; but the sum over layers is then that of the log
-    of what a chain of layers passes on, and no layer is given up for the others: the loss is
-    unbounded as a layer's energy vanishes.
-
-    Raises:
-        InvalidModel: the weight cannot be decomposed.
-        InvalidOptions: the form is joint.
-    """
-    return _curve(form, weight, name, lambda tails: -sum(math.log1p(-tail) for tail in tails))
-
-
-def _curve(
-    form: type[FactoredWeight],
-    weight: npt.NDArray[Any],
-    name: str,
-    error_of: Callable[[list[float]], float],
-) -> ErrorCurve:
-    """Return the errors along `energy_path`, from the parts of energy that each rank cuts off."""
-    values = checked_weight(weight, form, name)
-    tails = []
-    for spectrum in spectra(form, values, name):
-        beyond = np.append(np.cumsum(spectrum[::-1])[::-1], 0.0)
-        tails.append(beyond / beyond[0])
-    ranks = tuple(energy_path(form, values, name))
-    cut = [[float(t[r]) for t, r in zip(tails, choice, strict=True)] for choice in ranks]
-    return ErrorCurve(
-        weight.size,
-        ranks,
-        tuple(form.parameters(weight.shape, choice) for choice in ranks),
-        tuple(map(error_of, cut)),
-    )
-
-
-def measured_curve(
-    weight: npt.NDArray[Any],
-    choices: Sequence[Ranks],
-    decompose: Callable[[Ranks], FactoredWeight],
-    moment: Float64 | None = None,
-) -> ErrorCurve:
-    """Return the relative squared errors of decompositions made at the given ranks.
-
-    Args:
-        weight: not of zeros alone.
-        choices: ranks to try, at least one.
-        decompose: makes the weight's form of ranks.
-        moment: of the unfolded input: then the error is the output's.
-    """
-    forms = [decompose(ranks) for ranks in choices]
-    energy = squared_error(weight, np.zeros_like(weight), moment)
-    return ErrorCurve(
-        weight.size,
-        tuple(form.ranks for form in forms),
-        tuple(form.parameter_count for form in forms),
-        tuple(squared_error(weight, form.to_dense(), moment) / energy for form in forms),
-    )
-
-
 def allocate(
     curves: Mapping[str, ErrorCurve], ratio: float, others: int = 0
-) -> dict[str, Ranks | None]:
-    """Return each layer's ranks, or None for dense, at the least sum of errors found.
+) -> dict[str, Choice | None]:
+    """Return each layer's choice, or None for dense, at the least sum of errors found.
 
     The choices of a layer on the lower convex hull of its errors are taken step by step, always
     the step that lowers the error most per parameter (water-filling). What is left at the end
     goes to single improvements that fit.
 
     Args:
-        curves: of the layers that may be decomposed.
+        curves: of the layers that may be decomposed; the errors are what is added up.
         ratio: parameters of the whole model before over after, at least 1. It is reached or
             exceeded.
         others: parameters of everything else, which stays as it is.
@@ -138,19 +37,18 @@ def allocate(
     """
     if not (math.isfinite(ratio) and ratio >= 1):
         raise InvalidOptions("compression_ratio", f"{ratio} is not a number of at least 1")
-    layers = {name: _choices(curve) for name, curve in curves.items()}
+    layers = {name: _points(curve) for name, curve in curves.items()}
     before = others + sum(curve.dense for curve in curves.values())
     taken = dict.fromkeys(layers, 0)
-    least = others + sum(int(choices[0].parameters) for choices in layers.values())
+    least = others + sum(points[0].parameters for points in layers.values())
     budget = math.floor(before / ratio * (1 + 1e-12)) - least
     if budget < 0:
         most = before / least
         raise InvalidOptions("compression_ratio", f"{ratio}: these layers give {most:.4g} at most")
-    hulls = {name: _hull(choices) for name, choices in layers.items()}
     steps = sorted(
         (_slope(layers[name], start, end), name, end)
-        for name, hull in hulls.items()
-        for start, end in pairwise(hull)
+        for name, points in layers.items()
+        for start, end in pairwise(_hull(points))
     )
     for _, name, end in steps:  # a hull's slopes rise, so its steps come in order
         cost = layers[name][end].parameters - layers[name][taken[name]].parameters
@@ -158,7 +56,7 @@ def allocate(
             continue
         taken[name], budget = end, budget - cost
     _spend(layers, taken, budget)
-    return {name: layers[name][index].ranks for name, index in taken.items()}
+    return {name: layers[name][index].choice for name, index in taken.items()}
 
 
 def largest_fraction(parameters: Callable[[float], int], budget: float) -> float | None:
@@ -182,52 +80,45 @@ def largest_fraction(parameters: Callable[[float], int], budget: float) -> float
 
 
 @dataclass(frozen=True)
-class _Choice:
+class _Point:
     parameters: int
     error: float
-    ranks: Ranks | None
+    choice: Choice | None
 
 
-def _choices(curve: ErrorCurve) -> list[_Choice]:
-    """Return the choices worth having, by rising parameters and falling errors."""
-    rows = zip(curve.parameters, curve.errors, curve.ranks, strict=True)
-    found = [_Choice(*row) for row in rows if row[0] < curve.dense]
-    found.append(_Choice(curve.dense, 0.0, None))
-    found.sort(key=lambda choice: (choice.parameters, choice.error))
-    kept: list[_Choice] = []
-    for choice in found:
-        if not kept or choice.error < kept[-1].error:
-            kept.append(choice)
-    return kept
+def _points(curve: ErrorCurve) -> list[_Point]:
+    """Return what may become of a layer, by rising parameters; the last is to stay dense."""
+    points = [_Point(c.parameters, c.error, c) for c in curve.choices if c.error > 0]
+    exact = [_Point(c.parameters, 0.0, c) for c in curve.choices if c.error <= 0]
+    return [*points, *(exact or [_Point(curve.dense, 0.0, None)])]
 
 
-def _slope(choices: Sequence[_Choice], start: int, end: int) -> float:
+def _slope(points: Sequence[_Point], start: int, end: int) -> float:
     """Return the change of the error per parameter from one choice to another."""
-    cost = choices[end].parameters - choices[start].parameters
-    return (choices[end].error - choices[start].error) / cost
+    cost = points[end].parameters - points[start].parameters
+    return (points[end].error - points[start].error) / cost
 
 
-def _hull(choices: Sequence[_Choice]) -> list[int]:
-    """Return the indices of the choices on the lower convex hull, from the first to the last."""
+def _hull(points: Sequence[_Point]) -> list[int]:
+    """Return the indices of the points on the lower convex hull, from the first to the last."""
     hull: list[int] = []
-    for index in range(len(choices)):
-        while len(hull) > 1 and _slope(choices, hull[-2], hull[-1]) >= _slope(
-            choices, hull[-1], index
+    for index in range(len(points)):
+        while len(hull) > 1 and _slope(points, hull[-2], hull[-1]) >= _slope(
+            points, hull[-1], index
         ):
             hull.pop()
         hull.append(index)
     return hull
 
 
-def _spend(layers: Mapping[str, Sequence[_Choice]], taken: dict[str, int], budget: int) -> None:
-    """Go on to better choices of single layers while one fits the budget, the steepest first."""
+def _spend(layers: Mapping[str, Sequence[_Point]], taken: dict[str, int], budget: int) -> None:
+    """Go on to better points of single layers while one fits the budget, the steepest first."""
     while True:
         steps = [
-            (_slope(choices, taken[name], index), name, index)
-            for name, choices in layers.items()
-            for index in range(taken[name] + 1, len(choices))
-            if choices[index].parameters - choices[taken[name]].parameters <= budget
-            and choices[index].error < choices[taken[name]].error
+            (_slope(points, taken[name], index), name, index)
+            for name, points in layers.items()
+            for index in range(taken[name] + 1, len(points))
+            if points[index].parameters - points[taken[name]].parameters <= budget
         ]
         if not steps:
             return

@@ -20,9 +20,9 @@ from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 from ..grouping import SAVED_BYTES
 from ..options import EncodeOptions
 from .algorithms import Form, decompose_to, values_of
-from .kernel import Float64, squared_error
+from .error_curve import error_curve, fewest_parameters
+from .kernel import Float64, relative_error, squared_error
 from .layer_kinds import LayerWeight
-from .ranks import energy_ranks
 
 __all__ = ["LARGER", "SizeTask", "forms_of", "smallest"]
 
@@ -100,21 +100,24 @@ def _candidates(
     task: SizeTask, values: npt.NDArray[Any], allowed: float
 ) -> Iterator[FactoredWeight]:
     """Yield decompositions that leave some of the allowed error to quantization."""
-    weight = task.weight
-    energy = squared_error(values, np.zeros_like(values), task.moment)
+    weight, moment = task.weight, task.moment
+    energy = squared_error(values, np.zeros_like(values), moment)
     if not 0 < allowed < energy:
         return
     tried: set[tuple[str, tuple[int, ...]]] = set()
     for form in forms_of(weight):
+        curve = error_curve(form, values, moment, weight.name)
         for share in _SHARES:
-            ranks = energy_ranks(form, values, 1 - share * allowed / energy, weight.name)
-            if (form.form, ranks) in tried:
+            made = fewest_parameters(
+                curve,
+                share * allowed / energy,
+                lambda choice: decompose_to(choice.form, values, choice.ranks, moment, weight.name),
+                lambda made: relative_error(values, made.to_dense(), moment),
+            )
+            if made is None or (made.form, made.ranks) in tried:
                 continue
-            tried.add((form.form, ranks))
-            if form.parameters(weight.shape, ranks) > _WORTH_TRYING * values.size:
-                continue
-            made = decompose_to(form, values, ranks, task.moment, weight.name)
-            if squared_error(values, made.to_dense(), task.moment) < allowed:
+            tried.add((made.form, made.ranks))
+            if made.parameter_count <= _WORTH_TRYING * values.size:
                 yield made
 
 

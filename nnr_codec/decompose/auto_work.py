@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +16,10 @@ from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
 from .algorithms import decompose_to, values_of
 from .auto_size import forms_of
-from .kernel import Float64, squared_error
+from .error_curve import error_curve, fewest_parameters
+from .kernel import Float64, relative_error
 from .layer_kinds import LayerWeight
-from .ranks import energy_ranks
+from .timing import times_in_turns
 
 if TYPE_CHECKING:
     import torch
@@ -31,11 +31,15 @@ MORE_WORK = "would not have less to do"
 _ENERGY = 0.99
 """What is kept of a layer, unless the options say."""
 
-_GROWTH = 1.3
-"""Of the energy that is left out, from one try to the next, until the error is small enough."""
+_TIMINGS = 3
+"""Of a layer on factors, which is made anew for each: the worst counts, so that no luck does."""
 
-_REPEATS = 15
-"""Runs of a layer, of which the median counts."""
+_ROUNDS, _SECONDS = 15, 0.05
+"""Of a timing, at least: the dense layer and the one on factors run in turns."""
+
+_TIME_MARGIN = 0.1
+"""Of the dense layer's time, that factors must save: by what else the processor does, and where
+values lie in memory, later timings differ by some percent."""
 
 
 class WorkBench:
@@ -55,16 +59,36 @@ class WorkBench:
         self._by_time = options.objective == "latency"
         self._runs = _runs(module, inputs)
 
-    def cost(self, weight: LayerWeight, made: FactoredWeight | None = None) -> float:
-        """Return multiply-accumulates, or seconds, of a layer: dense, or on factors.
+    @property
+    def enough(self) -> float:
+        """The share of the dense layer's work below which factors are worth it."""
+        return 1 - _TIME_MARGIN if self._by_time else 1.0
+
+    def share(self, weight: LayerWeight, made: FactoredWeight) -> float:
+        """Return the work of a layer on factors, over that of the dense one: of MACs, or of time.
+
+        Time is that of the worst of several timings, and differs from one call to the next.
 
         Raises:
             InvalidModel: the layer did not run.
         """
+        if self._by_time:
+            return self._run(weight).share_of_time(made)
+        dense = self.cost(weight)
+        return self.cost(weight, made) / dense if dense else math.inf
+
+    def cost(self, weight: LayerWeight, made: FactoredWeight | None = None) -> int:
+        """Return multiply-accumulates of a layer: dense, or on factors.
+
+        Raises:
+            InvalidModel: the layer did not run.
+        """
+        return self._run(weight).macs(weight, made)
+
+    def _run(self, weight: LayerWeight) -> _Run:
         if weight.name not in self._runs:
             raise InvalidModel(weight.name, "its layer was not run on the inputs")
-        run = self._runs[weight.name]
-        return run.seconds(made) if self._by_time else run.macs(weight, made)
+        return self._runs[weight.name]
 
 
 @dataclass
@@ -90,20 +114,25 @@ class _Run:
             macs += (self.layer.groups - 1) * made.factors[1].size * math.prod(after[first:])
         return math.prod(before[:first]) * macs
 
-    def seconds(self, made: FactoredWeight | None) -> float:
-        """Time the layer, or one that runs on factors in its place."""
+    def share_of_time(self, made: FactoredWeight) -> float:
+        """Time a layer that runs on factors against this one, until it is not faster."""
+        worst = 0.0
+        for _ in range(_TIMINGS):
+            worst = max(worst, self._share_once(made))
+            if worst >= 1 - _TIME_MARGIN:
+                break
+        return worst
+
+    def _share_once(self, made: FactoredWeight) -> float:
         import torch
 
         from ..layers import factored
 
-        layer = self.layer if made is None else factored(self.layer, made)
-        times = []
+        layers: tuple[Any, Any] = (self.layer, factored(self.layer, made))
         with torch.inference_mode():
-            for _ in range(_REPEATS):
-                start = time.perf_counter()
-                layer(self.inputs)
-                times.append(time.perf_counter() - start)
-        return statistics.median(times)
+            calls = [partial(layer, self.inputs) for layer in layers]
+            times = times_in_turns(calls, _ROUNDS, _SECONDS)
+        return float(np.median(times[:, 1] / times[:, 0]))
 
 
 def _positions(tensor: torch.Tensor, taps: int) -> tuple[int, ...]:
@@ -154,11 +183,11 @@ def least_work(
     """
     values = values_of(weight)
     try:
-        best, found = bench.cost(weight), None
+        best, found = bench.enough, None
         for made in _candidates(weight, values, energy or _ENERGY, moment):
-            cost = bench.cost(weight, made)
-            if cost < best:
-                best, found = cost, made
+            share = bench.share(weight, made)
+            if share < best:
+                best, found = share, made
     except InvalidModel as error:
         return error.reason
     return MORE_WORK if found is None else found
@@ -167,17 +196,13 @@ def least_work(
 def _candidates(
     weight: LayerWeight, values: npt.NDArray[Any], energy: float, moment: Float64 | None
 ) -> Iterator[FactoredWeight]:
-    """Yield one decomposition of each form that keeps the energy."""
-    whole = squared_error(values, np.zeros_like(values), moment)
-    allowed = (1 - energy) * whole
+    """Yield a decomposition of each form that keeps the energy with few parameters."""
     for form in forms_of(weight):
-        kept = energy
-        while kept < 1:
-            ranks = energy_ranks(form, values, kept, weight.name)
-            if form.parameters(weight.shape, ranks) >= values.size:
-                break
-            made = decompose_to(form, values, ranks, moment, weight.name)
-            if squared_error(values, made.to_dense(), moment) <= allowed:
-                yield made
-                break
-            kept = 1 - (1 - kept) / _GROWTH
+        made = fewest_parameters(
+            error_curve(form, values, moment, weight.name),
+            1 - energy,
+            lambda choice: decompose_to(choice.form, values, choice.ranks, moment, weight.name),
+            lambda made: relative_error(values, made.to_dense(), moment),
+        )
+        if made is not None:
+            yield made

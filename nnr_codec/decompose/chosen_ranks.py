@@ -1,171 +1,218 @@
-"""Ranks of all weights that get a form of their own, from what the options ask for."""
+"""Forms and ranks of all weights that get a form of their own, from what the options ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import cast
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 from ..decomposition_options import DecompositionOptions
 from ..errors import InvalidModel, InvalidOptions
-from ..factorization.forms import LowRank
 from ..options import EncodeOptions
-from .algorithms import Task, values_of
-from .allocation import allocate, largest_fraction, loss_curve
-from .kernel import checked_weight, damped
+from .algorithms import Form, Task, decompose_to, values_of
+from .allocation import allocate, largest_fraction
+from .error_curve import ErrorCurve, error_curve, merged
+from .kernel import Float64, checked_weight, relative_error
+from .layer_kinds import LayerWeight
 from .ranks import Ranks, energy_ranks, rank_of_fraction, resolved_ranks, vbmf_ranks
+
+__all__ = ["NO_FEWER", "Candidate", "Results", "chosen_tasks"]
 
 NO_FEWER = "would not have fewer parameters"
 
+Results = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Calls a function with each of some candidates or tasks; gives the results in their order."""
 
-def ranks_of_model(
-    tasks: Sequence[Task], options: EncodeOptions, everything: int, skipped: dict[str, str]
+
+@dataclass(frozen=True)
+class Candidate:
+    """A weight that may be decomposed.
+
+    Attributes:
+        weight: which.
+        forms: at least one; of several, a compression ratio chooses.
+        moment: of the layer's unfolded input, or None.
+        ratio: that the model is to have, if that is what chooses.
+    """
+
+    weight: LayerWeight
+    forms: tuple[Form, ...]
+    moment: Float64 | None = None
+    ratio: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The weight's name."""
+        return self.weight.name
+
+    @property
+    def dense(self) -> int:
+        """Parameters of the weight as it is."""
+        return self.weight.parameter.size
+
+    def task(self, ranks: Ranks, form: Form | None = None) -> Task:
+        """Return the task of decomposing the weight to ranks, into its first form by default."""
+        return Task(self.weight, form or self.forms[0], ranks, self.moment)
+
+
+def chosen_tasks(
+    candidates: Sequence[Candidate],
+    options: EncodeOptions,
+    everything: int,
+    skipped: dict[str, str],
+    results: Results = map,
 ) -> list[Task]:
-    """Return the tasks with their ranks; note in `skipped` why others have none.
+    """Return the weights to decompose, their forms and ranks; note in `skipped` why not others.
 
     Args:
-        tasks: weights and forms.
+        candidates: weights, and the forms that they may get.
         options: of the encoder.
         everything: parameters of the whole model.
         skipped: reasons by name, added to.
+        results: calls a function with each candidate, maybe side by side.
 
     Raises:
         InvalidOptions: the ratio is out of reach; or a rank is impossible, of a weight that an
             override names exactly.
     """
-    found: dict[str, Ranks | None] = {}
-    by_ratio: list[Task] = []
-    for task in tasks:
-        name = task.weight.name
-        own = options.for_tensor(name).decomposition
-        if own.compression_ratio is not None:
-            by_ratio.append(task)
+    found: dict[str, Task] = {}
+    by_ratio: list[Candidate] = []
+    for candidate in candidates:
+        own = options.for_tensor(candidate.name).decomposition
+        if candidate.ratio is not None:
+            by_ratio.append(candidate)
             continue
         try:
-            found[name] = _ranks(task, own)
+            found[candidate.name] = candidate.task(_ranks(candidate, own))
         except InvalidModel as error:
-            skipped[name] = error.reason
+            skipped[candidate.name] = error.reason
         except InvalidOptions as error:
-            if options.names_exactly(name):
+            if options.names_exactly(candidate.name):
                 raise
-            skipped[name] = error.reason
-    saved = sum(_dense(task) - _parameters(task, found.get(task.weight.name)) for task in tasks)
-    found.update(_by_ratio(by_ratio, options.decomposition, everything, saved, skipped))
-    chosen = []
-    for task in tasks:
-        ranks = found.get(task.weight.name)
-        if ranks is None or _parameters(task, ranks) == _dense(task):
-            skipped.setdefault(task.weight.name, NO_FEWER)
+            skipped[candidate.name] = error.reason
+    saved = sum(c.dense - _parameters(found[c.name]) for c in candidates if c.name in found)
+    chosen = _by_ratio(by_ratio, options.decomposition, everything, saved, skipped, results)
+    found.update((task.weight.name, task) for task in chosen)
+    tasks = []
+    for candidate in candidates:
+        task = found.get(candidate.name)
+        if task is None or _parameters(task) == candidate.dense:
+            skipped.setdefault(candidate.name, NO_FEWER)
         else:
-            chosen.append(replace(task, ranks=ranks))
-    return chosen
+            tasks.append(task)
+    return tasks
 
 
-def _ranks(task: Task, options: DecompositionOptions) -> Ranks:
-    name = task.weight.name
+def _ranks(candidate: Candidate, options: DecompositionOptions) -> Ranks:
+    (form,), name = candidate.forms, candidate.name
+    values = values_of(candidate.weight)
     if options.energy is not None:
-        return energy_ranks(task.form, _weighted(task), options.energy, name)
+        return energy_ranks(form, values, options.energy, candidate.moment, name)
     if options.rank == "vbmf":
-        return vbmf_ranks(task.form, values_of(task.weight), name)
+        return vbmf_ranks(form, values, name)
     rank = cast("int | float", options.rank)  # one is given, as DecompositionOptions checks
-    return resolved_ranks(task.form, values_of(task.weight), rank, name)
-
-
-def _weighted(task: Task) -> npt.NDArray[np.float64] | npt.NDArray[np.float32]:
-    """Return a weight whose spectrum is that of the layer's output, where that is known.
-
-    For low rank it is W·L with L·Lᵀ the moment; other forms have no single spectrum.
-    """
-    values = values_of(task.weight)
-    if task.moment is None or task.form is not LowRank:
-        return values
-    factor = np.linalg.cholesky(damped(task.moment))
-    matrix = values.reshape(len(values), -1).astype(np.float64) @ factor
-    return np.asarray(matrix.reshape(values.shape))
+    return resolved_ranks(form, values, rank, candidate.moment, name)
 
 
 def _by_ratio(
-    tasks: Sequence[Task],
+    candidates: Sequence[Candidate],
     options: DecompositionOptions,
     everything: int,
     saved: int,
     skipped: dict[str, str],
-) -> Mapping[str, Ranks | None]:
-    """Return the ranks with which the whole model has the ratio asked for.
+    results: Results,
+) -> list[Task]:
+    """Return the tasks with which the whole model has the ratio asked for.
 
     Args:
-        tasks: weights that have neither a rank nor an energy of their own.
+        candidates: weights that have neither a rank nor an energy of their own.
         options: of the model.
         everything: parameters of the whole model, all dense.
         saved: of them, by weights that do.
         skipped: reasons by name, added to.
+        results: calls a function with each candidate.
     """
-    if not tasks or options.compression_ratio is None:
-        return {}
+    if not candidates or options.compression_ratio is None:
+        return []
     ratio = options.compression_ratio
     # CE-1 gives all layers the same ratio, and other methods the same slope of the error.
-    if options.method == "ce1" and all(len(t.form.max_ranks(t.weight.shape)) == 1 for t in tasks):
-        usable = list(_usable(tasks, skipped))
-        budget = everything / ratio - (everything - saved - sum(map(_dense, usable)))
+    one_rank = all(len(c.forms[0].max_ranks(c.weight.shape)) == 1 for c in candidates)
+    if options.method == "ce1" and one_rank:
+        usable = list(_usable(candidates, skipped))
+        budget = everything / ratio - (everything - saved - sum(c.dense for c in usable))
         return _common_fraction(usable, budget, ratio)
-    curves = {}
-    for task in tasks:
-        name = task.weight.name
-        try:
-            curves[name] = loss_curve(task.form, _weighted(task), name)
-        except InvalidModel as error:
-            skipped[name] = error.reason
+    curves: dict[str, ErrorCurve] = {}
+    for candidate, curve in zip(candidates, results(_curve, candidates), strict=True):
+        if isinstance(curve, str):
+            skipped[candidate.name] = curve
+        else:
+            curves[candidate.name] = curve.of_losses()
     others = everything - saved - sum(curve.dense for curve in curves.values())
     # Of what is left, as `allocate` has it: at least what the others have saved is reached.
-    return allocate(curves, max(ratio * (1 - saved / everything), 1.0), others)
+    chosen = allocate(curves, max(ratio * (1 - saved / everything), 1.0), others)
+    picked = ((c, chosen.get(c.name)) for c in candidates)
+    return [c.task(choice.ranks, choice.form) for c, choice in picked if choice is not None]
 
 
-def _usable(tasks: Sequence[Task], skipped: dict[str, str]) -> Iterator[Task]:
-    """Yield the tasks whose weights can be decomposed; note why others cannot."""
-    for task in tasks:
+def _curve(candidate: Candidate) -> ErrorCurve | str:
+    """Return the errors to expect of a candidate's forms; or why it cannot be decomposed.
+
+    What to expect of one form is not as near to what it reaches as of another: where there are
+    several, each is corrected by what it reaches at the ratio of the model.
+    """
+    values, name = values_of(candidate.weight), candidate.name
+    try:
+        curves = []
+        for form in candidate.forms:
+            curve = error_curve(form, values, candidate.moment, name)
+            choice = curve.best(candidate.dense / (candidate.ratio or 1))
+            if len(candidate.forms) > 1 and choice is not None and choice.error > 0:
+                made = decompose_to(form, values, choice.ranks, candidate.moment, name)
+                reached = relative_error(values, made.to_dense(), candidate.moment)
+                curve = curve.scaled(reached / choice.error)
+            curves.append(curve)
+    except InvalidModel as error:
+        return error.reason
+    return merged(curves)
+
+
+def _usable(candidates: Sequence[Candidate], skipped: dict[str, str]) -> Iterator[Candidate]:
+    """Yield the candidates that can be decomposed; note why others cannot."""
+    for candidate in candidates:
         try:
-            checked_weight(values_of(task.weight), task.form, task.weight.name)
+            checked_weight(values_of(candidate.weight), candidate.forms[0], candidate.name)
         except InvalidModel as error:
-            skipped[task.weight.name] = error.reason
+            skipped[candidate.name] = error.reason
         else:
-            yield task
+            yield candidate
 
 
-def _common_fraction(
-    tasks: Sequence[Task], budget: float, ratio: float
-) -> Mapping[str, Ranks | None]:
-    """Return ranks that keep the same fraction of every weight, the largest that fits.
+def _common_fraction(candidates: Sequence[Candidate], budget: float, ratio: float) -> list[Task]:
+    """Return tasks that keep the same fraction of every weight, the largest that fits.
 
     As CE-1 has it: LR r = ⌊m·n / (c·(m + n))⌋, CP R = ⌊T·S·d1·d2 / (c·(T + S + d1 + d2))⌋.
 
     Args:
-        tasks: weights, and forms of one rank.
+        candidates: weights, and forms of one rank.
         budget: parameters that the weights may have together.
         ratio: for the error.
     """
 
-    def ranks_at(fraction: float) -> dict[str, Ranks]:
-        return {t.weight.name: (rank_of_fraction(t.form, t.weight.shape, fraction),) for t in tasks}
+    def tasks_at(fraction: float) -> list[Task]:
+        return [
+            c.task((rank_of_fraction(c.forms[0], c.weight.shape, fraction),)) for c in candidates
+        ]
 
     def parameters(fraction: float) -> int:
-        ranks = ranks_at(fraction)
-        return sum(_parameters(task, ranks[task.weight.name]) for task in tasks)
+        return sum(map(_parameters, tasks_at(fraction)))
 
     fraction = largest_fraction(parameters, budget)
     if fraction is None:
         raise InvalidOptions("compression_ratio", f"{ratio}: more than ranks of 1 give")
-    return ranks_at(fraction)
+    return tasks_at(fraction)
 
 
-def _parameters(task: Task, ranks: Ranks | None) -> int:
+def _parameters(task: Task) -> int:
     """Return what a weight has, which stays dense where factors would not have fewer."""
-    if ranks is None:
-        return _dense(task)
-    return min(task.form.parameters(task.weight.shape, ranks), _dense(task))
-
-
-def _dense(task: Task) -> int:
-    return task.weight.parameter.size
+    dense = task.weight.parameter.size
+    return min(task.form.parameters(task.weight.shape, task.ranks), dense)

@@ -1,4 +1,7 @@
-"""Hierarchical Tucker-2 (Gabor and Zdunek, Applied Soft Computing 132, 109856, 2023)."""
+"""Hierarchical Tucker-2 (Gabor and Zdunek, Applied Soft Computing 132, 109856, 2023).
+
+Plain, and data-aware by the norm of the output.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ..factorization.forms import HT2
-from .kernel import Float64, checked_ranks, checked_weight, evenly_scaled
+from .kernel import Float64, checked_ranks, checked_weight, evenly_scaled, squared_error
+from .separable import SeparableNorm
 from .svd import leading_eigenvectors, truncated_svd
 
 
-def ht2(weight: npt.NDArray[Any], ranks: Sequence[int], *, name: str = "weight") -> HT2:
+def ht2(
+    weight: npt.NDArray[Any],
+    ranks: Sequence[int],
+    *,
+    moment: Float64 | None = None,
+    name: str = "weight",
+) -> HT2:
     """Approximate a kernel by bases of inputs and outputs and two cores, one for each tap mode.
 
     With the kernel as X (S x d1 x T x d2), the bases are the leading singular vectors of its modes
@@ -22,6 +32,8 @@ def ht2(weight: npt.NDArray[Any], ranks: Sequence[int], *, name: str = "weight")
     Args:
         weight: (T, S, d1, d2), any float type.
         ranks: R1, R13, R3. R13 is cut to what the two others and the taps can fill.
+        moment: second moment of the unfolded input, n x n, n = S·d1·d2: then X is taken in the
+            norm of the output (see `SeparableNorm`), if its error is smaller so.
         name: the weight's name, for errors.
 
     Returns:
@@ -30,9 +42,19 @@ def ht2(weight: npt.NDArray[Any], ranks: Sequence[int], *, name: str = "weight")
     Raises:
         InvalidModel, InvalidOptions: as `checked_weight` and `checked_ranks` say.
     """
-    values = checked_weight(weight, HT2, name)
-    rank_in, middle, rank_out = checked_ranks(HT2, weight.shape, ranks, name)
-    ordered = values.transpose(1, 2, 0, 3)
+    values = checked_weight(weight, HT2, name, moment)
+    checked = checked_ranks(HT2, weight.shape, ranks, name)
+    best = _split(values, checked, None)
+    if moment is not None:
+        better = _split(values, checked, SeparableNorm.of(moment, weight.shape))
+        errors = [squared_error(values, form.to_dense(), moment) for form in (better, best)]
+        best = better if errors[0] < errors[1] else best
+    return best
+
+
+def _split(kernel: Float64, ranks: Sequence[int], norm: SeparableNorm | None) -> HT2:
+    rank_in, middle, rank_out = ranks
+    ordered = in_order(kernel if norm is None else norm.applied(kernel))
     rows, columns = ordered.shape[1], ordered.shape[3]
     inputs = _leading(ordered, rank_in)
     outputs = _leading(ordered.transpose(2, 0, 1, 3), rank_out)
@@ -42,12 +64,25 @@ def ht2(weight: npt.NDArray[Any], ranks: Sequence[int], *, name: str = "weight")
     root = np.sqrt(singular)
     cores = (left * root).reshape(rank_in, rows, -1), right * root[:, None]
     factors = [inputs, cores[0], cores[1].reshape(-1, rank_out, columns), outputs]
-    return HT2(tuple(weight.shape), evenly_scaled(factors, _effects(singular, rank_in, rank_out)))
+    effects = _effects(singular, rank_in, rank_out)
+    if norm is not None:
+        factors[0] = norm.undone(inputs, 1)
+        factors[1] = np.swapaxes(norm.undone(np.swapaxes(factors[1], 0, 1), 2), 0, 1)
+        factors[2] = np.moveaxis(norm.undone(np.moveaxis(factors[2], 2, 0), 3), 0, 2)
+        # An error of an element is transformed as the mode is, by its root.
+        means = [float(np.sum(root**2)) / len(root) for root in norm.roots]
+        effects = [e * mean for e, mean in zip(effects, [*means, 1.0], strict=True)]
+    return HT2(tuple(kernel.shape), evenly_scaled(factors, effects))
+
+
+def in_order(kernel: Float64) -> Float64:
+    """Return X of the method, (S, d1, T, d2), of a kernel (T, S, d1, d2)."""
+    return kernel.transpose(1, 2, 0, 3)
 
 
 def mode_matrices(kernel: Float64) -> tuple[Float64, Float64, Float64]:
     """Return the matrices whose ranks are R1, R13, R3: mode S, (S·d1) x (T·d2), and mode T."""
-    ordered = kernel.transpose(1, 2, 0, 3)
+    ordered = in_order(kernel)
     channels, rows, total, columns = ordered.shape
     return (
         ordered.reshape(channels, -1),

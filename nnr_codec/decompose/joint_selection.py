@@ -71,9 +71,11 @@ def select_joint(
         progress: called with the name of each weight that is done.
 
     Raises:
-        InvalidOptions: the ratio is out of reach.
+        InvalidOptions: the ratio is out of reach, perhaps as there is no group.
     """
     groups = list(_groups(list(_usable(weights, found)), options))
+    if not groups and options.decomposition.method == "joint":
+        _check_ratio(options.decomposition.compression_ratio, everything, found.saved)
     fraction = _fraction_of_ratio(groups, everything, found.saved)
     for group in groups:
         _decompose(group, fraction, found)
@@ -125,6 +127,13 @@ def _decompose(group: _Group, fraction_of_ratio: float, found: Decomposition) ->
         found.factorizations.update(joint(values, rank, group.options.joint_scheme))
 
 
+def _check_ratio(ratio: float | None, everything: int, saved: int) -> None:
+    """Check that a model whose layers share nothing has the ratio asked for without that."""
+    if ratio is not None and everything - saved > everything / ratio:
+        reason = "there is no group of repeated layers that could share a factor"
+        raise InvalidOptions("compression_ratio", f"{ratio}: {reason}")
+
+
 def _fraction_of_ratio(groups: Sequence[_Group], everything: int, saved: int) -> float:
     """Return the fraction to keep of every group, the largest that gives the ratio asked for.
 
@@ -137,14 +146,16 @@ def _fraction_of_ratio(groups: Sequence[_Group], everything: int, saved: int) ->
     if not asked:
         return 1.0
     ratio = cast("float", asked[0].options.compression_ratio)  # the model's: no layer has its own
-    budget = everything / ratio - (everything - saved - sum(group.dense for group in asked))
+    others = everything - saved - sum(group.dense for group in asked)
 
     def parameters(fraction: float) -> int:
         return sum(min(g.parameters(g.rank_of(fraction)), g.dense) for g in asked)
 
-    found = largest_fraction(parameters, budget)
+    found = largest_fraction(parameters, everything / ratio - others)
     if found is None:
-        reason = f"{ratio}: the layers that share factors take more, even with ranks of 1"
+        least = sum(min(group.parameters(1), group.dense) for group in asked)
+        most = everything / (others + least)
+        reason = f"{ratio}: the layers that share factors give {most:.4g} at most"
         raise InvalidOptions("compression_ratio", reason)
     return found
 

@@ -108,6 +108,15 @@ def squared_error(
     return float(np.vdot(difference, weighted))
 
 
+def relative_error(
+    weight: npt.NDArray[Any], approximation: npt.NDArray[Any], moment: Float64 | None = None
+) -> float:
+    """Return `squared_error` relative to that of zeros; 0 for a weight without any effect."""
+    error = squared_error(weight, approximation, moment)
+    whole = squared_error(weight, np.zeros_like(weight), moment)
+    return error / whole if whole > 0 else 0.0
+
+
 def evenly_scaled(
     factors: Sequence[Float64], effects: Sequence[float]
 ) -> tuple[npt.NDArray[np.float32], ...]:

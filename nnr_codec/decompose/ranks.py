@@ -12,6 +12,8 @@ import numpy.typing as npt
 from ..errors import InvalidOptions
 from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 from .cp import sliced_start
+from .error_curve import error_curve
+from .form_errors import in_norm_of
 from .ht2 import mode_matrices
 from .kernel import Float64, checked_ranks, checked_weight
 from .svd import squared_singular_values
@@ -26,6 +28,7 @@ def resolved_ranks(
     form: type[FactoredWeight],
     weight: npt.NDArray[Any],
     rank: int | float | Sequence[int],
+    moment: Float64 | None = None,
     name: str = "weight",
 ) -> Ranks:
     """Return the ranks that a `rank` option means for a weight.
@@ -35,6 +38,7 @@ def resolved_ranks(
         weight: dense.
         rank: an int, every rank of the form; a sequence of all its ranks; or a float above 0
             and up to 1, the fraction of parameters kept, which `best_ranks` makes the most of.
+        moment: of the layer's unfolded input, n x n: then of its output.
         name: the weight's name, for errors.
 
     Raises:
@@ -43,31 +47,35 @@ def resolved_ranks(
     """
     checked_weight(weight, form, name)
     if isinstance(rank, float):
-        return best_ranks(form, weight, rank, name)
+        return best_ranks(form, weight, rank, moment, name)
     count = len(form.max_ranks(weight.shape))
     ranks = (rank,) * count if isinstance(rank, int) else rank
     return checked_ranks(form, weight.shape, ranks, name)
 
 
 def best_ranks(
-    form: type[FactoredWeight], weight: npt.NDArray[Any], fraction: float, name: str = "weight"
+    form: type[FactoredWeight],
+    weight: npt.NDArray[Any],
+    fraction: float,
+    moment: Float64 | None = None,
+    name: str = "weight",
 ) -> Ranks:
-    """Return the highest ranks at which at most a fraction of the dense parameters is kept.
+    """Return the best ranks at which at most a fraction of the dense parameters is kept.
 
     Of a compression ratio c, the fraction is 1/c. One rank is that of `rank_of_fraction`. Several
-    ranks keep all the same energy, as much as possible. Every rank is at least 1, even if that
-    keeps more parameters.
+    ranks are those of the least error to expect (`error_curve`). Every rank is at least 1, even if
+    that keeps more parameters.
 
     Raises:
         InvalidModel: the weight cannot be decomposed.
-        InvalidOptions: the fraction is not above 0, or above 1.
+        InvalidOptions: the fraction is not above 0, or above 1; or the moment does not fit.
     """
-    if len(form.max_ranks(weight.shape)) == 1:
+    most = form.max_ranks(weight.shape)
+    if len(most) == 1:
         return (rank_of_fraction(form, weight.shape, fraction, name),)
     allowed = _allowed(weight.shape, fraction, name)
-    path = energy_path(form, checked_weight(weight, form, name), name)
-    fitting = [ranks for ranks in path if form.parameters(weight.shape, ranks) <= allowed]
-    return fitting[-1] if fitting else path[0]
+    choice = error_curve(form, weight, moment, name).best(allowed)
+    return (1,) * len(most) if choice is None else choice.ranks
 
 
 def rank_of_fraction(
@@ -93,24 +101,11 @@ def _allowed(shape: Sequence[int], fraction: float, name: str) -> float:
     return fraction * math.prod(shape) * (1 + _ROUNDING)  # times 1/c may fall short by rounding
 
 
-def energy_path(form: type[FactoredWeight], kernel: Float64, name: str) -> list[Ranks]:
-    """Return ranks of rising energy, from the lowest to those that keep all of it.
-
-    At each point all ranks are the least that keep the same fraction of their squared singular
-    values.
-    """
-    kept = [np.cumsum(spectrum) for spectrum in spectra(form, kernel, name)]
-    kept = [shares / shares[-1] for shares in kept]
-    levels = np.unique(np.concatenate(kept))
-    levels = levels[levels <= 1 - _ROUNDING]
-    found = [np.searchsorted(shares, np.append(levels, 1 - _ROUNDING)) + 1 for shares in kept]
-    return list(dict.fromkeys(zip(*(ranks.tolist() for ranks in found), strict=True)))
-
-
 def energy_ranks(
     form: type[FactoredWeight],
     weight: npt.NDArray[Any],
     energy: float,
+    moment: Float64 | None = None,
     name: str = "weight",
 ) -> Ranks:
     """Return the least ranks that each keep a fraction of the squared singular values.
@@ -120,15 +115,17 @@ def energy_ranks(
 
     Args:
         energy: above 0, up to 1.
+        moment: of the layer's unfolded input, n x n: then the values are those of the weight in
+            the norm of the output.
 
     Raises:
         InvalidModel: the weight cannot be decomposed.
-        InvalidOptions: the energy is out of range, or the form is joint.
+        InvalidOptions: the energy is out of range, the form is joint, or the moment does not fit.
     """
     if not 0 < energy <= 1:
         raise InvalidOptions("energy", f"{name!r}: {energy} is not from 0 to 1")
-    values = checked_weight(weight, form, name)
-    return tuple(_energy_rank(spectrum, energy) for spectrum in spectra(form, values, name))
+    values = in_norm_of(form, checked_weight(weight, form, name, moment), moment)
+    return tuple(_energy_rank(spectrum, energy) for spectrum in _spectra(form, values, name))
 
 
 def vbmf_ranks(form: type[FactoredWeight], weight: npt.NDArray[Any], name: str = "weight") -> Ranks:
@@ -147,14 +144,8 @@ def vbmf_ranks(form: type[FactoredWeight], weight: npt.NDArray[Any], name: str =
     return tuple(max(vbmf_rank(matrix), 1) for matrix in matrices)
 
 
-def spectra(form: type[FactoredWeight], kernel: Float64, name: str) -> tuple[Float64, ...]:
-    """Return the squared singular values, falling, that each rank of the form cuts off.
-
-    What all of them leave out together is a bound of the squared error that the form can reach.
-
-    Raises:
-        InvalidOptions: the form is joint, so one layer does not tell.
-    """
+def _spectra(form: type[FactoredWeight], kernel: Float64, name: str) -> tuple[Float64, ...]:
+    """Return the squared singular values, falling, that each rank of the form cuts off."""
     outputs = kernel.reshape(len(kernel), -1)
     if form is LowRank:
         return (squared_singular_values(outputs),)

@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..decomposition_options import DecompositionOptions
 from ..errors import InvalidOptions
 from ..factorization.forms import CP, HT2, LowRank, Tucker2
 from ..model import Parameter
 from ..options import EncodeOptions, matches_tensor
 from ..ordered_calls import ordered_results
 from ..quantize.moments import Calibration
-from .algorithms import Form, Task, decomposed
-from .auto_size import SizeTask, smallest
+from .algorithms import Form, decomposed
+from .auto_size import SizeTask, forms_of, smallest
 from .auto_work import WorkBench, least_work
-from .chosen_ranks import ranks_of_model
+from .chosen_ranks import Candidate, chosen_tasks
 from .decomposition import Decomposition
 from .ht2 import form_of_layer
 from .joint_selection import select_joint
@@ -63,8 +64,8 @@ def decompose_model(
         module: that the weights belong to, with the model's tensors; without one their shapes tell
             what they are.
         inputs: a batch of the module's inputs, for the objectives "macs" and "latency".
-        calibration: second moments of the layers' inputs: then low rank, CP and Tucker-2 minimize
-            the error of the outputs.
+        calibration: second moments of the layers' inputs: then it is the error of the outputs
+            that forms and ranks are chosen by, and that all but joint forms minimize.
         executor: decomposes weights side by side.
         progress: called with the name of each weight that is decomposed.
 
@@ -78,15 +79,17 @@ def decompose_model(
     everything = sum(p.size for p in model.values() if p.tied_to is None)
     weights = weights_of_model(model, module)
     _check_named(model, {weight.name for weight in weights}, options)
-    by_method = _methods(weights, options, found)
+    wanted = _wanted(weights, options, found)
+    joint = [weight for weight, own in wanted if own.method == "joint"]
+    auto = [weight for weight, own in wanted if _has_objective(own)]
+    alone = [(w, own) for w, own in wanted if own.method != "joint" and not _has_objective(own)]
     selection = _Selection(options, calibration, executor, progress, found)
-    selection.decompose_alone(by_method, everything)
-    joint = by_method.get("joint", [])
+    selection.decompose_alone(alone, everything)
     select_joint(joint, options, everything, found, progress)
     if options.decomposition.objective == "size":
-        selection.decompose_for_size(by_method.get("auto", []))
+        selection.decompose_for_size(auto)
     else:
-        selection.decompose_for_work(by_method.get("auto", []), module, inputs)
+        selection.decompose_for_work(auto, module, inputs)
     found.sort(list(model))
     return found
 
@@ -103,23 +106,28 @@ def _check_named(
         raise InvalidOptions(f"{name}: decompose", reason)
 
 
-def _methods(
+def _wanted(
     weights: Iterable[LayerWeight], options: EncodeOptions, found: Decomposition
-) -> dict[str, list[LayerWeight]]:
-    """Return the weights that may be decomposed, by method; note why others may not."""
-    by_method: dict[str, list[LayerWeight]] = {}
+) -> list[tuple[LayerWeight, DecompositionOptions]]:
+    """Return the weights that may be decomposed, with their options; note why others may not."""
+    wanted = []
     for weight in weights:
-        method = options.for_tensor(weight.name).decomposition.method
-        if method == "none":
+        own = options.for_tensor(weight.name).decomposition
+        if own.method == "none":
             continue
-        reason = _obstacle(weight, method, options)
+        reason = _obstacle(weight, own.method, options)
         if reason is None:
-            by_method.setdefault(method, []).append(weight)
+            wanted.append((weight, own))
         elif options.names_exactly(weight.name):
             raise InvalidOptions(f"{weight.name}: decompose", reason)
         else:
             found.skipped[weight.name] = reason
-    return by_method
+    return wanted
+
+
+def _has_objective(own: DecompositionOptions) -> bool:
+    """Whether the objective tells what becomes of a weight, not a ratio of the whole model."""
+    return own.method == "auto" and own.compression_ratio is None
 
 
 def _obstacle(weight: LayerWeight, method: str, options: EncodeOptions) -> str | None:
@@ -160,19 +168,20 @@ class _Selection:
     found: Decomposition
 
     def decompose_alone(
-        self, by_method: Mapping[str, Sequence[LayerWeight]], everything: int
+        self, wanted: Sequence[tuple[LayerWeight, DecompositionOptions]], everything: int
     ) -> None:
-        """Decompose the weights whose form the method tells, each by itself."""
-        tasks = [
-            Task(weight, _form(weight, method), moment=moment_of(weight, self.calibration))
-            for method, weights in by_method.items()
-            if method not in ("joint", "auto")
-            for weight in weights
-        ]
-        chosen = ranks_of_model(tasks, self.options, everything, self.found.skipped)
+        """Decompose weights into the form that the method tells, or the ratio, each by itself."""
+        candidates = [self._candidate(weight, own) for weight, own in wanted]
+        skipped = self.found.skipped
+        chosen = chosen_tasks(candidates, self.options, everything, skipped, self._results)
         for task, made in zip(chosen, self._results(decomposed, chosen), strict=True):
             self.found.take(task.weight.name, made)
             self._done(task.weight)
+
+    def _candidate(self, weight: LayerWeight, own: DecompositionOptions) -> Candidate:
+        is_free = own.method == "auto"
+        forms = forms_of(weight) if is_free else (_form(weight, own.method),)
+        return Candidate(weight, forms, moment_of(weight, self.calibration), own.compression_ratio)
 
     def decompose_for_size(self, weights: Sequence[LayerWeight]) -> None:
         """Decompose the weights that take fewer bytes so, at the error of plain quantization."""

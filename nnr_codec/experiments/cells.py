@@ -24,6 +24,7 @@ from .fingerprints import file_digest
 from .methods import Codec, Decoded, Encoded
 from .methods.nnr import NnrCodec
 from .plan import Point, SubjectPlan
+from .weight_errors import weight_errors
 
 if TYPE_CHECKING:
     from .batches import Batch
@@ -166,6 +167,7 @@ def measure(cell: Cell, data: Path | None, reference: npt.NDArray[Any] | None = 
         "breakdown": dict(encoded.breakdown),
         "yardsticks": dict(encoded.yardsticks),
         **record,
+        **weight_errors(tensors, decoded),
         **_factorized_cost(subject, decoded),
         "encode_seconds": encoded.seconds,
         "decode_seconds": decoded.seconds,

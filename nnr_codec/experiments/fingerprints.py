@@ -18,6 +18,7 @@ _MEASURING = (
     "evaluation.py",
     "metrics.py",
     "subject.py",
+    "weight_errors.py",
     "yardsticks.py",
 )
 _MEASURING_FOLDERS = ("subjects", "methods")

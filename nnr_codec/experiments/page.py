@@ -228,7 +228,8 @@ def _notes(results: Results) -> str:
     return (
         '<section class="card"><h2>How to read this</h2>\n'
         "<p>Sizes are those of whole streams, headers and all. Divergence and agreement are with "
-        "the uncompressed network on the same samples. BD-rate: the mean difference of log bytes "
+        "the uncompressed network on the same samples. Weight error: squared error of all decoded "
+        "weights over their energy. BD-rate: the mean difference of log bytes "
         "over log divergence, between monotone cubic curves through the points of each method that "
         "no other point of it beats in both.</p>\n"
         "<p>Bytes at an accuracy drop: from the smallest measured point within the drop, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from .bootstrap import BytesAtLoss
 from .cells import Cell, Measured
@@ -57,6 +58,7 @@ def cell_rows(
         f"Δ {facts.primary}",
         "agreement, %",
         escape(facts.divergence),
+        "weight error",
         "encode, s",
         "decode, s",
     ]
@@ -90,9 +92,17 @@ def _cell_row(
         Shown(NONE) if change is None else Shown(signed_text(change, 2), change),
         _number(100 * record["agreement"], 2),
         Shown(small_text(record["divergence"]), record["divergence"]),
+        _weight_error(record),
         _number(record["encode_seconds"], 3),
         _number(record["decode_seconds"], 3),
     ]
+
+
+def _weight_error(record: Mapping[str, Any]) -> Shown:
+    if "weight_error" not in record:
+        return Shown(NONE, title="the network has no weights")
+    value = record["weight_error"]
+    return Shown(small_text(value), value)
 
 
 def _number(value: float, digits: int) -> Shown:

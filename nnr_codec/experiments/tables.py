@@ -10,6 +10,7 @@ from typing import Any
 
 from .cells import Cell, Facts, Failure, Measured
 from .results import Results, bd_rates, losses_of
+from .weight_errors import ERRORS
 
 _FIRST = ("subject", "method", "point", "status", "bytes", "bits_per_weight", "ratio")
 _JUDGED = ("agreement", "divergence", "divergence_kind", "samples", "parameters", "macs")
@@ -22,7 +23,9 @@ def rows(results: Results) -> list[dict[str, Any]]:
     """Return a row for each uncompressed network and each cell; what does not apply is absent.
 
     ``ratio`` is bytes over those of float32; ``parameters`` and ``macs`` are those of layers that
-    run on factors, where a method decomposes. Scores have their names, and values as the metric
+    run on factors, where a method decomposes. ``weight_error``, ``kernel_error`` and
+    ``decomposed_error`` are relative squared errors of the decoded, dense weights
+    (:mod:`nnr_codec.experiments.weight_errors`). Scores have their names, and values as the metric
     gives them (shares from 0 to 1).
     """
     found: list[dict[str, Any]] = []
@@ -58,6 +61,7 @@ def _row(cell: Cell, outcome: Measured | Failure, facts: Facts | Failure) -> dic
         "parameters": record.get("parameters", facts.parameters),
         "macs": record.get("macs", facts.macs),
     }
+    row |= {name: record[name] for name in ERRORS if name in record}
     row |= record.get("yardsticks", {})
     return row | {name: record[name] for name in TIMES if name in record}
 
@@ -65,9 +69,10 @@ def _row(cell: Cell, outcome: Measured | Failure, facts: Facts | Failure) -> dic
 def csv_text(results: Results) -> str:
     """Return the rows as CSV, with a header; numbers as Python writes them."""
     table = rows(results)
-    fixed = {*_FIRST, *_JUDGED, *_YARDSTICKS, *TIMES}
+    measures = (*_JUDGED, *ERRORS, *_YARDSTICKS, *TIMES)
+    fixed = {*_FIRST, *measures}
     scores = dict.fromkeys(name for row in table for name in row if name not in fixed)
-    header = [*_FIRST, *scores, *_JUDGED, *_YARDSTICKS, *TIMES]
+    header = [*_FIRST, *scores, *measures]
     text = io.StringIO()
     writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
     writer.writeheader()

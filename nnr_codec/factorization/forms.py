@@ -69,18 +69,22 @@ class CP(FactoredWeight):
     _rank_axes = ((0, 1),)
 
     def _product(self, factors: list[Float64]) -> Float64:
-        outputs, *rest = factors
-        columns = math.prod(self.shape[1:])
-        dense = np.zeros((self.shape[0], columns))
+        # The terms of the other factors are formed one by one, so the largest is the one that a
+        # matrix product takes: it has the most of the work then, whatever the shape.
+        axis = self.shape.index(max(self.shape))
+        largest, rest = factors[axis], factors[:axis] + factors[axis + 1 :]
+        others = [size for index, size in enumerate(self.shape) if index != axis]
+        columns = math.prod(others)
+        dense = np.zeros((self.shape[axis], columns))
         # In blocks of terms, as the columns b ∘ c ∘ e of all could take far more than the weight.
-        step = max(self.shape[0], _CP_BLOCK // columns)
-        for start in range(0, outputs.shape[1], step):
+        step = max(self.shape[axis], _CP_BLOCK // columns)
+        for start in range(0, largest.shape[1], step):
             terms = np.ones((1, 1))
             for factor in rest:
                 part = factor[:, start : start + step]
                 terms = (terms[:, None] * part[None]).reshape(-1, part.shape[1])
-            dense += outputs[:, start : start + step] @ terms.T
-        return dense
+            dense += largest[:, start : start + step] @ terms.T
+        return np.moveaxis(dense.reshape(-1, *others), 0, axis)
 
     @classmethod
     def product_operations(cls, shape: Sequence[int], ranks: Sequence[int]) -> int:

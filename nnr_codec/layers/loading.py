@@ -16,7 +16,7 @@ from ..factorization.factorizations import users_of
 from ..model import Array, is_extension
 from ..options import DecodeLimits
 from .factorized import SharedParameters, factored
-from .replacing import check_shape, layer_of, replace_layer
+from .replacing import check_distinct, check_shape, layer_of, replace_layer
 from .sources import Bytes, TensorSource, opened, values_of
 
 State = Mapping[str, torch.Tensor]
@@ -112,7 +112,7 @@ def _check_names(state: State, shapes: Mapping[str, Any], source: str) -> None:
 def _layers(module: nn.Module, state: State, tensors: TensorSource) -> dict[str, nn.Module]:
     """Return the layers to replace, by the names of their weights, all of which fit."""
     shapes = {parameter.name: parameter.shape for parameter in tensors.parameters}
-    return {
+    layers = {
         name: layer_of(
             module,
             name,
@@ -123,6 +123,8 @@ def _layers(module: nn.Module, state: State, tensors: TensorSource) -> dict[str,
         for name, entry in tensors.factorizations.items()
         if name in state
     }
+    check_distinct(module, layers)
+    return layers
 
 
 @torch.no_grad()

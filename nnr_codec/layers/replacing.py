@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -43,6 +43,7 @@ def factorize(module: nn.Module, weights: Mapping[str, FactoredWeight]) -> nn.Mo
             raise InvalidModel(name, "is given as factors, and the module has no such tensor")
         check_shape(name, weight.shape, state[name])
         layers[name] = layer_of(module, name, weight.form, weight.shape, weight.ranks)
+    check_distinct(module, weights)
     shared: SharedParameters = {}
     for name, weight in weights.items():
         identities = [str(id(factor)) for factor in weight.factors]
@@ -84,10 +85,24 @@ def layer_of(
     return layer
 
 
+def check_distinct(module: nn.Module, names: Iterable[str]) -> None:
+    """Check that no layer of the module has two of these weights, each with factors of its own.
+
+    Raises:
+        InvalidModel: the module has one layer under both names.
+    """
+    first: dict[int, str] = {}
+    for name in names:
+        layer = module.get_submodule(name.rpartition(".")[0])
+        other = first.setdefault(id(layer), name)
+        if other != name:
+            raise InvalidModel(
+                name, f"is the weight of one layer with {other!r}: both have factors"
+            )
+
+
 def replace_layer(module: nn.Module, name: str, made: FactorizedLayer) -> None:
     """Put a factorized layer wherever the module has the layer of weight `name`.
-
-    That layer may be a factorized one already, by another name of it.
 
     Args:
         module: changed in place.

@@ -22,10 +22,14 @@ def factored_weights(module: nn.Module) -> dict[str, FactoredWeight]:
 
     A parameter that layers share gives one array, so that it is coded once: with
     ``encode(dense_state(module), factorizations=factored_weights(module))``. Factors have the
-    dtypes of the parameters (bfloat16, which numpy lacks, becomes float32).
+    dtypes of the parameters (bfloat16, which numpy lacks, becomes float32). Of a layer that the
+    module has under several names, it is the first.
     """
     seen: _Arrays = {}
-    return {f"{name}weight": _weight(layer, seen) for name, layer in _factorized(module)}
+    names: dict[FactorizedLayer, str] = {}
+    for name, layer in _factorized(module):
+        names.setdefault(layer, f"{name}weight")
+    return {name: _weight(layer, seen) for layer, name in names.items()}
 
 
 def dense_state(module: nn.Module) -> dict[str, Array]:

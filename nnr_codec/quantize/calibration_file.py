@@ -14,12 +14,14 @@ import numpy as np
 
 from ..checkpoints import open_checkpoint, save_checkpoint
 from ..errors import InvalidModel
+from ..factorization.map_checks import shortened
 from .moments import Calibration, InputMoments, RowLayout
 
 __all__ = ["load_calibration", "save_calibration"]
 
 _ENTRY = "nnr_calibration"
 _VERSION = 1
+_GREATEST = 2**63 - 1  # of counts and sizes
 
 
 def save_calibration(
@@ -69,19 +71,35 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
             name: _moments(text, name, weight, blocks[name])
             for name, weight in entry["weights"].items()
         }
-        return Calibration(moments, int(entry["samples"]), tuple(entry["unused"]))
+        return Calibration(moments, _whole(entry["samples"]), _names(entry["unused"]))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise InvalidModel(text, f"is no calibration: {type(error).__name__} {error}") from error
 
 
+def _whole(value: Any, least: int = 0) -> int:
+    """Return a number of the JSON, which has infinities, fractions and any size as well."""
+    if type(value) is not int or not least <= value <= _GREATEST:
+        raise ValueError(f"{shortened(value)} is no whole number from {least} to {_GREATEST}")
+    return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{shortened(value)} is no list of names")
+    return tuple(value)
+
+
 def _moments(path: str, name: str, weight: dict[str, Any], blocks: Any) -> InputMoments:
-    shape = tuple(int(size) for size in weight["shape"])
-    layout = RowLayout(shape, int(weight["groups"]), bool(weight["transposed"]))
-    size = blocks.shape[-1]
-    expected = (layout.groups, layout.width // size, size, size)
+    shape = tuple(_whole(size, 1) for size in weight["shape"])
+    groups = _whole(weight["groups"], 1)
+    if shape[0] % groups or not isinstance(weight["transposed"], bool):
+        raise InvalidModel(path, f"{name!r}: no layer of {groups} groups has the shape {shape}")
+    layout = RowLayout(shape, groups, weight["transposed"])
+    size = max(blocks.shape[-1], 1)
+    expected = (groups, layout.width // size, size, size)
     if blocks.shape != expected or blocks.dtype != np.float64 or layout.width % size:
         reason = f"moments {blocks.dtype} {blocks.shape} do not fit a weight of shape {shape}"
         raise InvalidModel(path, f"{name!r}: {reason}")
     if not np.isfinite(blocks).all():
         raise InvalidModel(path, f"{name!r}: moments are not finite")
-    return InputMoments(layout, blocks, int(weight["positions"]))
+    return InputMoments(layout, blocks, _whole(weight["positions"], 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Distortion:
-    """The error of a quantized tensor.
+    """The error of a tensor that does not come back as it was.
 
     Attributes:
         squared_error: sum of the squared differences.
@@ -54,16 +54,27 @@ def distortion(
         squared_error, energy, largest = measure_distortion(syntax, levels, step, values)
         return Distortion(squared_error, energy, not np.isfinite(largest))
     integers = TensorToEncode(syntax, levels).reconstruct()
+    return difference(values, lambda piece: dequantize(integers[piece], step))
+
+
+def difference(
+    values: npt.NDArray[Any], decoded: Callable[[slice], npt.NDArray[np.floating[Any]]]
+) -> Distortion:
+    """Compare a tensor with what comes back.
+
+    Args:
+        values: flat, of the element type in which they come back.
+        decoded: gives a piece of what comes back, flat, before it has that type.
+    """
     squared_error = energy = 0.0
     overflows = False
     for piece in _pieces(values.size):
-        with np.errstate(over="ignore"):
-            decoded = dequantize(integers[piece], step).astype(dtype)
-        overflows = overflows or not np.isfinite(decoded).all()
-        with np.errstate(invalid="ignore"):
-            error = decoded.astype(np.float64) - values[piece]
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = decoded(piece).astype(values.dtype, copy=False)
+            error = found.astype(np.float64) - values[piece]
             squared_error += float(error @ error)
-        energy += float(np.square(values[piece], dtype=np.float64).sum())
+            energy += float(np.square(values[piece], dtype=np.float64).sum())
+        overflows = overflows or not np.isfinite(found).all()
     return Distortion(squared_error, energy, overflows)
 
 

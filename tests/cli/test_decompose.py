@@ -61,6 +61,7 @@ def factored(run: Run, stream: Path) -> dict[str, dict[str, Any]]:
         ["tucker2", "--rank", "vbmf"],
         ["ht2", "--energy", "0.5"],
         ["ce1", "--compression-ratio", "2.5"],
+        ["auto", "--compression-ratio", "2.5"],
         ["auto"],
     ],
 )
@@ -117,10 +118,50 @@ def test_what_stays_dense_is_listed_by_reason(run: Run, tmp_path: Path) -> None:
     assert done.err.splitlines() == [
         "nnr-encode: warning: stays dense: 'conv1.weight': is of the first layer",
         "nnr-encode: warning: stays dense: 'conv2.weight': is not quantized",
-        "nnr-encode: warning: stays dense: 'fc.weight': "
-        "'fc.weight': lr: ranks [30] not from 1 to [10]",
+        "nnr-encode: warning: stays dense: 'fc.weight': lr: ranks [30] not from 1 to [10]",
     ]
     assert not run("nnr-encode", DIGITS, *asked, "-q").err
+
+
+def test_what_stays_dense_is_listed_in_the_plural(run: Run, tmp_path: Path) -> None:
+    for count, listed in (
+        (6, "'0', '1', '2', '3', '4', '5'"),
+        (8, "'0', '1', '2', '3', '4' and 3 more"),
+    ):
+        arrays = {f"{i}": random_weights(8 + i, 6, seed=i) for i in range(count)}
+        path = save(tmp_path / f"{count}.npz", arrays)
+        done = run("nnr-encode", path, "--dry-run", "--decompose", "joint", "--rank", "2")
+        reason = "are in no group of equal layers that share a factor"
+        assert done.err == f"nnr-encode: warning: stay dense: {listed}: {reason}\n"
+        asked = ["--decompose", "lr", "--rank", "2", "--exclude", "*"]
+        done = run("nnr-encode", path, "--dry-run", *asked)
+        assert done.err == f"nnr-encode: warning: stay dense: {listed}: are not quantized\n"
+
+
+def test_summary(run: Run, tmp_path: Path) -> None:
+    """The errors are those of the dense weights, and how much of them the decomposition makes."""
+    stream, output = tmp_path / "d.nnr", tmp_path / "d.npz"
+    asked = [DIGITS, "-o", stream, "-f", "--decompose", "lr", "--rank", "4", "--qp", "-20"]
+    report = json.loads(run("nnr-encode", *asked, "--json").out)
+    lines = run("nnr-encode", *asked, "-v").out.splitlines()
+    assert run("nnr-decode", stream, "-o", output).code == 0
+    before, after = load(DIGITS), load(output)
+    info = json.loads(run("nnr-info", stream, "--json").out)
+    assert report["parameters"] == info["parameters"] < report["elements"] == info["elements"]
+    assert 0 < report["decomposition_nmse"] < report["nmse"]
+    assert (
+        f"{len(before)} tensors (3 as factors), {report['elements']} weights "
+        f"({report['parameters']} parameters), " in lines[-1]
+    )
+    assert (
+        f"NMSE {report['nmse']:.3g} ({report['decomposition_nmse']:.3g} by decomposition alone), "
+        in lines[-1]
+    )
+    rows = {cells[0]: cells for cells in map(str.split, lines[:-1])}
+    for name in factored(run, stream):
+        error = np.square(after[name].astype(float) - before[name]).sum()
+        nmse = error / np.square(before[name].astype(float)).sum()
+        assert float(rows[name][-1]) == pytest.approx(nmse, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +173,14 @@ def test_what_stays_dense_is_listed_by_reason(run: Run, tmp_path: Path) -> None:
         (["--decompose", "lr", "--rank", "much"], "--rank"),
         (["--decompose", "lr", "--rank", "0"], "rank: 0"),
         (["--decompose", "lr", "--compression-ratio", "900"], "compression_ratio: 900"),
-        (["--decompose", "auto", "--compression-ratio", "2"], "compression_ratio: is what"),
+        (
+            ["--decompose", "auto", "--objective", "macs", "--compression-ratio", "2"],
+            "compression_ratio: goes with objective 'size'",
+        ),
+        (
+            ["--decompose", "joint", "--compression-ratio", "2"],
+            "compression_ratio: 2.0: there is no group of repeated layers",
+        ),
         (["--decompose", "auto", "--objective", "macs"], "objective: 'macs' needs a module"),
         (["--decompose", "auto", "--objective", "latency"], "(--module)"),
         (["--decompose", "lr", "--rank", "all"], "--rank: 'all' is neither a number nor 'vbmf'"),

@@ -41,7 +41,8 @@ class TestOutput:
     def test_verbose_adds_a_row_for_each_tensor(self, run: Run, model: Path) -> None:
         done = run("nnr-encode", model, "--dry-run", "-v", "--nonweight-qp", "-60")
         header, *rows, last = done.out.splitlines()
-        assert header.split() == ["tensor", "shape", "dtype", "kind", "qp", "bytes", "bit/weight"]
+        columns = ["tensor", "shape", "dtype", "kind", "qp", "bytes", "bit/weight", "NMSE"]
+        assert header.split() == columns
         assert [row.split()[:5] for row in rows] == [
             ["first.weight", "40x24", "float32", "dq", "-38"],
             ["first.bias", "40", "float32", "dq", "-60"],

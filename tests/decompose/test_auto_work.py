@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +15,7 @@ import numpy as np
 import pytest
 
 from nnr_codec import EncodeOptions, InvalidOptions
-from nnr_codec.decompose import auto_work, decompose_model
+from nnr_codec.decompose import decompose_model, timing
 from nnr_codec.decompose.auto_work import MORE_WORK, WorkBench
 from nnr_codec.decompose.layer_kinds import weights_of_model
 from nnr_codec.decomposition_options import DecompositionOptions
@@ -20,7 +24,8 @@ from nnr_codec.model import Model
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
-factored = pytest.importorskip("nnr_codec.layers").factored
+layers = pytest.importorskip("nnr_codec.layers")
+factored, FactorizedLayer = layers.factored, layers.FactorizedLayer
 
 
 def network() -> Any:
@@ -117,6 +122,10 @@ def test_less_energy_is_less_work() -> None:
     assert costs[1] < costs[0]
 
 
+def use_clock(monkeypatch: pytest.MonkeyPatch, clock: Any) -> None:
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=clock, process_time=clock))
+
+
 @pytest.mark.parametrize(("per_layer", "is_faster"), [(5.0, False), (0.0, True)])
 def test_only_what_takes_less_time(
     monkeypatch: pytest.MonkeyPatch, per_layer: float, is_faster: bool
@@ -130,14 +139,117 @@ def test_only_what_takes_less_time(
             elapsed[0] += per_layer + sum(p.numel() for p in layer.parameters()) / 1000
 
     handle = nn.modules.module.register_module_forward_hook(tick)
-    clock = SimpleNamespace(perf_counter=lambda: next(now) * 1e-9 + elapsed[0])
-    monkeypatch.setattr(auto_work, "time", clock)
+    use_clock(monkeypatch, lambda: next(now) * 1e-9 + elapsed[0])
     module = network()
     chosen = EncodeOptions(decomposition=options("latency"))
     found = decompose_model(model_of(module), chosen, module=module, inputs=INPUTS)
     handle.remove()
     assert ("7.weight" in found.factorizations) is is_faster
     assert ("1.weight" in found.factorizations) is is_faster
+
+
+@contextmanager
+def taking(
+    monkeypatch: pytest.MonkeyPatch, module: Any, time_of: Callable[[int, int], float]
+) -> Iterator[list[Any]]:
+    """Have layers of `module` take 1 s, and the n-th one on factors time_of(n, run) s.
+
+    Yields the list of those on factors that ran.
+    """
+    dense = [layer for layer in module.modules() if not list(layer.children())]
+    on_factors: list[Any] = []
+    runs: Counter[int] = Counter()
+    elapsed = [0.0]
+
+    def tick(layer: Any, args: Any, output: Any) -> None:
+        if isinstance(layer, FactorizedLayer):
+            if layer not in on_factors:
+                on_factors.append(layer)
+            number = on_factors.index(layer)
+            elapsed[0] += time_of(number, runs[number])
+            runs[number] += 1
+        elif layer in dense:
+            elapsed[0] += 1.0
+
+    use_clock(monkeypatch, lambda: elapsed[0])
+    handle = nn.modules.module.register_module_forward_hook(tick)
+    try:
+        yield on_factors
+    finally:
+        handle.remove()
+
+
+def share_of(module: Any) -> float:
+    """Return the share of time of the last layer at rank 3, whatever its error."""
+    *_, weight = weights_of_model(model_of(module), module)
+    shapes = LowRank.factor_shapes(weight.shape, (3,))
+    made = LowRank(weight.shape, tuple(np.ones(shape, np.float32) for shape in shapes))
+    return WorkBench(options("latency"), module, INPUTS).share(weight, made)
+
+
+@pytest.mark.parametrize(
+    ("times", "share", "timings"),
+    [([0.5, 0.7, 0.6], 0.7, 3), ([0.5, 1.2, 0.5], 1.2, 2), ([0.92, 0.5, 0.5], 0.92, 1)],
+)
+def test_the_worst_timing_counts_and_ends_it_if_not_faster(
+    monkeypatch: pytest.MonkeyPatch, times: list[float], share: float, timings: int
+) -> None:
+    module = network().eval()
+    with taking(monkeypatch, module, lambda number, run: times[number]) as on_factors:
+        assert share_of(module) == pytest.approx(share)
+    assert len(on_factors) == timings
+
+
+@pytest.mark.parametrize(("slow", "share"), [(3, 0.5), (2, 9.0)])
+def test_some_slow_rounds_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, slow: int, share: float
+) -> None:
+    """The median does: every third run on factors is disturbed, or every second from the first."""
+    module = network().eval()
+
+    def time_of(number: int, run: int) -> float:
+        return 9.0 if run % slow == 1 else 0.5
+
+    with taking(monkeypatch, module, time_of):
+        assert share_of(module) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("time", "is_faster"), [(0.92, False), (0.88, True)])
+def test_a_little_less_time_is_not_enough(
+    monkeypatch: pytest.MonkeyPatch, time: float, is_faster: bool
+) -> None:
+    module = network()
+    chosen = EncodeOptions(decomposition=options("latency"))
+    with taking(monkeypatch, module, lambda number, run: time):
+        found = decompose_model(model_of(module), chosen, module=module, inputs=INPUTS)
+    assert ("7.weight" in found.factorizations) is is_faster
+    if not is_faster:
+        assert not found.factorizations
+        assert found.skipped["7.weight"] == MORE_WORK
+
+
+def test_calls_take_turns_in_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, order = [0.0], []
+
+    def call(number: int) -> None:
+        order.append(number)
+        now[0] += number
+
+    calls = [partial(call, number) for number in (1, 2, 4)]
+    use_clock(monkeypatch, lambda: now[0])
+    assert timing.times_in_turns(calls, 2).tolist() == [[1, 2, 4], [1, 2, 4]]
+    assert order == [1, 2, 4, 1, 2, 4, 4, 2, 1]
+    assert timing.times_in_turns(calls, 2, seconds=15).shape == (3, 3)
+
+
+def test_processor_time_if_there_is_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = SimpleNamespace(process_time=lambda: 1.0, perf_counter=lambda: 2.0)
+    monkeypatch.setattr(timing, "time", clocks)
+    seen = []
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        seen.append(timing._clock()())
+    assert seen == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("objective", ["macs", "latency"])

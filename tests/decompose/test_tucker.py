@@ -111,6 +111,35 @@ def test_data_aware_pays() -> None:
     assert errors[1] < 0.9 * errors[0]
 
 
+def test_data_aware_ht2_pays() -> None:
+    """Far more where channels and taps are correlated each for themselves; never less."""
+    weight = trained_kernel("conv2.weight")
+    channels, taps = random_moment(32), random_moment(9)
+    ratios = []
+    for moment in (np.kron(channels, taps), random_moment(288)):
+        plain, aware = ht2(weight, (20, 30, 20)), ht2(weight, (20, 30, 20), moment=moment)
+        errors = [relative_error(weight, form.to_dense(), moment) for form in (plain, aware)]
+        ratios.append(errors[1] / errors[0])
+    assert ratios[0] < 0.6
+    assert ratios[1] <= 1
+
+
+def test_data_aware_ht2_is_scaled_evenly() -> None:
+    """An error of any element of any factor does the same harm to the output, on average."""
+    weight, rng = trained_kernel("conv2.weight"), np.random.default_rng(0)
+    taps = np.kron(random_moment(3, seed=1), random_moment(3, seed=2))
+    moment = np.kron(random_moment(32), taps)
+    made = ht2(weight, (20, 30, 20), moment=moment)
+    harm = np.zeros(len(made.factors))
+    for index, factor in enumerate(made.factors):
+        for _ in range(60):  # correlated inputs make single draws differ
+            factors = [f.astype(np.float64) for f in made.factors]
+            factors[index] = factor + rng.normal(0, 1e-3, factor.shape)
+            moved = HT2(made.shape, tuple(factors)).to_dense()
+            harm[index] += relative_error(made.to_dense(), moved, moment) ** 2 / factor.size
+    assert harm.max() < 1.3 * harm.min()
+
+
 def test_ranks_that_nothing_can_fill_are_cut() -> None:
     weight = random_kernel((30, 4, 3))
     assert tucker2(weight, (12, 1)).ranks == (3, 1)

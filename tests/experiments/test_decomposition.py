@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 from nnr_codec.checkpoints import save_checkpoint
 from nnr_codec.experiments.calibrating import calibration_of
 from nnr_codec.experiments.runner import run_plan
-from nnr_codec.experiments.tables import rows
+from nnr_codec.experiments.tables import csv_text, rows
 
 SUBJECT = '''
 """Two convolutions and a classifier, of samples whose last channels are hardly there."""
@@ -126,6 +126,22 @@ def test_what_running_on_factors_costs(
     assert (whole["parameters"], whole["macs"]) == (sum(DENSE.values()), sum(WORK.values()))
     assert row["parameters"] == sum((DENSE | parameters).values())
     assert row["macs"] == sum((WORK | macs).values())
+
+
+def test_errors_of_the_weights(tmp_path: Path) -> None:
+    """In the rows and in the CSV of cells; the uncompressed network has none."""
+    overrides = '{ "middle.weight" = { decompose = "lr", rank = 2 } }'
+    found = run_plan(save(tmp_path, overrides=overrides))
+    whole, row = rows(found)
+    assert not {"weight_error", "kernel_error", "decomposed_error"} & whole.keys()
+    # The other weights have the error of fine steps alone.
+    assert 0 < row["weight_error"] < row["kernel_error"] < row["decomposed_error"] < 1
+    header, _, values = (line.split(",") for line in csv_text(found).splitlines())
+    for name in ("weight_error", "kernel_error", "decomposed_error"):
+        assert float(values[header.index(name)]) == row[name]
+    row = cell(save(tmp_path))
+    assert 0 < row["weight_error"] < 1e-4
+    assert "decomposed_error" not in row
 
 
 def test_fitting_to_data(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import weakref
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +21,7 @@ from nnr_codec.bitstream import DataUnit, PayloadType, parse_units
 from nnr_codec.decoder import StreamDecoder
 from nnr_codec.factorization.forms import CP, FORMS, FactoredWeight, JointRight, LowRank
 from nnr_codec.model import Model, Parameter
+from nnr_codec.unit_decoder import decode_data_unit
 
 FINE = EncodeOptions(qp=-60)
 Weights = dict[str, FactoredWeight]
@@ -283,6 +285,81 @@ def test_factors_are_freed_with_the_last_weight_made_of_them() -> None:
         assert sum(ref() is not None for ref in alive) <= 1  # the generator's own
 
 
+class TestSharedFactorsOfOpenStreams:
+    """Four weights of two that share a factor each, read one by one."""
+
+    @pytest.fixture
+    def data(self) -> bytes:
+        pairs = {name: random_factors("joint_right", (6, 5, 3, 2), ord(name)) for name in "abcd"}
+        for first, second in ("ac", "bd"):
+            own, shared = pairs[second].factors[0], pairs[first].factors[1]
+            pairs[second] = JointRight((6, 5, 3, 2), (own, shared))
+        model = {name: weight.to_dense() for name, weight in pairs.items()}
+        return nnr_codec.encode(model, options=FINE, factorizations=pairs).data or b""
+
+    @pytest.fixture
+    def decoded(self, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+        """Counts how often each tensor is decoded."""
+        counts: Counter[str] = Counter()
+
+        def count(parsed: Any, *arguments: Any) -> Any:
+            counts.update(parsed.record.names)
+            return decode_data_unit(parsed, *arguments)
+
+        monkeypatch.setattr("nnr_codec.stream.decode_data_unit", count)
+        return counts
+
+    @pytest.mark.parametrize("order", ["abcd", "dcba", "acbd", "aabbacd", "ac"])
+    def test_they_are_decoded_once(self, order: str, data: bytes, decoded: Counter[str]) -> None:
+        expected = nnr_codec.decode(data)
+        with nnr_codec.open(data) as stream:
+            for name in order:
+                assert np.array_equal(stream[name], expected[name])
+        assert decoded["a.factor1"] == 1
+        assert decoded["b.factor1"] == ("b" in order)
+        assert decoded["a.factor0"] == order.count("a")
+
+    def test_each_time_that_all_weights_are_read(self, data: bytes, decoded: Counter[str]) -> None:
+        with nnr_codec.open(data) as stream:
+            for _ in range(3):
+                for name in stream:
+                    stream[name]
+        assert decoded["a.factor1"] == decoded["b.factor1"] == 3
+
+    def test_they_go_with_the_last_weight(
+        self, data: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        alive: dict[str, weakref.ref[Any]] = {}
+        with nnr_codec.open(data) as stream:
+            coded = stream._coded
+
+            def noted(name: str) -> Any:
+                values = coded(name)
+                alive[name] = weakref.ref(values)
+                return values
+
+            monkeypatch.setattr(stream, "_coded", noted)
+            for order, shared in (("a", {"a.factor1"}), ("b", {"a.factor1", "b.factor1"})):
+                stream[order]
+                gc.collect()
+                assert {name for name, ref in alive.items() if ref() is not None} == shared
+            stream["d"]
+            stream["c"]
+            gc.collect()
+            assert all(ref() is None for ref in alive.values())
+            stream["a"]
+        gc.collect()
+        assert all(ref() is None for ref in alive.values())
+
+    def test_those_of_weights_that_are_not_read_are_not_kept(
+        self, data: bytes, decoded: Counter[str]
+    ) -> None:
+        with nnr_codec.open(data, layers="factorized") as stream:
+            for name in [*stream, *stream]:
+                stream[name]
+        assert decoded["a.factor1"] == 2
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_model(data: st.DataObject) -> None:
@@ -349,18 +426,36 @@ def test_products_of_large_integers(carriage: Any) -> None:
     np.testing.assert_allclose(nnr_codec.decode(data)["w"], model["w"], rtol=1e-6)
 
 
-def test_weights_that_share_all_factors() -> None:
+@pytest.mark.parametrize("carriage", CARRIAGES)
+def test_weights_that_share_all_factors(carriage: Any) -> None:
     """Each brings one of its own, so that its place in the stream is told."""
     weight = random_factors("lr", (8, 6))
     again = LowRank(weight.shape, weight.factors)
     model = {name: weight.to_dense() for name in "abc"}
     data = nnr_codec.encode(
-        model, factorizations={"a": weight, "b": again, "c": weight}, carriage="factors"
+        model, factorizations={"a": weight, "b": again, "c": weight}, carriage=carriage
     ).data
     found = nnr_codec.decode(data)
     assert list(found) == ["a", "b", "c"]
     assert np.array_equal(found["a"], found["b"])
     assert np.array_equal(found["a"], found["c"])
+
+
+@pytest.mark.parametrize("carriage", CARRIAGES)
+@pytest.mark.parametrize("shared", [0, 1])
+def test_low_rank_weights_that_share_a_factor(carriage: Any, shared: int) -> None:
+    """A block's factors are no tensors that another weight could have: these are no blocks."""
+    first, second, alone = (random_factors("lr", (8, 6), seed) for seed in range(3))
+    factors = [first.factors[i] if i == shared else second.factors[i] for i in range(2)]
+    weights = {"a": first, "b": LowRank((8, 6), tuple(factors)), "c": alone}
+    model = {name: weight.to_dense() for name, weight in weights.items()}
+    data = nnr_codec.encode(model, options=FINE, factorizations=weights, carriage=carriage).data
+    found = nnr_codec.decode(data)
+    for name, values in model.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-3)
+    names = list(nnr_codec.decode(data, layers="factorized"))
+    alone_names = ["c_G", "c_H"] if carriage == "dc" else ["c.factor0", "c.factor1"]
+    assert names == ["a.factor0", "a.factor1", f"b.factor{1 - shared}", *alone_names]
 
 
 class TestRefusals:
@@ -400,21 +495,3 @@ class TestRefusals:
         bad = CP((2, 2, 2), tuple(np.full((2, 1), value, "f4") for value in (1, np.nan, 1)))
         with pytest.raises(nnr_codec.InvalidModel, match=r"w\.factor1.*NaN"):
             nnr_codec.encode({"w": np.zeros((2, 2, 2), "f4")}, factorizations={"w": bad})
-
-
-@pytest.mark.parametrize("carriage", CARRIAGES)
-@pytest.mark.parametrize("shared", [0, 1])
-def test_low_rank_weights_that_share_a_factor(carriage: Any, shared: int) -> None:
-    """The standard's unit has both factors for itself, so none of them travels in one."""
-    first, second = (random_factors("lr", (6, 5), seed) for seed in (0, 1))
-    factors = list(second.factors)
-    factors[shared] = first.factors[shared]
-    weights = {"a": first, "b": LowRank((6, 5), tuple(factors)), "c": random_factors("lr", (6, 5))}
-    model = {name: weight.to_dense() for name, weight in weights.items()}
-    data = nnr_codec.encode(model, options=FINE, factorizations=weights, carriage=carriage).data
-    found = nnr_codec.decode(data)
-    for name, values in model.items():
-        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-4)
-    own = ["c_G", "c_H"] if carriage == "dc" else ["c.factor0", "c.factor1"]
-    names = ["a.factor0", "a.factor1", f"b.factor{1 - shared}", *own]
-    assert list(nnr_codec.decode(data, layers="factorized")) == names

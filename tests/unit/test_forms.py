@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnr_codec.factorization import forms
 from nnr_codec.factorization.factored_weight import FactoredWeight
 from nnr_codec.factorization.forms import FORMS, LowRank
 from nnr_codec.factorization.joint_forms import fold, unfold, unfolded_size
@@ -173,6 +174,17 @@ def test_memory_follows_the_weight(form: str, shape: tuple[int, ...]) -> None:
         tracemalloc.stop()
     copies = 8 * weight.parameter_count  # of the factors in float64
     assert peak <= copies + 4 * 8 * math.prod(shape) + 2**21
+
+
+@pytest.mark.parametrize("shape", [(9, 4, 5), (4, 9, 5), (4, 5, 9, 2), (2, 3, 4, 9), (3, 3, 3, 3)])
+def test_terms_of_cp_in_blocks(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever dimension is the largest, and with a last block that is not full."""
+    monkeypatch.setattr(forms, "_CP_BLOCK", 1)
+    kind = FORMS["cp"]
+    rng = np.random.default_rng(0)
+    factors = (rng.normal(size=size) for size in kind.factor_shapes(shape, kind.max_ranks(shape)))
+    weight = kind(shape, tuple(factor.astype(np.float32) for factor in factors))
+    np.testing.assert_allclose(weight.to_dense(), written_out(weight), rtol=1e-5, atol=1e-6)
 
 
 def test_non_finite_and_huge_factors_pass_without_a_warning() -> None:

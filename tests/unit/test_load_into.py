@@ -281,6 +281,36 @@ def test_layers_that_are_one_stay_one(stream: bytes) -> None:
     assert isinstance(net.twin, FactorizedLayer)
 
 
+class OneLayerTwice(nn.Module):
+    """One layer under two names, of which the state dict has both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(6, 4, bias=False)
+        self.two = self.one
+
+
+@pytest.mark.parametrize("carriage", ["dc", "factors"])
+def test_one_layer_has_not_two_factored_weights(carriage: Any) -> None:
+    """Which of them it would run on is not said."""
+    rng = np.random.default_rng(0)
+    weights = {
+        f"{name}.weight": FORMS["lr"](
+            (4, 6), (rng.normal(size=(4, 2)).astype("f4"), rng.normal(size=(2, 6)).astype("f4"))
+        )
+        for name in ("one", "two")
+    }
+    dense = {name: weight.to_dense() for name, weight in weights.items()}
+    data = nnr_codec.encode(dense, factorizations=weights, carriage=carriage).data
+    net = OneLayerTwice()
+    before = copy.deepcopy(net.state_dict())
+    for replace in (lambda: load_into(net, data), lambda: factorize(net, weights)):
+        with pytest.raises(InvalidModel, match=r"'two\.weight'.*one layer with 'one\.weight'"):
+            replace()
+    assert net.one is net.two
+    assert all(torch.equal(values, before[name]) for name, values in net.state_dict().items())
+
+
 def test_a_tie_to_a_factored_weight() -> None:
     from nnr_codec.model import Model, Parameter
 
@@ -315,24 +345,21 @@ def test_layers_that_are_tied_in_the_module(both: bool) -> None:
         torch.testing.assert_close(layer.weight.detach(), expected, rtol=0, atol=1e-3)
 
 
-def test_one_layer_with_two_names_in_the_stream() -> None:
-    weights = {f"{name}.weight": low_rank_weight(9, 4) for name in "ab"}
-    state = {name: weight.to_dense() for name, weight in weights.items()}
-    data = nnr_codec.encode(state, options=FINE, factorizations=weights).data or b""
-
+def test_one_layer_with_two_names_is_encoded_again() -> None:
     def twins() -> nn.Module:
         layer = nn.Linear(4, 9, bias=False)
         return nn.ModuleDict({"a": layer, "b": layer})
 
-    for net in (load_into(twins(), data), factorize(twins(), weights)):
-        assert net.a is net.b
-        assert isinstance(net.a, FactorizedLayer)
-        np.testing.assert_allclose(net.a.weight.detach(), state["a.weight"], rtol=0, atol=1e-3)
-    again = nnr_codec.encode(
+    weight = low_rank_weight(9, 4)
+    net = factorize(twins(), {"a.weight": weight})
+    assert list(factored_weights(net)) == ["a.weight"]
+    data = nnr_codec.encode(
         dense_state(net), options=FINE, factorizations=factored_weights(net)
     ).data
-    assert list(nnr_codec.decode(again)) == ["a.weight", "b.weight"]
-    load_into(twins(), again or b"")
+    assert list(nnr_codec.decode(data)) == ["a.weight", "b.weight"]
+    again = load_into(twins(), data or b"")
+    assert again.a is again.b
+    np.testing.assert_allclose(again.a.weight.detach(), weight.to_dense(), rtol=0, atol=1e-3)
 
 
 def low_rank_weight(outputs: int, inputs: int) -> FactoredWeight:

@@ -104,6 +104,14 @@ def _changed(path: Path, blocks: dict[str, Any], **changes: Any) -> None:
         ({"conv.weight": np.zeros((2, 1, 6, 6), np.float32)}, {}, "moments float32"),
         ({"conv.weight": np.full((2, 1, 6, 6), np.inf)}, {}, "are not finite"),
         ({"conv.weight": np.zeros(())}, {}, "no calibration: IndexError"),
+        ({"conv.weight": np.zeros((2, 0, 0, 0))}, {}, "do not fit a weight of shape"),
+        ({}, {"samples": float("inf")}, "inf is no whole number"),
+        ({}, {"samples": float("nan")}, "nan is no whole number"),
+        ({}, {"samples": -1}, "-1 is no whole number"),
+        ({}, {"samples": True}, "True is no whole number"),
+        ({}, {"samples": 10**4000}, "is no whole number"),
+        ({}, {"unused": "conv"}, "no list of names"),
+        ({}, {"unused": [1]}, "no list of names"),
     ],
 )
 def test_damaged_calibrations_are_refused(
@@ -115,6 +123,47 @@ def test_damaged_calibrations_are_refused(
     with pytest.raises(InvalidModel, match=reason) as caught:
         load_calibration(path)
     assert "moments.npz" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"shape": [4, -3]},
+        {"shape": [0, 3]},
+        {"shape": [4.5, 3]},
+        {"shape": [float("inf"), 3]},
+        {"shape": "43"},
+        {"shape": []},
+        {"groups": 0},
+        {"groups": 0, "transposed": True},
+        {"groups": 3},
+        {"groups": float("inf")},
+        {"transposed": "no"},
+        {"positions": float("inf")},
+        {"positions": 0},
+    ],
+)
+def test_damaged_layers_of_calibrations_are_refused(tmp_path: Path, entry: dict[str, Any]) -> None:
+    path = tmp_path / "moments.npz"
+    layer = {"shape": [4, 3], "groups": 1, "transposed": False, "positions": 5}
+    for changes in ({}, entry):
+        _write(path, {**layer, **changes})
+        if not changes:
+            assert load_calibration(path).moments["w"].layout == RowLayout((4, 3))
+            continue
+        with pytest.raises(InvalidModel) as caught:
+            load_calibration(path)
+        assert "moments.npz" in str(caught.value)
+        assert len(str(caught.value)) < 300
+
+
+def _write(path: Path, layer: dict[str, Any]) -> None:
+    """Write a calibration of one weight, with a matrix for each group."""
+    groups = layer["groups"] if layer["groups"] in (1, 3) else 1
+    text = {"version": 1, "samples": 9, "unused": [], "weights": {"w": layer}}
+    blocks = np.tile(np.eye(3), (groups, 1, 1, 1))
+    metadata = {"nnr_calibration": json.dumps(text)}
+    save_checkpoint(path, {"w": blocks}, overwrite=True, metadata=metadata)
 
 
 def test_other_files_are_no_calibration(tmp_path: Path) -> None:

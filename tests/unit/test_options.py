@@ -200,7 +200,10 @@ def test_a_weight_has_a_method_and_an_amount_of_its_own() -> None:
         ({"method": "lr", "rank": 2, "energy": 0.9}, "energy"),
         ({"method": "auto", "rank": 2}, "rank"),
         ({"method": "auto", "energy": 0.9}, "energy"),
-        ({"method": "auto", "compression_ratio": 2.0}, "compression_ratio"),
+        (
+            {"method": "auto", "objective": "macs", "compression_ratio": 2.0},
+            "compression_ratio",
+        ),
         ({"method": "auto", "objective": "speed"}, "objective"),
         ({"method": "lr", "rank": 2, "carriage": "dove"}, "carriage"),
         ({"method": "joint", "rank": 2, "joint_scheme": "both"}, "joint_scheme"),

@@ -1,0 +1,306 @@
+"""Time and operations of factorized modules beside the dense ones, in one process.
+
+    python -m conformance.latency --data FOLDER [--subjects …] [--methods …] [--ratios …]
+
+Each network is decomposed, and its layers are replaced by ones that run on factors
+(`nnr_codec.layers`). The module so made and the dense one run in turns on the same samples, one
+thread, whose processor time is taken. A row is one method at one setting and one number of samples
+at a time:
+
+* `none`: a copy of the dense module, which tells how far from 1 the quotients get by chance;
+* `lr`, `cp`, `tucker2`, `ht2`, `joint`: that form, the whole model at each of `--ratios` of
+  parameters; those for kernels are left out for a network that has none;
+* `auto-macs`, `auto-latency`: per layer the least work among the forms that keep each of
+  `--energies`. Of time it is chosen for each number of samples, as what is faster depends on it.
+
+Quotients are dense over factorized: above 1 is fewer or faster. `time x` is the median of the
+rounds' quotients, `quartiles` are their range. Then every layer that was replaced, and that runs,
+is timed anew against its dense one, on the inputs that it gets in the network: how many there are,
+how many of them are faster, and the least quotient; at the end, how many of each method, over all
+rows. A ratio that a method cannot reach is refused.
+MACs are those of `nnr_codec.experiments.complexity`, of all samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nnr_codec import EncodeOptions
+from nnr_codec.checkpoints import open_checkpoint
+from nnr_codec.decompose import Decomposition, decompose_model
+from nnr_codec.decompose.layer_kinds import weights_of_model
+from nnr_codec.decompose.timing import times_in_turns
+from nnr_codec.decomposition_options import DecompositionOptions
+from nnr_codec.errors import InvalidOptions
+from nnr_codec.experiments.complexity import measure_complexity
+from nnr_codec.experiments.evaluation import load_tensors
+from nnr_codec.experiments.subject import Subject, find_subject
+from nnr_codec.factorization.forms import FactoredWeight
+from nnr_codec.layers import factorize
+from nnr_codec.model import Parameter
+from nnr_codec.report import table
+from nnr_codec.user_module import apply
+
+SUBJECTS = ("resnet20_cifar10", "resnet56_cifar10", "squeezenet_imagenet", "minilm_pairs")
+KERNEL_FORMS = ("cp", "tucker2", "ht2")
+OBJECTIVES = {"auto-macs": "macs", "auto-latency": "latency"}
+METHODS = ("none", "lr", *KERNEL_FORMS, "joint", *OBJECTIVES)
+COLUMNS = ("network", "samples", "method", "at", "forms", "parameters x", "MMACs", "factorized",
+           "MACs x", "ms", "factorized", "time x", "quartiles", "layers", "faster",
+           "least")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method at one setting.
+
+    Attributes:
+        method: one of `METHODS`.
+        amount: the model's ratio of parameters, or the energy that each layer keeps; None: neither.
+    """
+
+    method: str
+    amount: float | None = None
+
+    @property
+    def options(self) -> EncodeOptions:
+        """The options of the encoder that decompose a model so."""
+        values: dict[str, Any] = {"method": self.method, "compression_ratio": self.amount}
+        if self.method in OBJECTIVES:
+            objective = OBJECTIVES[self.method]
+            values = {"method": "auto", "objective": objective, "energy": self.amount}
+        return EncodeOptions(decomposition=DecompositionOptions(**values))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with its weights."""
+
+    name: str
+    module: nn.Module
+    model: Mapping[str, Parameter]
+    has_kernels: bool
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How often modules and layers are timed: so many rounds at least, and more for `seconds`."""
+
+    count: int
+    seconds: float
+
+
+def cases(
+    methods: Sequence[str], ratios: Sequence[float], energies: Sequence[float], has_kernels: bool
+) -> list[Case]:
+    """Return what is measured of a network; forms for kernels only if it has some."""
+    found = []
+    for method in methods:
+        if method == "none":
+            found.append(Case(method))
+        elif method in OBJECTIVES:
+            found += [Case(method, energy) for energy in energies]
+        elif has_kernels or method not in KERNEL_FORMS:
+            found += [Case(method, ratio) for ratio in ratios]
+    return found
+
+
+@contextmanager
+def opened(subject: Subject) -> Iterator[Network]:
+    """Open a subject's checkpoint, and load it into a new module."""
+    module = subject.module().eval()
+    with open_checkpoint(subject.checkpoint) as model:
+        load_tensors(module, dict(model.arrays()))
+        kinds = {weight.kind for weight in weights_of_model(model, module)}
+        yield Network(subject.name, module, model, "convolution" in kinds)
+
+
+def samples(subject: Subject, count: int) -> Any:
+    """Return the inputs of the first `count` samples as one batch.
+
+    Raises:
+        SystemExit: the subject has fewer.
+    """
+    parts = [inputs for inputs, _ in subject.sampled(limit=count).batches()]
+    if isinstance(parts[0], tuple):
+        joined: Any = tuple(torch.cat(values) for values in zip(*parts, strict=True))
+    else:
+        joined = torch.cat(parts)
+    found = len(joined[0] if isinstance(joined, tuple) else joined)
+    if found != count:
+        raise SystemExit(f"{subject.name}: has {found} samples, not {count}")
+    return joined
+
+
+def measure(
+    network: Network, batches: Mapping[int, Any], case: Case, rounds: Rounds
+) -> Iterator[dict[str, Any]]:
+    """Decompose a network and yield its figures for each batch, by the number of samples."""
+    found: Decomposition | None = None
+    for count, inputs in batches.items():
+        row = {"network": network.name, "samples": count, **asdict(case)}
+        try:
+            if found is None or case.method == "auto-latency":
+                found = decompose_model(
+                    network.model, case.options, module=network.module, inputs=(inputs, None)
+                )
+        except InvalidOptions as error:
+            if error.option != "compression_ratio":
+                raise
+            yield {**row, "refused": str(error)}
+            continue
+        yield {**row, **compare(network.module, found.factorizations, inputs, rounds)}
+
+
+@torch.inference_mode()
+def compare(
+    dense: nn.Module, weights: Mapping[str, FactoredWeight], inputs: Any, rounds: Rounds
+) -> dict[str, Any]:
+    """Return operations and times of a module, and of one with some weights as factors."""
+    modules = (dense, factorize(copy.deepcopy(dense), weights))
+    costs = [measure_complexity(module, inputs) for module in modules]
+    times = times_in_turns(
+        [partial(apply, module, inputs) for module in modules], rounds.count, rounds.seconds
+    )
+    return {
+        "forms": dict(Counter(weight.form for weight in weights.values())),
+        "parameters": [cost.parameters for cost in costs],
+        "macs": [cost.macs for cost in costs],
+        "seconds": np.median(times, axis=0).tolist(),
+        "quotients": quotients(times),
+        "layers": layer_quotients(*modules, list(weights), inputs, rounds),
+    }
+
+
+def quotients(times: np.ndarray) -> list[float]:
+    """Return quartiles of the first column over the second, by round: lower, median, upper."""
+    return [float(value) for value in np.quantile(times[:, 0] / times[:, 1], (0.25, 0.5, 0.75))]
+
+
+def layer_quotients(
+    dense: nn.Module, factorized: nn.Module, names: Sequence[str], inputs: Any, rounds: Rounds
+) -> dict[str, float]:
+    """Time layers against those that replaced them, by name of the weight: medians of quotients.
+
+    Each gets what it is given when the dense module first runs it.
+    """
+    paths = {name: name.rpartition(".")[0] for name in names}
+    given: dict[str, tuple[Any, ...]] = {}
+    handles = [
+        dense.get_submodule(path).register_forward_pre_hook(
+            lambda _, arguments, name=name: given.setdefault(name, arguments) and None
+        )
+        for name, path in paths.items()
+    ]
+    apply(dense, inputs)
+    for handle in handles:
+        handle.remove()
+    found = {}
+    # A part of the time for each; the rounds at least are the same.
+    seconds = rounds.seconds / max(1, len(given))
+    for name, arguments in given.items():
+        layers = [module.get_submodule(paths[name]) for module in (dense, factorized)]
+        times = times_in_turns(
+            [partial(layer, *arguments) for layer in layers], rounds.count, seconds
+        )
+        found[name] = quotients(times)[1]
+    return found
+
+
+def row_of(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of the table."""
+    amount = figures["amount"]
+    at = "" if amount is None else f"{amount:g}" + ("" if figures["method"] in OBJECTIVES else "x")
+    head = (figures["network"], str(figures["samples"]), figures["method"], at)
+    if "refused" in figures:
+        return (*head, "refused", *[""] * (len(COLUMNS) - len(head) - 1))
+    (parameters, fewer), (macs, less) = figures["parameters"], figures["macs"]
+    seconds, factorized = figures["seconds"]
+    lower, median, upper = figures["quotients"]
+    layers = figures["layers"].values()
+    return (
+        *head,
+        ", ".join(f"{form} {count}" for form, count in figures["forms"].items()),
+        f"{parameters / fewer:.2f}",
+        f"{macs / 1e6:.1f}",
+        f"{less / 1e6:.1f}",
+        f"{macs / less:.2f}",
+        f"{1e3 * seconds:.2f}",
+        f"{1e3 * factorized:.2f}",
+        f"{median:.2f}",
+        f"{lower:.2f}-{upper:.2f}",
+        str(len(layers)),
+        str(sum(quotient > 1 for quotient in layers)),
+        f"{min(layers):.2f}" if layers else "",
+    )
+
+
+def summary(figures: Sequence[Mapping[str, Any]]) -> str:
+    """Return for each method how many of the layers that it replaced are faster, over all rows."""
+    faster: dict[str, list[bool]] = {}
+    for row in figures:
+        layers = row.get("layers", {}).values()
+        faster.setdefault(row["method"], []).extend(quotient > 1 for quotient in layers)
+    return "\n".join(
+        f"{method}: {sum(found)} of {len(found)} layers are faster"
+        for method, found in faster.items()
+        if found
+    )
+
+
+def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure all networks."""
+    rounds = Rounds(arguments.rounds, arguments.seconds)
+    figures = []
+    for name in arguments.subjects:
+        subject = find_subject(name, arguments.data)
+        batches = {count: samples(subject, count) for count in arguments.samples}
+        with opened(subject) as network:
+            for case in cases(
+                arguments.methods, arguments.ratios, arguments.energies, network.has_kernels
+            ):
+                for found in measure(network, batches, case, rounds):
+                    figures.append(found)
+                    print(" ".join(row_of(found)), found.get("refused", ""), file=sys.stderr)
+    return figures
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="folder of models and data")
+    parser.add_argument("--subjects", nargs="+", default=SUBJECTS)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--ratios", type=float, nargs="+", default=[2.0, 3.0, 5.0])
+    parser.add_argument("--energies", type=float, nargs="+", default=[0.9, 0.95])
+    parser.add_argument("--samples", type=int, nargs="+", default=[1, 32], help="at a time")
+    parser.add_argument("--rounds", type=int, default=11, help="of dense and factorized, at least")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of rounds, if they are short")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = run(arguments)
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print(table(COLUMNS, [row_of(row) for row in figures]), summary(figures), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
