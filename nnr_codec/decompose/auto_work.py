@@ -70,10 +70,17 @@ class WorkBench:
         Time is that of the worst of several timings, and differs from one call to the next.
 
         Raises:
-            InvalidModel: the layer did not run.
+            InvalidModel: the layer did not run, or does not run on these factors.
         """
+        from ..layers import factored
+
+        run = self._run(weight)
+        try:
+            factored(run.layer, made)
+        except ValueError as error:
+            raise InvalidModel(weight.name, str(error)) from error
         if self._by_time:
-            return self._run(weight).share_of_time(made)
+            return run.share_of_time(made)
         dense = self.cost(weight)
         return self.cost(weight, made) / dense if dense else math.inf
 
@@ -149,14 +156,14 @@ def _runs(module: torch.nn.Module, inputs: Any) -> dict[str, _Run]:
     found: dict[str, _Run] = {}
 
     def hook(name: str) -> Any:
-        def note(layer: Any, args: tuple[Any, ...], outputs: Any) -> None:
-            if args:
-                found.setdefault(name, _Run(layer, args[0], outputs))
+        def note(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+            found.setdefault(name, _Run(layer, args[0] if args else kwargs["input"], outputs))
 
         return note
 
     handles = [
-        layer.register_forward_hook(hook(name)) for layer, name in weight_layers(module).items()
+        layer.register_forward_hook(hook(name), with_kwargs=True)
+        for layer, name in weight_layers(module).items()
     ]
     try:
         with evaluating(module):

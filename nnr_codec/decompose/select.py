@@ -16,12 +16,12 @@ from ..options import EncodeOptions, matches_tensor
 from ..ordered_calls import ordered_results
 from ..quantize.moments import Calibration
 from .algorithms import Form, decomposed
-from .auto_size import SizeTask, forms_of, smallest
-from .auto_work import WorkBench, least_work
-from .chosen_ranks import Candidate, chosen_tasks
+from .auto_size import LARGER, SizeTask, forms_of, smallest
+from .auto_work import MORE_WORK, WorkBench, least_work
+from .chosen_ranks import NO_FEWER, Candidate, chosen_tasks
 from .decomposition import Decomposition
 from .ht2 import form_of_layer
-from .joint_selection import select_joint
+from .joint_selection import ALONE, select_joint
 from .layer_kinds import LayerWeight, weights_of_model
 from .row_moments import moment_of
 
@@ -37,6 +37,9 @@ _KERNEL_FORMS: dict[str, Form] = {"cp": CP, "tucker2": Tucker2, "ce1": CP}
 
 _PENDING = 16
 """Weights decomposed ahead of the one that is waited for, with an executor."""
+
+_NOT_WORTH_IT = (NO_FEWER, LARGER, MORE_WORK, ALONE)
+"""Why weights stay dense that could be decomposed."""
 
 _BYTES_PER_ELEMENT = 64
 """What decomposing holds of an element, about: float64 copies, products, residuals."""
@@ -90,6 +93,9 @@ def decompose_model(
         selection.decompose_for_size(auto)
     else:
         selection.decompose_for_work(auto, module, inputs)
+    for name, reason in found.skipped.items():
+        if reason not in _NOT_WORTH_IT and options.names_exactly(name):
+            raise InvalidOptions(f"{name}: decompose", reason)
     found.sort(list(model))
     return found
 
@@ -135,9 +141,9 @@ def _obstacle(weight: LayerWeight, method: str, options: EncodeOptions) -> str |
     if not options.quantizes(weight.name):
         return "is not quantized"
     if weight.kind == "depthwise":
-        return "is of a depthwise convolution"
+        return "is depthwise"
     if weight.kind == "other":
-        return "is of no layer that runs on factors"
+        return "is of a kind of layer that is not decomposed"
     is_named = any(
         "decompose" in values and matches_tensor(weight.name, glob)
         for glob, values in options.overrides

@@ -261,3 +261,34 @@ def test_module_and_inputs_are_needed(objective: str) -> None:
             decompose_model(model, chosen, **given)
     with pytest.raises(InvalidOptions, match="module: does not run on the inputs"):
         decompose_model(model, chosen, module=network(), inputs=torch.ones(2, 5))
+
+
+class Scaled(nn.Linear):  # type: ignore[misc]
+    """A layer that does more than its weight tells, so that nothing can stand for it."""
+
+    def forward(self, input: Any) -> Any:
+        return 2 * super().forward(input)
+
+
+class ByKeyword(nn.Module):  # type: ignore[misc]
+    """Layers that are called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.own, self.last = nn.Linear(32, 32), Scaled(32, 32), nn.Linear(32, 32)
+        with torch.no_grad():
+            for layer in (self.own, self.last):
+                layer.weight.copy_(torch.outer(layer.weight[0], layer.weight[1]))
+
+    def forward(self, inputs: Any) -> Any:
+        return self.last(input=self.own(input=self.first(input=inputs)))
+
+
+@pytest.mark.parametrize("objective", ["macs", "latency"])
+def test_layers_of_other_kinds_and_calls(objective: str) -> None:
+    module = ByKeyword()
+    chosen = EncodeOptions(decomposition=options(objective))
+    found = decompose_model(model_of(module), chosen, module=module, inputs=torch.ones(64, 32))
+    assert found.skipped["own.weight"] == "a Scaled is not executed on factors"
+    assert found.skipped.get("last.weight") in (None, MORE_WORK)
+    assert objective == "latency" or "last.weight" in found.factorizations

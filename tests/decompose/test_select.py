@@ -83,8 +83,8 @@ def test_each_method_gives_each_layer_its_form(method: str, expected: tuple[str,
         wanted = {"first": "lr"} | wanted
     assert forms(found) == wanted
     assert list(found.factorizations) == [name for name in KINDS if name in wanted]
-    assert found.skipped["depthwise"] == "is of a depthwise convolution"
-    assert found.skipped["volume"] == "is of no layer that runs on factors"
+    assert found.skipped["depthwise"] == "is depthwise"
+    assert found.skipped["volume"] == "is of a kind of layer that is not decomposed"
     assert ("first" in found.skipped) is (method != "ht2")
     assert "vector" not in found.skipped
     for name, weight in found.factorizations.items():
@@ -122,11 +122,15 @@ def test_what_an_exact_name_asks_for_is_done_or_refused() -> None:
     assert "a" in found.skipped  # its rank is the model's
     for name, values, reason in [
         ("a", {"rank": 25}, "'a': lr: ranks"),
-        ("depthwise", {"decompose": "cp"}, "depthwise: decompose: is of a depthwise"),
+        ("depthwise", {"decompose": "cp"}, "depthwise: decompose: is depthwise"),
         ("b", {"decompose": "cp"}, "b: decompose: is no weight"),
     ]:
         with pytest.raises(InvalidOptions, match=reason):
             decomposed(model, "lr", rank=2, overrides=((name, values),))
+    broken = model | {"a": np.zeros_like(model["a"]), "c": np.full((20, 30), np.nan, np.float32)}
+    for name, amount in (("a", {"rank": 2}), ("a", {"energy": 0.5}), ("c", {"decompose": "auto"})):
+        with pytest.raises(InvalidOptions, match=f"{name}: decompose: holds"):
+            decomposed(broken, "cp", rank=2, overrides=((name, amount),))
     with pytest.raises(InvalidOptions, match="a: decompose: is not quantized"):
         decomposed(model, "lr", rank=2, overrides=(("a", {"rank": 2}),), exclude=("a",))
 
@@ -192,8 +196,8 @@ def test_a_module_tells_the_kinds() -> None:
     found = decompose_model(model, options("cp", rank=2), module=module)
     expected = {"1.weight": "lr", "2.weight": "lr", "4.weight": "cp"}
     assert forms(found) == expected
-    assert found.skipped["3.weight"] == "is of a depthwise convolution"
-    assert found.skipped["5.weight"] == "is of no layer that runs on factors"
+    assert found.skipped["3.weight"] == "is depthwise"
+    assert found.skipped["5.weight"] == "is of a kind of layer that is not decomposed"
     other = Model.from_arrays({"0.weight": random_kernel((8, 3, 5, 5))})
     with pytest.raises(nnr_codec.InvalidModel, match=r"'0\.weight': has the shape"):
         decompose_model(other, options("cp", rank=2), module=module)
