@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -70,7 +70,8 @@ def decompose_model(
         calibration: second moments of the layers' inputs: then it is the error of the outputs
             that forms and ranks are chosen by, and that all but joint forms minimize.
         executor: decomposes weights side by side.
-        progress: called with the name of each weight that is decomposed.
+        progress: called with the name of each weight that is decomposed, and before, where a ratio
+            chooses ranks, of each weight whose errors at all ranks are known.
 
     Raises:
         InvalidModel: a weight does not fit the module.
@@ -182,7 +183,6 @@ class _Selection:
         chosen = chosen_tasks(candidates, self.options, everything, skipped, self._results)
         for task, made in zip(chosen, self._results(decomposed, chosen), strict=True):
             self.found.take(task.weight.name, made)
-            self._done(task.weight)
 
     def _candidate(self, weight: LayerWeight, own: DecompositionOptions) -> Candidate:
         is_free = own.method == "auto"
@@ -196,7 +196,6 @@ class _Selection:
             self.found.take(task.weight.name, made)
             if qp is not None:
                 self.found.set_qp(task.weight.name, qp)
-            self._done(task.weight)
 
     def decompose_for_work(
         self, weights: Sequence[LayerWeight], module: torch.nn.Module | None, inputs: Any
@@ -211,12 +210,16 @@ class _Selection:
             self.found.take(weight.name, made)
             self._done(weight)
 
-    def _results(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterable[Any]:
+    def _results(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        """Yield what a function makes of each task, and tell of its weight when that is done."""
         calls = (
             (_BYTES_PER_ELEMENT * task.weight.parameter.size, partial(_with_values, task))
             for task in tasks
         )
-        return ordered_results(self.executor, function, calls, _PENDING)
+        results = ordered_results(self.executor, function, calls, _PENDING)
+        for task, result in zip(tasks, results, strict=True):
+            yield result
+            self._done(task.weight)
 
     def _done(self, weight: LayerWeight) -> None:
         if self.progress is not None:

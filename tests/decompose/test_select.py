@@ -502,3 +502,13 @@ def test_progress_names_each_weight_that_is_done() -> None:
     model = Model.from_arrays(TestJoint.STAGES)
     found = decompose_model(model, options("lr", rank=2), progress=done.append)
     assert done == list(found.factorizations)
+
+
+def test_progress_of_a_ratio_has_two_steps() -> None:
+    done: list[str] = []
+    model = layers(a=(20, 30), b=(16, 24, 1, 1), c=(64, 64))
+    overrides = (("c", {"decompose": "lr", "rank": 2}),)
+    chosen = options("tucker2", compression_ratio=1.2, overrides=overrides)
+    found = decompose_model(Model.from_arrays(model), chosen, progress=done.append)
+    assert done == ["a", "b", *(name for name in model if name in found.factorizations)]
+    assert "c" in found.factorizations
