@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..decomposition_options import DecompositionOptions
 from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
 from .algorithms import decompose_to, values_of
 from .auto_size import forms_of
-from .error_curve import error_curve, fewest_parameters
+from .error_curve import Choice, error_curve, fewest_parameters
 from .kernel import Float64, relative_error
 from .layer_kinds import LayerWeight
 from .timing import times_in_turns
@@ -30,6 +28,9 @@ MORE_WORK = "would not have less to do"
 
 _ENERGY = 0.99
 """What is kept of a layer, unless the options say."""
+
+_HOPE = 2.0
+"""By how much a form's error may come to be less than expected, in the norm of the output."""
 
 _TIMINGS = 3
 """Of a layer on factors, which is made anew for each: the worst counts, so that no luck does."""
@@ -188,11 +189,22 @@ def least_work(
         moment: of the layer's unfolded input: then the energy is the outputs'.
         energy: 0 to 1, what is kept; 0.99 by default.
     """
-    values = values_of(weight)
+    values, allowed = values_of(weight), 1 - (energy or _ENERGY)
     try:
         best, found = bench.enough, None
-        for made in _candidates(weight, values, energy or _ENERGY, moment):
-            share = bench.share(weight, made)
+        for form in forms_of(weight):
+            curve = error_curve(form, values, moment, weight.name)
+            # Work depends on ranks alone: factors that cannot win need not be found.
+            hopeful = curve.fewest(_HOPE * allowed)
+            if hopeful is None or bench.share(weight, _blank(hopeful, weight.shape)) >= best:
+                continue
+            made = fewest_parameters(
+                curve,
+                allowed,
+                lambda choice: decompose_to(choice.form, values, choice.ranks, moment, weight.name),
+                lambda made: relative_error(values, made.to_dense(), moment),
+            )
+            share = math.inf if made is None else bench.share(weight, made)
             if share < best:
                 best, found = share, made
     except InvalidModel as error:
@@ -200,16 +212,7 @@ def least_work(
     return MORE_WORK if found is None else found
 
 
-def _candidates(
-    weight: LayerWeight, values: npt.NDArray[Any], energy: float, moment: Float64 | None
-) -> Iterator[FactoredWeight]:
-    """Yield a decomposition of each form that keeps the energy with few parameters."""
-    for form in forms_of(weight):
-        made = fewest_parameters(
-            error_curve(form, values, moment, weight.name),
-            1 - energy,
-            lambda choice: decompose_to(choice.form, values, choice.ranks, moment, weight.name),
-            lambda made: relative_error(values, made.to_dense(), moment),
-        )
-        if made is not None:
-            yield made
+def _blank(choice: Choice, shape: tuple[int, ...]) -> FactoredWeight:
+    """Return factors of the right shapes, and of no meaning."""
+    shapes = choice.form.factor_shapes(shape, choice.ranks)
+    return choice.form(shape, tuple(np.ones(s, np.float32) for s in shapes))
