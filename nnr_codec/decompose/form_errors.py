@@ -11,7 +11,7 @@ from ..errors import InvalidOptions
 from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 from .cp import fit, sliced_start
 from .ht2 import in_order
-from .kernel import Float64, damped
+from .kernel import Float64, damped, triangular_root
 from .separable import SeparableNorm
 from .svd import leading_eigenvectors, squared_singular_values
 
@@ -39,12 +39,15 @@ def in_norm_of(form: type[FactoredWeight], kernel: Float64, moment: Float64 | No
 
     For low rank it is exact, for all other forms that of `SeparableNorm`. Without a moment it is
     the kernel itself.
+
+    Raises:
+        InvalidOptions: the moment is not positive definite.
     """
     if moment is None:
         return kernel
     if form is LowRank:
-        root = np.linalg.cholesky(damped(moment))
-        return (kernel.reshape(len(kernel), -1) @ root).reshape(kernel.shape)
+        unfolded = kernel.reshape(len(kernel), -1)
+        return (unfolded @ triangular_root(damped(moment))).reshape(kernel.shape)
     return SeparableNorm.of(moment, kernel.shape).applied(kernel)
 
 

@@ -23,7 +23,7 @@ from nnr_codec.decompose.error_curve import (
     merged,
 )
 from nnr_codec.decompose.ht2 import ht2
-from nnr_codec.decompose.kernel import squared_error
+from nnr_codec.decompose.kernel import damped, squared_error
 from nnr_codec.decompose.ranks import (
     best_ranks,
     energy_ranks,
@@ -236,9 +236,11 @@ def test_a_separable_moment_is_met_exactly() -> None:
     channels, rows, columns = (random_moment(size, seed=size) for size in (4, 3, 2))
     moment = np.kron(np.kron(channels, rows), columns)
     damping = DAMPING * np.trace(moment) / len(moment) * np.eye(len(moment))
+    scale = np.trace(damped(moment)) / np.trace(moment + damping)
+    np.testing.assert_allclose(damped(moment), scale * (moment + damping))
     norm = SeparableNorm.of(moment, weight.shape)
     transformed = norm.applied(weight)
-    expected = squared_error(weight, np.zeros_like(weight), moment + damping)
+    expected = scale * squared_error(weight, np.zeros_like(weight), moment + damping)
     assert np.vdot(transformed, transformed) == pytest.approx(expected, rel=0.02)
     for mode in (1, 2, 3):
         root = norm.roots[mode - 1]
