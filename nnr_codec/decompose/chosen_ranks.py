@@ -139,8 +139,8 @@ def _by_ratio(
     one_rank = all(len(c.forms[0].max_ranks(c.weight.shape)) == 1 for c in candidates)
     if options.method == "ce1" and one_rank:
         usable = list(_usable(candidates, skipped))
-        budget = everything / ratio - (everything - saved - sum(c.dense for c in usable))
-        return _common_fraction(usable, budget, ratio)
+        others = everything - saved - sum(candidate.dense for candidate in usable)
+        return _common_fraction(usable, ratio, everything, others)
     curves: dict[str, ErrorCurve] = {}
     for candidate, curve in zip(candidates, results(_curve, candidates), strict=True):
         if isinstance(curve, str):
@@ -148,8 +148,7 @@ def _by_ratio(
         else:
             curves[candidate.name] = curve.of_losses()
     others = everything - saved - sum(curve.dense for curve in curves.values())
-    # Of what is left, as `allocate` has it: at least what the others have saved is reached.
-    chosen = allocate(curves, max(ratio * (1 - saved / everything), 1.0), others)
+    chosen = allocate(curves, ratio, others, saved)
     picked = ((c, chosen.get(c.name)) for c in candidates)
     return [c.task(choice.ranks, choice.form) for c, choice in picked if choice is not None]
 
@@ -187,15 +186,18 @@ def _usable(candidates: Sequence[Candidate], skipped: dict[str, str]) -> Iterato
             yield candidate
 
 
-def _common_fraction(candidates: Sequence[Candidate], budget: float, ratio: float) -> list[Task]:
+def _common_fraction(
+    candidates: Sequence[Candidate], ratio: float, everything: int, others: int
+) -> list[Task]:
     """Return tasks that keep the same fraction of every weight, the largest that fits.
 
     As CE-1 has it: LR r = ⌊m·n / (c·(m + n))⌋, CP R = ⌊T·S·d1·d2 / (c·(T + S + d1 + d2))⌋.
 
     Args:
         candidates: weights, and forms of one rank.
-        budget: parameters that the weights may have together.
-        ratio: for the error.
+        ratio: of the model.
+        everything: its parameters, all dense.
+        others: of all but the candidates, which stay as they are.
     """
 
     def tasks_at(fraction: float) -> list[Task]:
@@ -206,10 +208,7 @@ def _common_fraction(candidates: Sequence[Candidate], budget: float, ratio: floa
     def parameters(fraction: float) -> int:
         return sum(map(_parameters, tasks_at(fraction)))
 
-    fraction = largest_fraction(parameters, budget)
-    if fraction is None:
-        raise InvalidOptions("compression_ratio", f"{ratio}: more than ranks of 1 give")
-    return tasks_at(fraction)
+    return tasks_at(largest_fraction(parameters, ratio, everything, others))
 
 
 def _parameters(task: Task) -> int:

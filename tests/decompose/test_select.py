@@ -314,8 +314,39 @@ def test_what_other_weights_save_counts_for_the_ratio() -> None:
 @pytest.mark.parametrize("method", ["lr", "ce1", "joint"])
 def test_a_ratio_out_of_reach(method: str) -> None:
     model = layers(**{f"s.{i}.w": (16, 12, 3, 3) for i in range(3)})
-    with pytest.raises(InvalidOptions, match=r"compression_ratio: 500"):
-        decomposed(model, method, compression_ratio=500.0)
+    own = (("s.0.w", {"decompose": "lr", "rank": 2}),)
+    for overrides in ((), own):
+        with pytest.raises(
+            InvalidOptions, match=r"compression_ratio: 500\.0: .* at most"
+        ) as caught:
+            decomposed(model, method, compression_ratio=500.0, overrides=overrides)
+        most = float(caught.value.reason.split()[-3])
+        found = decomposed(model, method, compression_ratio=0.999 * most, overrides=overrides)
+        assert len(found.factorizations) == 3
+        with pytest.raises(InvalidOptions, match="compression_ratio"):
+            decomposed(model, method, compression_ratio=1.001 * most, overrides=overrides)
+
+
+@pytest.mark.parametrize("method", ["lr", "ce1", "ht2", "joint", "auto"])
+def test_a_ratio_where_nothing_is_decomposed(method: str) -> None:
+    model = layers(**{f"s.{i}.w": (16, 12, 3, 3) for i in range(3)})
+    for values in (
+        {"lossless": True},
+        {"exclude": ("*",)},
+        {"overrides": (("*", {"decompose": "none"}),)},
+    ):
+        with pytest.raises(InvalidOptions, match=r"compression_ratio: 1\.5"):
+            decomposed(model, method, compression_ratio=1.5, **values)
+
+
+def test_a_ratio_beside_ranks_of_all_weights() -> None:
+    model = layers(a=(64, 64), b=(64, 64))
+    own = (("[ab]", {"rank": 8}),)
+    found = decomposed(model, "lr", compression_ratio=3.0, overrides=own)
+    assert {weight.ranks for weight in found.factorizations.values()} == {(8,)}
+    reason = r"compression_ratio: 6\.0: the ranks that weights have of their own give 3\.7"
+    with pytest.raises(InvalidOptions, match=reason):
+        decomposed(model, "lr", compression_ratio=6.0, overrides=own)
 
 
 def test_no_layer_is_given_up_for_the_others() -> None:
