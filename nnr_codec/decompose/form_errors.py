@@ -25,10 +25,10 @@ _MOST_SWEEPS, _FEWEST_SWEEPS = 40, 4
 """Of such a fit, which only has to tell how much better than its start it gets."""
 
 _MOST_RANKS = 128
-"""Of each side of Tucker-2 for which errors are told."""
+"""Of each side of Tucker-2 for which errors are told, about."""
 
 _MOST_SIZES, _FEWEST_SIZES = 12, 4
-"""Of each basis of HT-2 for which the third rank's errors are found."""
+"""Of each basis of HT-2 for which the third rank's errors are found, about."""
 
 _OPERATIONS = 1e11
 """About what a kernel's errors may take: of large ones, less is tried. Some seconds."""
@@ -152,6 +152,12 @@ def _singular_vectors(tensor: Float64) -> Float64:
 
 
 def _sizes(most: int, count: int) -> list[int]:
-    """Return `count` numbers from 1 to `most`, evenly spaced, or all of them."""
+    """Return `count` numbers up to `most`, evenly spaced, and the halves of the least down to 1.
+
+    Or all numbers, if there are no more. The halves hardly count where large sizes cost the most.
+    """
     count = min(count, most)
-    return sorted({max(round(most * step / count), 1) for step in range(1, count + 1)})
+    sizes = {max(round(most * step / count), 1) for step in range(1, count + 1)}
+    least = min(sizes)
+    sizes |= {least >> half for half in range(1, least.bit_length())}
+    return sorted(sizes)

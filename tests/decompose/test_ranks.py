@@ -314,6 +314,19 @@ def test_curves_of_small_kernels(form: type[FactoredWeight], shape: tuple[int, .
             assert made_of(choice, weight, moment).parameter_count <= choice.parameters
 
 
+@pytest.mark.parametrize("form", [Tucker2, HT2])
+def test_curves_of_wide_kernels_reach_ranks_of_one(form: type[FactoredWeight]) -> None:
+    """Errors are told of some ranks alone: among them small ones, so that no ratio is refused."""
+    shape = (160, 140, 3, 3)
+    curve = error_curve(form, random_kernel(shape))
+    assert set(curve.choices[0].ranks) == {1}
+    size = curve.dense
+    for ratio in (5, 20, 50, 100, 200):
+        choice = curve.best(size / ratio)
+        assert choice is not None
+        assert choice.parameters > 0.6 * size / ratio
+
+
 @st.composite
 def curves(draw: st.DrawFn) -> dict[str, ErrorCurve]:
     made = {}
