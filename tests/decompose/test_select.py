@@ -462,9 +462,11 @@ class TestAuto:
         assert found.skipped["full.weight"] == LARGER
 
     def test_never_larger(self) -> None:
-        for path in (MODEL, RESIDUAL):
-            plain = nnr_codec.encode(path, options=options(qp=-26))
-            auto = nnr_codec.encode(path, options=options("auto", qp=-26))
+        with open_checkpoint(MODEL) as model:  # fewer outputs, which CP is quicker for
+            smaller = {name: array[:16] for name, array in model.arrays()}
+        for network in (smaller, RESIDUAL):
+            plain = nnr_codec.encode(network, options=options(qp=-26))
+            auto = nnr_codec.encode(network, options=options("auto", qp=-26))
             assert len(auto.data or b"") <= len(plain.data or b"")
 
     def test_factors_have_a_qp_of_their_own(self) -> None:
