@@ -16,9 +16,11 @@ import numpy.typing as npt
 from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
 from ..model import is_float
-from ..quantize.moments import DAMPING
 
 Float64 = npt.NDArray[np.float64]
+
+_DAMPING = 0.01
+"""Share of the mean diagonal; that of OPTQ (Frantar et al., arXiv 2210.17323)."""
 
 
 def checked_weight(
@@ -81,8 +83,8 @@ def checked_ranks(
     return tuple(int(rank) for rank in ranks)
 
 
-def damped(moment: Float64, damping: float = DAMPING) -> Float64:
-    """Return the moment with its mean diagonal, times `damping`, added to the diagonal.
+def damped(moment: Float64) -> Float64:
+    """Return the moment with 0.01 times its mean diagonal added to the diagonal.
 
     What no calibration input has excited so keeps some weight. A moment of zeros becomes the
     identity: then all directions count the same. All is scaled by the power of two that brings the
@@ -90,7 +92,7 @@ def damped(moment: Float64, damping: float = DAMPING) -> Float64:
     """
     mean, exponent = math.frexp(float(np.trace(moment)) / len(moment))
     symmetric = np.ldexp((moment + moment.T) / 2, -exponent)
-    return symmetric + (damping * mean if mean > 0 else 1.0) * np.eye(len(moment))
+    return symmetric + (_DAMPING * mean if mean > 0 else 1.0) * np.eye(len(moment))
 
 
 def triangular_root(moment: Float64) -> Float64:
