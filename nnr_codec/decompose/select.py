@@ -205,7 +205,7 @@ class _Selection:
     def _candidate(self, weight: LayerWeight, own: DecompositionOptions) -> Candidate:
         is_free = own.method == "auto"
         forms = forms_of(weight) if is_free else (_form(weight, own.method),)
-        return Candidate(weight, forms, moment_of(weight, self.calibration), own.compression_ratio)
+        return Candidate(weight, forms, own, moment_of(weight, self.calibration))
 
     def decompose_for_size(self, weights: Sequence[LayerWeight]) -> None:
         """Decompose the weights that take fewer bytes so, at the error of plain quantization."""

@@ -505,11 +505,23 @@ def test_threads_change_nothing(values: dict[str, Any]) -> None:
 
 
 def test_processes_change_nothing() -> None:
-    for values in ({"method": "lr", "rank": 0.3}, {"method": "auto"}):
+    for values in ({"method": "ht2", "rank": 0.3}, {"method": "auto"}):
         plain = nnr_codec.encode(MODEL, options=options(**values))
         with ProcessPoolExecutor(2) as executor:
             apart = nnr_codec.encode(MODEL, options=options(**values), executor=executor)
         assert plain.data == apart.data
+
+
+def test_executors_change_no_errors() -> None:
+    model = Model.from_arrays(layers(a=(20, 30), b=(40, 30)))
+    chosen = options("lr", rank=25)
+    exact = options("lr", rank=25, overrides=(("a", {"rank": 24}),))
+    with ThreadPoolExecutor(2) as threads, ProcessPoolExecutor(2) as processes:
+        for executor in (None, threads, processes):
+            found = decompose_model(model, chosen, executor=executor)
+            assert "ranks [25] not from 1 to [20]" in found.skipped["a"]
+            with pytest.raises(InvalidOptions, match=r"rank: 'a': lr: ranks \[24\]"):
+                decompose_model(model, exact, executor=executor)
 
 
 def test_calibration_lowers_the_error_of_the_outputs() -> None:
