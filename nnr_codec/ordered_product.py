@@ -17,7 +17,8 @@ _FEW = 512
 def summed_by_rank(left: Float64, right: Float64) -> Float64:
     """Return `left` @ `right` in binary64, each sum from 0 on in ascending order of the rank.
 
-    Beside the result it takes memory for two tiles. A BLAS would add in an order of its own.
+    Neither is empty. Beside the result it takes memory for two tiles. A BLAS would add in an order
+    of its own.
     """
     rows, columns = left.shape[0], right.shape[1]
     if rows * columns <= _FEW:

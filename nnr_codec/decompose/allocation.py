@@ -18,7 +18,7 @@ _FRACTION_STEPS = 50
 
 
 def allocate(
-    curves: Mapping[str, ErrorCurve], ratio: float, others: int = 0
+    curves: Mapping[str, ErrorCurve], ratio: float, others: int = 0, saved: int = 0
 ) -> dict[str, Choice | None]:
     """Return each layer's choice, or None for dense, at the least sum of errors found.
 
@@ -31,6 +31,7 @@ def allocate(
         ratio: parameters of the whole model before over after, at least 1. It is reached or
             exceeded.
         others: parameters of everything else, which stays as it is.
+        saved: what everything else had more of before.
 
     Raises:
         InvalidOptions: the ratio is below 1, or beyond what the lowest ranks give.
@@ -38,13 +39,12 @@ def allocate(
     if not (math.isfinite(ratio) and ratio >= 1):
         raise InvalidOptions("compression_ratio", f"{ratio} is not a number of at least 1")
     layers = {name: _points(curve) for name, curve in curves.items()}
-    before = others + sum(curve.dense for curve in curves.values())
+    before = saved + others + sum(curve.dense for curve in curves.values())
     taken = dict.fromkeys(layers, 0)
     least = others + sum(points[0].parameters for points in layers.values())
     budget = math.floor(before / ratio * (1 + 1e-12)) - least
     if budget < 0:
-        most = before / least
-        raise InvalidOptions("compression_ratio", f"{ratio}: these layers give {most:.4g} at most")
+        raise _out_of_reach(ratio, before, least)
     steps = sorted(
         (_slope(layers[name], start, end), name, end)
         for name, points in layers.items()
@@ -59,24 +59,34 @@ def allocate(
     return {name: layers[name][index].choice for name, index in taken.items()}
 
 
-def largest_fraction(parameters: Callable[[float], int], budget: float) -> float | None:
-    """Return the largest fraction of every layer's parameters that a budget allows.
+def largest_fraction(
+    parameters: Callable[[float], int], ratio: float, before: int, others: int
+) -> float:
+    """Return the largest fraction of every layer's parameters at which a model has a ratio.
 
     Args:
         parameters: what all layers take together where this fraction, above 0 and up to 1, is kept
             of each; it must not fall.
-        budget: parameters that they may take.
+        ratio: parameters of the whole model before over after.
+        before: the former.
+        others: of the latter, those of everything but the layers.
 
-    Returns:
-        None if the least fraction takes more.
+    Raises:
+        InvalidOptions: the least fraction takes more.
     """
-    low, high = _LEAST_FRACTION, 1.0
-    if parameters(low) > budget:
-        return None
+    low, high, budget = _LEAST_FRACTION, 1.0, before / ratio - others
+    least = parameters(low)
+    if least > budget:
+        raise _out_of_reach(ratio, before, others + least)
     for _ in range(_FRACTION_STEPS):
         middle = (low + high) / 2
         low, high = (middle, high) if parameters(middle) <= budget else (low, middle)
     return low
+
+
+def _out_of_reach(ratio: float, before: int, least: int) -> InvalidOptions:
+    reason = f"{ratio}: these layers give {before / least:.4g} at most"
+    return InvalidOptions("compression_ratio", reason)
 
 
 @dataclass(frozen=True)

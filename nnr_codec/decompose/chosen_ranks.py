@@ -31,14 +31,14 @@ class Candidate:
     Attributes:
         weight: which.
         forms: at least one; of several, a compression ratio chooses.
+        options: of the weight: its rank, its energy, or the ratio of the model.
         moment: of the layer's unfolded input, or None.
-        ratio: that the model is to have, if that is what chooses.
     """
 
     weight: LayerWeight
     forms: tuple[Form, ...]
+    options: DecompositionOptions
     moment: Float64 | None = None
-    ratio: float | None = None
 
     @property
     def name(self) -> str:
@@ -76,20 +76,15 @@ def chosen_tasks(
             override names exactly.
     """
     found: dict[str, Task] = {}
-    by_ratio: list[Candidate] = []
-    for candidate in candidates:
-        own = options.for_tensor(candidate.name).decomposition
-        if candidate.ratio is not None:
-            by_ratio.append(candidate)
-            continue
-        try:
-            found[candidate.name] = candidate.task(_ranks(candidate, own))
-        except InvalidModel as error:
-            skipped[candidate.name] = error.reason
-        except InvalidOptions as error:
-            if options.names_exactly(candidate.name):
-                raise
-            skipped[candidate.name] = error.reason
+    by_ratio = [c for c in candidates if c.options.compression_ratio is not None]
+    others = [c for c in candidates if c.options.compression_ratio is None]
+    for candidate, ranks in zip(others, results(_ranks, others), strict=True):
+        if isinstance(ranks, tuple):
+            found[candidate.name] = candidate.task(ranks)
+        elif isinstance(ranks, InvalidOptions) and options.names_exactly(candidate.name):
+            raise ranks
+        else:
+            skipped[candidate.name] = ranks.reason
     saved = sum(c.dense - _parameters(found[c.name]) for c in candidates if c.name in found)
     chosen = _by_ratio(by_ratio, options.decomposition, everything, saved, skipped, results)
     found.update((task.weight.name, task) for task in chosen)
@@ -103,15 +98,19 @@ def chosen_tasks(
     return tasks
 
 
-def _ranks(candidate: Candidate, options: DecompositionOptions) -> Ranks:
-    (form,), name = candidate.forms, candidate.name
-    values = values_of(candidate.weight)
-    if options.energy is not None:
-        return energy_ranks(form, values, options.energy, candidate.moment, name)
-    if options.rank == "vbmf":
-        return vbmf_ranks(form, values, name)
-    rank = cast("int | float", options.rank)  # one is given, as DecompositionOptions checks
-    return resolved_ranks(form, values, rank, candidate.moment, name)
+def _ranks(candidate: Candidate) -> Ranks | InvalidModel | InvalidOptions:
+    """Return the ranks that the options of a weight ask for; or what is wrong with them."""
+    (form,), name, asked = candidate.forms, candidate.name, candidate.options
+    values, moment = values_of(candidate.weight), candidate.moment
+    try:
+        if asked.energy is not None:
+            return energy_ranks(form, values, asked.energy, moment, name)
+        if asked.rank == "vbmf":
+            return vbmf_ranks(form, values, name)
+        rank = cast("int | float", asked.rank)  # one is given, as DecompositionOptions checks
+        return resolved_ranks(form, values, rank, moment, name)
+    except (InvalidModel, InvalidOptions) as error:
+        return error
 
 
 def _by_ratio(
@@ -139,8 +138,8 @@ def _by_ratio(
     one_rank = all(len(c.forms[0].max_ranks(c.weight.shape)) == 1 for c in candidates)
     if options.method == "ce1" and one_rank:
         usable = list(_usable(candidates, skipped))
-        budget = everything / ratio - (everything - saved - sum(c.dense for c in usable))
-        return _common_fraction(usable, budget, ratio)
+        others = everything - saved - sum(candidate.dense for candidate in usable)
+        return _common_fraction(usable, ratio, everything, others)
     curves: dict[str, ErrorCurve] = {}
     for candidate, curve in zip(candidates, results(_curve, candidates), strict=True):
         if isinstance(curve, str):
@@ -148,8 +147,7 @@ def _by_ratio(
         else:
             curves[candidate.name] = curve.of_losses()
     others = everything - saved - sum(curve.dense for curve in curves.values())
-    # Of what is left, as `allocate` has it: at least what the others have saved is reached.
-    chosen = allocate(curves, max(ratio * (1 - saved / everything), 1.0), others)
+    chosen = allocate(curves, ratio, others, saved)
     picked = ((c, chosen.get(c.name)) for c in candidates)
     return [c.task(choice.ranks, choice.form) for c, choice in picked if choice is not None]
 
@@ -165,7 +163,7 @@ def _curve(candidate: Candidate) -> ErrorCurve | str:
         curves = []
         for form in candidate.forms:
             curve = error_curve(form, values, candidate.moment, name)
-            choice = curve.best(candidate.dense / (candidate.ratio or 1))
+            choice = curve.best(candidate.dense / (candidate.options.compression_ratio or 1))
             if len(candidate.forms) > 1 and choice is not None and choice.error > 0:
                 made = decompose_to(form, values, choice.ranks, candidate.moment, name)
                 reached = relative_error(values, made.to_dense(), candidate.moment)
@@ -187,15 +185,18 @@ def _usable(candidates: Sequence[Candidate], skipped: dict[str, str]) -> Iterato
             yield candidate
 
 
-def _common_fraction(candidates: Sequence[Candidate], budget: float, ratio: float) -> list[Task]:
+def _common_fraction(
+    candidates: Sequence[Candidate], ratio: float, everything: int, others: int
+) -> list[Task]:
     """Return tasks that keep the same fraction of every weight, the largest that fits.
 
     As CE-1 has it: LR r = ⌊m·n / (c·(m + n))⌋, CP R = ⌊T·S·d1·d2 / (c·(T + S + d1 + d2))⌋.
 
     Args:
         candidates: weights, and forms of one rank.
-        budget: parameters that the weights may have together.
-        ratio: for the error.
+        ratio: of the model.
+        everything: its parameters, all dense.
+        others: of all but the candidates, which stay as they are.
     """
 
     def tasks_at(fraction: float) -> list[Task]:
@@ -206,10 +207,7 @@ def _common_fraction(candidates: Sequence[Candidate], budget: float, ratio: floa
     def parameters(fraction: float) -> int:
         return sum(map(_parameters, tasks_at(fraction)))
 
-    fraction = largest_fraction(parameters, budget)
-    if fraction is None:
-        raise InvalidOptions("compression_ratio", f"{ratio}: more than ranks of 1 give")
-    return tasks_at(fraction)
+    return tasks_at(largest_fraction(parameters, ratio, everything, others))
 
 
 def _parameters(task: Task) -> int:

@@ -35,7 +35,8 @@ class Choice:
         form: of a single weight.
         ranks: as many as the form has.
         parameters: of all factors.
-        error: squared, relative to the weight's energy, or to the output's one; 0 to 1.
+        error: squared, relative to the weight's energy, or to the output's one: 0 to 1; of
+            `ErrorCurve.of_losses` the loss instead, 0 or more.
     """
 
     form: type[FactoredWeight]

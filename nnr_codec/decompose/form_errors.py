@@ -11,7 +11,7 @@ from ..errors import InvalidOptions
 from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 from .cp import fit, sliced_start
 from .ht2 import in_order
-from .kernel import Float64, damped
+from .kernel import Float64, damped, triangular_root
 from .separable import SeparableNorm
 from .svd import leading_eigenvectors, squared_singular_values
 
@@ -25,10 +25,10 @@ _MOST_SWEEPS, _FEWEST_SWEEPS = 40, 4
 """Of such a fit, which only has to tell how much better than its start it gets."""
 
 _MOST_RANKS = 128
-"""Of each side of Tucker-2 for which errors are told."""
+"""Of each side of Tucker-2 for which errors are told, about."""
 
 _MOST_SIZES, _FEWEST_SIZES = 12, 4
-"""Of each basis of HT-2 for which the third rank's errors are found."""
+"""Of each basis of HT-2 for which the third rank's errors are found, about."""
 
 _OPERATIONS = 1e11
 """About what a kernel's errors may take: of large ones, less is tried. Some seconds."""
@@ -39,12 +39,15 @@ def in_norm_of(form: type[FactoredWeight], kernel: Float64, moment: Float64 | No
 
     For low rank it is exact, for all other forms that of `SeparableNorm`. Without a moment it is
     the kernel itself.
+
+    Raises:
+        InvalidOptions: the moment is not positive definite.
     """
     if moment is None:
         return kernel
     if form is LowRank:
-        root = np.linalg.cholesky(damped(moment))
-        return (kernel.reshape(len(kernel), -1) @ root).reshape(kernel.shape)
+        unfolded = kernel.reshape(len(kernel), -1)
+        return (unfolded @ triangular_root(damped(moment))).reshape(kernel.shape)
     return SeparableNorm.of(moment, kernel.shape).applied(kernel)
 
 
@@ -149,6 +152,12 @@ def _singular_vectors(tensor: Float64) -> Float64:
 
 
 def _sizes(most: int, count: int) -> list[int]:
-    """Return `count` numbers from 1 to `most`, evenly spaced, or all of them."""
+    """Return `count` numbers up to `most`, evenly spaced, and the halves of the least down to 1.
+
+    Or all numbers, if there are no more. The halves hardly count where large sizes cost the most.
+    """
     count = min(count, most)
-    return sorted({max(round(most * step / count), 1) for step in range(1, count + 1)})
+    sizes = {max(round(most * step / count), 1) for step in range(1, count + 1)}
+    least = min(sizes)
+    sizes |= {least >> half for half in range(1, least.bit_length())}
+    return sorted(sizes)

@@ -151,13 +151,7 @@ def _fraction_of_ratio(groups: Sequence[_Group], everything: int, saved: int) ->
     def parameters(fraction: float) -> int:
         return sum(min(g.parameters(g.rank_of(fraction)), g.dense) for g in asked)
 
-    found = largest_fraction(parameters, everything / ratio - others)
-    if found is None:
-        least = sum(min(group.parameters(1), group.dense) for group in asked)
-        most = everything / (others + least)
-        reason = f"{ratio}: the layers that share factors give {most:.4g} at most"
-        raise InvalidOptions("compression_ratio", reason)
-    return found
+    return largest_fraction(parameters, ratio, everything, others)
 
 
 def _energy_rank(group: _Group, values: Mapping[str, npt.NDArray[Any]], energy: float) -> int:

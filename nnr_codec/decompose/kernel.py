@@ -16,9 +16,11 @@ import numpy.typing as npt
 from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
 from ..model import is_float
-from ..quantize.moments import DAMPING
 
 Float64 = npt.NDArray[np.float64]
+
+_DAMPING = 0.01
+"""Share of the mean diagonal; that of OPTQ (Frantar et al., arXiv 2210.17323)."""
 
 
 def checked_weight(
@@ -33,8 +35,8 @@ def checked_weight(
         moment: of the layer's unfolded input, if there is one.
 
     Raises:
-        InvalidModel: the weight is not of floats, not finite, beyond float32, all zeros, or of a
-            shape that the form does not have.
+        InvalidModel: the weight is not of floats, not finite, all zeros, of values that float32
+            has none near, or of a shape that the form does not have.
         InvalidOptions: the moment does not fit the weight, or is not finite.
     """
     if not is_float(weight.dtype):
@@ -46,10 +48,13 @@ def checked_weight(
     values = weight.astype(np.float64)
     if not np.isfinite(values).all():
         raise InvalidModel(name, "holds NaN or infinities: it cannot be decomposed")
-    if float(np.abs(values).max()) > float(np.finfo(np.float32).max):
+    largest = float(np.abs(values).max())
+    if largest > float(np.finfo(np.float32).max):
         raise InvalidModel(name, "holds values that are too large for factors in float32")
-    if not values.any():
+    if not largest:
         raise InvalidModel(name, "holds zeros alone: there is nothing to decompose")
+    if largest < float(np.finfo(np.float32).smallest_subnormal):
+        raise InvalidModel(name, "holds values that are too small for factors in float32")
     if moment is not None:
         _check_moment(moment, math.prod(weight.shape[1:]), name)
     return values
@@ -78,15 +83,28 @@ def checked_ranks(
     return tuple(int(rank) for rank in ranks)
 
 
-def damped(moment: Float64, damping: float = DAMPING) -> Float64:
-    """Return the moment with its mean diagonal, times `damping`, added to the diagonal.
+def damped(moment: Float64) -> Float64:
+    """Return the moment with 0.01 times its mean diagonal added to the diagonal.
 
     What no calibration input has excited so keeps some weight. A moment of zeros becomes the
-    identity: then all directions count the same.
+    identity: then all directions count the same. All is scaled by the power of two that brings the
+    mean between 1/2 and 1, which no minimum depends on: squares of inputs may be minute.
     """
-    mean = float(np.trace(moment)) / len(moment)
-    symmetric = (moment + moment.T) / 2
-    return symmetric + (damping * mean if mean > 0 else 1.0) * np.eye(len(moment))
+    mean, exponent = math.frexp(float(np.trace(moment)) / len(moment))
+    symmetric = np.ldexp((moment + moment.T) / 2, -exponent)
+    return symmetric + (_DAMPING * mean if mean > 0 else 1.0) * np.eye(len(moment))
+
+
+def triangular_root(moment: Float64) -> Float64:
+    """Return the lower triangular matrix whose product with its transpose is a moment.
+
+    Raises:
+        InvalidOptions: the moment is not positive definite.
+    """
+    try:
+        return np.asarray(np.linalg.cholesky(moment), np.float64)
+    except np.linalg.LinAlgError as error:
+        raise InvalidOptions("moment", "not positive definite, so it is no moment") from error
 
 
 def squared_error(

@@ -41,6 +41,8 @@ _PENDING = 16
 _NOT_WORTH_IT = (NO_FEWER, LARGER, MORE_WORK, ALONE)
 """Why weights stay dense that could be decomposed."""
 
+_ROUNDING = 1e-9  # of a ratio of whole numbers
+
 _BYTES_PER_ELEMENT = 64
 """What decomposing holds of an element, about: float64 copies, products, residuals."""
 
@@ -75,7 +77,7 @@ def decompose_model(
 
     Raises:
         InvalidModel: a weight does not fit the module.
-        InvalidOptions: a ratio is out of reach, an objective lacks the module and its inputs, or
+        InvalidOptions: a ratio is not reached, an objective lacks the module and its inputs, or
             an override that names a weight exactly asks for what is impossible: a weight that
             cannot be decomposed, or a rank that it cannot have.
     """
@@ -97,6 +99,7 @@ def decompose_model(
     for name, reason in found.skipped.items():
         if reason not in _NOT_WORTH_IT and options.names_exactly(name):
             raise InvalidOptions(f"{name}: decompose", reason)
+    _check_ratio(options.decomposition, everything, found)
     found.sort(list(model))
     return found
 
@@ -111,6 +114,21 @@ def _check_named(
         tied_to = model[name].tied_to
         reason = "is no weight of a layer" if tied_to is None else f"is tied to {tied_to!r}"
         raise InvalidOptions(f"{name}: decompose", reason)
+
+
+def _check_ratio(own: DecompositionOptions, everything: int, found: Decomposition) -> None:
+    """Check that a model whose weights all stay dense, or have ranks of their own, has the ratio.
+
+    Where the ratio chooses ranks, these have it, and other errors have told what is out of reach.
+    """
+    ratio, after = own.compression_ratio, everything - found.saved
+    if own.method == "none" or ratio is None or after * ratio <= everything * (1 + _ROUNDING):
+        return
+    if found.factorizations:
+        reason = f"the ranks that weights have of their own give {everything / after:.4g}"
+    else:
+        reason = "nothing is decomposed"
+    raise InvalidOptions("compression_ratio", f"{ratio}: {reason}")
 
 
 def _wanted(
@@ -187,7 +205,7 @@ class _Selection:
     def _candidate(self, weight: LayerWeight, own: DecompositionOptions) -> Candidate:
         is_free = own.method == "auto"
         forms = forms_of(weight) if is_free else (_form(weight, own.method),)
-        return Candidate(weight, forms, moment_of(weight, self.calibration), own.compression_ratio)
+        return Candidate(weight, forms, own, moment_of(weight, self.calibration))
 
     def decompose_for_size(self, weights: Sequence[LayerWeight]) -> None:
         """Decompose the weights that take fewer bytes so, at the error of plain quantization."""

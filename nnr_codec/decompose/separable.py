@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .kernel import Float64, damped
+from .kernel import Float64, damped, triangular_root
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,16 @@ class SeparableNorm:
         Args:
             moment: n x n, n the product of shape[1:].
             shape: of the kernel: (T, S), (T, S, d) or (T, S, d1, d2).
+
+        Raises:
+            InvalidOptions: the moment is not positive definite.
         """
         folded = damped(moment).reshape(*shape[1:], *shape[1:])
         traces = [_partial_trace(folded, mode) for mode in range(len(shape) - 1)]
         # The trace of a Kronecker product is that of all its factors: all but one have trace 1.
         scales = [1.0] + [1 / float(np.trace(trace)) for trace in traces[1:]]
         scaled = (trace * scale for trace, scale in zip(traces, scales, strict=True))
-        return cls(tuple(np.asarray(np.linalg.cholesky(t), np.float64) for t in scaled))
+        return cls(tuple(map(triangular_root, scaled)))
 
     def applied(self, kernel: Float64) -> Float64:
         """Return the kernel (T, S, …), its squared norm being about that of the layer's output."""

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InvalidOptions
 from ..factorization.forms import LowRank
-from .kernel import Float64, checked_ranks, checked_weight, damped
+from .kernel import Float64, checked_ranks, checked_weight, damped, triangular_root
 
 _DENSE_EIGENPROBLEM = 1280  # rows up to which all eigenvectors are computed, in some 0.5 s
 _OVERSAMPLING = 0.5  # of the rank; at least:
@@ -84,11 +83,7 @@ def weighted_svd(matrix: Float64, rank: int, moment: Float64) -> tuple[Float64, 
         basis, small = np.linalg.qr(matrix)
         left, singular, right = weighted_svd(small, rank, moment)
         return basis @ left, singular, right
-    try:
-        root = np.linalg.cholesky(moment)
-    except np.linalg.LinAlgError as error:
-        raise InvalidOptions("moment", "not positive definite, so it is no moment") from error
-    return _in_basis(matrix, _leading_left(matrix @ root, rank))
+    return _in_basis(matrix, _leading_left(matrix @ triangular_root(moment), rank))
 
 
 def leading_eigenvectors(gram: Float64, count: int) -> Float64:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,6 @@ __all__ = ["Calibration", "InputMoments", "RowLayout", "block_sizes"]
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
-
-DAMPING = 0.01
-"""Share of the mean diagonal; that of OPTQ (Frantar et al., arXiv 2210.17323)."""
 
 
 @dataclass(frozen=True)
@@ -102,16 +99,6 @@ class InputMoments:
         for index in range(count):
             full[:, index, :, index] = self.blocks[:, index]
         return full.reshape(groups, count * size, count * size)
-
-    def damped(self, share: float = DAMPING) -> InputMoments:
-        """Add `share` of the mean of a group's diagonal to it, so that it can be inverted.
-
-        A group of which every input was 0 gets the identity.
-        """
-        diagonal = np.diagonal(self.blocks, axis1=2, axis2=3)
-        mean = diagonal.mean(axis=(1, 2))
-        added = np.where(mean > 0, share * mean, 1.0)[:, np.newaxis, np.newaxis, np.newaxis]
-        return replace(self, blocks=self.blocks + added * np.eye(self.blocks.shape[-1]))
 
     def output_error(self, difference: Array) -> float:
         """Return the mean squared error of the output, summed over its channels, at one position.

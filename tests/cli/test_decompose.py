@@ -181,6 +181,10 @@ def test_summary(run: Run, tmp_path: Path) -> None:
             ["--decompose", "joint", "--compression-ratio", "2"],
             "compression_ratio: 2.0: there is no group of repeated layers",
         ),
+        (
+            ["--decompose", "lr", "--compression-ratio", "2", "--lossless"],
+            "compression_ratio: 2.0: nothing is decomposed",
+        ),
         (["--decompose", "auto", "--objective", "macs"], "objective: 'macs' needs a module"),
         (["--decompose", "auto", "--objective", "latency"], "(--module)"),
         (["--decompose", "lr", "--rank", "all"], "--rank: 'all' is neither a number nor 'vbmf'"),

@@ -7,14 +7,17 @@ from collections.abc import Callable
 import ml_dtypes
 import numpy as np
 import pytest
-from decompose_support import Array, random_kernel, relative_error
+from decompose_support import Array, random_kernel, random_moment, relative_error
 
+from nnr_codec.decompose.algorithms import decompose_to
 from nnr_codec.decompose.cp import cp
+from nnr_codec.decompose.error_curve import error_curve
 from nnr_codec.decompose.ht2 import ht2
-from nnr_codec.decompose.ranks import best_ranks
+from nnr_codec.decompose.kernel import squared_error
+from nnr_codec.decompose.ranks import best_ranks, energy_ranks
 from nnr_codec.decompose.svd import low_rank
 from nnr_codec.decompose.tucker import tucker2
-from nnr_codec.errors import InvalidModel
+from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 
 METHODS: dict[str, tuple[type[FactoredWeight], Callable[..., FactoredWeight]]] = {
@@ -23,6 +26,8 @@ METHODS: dict[str, tuple[type[FactoredWeight], Callable[..., FactoredWeight]]] =
     "tucker2": (Tucker2, tucker2),
     "ht2": (HT2, ht2),
 }
+
+FORMS = [form for form, _ in METHODS.values()]
 
 
 def _kernels() -> dict[str, Array]:
@@ -61,7 +66,7 @@ def test_kernels(name: str, method: str) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("method", ["lr", "cp", "tucker2"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "moment",
     [np.zeros((108, 108)), np.ones((108, 108)), 1e-30 * np.eye(108), 1e30 * np.eye(108)],
@@ -96,3 +101,48 @@ def test_types_of_weights(method: str) -> None:
         decompose(kernel.astype(np.float64) * 1e200, ranks, name="conv")
     with pytest.raises(InvalidModel, match="'conv': int32: only weights of floats"):
         decompose(np.ones((8, 6, 3, 3), np.int32), ranks, name="conv")
+    with pytest.raises(InvalidModel, match="'conv': holds values that are too small"):
+        decompose(kernel.astype(np.float64) * 1e-200, ranks, name="conv")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e150])
+def test_the_scale_of_a_moment_changes_nothing(form: type[FactoredWeight], scale: float) -> None:
+    weight = random_kernel((6, 5, 3, 3))
+    moment = random_moment(45)
+    expected = error_curve(form, weight, moment)
+    found = error_curve(form, weight, scale * moment)
+    assert [c.ranks for c in found.choices] == [c.ranks for c in expected.choices]
+    ranks = expected.choices[len(expected.choices) // 2].ranks
+    assert energy_ranks(form, weight, 0.9, scale * moment) == energy_ranks(
+        form, weight, 0.9, moment
+    )
+    made, other = (decompose_to(form, weight, ranks, m) for m in (scale * moment, moment))
+    errors = [relative_error(weight, made.to_dense(), moment) for made in (made, other)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_weight_without_effect_on_the_output(form: type[FactoredWeight]) -> None:
+    """It meets only inputs that are always zero: any ranks will do, and no error is infinite."""
+    weight = random_kernel((8, 6, 3, 3))
+    weight[:, 1:] = 0
+    moment = np.diag(np.repeat([0.0, 1, 1, 1, 1, 1], 9))
+    curve = error_curve(form, weight, moment)
+    assert all(0 <= choice.error <= 1 for choice in curve.choices)
+    made = decompose_to(form, weight, curve.choices[0].ranks, moment)
+    assert np.isfinite(made.to_dense()).all()
+    assert squared_error(weight, made.to_dense(), moment) < 1e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_matrix_that_is_no_moment(form: type[FactoredWeight]) -> None:
+    weight = random_kernel((8, 6, 3, 3))
+    matrix = np.diag(np.repeat([-4.0, 2, 2, 2, 2, 2], 9))
+    for call in (
+        lambda: error_curve(form, weight, matrix),
+        lambda: energy_ranks(form, weight, 0.9, matrix),
+    ):
+        with pytest.raises(InvalidOptions, match="moment: not positive definite"):
+            call()

@@ -23,7 +23,7 @@ from nnr_codec.decompose.error_curve import (
     merged,
 )
 from nnr_codec.decompose.ht2 import ht2
-from nnr_codec.decompose.kernel import squared_error
+from nnr_codec.decompose.kernel import damped, squared_error
 from nnr_codec.decompose.ranks import (
     best_ranks,
     energy_ranks,
@@ -43,7 +43,6 @@ from nnr_codec.factorization.forms import (
     LowRank,
     Tucker2,
 )
-from nnr_codec.quantize.moments import DAMPING
 
 ONE_LAYER = [LowRank, CP, Tucker2, HT2]
 
@@ -235,10 +234,12 @@ def test_a_separable_moment_is_met_exactly() -> None:
     weight = random_kernel((5, 4, 3, 2)).astype(np.float64)
     channels, rows, columns = (random_moment(size, seed=size) for size in (4, 3, 2))
     moment = np.kron(np.kron(channels, rows), columns)
-    damping = DAMPING * np.trace(moment) / len(moment) * np.eye(len(moment))
+    damping = 0.01 * np.trace(moment) / len(moment) * np.eye(len(moment))
+    scale = np.trace(damped(moment)) / np.trace(moment + damping)
+    np.testing.assert_allclose(damped(moment), scale * (moment + damping))
     norm = SeparableNorm.of(moment, weight.shape)
     transformed = norm.applied(weight)
-    expected = squared_error(weight, np.zeros_like(weight), moment + damping)
+    expected = scale * squared_error(weight, np.zeros_like(weight), moment + damping)
     assert np.vdot(transformed, transformed) == pytest.approx(expected, rel=0.02)
     for mode in (1, 2, 3):
         root = norm.roots[mode - 1]
@@ -310,6 +311,19 @@ def test_curves_of_small_kernels(form: type[FactoredWeight], shape: tuple[int, .
         for choice in error_curve(form, weight, moment).choices:
             assert choice.parameters < weight.size
             assert made_of(choice, weight, moment).parameter_count <= choice.parameters
+
+
+@pytest.mark.parametrize("form", [Tucker2, HT2])
+def test_curves_of_wide_kernels_reach_ranks_of_one(form: type[FactoredWeight]) -> None:
+    """Errors are told of some ranks alone: among them small ones, so that no ratio is refused."""
+    shape = (160, 140, 3, 3)
+    curve = error_curve(form, random_kernel(shape))
+    assert set(curve.choices[0].ranks) == {1}
+    size = curve.dense
+    for ratio in (5, 20, 50, 100, 200):
+        choice = curve.best(size / ratio)
+        assert choice is not None
+        assert choice.parameters > 0.6 * size / ratio
 
 
 @st.composite

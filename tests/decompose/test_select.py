@@ -314,8 +314,39 @@ def test_what_other_weights_save_counts_for_the_ratio() -> None:
 @pytest.mark.parametrize("method", ["lr", "ce1", "joint"])
 def test_a_ratio_out_of_reach(method: str) -> None:
     model = layers(**{f"s.{i}.w": (16, 12, 3, 3) for i in range(3)})
-    with pytest.raises(InvalidOptions, match=r"compression_ratio: 500"):
-        decomposed(model, method, compression_ratio=500.0)
+    own = (("s.0.w", {"decompose": "lr", "rank": 2}),)
+    for overrides in ((), own):
+        with pytest.raises(
+            InvalidOptions, match=r"compression_ratio: 500\.0: .* at most"
+        ) as caught:
+            decomposed(model, method, compression_ratio=500.0, overrides=overrides)
+        most = float(caught.value.reason.split()[-3])
+        found = decomposed(model, method, compression_ratio=0.999 * most, overrides=overrides)
+        assert len(found.factorizations) == 3
+        with pytest.raises(InvalidOptions, match="compression_ratio"):
+            decomposed(model, method, compression_ratio=1.001 * most, overrides=overrides)
+
+
+@pytest.mark.parametrize("method", ["lr", "ce1", "ht2", "joint", "auto"])
+def test_a_ratio_where_nothing_is_decomposed(method: str) -> None:
+    model = layers(**{f"s.{i}.w": (16, 12, 3, 3) for i in range(3)})
+    for values in (
+        {"lossless": True},
+        {"exclude": ("*",)},
+        {"overrides": (("*", {"decompose": "none"}),)},
+    ):
+        with pytest.raises(InvalidOptions, match=r"compression_ratio: 1\.5"):
+            decomposed(model, method, compression_ratio=1.5, **values)
+
+
+def test_a_ratio_beside_ranks_of_all_weights() -> None:
+    model = layers(a=(64, 64), b=(64, 64))
+    own = (("[ab]", {"rank": 8}),)
+    found = decomposed(model, "lr", compression_ratio=3.0, overrides=own)
+    assert {weight.ranks for weight in found.factorizations.values()} == {(8,)}
+    reason = r"compression_ratio: 6\.0: the ranks that weights have of their own give 3\.7"
+    with pytest.raises(InvalidOptions, match=reason):
+        decomposed(model, "lr", compression_ratio=6.0, overrides=own)
 
 
 def test_no_layer_is_given_up_for_the_others() -> None:
@@ -431,9 +462,11 @@ class TestAuto:
         assert found.skipped["full.weight"] == LARGER
 
     def test_never_larger(self) -> None:
-        for path in (MODEL, RESIDUAL):
-            plain = nnr_codec.encode(path, options=options(qp=-26))
-            auto = nnr_codec.encode(path, options=options("auto", qp=-26))
+        with open_checkpoint(MODEL) as model:  # fewer outputs, which CP is quicker for
+            smaller = {name: array[:16] for name, array in model.arrays()}
+        for network in (smaller, RESIDUAL):
+            plain = nnr_codec.encode(network, options=options(qp=-26))
+            auto = nnr_codec.encode(network, options=options("auto", qp=-26))
             assert len(auto.data or b"") <= len(plain.data or b"")
 
     def test_factors_have_a_qp_of_their_own(self) -> None:
@@ -472,11 +505,23 @@ def test_threads_change_nothing(values: dict[str, Any]) -> None:
 
 
 def test_processes_change_nothing() -> None:
-    for values in ({"method": "lr", "rank": 0.3}, {"method": "auto"}):
+    for values in ({"method": "ht2", "rank": 0.3}, {"method": "auto"}):
         plain = nnr_codec.encode(MODEL, options=options(**values))
         with ProcessPoolExecutor(2) as executor:
             apart = nnr_codec.encode(MODEL, options=options(**values), executor=executor)
         assert plain.data == apart.data
+
+
+def test_executors_change_no_errors() -> None:
+    model = Model.from_arrays(layers(a=(20, 30), b=(40, 30)))
+    chosen = options("lr", rank=25)
+    exact = options("lr", rank=25, overrides=(("a", {"rank": 24}),))
+    with ThreadPoolExecutor(2) as threads, ProcessPoolExecutor(2) as processes:
+        for executor in (None, threads, processes):
+            found = decompose_model(model, chosen, executor=executor)
+            assert "ranks [25] not from 1 to [20]" in found.skipped["a"]
+            with pytest.raises(InvalidOptions, match=r"rank: 'a': lr: ranks \[24\]"):
+                decompose_model(model, exact, executor=executor)
 
 
 def test_calibration_lowers_the_error_of_the_outputs() -> None:

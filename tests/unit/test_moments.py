@@ -25,19 +25,6 @@ def test_the_largest_are_reduced_first() -> None:
         block_sizes(layouts, 927)
 
 
-def test_damping_adds_to_the_diagonal_of_each_group() -> None:
-    blocks = np.zeros((3, 2, 2, 2))
-    blocks[0] = [[[4, 1], [1, 2]], [[6, 0], [0, 0]]]
-    blocks[1] = 5 * np.eye(2)
-    moments = InputMoments(RowLayout((3, 4, 1), groups=3), blocks, 7)
-    damped = moments.damped(0.1)
-    assert damped.positions == 7
-    np.testing.assert_allclose(damped.blocks[0], [[[4.3, 1], [1, 2.3]], [[6.3, 0], [0, 0.3]]])
-    np.testing.assert_allclose(damped.blocks[1], np.broadcast_to(5.5 * np.eye(2), (2, 2, 2)))
-    np.testing.assert_allclose(damped.blocks[2], np.broadcast_to(np.eye(2), (2, 2, 2)))
-    np.testing.assert_allclose(moments.damped().blocks[1, 0], 5.05 * np.eye(2))
-
-
 def test_reduced_lists_only_the_reduced() -> None:
     whole = InputMoments(RowLayout((1, 2)), np.ones((1, 1, 2, 2)), 1)
     parts = InputMoments(RowLayout((1, 2)), np.ones((1, 2, 1, 1)), 1)
