@@ -14,7 +14,14 @@ from .allocation import allocate, largest_fraction
 from .error_curve import ErrorCurve, error_curve, merged
 from .kernel import Float64, checked_weight, relative_error
 from .layer_kinds import LayerWeight
-from .ranks import Ranks, energy_ranks, rank_of_fraction, resolved_ranks, vbmf_ranks
+from .ranks import (
+    Ranks,
+    energy_ranks,
+    rank_of_fraction,
+    ranks_of_fraction,
+    resolved_ranks,
+    vbmf_ranks,
+)
 
 __all__ = ["NO_FEWER", "Candidate", "Results", "chosen_tasks"]
 
@@ -135,8 +142,7 @@ def _by_ratio(
         return []
     ratio = options.compression_ratio
     # CE-1 gives all layers the same ratio, and other methods the same slope of the error.
-    one_rank = all(len(c.forms[0].max_ranks(c.weight.shape)) == 1 for c in candidates)
-    if options.method == "ce1" and one_rank:
+    if options.method == "ce1":
         usable = list(_usable(candidates, skipped))
         others = everything - saved - sum(candidate.dense for candidate in usable)
         return _common_fraction(usable, ratio, everything, others)
@@ -190,19 +196,29 @@ def _common_fraction(
 ) -> list[Task]:
     """Return tasks that keep the same fraction of every weight, the largest that fits.
 
-    As CE-1 has it: LR r = ⌊m·n / (c·(m + n))⌋, CP R = ⌊T·S·d1·d2 / (c·(T + S + d1 + d2))⌋.
+    As CE-1 has it: LR r = ⌊m·n / (c·(m + n))⌋, CP R = ⌊T·S·d1·d2 / (c·(T + S + d1 + d2))⌋. Forms
+    of several ranks, which overrides may ask for, have those of the least error.
 
     Args:
-        candidates: weights, and forms of one rank.
+        candidates: weights, and one form of each.
         ratio: of the model.
         everything: its parameters, all dense.
         others: of all but the candidates, which stay as they are.
     """
+    curves = {
+        c.name: error_curve(c.forms[0], values_of(c.weight), c.moment, c.name)
+        for c in candidates
+        if len(c.forms[0].max_ranks(c.weight.shape)) > 1
+    }
+
+    def ranks_at(candidate: Candidate, fraction: float) -> Ranks:
+        form, shape = candidate.forms[0], candidate.weight.shape
+        if candidate.name in curves:
+            return ranks_of_fraction(curves[candidate.name], form, shape, fraction)
+        return (rank_of_fraction(form, shape, fraction),)
 
     def tasks_at(fraction: float) -> list[Task]:
-        return [
-            c.task((rank_of_fraction(c.forms[0], c.weight.shape, fraction),)) for c in candidates
-        ]
+        return [c.task(ranks_at(c, fraction)) for c in candidates]
 
     def parameters(fraction: float) -> int:
         return sum(map(_parameters, tasks_at(fraction)))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..errors import InvalidOptions
 from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 from .cp import sliced_start
-from .error_curve import error_curve
+from .error_curve import ErrorCurve, error_curve
 from .form_errors import in_norm_of
 from .ht2 import mode_matrices
 from .kernel import Float64, checked_ranks, checked_weight
@@ -73,9 +73,20 @@ def best_ranks(
     most = form.max_ranks(weight.shape)
     if len(most) == 1:
         return (rank_of_fraction(form, weight.shape, fraction, name),)
-    allowed = _allowed(weight.shape, fraction, name)
-    choice = error_curve(form, weight, moment, name).best(allowed)
-    return (1,) * len(most) if choice is None else choice.ranks
+    curve = error_curve(form, weight, moment, name)
+    return ranks_of_fraction(curve, form, weight.shape, fraction, name)
+
+
+def ranks_of_fraction(
+    curve: ErrorCurve,
+    form: type[FactoredWeight],
+    shape: Sequence[int],
+    fraction: float,
+    name: str = "weight",
+) -> Ranks:
+    """Return the ranks of `best_ranks` by the errors to expect of a form."""
+    choice = curve.best(_allowed(shape, fraction, name))
+    return (1,) * len(form.max_ranks(shape)) if choice is None else choice.ranks
 
 
 def rank_of_fraction(

@@ -72,8 +72,8 @@ def decompose_model(
         calibration: second moments of the layers' inputs: then it is the error of the outputs
             that forms and ranks are chosen by, and that all but joint forms minimize.
         executor: decomposes weights side by side.
-        progress: called with the name of each weight that is decomposed, and before, where a ratio
-            chooses ranks, of each weight whose errors at all ranks are known.
+        progress: called with the name of a weight whenever a step of its is done: what its ranks
+            follow from is found, and it is decomposed.
 
     Raises:
         InvalidModel: a weight does not fit the module.

@@ -27,6 +27,7 @@ from nnr_codec.decomposition_options import DecompositionOptions
 from nnr_codec.model import Model
 from nnr_codec.quantize.moments import Calibration, InputMoments, RowLayout
 
+TUCKER2 = {"decompose": "tucker2"}
 RESIDUAL = MODEL.with_name("digits_residual.safetensors")
 
 
@@ -283,6 +284,16 @@ def test_the_best_forms_at_a_ratio(ratio: float) -> None:
         assert forms(found["auto"]) == {"kernel": "tucker2", "matrix": "lr"}
     losses = {method: loss(model, made) for method, made in found.items()}
     assert losses["auto"] <= 1.01 * min(losses.values())
+
+
+def test_a_common_fraction_of_forms_with_several_ranks() -> None:
+    model = layers(a=(48, 48, 3, 3), b=(48, 48, 3, 3), c=(48, 48))
+    found = decomposed(model, "ce1", compression_ratio=2.5, overrides=(("a", TUCKER2),))
+    assert forms(found) == {"a": "tucker2", "b": "cp", "c": "lr"}
+    whole = sum(array.size for array in model.values())
+    assert 2.5 <= whole / (whole - found.saved) < 2.6
+    kept = [w.parameter_count / math.prod(w.shape) for w in found.factorizations.values()]
+    assert max(kept) < 1.1 * min(kept)  # a rank of c is 4 % of it
 
 
 def test_single_weights_beside_the_best_forms() -> None:
@@ -542,18 +553,11 @@ def test_calibration_lowers_the_error_of_the_outputs() -> None:
     assert 0 < relative_error(model["w"], aware.to_dense(), moment) ** 2 < 0.11
 
 
-def test_progress_names_each_weight_that_is_done() -> None:
-    done: list[str] = []
-    model = Model.from_arrays(TestJoint.STAGES)
-    found = decompose_model(model, options("lr", rank=2), progress=done.append)
-    assert done == list(found.factorizations)
-
-
-def test_progress_of_a_ratio_has_two_steps() -> None:
+@pytest.mark.parametrize("amount", [{"rank": 2}, {"compression_ratio": 1.2}])
+def test_progress_names_weights_at_each_step(amount: dict[str, Any]) -> None:
     done: list[str] = []
     model = layers(a=(20, 30), b=(16, 24, 1, 1), c=(64, 64))
-    overrides = (("c", {"decompose": "lr", "rank": 2}),)
-    chosen = options("tucker2", compression_ratio=1.2, overrides=overrides)
+    chosen = options("tucker2", **amount)
     found = decompose_model(Model.from_arrays(model), chosen, progress=done.append)
-    assert done == ["a", "b", *(name for name in model if name in found.factorizations)]
-    assert "c" in found.factorizations
+    assert done == ["a", "b", "c", *found.factorizations]
+    assert found.factorizations
