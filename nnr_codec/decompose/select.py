@@ -140,7 +140,7 @@ def _wanted(
         own = options.for_tensor(weight.name).decomposition
         if own.method == "none":
             continue
-        reason = _obstacle(weight, own.method, options)
+        reason = _obstacle(weight, own, options)
         if reason is None:
             wanted.append((weight, own))
         elif options.names_exactly(weight.name):
@@ -155,7 +155,9 @@ def _has_objective(own: DecompositionOptions) -> bool:
     return own.method == "auto" and own.compression_ratio is None
 
 
-def _obstacle(weight: LayerWeight, method: str, options: EncodeOptions) -> str | None:
+def _obstacle(
+    weight: LayerWeight, own: DecompositionOptions, options: EncodeOptions
+) -> str | None:
     """Return why a weight stays dense, if it does."""
     if not options.quantizes(weight.name):
         return "is not quantized"
@@ -167,8 +169,10 @@ def _obstacle(weight: LayerWeight, method: str, options: EncodeOptions) -> str |
         "decompose" in values and matches_tensor(weight.name, glob)
         for glob, values in options.overrides
     )
-    # HT-2 has a rule of its own for the first layer, and groups leave it out themselves.
-    if weight.is_first and not is_named and method not in ("ht2", "joint"):
+    # The published scheme of HT-2, by one energy, has a rule for the first layer. Groups of layers
+    # leave it out themselves.
+    has_rule = own.method == "joint" or (own.method == "ht2" and own.energy is not None)
+    if weight.is_first and not is_named and not has_rule:
         return "is of the first layer"
     return None
 
