@@ -82,7 +82,7 @@ def carry(
             _check(parameter, factored)
             entry, brought = _named(parameter, factored, seen)
             is_block = carriage == "dc" and _fits_block(factored, brought, options)
-            error = weight_error(parameter, factored.to_dense())
+            error = weight_error(parameter.read(), factored.to_dense())
             found[name] = CarriedWeight(parameter, entry, brought, is_block, error)
     found = _without_shared_blocks(found)
     _check_names(model, found.values())

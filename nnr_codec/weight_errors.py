@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from .errors import QuantizationOverflow
 from .factorization.model_map import ModelMap
-from .model import Parameter
 from .quantize.distortion import Distortion, difference
 from .recomposition import Recomposition
 from .unit_decoder import DecodedTensor
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from .carriage import CarriedWeight
 
 
-def weight_error(weight: Parameter, made: npt.NDArray[Any]) -> Distortion:
-    """Compare a weight, which is read, with what its factors make of it.
+def weight_error(weight: npt.NDArray[Any], made: npt.NDArray[Any]) -> Distortion:
+    """Compare a weight with what decoders, or its factors, make of it.
 
     Sums over values that are not finite are not finite either.
 
@@ -28,7 +27,7 @@ def weight_error(weight: Parameter, made: npt.NDArray[Any]) -> Distortion:
         made: of its shape.
     """
     flat = made.reshape(-1)
-    return difference(weight.read().reshape(-1), lambda piece: flat[piece])
+    return difference(weight.reshape(-1), lambda piece: flat[piece])
 
 
 class WeightErrors:
@@ -62,7 +61,7 @@ class WeightErrors:
 
     def _error(self, name: str, made: npt.NDArray[Any]) -> Distortion:
         carried = self._carried[name]
-        found = weight_error(carried.weight, made)
+        found = weight_error(carried.weight.read(), made)
         if found.overflows and not carried.error.overflows:
             reason = f"its quantized factors make values too large for {carried.weight.dtype}"
             raise QuantizationOverflow(name, reason)

@@ -18,8 +18,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..model import is_float
-from ..quantize.distortion import Distortion, difference
+from ..quantize.distortion import Distortion
 from ..stream import open_stream
+from ..weight_errors import weight_error
 from .methods.base import Arrays, Decoded
 
 ERRORS = ("weight_error", "kernel_error", "decomposed_error")
@@ -39,7 +40,7 @@ def weight_errors(before: Arrays, decoded: Decoded) -> dict[str, float | None]:
     weights = [
         name for name, values in before.items() if values.ndim > 1 and is_float(values.dtype)
     ]
-    found = {name: _error(before, decoded.tensors, name) for name in weights}
+    found = {name: weight_error(before[name], decoded.tensors[name]) for name in weights}
     kernels = [found[name] for name in weights if before[name].ndim > 2]
     errors = {}
     if weights:
@@ -52,11 +53,6 @@ def weight_errors(before: Arrays, decoded: Decoded) -> dict[str, float | None]:
         known = [error for error in each if error is not None]
         errors["decomposed_error"] = float(np.mean(known)) if len(known) == len(each) else None
     return errors
-
-
-def _error(before: Arrays, after: Arrays, name: str) -> Distortion:
-    decoded = after[name].reshape(-1)
-    return difference(before[name].reshape(-1), lambda piece: decoded[piece])
 
 
 def _relative(found: Iterable[Distortion]) -> float | None:

@@ -1,8 +1,8 @@
-"""Kernels, moments and measures that the tests of decomposition share."""
+"""Kernels, models, moments, options and measures that the tests of decomposition share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
+import nnr_codec
+from nnr_codec import EncodeOptions
+from nnr_codec.decompose import Decomposition, decompose_model
+from nnr_codec.decomposition_options import DecompositionOptions
+from nnr_codec.factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
+from nnr_codec.model import Model
+
 Array = npt.NDArray[Any]
 MODEL = Path(__file__).parents[2] / "conformance" / "models" / "digits_cnn.safetensors"
+RESIDUAL = MODEL.with_name("digits_residual.safetensors")
+ONE_LAYER: list[type[FactoredWeight]] = [LowRank, CP, Tucker2, HT2]
 
 
 def trained_kernel(name: str = "conv3.weight") -> Array:
@@ -45,3 +54,57 @@ def in_8_bits(factors: Sequence[Array]) -> list[Array]:
     """Return the factors quantized uniformly, 127 steps up to the largest magnitude of each."""
     steps = [np.abs(factor).max() / 127 for factor in factors]
     return [np.round(f / step) * step for f, step in zip(factors, steps, strict=True)]
+
+
+def options(method: str = "none", overrides: Any = (), **values: Any) -> EncodeOptions:
+    own = {k: values.pop(k) for k in list(values) if hasattr(EncodeOptions(), k)}
+    return EncodeOptions(
+        decomposition=DecompositionOptions(method, **values),  # type: ignore[arg-type]
+        overrides=overrides,
+        **own,
+    )
+
+
+def decomposed(arrays: Mapping[str, Any], method: str = "none", **values: Any) -> Decomposition:
+    return decompose_model(Model.from_arrays(arrays), options(method, **values))
+
+
+def layers(**shapes: tuple[int, ...]) -> dict[str, Array]:
+    """Return a first layer and weights of these shapes."""
+    first = {"first": random_kernel((8, 3, 3, 3), seed=99)}
+    return first | {n: random_kernel(s, seed) for seed, (n, s) in enumerate(shapes.items())}
+
+
+def forms(found: Decomposition) -> dict[str, str]:
+    return {name: weight.form for name, weight in found.factorizations.items()}
+
+
+def near_low_rank(rows: int = 96, columns: int = 80, rank: int = 6) -> Array:
+    rng = np.random.default_rng(0)
+    product = rng.normal(0, 0.3, (rows, rank)) @ rng.normal(0, 0.3, (rank, columns))
+    return (product + rng.normal(0, 1e-4, (rows, columns))).astype(np.float32)
+
+
+STAGES = layers(
+    **{f"layer{s}.{i}.conv": (16, 16, 3, 3) for s in (1, 2) for i in range(3)}, fc=(10, 16)
+)
+
+
+def mixed_layers() -> dict[str, Array]:
+    """Return weights of which one is near a low rank, and others are not."""
+    return {
+        "first.weight": random_kernel((16, 12)),
+        "low.weight": near_low_rank(),
+        "low.bias": random_kernel((96,)),
+        "full.weight": random_kernel((24, 96), 1),
+        "kernel.weight": random_kernel((16, 12, 3, 3), 2),
+    }
+
+
+def parameters_of_stream(data: bytes, tmp_path: Any) -> tuple[int, int]:
+    """Return how many elements a stream's model has, and how many parameters it is coded as."""
+    path = tmp_path / "s.nnr"
+    path.write_bytes(data)
+    with nnr_codec.open(path) as stream:
+        info = stream.info()
+    return info.elements, info.parameters
