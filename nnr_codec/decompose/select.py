@@ -155,9 +155,7 @@ def _has_objective(own: DecompositionOptions) -> bool:
     return own.method == "auto" and own.compression_ratio is None
 
 
-def _obstacle(
-    weight: LayerWeight, own: DecompositionOptions, options: EncodeOptions
-) -> str | None:
+def _obstacle(weight: LayerWeight, own: DecompositionOptions, options: EncodeOptions) -> str | None:
     """Return why a weight stays dense, if it does."""
     if not options.quantizes(weight.name):
         return "is not quantized"
