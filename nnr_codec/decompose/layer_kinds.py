@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Kind", "LayerWeight", "weights_of_model"]
 
+_COLOURS = 3  # channels of most images
+
 Kind = Literal["linear", "pointwise", "convolution", "transposed", "grouped", "depthwise", "other"]
 
 
@@ -71,7 +73,7 @@ def weights_of_model(
     ]
     if module is None:
         kinds = _kinds_by_shape(candidates)
-        order = list(kinds)
+        order = [*(p.name for p in candidates if _is_of_images(p, kinds)), *kinds]
     else:
         in_module = _kinds_in(module)
         kinds = {parameter.name: _kind_in_module(parameter, in_module) for parameter in candidates}
@@ -87,6 +89,14 @@ def _kinds_by_shape(candidates: Iterable[Parameter]) -> dict[str, Kind]:
         is_first = all(kind == "other" for kind in found.values())
         found[parameter.name] = _kind_by_shape(parameter.shape, is_first=is_first)
     return found
+
+
+def _is_of_images(weight: Parameter, kinds: Mapping[str, Kind]) -> bool:
+    """Whether a weight is of a convolution of red, green and blue: of a first layer.
+
+    The order of a file does not tell, as files are often sorted by name: "classifier" comes first.
+    """
+    return kinds[weight.name] == "convolution" and weight.shape[1] == _COLOURS
 
 
 def _kind_by_shape(shape: tuple[int, ...], *, is_first: bool) -> Kind:

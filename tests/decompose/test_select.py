@@ -192,6 +192,19 @@ def test_the_first_layer_is_the_modules() -> None:
     assert found.skipped == {"body.weight": "is of the first layer"}
 
 
+def test_the_first_layer_of_a_file_sorted_by_name() -> None:
+    """A convolution of images is the first layer, where a file has one."""
+    model = {
+        "classifier": random_kernel((20, 16)),
+        "features.0": random_kernel((16, 3, 5, 5)),
+        "features.1": random_kernel((16, 16, 3, 3)),
+    }
+    assert decomposed(model, "lr", rank=2).skipped == {"features.0": "is of the first layer"}
+    model["features.0"] = random_kernel((16, 1, 5, 5))  # of grey images, or depthwise
+    found = decomposed(model, "lr", rank=2)
+    assert found.skipped["classifier"] == "is of the first layer"
+
+
 def test_layers_that_share_factors_are_the_modules() -> None:
     """The joint forms are not executed for groups and transposed convolutions."""
     nn = pytest.importorskip("torch.nn")
