@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,23 @@ import numpy.typing as npt
 from ..errors import InvalidModel
 from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 from .cp import cp
+from .error_curve import ErrorCurve, fewest_parameters
 from .ht2 import ht2
-from .kernel import Float64
+from .kernel import Float64, checked_weight, relative_error
 from .layer_kinds import LayerWeight
 from .ranks import Ranks
 from .svd import low_rank
 from .tucker import tucker2
 
-__all__ = ["Form", "Task", "decompose_to", "decomposed", "values_of"]
+__all__ = [
+    "Form",
+    "Task",
+    "decompose_to",
+    "decompose_within",
+    "decomposed",
+    "usable",
+    "values_of",
+]
 
 Form = type[FactoredWeight]
 
@@ -55,6 +64,49 @@ def decomposed(task: Task) -> FactoredWeight | str:
         )
     except InvalidModel as error:
         return error.reason
+
+
+def usable(weights: Iterable[tuple[LayerWeight, Form]], skipped: dict[str, str]) -> set[str]:
+    """Return the names of the weights that can be decomposed; note in `skipped` why others cannot.
+
+    Args:
+        weights: and the forms that they are meant to get.
+        skipped: reasons by name, added to.
+    """
+    names = set()
+    for weight, form in weights:
+        try:
+            checked_weight(values_of(weight), form, weight.name)
+        except InvalidModel as error:
+            skipped[weight.name] = error.reason
+        else:
+            names.add(weight.name)
+    return names
+
+
+def decompose_within(
+    curve: ErrorCurve,
+    error: float,
+    values: npt.NDArray[Any],
+    moment: Float64 | None = None,
+    name: str = "weight",
+) -> FactoredWeight | None:
+    """Decompose a weight with few parameters, within a relative squared error, if that is found.
+
+    Args:
+        curve: the errors to expect of a form of the weight.
+        error: 0 to 1; of the output where the moment is given.
+        values, moment, name: as of `decompose_to`.
+
+    Raises:
+        InvalidModel: the weight cannot be decomposed.
+    """
+    return fewest_parameters(
+        curve,
+        error,
+        lambda choice: decompose_to(choice.form, values, choice.ranks, moment, name),
+        lambda made: relative_error(values, made.to_dense(), moment),
+    )
 
 
 def decompose_to(

@@ -19,9 +19,9 @@ from ..errors import InvalidModel
 from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 from ..grouping import SAVED_BYTES
 from ..options import EncodeOptions
-from .algorithms import Form, decompose_to, values_of
-from .error_curve import error_curve, fewest_parameters
-from .kernel import Float64, relative_error, squared_error
+from .algorithms import Form, decompose_within, values_of
+from .error_curve import error_curve
+from .kernel import Float64, squared_error
 from .layer_kinds import LayerWeight
 
 __all__ = ["LARGER", "SizeTask", "forms_of", "smallest"]
@@ -108,12 +108,8 @@ def _candidates(
     for form in forms_of(weight):
         curve = error_curve(form, values, moment, weight.name)
         for share in _SHARES:
-            made = fewest_parameters(
-                curve,
-                share * allowed / energy,
-                lambda choice: decompose_to(choice.form, values, choice.ranks, moment, weight.name),
-                lambda made: relative_error(values, made.to_dense(), moment),
-            )
+            error = share * allowed / energy
+            made = decompose_within(curve, error, values, moment, weight.name)
             if made is None or (made.form, made.ranks) in tried:
                 continue
             tried.add((made.form, made.ranks))

@@ -12,10 +12,10 @@ import numpy as np
 from ..decomposition_options import DecompositionOptions
 from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
-from .algorithms import decompose_to, values_of
+from .algorithms import decompose_within, values_of
 from .auto_size import forms_of
-from .error_curve import Choice, error_curve, fewest_parameters
-from .kernel import Float64, relative_error
+from .error_curve import Choice, error_curve
+from .kernel import Float64
 from .layer_kinds import LayerWeight
 from .timing import times_in_turns
 
@@ -198,12 +198,7 @@ def least_work(
             hopeful = curve.fewest(_HOPE * allowed)
             if hopeful is None or bench.share(weight, _blank(hopeful, weight.shape)) >= best:
                 continue
-            made = fewest_parameters(
-                curve,
-                allowed,
-                lambda choice: decompose_to(choice.form, values, choice.ranks, moment, weight.name),
-                lambda made: relative_error(values, made.to_dense(), moment),
-            )
+            made = decompose_within(curve, allowed, values, moment, weight.name)
             share = math.inf if made is None else bench.share(weight, made)
             if share < best:
                 best, found = share, made

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from ..decomposition_options import DecompositionOptions
 from ..errors import InvalidModel, InvalidOptions
 from ..options import EncodeOptions
-from .algorithms import Form, Task, decompose_to, values_of
+from .algorithms import Form, Task, decompose_to, usable, values_of
 from .allocation import allocate, largest_fraction
 from .error_curve import ErrorCurve, error_curve, merged
-from .kernel import Float64, checked_weight, relative_error
+from .kernel import Float64, relative_error
 from .layer_kinds import LayerWeight
 from .ranks import (
     Ranks,
@@ -143,9 +143,10 @@ def _by_ratio(
     ratio = options.compression_ratio
     # CE-1 gives all layers the same ratio, and other methods the same slope of the error.
     if options.method == "ce1":
-        usable = list(_usable(candidates, skipped))
-        others = everything - saved - sum(candidate.dense for candidate in usable)
-        return _common_fraction(usable, ratio, everything, others)
+        names = usable(((c.weight, c.forms[0]) for c in candidates), skipped)
+        kept = [candidate for candidate in candidates if candidate.name in names]
+        others = everything - saved - sum(candidate.dense for candidate in kept)
+        return _common_fraction(kept, ratio, everything, others)
     curves: dict[str, ErrorCurve] = {}
     for candidate, curve in zip(candidates, results(_curve, candidates), strict=True):
         if isinstance(curve, str):
@@ -178,17 +179,6 @@ def _curve(candidate: Candidate) -> ErrorCurve | str:
     except InvalidModel as error:
         return error.reason
     return merged(curves)
-
-
-def _usable(candidates: Sequence[Candidate], skipped: dict[str, str]) -> Iterator[Candidate]:
-    """Yield the candidates that can be decomposed; note why others cannot."""
-    for candidate in candidates:
-        try:
-            checked_weight(values_of(candidate.weight), candidate.forms[0], candidate.name)
-        except InvalidModel as error:
-            skipped[candidate.name] = error.reason
-        else:
-            yield candidate
 
 
 def _common_fraction(

@@ -20,7 +20,7 @@ from . import tucker
 from .cp_stability import bounded_sensitivity
 from .cp_terms import columns, contracted, gram_product, solved
 from .cp_weighted import weighted_fit
-from .kernel import Float64, checked_ranks, checked_weight, damped, squared_error
+from .kernel import Float64, checked_ranks, checked_weight, closest, damped, squared_error
 from .svd import leading_eigenvectors, truncated_svd
 
 ERROR_GROWTH = 0.005
@@ -61,12 +61,10 @@ def cp(
     values = checked_weight(weight, CP, name, moment)
     checked_ranks(CP, weight.shape, (rank,), name)
     plain = stable_fit(values, rank, error_growth)
-    best = _form(plain)
-    if moment is not None:
-        better = _form(weighted_fit(values, plain, damped(moment)))
-        if _error(values, better, moment) < _error(values, best, moment):
-            best = better
-    return best
+    if moment is None:
+        return _form(plain)
+    aware = weighted_fit(values, plain, damped(moment))
+    return closest(values, [_form(plain), _form(aware)], moment)
 
 
 def hybrid_cp(
@@ -195,7 +193,3 @@ def _form(factors: Sequence[Float64]) -> CP:
     level = np.prod(norms, axis=0) ** (1 / len(factors))
     scaled = [f * (level / np.where(n > 0, n, 1.0)) for f, n in zip(factors, norms, strict=True)]
     return CP(tuple(map(len, factors)), tuple(f.astype(np.float32) for f in scaled))
-
-
-def _error(kernel: Float64, form: CP, moment: Float64) -> float:
-    return squared_error(kernel, form.to_dense(), moment)

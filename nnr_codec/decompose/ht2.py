@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..factorization.forms import HT2
-from .kernel import Float64, checked_ranks, checked_weight, evenly_scaled, squared_error
+from .kernel import Float64, checked_ranks, checked_weight, closest, evenly_scaled
 from .separable import SeparableNorm
 from .svd import leading_eigenvectors, truncated_svd
 
@@ -44,12 +44,11 @@ def ht2(
     """
     values = checked_weight(weight, HT2, name, moment)
     checked = checked_ranks(HT2, weight.shape, ranks, name)
-    best = _split(values, checked, None)
-    if moment is not None:
-        better = _split(values, checked, SeparableNorm.of(moment, weight.shape))
-        errors = [squared_error(values, form.to_dense(), moment) for form in (better, best)]
-        best = better if errors[0] < errors[1] else best
-    return best
+    plain = _split(values, checked, None)
+    if moment is None:
+        return plain
+    aware = _split(values, checked, SeparableNorm.of(moment, weight.shape))
+    return closest(values, [plain, aware], moment)
 
 
 def _split(kernel: Float64, ranks: Sequence[int], norm: SeparableNorm | None) -> HT2:

@@ -10,16 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..decomposition_options import DecompositionOptions
-from ..errors import InvalidModel, InvalidOptions
+from ..errors import InvalidOptions
 from ..factorization.forms import JointRight
 from ..options import EncodeOptions
-from .algorithms import values_of
+from .algorithms import usable, values_of
 from .allocation import largest_fraction
 from .chosen_ranks import NO_FEWER
 from .decomposition import Decomposition
 from .joint import joint, joint_parameters, joint_rank
 from .joint_groups import joint_groups
-from .kernel import checked_weight
 from .layer_kinds import LayerWeight
 
 ALONE = "is in no group of equal layers that share a factor"
@@ -73,7 +72,8 @@ def select_joint(
     Raises:
         InvalidOptions: the ratio is out of reach, perhaps as there is no group.
     """
-    groups = list(_groups(list(_usable(weights, found)), options))
+    names = usable(((weight, JointRight) for weight in weights), found.skipped)
+    groups = list(_groups([weight for weight in weights if weight.name in names], options))
     if not groups and options.decomposition.method == "joint":
         _check_ratio(options.decomposition.compression_ratio, everything, found.saved)
     fraction = _fraction_of_ratio(groups, everything, found.saved)
@@ -85,17 +85,6 @@ def select_joint(
     for weight in weights:
         if weight.name not in found.factorizations:
             found.skipped.setdefault(weight.name, ALONE)
-
-
-def _usable(weights: Sequence[LayerWeight], found: Decomposition) -> Iterator[LayerWeight]:
-    """Yield the weights that can be decomposed; note why others cannot."""
-    for weight in weights:
-        try:
-            checked_weight(values_of(weight), JointRight, weight.name)
-        except InvalidModel as error:
-            found.skipped[weight.name] = error.reason
-        else:
-            yield weight
 
 
 def _groups(weights: Sequence[LayerWeight], options: EncodeOptions) -> Iterator[_Group]:

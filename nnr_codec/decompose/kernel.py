@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from ..factorization.forms import FactoredWeight
 from ..model import is_float
 
 Float64 = npt.NDArray[np.float64]
+FormT = TypeVar("FormT", bound=FactoredWeight)
 
 _DAMPING = 0.01
 """Share of the mean diagonal; that of OPTQ (Frantar et al., arXiv 2210.17323)."""
@@ -133,6 +134,13 @@ def relative_error(
     error = squared_error(weight, approximation, moment)
     whole = squared_error(weight, np.zeros_like(weight), moment)
     return error / whole if whole > 0 else 0.0
+
+
+def closest(
+    weight: npt.NDArray[Any], forms: Sequence[FormT], moment: Float64 | None = None
+) -> FormT:
+    """Return the form of least `squared_error`, the first one of equal ones."""
+    return min(forms, key=lambda form: squared_error(weight, form.to_dense(), moment))
 
 
 def evenly_scaled(

@@ -15,6 +15,7 @@ from .kernel import (
     Float64,
     checked_ranks,
     checked_weight,
+    closest,
     damped,
     evenly_scaled,
     squared_error,
@@ -52,12 +53,10 @@ def tucker2(
     """
     values = checked_weight(weight, Tucker2, name, moment)
     plain = orthonormal_tucker2(values, ranks, name)
-    best = _form(*plain)
-    if moment is not None:
-        better = _form(*_weighted(values, plain[2], len(plain[0]), damped(moment)))
-        errors = [squared_error(values, form.to_dense(), moment) for form in (better, best)]
-        best = better if errors[0] < errors[1] else best
-    return best
+    if moment is None:
+        return _form(*plain)
+    aware = _weighted(values, plain[2], len(plain[0]), damped(moment))
+    return closest(values, [_form(*plain), _form(*aware)], moment)
 
 
 def orthonormal_tucker2(
