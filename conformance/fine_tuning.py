@@ -50,8 +50,10 @@ from conformance.training_tasks import (
     RunLog,
     Samples,
     Task,
+    argument_parser,
     make_task,
     outputs_of,
+    run_command,
     train,
 )
 from nnr_codec.checkpoints import open_checkpoint
@@ -231,30 +233,17 @@ def measure(arguments: argparse.Namespace, log: RunLog) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a line for each run")
-    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
-    parser.add_argument("--data", type=Path, help="folder of models and data, for ResNet-8")
+    parser = argument_parser(__doc__)
     parser.add_argument("--subjects", nargs="+", default=SUBJECTS, choices=[*DIGITS, RESNET8])
     parser.add_argument("--schemes", nargs="+", default=SCHEMES, choices=SCHEMES)
     parser.add_argument("--rules", nargs="+", default=RULES, choices=RULES)
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="the subject's own by default")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--smoothing", type=float, default=0.05, help="of labels")
     parser.add_argument("--learning-rate", type=float, help="of network and scheme by default")
     parser.add_argument(
         "--validate", action="store_true", help="judge by training images that are then left out"
     )
-    arguments = parser.parse_args()
-    log = RunLog(arguments.output, SETTINGS)
-    if arguments.table:
-        print(summary(log))
-    else:
-        measure(arguments, log)
+    run_command(parser.parse_args(), SETTINGS, measure, summary)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ import statistics
 from collections import defaultdict
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,17 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from conformance.training_tasks import DIGITS, RESNET8, RunLog, Task, make_task, top1, train
+from conformance.training_tasks import (
+    DIGITS,
+    RESNET8,
+    RunLog,
+    Task,
+    argument_parser,
+    make_task,
+    run_command,
+    top1,
+    train,
+)
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.decompose.training import (
     LowRankProjection,
@@ -169,28 +178,15 @@ def summary(log: RunLog) -> str:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a line for each run")
-    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
-    parser.add_argument("--data", type=Path, help="folder of models and data, for ResNet-8")
+    parser = argument_parser(__doc__)
     parser.add_argument("--subjects", nargs="+", default=[*DIGITS, RESNET8])
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--ratios", type=float, nargs="+", default=[2.0, 3.0, 5.0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--form", choices=("tucker2", "lr"), default="tucker2")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--every", type=int, default=200, help="steps between replacements")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--smoothing", type=float, default=0.05, help="of labels")
     parser.add_argument("--learning-rate", type=float, help="the subject's own by default")
-    arguments = parser.parse_args()
-    log = RunLog(arguments.output, SETTINGS)
-    if arguments.table:
-        print(summary(log))
-    else:
-        measure(arguments, log)
+    run_command(parser.parse_args(), SETTINGS, measure, summary)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ good a network is; `test` is FOLDER's test set, whose images suffered from JPEG.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -216,3 +217,38 @@ class RunLog:
 
     def _key(self, line: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(line[name] for name in self._names)
+
+
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a command line with what all experiments that train have in common."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a line for each run")
+    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--data", type=Path, help="folder of models and data, for ResNet-8")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--smoothing", type=float, default=0.05, help="of labels")
+    return parser
+
+
+def run_command(
+    arguments: argparse.Namespace,
+    settings: Sequence[str],
+    measure: Callable[[argparse.Namespace, RunLog], object],
+    summary: Callable[[RunLog], str],
+) -> None:
+    """Do the runs that are not there yet, or print what is there.
+
+    Args:
+        arguments: of `argument_parser`.
+        settings: names of what tells runs apart.
+        measure: does the runs.
+        summary: makes a table of them.
+    """
+    log = RunLog(arguments.output, settings)
+    if arguments.table:
+        print(summary(log))
+    else:
+        measure(arguments, log)
