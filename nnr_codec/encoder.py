@@ -146,16 +146,22 @@ def encode(
             factorizations, options = made.factorizations, made.adapted(options)
         chosen_carriage = carriage or options.decomposition.carriage
         carried = carry(model, {**found, **(factorizations or {})}, options, chosen_carriage)
-        smaller = partial(smaller_profile, draft)
-        if options.target_size is None:
-            kept = smaller(options)
-        else:
-            quantizes = any(is_quantized(p, options) for p in model.values())
-            original_bytes = sum(p.nbytes for p in model.values())
-            kept = within_target(smaller, options, original_bytes, quantizes)
+        kept = _smallest(draft, model, options)
         kept.copy_to(output)
         data = output.getvalue() if isinstance(output, io.BytesIO) else None
     return EncodeResult(replace(kept.report, seconds=time.perf_counter() - start), data)
+
+
+def _smallest(
+    draft: Callable[[EncodeOptions], Draft], model: Model, options: EncodeOptions
+) -> Draft:
+    """Return the draft of the smaller profile, within the target size if there is one."""
+    smaller = partial(smaller_profile, draft)
+    if options.target_size is None:
+        return smaller(options)
+    quantizes = any(is_quantized(p, options) for p in model.values())
+    original_bytes = sum(p.nbytes for p in model.values())
+    return within_target(smaller, options, original_bytes, quantizes)
 
 
 def _output(
