@@ -21,14 +21,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from .cases import CORPUS, BadCase, Case, CaseFiles, load_case, write_case
-from .decoders import command
-from .educational import described
-from .feature_cases import Draft, feature_cases
 from .generate import generate, generated_case
-from .invalid_cases import invalid_cases
-from .judging import DISAGREEMENT, FAIL, Decoder, judge
-from .limit_cases import issue_cases, limit_cases
+from .generator.feature_cases import Draft, feature_cases
+from .generator.invalid_cases import invalid_cases
+from .generator.limit_cases import issue_cases, limit_cases
+from .suite.cases import CORPUS, BadCase, Case, CaseFiles, load_case, write_case
+from .suite.decoders import command
+from .suite.educational import described
+from .suite.judging import DISAGREEMENT, FAIL, Decoder, judge
 
 VECTORS = Path(__file__).parents[1] / "tests" / "golden" / "peer_vectors"
 LARGEST_VECTOR = 6000  # bytes; the larger ones exercise nothing else

@@ -3,7 +3,7 @@
     python -m conformance.cp_stability [--model FILE] [--kernels NAME …] [--shares SHARE …] [--json]
 
 Each kernel is decomposed at ranks that keep some shares of its parameters, by tensorly's ALS
-(`parafac`, from its SVD and from random numbers) and by `nnr_codec.decompose.cp`. A row has the
+(`parafac`, from its SVD and from random numbers) and by `nnr_codec.decompose`. A row has the
 relative squared error of the kernel; the norm of the largest rank-one term over the kernel's;
 the sensitivity, over the kernel's squared norm; and the relative squared error when every factor,
 its terms' norms spread evenly, has 15 uniform steps up to its largest magnitude (5 bits).
@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from nnr_codec.decompose.cp import cp
-from nnr_codec.decompose.cp_terms import sensitivity
-from nnr_codec.decompose.kernel import relative_error
-from nnr_codec.decompose.ranks import rank_of_fraction
+from nnr_codec.cli.text import table
+from nnr_codec.decompose.algorithms.cp import cp
+from nnr_codec.decompose.algorithms.cp_terms import sensitivity
+from nnr_codec.decompose.algorithms.kernel import relative_error
+from nnr_codec.decompose.ranks.rank_options import rank_of_fraction
 from nnr_codec.factorization.forms import CP
-from nnr_codec.report import table
 
 Factors = list[npt.NDArray[np.float64]]
 

@@ -42,8 +42,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from conformance.fine_tuning_table import STATES, summary
-from conformance.training_tasks import (
+from conformance.studies.fine_tuning_table import STATES, summary
+from conformance.studies.training_tasks import (
     DIGITS,
     FOLDS,
     RESNET8,
@@ -56,18 +56,18 @@ from conformance.training_tasks import (
     run_command,
     train,
 )
+from nnr_codec.calibration.collection import calibrate
+from nnr_codec.calibration.moments import Calibration
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.decompose import Decomposition, decompose_model
-from nnr_codec.decompose.training import reestimate_batch_norm
-from nnr_codec.decomposition_options import DecompositionOptions, Method
 from nnr_codec.errors import InvalidModel, InvalidOptions
-from nnr_codec.experiments.metrics import classification
+from nnr_codec.experiments.measures.metrics import classification
 from nnr_codec.layers import factorize
 from nnr_codec.model import Array, Model
-from nnr_codec.options import EncodeOptions
-from nnr_codec.quantize.calibration import calibrate
-from nnr_codec.quantize.moments import Calibration
-from nnr_codec.user_module import load_state, weight_layers
+from nnr_codec.options import DecompositionOptions, EncodeOptions
+from nnr_codec.options.decomposition import Method
+from nnr_codec.training.low_rank import reestimate_batch_norm
+from nnr_codec.user.module import load_state, weight_layers
 
 LR, LR_CP = SCHEMES = ("LR", "LR + CP")
 COMMON, WATER_FILLING = RULES = ("common fraction", "water-filling")

@@ -15,9 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cases import CaseFiles, write_case
-from .educational import described
-from .random_headers import (
+from .generator.random_headers import (
     Draws,
     layer_parameter_set_unit,
     model_parameter_set,
@@ -26,9 +24,11 @@ from .random_headers import (
     reference_list,
     topology,
 )
-from .random_tensors import Past, StreamState, UnitPlan, data_unit, plan
-from .syntax import INT, NNR_MPS, NNR_STR, RAW_FLOAT, start_unit, unit, written
-from .syntax import model_parameter_set as mps_syntax
+from .generator.random_tensors import Past, StreamState, UnitPlan, data_unit, plan
+from .generator.syntax import INT, NNR_MPS, NNR_STR, RAW_FLOAT, start_unit, unit, written
+from .generator.syntax import model_parameter_set as mps_syntax
+from .suite.cases import CaseFiles, write_case
+from .suite.educational import described
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ rounds' quotients, `quartiles` are their range. Then every layer that was replac
 is timed anew against its dense one, on the inputs that it gets in the network: how many there are,
 how many of them are faster, and the least quotient; at the end, how many of each method, over all
 rows. A ratio that a method cannot reach is refused.
-MACs are those of `nnr_codec.experiments.complexity`, of all samples.
+MACs are those of `nnr_codec.experiments.measures.complexity`, of all samples.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from conformance.latency_cases import METHODS, Case, cases
-from conformance.latency_table import COLUMNS, row_of, summary
+from conformance.studies.latency_cases import METHODS, Case, cases
+from conformance.studies.latency_table import COLUMNS, row_of, summary
 from nnr_codec.checkpoints import open_checkpoint
+from nnr_codec.cli.text import table
 from nnr_codec.decompose import Decomposition, decompose_model
 from nnr_codec.decompose.layer_kinds import weights_of_model
 from nnr_codec.decompose.timing import times_in_turns
 from nnr_codec.errors import InvalidOptions
-from nnr_codec.experiments.complexity import measure_complexity
 from nnr_codec.experiments.evaluation import load_tensors
+from nnr_codec.experiments.measures.complexity import measure_complexity
 from nnr_codec.experiments.subject import Subject, find_subject
 from nnr_codec.factorization.forms import FactoredWeight
 from nnr_codec.layers import factorize
 from nnr_codec.model import Parameter
-from nnr_codec.report import table
-from nnr_codec.user_module import apply
+from nnr_codec.user.module import apply
 
 SUBJECTS = ("resnet20_cifar10", "resnet56_cifar10", "squeezenet_imagenet", "minilm_pairs")
 

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from nnr_codec.checkpoints import save_checkpoint
+from nnr_codec.cli.text import table
 from nnr_codec.model import Parameter
-from nnr_codec.report import table
 
 TENSORS = 3
 """Times the largest tensor that may be in memory: values, integers, what decoders make of them."""

@@ -16,11 +16,11 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from . import decoders
-from .cases import BadCase, Case, find_cases
-from .coverage import Item, exercised, group_of, missing, universe
-from .educational import first_difference
-from .judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Decoder, Verdict, judge_all
+from .suite import decoders
+from .suite.cases import BadCase, Case, find_cases
+from .suite.coverage import Item, exercised, group_of, missing, universe
+from .suite.educational import first_difference
+from .suite.judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Decoder, Verdict, judge_all
 
 OWN = ("own", "educational")
 

@@ -30,10 +30,10 @@ import numpy as np
 
 from nnr_codec import EncodeOptions, decode, encode
 from nnr_codec._core import TensorSyntax, TensorToEncode, choose_unary_length, quantize
+from nnr_codec.bitstream.qp import step_size
+from nnr_codec.bitstream.unit_layout import matrix_shape
 from nnr_codec.checkpoints import open_checkpoint
-from nnr_codec.quantize.qp import step_size
-from nnr_codec.report import table
-from nnr_codec.unit_layout import matrix_shape
+from nnr_codec.cli.text import table
 
 _PEER_SCRIPT = Path(__file__).with_name("nncodec_peer.py")
 _COLUMNS = ("model", "qp", "Mw", "bytes", "/peer", "enc Mw/s", "/peer", "dec Mw/s", "/peer",

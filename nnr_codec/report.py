@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,11 +87,11 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-class _Totals:
+class StreamTotals:
     """The sums over a stream's tensors, of which each has bytes, original_bytes and elements."""
 
     __slots__ = ()
-    tensors: tuple[TensorReport, ...] | tuple[TensorInfo, ...]
+    tensors: tuple[Any, ...]
     header_bytes: int
 
     @property
@@ -136,7 +135,7 @@ class _Totals:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodeReport(_Totals):
+class EncodeReport(StreamTotals):
     """An encoded model.
 
     Attributes:
@@ -194,160 +193,3 @@ class EncodeReport(_Totals):
         }
         rows = zip(self._rows(), self.tensors, strict=True)
         return {**totals, "per_tensor": [{**row, **t.errors_to_json()} for row, t in rows]}
-
-
-_BITS = {
-    f"{kind}{bits}": bits for kind in ("int", "uint", "float", "bfloat") for bits in (8, 16, 32, 64)
-}
-
-
-def _item_bytes(data_format: str) -> int:
-    return max(1, _BITS.get(data_format, 8) // 8)
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """One tensor of a stream, as its header describes it.
-
-    Attributes:
-        kind: "int", "float", "raw" or "block"; or what the model map makes of integers: "grid",
-            "table", "bits", "halves".
-        role: "weight", or the tensor's role in its block.
-        unit: index of its data unit in the stream.
-        bytes: bytes of the data unit; 0 for the smaller tensors of a block.
-        qp: quantization parameter; None where only decoding would tell, or there is none.
-        unary_length, scan_order, dq: as coded; None for raw floats.
-        codebook_size: entries, or None.
-        data_format: element type that the stream asks for.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    kind: str
-    role: str
-    unit: int
-    bytes: int
-    qp: int | None
-    unary_length: int | None
-    scan_order: int | None
-    dq: bool | None
-    codebook_size: int | None
-    data_format: str
-
-    @property
-    def elements(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits of the data unit per element of the tensor."""
-        return 8 * self.bytes / self.elements
-
-    @property
-    def original_bytes(self) -> int:
-        """Bytes of the tensor when decoded."""
-        return self.elements * _item_bytes(self.data_format)
-
-
-@dataclass(frozen=True, slots=True)
-class FactorizationInfo:
-    """A weight of a stream that comes as factors.
-
-    Attributes:
-        name, form, shape: of the weight; the form by its word in the model map.
-        ranks: in the order of the form.
-        factors: names of the coded tensors that it is made of.
-        parameters: elements of those factors that no weight before it has.
-        bytes: of their data units.
-        data_format: element type of the weight.
-    """
-
-    name: str
-    form: str
-    shape: tuple[int, ...]
-    ranks: tuple[int, ...]
-    factors: tuple[str, ...]
-    parameters: int
-    bytes: int
-    data_format: str
-
-    @property
-    def elements(self) -> int:
-        """Elements of the weight."""
-        return math.prod(self.shape)
-
-    @property
-    def original_bytes(self) -> int:
-        """Bytes of the weight when decoded."""
-        return self.elements * _item_bytes(self.data_format)
-
-
-@dataclass(frozen=True, slots=True)
-class StreamInfo(_Totals):
-    """A stream, as its headers describe it.
-
-    Attributes:
-        profile: general_profile_idc.
-        qp_density, base_qp: those in force at the end; None if no parameter set has any.
-        units: units of the stream.
-        header_bytes: bytes of the units that hold no tensor.
-        tensors: as they are coded, in the order in which they are decoded.
-        factorizations: the weights that come as factors, in the order in which they are complete.
-    """
-
-    profile: int
-    qp_density: int | None
-    base_qp: int | None
-    units: int
-    header_bytes: int
-    tensors: tuple[TensorInfo, ...]
-    factorizations: tuple[FactorizationInfo, ...] = ()
-
-    @property
-    def elements(self) -> int:
-        """Elements of the model, whose weights are dense."""
-        return self.parameters + sum(w.elements - w.parameters for w in self.factorizations)
-
-    @property
-    def parameters(self) -> int:
-        """Elements of all coded tensors, of factors and not of what they make."""
-        return sum(tensor.elements for tensor in self.tensors)
-
-    @property
-    def original_bytes(self) -> int:
-        """Bytes of the model when decoded, its weights dense."""
-        factors = {name for weight in self.factorizations for name in weight.factors}
-        coded = sum(t.original_bytes for t in self.tensors if t.name not in factors)
-        return coded + sum(weight.original_bytes for weight in self.factorizations)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON-ready data."""
-        totals = {
-            "profile": self.profile,
-            "qp_density": self.qp_density,
-            "base_qp": self.base_qp,
-            "units": self.units,
-            **self._totals(),
-            "parameters": self.parameters,
-        }
-        factorizations = [
-            {**asdict(weight), "elements": weight.elements} for weight in self.factorizations
-        ]
-        return {**totals, "per_tensor": self._rows(), "factorizations": factorizations}
-
-
-def printable(text: str) -> str:
-    """Return `text` with everything escaped that a terminal might obey or hide."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as aligned text, the first column to the left, others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = []
-    for cells in [header, *rows]:
-        first = cells[0].ljust(widths[0])
-        others = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-        lines.append("  ".join([first, *others]).rstrip())
-    return "\n".join(lines)

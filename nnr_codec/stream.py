@@ -16,17 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from .bitstream import DataUnit, ParsedUnit
-from .decoder import Layers, Source, StreamDecoder, limited_units, unwanted_roles
+from .decoding.extra_tensors import ExtraTensors, join
+from .decoding.recomposition import Recomposition, SharedFactors
+from .decoding.stream_decoder import Layers, Source, StreamDecoder, limited_units, unwanted_roles
+from .decoding.stream_info import StreamInfo, stream_info
+from .decoding.unit_decoder import DecodedTensor, decode_data_unit
 from .errors import BitstreamError, naming
-from .extra_tensors import ExtraTensors, join
 from .factorization.factorizations import Factorization
 from .factorization.model_map import Extra, ModelMap
 from .factorization.tensor_order import in_order
 from .options import DecodeLimits
-from .recomposition import Recomposition, SharedFactors
-from .report import StreamInfo
-from .stream_info import stream_info
-from .unit_decoder import DecodedTensor, decode_data_unit
 
 Bytes = bytes | bytearray | memoryview
 

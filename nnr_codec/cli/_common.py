@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import BitstreamError, InvalidOptions, NnrError
 from ..options import DecodeLimits
-from ..report import printable
+from .text import printable
 
 DONE, FAILURE, USAGE, BAD_BITSTREAM, MISMATCH = range(5)
 """Exit codes."""

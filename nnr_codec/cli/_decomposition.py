@@ -7,24 +7,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, get_args
 
-from ..carriage import with_weights
+from ..calibration.collection import calibrate
+from ..calibration.moments import Calibration
 from ..decompose import Decomposition, decompose_model
-from ..decomposition_options import (
-    DEFAULTS,
-    Carriage,
-    DecompositionOptions,
-    JointScheme,
-    Method,
-    Objective,
-    Rank,
-)
 from ..errors import InvalidOptions
+from ..factorization.files import with_weights
 from ..model import Model
-from ..options import EncodeOptions
-from ..quantize.calibration import calibrate
-from ..quantize.moments import Calibration
-from ..user_code import call_function, naming_failures
-from ..user_module import load_state
+from ..options import DecompositionOptions, EncodeOptions
+from ..options.decomposition import DEFAULTS, Carriage, JointScheme, Method, Objective, Rank
+from ..user.code import call_function, naming_failures
+from ..user.module import load_state
 from . import _common as common
 
 _LISTED = 5

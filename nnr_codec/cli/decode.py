@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..checkpoints import check_output, save_checkpoint
-from ..decoded_model import DecodedModel
-from ..decoder import StreamDecoder
-from ..digest import ModelDigest
+from ..decoding.decoded_model import DecodedModel
+from ..decoding.stream_decoder import StreamDecoder
 from ..errors import InvalidOptions
 from ..model import Array, Parameter
-from ..report import printable
-from ..rereading import rereadable
+from ..support.digest import ModelDigest
+from ..support.rereadable_file import rereadable
 from . import _common as common
+from .text import printable
 
 PROGRAM = "nnr-decode"
 

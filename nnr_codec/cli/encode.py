@@ -10,12 +10,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ..checkpoints import open_checkpoint
-from ..decomposition_options import OF_A_WEIGHT
 from ..encoder import encode
 from ..errors import InvalidOptions
 from ..model import Model
 from ..options import AUTOMATIC, PRESETS, TENSOR_OPTIONS, EncodeOptions, UnaryLength
-from ..report import EncodeReport, printable, table
+from ..options.decomposition import OF_A_WEIGHT
+from ..report import EncodeReport
 from . import _common as common
 from ._decomposition import (
     add_decomposition,
@@ -25,6 +25,7 @@ from ._decomposition import (
     rank_of,
     show_skipped,
 )
+from .text import printable, table
 
 PROGRAM = "nnr-encode"
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3}

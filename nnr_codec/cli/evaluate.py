@@ -7,14 +7,14 @@ import os
 import sys
 
 from ..errors import InvalidOptions
-from ..experiments.markup import size_text
 from ..experiments.plan import Plan, load_plan
-from ..experiments.report import PAGE
+from ..experiments.report.files import PAGE
+from ..experiments.report.markup import size_text
+from ..experiments.report.tables import document
 from ..experiments.results import Results, bd_rates, losses_of
 from ..experiments.runner import planned_cells, run_plan, usable_folder
-from ..experiments.tables import document
-from ..report import printable, table
 from . import _common as common
+from .text import printable, table
 
 PROGRAM = "nnr-eval"
 DATA_VARIABLE = "NNR_DATA"

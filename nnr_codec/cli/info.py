@@ -8,12 +8,13 @@ import sys
 from typing import Any
 
 from ..bitstream import ParsedUnit
-from ..decoder import StreamDecoder
-from ..digest import digest
+from ..decoding.stream_decoder import StreamDecoder
+from ..decoding.stream_info import StreamInfo, TensorInfo
 from ..errors import InvalidOptions
-from ..report import StreamInfo, TensorInfo, printable, table
 from ..stream import open_stream
+from ..support.digest import digest
 from . import _common as common
+from .text import printable, table
 
 PROGRAM = "nnr-info"
 _LONGEST_VALUE = 200  # characters of a listed value

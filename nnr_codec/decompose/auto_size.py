@@ -7,22 +7,24 @@ is smaller so, and its error is not larger.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..decoder import decode
-from ..decomposition_options import DecompositionOptions
+from ..decoding.stream_decoder import StreamDecoder
+from ..encoding.grouping import SAVED_BYTES
+from ..encoding.model_encoder import encode_model
 from ..errors import InvalidModel
 from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
-from ..grouping import SAVED_BYTES
-from ..options import EncodeOptions
-from .algorithms import Form, decompose_within, values_of
-from .error_curve import error_curve
-from .kernel import Float64, squared_error
+from ..model import Model
+from ..options import DecompositionOptions, EncodeOptions
+from .algorithms.kernel import Float64, squared_error
+from .fitting import Form, decompose_within, values_of
 from .layer_kinds import LayerWeight
+from .ranks.error_curve import error_curve
 
 __all__ = ["LARGER", "SizeTask", "forms_of", "smallest"]
 
@@ -145,12 +147,9 @@ def _coded(
     moment: Float64 | None,
 ) -> _Coded:
     """Encode a weight in a stream of its own, decode it, and measure."""
-    from ..encoder import encode  # which imports this module's package
-
-    factorizations = {} if made is None else {name: made}
-    carriage = options.decomposition.carriage
-    result = encode(
-        {name: values}, options=options, factorizations=factorizations, carriage=carriage
-    )
-    data = result.data or b""  # there is some, as there is no output file
-    return _Coded(len(data), squared_error(values, decode(data)[name], moment))
+    with ExitStack() as files:
+        factorizations = {} if made is None else {name: made}
+        draft = encode_model(Model.from_arrays({name: values}), factorizations, options, files)
+        draft.file.seek(0)
+        decoded = next(t for t in StreamDecoder().tensors(draft.file) if t.name == name)
+        return _Coded(draft.report.bytes, squared_error(values, decoded.values, moment))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..decomposition_options import DecompositionOptions
 from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
-from .algorithms import decompose_within, values_of
+from ..options import DecompositionOptions
+from .algorithms.kernel import Float64
 from .auto_size import forms_of
-from .error_curve import Choice, error_curve
-from .kernel import Float64
+from .fitting import decompose_within, values_of
 from .layer_kinds import LayerWeight
+from .ranks.error_curve import Choice, error_curve
 from .timing import times_in_turns
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _positions(tensor: torch.Tensor, taps: int) -> tuple[int, ...]:
 
 def _runs(module: torch.nn.Module, inputs: Any) -> dict[str, _Run]:
     """Run a module, and return what each layer got, by the name of its weight."""
-    from ..user_module import apply, evaluating, inputs_of, weight_layers
+    from ..user.module import apply, evaluating, inputs_of, weight_layers
 
     found: dict[str, _Run] = {}
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .joint import Scheme
+from .algorithms.joint import Scheme
 
 _BESIDE_BLOCKS = re.compile(r"downsample|shortcut|proj_?conv|skip", re.IGNORECASE)
 

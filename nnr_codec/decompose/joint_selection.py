@@ -9,17 +9,16 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..decomposition_options import DecompositionOptions
 from ..errors import InvalidOptions
 from ..factorization.forms import JointRight
-from ..options import EncodeOptions
-from .algorithms import usable, values_of
-from .allocation import largest_fraction
-from .chosen_ranks import NO_FEWER
+from ..options import DecompositionOptions, EncodeOptions
+from .algorithms.joint import joint, joint_parameters, joint_rank
 from .decomposition import Decomposition
-from .joint import joint, joint_parameters, joint_rank
+from .fitting import usable, values_of
 from .joint_groups import joint_groups
 from .layer_kinds import LayerWeight
+from .ranks.allocation import largest_fraction
+from .ranks.chosen_ranks import NO_FEWER
 
 ALONE = "is in no group of equal layers that share a factor"
 

@@ -123,7 +123,7 @@ def _kind_in_module(
 
 def _kinds_in(module: torch.nn.Module) -> dict[str, tuple[Kind, tuple[int, ...]]]:
     """Return kind and shape of the weight of every layer, by its name, in the module's order."""
-    from ..user_module import weight_layers
+    from ..user.module import weight_layers
 
     found: dict[str, tuple[Kind, tuple[int, ...]]] = {}
     for layer, name in weight_layers(module).items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..quantize.moments import Calibration
-from .kernel import Float64
+from ..calibration.moments import Calibration
+from .algorithms.kernel import Float64
 from .layer_kinds import LayerWeight
 
 

@@ -8,21 +8,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..decomposition_options import DecompositionOptions
+from ..calibration.moments import Calibration
 from ..errors import InvalidOptions
 from ..factorization.forms import CP, HT2, LowRank, Tucker2
 from ..model import Parameter
-from ..options import EncodeOptions, matches_tensor
-from ..ordered_calls import ordered_results
-from ..quantize.moments import Calibration
-from .algorithms import Form, decomposed
+from ..options import DecompositionOptions, EncodeOptions, matches_tensor
+from ..support.ordered_calls import ordered_results
+from .algorithms.ht2 import form_of_layer
 from .auto_size import LARGER, SizeTask, forms_of, smallest
 from .auto_work import MORE_WORK, WorkBench, least_work
-from .chosen_ranks import NO_FEWER, Candidate, chosen_tasks
 from .decomposition import Decomposition
-from .ht2 import form_of_layer
+from .fitting import Form, decomposed
 from .joint_selection import ALONE, select_joint
 from .layer_kinds import LayerWeight, weights_of_model
+from .ranks.chosen_ranks import NO_FEWER, Candidate, chosen_tasks
 from .row_moments import moment_of
 
 if TYPE_CHECKING:

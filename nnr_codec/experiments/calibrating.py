@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from nnr_codec.calibration.collection import calibrate
+from nnr_codec.calibration.moments import Calibration
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.batches import thinned
@@ -13,8 +15,6 @@ from nnr_codec.experiments.evaluation import load_tensors
 from nnr_codec.experiments.fingerprints import file_digest
 from nnr_codec.experiments.subject import Subject, find_subject
 from nnr_codec.model import Array
-from nnr_codec.quantize.calibration import calibrate
-from nnr_codec.quantize.moments import Calibration
 
 __all__ = ["calibrated", "calibration_of"]
 

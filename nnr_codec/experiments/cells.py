@@ -19,12 +19,12 @@ import numpy.typing as npt
 
 from ..checkpoints import open_checkpoint
 from ..errors import NnrError
-from ..user_code import is_interruption
+from ..user.code import is_interruption
 from .fingerprints import file_digest
+from .measures.weight_errors import weight_errors
 from .methods import Codec, Decoded, Encoded
 from .methods.nnr import NnrCodec
 from .plan import Point, SubjectPlan
-from .weight_errors import weight_errors
 
 if TYPE_CHECKING:
     from .batches import Batch
@@ -124,7 +124,7 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def examine(plan: SubjectPlan, data: Path | None) -> Facts:
     """Find out what holds for all cells of a subject: reads its model and all of its samples."""
-    from .complexity import subject_complexity
+    from .measures.complexity import subject_complexity
 
     subject = _subject(plan, data)
     digest, count = _samples_digest(subject.batches())
@@ -191,7 +191,7 @@ def _factorized_cost(subject: Subject, decoded: Decoded) -> dict[str, Any]:
     """Return parameters and MACs of the network whose layers run on the factors, if there are."""
     if decoded.factored_stream is None:
         return {}
-    from .complexity import factorized_complexity
+    from .measures.complexity import factorized_complexity
 
     with _one_thread:
         cost = factorized_complexity(subject, decoded.factored_stream)

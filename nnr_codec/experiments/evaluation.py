@@ -16,7 +16,7 @@ import torch
 
 from nnr_codec.errors import InvalidModel, NnrError
 from nnr_codec.experiments.batches import sample_count
-from nnr_codec.experiments.metrics import AGREEMENT
+from nnr_codec.experiments.measures.metrics import AGREEMENT
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.model import Array
 

@@ -13,13 +13,13 @@ _LENGTH = 16
 _MEASURING = (
     "calibrating.py",
     "cells.py",
-    "complexity.py",
     "batches.py",
     "evaluation.py",
-    "metrics.py",
+    "measures/complexity.py",
+    "measures/metrics.py",
     "subject.py",
-    "weight_errors.py",
-    "yardsticks.py",
+    "measures/weight_errors.py",
+    "measures/yardsticks.py",
 )
 _MEASURING_FOLDERS = ("subjects", "methods")
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .bd_rate import BdRate, bd_rate
-from .bootstrap import BytesAtLoss, bytes_at_losses, resampled_means
 from .cells import SCORE, Cell, Facts, Failure, Measured
+from .measures.bd_rate import BdRate, bd_rate
+from .measures.bootstrap import BytesAtLoss, bytes_at_losses, resampled_means
 from .plan import Plan
 
 _ENDLESS = 1e9

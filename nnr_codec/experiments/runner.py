@@ -55,7 +55,7 @@ def run_plan(
             package of the extra `eval` is missing.
         OSError: a file cannot be read or written.
     """
-    from .report import write_report
+    from .report.files import write_report
 
     _check_packages()
     plan = plan if isinstance(plan, Plan) else load_plan(plan)

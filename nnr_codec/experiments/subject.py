@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 
 from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.batches import Batch, thinned
-from nnr_codec.experiments.metrics import Metric, classification
-from nnr_codec.user_code import load_function, naming_failures
+from nnr_codec.experiments.measures.metrics import Metric, classification
+from nnr_codec.user.code import load_function, naming_failures
 
 if TYPE_CHECKING:
     import torch

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 
 from ..errors import InvalidModel, UnsupportedFeature
-from ..model import Parameter, is_float
+from ..model import Model, Parameter, dtype_of, is_float
 from ..options import DecodeLimits
-from .factorizations import FactorChecks, Factorization
+from .factorizations import FactorChecks, Factorization, users_of
+from .forms import FactoredWeight
 from .model_map import KEY, MapError, ModelMap, parse_model_map
 
 
@@ -62,3 +63,39 @@ def factors_metadata(
         if all(factor in names for factor in entry.factors)
     }
     return {KEY: ModelMap(factorizations=complete).to_text()} if complete else {}
+
+
+def with_weights(model: Model) -> tuple[Model, dict[str, FactoredWeight]]:
+    """Return a model of factors, which its map tells, as that of the weights; and the factors.
+
+    Each weight stands where its last factor did. A model without such a map is returned as it is.
+
+    Raises:
+        InvalidModel: the map is damaged, or does not fit the model.
+    """
+    source = model.source or "the model"
+    entries = factorizations_of(source, model.metadata, model.values())
+    if not entries:
+        return model, {}
+    values = {name: model[name].read() for entry in entries.values() for name in entry.factors}
+    weights = {
+        name: entry.weight([values[factor] for factor in entry.factors])
+        for name, entry in entries.items()
+    }
+    missing = {name: set(entry.factors) for name, entry in entries.items()}
+    users = users_of(entries)
+    parameters = []
+    for name, parameter in model.items():
+        if name not in users:
+            parameters.append(parameter)
+        for weight in users.get(name, ()):
+            missing[weight].discard(name)
+            if not missing[weight]:
+                parameters.append(_dense(weight, entries[weight], weights[weight]))
+    metadata = {key: text for key, text in model.metadata.items() if key != KEY}
+    return Model(parameters, metadata=metadata, source=model.source), weights
+
+
+def _dense(name: str, entry: Factorization, weight: FactoredWeight) -> Parameter:
+    dtype = dtype_of(entry.dtype)
+    return Parameter(name, entry.shape, dtype, lambda: weight.to_dense().astype(dtype))

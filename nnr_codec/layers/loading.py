@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..decoder import Layers, Source, unwanted_roles
+from ..decoding.stream_decoder import Layers, Source, unwanted_roles
 from ..errors import InvalidModel
 from ..factorization.factorizations import users_of
 from ..model import Array, is_extension

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import InvalidModel
 from ..factorization.forms import FactoredWeight
-from ..user_module import check_not_lazy
+from ..user.module import check_not_lazy
 from .chains import chain
 from .factorized import FactorizedLayer, SharedParameters, factored
 

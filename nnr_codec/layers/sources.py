@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from ..checkpoints import open_checkpoint
 from ..checkpoints._content import format_of
-from ..decoded_model import DecodedModel
-from ..decoder import Layers, Source, StreamDecoder
+from ..decoding.decoded_model import DecodedModel
+from ..decoding.stream_decoder import Layers, Source, StreamDecoder
 from ..errors import InvalidModel
 from ..factorization.factorizations import Factorization
 from ..factorization.files import factorizations_of
 from ..model import Array, Parameter
 from ..options import DecodeLimits
-from ..rereading import RereadableFile, rereadable
+from ..support.rereadable_file import RereadableFile, rereadable
 
 Bytes = bytes | bytearray | memoryview
 

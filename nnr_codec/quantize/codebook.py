@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..bitstream import Codebook
-from ..unit_layout import Integers
+from ..bitstream.unit_layout import Integers
 
 _MAX_RANGE = 1 << 20
 """Integers further apart are not counted."""

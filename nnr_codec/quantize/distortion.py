@@ -81,3 +81,16 @@ def difference(
 def _pieces(size: int) -> Iterator[slice]:
     for start in range(0, size, _PIECE):
         yield slice(start, start + _PIECE)
+
+
+def weight_error(weight: npt.NDArray[Any], made: npt.NDArray[Any]) -> Distortion:
+    """Compare a weight with what decoders, or its factors, make of it.
+
+    Sums over values that are not finite are not finite either.
+
+    Args:
+        weight: as it was.
+        made: of its shape.
+    """
+    flat = made.reshape(-1)
+    return difference(weight.reshape(-1), lambda piece: flat[piece])

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..unit_layout import Integers
+from ..bitstream.qp import qp_delta_bits, step_size
+from ..bitstream.unit_layout import Integers
 from .integer_rate import sampled
-from .qp import qp_delta_bits, step_size
 
 _FIRST_SAMPLE = 32
 _SAMPLE = 1024

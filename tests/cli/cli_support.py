@@ -24,8 +24,8 @@ from nnr_codec.bitstream import (
     write_start,
 )
 from nnr_codec.checkpoints import open_checkpoint, save_checkpoint
+from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 from nnr_codec.factorization.forms import FactoredWeight, JointRight, LowRank
-from nnr_codec.unit_encoder import CodedLevels, encode_data_unit
 
 Arrays = dict[str, np.ndarray]
 MODELS = Path(__file__).parents[2] / "conformance" / "models"

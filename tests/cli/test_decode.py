@@ -41,10 +41,10 @@ from nnr_codec.bitstream import (
 )
 from nnr_codec.bitstream.codes import FIRST_PRIVATE_UNIT_TYPE
 from nnr_codec.checkpoints import open_checkpoint
-from nnr_codec.decoder import StreamDecoder
-from nnr_codec.digest import digest
+from nnr_codec.decoding.stream_decoder import StreamDecoder
+from nnr_codec.decoding.unit_decoder import DecodedTensor
 from nnr_codec.factorization.model_map import parse_model_map
-from nnr_codec.unit_decoder import DecodedTensor
+from nnr_codec.support.digest import digest
 
 
 class TestOutput:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from cli_support import DIGITS, EVALUATOR, LONG, load, run_script, save
 
-from nnr_codec.quantize.qp import step_size
+from nnr_codec.bitstream.qp import step_size
 
 SUMMARY = re.compile(
     r"digits_cnn: (\d+) kB -> (\d+) kB \(([\d.]+) %\), top-1 ([\d.]+) % -> ([\d.]+) %\n"

@@ -16,7 +16,7 @@ import nnr_codec
 from nnr_codec import InvalidOptions
 from nnr_codec.cli import _common as common
 from nnr_codec.cli.encode import parse_override
-from nnr_codec.digest import digest
+from nnr_codec.support.digest import digest
 
 WEIGHTS = ["first.weight", "second.weight"]
 BIASES = ["first.bias", "second.bias"]

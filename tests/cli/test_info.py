@@ -31,7 +31,7 @@ from nnr_codec.bitstream import (
     write_topology,
     write_unit,
 )
-from nnr_codec.digest import digest
+from nnr_codec.support.digest import digest
 
 COLUMNS = ["tensor", "shape", "kind", "bytes", "bit/weight", "qp", "N", "scan", "dq"]
 

@@ -22,11 +22,11 @@ import pytest
 from cli_support import Run, factored_stream, load, random_weights, save
 
 import nnr_codec
-from nnr_codec.decoder import StreamDecoder
+from nnr_codec.decoding.stream_decoder import StreamDecoder
+from nnr_codec.decoding.unit_decoder import DecodedTensor, decode_data_unit
 from nnr_codec.model import Model, Parameter
-from nnr_codec.ordered_calls import OrderedCalls
 from nnr_codec.quantize import distortion
-from nnr_codec.unit_decoder import DecodedTensor, decode_data_unit
+from nnr_codec.support.ordered_calls import OrderedCalls
 
 TOOL = Path(__file__).parents[2] / "conformance" / "memory.py"
 MEGABYTE = 1_000_000

@@ -21,8 +21,9 @@ import pytest
 from cli_support import LONG, Run, load, random_weights, run_script, save, script
 
 import nnr_codec
-from nnr_codec import decoder, tensor_encoder
-from nnr_codec.rereading import RereadableFile
+from nnr_codec import decoder
+from nnr_codec.encoding import tensor_encoder
+from nnr_codec.support.rereadable_file import RereadableFile
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs O_TMPFILE")
 COUNT, SIDE = 6, 300

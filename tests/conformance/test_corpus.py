@@ -12,7 +12,8 @@ import pytest
 
 import nnr_codec
 from conformance.build_corpus import VECTORS, drafts
-from conformance.cases import (
+from conformance.run import coverage_matrix
+from conformance.suite.cases import (
     CATEGORIES,
     CORPUS,
     Case,
@@ -21,8 +22,7 @@ from conformance.cases import (
     describe,
     find_cases,
 )
-from conformance.coverage import ELEMENTS, missing
-from conformance.run import coverage_matrix
+from conformance.suite.coverage import ELEMENTS, missing
 
 SPEC = Path(__file__).parents[2] / "spec"
 LARGEST_CORPUS = 3_000_000  # bytes

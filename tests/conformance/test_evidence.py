@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from peer import PYTHON_VARIABLE, Peer, PeerFailure
 
-from conformance.cases import find_cases
-from conformance.judging import PASS, Outcome, judge
+from conformance.suite.cases import find_cases
+from conformance.suite.judging import PASS, Outcome, judge
 
 pytestmark = pytest.mark.interop
 

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from conformance import fine_tuning  # noqa: E402
-from conformance.training_tasks import make_task  # noqa: E402
+from conformance.studies.training_tasks import make_task  # noqa: E402
 
 OUT_OF_REACH = 1000
 

@@ -12,9 +12,9 @@ import pytest
 
 import nnr_codec
 from conformance import generate, run
-from conformance.cases import describe
-from conformance.coverage import exercised, universe
-from conformance.educational import described
+from conformance.suite.cases import describe
+from conformance.suite.coverage import exercised, universe
+from conformance.suite.educational import described
 
 ROOT = Path(__file__).parents[2]
 

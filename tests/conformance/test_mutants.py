@@ -7,10 +7,10 @@ from functools import cache
 import pytest
 from mutants import MUTANTS, Mutant
 
-from conformance import educational
-from conformance.cases import Case, find_cases
-from conformance.decoders import educational as judged_decoder
-from conformance.judging import FAIL, PASS, judge, judge_all
+from conformance.suite import educational
+from conformance.suite.cases import Case, find_cases
+from conformance.suite.decoders import educational as judged_decoder
+from conformance.suite.judging import FAIL, PASS, judge, judge_all
 
 SOURCE = educational.PATH.read_text(encoding="utf-8")
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conformance import decoder_output, run
-from conformance.cases import CORPUS, Case, ExpectedTensor, find_cases
-from conformance.decoder_output import read_output
-from conformance.decoders import command
-from conformance.judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Outcome, judge
+from conformance import run
+from conformance.suite import decoder_output
+from conformance.suite.cases import CORPUS, Case, ExpectedTensor, find_cases
+from conformance.suite.decoder_output import read_output
+from conformance.suite.decoders import command
+from conformance.suite.judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Outcome, judge
 
 ROOT = Path(__file__).parents[2]
 PYTHON = shlex.quote(sys.executable)
@@ -46,7 +47,7 @@ def tensors(names: dict[str, np.ndarray], folder: Path) -> Path:
 
 
 def right_values() -> np.ndarray:
-    from conformance.building import ramp
+    from conformance.generator.building import ramp
 
     return np.array(ramp(7), np.float32) / 4
 
@@ -209,7 +210,7 @@ def test_updates_are_not_run_without_parents() -> None:
 
 
 def expecting(evidence: str, values: np.ndarray | None = None) -> Case:
-    from conformance.cases import describe
+    from conformance.suite.cases import describe
 
     found = None if values is None else tuple(describe({"w": values}))
     error = "invalid" if values is None else None

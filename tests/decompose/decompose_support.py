@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 import nnr_codec
 from nnr_codec import EncodeOptions
 from nnr_codec.decompose import Decomposition, decompose_model
-from nnr_codec.decomposition_options import DecompositionOptions
 from nnr_codec.factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 from nnr_codec.model import Model
+from nnr_codec.options import DecompositionOptions
 
 Array = npt.NDArray[Any]
 MODEL = Path(__file__).parents[2] / "conformance" / "models" / "digits_cnn.safetensors"

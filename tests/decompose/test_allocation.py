@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnr_codec import InvalidOptions
-from nnr_codec.decompose.allocation import allocate
-from nnr_codec.decompose.error_curve import Choice, ErrorCurve, error_curve
+from nnr_codec.decompose.ranks.allocation import allocate
+from nnr_codec.decompose.ranks.error_curve import Choice, ErrorCurve, error_curve
 from nnr_codec.factorization.forms import CP, HT2, LowRank
 
 

@@ -8,8 +8,8 @@ from decompose_support import MODEL, RESIDUAL, decomposed, forms, mixed_layers, 
 import nnr_codec
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.decompose import decompose_model
+from nnr_codec.decompose.algorithms.kernel import squared_error
 from nnr_codec.decompose.auto_size import LARGER
-from nnr_codec.decompose.kernel import squared_error
 from nnr_codec.model import Model
 
 

@@ -18,9 +18,9 @@ from nnr_codec import EncodeOptions, InvalidOptions
 from nnr_codec.decompose import decompose_model, timing
 from nnr_codec.decompose.auto_work import MORE_WORK, WorkBench
 from nnr_codec.decompose.layer_kinds import weights_of_model
-from nnr_codec.decomposition_options import DecompositionOptions
 from nnr_codec.factorization.forms import CP, LowRank
 from nnr_codec.model import Model
+from nnr_codec.options import DecompositionOptions
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

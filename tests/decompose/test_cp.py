@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnr_codec import InvalidModel, InvalidOptions
-from nnr_codec.decompose.cp import ERROR_GROWTH, cp, fit, hybrid_cp, sliced_start
-from nnr_codec.decompose.cp_stability import bounded_sensitivity
-from nnr_codec.decompose.cp_terms import columns, gram_product, sensitivity, solved
+from nnr_codec.decompose.algorithms.cp import ERROR_GROWTH, cp, fit, hybrid_cp, sliced_start
+from nnr_codec.decompose.algorithms.cp_stability import bounded_sensitivity
+from nnr_codec.decompose.algorithms.cp_terms import columns, gram_product, sensitivity, solved
 from nnr_codec.factorization.forms import CP
 
 SHAPES = st.lists(st.integers(1, 7), min_size=3, max_size=4)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from decompose_support import Array, random_kernel, random_moment, relative_error
 
-from nnr_codec.decompose.algorithms import decompose_to
-from nnr_codec.decompose.cp import cp
-from nnr_codec.decompose.error_curve import error_curve
-from nnr_codec.decompose.ht2 import ht2
-from nnr_codec.decompose.kernel import squared_error
-from nnr_codec.decompose.ranks import best_ranks, energy_ranks
-from nnr_codec.decompose.svd import low_rank
-from nnr_codec.decompose.tucker import tucker2
+from nnr_codec.decompose.algorithms.cp import cp
+from nnr_codec.decompose.algorithms.ht2 import ht2
+from nnr_codec.decompose.algorithms.kernel import squared_error
+from nnr_codec.decompose.algorithms.svd import low_rank
+from nnr_codec.decompose.algorithms.tucker import tucker2
+from nnr_codec.decompose.fitting import decompose_to
+from nnr_codec.decompose.ranks.error_curve import error_curve
+from nnr_codec.decompose.ranks.rank_options import best_ranks, energy_ranks
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 

@@ -18,19 +18,19 @@ from decompose_support import (
 )
 
 from nnr_codec import InvalidModel
-from nnr_codec.decompose.cp import cp
-from nnr_codec.decompose.error_curve import (
+from nnr_codec.decompose.algorithms.cp import cp
+from nnr_codec.decompose.algorithms.ht2 import ht2
+from nnr_codec.decompose.algorithms.kernel import damped, squared_error
+from nnr_codec.decompose.algorithms.separable import SeparableNorm
+from nnr_codec.decompose.algorithms.svd import low_rank
+from nnr_codec.decompose.algorithms.tucker import tucker2
+from nnr_codec.decompose.ranks.error_curve import (
     Choice,
     ErrorCurve,
     error_curve,
     fewest_parameters,
     merged,
 )
-from nnr_codec.decompose.ht2 import ht2
-from nnr_codec.decompose.kernel import damped, squared_error
-from nnr_codec.decompose.separable import SeparableNorm
-from nnr_codec.decompose.svd import low_rank
-from nnr_codec.decompose.tucker import tucker2
 from nnr_codec.factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 
 METHODS: dict[type[FactoredWeight], Any] = {

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnr_codec import InvalidModel, InvalidOptions
-from nnr_codec.decompose.joint import joint, joint_parameters, joint_rank
+from nnr_codec.decompose.algorithms.joint import joint, joint_parameters, joint_rank
 from nnr_codec.decompose.joint_groups import joint_groups
 from nnr_codec.factorization.forms import FORMS, FactoredWeight
 from nnr_codec.factorization.joint_forms import unfold, unfolded_size

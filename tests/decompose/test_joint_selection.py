@@ -10,8 +10,8 @@ from decompose_support import STAGES, decomposed, forms, layers, options, parame
 
 import nnr_codec
 from nnr_codec import InvalidOptions
+from nnr_codec.decompose.algorithms.kernel import squared_error
 from nnr_codec.decompose.joint_selection import ALONE
-from nnr_codec.decompose.kernel import squared_error
 
 
 class TestJoint:

@@ -19,18 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnr_codec import InvalidModel, InvalidOptions
-from nnr_codec.decompose.cp import cp
-from nnr_codec.decompose.ht2 import ht2
-from nnr_codec.decompose.ranks import (
+from nnr_codec.decompose.algorithms.cp import cp
+from nnr_codec.decompose.algorithms.ht2 import ht2
+from nnr_codec.decompose.algorithms.svd import low_rank
+from nnr_codec.decompose.algorithms.tucker import tucker2
+from nnr_codec.decompose.algorithms.vbmf import vbmf_rank
+from nnr_codec.decompose.ranks.rank_options import (
     best_ranks,
     energy_ranks,
     rank_of_fraction,
     resolved_ranks,
     vbmf_ranks,
 )
-from nnr_codec.decompose.svd import low_rank
-from nnr_codec.decompose.tucker import tucker2
-from nnr_codec.decompose.vbmf import vbmf_rank
 from nnr_codec.factorization.forms import CP, HT2, FactoredWeight, JointRight, LowRank, Tucker2
 
 SHAPES = st.lists(st.integers(1, 12), min_size=4, max_size=4)

@@ -23,9 +23,9 @@ import nnr_codec
 from nnr_codec import InvalidOptions
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.decompose import Decomposition, decompose_model
+from nnr_codec.decompose.algorithms.svd import low_rank
+from nnr_codec.decompose.algorithms.tucker import tucker2
 from nnr_codec.decompose.auto_size import LARGER
-from nnr_codec.decompose.svd import low_rank
-from nnr_codec.decompose.tucker import tucker2
 
 TUCKER2 = {"decompose": "tucker2"}
 

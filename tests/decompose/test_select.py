@@ -21,11 +21,11 @@ from decompose_support import (
 
 import nnr_codec
 from nnr_codec import InvalidOptions
+from nnr_codec.calibration.moments import Calibration, InputMoments, RowLayout
 from nnr_codec.decompose import decompose_model
-from nnr_codec.decompose.chosen_ranks import NO_FEWER
-from nnr_codec.decompose.kernel import squared_error
+from nnr_codec.decompose.algorithms.kernel import squared_error
+from nnr_codec.decompose.ranks.chosen_ranks import NO_FEWER
 from nnr_codec.model import Model
-from nnr_codec.quantize.moments import Calibration, InputMoments, RowLayout
 
 KINDS = layers(
     linear=(20, 30), pointwise=(16, 24, 1, 1), conv=(16, 12, 3, 3), conv1d=(16, 12, 5),

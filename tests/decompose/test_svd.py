@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnr_codec import InvalidModel, InvalidOptions
-from nnr_codec.decompose.svd import low_rank, squared_singular_values, truncated_svd
+from nnr_codec.decompose.algorithms.svd import low_rank, squared_singular_values, truncated_svd
 
 
 def least_error(matrix: np.ndarray, rank: int) -> float:

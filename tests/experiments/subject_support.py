@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nnr_codec.checkpoints import open_checkpoint
-from nnr_codec.experiments.metrics import Classification
+from nnr_codec.experiments.measures.metrics import Classification
 from nnr_codec.experiments.subject import Subject
 
 torch = pytest.importorskip("torch")  # whoever imports this module needs it, and is skipped

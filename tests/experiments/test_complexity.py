@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 from subject_support import subject, torch
 
-from nnr_codec.experiments.complexity import Complexity, measure_complexity, subject_complexity
+from nnr_codec.experiments.measures.complexity import (
+    Complexity,
+    measure_complexity,
+    subject_complexity,
+)
 
 nn = torch.nn
 

@@ -16,8 +16,8 @@ pytest.importorskip("torch")
 
 from nnr_codec.checkpoints import save_checkpoint
 from nnr_codec.experiments.calibrating import calibration_of
+from nnr_codec.experiments.report.tables import csv_text, rows
 from nnr_codec.experiments.runner import run_plan
-from nnr_codec.experiments.tables import csv_text, rows
 
 SUBJECT = '''
 """Two convolutions and a classifier, of samples whose last channels are hardly there."""

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from subject_support import MODELS, tensors_of
 
-from nnr_codec.experiments.complexity import subject_complexity
 from nnr_codec.experiments.evaluation import evaluate
+from nnr_codec.experiments.measures.complexity import subject_complexity
 from nnr_codec.experiments.subject import Subject, find_subject
 
 RIGHT = {"cnn": 597, "residual": 597, "separable": 592}  # of 599

@@ -11,7 +11,7 @@ from subject_support import inputs_and_labels, linear_tensors, logits, seven_sam
 
 from nnr_codec.errors import InvalidModel
 from nnr_codec.experiments.evaluation import evaluate, load_tensors
-from nnr_codec.experiments.metrics import unlabelled_classification
+from nnr_codec.experiments.measures.metrics import unlabelled_classification
 
 
 def test_reference_run_and_comparison() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nnr_codec.errors import InvalidModel
-from nnr_codec.experiments.metrics import (
+from nnr_codec.experiments.measures.metrics import (
     Classification,
     Reconstruction,
     Retrieval,

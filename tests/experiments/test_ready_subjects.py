@@ -12,8 +12,8 @@ import pytest
 from subject_support import DATA, needs_data, tensors_of, torch
 
 from nnr_codec.errors import InvalidOptions
-from nnr_codec.experiments.complexity import subject_complexity
 from nnr_codec.experiments.evaluation import evaluate
+from nnr_codec.experiments.measures.complexity import subject_complexity
 from nnr_codec.experiments.subject import Subject, find_subject, ready_subjects
 from nnr_codec.experiments.subjects import minilm
 

@@ -18,8 +18,8 @@ pytest.importorskip("zstandard")
 pytest.importorskip("constriction")
 pytest.importorskip("torch")
 
-from nnr_codec.experiments.markup import signed_text, size_text, small_text, whole_text
-from nnr_codec.experiments.plots import KINDS, plot, styles, svg_text
+from nnr_codec.experiments.report.markup import signed_text, size_text, small_text, whole_text
+from nnr_codec.experiments.report.plots import KINDS, plot, styles, svg_text
 from nnr_codec.experiments.results import Results
 from nnr_codec.experiments.runner import run_plan
 

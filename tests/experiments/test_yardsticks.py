@@ -12,7 +12,13 @@ pytest.importorskip("constriction")
 
 from nnr_codec import EncodeOptions, encode
 from nnr_codec.bitstream import DataUnit, parse_units
-from nnr_codec.experiments.yardsticks import Histogram, _levels, ans_coder, ans_model, yardsticks
+from nnr_codec.experiments.measures.yardsticks import (
+    Histogram,
+    _levels,
+    ans_coder,
+    ans_model,
+    yardsticks,
+)
 
 RNG = np.random.default_rng(5)
 WEIGHTS = RNG.normal(0, 0.1, (64, 300)).astype(np.float32)

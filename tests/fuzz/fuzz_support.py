@@ -18,9 +18,9 @@ import pytest
 import nnr_codec
 from nnr_codec import DecodeLimits
 from nnr_codec import bitstream as nnr
+from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 from nnr_codec.errors import BitstreamError
 from nnr_codec.factorization.forms import FORMS, FactoredWeight
-from nnr_codec.unit_encoder import CodedLevels, encode_data_unit
 
 ROOT = Path(__file__).parents[2]
 VECTORS = Path(os.environ.get("NNR_VECTORS") or ROOT / "tests" / "golden" / "peer_vectors")

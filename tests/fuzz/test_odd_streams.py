@@ -26,6 +26,7 @@ from fuzz_support import (
 import nnr_codec
 from nnr_codec import DecodeLimits
 from nnr_codec import bitstream as nnr
+from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 from nnr_codec.errors import (
     BitstreamError,
     InvalidBitstream,
@@ -35,7 +36,6 @@ from nnr_codec.errors import (
     TruncatedBitstream,
     UnsupportedFeature,
 )
-from nnr_codec.unit_encoder import CodedLevels, encode_data_unit
 
 pytestmark = pytest.mark.filterwarnings("error")  # damage must not show as warnings of numpy
 

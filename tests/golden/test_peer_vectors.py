@@ -23,8 +23,8 @@ import pytest
 
 from nnr_codec import decode
 from nnr_codec.bitstream import DataUnit, ParsedUnit, PayloadType, parse_units
-from nnr_codec.decoder import StreamDecoder
-from nnr_codec.unit_encoder import CodedLevels, encode_data_unit, encode_raw_floats
+from nnr_codec.decoding.stream_decoder import StreamDecoder
+from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit, encode_raw_floats
 
 FOLDER = Path(__file__).with_name("peer_vectors")
 INDEX: list[dict[str, Any]] = json.loads((FOLDER / "index.json").read_text())

@@ -16,8 +16,8 @@ from test_peer_decodes import with_node_ids
 
 from nnr_codec import EncodeOptions, decode, encode
 from nnr_codec.bitstream import DataUnit, parse_units
+from nnr_codec.decoding.unit_decoder import decode_data_unit
 from nnr_codec.factorization.forms import FORMS, FactoredWeight, LowRank
-from nnr_codec.unit_decoder import decode_data_unit
 
 pytestmark = pytest.mark.interop
 

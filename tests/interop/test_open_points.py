@@ -42,8 +42,8 @@ from nnr_codec.bitstream import (
     write_topology,
     write_unit,
 )
-from nnr_codec.unit_encoder import CodedLevels, encode_data_unit
-from nnr_codec.unit_layout import ParentData
+from nnr_codec.bitstream.unit_layout import ParentData
+from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 
 pytestmark = pytest.mark.interop
 

@@ -29,7 +29,7 @@ from nnr_codec.bitstream import (
     parse_units,
     write_data_unit,
 )
-from nnr_codec.unit_decoder import decode_data_unit
+from nnr_codec.decoding.unit_decoder import decode_data_unit
 
 pytestmark = pytest.mark.interop
 

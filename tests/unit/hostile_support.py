@@ -10,7 +10,7 @@ import numpy as np
 
 import nnr_codec
 from nnr_codec.bitstream import Topology, read_units, write_topology
-from nnr_codec.decoder import StreamDecoder
+from nnr_codec.decoding.stream_decoder import StreamDecoder
 
 LR: dict[str, Any] = {"form": "lr", "shape": [4, 6], "factors": ["g", "h"]}
 READERS: list[Callable[..., Any]] = [

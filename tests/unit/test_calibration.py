@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnr_codec.calibration import collection as calibration
+from nnr_codec.calibration import unfolding
+from nnr_codec.calibration.collection import calibrate
+from nnr_codec.calibration.moments import InputMoments
 from nnr_codec.errors import InvalidModel, InvalidOptions
-from nnr_codec.quantize import calibration, unfolding
-from nnr_codec.quantize.calibration import calibrate
-from nnr_codec.quantize.moments import InputMoments
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -21,7 +21,7 @@ from nnr_codec.bitstream import (
     write_start,
     write_topology,
 )
-from nnr_codec.unit_encoder import CodedLevels, encode_data_unit
+from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 
 CONTEXT = Context(0, ModelParameterSet())
 

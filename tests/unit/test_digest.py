@@ -8,8 +8,8 @@ import struct
 import numpy as np
 import pytest
 
-from nnr_codec.digest import digest
 from nnr_codec.errors import InvalidModel
+from nnr_codec.support.digest import digest
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)
 BIAS = np.array([-1, 2], dtype=np.int16)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnr_codec
-from nnr_codec import EncodeOptions, extra_tensors
+from nnr_codec import EncodeOptions
 from nnr_codec.bitstream import (
     Context,
     DataUnit,
@@ -26,12 +26,13 @@ from nnr_codec.bitstream import (
     read_units,
     write_topology,
 )
+from nnr_codec.bitstream.qp import step_size
+from nnr_codec.decoding import extra_tensors
+from nnr_codec.encoding.unit_encoder import encode_raw_floats
 from nnr_codec.factorization.restored import scaled
 from nnr_codec.factorization.words import fold, is_rotated, unfold, words_of
 from nnr_codec.model import dtype_of
 from nnr_codec.quantize.grids import exact_step, scale_of
-from nnr_codec.quantize.qp import step_size
-from nnr_codec.unit_encoder import encode_raw_floats
 
 LOSSLESS = EncodeOptions(lossless=True)
 FLOATS = [

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import nnr_codec
 from nnr_codec import EncodeOptions
-from nnr_codec.decoder import StreamDecoder
+from nnr_codec.decoding.stream_decoder import StreamDecoder
 from nnr_codec.factorization.forms import FORMS, LowRank
 
 

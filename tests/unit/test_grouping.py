@@ -28,8 +28,8 @@ from nnr_codec.bitstream import (
     write_start,
     write_topology,
 )
-from nnr_codec.decoder import StreamDecoder
-from nnr_codec.unit_encoder import CodedLevels, encode_data_unit
+from nnr_codec.decoding.stream_decoder import StreamDecoder
+from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 
 Arrays = dict[str, np.ndarray]
 NORM = ("weight", "bias", "running_mean", "running_var")

@@ -24,7 +24,7 @@ from nnr_codec.bitstream import (
     write_start,
     write_topology,
 )
-from nnr_codec.unit_encoder import CodedLevels, encode_data_unit
+from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 
 
 def test_a_factor_of_a_block_is_none() -> None:

@@ -10,7 +10,7 @@ from hostile_support import LR, READERS, stream_with, weight
 
 import nnr_codec
 from nnr_codec import BitstreamError, InvalidBitstream
-from nnr_codec.decoder import StreamDecoder
+from nnr_codec.decoding.stream_decoder import StreamDecoder
 from nnr_codec.factorization.model_map import MapError, parse_model_map
 
 

@@ -13,45 +13,27 @@ import pytest
 import nnr_codec
 
 PACKAGE = Path(nnr_codec.__file__).parent
-ENCODER_SIDE = {
-    "nnr_codec.carriage",
-    "nnr_codec.choices",
-    "nnr_codec.decomposed_unit",
-    "nnr_codec.encoder",
-    "nnr_codec.exact",
-    "nnr_codec.grouping",
-    "nnr_codec.model_mapping",
-    "nnr_codec.tensor_encoder",
-    "nnr_codec.tensor_quantizer",
-    "nnr_codec.tool_search",
-    "nnr_codec.unit_encoder",
-    "nnr_codec.quantize.calibration",
-    "nnr_codec.quantize.calibration_file",
-    "nnr_codec.quantize.codebook",
-    "nnr_codec.quantize.distortion",
-    "nnr_codec.quantize.grids",
-    "nnr_codec.quantize.integer_rate",
-    "nnr_codec.quantize.moments",
-    "nnr_codec.quantize.rate",
-    "nnr_codec.quantize.unfolding",
-}
-DECODER_SIDE = [
-    "nnr_codec.codeword_decoder",
-    "nnr_codec.decoded_model",
-    "nnr_codec.decoder",
-    "nnr_codec.factorization.files",
-    "nnr_codec.layers.loading",
-    "nnr_codec.layers.writing",
-    "nnr_codec.recomposition",
-    "nnr_codec.stream",
-    "nnr_codec.stream_info",
-    "nnr_codec.unit_decoder",
-    "nnr_codec.unit_layout",
-    "nnr_codec.series",
-    "nnr_codec.factorization.forms",
+FLOORS = [
+    ["cli"],
+    ["experiments"],
+    ["encoder", "decoder", "stream"],  # the front doors
+    ["training"],
+    ["decompose"],
+    ["encoding", "layers"],
+    ["decoding", "calibration"],
+    ["quantize"],
+    ["bitstream"],
+    ["factorization", "checkpoints"],
+    ["user", "support"],
+    ["options", "model", "report"],
+    ["errors", "_core"],
 ]
-EXPERIMENTS = "nnr_codec.experiments"
-USES_EXPERIMENTS = {"nnr_codec.cli.evaluate"}
+"""The rooms of the package: each imports rooms of the floors below its own alone."""
+
+FRONT_DOORS = FLOORS[2]
+ENCODER_ROOMS = {"encoder", "encoding", "decompose", "calibration", "training"}
+MOST_IN_ROOT = 12
+MOST_IN_A_FOLDER = 25
 OPTIONAL_PACKAGES = [
     "torch",
     "onnx",
@@ -75,7 +57,6 @@ def _modules() -> dict[str, Path]:
 
 
 MODULES = _modules()
-ENCODER_SIDE |= {name for name in MODULES if name.startswith("nnr_codec.decompose")}
 LIBRARY = sorted(name for name in MODULES if not name.startswith("nnr_codec.cli"))
 
 
@@ -120,25 +101,91 @@ def _closure(name: str) -> set[str]:
     return seen
 
 
-def _bitstream_modules() -> list[str]:
-    return sorted(name for name in MODULES if name.startswith("nnr_codec.bitstream"))
+def _room(name: str) -> str:
+    """Return the folder or module of the package's root that a dotted name begins with."""
+    return name.split(".")[1]
 
 
-def test_the_modules_are_where_this_file_thinks() -> None:
-    assert MODULES.keys() >= ENCODER_SIDE | set(DECODER_SIDE)
-    assert len(_bitstream_modules()) > 5
+def _floor(room: str) -> int:
+    (floor,) = (number for number, rooms in enumerate(FLOORS) if room in rooms)
+    return floor
 
 
-def test_closure_sees_what_is_imported() -> None:
+def _imported_rooms(name: str) -> set[str]:
+    """Return the rooms that a module imports, its own left out; the package's names count as those
+    of the front doors that give them."""
+    paths = {imported for imported in _imported_names(name) if imported.startswith("nnr_codec.")}
+    rooms = {_room(path) for path in paths} - {_room(name)}
+    public = rooms & set(nnr_codec.__all__)
+    return (rooms - public) | ({"encoder"} if public else set())
+
+
+def _circle(graph: dict[str, set[str]]) -> list[str]:
+    """Return a circle of a graph, or nothing if there is none."""
+    done: set[str] = set()
+
+    def visit(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return path[path.index(node) :]
+        if node not in done:
+            for following in sorted(graph[node]):
+                if circle := visit(following, [*path, node]):
+                    return circle
+            done.add(node)
+        return []
+
+    return next((circle for node in sorted(graph) if (circle := visit(node, []))), [])
+
+
+def _modules_imported(name: str) -> set[str]:
+    """Return the modules that the import statements of a module name, its own package left out."""
+    packages = {name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)}
+    return (_imported_names(name) & MODULES.keys()) - packages - {name}
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {_room(name) for name in MODULES if name != "nnr_codec"}
+    assert rooms | {"_core"} == {room for floor in FLOORS for room in floor}
+
+
+def test_imports_are_seen() -> None:
     closure = _closure("nnr_codec.encoder")
     assert "nnr_codec.quantize.codebook" in closure  # through tool_search
     assert "nnr_codec.bitstream.bits" in closure  # through the package bitstream
     assert "nnr_codec.errors" in closure  # of checkpoints, by an absolute name
+    assert _imported_rooms("nnr_codec.experiments.methods.nnr") >= {"encoder", "options"}
+    assert _circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+    assert _circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
-@pytest.mark.parametrize("name", [*DECODER_SIDE, *_bitstream_modules()])
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"nnr_codec"}))
+def test_rooms_import_lower_floors_alone(name: str) -> None:
+    """Imports in functions and for types included."""
+    own = _floor(_room(name))
+    assert [room for room in sorted(_imported_rooms(name)) if _floor(room) <= own] == []
+
+
+def test_modules_import_in_no_circle() -> None:
+    subjects = "nnr_codec.experiments.subject"
+    graph = {name: _modules_imported(name) for name in MODULES}
+    assert _circle({n: set() if n.startswith(subjects) else m for n, m in graph.items()}) == []
+
+
+@pytest.mark.parametrize(
+    "name", sorted(n for n in MODULES if n.startswith(("nnr_codec.decod", "nnr_codec.stream")))
+)
 def test_decoder_never_imports_the_encoder(name: str) -> None:
-    assert _closure(name) & ENCODER_SIDE == set()
+    closure = {_room(found) for found in _closure(name) if found != "nnr_codec"}
+    assert closure & ENCODER_ROOMS == set()
+
+
+def test_folders_are_small() -> None:
+    root = [path for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]
+    assert len(root) <= MOST_IN_ROOT
+    folders: dict[Path, int] = {}
+    for path in MODULES.values():
+        folders[path.parent] = folders.get(path.parent, 0) + 1
+    assert {folder: n for folder, n in folders.items() if n > MOST_IN_A_FOLDER} == {}
 
 
 @pytest.mark.parametrize("name", LIBRARY)
@@ -146,18 +193,10 @@ def test_library_never_imports_the_command_line(name: str) -> None:
     assert not [found for found in _closure(name) if found.startswith("nnr_codec.cli")]
 
 
-@pytest.mark.parametrize(
-    "name",
-    sorted(n for n in MODULES if not n.startswith(EXPERIMENTS) and n not in USES_EXPERIMENTS),
-)
-def test_the_codec_never_imports_the_experiments(name: str) -> None:
-    assert not [found for found in _closure(name) if found.startswith(EXPERIMENTS)]
-
-
-@pytest.mark.parametrize("name", ["subject", "batches", "metrics"])
+@pytest.mark.parametrize("name", ["subject", "batches", "measures.metrics"])
 def test_plans_are_read_without_torch(name: str, tmp_path: Path) -> None:
     """Where the subjects' side is named but nothing is evaluated."""
-    module = f"{EXPERIMENTS}.{name}"
+    module = f"nnr_codec.experiments.{name}"
     code = f"import sys, {module}; print('torch' in sys.modules)"
     # In another folder: beside the sources Python would take those, which lack the compiled core.
     done = subprocess.run(

@@ -363,7 +363,7 @@ def test_fewer_operations() -> None:
 def test_operations_and_parameters_are_those_of_the_form(
     form: str, layer: nn.Module, inputs: tuple[int, ...]
 ) -> None:
-    from nnr_codec.experiments.complexity import measure_complexity
+    from nnr_codec.experiments.measures.complexity import measure_complexity
 
     shape = tuple(layer.weight.shape)
     try:
@@ -381,7 +381,7 @@ def test_operations_and_parameters_are_those_of_the_form(
 
 def test_operations_of_groups() -> None:
     """The tiled weight counts for each group, and as a parameter once."""
-    from nnr_codec.experiments.complexity import measure_complexity
+    from nnr_codec.experiments.measures.complexity import measure_complexity
 
     factors = tuple(np.ones(size, np.float32) for size in ((24, 3), (3, 36)))
     made = factored(nn.Conv2d(16, 24, 3, groups=4), LowRank((24, 4, 3, 3), factors))

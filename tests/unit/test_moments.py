@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnr_codec.calibration.file import load_calibration, save_calibration
+from nnr_codec.calibration.moments import Calibration, InputMoments, RowLayout, block_sizes
 from nnr_codec.checkpoints import open_checkpoint, save_checkpoint
 from nnr_codec.errors import InvalidModel, InvalidOptions
-from nnr_codec.quantize.calibration_file import load_calibration, save_calibration
-from nnr_codec.quantize.moments import Calibration, InputMoments, RowLayout, block_sizes
 
 
 def test_the_largest_are_reduced_first() -> None:

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 
 import nnr_codec
-from nnr_codec.decomposition_options import OF_A_WEIGHT, DecompositionOptions
 from nnr_codec.errors import InvalidOptions, LimitExceeded
-from nnr_codec.options import TENSOR_OPTIONS, DecodeLimits, EncodeOptions
+from nnr_codec.options import (
+    TENSOR_OPTIONS,
+    DecodeLimits,
+    DecompositionOptions,
+    EncodeOptions,
+)
+from nnr_codec.options.decomposition import OF_A_WEIGHT
 
 
 def test_defaults_say_what_the_references_do() -> None:

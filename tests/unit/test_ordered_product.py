@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from nnr_codec import ordered_product
-from nnr_codec.ordered_product import summed_by_rank
+from nnr_codec.decoding import ordered_product
+from nnr_codec.decoding.ordered_product import summed_by_rank
 
 
 def plain(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import nnr_codec
-from nnr_codec.decoder import StreamDecoder
+from nnr_codec.decoding.stream_decoder import StreamDecoder
+from nnr_codec.decoding.unit_decoder import DecodedTensor
 from nnr_codec.model import Model, Parameter
-from nnr_codec.unit_decoder import DecodedTensor
 
 VECTORS = Path(__file__).parents[1] / "golden" / "peer_vectors"
 INDEX: list[dict[str, Any]] = json.loads((VECTORS / "index.json").read_text())

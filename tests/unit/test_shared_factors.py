@@ -12,9 +12,9 @@ import pytest
 from factored_streams_support import CARRIAGES, FINE, mixture, random_factors
 
 import nnr_codec
-from nnr_codec.decoder import StreamDecoder
+from nnr_codec.decoding.stream_decoder import StreamDecoder
+from nnr_codec.decoding.unit_decoder import decode_data_unit
 from nnr_codec.factorization.forms import JointRight, LowRank
-from nnr_codec.unit_decoder import decode_data_unit
 
 
 def test_factors_are_freed_with_the_last_weight_made_of_them() -> None:

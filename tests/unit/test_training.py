@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnr_codec.decompose.training import (
+from nnr_codec.errors import InvalidModel, InvalidOptions
+from nnr_codec.training.low_rank import (
     LowRankProjection,
     fine_tune,
     ranks_at_ratio,
     reestimate_batch_norm,
 )
-from nnr_codec.errors import InvalidModel, InvalidOptions
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -10,8 +10,8 @@ import pytest
 
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Model
-from nnr_codec.user_code import call_function, load_function
-from nnr_codec.user_module import load_state, weight_layers
+from nnr_codec.user.code import call_function, load_function
+from nnr_codec.user.module import load_state, weight_layers
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ import pytest
 
 import nnr_codec
 from nnr_codec import EncodeOptions
-from nnr_codec.decomposition_options import DecompositionOptions
 from nnr_codec.errors import QuantizationOverflow
 from nnr_codec.factorization.files import factors_metadata
 from nnr_codec.factorization.forms import CP, FORMS, FactoredWeight, JointRight, LowRank
 from nnr_codec.model import Model, Parameter
+from nnr_codec.options import DecompositionOptions
 from nnr_codec.report import EncodeReport, TensorReport
 
 COARSE = EncodeOptions(qp=-8)

@@ -11,12 +11,12 @@ from typing import Any
 
 from ... import decode, encode
 from ... import open as open_stream
+from ...calibration.moments import Calibration
 from ...errors import InvalidOptions
 from ...options import PRESETS, EncodeOptions
-from ...quantize.moments import Calibration
 from ..checked_table import options_of
 from ..fingerprints import codec_fingerprint
-from ..yardsticks import yardsticks
+from ..measures.yardsticks import yardsticks
 from .base import Arrays, Decoded, Encoded
 
 

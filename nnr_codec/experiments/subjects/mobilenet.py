@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from nnr_codec.experiments.batches import Batch, Batches
-from nnr_codec.experiments.metrics import unlabelled_classification
+from nnr_codec.experiments.measures.metrics import unlabelled_classification
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.experiments.subjects._data import arrays, as_images, imagenet_pixels, wanted
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from nnr_codec.experiments.batches import Batch, Batches
-from nnr_codec.experiments.metrics import Reconstruction
+from nnr_codec.experiments.measures.metrics import Reconstruction
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.experiments.subjects._data import arrays, sample_image, wanted
 from nnr_codec.model import Array

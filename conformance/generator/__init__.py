@@ -1,0 +1,1 @@
+"""Bitstreams made from the syntax: the corpus, and random streams."""

@@ -1,0 +1,1 @@
+"""What the commands that measure this codec are made of."""

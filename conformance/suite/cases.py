@@ -1,0 +1,214 @@
+"""The cases of the corpus: a folder each, with `case.json` and streams (see README.md)."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+CORPUS = Path(__file__).parents[1] / "corpus"
+CATEGORIES = ("data", "features", "limits", "issues", "invalid")
+ERRORS = ("invalid", "truncated", "unsupported", "limit", "missing parent")
+EVIDENCE = ("peer", "text")
+KEYS = {"exercises", "section", "evidence", "errata", "note", "parents", "tensors", "error"}
+
+
+class BadCase(Exception):
+    """A case's folder is not as it should be; the message names it."""
+
+
+@dataclass(frozen=True)
+class ExpectedTensor:
+    """A tensor of the result: `sha256` is that of its elements, row-major and little-endian.
+
+    A factor of a decomposed weight may be handed out beside the product, or not.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+    factor: bool = False
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """A case to be written; exactly one of `tensors` and `error` is given."""
+
+    stream: bytes
+    exercises: str
+    section: str
+    parents: Sequence[bytes | str] = ()
+    tensors: Sequence[ExpectedTensor] | None = None
+    error: str | None = None
+    evidence: str = "text"
+    errata: Sequence[str] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case of the corpus.
+
+    Attributes:
+        name: the category and the name of its folder.
+        stream: path of the bitstream.
+        parents: paths of the earlier streams of its series, oldest first.
+        exercises: what it is there for.
+        section: of spec/bitstream.md.
+        evidence: "peer" if the reference does what is expected, "text" for our reading alone.
+        tensors: what decoding gives, in the order of the stream; None if it must be refused.
+        error: why it must be refused, one of ERRORS.
+        errata: points of spec/errata.md that it touches.
+        note: what the reference does, where that differs.
+    """
+
+    name: str
+    stream: Path
+    exercises: str
+    section: str
+    evidence: str
+    parents: tuple[Path, ...] = ()
+    tensors: tuple[ExpectedTensor, ...] | None = None
+    error: str | None = None
+    errata: tuple[str, ...] = ()
+    note: str = field(default="", compare=False)
+
+
+def describe(
+    tensors: Mapping[str, npt.NDArray[Any]], factors: Iterable[str] = ()
+) -> list[ExpectedTensor]:
+    """What a case says of decoded tensors."""
+    factors = set(factors)
+    return [
+        ExpectedTensor(name, values.dtype.name, values.shape, digest(values), name in factors)
+        for name, values in tensors.items()
+    ]
+
+
+def digest(values: npt.NDArray[Any]) -> str:
+    """SHA-256 of the elements, row-major and little-endian, in hexadecimal."""
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return hashlib.sha256(little.tobytes()).hexdigest()
+
+
+def write_case(folder: Path, case: CaseFiles) -> None:
+    """Write a case; parents that are texts are paths, relative to the folder.
+
+    Raises:
+        OSError: the folder or its files cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stream.nnr").write_bytes(case.stream)
+    parents = []
+    for number, parent in enumerate(case.parents):
+        if isinstance(parent, bytes):
+            parents.append(f"parent{number}.nnr")
+            (folder / parents[-1]).write_bytes(parent)
+        else:
+            parents.append(parent)
+    known: dict[str, Any] = {
+        "exercises": case.exercises,
+        "section": case.section,
+        "evidence": case.evidence,
+        "errata": list(case.errata),
+        "note": case.note,
+        "parents": parents,
+    }
+    known = {key: value for key, value in known.items() if value}
+    if case.error is not None:
+        known["error"] = case.error
+    else:
+        known["tensors"] = [_without_defaults(tensor) for tensor in case.tensors or ()]
+    (folder / "case.json").write_text(_json(known), encoding="utf-8")
+
+
+def _without_defaults(tensor: ExpectedTensor) -> dict[str, Any]:
+    return {key: value for key, value in asdict(tensor).items() if value is not False}
+
+
+def _json(case: dict[str, Any]) -> str:
+    """A key on each line, and a tensor on each line: short to read, and to compare."""
+    lines = []
+    for key, value in case.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if key == "tensors" and value:
+            entries = [json.dumps(tensor, ensure_ascii=False) for tensor in value]
+            text = "[\n  " + ",\n  ".join(entries) + "\n ]"
+        lines.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def load_case(folder: Path) -> Case:
+    """Read a case.
+
+    Raises:
+        BadCase: it lacks something, or says something unknown.
+    """
+    name = f"{folder.resolve().parent.name}/{folder.resolve().name}"
+    try:
+        known = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+        unknown = set(known) - KEYS
+        tensors = known.get("tensors")
+        case = Case(
+            name=name,
+            stream=folder / "stream.nnr",
+            exercises=known["exercises"],
+            section=known["section"],
+            evidence=known["evidence"],
+            parents=tuple(folder / parent for parent in known.get("parents", ())),
+            tensors=None if tensors is None else tuple(map(_expected, tensors)),
+            error=known.get("error"),
+            errata=tuple(known.get("errata", ())),
+            note=known.get("note", ""),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadCase(f"{folder}: {type(error).__name__}: {error}") from None
+    _check(case, unknown)
+    return case
+
+
+def _expected(tensor: Mapping[str, Any]) -> ExpectedTensor:
+    return ExpectedTensor(**{**tensor, "shape": tuple(tensor["shape"])})
+
+
+def _check(case: Case, unknown: set[str]) -> None:
+    problems = [f"unknown key {key!r}" for key in sorted(unknown)]
+    if case.evidence not in EVIDENCE:
+        problems.append(f"evidence {case.evidence!r}")
+    if (case.tensors is None) == (case.error is None) or case.error not in (None, *ERRORS):
+        problems.append("it needs tensors, or an error that is one of: " + ", ".join(ERRORS))
+    problems += [f"no file {p}" for p in (case.stream, *case.parents) if not p.is_file()]
+    if problems:
+        raise BadCase(f"{case.name}: {'; '.join(problems)}")
+
+
+def find_cases(wanted: Sequence[str], corpus: Path = CORPUS) -> list[Case]:
+    """Load cases: folders of cases, or names or globs within `corpus`; all of it for none.
+
+    Raises:
+        BadCase: a case is damaged, or something wanted is not there.
+    """
+    folders = sorted(path.parent for path in corpus.glob("*/*/case.json"))
+    if not wanted:
+        return [load_case(folder) for folder in folders]
+    found: dict[Path, None] = {}
+    for text in wanted:
+        here = sorted(path.parent for path in Path(text).rglob("case.json"))
+        matching = [f for f in folders if _matches(f, text.rstrip("/"))]
+        if not here and not matching:
+            raise BadCase(f"{text}: no such case")
+        found.update(dict.fromkeys(matching or here))
+    return [load_case(folder) for folder in found]
+
+
+def _matches(folder: Path, glob: str) -> bool:
+    """Whether the glob names the case, with its category or without, or its category."""
+    category, name = folder.parent.name, folder.name
+    return any(fnmatch.fnmatchcase(t, glob) for t in (f"{category}/{name}", name, category))

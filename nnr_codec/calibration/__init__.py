@@ -1,0 +1,1 @@
+"""Second moments of layers' inputs, from a module and batches."""

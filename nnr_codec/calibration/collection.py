@@ -1,0 +1,167 @@
+"""One pass over samples that collects the second moments of every layer's input.
+
+Needs the extra `torch`. The module and the batches may be on any device; the moments are added up
+on the processor, in float64, with numpy, in the order of the batches: the same samples in the same
+batches give the same moments, on the same machine with as many threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InvalidModel, InvalidOptions
+from ..user.module import apply, evaluating, inputs_of, sample_count, weight_layers
+from .moments import Calibration, InputMoments, RowLayout, block_sizes
+from .unfolding import windows
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["MAX_BYTES", "calibrate"]
+
+MAX_BYTES = 1 << 30
+"""Of all moments together, unless the user says otherwise."""
+_PIECE_BYTES = 1 << 25
+"""Of unfolded inputs that are looked at together, in float64, as far as one row allows it."""
+
+
+def calibrate(
+    module: torch.nn.Module,
+    batches: Iterable[Any],
+    *,
+    only: Container[str] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Calibration:
+    """Run `module` over `batches` and collect E[x xᵀ] of the inputs of its layers.
+
+    Layers are linear ones, and convolutions and transposed convolutions of any number of
+    dimensions, with their stride, padding, dilation and groups. x is what the rows of the weight
+    are multiplied by for one position of the output (:class:`~.moments.RowLayout`). Layers that are
+    called several times, and those whose weights are tied, add up. What a module computes with a
+    weight outside of such a layer is not seen (the projections into `MultiheadAttention`, for
+    instance).
+
+    The module runs in evaluation mode without gradients, and afterwards each of its parts is in the
+    mode in which it was.
+
+    Args:
+        module: whose state dict names the weights.
+        batches: of samples along the first dimension: inputs, or pairs (inputs, targets). Inputs
+            are a tensor, a tuple of what the module takes, or a dict of that by keyword.
+        only: the names of the weights that are wanted; all by default.
+        max_bytes: for all moments together. What would take more is reduced to blocks along the
+            diagonal, the largest first: :func:`~.moments.block_sizes` has the rule, and
+            `Calibration.reduced` the names. Collecting takes one more of the largest, and about
+            64 MiB.
+
+    Raises:
+        InvalidModel: a layer's input is not finite; or weights are tied whose layers read them
+            differently.
+        InvalidOptions: there are no batches, or `max_bytes` is less than the diagonals take.
+    """
+    layers = {
+        layer: name for layer, name in weight_layers(module).items() if only is None or name in only
+    }
+    layouts: dict[str, RowLayout] = {}
+    for layer, name in layers.items():
+        layout = _layout(layer)
+        if layouts.setdefault(name, layout) != layout:
+            raise InvalidModel(name, "is tied to the weight of a layer that reads it differently")
+    sizes = block_sizes(layouts, max_bytes)
+    sums = {name: _Sum(name, layout, sizes[name]) for name, layout in layouts.items()}
+    samples = 0
+    with evaluating(module), _hooked(layers, sums):
+        for batch in batches:
+            inputs = inputs_of(batch)
+            samples += sample_count(inputs)
+            apply(module, inputs)
+    if not samples:
+        raise InvalidOptions("calibration", "there are no samples")
+    moments = {name: total.mean() for name, total in sums.items() if total.positions}
+    unused = tuple(name for name in sums if name not in moments)
+    return Calibration(moments, samples, unused)
+
+
+def _layout(layer: Any) -> RowLayout:
+    transposed = getattr(layer, "transposed", False)
+    return RowLayout(tuple(layer.weight.shape), getattr(layer, "groups", 1), transposed)
+
+
+@contextmanager
+def _hooked(layers: Mapping[Any, str], sums: Mapping[str, _Sum]) -> Iterator[None]:
+    """Let every call of a layer add to the sum of its weight."""
+    import torch
+
+    def hook(total: _Sum) -> Callable[..., None]:
+        def add(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            inputs = args[0] if args else kwargs["input"]
+            if not inputs.isfinite().all():
+                raise InvalidModel(total.name, "the input of its layer is not finite")
+            values = inputs.detach().cpu()
+            values = values if values.dtype == torch.float64 else values.float()
+            total.add(windows(layer, values, output))
+
+        return add
+
+    handles = [
+        layer.register_forward_hook(hook(sums[name]), with_kwargs=True)
+        for layer, name in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Sum:
+    """The sum of x xᵀ for one weight, over all calls of its layers."""
+
+    def __init__(self, name: str, layout: RowLayout, size: int) -> None:
+        self.name = name
+        self.layout = layout
+        self.positions = 0
+        self._total = np.zeros((layout.groups * layout.width // size, size, size))
+
+    def add(self, unfolded: torch.Tensor) -> None:
+        """Add what :func:`~.unfolding.windows` returned."""
+        for piece in self._pieces(unfolded):
+            x = self._by_block(piece)
+            self._total += x @ x.swapaxes(1, 2)  # numpy sees the symmetry and halves the work
+            self.positions += x.shape[2]
+
+    def mean(self) -> InputMoments:
+        size = self._total.shape[-1]
+        blocks = (self._total / self.positions).reshape(self.layout.groups, -1, size, size)
+        return InputMoments(self.layout, blocks, self.positions)
+
+    def _by_block(self, piece: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return float64 (blocks of all groups, size, positions)."""
+        taps = range(2, 2 + len(self.layout.shape[2:]))
+        order = (1, *taps, 0, *range(2 + len(taps), piece.dim()))
+        values = piece.numpy()
+        if self.layout.transposed:
+            values = np.flip(values, tuple(taps))
+        values = values.transpose(order)
+        unfolded = np.empty(values.shape)
+        unfolded[...] = values  # several times as fast as torch copies such a view
+        count, size, _ = self._total.shape
+        return unfolded.reshape(count, size, -1)
+
+    def _pieces(self, unfolded: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Cut along samples and, if need be, along the first dimension of positions."""
+        first = 2 + len(self.layout.shape[2:])
+        item = np.dtype(np.float64).itemsize
+        sample_bytes = math.prod(unfolded.shape[1:]) * item
+        samples = max(1, _PIECE_BYTES // max(1, sample_bytes))
+        for part in unfolded.split(samples):
+            if unfolded.dim() == first or sample_bytes <= _PIECE_BYTES:
+                yield part
+            else:
+                row_bytes = sample_bytes // unfolded.shape[first]
+                yield from part.split(max(1, _PIECE_BYTES // row_bytes), dim=first)

@@ -1,0 +1,1 @@
+"""The decoder's rooms: from the units of a bitstream to tensors."""

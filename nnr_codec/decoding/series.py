@@ -1,0 +1,107 @@
+"""What a series of streams (a model and its updates) hands on from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bitstream import NodeId
+from ..bitstream.unit_layout import Integers, ParentData
+from ..errors import InvalidBitstream, MissingParent
+
+
+@dataclass(frozen=True, slots=True)
+class CodedState:
+    """What a stream leaves behind of one tensor.
+
+    Attributes:
+        integers: flat int32; None for raw floats.
+        node_id: the identity of its unit, or None.
+    """
+
+    integers: Integers | None
+    node_id: NodeId | None
+
+
+class Series:
+    """Each tensor's integers in the last stream that held it, and where any were ever non-zero.
+
+    See spec/bitstream.md, "Updates".
+
+    Attributes:
+        depth: streams so far.
+    """
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self._node_ids: dict[str, NodeId] = {}
+        self._last: dict[str, Integers] = {}
+        self._history: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def add(self, tensors: Mapping[str, CodedState]) -> None:
+        """Append a stream, to be called only when the whole of it was decoded without error."""
+        expected = self.node_ids(tensors)
+        for name, state in tensors.items():
+            self._node_ids[name] = state.node_id or expected[name]
+            if state.integers is not None:
+                self._add_integers(name, state.integers)
+        self.depth += 1
+
+    def _add_integers(self, name: str, integers: Integers) -> None:
+        nonzero = integers != 0
+        history = self._history.get(name)
+        if history is not None and history.size == nonzero.size:
+            nonzero = np.logical_or(nonzero, history)
+        self._history[name] = nonzero.astype(np.uint8)
+        self._last[name] = integers
+
+    def node_ids(self, names: Iterable[str]) -> dict[str, NodeId]:
+        """Return the identities of the next stream's tensors.
+
+        As with the reference, parameters are numbered in order of first appearance, and
+        put_node_depth counts the streams that held the tensor before.
+        """
+        found: dict[str, NodeId] = {}
+        next_number = max((n.parameter_id for n in self._node_ids.values()), default=-1) + 1
+        for name in names:
+            last = self._node_ids.get(name)
+            if last is None:
+                found[name] = NodeId(0, next_number, 0)
+                next_number += 1
+            else:
+                found[name] = NodeId(last.device_id, last.parameter_id, last.put_node_depth + 1)
+        return found
+
+    def elements(self, name: str) -> int:
+        """Return the number of elements of tensor `name`, which the series holds."""
+        return self._history[name].size
+
+    def __contains__(self, name: str) -> bool:
+        """Whether some stream of the series holds integers of tensor `name`."""
+        return name in self._history
+
+    def parent_data(self, name: str, elements: int, *, label: str, offset: int) -> ParentData:
+        """Return what the contexts of tensor `name` see; zeros for a tensor not in the series.
+
+        Raises:
+            InvalidBitstream: the tensor had another number of elements before.
+        """
+        history = self._history.get(name)
+        if history is None:
+            return ParentData()
+        if history.size != elements:
+            reason = f"{name!r} has {elements} elements, {history.size} in an earlier stream"
+            raise InvalidBitstream(label, offset, reason)
+        return ParentData(self._last.get(name), history)
+
+    def require(self, name: str) -> None:
+        """Check that some stream of the series holds tensor `name`.
+
+        Raises:
+            MissingParent: none does.
+        """
+        if name not in self:
+            raise MissingParent(name)

@@ -1,0 +1,1 @@
+"""The algorithms that fit each form to a weight."""

@@ -1,0 +1,129 @@
+"""Hierarchical Tucker-2 (Gabor and Zdunek, Applied Soft Computing 132, 109856, 2023).
+
+Plain, and data-aware by the norm of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...factorization.forms import HT2
+from .kernel import Float64, checked_ranks, checked_weight, closest, evenly_scaled
+from .separable import SeparableNorm
+from .svd import leading_eigenvectors, truncated_svd
+
+
+def ht2(
+    weight: npt.NDArray[Any],
+    ranks: Sequence[int],
+    *,
+    moment: Float64 | None = None,
+    name: str = "weight",
+) -> HT2:
+    """Approximate a kernel by bases of inputs and outputs and two cores, one for each tap mode.
+
+    With the kernel as X (S x d1 x T x d2), the bases are the leading singular vectors of its modes
+    S and T. X projected on both, reshaped to (R1·d1) x (R3·d2), is split by a truncated SVD.
+
+    Args:
+        weight: (T, S, d1, d2), any float type.
+        ranks: R1, R13, R3. R13 is cut to what the two others and the taps can fill.
+        moment: second moment of the unfolded input, n x n, n = S·d1·d2: then X is taken in the
+            norm of the output (see `SeparableNorm`), if its error is smaller so.
+        name: the weight's name, for errors.
+
+    Returns:
+        Factors in float32, scaled evenly.
+
+    Raises:
+        InvalidModel, InvalidOptions: as `checked_weight` and `checked_ranks` say.
+    """
+    values = checked_weight(weight, HT2, name, moment)
+    checked = checked_ranks(HT2, weight.shape, ranks, name)
+    plain = _split(values, checked, None)
+    if moment is None:
+        return plain
+    aware = _split(values, checked, SeparableNorm.of(moment, weight.shape))
+    return closest(values, [plain, aware], moment)
+
+
+def _split(kernel: Float64, ranks: Sequence[int], norm: SeparableNorm | None) -> HT2:
+    rank_in, middle, rank_out = ranks
+    ordered = in_order(kernel if norm is None else norm.applied(kernel))
+    rows, columns = ordered.shape[1], ordered.shape[3]
+    inputs = _leading(ordered, rank_in)
+    outputs = _leading(ordered.transpose(2, 0, 1, 3), rank_out)
+    core = np.tensordot(np.tensordot(inputs, ordered, (0, 0)), outputs, (2, 0))
+    matrix = core.transpose(0, 1, 3, 2).reshape(rank_in * rows, rank_out * columns)
+    left, singular, right = truncated_svd(matrix, min(middle, *matrix.shape))
+    root = np.sqrt(singular)
+    cores = (left * root).reshape(rank_in, rows, -1), right * root[:, None]
+    factors = [inputs, cores[0], cores[1].reshape(-1, rank_out, columns), outputs]
+    effects = _effects(singular, rank_in, rank_out)
+    if norm is not None:
+        factors[0] = norm.undone(inputs, 1)
+        factors[1] = np.swapaxes(norm.undone(np.swapaxes(factors[1], 0, 1), 2), 0, 1)
+        factors[2] = np.moveaxis(norm.undone(np.moveaxis(factors[2], 2, 0), 3), 0, 2)
+        # An error of an element is transformed as the mode is, by its root.
+        means = [float(np.sum(root**2)) / len(root) for root in norm.roots]
+        effects = [e * mean for e, mean in zip(effects, [*means, 1.0], strict=True)]
+    return HT2(tuple(kernel.shape), evenly_scaled(factors, effects))
+
+
+def in_order(kernel: Float64) -> Float64:
+    """Return X of the method, (S, d1, T, d2), of a kernel (T, S, d1, d2)."""
+    return kernel.transpose(1, 2, 0, 3)
+
+
+def mode_matrices(kernel: Float64) -> tuple[Float64, Float64, Float64]:
+    """Return the matrices whose ranks are R1, R13, R3: mode S, (S·d1) x (T·d2), and mode T."""
+    ordered = in_order(kernel)
+    channels, rows, total, columns = ordered.shape
+    return (
+        ordered.reshape(channels, -1),
+        ordered.reshape(channels * rows, total * columns),
+        kernel.reshape(total, -1),
+    )
+
+
+def form_of_layer(
+    shape: Sequence[int], *, first: bool = False, downsampling: bool = False
+) -> str | None:
+    """Return the word of the form that the published scheme gives a layer; None leaves it dense.
+
+    HT-2 is for kernels that have taps in two dimensions. The first convolution, 1x1 and
+    downsampling convolutions get the SVD of the output mode, and fully connected layers a truncated
+    SVD: both are our low-rank form. Depthwise convolutions, of one input channel, stay dense.
+
+    Args:
+        shape: (T, S), (T, S, d) or (T, S, d1, d2); all others stay dense.
+        first: whether it is the model's first convolution.
+        downsampling: whether it reduces the resolution beside a block (a projection shortcut); a
+            shape does not tell.
+    """
+    if not 2 <= len(shape) <= 4:
+        return None
+    _, channels, *taps = shape
+    if channels == 1 and taps and not first:
+        return None
+    separable = len(taps) == 2 and max(taps) > 1
+    return "ht2" if separable and not first and not downsampling else "lr"
+
+
+def _effects(singular: Float64, rank_in: int, rank_out: int) -> list[float]:
+    """Return what an error of an element of each factor does to the product, on average.
+
+    The rows of one core have the squared norms `singular`, which an element of the other meets.
+    """
+    tiny = np.finfo(float).tiny
+    energy, mean = max(float(np.sum(singular**2)), tiny), max(float(np.mean(singular)), tiny)
+    return [energy / rank_in, mean, mean, energy / rank_out]
+
+
+def _leading(tensor: Float64, count: int) -> Float64:
+    unfolded = tensor.reshape(len(tensor), -1)
+    return leading_eigenvectors(unfolded @ unfolded.T, count)

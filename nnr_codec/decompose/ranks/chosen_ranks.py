@@ -1,0 +1,221 @@
+"""Forms and ranks of all weights that get a form of their own, from what the options ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ...errors import InvalidModel, InvalidOptions
+from ...options import DecompositionOptions, EncodeOptions
+from ..algorithms.kernel import Float64, relative_error
+from ..fitting import Form, Task, decompose_to, usable, values_of
+from ..layer_kinds import LayerWeight
+from .allocation import allocate, largest_fraction
+from .error_curve import ErrorCurve, error_curve, merged
+from .rank_options import (
+    Ranks,
+    energy_ranks,
+    rank_of_fraction,
+    ranks_of_fraction,
+    resolved_ranks,
+    vbmf_ranks,
+)
+
+__all__ = ["NO_FEWER", "Candidate", "Results", "chosen_tasks"]
+
+NO_FEWER = "would not have fewer parameters"
+
+Results = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Calls a function with each of some candidates or tasks; gives the results in their order."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A weight that may be decomposed.
+
+    Attributes:
+        weight: which.
+        forms: at least one; of several, a compression ratio chooses.
+        options: of the weight: its rank, its energy, or the ratio of the model.
+        moment: of the layer's unfolded input, or None.
+    """
+
+    weight: LayerWeight
+    forms: tuple[Form, ...]
+    options: DecompositionOptions
+    moment: Float64 | None = None
+
+    @property
+    def name(self) -> str:
+        """The weight's name."""
+        return self.weight.name
+
+    @property
+    def dense(self) -> int:
+        """Parameters of the weight as it is."""
+        return self.weight.parameter.size
+
+    def task(self, ranks: Ranks, form: Form | None = None) -> Task:
+        """Return the task of decomposing the weight to ranks, into its first form by default."""
+        return Task(self.weight, form or self.forms[0], ranks, self.moment)
+
+
+def chosen_tasks(
+    candidates: Sequence[Candidate],
+    options: EncodeOptions,
+    everything: int,
+    skipped: dict[str, str],
+    results: Results = map,
+) -> list[Task]:
+    """Return the weights to decompose, their forms and ranks; note in `skipped` why not others.
+
+    Args:
+        candidates: weights, and the forms that they may get.
+        options: of the encoder.
+        everything: parameters of the whole model.
+        skipped: reasons by name, added to.
+        results: calls a function with each candidate, maybe side by side.
+
+    Raises:
+        InvalidOptions: the ratio is out of reach; or a rank is impossible, of a weight that an
+            override names exactly.
+    """
+    found: dict[str, Task] = {}
+    by_ratio = [c for c in candidates if c.options.compression_ratio is not None]
+    others = [c for c in candidates if c.options.compression_ratio is None]
+    for candidate, ranks in zip(others, results(_ranks, others), strict=True):
+        if isinstance(ranks, tuple):
+            found[candidate.name] = candidate.task(ranks)
+        elif isinstance(ranks, InvalidOptions) and options.names_exactly(candidate.name):
+            raise ranks
+        else:
+            skipped[candidate.name] = ranks.reason
+    saved = sum(c.dense - _parameters(found[c.name]) for c in candidates if c.name in found)
+    chosen = _by_ratio(by_ratio, options.decomposition, everything, saved, skipped, results)
+    found.update((task.weight.name, task) for task in chosen)
+    tasks = []
+    for candidate in candidates:
+        task = found.get(candidate.name)
+        if task is None or _parameters(task) == candidate.dense:
+            skipped.setdefault(candidate.name, NO_FEWER)
+        else:
+            tasks.append(task)
+    return tasks
+
+
+def _ranks(candidate: Candidate) -> Ranks | InvalidModel | InvalidOptions:
+    """Return the ranks that the options of a weight ask for; or what is wrong with them."""
+    (form,), name, asked = candidate.forms, candidate.name, candidate.options
+    values, moment = values_of(candidate.weight), candidate.moment
+    try:
+        if asked.energy is not None:
+            return energy_ranks(form, values, asked.energy, moment, name)
+        if asked.rank == "vbmf":
+            return vbmf_ranks(form, values, name)
+        rank = cast("int | float", asked.rank)  # one is given, as DecompositionOptions checks
+        return resolved_ranks(form, values, rank, moment, name)
+    except (InvalidModel, InvalidOptions) as error:
+        return error
+
+
+def _by_ratio(
+    candidates: Sequence[Candidate],
+    options: DecompositionOptions,
+    everything: int,
+    saved: int,
+    skipped: dict[str, str],
+    results: Results,
+) -> list[Task]:
+    """Return the tasks with which the whole model has the ratio asked for.
+
+    Args:
+        candidates: weights that have neither a rank nor an energy of their own.
+        options: of the model.
+        everything: parameters of the whole model, all dense.
+        saved: of them, by weights that do.
+        skipped: reasons by name, added to.
+        results: calls a function with each candidate.
+    """
+    if not candidates or options.compression_ratio is None:
+        return []
+    ratio = options.compression_ratio
+    # CE-1 gives all layers the same ratio, and other methods the same slope of the error.
+    if options.method == "ce1":
+        names = usable(((c.weight, c.forms[0]) for c in candidates), skipped)
+        kept = [candidate for candidate in candidates if candidate.name in names]
+        others = everything - saved - sum(candidate.dense for candidate in kept)
+        return _common_fraction(kept, ratio, everything, others)
+    curves: dict[str, ErrorCurve] = {}
+    for candidate, curve in zip(candidates, results(_curve, candidates), strict=True):
+        if isinstance(curve, str):
+            skipped[candidate.name] = curve
+        else:
+            curves[candidate.name] = curve.of_losses()
+    others = everything - saved - sum(curve.dense for curve in curves.values())
+    chosen = allocate(curves, ratio, others, saved)
+    picked = ((c, chosen.get(c.name)) for c in candidates)
+    return [c.task(choice.ranks, choice.form) for c, choice in picked if choice is not None]
+
+
+def _curve(candidate: Candidate) -> ErrorCurve | str:
+    """Return the errors to expect of a candidate's forms; or why it cannot be decomposed.
+
+    What to expect of one form is not as near to what it reaches as of another: where there are
+    several, each is corrected by what it reaches at the ratio of the model.
+    """
+    values, name = values_of(candidate.weight), candidate.name
+    try:
+        curves = []
+        for form in candidate.forms:
+            curve = error_curve(form, values, candidate.moment, name)
+            choice = curve.best(candidate.dense / (candidate.options.compression_ratio or 1))
+            if len(candidate.forms) > 1 and choice is not None and choice.error > 0:
+                made = decompose_to(form, values, choice.ranks, candidate.moment, name)
+                reached = relative_error(values, made.to_dense(), candidate.moment)
+                curve = curve.scaled(reached / choice.error)
+            curves.append(curve)
+    except InvalidModel as error:
+        return error.reason
+    return merged(curves)
+
+
+def _common_fraction(
+    candidates: Sequence[Candidate], ratio: float, everything: int, others: int
+) -> list[Task]:
+    """Return tasks that keep the same fraction of every weight, the largest that fits.
+
+    As CE-1 has it: LR r = ⌊m·n / (c·(m + n))⌋, CP R = ⌊T·S·d1·d2 / (c·(T + S + d1 + d2))⌋. Forms
+    of several ranks, which overrides may ask for, have those of the least error.
+
+    Args:
+        candidates: weights, and one form of each.
+        ratio: of the model.
+        everything: its parameters, all dense.
+        others: of all but the candidates, which stay as they are.
+    """
+    curves = {
+        c.name: error_curve(c.forms[0], values_of(c.weight), c.moment, c.name)
+        for c in candidates
+        if len(c.forms[0].max_ranks(c.weight.shape)) > 1
+    }
+
+    def ranks_at(candidate: Candidate, fraction: float) -> Ranks:
+        form, shape = candidate.forms[0], candidate.weight.shape
+        if candidate.name in curves:
+            return ranks_of_fraction(curves[candidate.name], form, shape, fraction)
+        return (rank_of_fraction(form, shape, fraction),)
+
+    def tasks_at(fraction: float) -> list[Task]:
+        return [c.task(ranks_at(c, fraction)) for c in candidates]
+
+    def parameters(fraction: float) -> int:
+        return sum(map(_parameters, tasks_at(fraction)))
+
+    return tasks_at(largest_fraction(parameters, ratio, everything, others))
+
+
+def _parameters(task: Task) -> int:
+    """Return what a weight has, which stays dense where factors would not have fewer."""
+    dense = task.weight.parameter.size
+    return min(task.form.parameters(task.weight.shape, task.ranks), dense)

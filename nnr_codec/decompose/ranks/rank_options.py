@@ -1,0 +1,177 @@
+"""Ranks from what users ask for: a number, a fraction of parameters, an energy, or VBMF."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import InvalidOptions
+from ...factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
+from ..algorithms.cp import sliced_start
+from ..algorithms.ht2 import mode_matrices
+from ..algorithms.kernel import Float64, checked_ranks, checked_weight
+from ..algorithms.svd import squared_singular_values
+from ..algorithms.vbmf import vbmf_rank
+from .error_curve import ErrorCurve, error_curve
+from .form_errors import in_norm_of
+
+Ranks = tuple[int, ...]
+
+_ROUNDING = 1e-12  # what shares of energy and of parameters may miss
+
+
+def resolved_ranks(
+    form: type[FactoredWeight],
+    weight: npt.NDArray[Any],
+    rank: int | float | Sequence[int],
+    moment: Float64 | None = None,
+    name: str = "weight",
+) -> Ranks:
+    """Return the ranks that a `rank` option means for a weight.
+
+    Args:
+        form: of one layer; groups of layers have `joint_rank`.
+        weight: dense.
+        rank: an int, every rank of the form; a sequence of all its ranks; or a float above 0
+            and up to 1, the fraction of parameters kept, which `best_ranks` makes the most of.
+        moment: of the layer's unfolded input, n x n: then of its output.
+        name: the weight's name, for errors.
+
+    Raises:
+        InvalidModel: the weight cannot be decomposed.
+        InvalidOptions: no such ranks are possible.
+    """
+    checked_weight(weight, form, name)
+    if isinstance(rank, float):
+        return best_ranks(form, weight, rank, moment, name)
+    count = len(form.max_ranks(weight.shape))
+    ranks = (rank,) * count if isinstance(rank, int) else rank
+    return checked_ranks(form, weight.shape, ranks, name)
+
+
+def best_ranks(
+    form: type[FactoredWeight],
+    weight: npt.NDArray[Any],
+    fraction: float,
+    moment: Float64 | None = None,
+    name: str = "weight",
+) -> Ranks:
+    """Return the best ranks at which at most a fraction of the dense parameters is kept.
+
+    Of a compression ratio c, the fraction is 1/c. One rank is that of `rank_of_fraction`. Several
+    ranks are those of the least error to expect (`error_curve`). Every rank is at least 1, even if
+    that keeps more parameters.
+
+    Raises:
+        InvalidModel: the weight cannot be decomposed.
+        InvalidOptions: the fraction is not above 0, or above 1; or the moment does not fit.
+    """
+    most = form.max_ranks(weight.shape)
+    if len(most) == 1:
+        return (rank_of_fraction(form, weight.shape, fraction, name),)
+    curve = error_curve(form, weight, moment, name)
+    return ranks_of_fraction(curve, form, weight.shape, fraction, name)
+
+
+def ranks_of_fraction(
+    curve: ErrorCurve,
+    form: type[FactoredWeight],
+    shape: Sequence[int],
+    fraction: float,
+    name: str = "weight",
+) -> Ranks:
+    """Return the ranks of `best_ranks` by the errors to expect of a form."""
+    choice = curve.best(_allowed(shape, fraction, name))
+    return (1,) * len(form.max_ranks(shape)) if choice is None else choice.ranks
+
+
+def rank_of_fraction(
+    form: type[FactoredWeight], shape: Sequence[int], fraction: float, name: str = "weight"
+) -> int:
+    """Return the highest rank, of a form with one, that keeps at most a fraction of parameters.
+
+    That is r = ⌊m·n / (c·(m + n))⌋ of a compression ratio c = 1/fraction for low rank, and
+    R = ⌊T·S·d1·d2 / (c·(T + S + d1 + d2))⌋ for CP; at least 1, and not above the highest rank.
+
+    Raises:
+        InvalidOptions: the fraction is not above 0, or above 1.
+    """
+    (most,) = form.max_ranks(shape)
+    rank = int(_allowed(shape, fraction, name) / form.parameters(shape, (1,)))
+    return min(max(rank, 1), most)
+
+
+def _allowed(shape: Sequence[int], fraction: float, name: str) -> float:
+    """Return the parameters that a fraction allows."""
+    if not 0 < fraction <= 1:
+        raise InvalidOptions("rank", f"{name!r}: {fraction}, a fraction, is not from 0 to 1")
+    return fraction * math.prod(shape) * (1 + _ROUNDING)  # times 1/c may fall short by rounding
+
+
+def energy_ranks(
+    form: type[FactoredWeight],
+    weight: npt.NDArray[Any],
+    energy: float,
+    moment: Float64 | None = None,
+    name: str = "weight",
+) -> Ranks:
+    """Return the least ranks that each keep a fraction of the squared singular values.
+
+    Those of the unfolding (low rank), of the unfoldings by outputs and by inputs (Tucker-2), of
+    the three matrices of HT-2, and for CP of the orthogonal terms that its fit starts from.
+
+    Args:
+        energy: above 0, up to 1.
+        moment: of the layer's unfolded input, n x n: then the values are those of the weight in
+            the norm of the output.
+
+    Raises:
+        InvalidModel: the weight cannot be decomposed.
+        InvalidOptions: the energy is out of range, the form is joint, or the moment does not fit.
+    """
+    if not 0 < energy <= 1:
+        raise InvalidOptions("energy", f"{name!r}: {energy} is not from 0 to 1")
+    values = in_norm_of(form, checked_weight(weight, form, name, moment), moment)
+    return tuple(_energy_rank(spectrum, energy) for spectrum in _spectra(form, values, name))
+
+
+def vbmf_ranks(form: type[FactoredWeight], weight: npt.NDArray[Any], name: str = "weight") -> Ranks:
+    """Return the ranks by variational Bayes, at least 1: low rank and Tucker-2 (Kim et al., 2016).
+
+    Raises:
+        InvalidModel: the weight cannot be decomposed.
+        InvalidOptions: the form is another.
+    """
+    values = checked_weight(weight, form, name)
+    if form not in (LowRank, Tucker2):
+        raise InvalidOptions("rank", f"{name!r}: VBMF has no ranks of {form.form}")
+    matrices = [values.reshape(len(values), -1)]
+    if form is Tucker2:
+        matrices.append(np.swapaxes(values, 0, 1).reshape(values.shape[1], -1))
+    return tuple(max(vbmf_rank(matrix), 1) for matrix in matrices)
+
+
+def _spectra(form: type[FactoredWeight], kernel: Float64, name: str) -> tuple[Float64, ...]:
+    """Return the squared singular values, falling, that each rank of the form cuts off."""
+    outputs = kernel.reshape(len(kernel), -1)
+    if form is LowRank:
+        return (squared_singular_values(outputs),)
+    if form is Tucker2:
+        inputs = np.swapaxes(kernel, 0, 1).reshape(kernel.shape[1], -1)
+        return squared_singular_values(outputs), squared_singular_values(inputs)
+    if form is HT2:
+        return tuple(map(squared_singular_values, mode_matrices(kernel)))
+    if form is CP:
+        factors = sliced_start(kernel, CP.max_ranks(kernel.shape)[0])
+        norms = np.prod([np.sum(factor**2, axis=0) for factor in factors], axis=0)
+        return (np.asarray(norms, np.float64),)
+    raise InvalidOptions("decompose", f"{name!r}: {form.form} has ranks of groups, not of a layer")
+
+
+def _energy_rank(spectrum: Float64, energy: float) -> int:
+    kept = np.cumsum(spectrum)
+    return int(np.argmax(kept >= energy * kept[-1] * (1 - _ROUNDING))) + 1

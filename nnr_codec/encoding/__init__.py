@@ -1,0 +1,1 @@
+"""The encoder's rooms: from a model to the units of a bitstream."""

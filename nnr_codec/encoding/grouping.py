@@ -1,0 +1,227 @@
+"""Which tensors of a model go into one BLOCK unit: a layer's weight, bias and batch norm.
+
+Layers are told from names. PyTorch: ``X.weight``, ``X.bias``, and a batch norm's ``Y.weight``,
+``Y.bias``, ``Y.running_mean``, ``Y.running_var``. Keras: ``X/kernel``, ``X/bias``, ``X/gamma`` and
+so on, as long as the kernel's first dimension, and not its last, is that of the outputs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+
+from ..factorization.tensor_order import BLOCK_ROLES, TensorOrder
+from ..model import Parameter
+
+Group = dict[str, Parameter]
+"""The tensors of one data unit by role; a weight alone is a unit of the usual kind."""
+
+_WEIGHTS = ("weight", "kernel")
+_NORM_ROLES = ("beta", "gamma", "mean", "var")
+_NORMS = (
+    {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"},
+    {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "var": "moving_variance"},
+)
+_OWN_ORDER = ("weight", "beta", "gamma", "mean", "var", "bias")  # of a block without local scaling
+SAVED_BYTES = 6
+"""What a vector takes less, at least, in a block: its unit's header and its codeword's end.
+
+It is what a group is sure to save, against the map's bytes for its order, which are certain."""
+
+USUALLY_SAVED_BYTES = 8
+"""What a vector takes less as a rule, against what else would make it smaller by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """The data units of a model.
+
+    Attributes:
+        groups: the tensors of each unit, in stream order.
+        order: the order of the model's tensors, if it is not the stream's.
+    """
+
+    groups: list[Group]
+    order: TensorOrder = field(default_factory=TensorOrder)
+
+
+def ungrouped(parameters: Iterable[Parameter]) -> Grouping:
+    """Return a grouping with a unit for each tensor."""
+    return Grouping([{"weight": parameter} for parameter in parameters])
+
+
+def group_layers(
+    parameters: Sequence[Parameter],
+    may_join: Callable[[Parameter, Parameter], bool],
+    map_bytes: Callable[[TensorOrder], int],
+    by_name: bool = True,
+) -> Grouping:
+    """Return the grouping that saves most, such that the order can be told in few bytes.
+
+    Args:
+        parameters: what is coded, in the order of the model.
+        may_join: whether a vector can be in one block with a weight, by their options.
+        map_bytes: bytes that the model map takes for an order.
+        by_name: whether the units may be in the order of the names.
+    """
+    layers = _layers(parameters, may_join)
+    found = [ungrouped(parameters), _in_role_order(parameters, layers)]
+    names = [parameter.name for parameter in parameters]
+    if by_name and names == sorted(names):
+        groups = _grouped(parameters, layers)
+        groups.sort(key=lambda group: min(parameter.name for parameter in group.values()))
+        found.append(Grouping(groups, TensorOrder(by_name=True)))
+    return max(found, key=lambda g: _saving(g) - map_bytes(g.order))
+
+
+def _saving(grouping: Grouping) -> int:
+    return SAVED_BYTES * sum(len(group) - 1 for group in grouping.groups)
+
+
+def _layers(
+    parameters: Sequence[Parameter], may_join: Callable[[Parameter, Parameter], bool]
+) -> list[Group]:
+    """Return what belongs together, wherever it stands: weights with one vector or more."""
+    by_name = {parameter.name: parameter for parameter in parameters}
+    layers: dict[str, Group] = {}
+    for parameter in parameters:
+        stem, suffix = _split(parameter.name)
+        if suffix not in _WEIGHTS or f"{stem}running_var" in by_name:
+            continue
+        layer = layers[stem] = {"weight": parameter}
+        bias = by_name.get(_sibling(parameter.name, "bias"))
+        if bias is not None and _fits(parameter, bias) and may_join(parameter, bias):
+            layer["bias"] = bias
+    for stem, norm in _norms(by_name):
+        layer = _layer_of(stem, norm, layers, parameters)
+        weight = layer.get("weight")
+        if weight is not None and all(may_join(weight, vector) for vector in norm.values()):
+            layer.update(norm)
+    return [layer for layer in layers.values() if len(layer) > 1]
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the name up to its last separator, and the rest without TensorFlow's ":0"."""
+    stem, suffix = re.fullmatch(r"(?s:(.*[./])?(.*?)(?::0)?)", name).groups()  # type: ignore[union-attr]
+    return stem or "", suffix
+
+
+def _sibling(name: str, suffix: str) -> str:
+    stem, own = _split(name)
+    return stem + suffix + name[len(stem) + len(own) :]
+
+
+def _fits(weight: Parameter, vector: Parameter) -> bool:
+    """Whether a vector has an element for each row of the weight."""
+    if len(vector.shape) != 1 or vector.shape != weight.shape[:1]:
+        return False
+    is_kernel = _split(weight.name)[1] == "kernel"
+    return not (is_kernel and weight.shape[-1] == vector.shape[0])
+
+
+def _norms(by_name: Mapping[str, Parameter]) -> Iterator[tuple[str, Group]]:
+    """Yield the batch norms: their stem, and their vectors by role, all of one length."""
+    for name in by_name:
+        stem, suffix = _split(name)
+        for names in _NORMS:
+            if suffix != names["var"]:
+                continue
+            norm = {role: by_name.get(_sibling(name, names[role])) for role in _NORM_ROLES}
+            found = {role: vector for role, vector in norm.items() if vector is not None}
+            if len(found) == len(names) and len({v.shape for v in found.values()}) == 1:
+                yield stem, found
+
+
+def _layer_of(
+    stem: str, norm: Group, layers: Mapping[str, Group], parameters: Sequence[Parameter]
+) -> Group:
+    """Return the layer that a batch norm follows, by its name or by its place; else nothing."""
+    places = {parameter.name: place for place, parameter in enumerate(parameters)}
+    first = min(places[vector.name] for vector in norm.values())
+    before = _split(parameters[first - 1].name)[0] if first else None
+    for candidate in [*_convolution_stems(stem), before]:
+        layer = layers.get(candidate or "", {})
+        weight = layer.get("weight")
+        if weight is None or "beta" in layer or len(weight.shape) < 2:
+            continue
+        if all(_fits(weight, vector) for vector in norm.values()):
+            return layer
+    return {}
+
+
+def _convolution_stems(stem: str) -> Iterator[str]:
+    """Yield what the convolution before a batch norm may be called."""
+    yield stem
+    for norm, convolution in (("bn", "conv"), ("norm", "conv"), ("bn", "")):
+        head, found, tail = stem.rpartition(norm)
+        if found:
+            yield head + convolution + tail
+    head, _, tail = stem.rpartition("batch_normalization")
+    yield f"{head}conv2d{tail}"
+    number = re.fullmatch(r"(.*?)(\d+)([./])", stem, re.DOTALL)
+    if number and int(number[2]):
+        yield f"{number[1]}{int(number[2]) - 1}{number[3]}"
+
+
+def _grouped(parameters: Sequence[Parameter], layers: Iterable[Group]) -> list[Group]:
+    """Return the units of a model: the layers, and the other tensors by themselves, each where its
+    first tensor stands."""
+    owner = {vector.name: layer for layer in layers for vector in layer.values()}
+    groups: dict[str, Group] = {}
+    for parameter in parameters:
+        group = owner.get(parameter.name, {"weight": parameter})
+        groups.setdefault(group["weight"].name, group)
+    return list(groups.values())
+
+
+def _in_role_order(parameters: Sequence[Parameter], layers: Iterable[Group]) -> Grouping:
+    """Group layers whose tensors stand together, in the order of roles that fits most of them."""
+    places = {parameter.name: place for place, parameter in enumerate(parameters)}
+    together = [part for layer in layers if (part := _together(layer, places))]
+    counts: dict[tuple[str, ...], int] = {}
+    for layer in together:
+        sequence = _roles_in_order(layer, places)
+        counts[sequence] = counts.get(sequence, 0) + len(sequence) - 1
+    if not counts:
+        return ungrouped(parameters)
+    order = _most_common_order(counts)
+    fitting = [layer for layer in together if _is_within(_roles_in_order(layer, places), order)]
+    used = {role for layer in fitting for role in layer}
+    roles = tuple(role for role in order if role in used)
+    own = tuple(role for role in BLOCK_ROLES if role in used)
+    return Grouping(_grouped(parameters, fitting), TensorOrder(roles=() if roles == own else roles))
+
+
+def _most_common_order(counts: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
+    """Return the order of roles in which most sequences are, each counted so often."""
+    best: tuple[str, ...] = _OWN_ORDER
+    most = -1
+    for order in permutations(_OWN_ORDER):  # the header's own first: it needs no word in the map
+        count = sum(n for sequence, n in counts.items() if _is_within(sequence, order))
+        if count > most:
+            best, most = order, count
+        if most == sum(counts.values()):
+            break
+    return best
+
+
+def _together(layer: Group, places: Mapping[str, int]) -> Group:
+    """Return the layer, or what of it stands without a gap: with the bias, or the batch norm."""
+    for roles in (BLOCK_ROLES, ("weight", *_NORM_ROLES), ("weight", "bias")):
+        part = {role: layer[role] for role in roles if role in layer}
+        span = sorted(places[vector.name] for vector in part.values())
+        if len(part) > 1 and span[-1] - span[0] == len(part) - 1:
+            return part
+    return {}
+
+
+def _roles_in_order(layer: Group, places: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(sorted(layer, key=lambda role: places[layer[role].name]))
+
+
+def _is_within(sequence: Sequence[str], roles: Sequence[str]) -> bool:
+    """Whether roles come one after the other in `roles`."""
+    ranks = [roles.index(role) for role in sequence]
+    return ranks == sorted(ranks)

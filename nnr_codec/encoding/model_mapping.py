@@ -1,0 +1,120 @@
+"""The encoder's side of the model map: what of a model is coded, and what the map has to tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from ..errors import InvalidModel
+from ..factorization.model_map import MAX_PRODUCT, Extra, ModelMap, Restored
+from ..model import Parameter, is_float, is_signed_float
+from ..options import DecodeLimits, EncodeOptions
+from .exact import Representation
+from .factor_transport import CarriedWeight
+
+_STANDARD_TYPES = frozenset(["int8", "int16", "int32", "int64", "float16", "float32", "float64"])
+"""Element types that nnr_decompressed_data_format, or its absence, tells decoders."""
+
+
+def map_model(
+    parameters: Iterable[Parameter], carried: Mapping[str, CarriedWeight]
+) -> tuple[list[Parameter], ModelMap]:
+    """Return the parameters that get data units, and the map of what these cannot say.
+
+    Factors stand where their weights did; `carried` has the weights that travel so, by name.
+
+    Raises:
+        InvalidModel: a parameter has a name or a shape that no stream can say.
+    """
+    coded: list[Parameter] = []
+    restored: dict[str, Restored] = {}
+    extras: list[Extra] = []
+    roots: dict[str, str] = {}
+    last: str | None = None  # coded, or made of what is
+    for parameter in parameters:
+        _check(parameter)
+        name, after = parameter.name, last
+        dtype = parameter.dtype.name
+        if name in carried:
+            coded += carried[name].brought
+            last = name
+            if carried[name].is_block and dtype != "float32":
+                restored[name] = Restored(dtype)
+        elif parameter.size == 0:
+            extras.append(Extra(name, after, None, dtype, parameter.shape))
+        elif parameter.tied_to is not None:
+            roots[name] = roots.get(parameter.tied_to, parameter.tied_to)  # of a chain of ties
+            extras.append(Extra(name, after, roots[name]))
+        else:
+            coded.append(parameter)
+            last = name
+            entry = Restored(
+                None if dtype in _STANDARD_TYPES else dtype,
+                () if parameter.shape == () else None,
+            )
+            if entry != Restored():
+                restored[name] = entry
+    for factor in (p for weight in carried.values() for p in weight.brought):
+        _check(factor)
+    factorizations = {name: w.entry for name, w in carried.items() if not w.is_block}
+    return coded, ModelMap(restored, tuple(extras), factorizations=factorizations)
+
+
+def is_quantized(parameter: Parameter, options: EncodeOptions) -> bool:
+    """Tell whether a parameter is quantized, so that its size depends on its qp."""
+    coded = parameter.size > 0 and parameter.tied_to is None
+    return coded and is_signed_float(parameter.dtype) and options.quantizes(parameter.name)
+
+
+def travels_exactly(parameter: Parameter, options: EncodeOptions) -> bool:
+    """Tell whether a parameter may need an exact representation: floats that are not quantized,
+    and integers of more than 31 bits."""
+    if not is_float(parameter.dtype):
+        return parameter.dtype.name in ("int64", "uint64", "uint32")
+    return not is_quantized(parameter, options)
+
+
+def with_representations(model_map: ModelMap, exact: Mapping[str, Representation]) -> ModelMap:
+    """Return the map with what it has to say of exact representations."""
+    tensors = dict(model_map.tensors)
+    for name, representation in exact.items():
+        entry = representation.entry
+        if entry.meaning is not None:
+            shape = tensors.get(name, Restored()).shape
+            tensors[name] = replace(entry, shape=shape)
+    return replace(model_map, tensors=tensors)
+
+
+def coded_names(parameters: Iterable[Parameter], exact: Mapping[str, Representation]) -> list[str]:
+    """Return the names of all coded tensors in order; a part comes before its tensor."""
+    names = []
+    for parameter in parameters:
+        representation = exact.get(parameter.name)
+        part = representation.entry.part if representation is not None else None
+        names += [part, parameter.name] if part is not None else [parameter.name]
+    return names
+
+
+def _check(parameter: Parameter) -> None:
+    """Refuse what our own decoder would, before anything is read."""
+    limits = DecodeLimits()
+    name, shape = parameter.name, parameter.shape
+    if not isinstance(name, str):
+        raise InvalidModel(str(name), f"the name is a {type(name).__name__}, not text")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise InvalidModel(name, "the name is not valid Unicode") from None
+    if "\0" in name:
+        raise InvalidModel(name, "a name must not hold a zero character")
+    if size > limits.max_name_bytes:
+        raise InvalidModel(
+            name[:40] + "…", f"the name is longer than {limits.max_name_bytes} bytes"
+        )
+    if len(shape) > limits.max_dimensions:
+        raise InvalidModel(name, f"has more than {limits.max_dimensions} dimensions")
+    if parameter.size > limits.max_elements_per_tensor:
+        raise InvalidModel(name, f"has more than {limits.max_elements_per_tensor} elements")
+    if math.prod(size for size in shape if size) > MAX_PRODUCT:
+        raise InvalidModel(name, f"is empty, with dimensions of more than {MAX_PRODUCT} together")

@@ -1,0 +1,1 @@
+"""The report of an experiment: tables, plots, and the page."""

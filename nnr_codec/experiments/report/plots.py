@@ -1,0 +1,221 @@
+"""Plots of a subject: rate against accuracy, and rate against divergence, by matplotlib.
+
+For the page, which is light or dark, a plot's text and lines take the page's colours: they are
+drawn in colours of their own, which are then replaced by names of the style sheet's.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..cells import Cell
+from ..results import SubjectResults
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Kind = Literal["accuracy", "divergence"]
+KINDS: Sequence[Kind] = ("accuracy", "divergence")
+
+# Told apart in both modes and by those who see colours otherwise; the markers differ as well.
+_COLOURS = ("#2f7ed8", "#e0702a", "#2aa18a", "#c2479b", "#b8860b", "#7a5fd0", "#8a8f98", "#cf4444")
+_MARKERS = "osD^vPXd"
+_SIZE = (4.9, 4.0)  # inches
+_TEXT, _RULE, _GROUND = "#1a1b1e", "#d9dbde", "#fefefd"
+_VARIABLES = {_TEXT: "var(--ink)", _RULE: "var(--rule)", _GROUND: "var(--card)"}
+_ROOM = 1.15  # of the span of what is shown, so that points do not touch the frame
+DECADES = 5  # of divergence: what is nearly lossless would squeeze the rest
+MOST_LOSS = 15.0
+"""Points of accuracy beyond which a network is of no use: the plots end there."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn."""
+
+    colour: str
+    marker: str
+
+
+def styles(methods: Sequence[str]) -> dict[str, Style]:
+    """Return the style of each method, the same in all plots of a plan."""
+    return {
+        name: Style(_COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)])
+        for index, name in enumerate(methods)
+    }
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A cell's place in a plot.
+
+    Attributes:
+        size: percent of float32.
+        value: accuracy, as it is told, or divergence.
+        identity: of the mark in the SVG.
+        is_of_use: whether the network has lost little enough to be looked at.
+    """
+
+    size: float
+    value: float
+    identity: str
+    is_of_use: bool
+
+
+def plot(subject: SubjectResults, kind: Kind, drawn: Mapping[str, Style]) -> Figure:
+    """Draw a subject's methods: size in percent of float32, and accuracy or divergence."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE, layout="constrained", facecolor=_GROUND)
+    axes = figure.add_subplot(facecolor=_GROUND)
+    methods = marks_of(subject, kind)
+    for name, marks in methods.items():
+        style = drawn[name]
+        sizes, values = [mark.size for mark in marks], [mark.value for mark in marks]
+        axes.plot(sizes, values, color=style.colour, linewidth=1.8, zorder=2)
+        for mark in marks:
+            points = axes.plot(
+                [mark.size], [mark.value], style.marker, color=style.colour, markersize=6.5,
+                zorder=3, markeredgecolor=_GROUND, markeredgewidth=0.8,
+            )  # fmt: skip
+            points[0].set_gid(mark.identity)
+        axes.plot([], [], color=style.colour, marker=style.marker, label=name)
+    every = [mark for marks in methods.values() for mark in marks]
+    shown = [mark for mark in every if mark.is_of_use] or every
+    _arrange_sizes(axes, shown)
+    if kind == "accuracy":
+        _arrange_accuracy(axes, subject, shown)
+    else:
+        _arrange_divergence(axes, subject, shown)
+    _finish(axes)
+    return figure
+
+
+_DIVERGENCES = {
+    "KL": "KL divergence, nats",
+    "MSE": "mean squared error",
+    "1-cos": "1 \N{MINUS SIGN} cosine",
+}
+
+
+def marks_of(subject: SubjectResults, kind: Kind) -> dict[str, list[Mark]]:
+    """Return the marks of a subject's methods, of those that have any."""
+    whole = subject.accuracy(subject.reference)
+    found: dict[str, list[Mark]] = {}
+    floor = _least_divergence(subject) if kind == "divergence" else None
+    for name, cells in subject.methods.items():
+        for cell, measured in cells:
+            accuracy = subject.accuracy(measured)
+            value = accuracy if kind == "accuracy" else measured.record["divergence"]
+            if value is None or (floor is not None and value < floor):
+                continue
+            kept = accuracy is not None and (whole is None or whole - accuracy <= MOST_LOSS)
+            size = 100 * float(measured.record["ratio"])
+            found.setdefault(name, []).append(Mark(size, value, point_identity(kind, cell), kept))
+    return found
+
+
+def _least_divergence(subject: SubjectResults) -> float:
+    """Return the least divergence that is drawn: above 0, and a few decades under the largest."""
+    cells = [found for group in subject.methods.values() for _, found in group]
+    values: list[float] = [found.record["divergence"] or 0.0 for found in cells]
+    return max(max(values) / 10.0**DECADES, sys.float_info.min)
+
+
+def point_identity(kind: Kind, cell: Cell) -> str:
+    """Return the identity of a cell's mark in a plot's SVG."""
+    return f"point-{kind}-{zlib.crc32(cell.name.encode()):08x}"
+
+
+def _arrange_sizes(axes: Any, shown: Sequence[Mark]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    if shown:
+        sizes = [mark.size for mark in shown]
+        axes.set_xlim(min(sizes) / _ROOM, max(sizes) * _ROOM)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("size, % of float32")
+
+
+def _arrange_accuracy(axes: Any, subject: SubjectResults, shown: Sequence[Mark]) -> None:
+    whole = subject.accuracy(subject.reference)
+    name = subject.facts.primary.replace("_db", "").replace("psnr", "PSNR")
+    axes.set_ylabel(f"{name}, {subject.unit}" if subject.unit else name)
+    if whole is None:
+        return
+    axes.axhline(whole, color=_TEXT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.annotate(
+        "uncompressed", (0.995, whole), xycoords=("axes fraction", "data"), xytext=(0, 5),
+        textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=_TEXT,
+    )  # fmt: skip
+    values = [whole, *(mark.value for mark in shown)]
+    low, high = min(values), max(values)
+    room = (_ROOM - 1) * max(high - low, 0.5)
+    axes.set_ylim(low - room, high + 1.5 * room)
+
+
+def _arrange_divergence(axes: Any, subject: SubjectResults, shown: Sequence[Mark]) -> None:
+    axes.set_yscale("log")
+    axes.set_ylabel(_DIVERGENCES.get(subject.facts.divergence, subject.facts.divergence))
+    if shown:
+        low, high = min(mark.value for mark in shown), max(mark.value for mark in shown)
+        room = max((high / low) ** (_ROOM - 1), 1.5)
+        axes.set_ylim(low / room, high * room)
+
+
+def _finish(axes: Any) -> None:
+    axes.grid(True, which="major", color=_RULE, linewidth=0.8, zorder=0)
+    axes.tick_params(which="both", length=0, colors=_TEXT, labelsize=9)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(_TEXT)
+        label.set_fontsize(9.5)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name == "bottom")
+        spine.set_color(_RULE)
+    if not axes.get_legend_handles_labels()[0]:
+        return  # nothing to draw: a lossless method alone has no divergence
+    legend = axes.figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+    for text in legend.get_texts():
+        text.set_color(_TEXT)
+
+
+def svg_text(figure: Figure) -> str:
+    """Return a plot as SVG; the same plot gives the same text."""
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nnr-eval"}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def inline_svg(text: str, label: str, prefix: str, tooltips: Mapping[str, str]) -> str:
+    """Return a plot's SVG for the page: its colours the page's, its marks with tooltips.
+
+    Args:
+        text: what `svg_text` gives.
+        label: what the plot shows, for those who do not see it.
+        prefix: before its identities, which are then the page's only ones.
+        tooltips: texts, escaped for XML, by a mark's identity.
+    """
+    body = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    for identity, tip in tooltips.items():
+        group = f'<g id="{identity}">'
+        body = body.replace(group, f'<g class="mark"><title>{tip}</title>')
+    for colour, variable in _VARIABLES.items():
+        body = body.replace(colour, variable)
+    body = re.sub(r'\bid="', f'id="{prefix}', body)
+    body = re.sub(r'xlink:href="#', f'xlink:href="#{prefix}', body)
+    body = re.sub(r"url\(#", f"url(#{prefix}", body)
+    body = re.sub(r'font: ([\d.]+px) [^;"]*', r"font-size: \1", body)
+    head = f'<svg role="img" aria-label="{label}" class="plot"'
+    return re.sub(r'<svg (?:width|height)="[^"]*"|<svg', head, body, count=1)

@@ -1,0 +1,134 @@
+"""The results as plain data: rows for CSV, and a JSON document."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ..cells import Cell, Facts, Failure, Measured
+from ..measures.weight_errors import ERRORS
+from ..results import Results, bd_rates, losses_of
+
+_FIRST = ("subject", "method", "point", "status", "bytes", "bits_per_weight", "ratio")
+_JUDGED = ("agreement", "divergence", "divergence_kind", "samples", "parameters", "macs")
+_YARDSTICKS = ("payload_bytes", "entropy_bytes", "ans_bytes")
+TIMES = ("encode_seconds", "decode_seconds", "evaluate_seconds")
+"""Columns that differ from run to run."""
+
+
+def rows(results: Results) -> list[dict[str, Any]]:
+    """Return a row for each uncompressed network and each cell; what does not apply is absent.
+
+    ``ratio`` is bytes over those of float32; ``parameters`` and ``macs`` are those of layers that
+    run on factors, where a method decomposes. ``weight_error``, ``kernel_error`` and
+    ``decomposed_error`` are relative squared errors of the decoded, dense weights
+    (:mod:`..measures.weight_errors`). Scores have their names, and values as the metric
+    gives them (shares from 0 to 1).
+    """
+    found: list[dict[str, Any]] = []
+    last = None
+    for cell, outcome in results.cells:
+        name = cell.subject.name
+        facts = results.facts[name]
+        if name != last:
+            found.append(_row(Cell(cell.subject), results.references[name], facts))
+            last = name
+        found.append(_row(cell, outcome, facts))
+    return found
+
+
+def _row(cell: Cell, outcome: Measured | Failure, facts: Facts | Failure) -> dict[str, Any]:
+    label = cell.point.label if cell.point else ""
+    row: dict[str, Any] = {
+        "subject": cell.subject.name,
+        "method": cell.method,
+        "point": label,
+        "status": "failed" if isinstance(outcome, Failure) else "measured",
+    }
+    if isinstance(outcome, Failure) or isinstance(facts, Failure):
+        return row
+    record = outcome.record
+    row |= {name: record[name] for name in ("bytes", "bits_per_weight", "ratio")}
+    row |= record["scores"]
+    row |= {
+        "agreement": record["agreement"],
+        "divergence": record["divergence"],
+        "divergence_kind": facts.divergence,
+        "samples": facts.sample_count,
+        "parameters": record.get("parameters", facts.parameters),
+        "macs": record.get("macs", facts.macs),
+    }
+    row |= {name: record[name] for name in ERRORS if name in record}
+    row |= record.get("yardsticks", {})
+    return row | {name: record[name] for name in TIMES if name in record}
+
+
+def csv_text(results: Results) -> str:
+    """Return the rows as CSV, with a header; numbers as Python writes them."""
+    table = rows(results)
+    measures = (*_JUDGED, *ERRORS, *_YARDSTICKS, *TIMES)
+    fixed = {*_FIRST, *measures}
+    scores = dict.fromkeys(name for row in table for name in row if name not in fixed)
+    header = [*_FIRST, *scores, *measures]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def document(results: Results) -> dict[str, Any]:
+    """Return everything as JSON-ready data."""
+    plan = results.plan
+    breakdowns = {
+        cell.name: dict(found.record["breakdown"])
+        for cell, found in results.cells
+        if isinstance(found, Measured) and found.record["breakdown"]
+    }
+    return {
+        "plan": {
+            "file": plan.path.name,
+            "title": plan.title,
+            "about": plan.about,
+            "seed": plan.seed,
+            "resamples": plan.resamples,
+            "drops": list(plan.drops),
+            "anchor": plan.anchor,
+        },
+        "run": dict(results.run),
+        "cells": rows(results),
+        "breakdowns": breakdowns,
+        "bd_rates": _bd_rows(results),
+        "bytes_at_loss": _loss_rows(results),
+        "failures": failure_rows(results),
+    }
+
+
+def _bd_rows(results: Results) -> list[dict[str, Any]]:
+    return [
+        {"subject": subject.name, "method": name, **asdict(found)}
+        for subject in results.subjects()
+        for name, found in bd_rates(subject, results.plan.anchor).items()
+    ]
+
+
+def _loss_rows(results: Results) -> list[dict[str, Any]]:
+    return [
+        {"subject": subject.name, "method": name, **asdict(found)}
+        for subject in results.subjects()
+        for name, losses in losses_of(subject, results.plan).items()
+        for found in losses
+    ]
+
+
+def failure_rows(results: Results) -> list[dict[str, str]]:
+    """Return each failed cell and why it failed."""
+    return [{"cell": cell.name, "reason": failure.reason} for cell, failure in results.failures]
+
+
+def without_times(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows without what differs from run to run."""
+    return [{name: row[name] for name in row if name not in TIMES} for row in table]

@@ -1,0 +1,1 @@
+"""What all rooms use and no codec is: ordered calls, rereadable files, digests."""

@@ -1,0 +1,106 @@
+"""Re-estimation of batch norm's running statistics. Needs the extra `torch`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidModel, InvalidOptions
+from ..user.module import apply, evaluating, inputs_of
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["reestimate_batch_norm"]
+
+
+def reestimate_batch_norm(module: torch.nn.Module, batches: Iterable[Any]) -> tuple[str, ...]:
+    """Set the running means and variances of batch norm to those of `batches`, in place.
+
+    Changed weights shift what batch norm sees; this undoes the shift without any training. One
+    pass, in which batch norm works with the statistics of each batch, as in training, and all else
+    as in evaluation. The means and the unbiased variances are those of all samples together, added
+    up in float64.
+
+    Args:
+        module: with layers of `torch.nn.BatchNorm1d`, 2d or 3d that keep running statistics.
+        batches: inputs, or pairs (inputs, targets); the larger each, the better.
+
+    Returns:
+        Names of the layers that have new statistics; those that did not run keep theirs.
+
+    Raises:
+        InvalidModel: what a layer sees is not finite.
+        InvalidOptions: there are no batches, or one gives a layer fewer than two values of each
+            channel.
+    """
+    import torch
+    from torch import nn
+
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    statistics = {
+        part: _Statistics(name)
+        for name, part in module.named_modules()
+        if isinstance(part, kinds) and part.running_mean is not None
+    }
+    ran = False
+    with evaluating(module), _batch_statistics(statistics):
+        for batch in batches:
+            apply(module, inputs_of(batch))
+            ran = True
+    if not ran:
+        raise InvalidOptions("batches", "there are none")
+    with torch.no_grad():
+        for part, found in statistics.items():
+            if found.count:
+                part.running_mean.copy_(found.mean)
+                part.running_var.copy_(found.squares / (found.count - 1))
+    return tuple(found.name for found in statistics.values() if found.count)
+
+
+class _Statistics:
+    """Mean and sum of squared deviations of each channel, batch by batch (Chan et al. 1979)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.count = 0
+        self.mean: Any = 0.0
+        self.squares: Any = 0.0
+
+    def add(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Add the input of a layer's call; a hook."""
+        inputs = args[0] if args else kwargs["input"]
+        values = inputs.detach().double().movedim(1, 0).flatten(1)
+        if values.shape[1] < 2:
+            reason = f"{self.name!r} gets {values.shape[1]} values of each channel: too few"
+            raise InvalidOptions("batches", reason)
+        if not values.isfinite().all():
+            raise InvalidModel(self.name, "what the layer sees is not finite")
+        count, mean = values.shape[1], values.mean(dim=1)
+        shift, total = mean - self.mean, self.count + count
+        within = (values - mean[:, None]).square().sum(dim=1)
+        self.squares = self.squares + within + shift.square() * (self.count * count / total)
+        self.mean = self.mean + shift * (count / total)
+        self.count = total
+
+
+@contextmanager
+def _batch_statistics(statistics: Mapping[Any, _Statistics]) -> Iterator[None]:
+    """Let layers of batch norm work with each batch's statistics, and collect these."""
+    kept = {layer: (layer.momentum, layer.num_batches_tracked.clone()) for layer in statistics}
+    handles = [
+        layer.register_forward_pre_hook(found.add, with_kwargs=True)
+        for layer, found in statistics.items()
+    ]
+    try:
+        for layer in statistics:
+            layer.training = True
+            layer.momentum = 0.0  # the running statistics stay as they are
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer, (momentum, count) in kept.items():
+            layer.momentum = momentum
+            layer.num_batches_tracked.copy_(count)

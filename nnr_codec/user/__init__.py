@@ -1,0 +1,1 @@
+"""Functions and modules in files of the user's."""
