@@ -1,4 +1,4 @@
-"""README.md: its Python examples run, and its command lines parse."""
+"""README.md and the guide: their Python examples run, and their command lines parse."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ import pytest
 from nnr_codec.cli import decode, encode, evaluate, info
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path: (ROOT / path).read_text(encoding="utf-8")
+    for path in ("README.md", "nnr_codec/GUIDE.md", "conformance/README.md")
+}
+PAGES_WITH_EXAMPLES = ["README.md", "nnr_codec/GUIDE.md"]
 PARSERS = {
     "nnr-encode": encode._parser,
     "nnr-decode": decode._parser,
@@ -31,8 +35,8 @@ MAIN_LINE = (
 TEST_LINE = 'python3 -m venv --clear .venv && .venv/bin/pip install ".[test]" && .venv/bin/pytest'
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def _blocks(language: str, page: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE)
 
 
 def _commands(text: str) -> Iterator[list[str]]:
@@ -51,30 +55,34 @@ def _commands(text: str) -> Iterator[list[str]]:
 
 
 def _nnr_commands() -> list[list[str]]:
-    commands = [c for block in _blocks("sh") for c in _commands(block) if c]
+    blocks = [block for page in PAGES for block in _blocks("sh", page)]
+    commands = [c for block in blocks for c in _commands(block) if c]
     return [command for command in commands if Path(command[0]).name in PARSERS]
 
 
-def _run_examples(text: str) -> None:
-    examples = doctest.DocTestParser().get_doctest(text, {}, "README.md", "README.md", 0)
-    assert len(examples.examples) > 15
+def _run_examples(page: str, *languages: str) -> None:
+    blocks = [block for language in languages for block in _blocks(language, page)]
+    examples = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, page, page, 0)
+    assert len(examples.examples) > 5
     report: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     runner.run(examples, out=report.append)
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
 
 
-def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", PAGES_WITH_EXAMPLES)
+def test_python_examples(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    _run_examples("\n".join(_blocks("python")))
+    _run_examples(page, "python")
 
 
-def test_torch_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", PAGES_WITH_EXAMPLES)
+def test_torch_examples(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those marked `py`, which go on from the others."""
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
-    assert _blocks("py")
-    _run_examples("\n".join([*_blocks("python"), *_blocks("py")]))
+    assert _blocks("py", page)
+    _run_examples(page, "python", "py")
 
 
 @pytest.mark.parametrize("command", _nnr_commands(), ids=" ".join)
@@ -97,14 +105,14 @@ def _options(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def test_table_has_every_option() -> None:
-    section = README.split("## Options in brief")[1].split("\nEvery switch")[0]
+    section = PAGES["nnr_codec/GUIDE.md"].split("## Options in brief")[1].split("\nEvery switch")[0]
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section)) == set().union(
         *(_options(make()) for make in PARSERS.values())
     )
 
 
 def test_the_two_lines() -> None:
-    lines = [line for block in _blocks("sh") for line in block.splitlines()]
+    lines = [line for block in _blocks("sh", "README.md") for line in block.splitlines()]
     assert lines[:2] == [MAIN_LINE, TEST_LINE]
     for word in shlex.split(MAIN_LINE):
         if word.startswith("conformance/"):
