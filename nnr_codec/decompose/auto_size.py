@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..decoding.stream_decoder import StreamDecoder
 from ..encoding.grouping import SAVED_BYTES
 from ..encoding.model_encoder import encode_model
 from ..errors import InvalidModel
 from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
-from ..model import Model
+from ..model import Array, Float64, Model
 from ..options import DecompositionOptions, EncodeOptions
-from .algorithms.kernel import Float64, squared_error
+from .algorithms.kernel import squared_error
 from .fitting import Form, decompose_within, values_of
 from .layer_kinds import LayerWeight
 from .ranks.error_curve import error_curve
@@ -98,9 +96,7 @@ def _single(task: SizeTask) -> EncodeOptions:
     )
 
 
-def _candidates(
-    task: SizeTask, values: npt.NDArray[Any], allowed: float
-) -> Iterator[FactoredWeight]:
+def _candidates(task: SizeTask, values: Array, allowed: float) -> Iterator[FactoredWeight]:
     """Yield decompositions that leave some of the allowed error to quantization."""
     weight, moment = task.weight, task.moment
     energy = squared_error(values, np.zeros_like(values), moment)
@@ -120,7 +116,7 @@ def _candidates(
 
 
 def _at_equal_error(
-    task: SizeTask, values: npt.NDArray[Any], made: FactoredWeight, allowed: float, qp: int
+    task: SizeTask, values: Array, made: FactoredWeight, allowed: float, qp: int
 ) -> tuple[_Coded | None, int]:
     """Quantize factors as coarsely as the allowed error lets them."""
     single = _single(task)
@@ -140,7 +136,7 @@ def _at_equal_error(
 
 
 def _coded(
-    values: npt.NDArray[Any],
+    values: Array,
     name: str,
     options: EncodeOptions,
     made: FactoredWeight | None,

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
+from ..model import Float64
 from ..options import DecompositionOptions
-from .algorithms.kernel import Float64
 from .auto_size import forms_of
 from .fitting import decompose_within, values_of
 from .layer_kinds import LayerWeight

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import InvalidModel
 from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
+from ..model import Array, Float64
 from .algorithms.cp import cp
 from .algorithms.ht2 import ht2
-from .algorithms.kernel import Float64, checked_weight, relative_error
+from .algorithms.kernel import checked_weight, relative_error
 from .algorithms.svd import low_rank
 from .algorithms.tucker import tucker2
 from .layer_kinds import LayerWeight
@@ -50,7 +49,7 @@ class Task:
     moment: Float64 | None = None
 
 
-def values_of(weight: LayerWeight) -> npt.NDArray[Any]:
+def values_of(weight: LayerWeight) -> Array:
     """Return the values of a weight, float64 as they are and all others as float32."""
     values = weight.parameter.read()
     return values if values.dtype == np.float64 else values.astype(np.float32)
@@ -87,7 +86,7 @@ def usable(weights: Iterable[tuple[LayerWeight, Form]], skipped: dict[str, str])
 def decompose_within(
     curve: ErrorCurve,
     error: float,
-    values: npt.NDArray[Any],
+    values: Array,
     moment: Float64 | None = None,
     name: str = "weight",
 ) -> FactoredWeight | None:
@@ -111,7 +110,7 @@ def decompose_within(
 
 def decompose_to(
     form: Form,
-    values: npt.NDArray[Any],
+    values: Array,
     ranks: Sequence[int],
     moment: Float64 | None = None,
     name: str = "weight",

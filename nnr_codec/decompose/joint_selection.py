@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import InvalidOptions
 from ..factorization.forms import JointRight
+from ..model import Array
 from ..options import DecompositionOptions, EncodeOptions
 from .algorithms.joint import joint, joint_parameters, joint_rank
 from .decomposition import Decomposition
@@ -142,7 +142,7 @@ def _fraction_of_ratio(groups: Sequence[_Group], everything: int, saved: int) ->
     return largest_fraction(parameters, ratio, everything, others)
 
 
-def _energy_rank(group: _Group, values: Mapping[str, npt.NDArray[Any]], energy: float) -> int:
+def _energy_rank(group: _Group, values: Mapping[str, Array], energy: float) -> int:
     """Return the least rank at which a group keeps the energy, all its members together."""
     whole = sum(float(np.vdot(value, value)) for value in values.values())
     allowed = (1 - energy) * whole

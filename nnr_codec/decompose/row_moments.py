@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..calibration.moments import Calibration
-from .algorithms.kernel import Float64
+from ..model import Float64
 from .layer_kinds import LayerWeight
 
 

@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from .factored_weight import FactoredWeight, Float64, Ranks, Shape
+from ..model import Float64
+from .factored_weight import FactoredWeight, Ranks, Shape
 from .joint_forms import JointBinary, JointLeft, JointRight
 
 __all__ = [

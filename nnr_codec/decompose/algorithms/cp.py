@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...errors import InvalidOptions
 from ...factorization.forms import CP
+from ...model import Array, Float64
 from . import tucker
 from .cp_stability import bounded_sensitivity
 from .cp_terms import columns, contracted, gram_product, solved
 from .cp_weighted import weighted_fit
-from .kernel import Float64, checked_ranks, checked_weight, closest, damped, squared_error
+from .kernel import checked_ranks, checked_weight, closest, damped, squared_error
 from .svd import leading_eigenvectors, truncated_svd
 
 ERROR_GROWTH = 0.005
@@ -34,7 +33,7 @@ _EXACT = 1e-13  # squared error per squared norm: nothing to gain
 
 
 def cp(
-    weight: npt.NDArray[Any],
+    weight: Array,
     rank: int,
     *,
     moment: Float64 | None = None,
@@ -68,7 +67,7 @@ def cp(
 
 
 def hybrid_cp(
-    weight: npt.NDArray[Any],
+    weight: Array,
     rank: int,
     core_ranks: Sequence[int],
     *,

@@ -7,10 +7,10 @@ from functools import partial
 
 import numpy as np
 
+from ...model import Float64
 from .conjugate_gradients import conjugate_gradients
 from .cp_stability import balanced
 from .cp_terms import columns, contracted, gram_product, sensitivity, solved, weights_of_norms
-from .kernel import Float64
 
 _MAX_SWEEPS = 30
 _TOLERANCE = 1e-3  # of the penalized error, gained in a sweep; less ends the fit

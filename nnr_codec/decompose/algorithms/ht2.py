@@ -6,19 +6,18 @@ Plain, and data-aware by the norm of the output.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...factorization.forms import HT2
-from .kernel import Float64, checked_ranks, checked_weight, closest, evenly_scaled
+from ...model import Array, Float64
+from .kernel import checked_ranks, checked_weight, closest, evenly_scaled
 from .separable import SeparableNorm
 from .svd import leading_eigenvectors, truncated_svd
 
 
 def ht2(
-    weight: npt.NDArray[Any],
+    weight: Array,
     ranks: Sequence[int],
     *,
     moment: Float64 | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ import numpy.typing as npt
 from ...errors import InvalidModel, InvalidOptions
 from ...factorization.forms import FactoredWeight, JointBinary, JointLeft, JointRight
 from ...factorization.joint_forms import unfold, unfolded_size
-from .kernel import Float64, checked_ranks, checked_weight
+from ...model import Array, Float64
+from .kernel import checked_ranks, checked_weight
 from .svd import truncated_svd
 
 Scheme = Literal["right", "left", "binary"]
@@ -28,9 +29,7 @@ Branch = tuple[list[Float64], Float64]
 """Own factors of the members, and the shared one."""
 
 
-def joint(
-    weights: Mapping[str, npt.NDArray[Any]], rank: int, scheme: Scheme
-) -> dict[str, FactoredWeight]:
+def joint(weights: Mapping[str, Array], rank: int, scheme: Scheme) -> dict[str, FactoredWeight]:
     """Approximate the weights of a group by products with shared factors.
 
     Args:

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...factorization.forms import Tucker2
+from ...model import Array, Float64
 from .conjugate_gradients import conjugate_gradients
-from .kernel import (
-    Float64,
-    checked_ranks,
-    checked_weight,
-    closest,
-    damped,
-    evenly_scaled,
-    squared_error,
-)
+from .kernel import checked_ranks, checked_weight, closest, damped, evenly_scaled, squared_error
 from .svd import leading_eigenvectors, weighted_svd
 
 _MAX_SWEEPS = 50
@@ -30,7 +21,7 @@ _STEPS = 5  # of conjugate gradients in a sweep: the next sweep goes on
 
 
 def tucker2(
-    weight: npt.NDArray[Any],
+    weight: Array,
     ranks: Sequence[int],
     *,
     moment: Float64 | None = None,

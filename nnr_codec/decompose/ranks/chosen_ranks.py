@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ...errors import InvalidModel, InvalidOptions
+from ...model import Float64
 from ...options import DecompositionOptions, EncodeOptions
-from ..algorithms.kernel import Float64, relative_error
+from ..algorithms.kernel import relative_error
 from ..fitting import Form, Task, decompose_to, usable, values_of
 from ..layer_kinds import LayerWeight
 from .allocation import allocate, largest_fraction

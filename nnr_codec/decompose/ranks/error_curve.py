@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...factorization.forms import FactoredWeight
-from ..algorithms.kernel import Float64, checked_weight
+from ...model import Array, Float64
+from ..algorithms.kernel import checked_weight
 from .form_errors import errors_of_ranks, in_norm_of
 
 __all__ = ["Choice", "ErrorCurve", "error_curve", "fewest_parameters", "merged"]
@@ -93,7 +93,7 @@ class ErrorCurve:
 
 def error_curve(
     form: type[FactoredWeight],
-    weight: npt.NDArray[Any],
+    weight: Array,
     moment: Float64 | None = None,
     name: str = "weight",
 ) -> ErrorCurve:

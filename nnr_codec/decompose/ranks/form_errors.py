@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from ...errors import InvalidOptions
 from ...factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
+from ...model import Float64
 from ..algorithms.cp import fit, sliced_start
 from ..algorithms.ht2 import in_order
-from ..algorithms.kernel import Float64, damped, triangular_root
+from ..algorithms.kernel import damped, triangular_root
 from ..algorithms.separable import SeparableNorm
 from ..algorithms.svd import leading_eigenvectors, squared_singular_values
 

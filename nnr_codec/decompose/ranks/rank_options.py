@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...errors import InvalidOptions
 from ...factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
+from ...model import Array, Float64
 from ..algorithms.cp import sliced_start
 from ..algorithms.ht2 import mode_matrices
-from ..algorithms.kernel import Float64, checked_ranks, checked_weight
+from ..algorithms.kernel import checked_ranks, checked_weight
 from ..algorithms.svd import squared_singular_values
 from ..algorithms.vbmf import vbmf_rank
 from .error_curve import ErrorCurve, error_curve
@@ -26,7 +25,7 @@ _ROUNDING = 1e-12  # what shares of energy and of parameters may miss
 
 def resolved_ranks(
     form: type[FactoredWeight],
-    weight: npt.NDArray[Any],
+    weight: Array,
     rank: int | float | Sequence[int],
     moment: Float64 | None = None,
     name: str = "weight",
@@ -55,7 +54,7 @@ def resolved_ranks(
 
 def best_ranks(
     form: type[FactoredWeight],
-    weight: npt.NDArray[Any],
+    weight: Array,
     fraction: float,
     moment: Float64 | None = None,
     name: str = "weight",
@@ -114,7 +113,7 @@ def _allowed(shape: Sequence[int], fraction: float, name: str) -> float:
 
 def energy_ranks(
     form: type[FactoredWeight],
-    weight: npt.NDArray[Any],
+    weight: Array,
     energy: float,
     moment: Float64 | None = None,
     name: str = "weight",
@@ -139,7 +138,7 @@ def energy_ranks(
     return tuple(_energy_rank(spectrum, energy) for spectrum in _spectra(form, values, name))
 
 
-def vbmf_ranks(form: type[FactoredWeight], weight: npt.NDArray[Any], name: str = "weight") -> Ranks:
+def vbmf_ranks(form: type[FactoredWeight], weight: Array, name: str = "weight") -> Ranks:
     """Return the ranks by variational Bayes, at least 1: low rank and Tucker-2 (Kim et al., 2016).
 
     Raises:
