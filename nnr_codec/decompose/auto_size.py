@@ -16,15 +16,16 @@ from ..decoding.stream_decoder import StreamDecoder
 from ..encoding.grouping import SAVED_BYTES
 from ..encoding.model_encoder import encode_model
 from ..errors import InvalidModel
-from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
+from ..factorization.forms import FactoredWeight
 from ..model import Array, Float64, Model
 from ..options import DecompositionOptions, EncodeOptions
 from .algorithms.kernel import squared_error
-from .fitting import Form, decompose_within, values_of
+from .fitting import decompose_within, values_of
+from .forms import forms_of_layer
 from .layer_kinds import LayerWeight
 from .ranks.error_curve import error_curve
 
-__all__ = ["LARGER", "SizeTask", "forms_of", "smallest"]
+__all__ = ["LARGER", "SizeTask", "smallest"]
 
 LARGER = "would take more bytes"
 
@@ -64,13 +65,6 @@ class _Coded:
     error: float
 
 
-def forms_of(weight: LayerWeight) -> tuple[Form, ...]:
-    """Return the forms that a layer can run on."""
-    if weight.kind != "convolution":
-        return (LowRank,)
-    return (LowRank, Tucker2, CP, HT2) if len(weight.shape) == 4 else (LowRank, Tucker2, CP)
-
-
 def smallest(task: SizeTask) -> tuple[FactoredWeight | str, int | None]:
     """Return the factors that take the fewest bytes and their qp; or why there are none."""
     weight, options = task.weight, _single(task)
@@ -103,7 +97,7 @@ def _candidates(task: SizeTask, values: Array, allowed: float) -> Iterator[Facto
     if not 0 < allowed < energy:
         return
     tried: set[tuple[str, tuple[int, ...]]] = set()
-    for form in forms_of(weight):
+    for form in forms_of_layer(weight):
         curve = error_curve(form, values, moment, weight.name)
         for share in _SHARES:
             error = share * allowed / energy

@@ -13,8 +13,8 @@ from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
 from ..model import Float64
 from ..options import DecompositionOptions
-from .auto_size import forms_of
 from .fitting import decompose_within, values_of
+from .forms import forms_of_layer
 from .layer_kinds import LayerWeight
 from .ranks.error_curve import Choice, error_curve
 from .timing import times_in_turns
@@ -192,7 +192,7 @@ def least_work(
     values, allowed = values_of(weight), 1 - (energy or _ENERGY)
     try:
         best, found = bench.enough, None
-        for form in forms_of(weight):
+        for form in forms_of_layer(weight):
             curve = error_curve(form, values, moment, weight.name)
             # Work depends on ranks alone: factors that cannot win need not be found.
             hopeful = curve.fewest(_HOPE * allowed)

@@ -1,4 +1,4 @@
-"""The algorithm of each form, called alike."""
+"""Weights decomposed into forms, to ranks or within an error."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InvalidModel
-from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
+from ..factorization.forms import FactoredWeight
 from ..model import Array, Float64
-from .algorithms.cp import cp
-from .algorithms.ht2 import ht2
 from .algorithms.kernel import checked_weight, relative_error
-from .algorithms.svd import low_rank
-from .algorithms.tucker import tucker2
+from .forms import fitting_of
 from .layer_kinds import LayerWeight
 from .ranks.error_curve import ErrorCurve, fewest_parameters
 from .ranks.rank_options import Ranks
@@ -118,7 +115,7 @@ def decompose_to(
     """Decompose a weight into a form of its own.
 
     Args:
-        form: low rank, CP, Tucker-2 or HT-2.
+        form: of a single weight.
         values: of the weight, of a shape that the form has.
         ranks: of the form.
         moment: of the unfolded input: then the error of the output is minimized.
@@ -126,14 +123,6 @@ def decompose_to(
 
     Raises:
         InvalidModel: the weight cannot be decomposed.
-        InvalidOptions: the ranks are impossible.
+        InvalidOptions: the ranks are impossible, or the form is joint.
     """
-    if form is LowRank:
-        return low_rank(values, ranks[0], moment=moment, name=name)
-    if form is CP:
-        return cp(values, ranks[0], moment=moment, name=name)
-    if form is Tucker2:
-        return tucker2(values, ranks, moment=moment, name=name)
-    if form is HT2:
-        return ht2(values, ranks, moment=moment, name=name)
-    raise AssertionError(f"{form.form} is no form of a single weight")
+    return fitting_of(form, name).fit(values, ranks, moment, name)

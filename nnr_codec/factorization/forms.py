@@ -190,6 +190,6 @@ class HT2(FactoredWeight):
 
 
 FORMS: Mapping[str, type[FactoredWeight]] = MappingProxyType(
-    {form.form: form for form in (LowRank, CP, Tucker2, HT2, JointRight, JointLeft, JointBinary)}
+    {form.form: form for form in (LowRank, Tucker2, CP, HT2, JointRight, JointLeft, JointBinary)}
 )
 """Every form by its word in the model map."""

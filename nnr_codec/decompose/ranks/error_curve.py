@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ...factorization.forms import FactoredWeight
 from ...model import Array, Float64
 from ..algorithms.kernel import checked_weight
-from .form_errors import errors_of_ranks, in_norm_of
+from ..forms import fitting_of
 
 __all__ = ["Choice", "ErrorCurve", "error_curve", "fewest_parameters", "merged"]
 
@@ -113,8 +113,9 @@ def error_curve(
         InvalidModel: the weight cannot be decomposed.
         InvalidOptions: the form is joint, or the moment does not fit the weight.
     """
+    fitting = fitting_of(form, name)
     values = checked_weight(weight, form, name, moment)
-    ranks, errors = errors_of_ranks(form, in_norm_of(form, values, moment), name)
+    ranks, errors = fitting.errors(values if moment is None else fitting.in_norm(values, moment))
     parameters = np.array([form.parameters(weight.shape, r) for r in ranks.tolist()], np.int64)
     chosen = _worthwhile(parameters, errors)
     rows = zip(ranks[chosen].tolist(), parameters[chosen], errors[chosen], strict=True)
