@@ -71,15 +71,15 @@ def smallest(task: SizeTask) -> tuple[FactoredWeight | str, int | None]:
     values = values_of(weight)
     try:
         dense = _coded(values, weight.name, options, None, task.moment)
-        best, found, found_qp = dense.size - _SURELY_SMALLER, None, None
+        best, smallest_factors, smallest_qp = dense.size - _SURELY_SMALLER, None, None
         qp = options.for_tensor(weight.name).qp
         for made in _candidates(task, values, dense.error):
             coded, chosen = _at_equal_error(task, values, made, dense.error, qp)
             if coded is not None and coded.size < best:
-                best, found, found_qp = coded.size, made, chosen
+                best, smallest_factors, smallest_qp = coded.size, made, chosen
     except InvalidModel as error:
         return error.reason, None
-    return (LARGER, None) if found is None else (found, found_qp)
+    return (LARGER, None) if smallest_factors is None else (smallest_factors, smallest_qp)
 
 
 def _single(task: SizeTask) -> EncodeOptions:

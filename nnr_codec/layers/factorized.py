@@ -148,17 +148,17 @@ def factored(
     >>> tuple(small(torch.zeros(1, 8, 10, 10)).shape)
     (1, 16, 5, 5)
     """
-    own: Any = getattr(layer, "weight", None)
-    if own is None or tuple(own.shape) != weight.shape:
-        shape = None if own is None else tuple(own.shape)
+    dense: Any = getattr(layer, "weight", None)
+    if dense is None or tuple(dense.shape) != weight.shape:
+        shape = None if dense is None else tuple(dense.shape)
         raise ValueError(f"factors of the shape {weight.shape} for a weight of the shape {shape}")
     made = FactorizedLayer(layer, weight.form, weight.shape, weight.ranks)
     with torch.no_grad():
         factors = [
-            torch.tensor(np.asarray(factor, np.float32), dtype=own.dtype, device=own.device)
+            torch.tensor(np.asarray(factor, np.float32), dtype=dense.dtype, device=dense.device)
             for factor in weight.factors
         ]
         if names is None:
             names, shared = [str(index) for index in range(len(factors))], None
-        made.set_factors(names, factors, {} if shared is None else shared, own.requires_grad)
+        made.set_factors(names, factors, {} if shared is None else shared, dense.requires_grad)
     return made

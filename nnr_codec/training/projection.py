@@ -155,7 +155,8 @@ def ranks_at_ratio(
         raise InvalidOptions("form", f"{form!r} is neither 'tucker2' nor 'lr'")
     ranks: dict[str, Ranks] = {}
     for layer, name in list(weight_layers(module).items())[1:]:
-        shape = tuple(layer.weight.shape)
+        weight: Any = layer.weight
+        shape = tuple(weight.shape)
         left_out = only is not None and name not in only
         if left_out or getattr(layer, "groups", 1) > 1 or getattr(layer, "transposed", False):
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from decompose_support import ONE_LAYER, random_kernel
 
@@ -11,6 +13,7 @@ from nnr_codec.decompose.forms import fitting_of, form_of_method, forms_of_layer
 from nnr_codec.decompose.layer_kinds import Kind, LayerWeight
 from nnr_codec.factorization.forms import CP, FORMS, HT2, FactoredWeight, LowRank, Tucker2
 from nnr_codec.model import Parameter
+from nnr_codec.options.decomposition import Method
 
 
 def weight(kind: Kind, *shape: int, is_first: bool = False) -> LayerWeight:
@@ -43,6 +46,7 @@ def test_layers_get_the_forms_that_they_can_run_on() -> None:
 
 def test_methods_give_low_rank_where_their_form_is_not_meant() -> None:
     kernel = weight("convolution", 4, 3, 3, 3)
+    assert {form.form for form in ONE_LAYER} < set(get_args(Method))
     methods = {"lr": LowRank, "cp": CP, "tucker2": Tucker2, "ht2": HT2, "ce1": CP}
     assert {method: form_of_method(kernel, method) for method in methods} == methods
     for other in (weight("linear", 4, 3), weight("transposed", 4, 3, 3, 3)):

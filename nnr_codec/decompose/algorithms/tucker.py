@@ -136,9 +136,9 @@ def _core_and_outputs(
     half = np.tensordot(inputs, moment.reshape(channels, taps, channels, taps), (0, 0))
     projected = np.tensordot(half, inputs, (2, 0)).transpose(0, 1, 3, 2)  # r_S taps r_S taps
     gram = projected.reshape(rank_in * taps, rank_in * taps)
-    wanted = np.tensordot(target, inputs, (1, 0)).transpose(0, 2, 1).reshape(len(target), -1)
+    right_side = np.tensordot(target, inputs, (1, 0)).transpose(0, 2, 1).reshape(len(target), -1)
     best: Float64 = np.asarray(
-        np.linalg.solve(gram, wanted.T).T, np.float64
+        np.linalg.solve(gram, right_side.T).T, np.float64
     )  # T x (r_S·taps), of full rank
     left, singular, right = weighted_svd(best, rank_out, gram)
     return (singular[:, None] * right).reshape(rank_out, rank_in, taps), left
