@@ -66,7 +66,7 @@ from nnr_codec.layers import factorize
 from nnr_codec.model import Array, Model
 from nnr_codec.options import DecompositionOptions, EncodeOptions
 from nnr_codec.options.decomposition import Method
-from nnr_codec.training.low_rank import reestimate_batch_norm
+from nnr_codec.training import reestimate_batch_norm
 from nnr_codec.user.module import load_state, weight_layers
 
 LR, LR_CP = SCHEMES = ("LR", "LR + CP")

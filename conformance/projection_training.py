@@ -9,7 +9,7 @@ and the classifier stay dense):
 * `none`: the network is decomposed, not trained;
 * `fine-tuning`: it is decomposed, and the factors are trained;
 * `projection`: it is trained in full, its kernels being replaced by their low-rank reconstructions
-  every so often and at the end (`nnr_codec.training.low_rank`);
+  every so often and at the end (`nnr_codec.training`);
 * `dense`: it is trained and never decomposed: what this training alone does to it. Ratio 1.
 
 All but `dense` end with the re-estimation of batch norm on the training images. Each run appends a
@@ -48,7 +48,7 @@ from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.cli.text import table
 from nnr_codec.experiments.evaluation import load_tensors
 from nnr_codec.factorization.forms import FactoredWeight
-from nnr_codec.training.low_rank import LowRankProjection, ranks_at_ratio, reestimate_batch_norm
+from nnr_codec.training import LowRankProjection, ranks_at_ratio, reestimate_batch_norm
 from nnr_codec.user.module import weight_layers
 
 METHODS = ("none", "fine-tuning", "projection", "dense")

@@ -15,7 +15,6 @@ from .calibration.moments import Calibration
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
 from .decoding.stream_decoder import Source, StreamDecoder
-from .decompose import decompose_model
 from .encoding.factor_transport import Carriage
 from .encoding.model_encoder import encode_model
 from .errors import InvalidModel, naming
@@ -96,6 +95,8 @@ def encode(
     ):
         model, found = with_weights(opened)
         if factorizations is None and options.decomposes:
+            from .decompose import decompose_model  # imports libraries that others need not
+
             dense = {name: parameter for name, parameter in model.items() if name not in found}
             made = decompose_model(dense, options, calibration=calibration, executor=executor)
             factorizations, options = made.factorizations, made.adapted(options)

@@ -17,6 +17,7 @@ from nnr_codec.errors import InvalidModel
 
 __all__ = [
     "Array",
+    "Float64",
     "Model",
     "Parameter",
     "Role",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+Float64 = npt.NDArray[np.float64]
 Role = Literal["weight", "nonweight"]
 
 # The element types that can be coded, by numpy's canonical name. The name and not `dtype.str` or

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from conformance.models import digits_subjects
 from nnr_codec.experiments.subject import Subject, find_subject
-from nnr_codec.training.low_rank import fine_tune
+from nnr_codec.training import fine_tune
 from nnr_codec.user.module import evaluating
 
 DIGITS = {

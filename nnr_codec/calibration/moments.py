@@ -11,17 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import InvalidOptions
+from ..model import Array, Float64
 
 __all__ = ["Calibration", "InputMoments", "RowLayout", "block_sizes"]
-
-Array = npt.NDArray[Any]
-Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

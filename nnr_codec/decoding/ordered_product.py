@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Float64 = npt.NDArray[np.float64]
+from ..model import Float64
 
 _TILE = 2**14
 """Elements that are summed at a time: they stay in a processor's cache."""

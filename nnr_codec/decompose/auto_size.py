@@ -9,24 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..decoding.stream_decoder import StreamDecoder
 from ..encoding.grouping import SAVED_BYTES
 from ..encoding.model_encoder import encode_model
 from ..errors import InvalidModel
-from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
-from ..model import Model
+from ..factorization.forms import FactoredWeight
+from ..model import Array, Float64, Model
 from ..options import DecompositionOptions, EncodeOptions
-from .algorithms.kernel import Float64, squared_error
-from .fitting import Form, decompose_within, values_of
+from .algorithms.kernel import squared_error
+from .fitting import decompose_within, values_of
+from .forms import forms_of_layer
 from .layer_kinds import LayerWeight
 from .ranks.error_curve import error_curve
 
-__all__ = ["LARGER", "SizeTask", "forms_of", "smallest"]
+__all__ = ["LARGER", "SizeTask", "smallest"]
 
 LARGER = "would take more bytes"
 
@@ -66,28 +65,21 @@ class _Coded:
     error: float
 
 
-def forms_of(weight: LayerWeight) -> tuple[Form, ...]:
-    """Return the forms that a layer can run on."""
-    if weight.kind != "convolution":
-        return (LowRank,)
-    return (LowRank, Tucker2, CP, HT2) if len(weight.shape) == 4 else (LowRank, Tucker2, CP)
-
-
 def smallest(task: SizeTask) -> tuple[FactoredWeight | str, int | None]:
     """Return the factors that take the fewest bytes and their qp; or why there are none."""
     weight, options = task.weight, _single(task)
     values = values_of(weight)
     try:
         dense = _coded(values, weight.name, options, None, task.moment)
-        best, found, found_qp = dense.size - _SURELY_SMALLER, None, None
+        best, smallest_factors, smallest_qp = dense.size - _SURELY_SMALLER, None, None
         qp = options.for_tensor(weight.name).qp
         for made in _candidates(task, values, dense.error):
             coded, chosen = _at_equal_error(task, values, made, dense.error, qp)
             if coded is not None and coded.size < best:
-                best, found, found_qp = coded.size, made, chosen
+                best, smallest_factors, smallest_qp = coded.size, made, chosen
     except InvalidModel as error:
         return error.reason, None
-    return (LARGER, None) if found is None else (found, found_qp)
+    return (LARGER, None) if smallest_factors is None else (smallest_factors, smallest_qp)
 
 
 def _single(task: SizeTask) -> EncodeOptions:
@@ -98,16 +90,14 @@ def _single(task: SizeTask) -> EncodeOptions:
     )
 
 
-def _candidates(
-    task: SizeTask, values: npt.NDArray[Any], allowed: float
-) -> Iterator[FactoredWeight]:
+def _candidates(task: SizeTask, values: Array, allowed: float) -> Iterator[FactoredWeight]:
     """Yield decompositions that leave some of the allowed error to quantization."""
     weight, moment = task.weight, task.moment
     energy = squared_error(values, np.zeros_like(values), moment)
     if not 0 < allowed < energy:
         return
     tried: set[tuple[str, tuple[int, ...]]] = set()
-    for form in forms_of(weight):
+    for form in forms_of_layer(weight):
         curve = error_curve(form, values, moment, weight.name)
         for share in _SHARES:
             error = share * allowed / energy
@@ -120,7 +110,7 @@ def _candidates(
 
 
 def _at_equal_error(
-    task: SizeTask, values: npt.NDArray[Any], made: FactoredWeight, allowed: float, qp: int
+    task: SizeTask, values: Array, made: FactoredWeight, allowed: float, qp: int
 ) -> tuple[_Coded | None, int]:
     """Quantize factors as coarsely as the allowed error lets them."""
     single = _single(task)
@@ -140,7 +130,7 @@ def _at_equal_error(
 
 
 def _coded(
-    values: npt.NDArray[Any],
+    values: Array,
     name: str,
     options: EncodeOptions,
     made: FactoredWeight | None,

@@ -11,10 +11,10 @@ import numpy as np
 
 from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
+from ..model import Float64
 from ..options import DecompositionOptions
-from .algorithms.kernel import Float64
-from .auto_size import forms_of
 from .fitting import decompose_within, values_of
+from .forms import forms_of_layer
 from .layer_kinds import LayerWeight
 from .ranks.error_curve import Choice, error_curve
 from .timing import times_in_turns
@@ -154,11 +154,11 @@ def _runs(module: torch.nn.Module, inputs: Any) -> dict[str, _Run]:
     """Run a module, and return what each layer got, by the name of its weight."""
     from ..user.module import apply, evaluating, inputs_of, weight_layers
 
-    found: dict[str, _Run] = {}
+    runs: dict[str, _Run] = {}
 
     def hook(name: str) -> Any:
         def note(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-            found.setdefault(name, _Run(layer, args[0] if args else kwargs["input"], outputs))
+            runs.setdefault(name, _Run(layer, args[0] if args else kwargs["input"], outputs))
 
         return note
 
@@ -175,7 +175,7 @@ def _runs(module: torch.nn.Module, inputs: Any) -> dict[str, _Run]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return runs
 
 
 def least_work(
@@ -191,20 +191,20 @@ def least_work(
     """
     values, allowed = values_of(weight), 1 - (energy or _ENERGY)
     try:
-        best, found = bench.enough, None
-        for form in forms_of(weight):
+        least, factors = bench.enough, None
+        for form in forms_of_layer(weight):
             curve = error_curve(form, values, moment, weight.name)
             # Work depends on ranks alone: factors that cannot win need not be found.
             hopeful = curve.fewest(_HOPE * allowed)
-            if hopeful is None or bench.share(weight, _blank(hopeful, weight.shape)) >= best:
+            if hopeful is None or bench.share(weight, _blank(hopeful, weight.shape)) >= least:
                 continue
             made = decompose_within(curve, allowed, values, moment, weight.name)
             share = math.inf if made is None else bench.share(weight, made)
-            if share < best:
-                best, found = share, made
+            if share < least:
+                least, factors = share, made
     except InvalidModel as error:
         return error.reason
-    return MORE_WORK if found is None else found
+    return MORE_WORK if factors is None else factors
 
 
 def _blank(choice: Choice, shape: tuple[int, ...]) -> FactoredWeight:

@@ -33,7 +33,7 @@ class Decomposition:
         factors = {id(f): f.size for w in self.factorizations.values() for f in w.factors}
         return dense - sum(factors.values())
 
-    def take(self, name: str, made: FactoredWeight | str) -> None:
+    def add(self, name: str, made: FactoredWeight | str) -> None:
         """Note what a weight became: factors, or the reason why it has none."""
         if isinstance(made, str):
             self.skipped[name] = made
@@ -51,6 +51,6 @@ class Decomposition:
 
     def sort(self, names: Sequence[str]) -> None:
         """Put all in the order of `names`."""
-        place = {name: index for index, name in enumerate(names)}
-        self.factorizations = dict(sorted(self.factorizations.items(), key=lambda i: place[i[0]]))
-        self.skipped = dict(sorted(self.skipped.items(), key=lambda item: place[item[0]]))
+        weights, skipped = self.factorizations, self.skipped
+        self.factorizations = {name: weights[name] for name in names if name in weights}
+        self.skipped = {name: skipped[name] for name in names if name in skipped}

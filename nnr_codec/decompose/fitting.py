@@ -1,21 +1,17 @@
-"""The algorithm of each form, called alike."""
+"""Weights decomposed into forms, to ranks or within an error."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import InvalidModel
-from ..factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
-from .algorithms.cp import cp
-from .algorithms.ht2 import ht2
-from .algorithms.kernel import Float64, checked_weight, relative_error
-from .algorithms.svd import low_rank
-from .algorithms.tucker import tucker2
+from ..factorization.forms import FactoredWeight
+from ..model import Array, Float64
+from .algorithms.kernel import checked_weight, relative_error
+from .forms import fitting_of
 from .layer_kinds import LayerWeight
 from .ranks.error_curve import ErrorCurve, fewest_parameters
 from .ranks.rank_options import Ranks
@@ -50,7 +46,7 @@ class Task:
     moment: Float64 | None = None
 
 
-def values_of(weight: LayerWeight) -> npt.NDArray[Any]:
+def values_of(weight: LayerWeight) -> Array:
     """Return the values of a weight, float64 as they are and all others as float32."""
     values = weight.parameter.read()
     return values if values.dtype == np.float64 else values.astype(np.float32)
@@ -87,7 +83,7 @@ def usable(weights: Iterable[tuple[LayerWeight, Form]], skipped: dict[str, str])
 def decompose_within(
     curve: ErrorCurve,
     error: float,
-    values: npt.NDArray[Any],
+    values: Array,
     moment: Float64 | None = None,
     name: str = "weight",
 ) -> FactoredWeight | None:
@@ -111,7 +107,7 @@ def decompose_within(
 
 def decompose_to(
     form: Form,
-    values: npt.NDArray[Any],
+    values: Array,
     ranks: Sequence[int],
     moment: Float64 | None = None,
     name: str = "weight",
@@ -119,7 +115,7 @@ def decompose_to(
     """Decompose a weight into a form of its own.
 
     Args:
-        form: low rank, CP, Tucker-2 or HT-2.
+        form: of a single weight.
         values: of the weight, of a shape that the form has.
         ranks: of the form.
         moment: of the unfolded input: then the error of the output is minimized.
@@ -127,14 +123,6 @@ def decompose_to(
 
     Raises:
         InvalidModel: the weight cannot be decomposed.
-        InvalidOptions: the ranks are impossible.
+        InvalidOptions: the ranks are impossible, or the form is joint.
     """
-    if form is LowRank:
-        return low_rank(values, ranks[0], moment=moment, name=name)
-    if form is CP:
-        return cp(values, ranks[0], moment=moment, name=name)
-    if form is Tucker2:
-        return tucker2(values, ranks, moment=moment, name=name)
-    if form is HT2:
-        return ht2(values, ranks, moment=moment, name=name)
-    raise AssertionError(f"{form.form} is no form of a single weight")
+    return fitting_of(form, name).fit(values, ranks, moment, name)

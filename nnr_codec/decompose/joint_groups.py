@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .algorithms.joint import Scheme
+from ..options.decomposition import JointScheme
+from .algorithms.joint import JOINT_FITTINGS
 
 _BESIDE_BLOCKS = re.compile(r"downsample|shortcut|proj_?conv|skip", re.IGNORECASE)
 
@@ -26,7 +27,7 @@ class JointGroup:
 
 def joint_groups(
     shapes: Mapping[str, Sequence[int]],
-    scheme: Scheme,
+    scheme: JointScheme,
     *,
     first_stage: bool = False,
     has_first: bool = True,
@@ -37,7 +38,8 @@ def joint_groups(
     first whole number (`layer2` of `layer2.1.conv1.weight`, `encoder.layer` of
     `encoder.layer.0.output.dense.weight`) or, without a number, before the last two parts
     (`stack2` of `stack2.conv1.weight`). A layer with half as many input channels, as a stage's
-    first often is, joins the group of its stage that it fits in all else; in "right" alone.
+    first often is, joins the group of its stage that it fits in all else, where the scheme mixes
+    depths.
 
     Left alone are the first weight, those of a stage with no other member (classifiers), depthwise
     convolutions, shortcuts, and the first of several stages that have groups.
@@ -50,17 +52,17 @@ def joint_groups(
         has_first: whether the first of `shapes` is the model's first weight.
     """
     weights = {name: tuple(shape) for name, shape in shapes.items() if 2 <= len(shape) <= 4}
-    found: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    members: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for name in list(weights)[1 if has_first else 0 :]:
         shape = weights[name]
         if not _BESIDE_BLOCKS.search(name) and not (shape[1] == 1 and len(shape) > 2):
-            found.setdefault((_stage(name), shape), []).append(name)
-    repeated = {key for key, names in found.items() if len(names) > 1}
-    if scheme == "right":
-        _join_halves(found, repeated)
+            members.setdefault((_stage(name), shape), []).append(name)
+    repeated = {key for key, names in members.items() if len(names) > 1}
+    if JOINT_FITTINGS[scheme].mixes_depths:
+        _join_halves(members, repeated)
     groups = [
-        JointGroup(stage, tuple(name for name in weights if name in found[stage, shape]))
-        for stage, shape in found
+        JointGroup(stage, tuple(name for name in weights if name in members[stage, shape]))
+        for stage, shape in members
         if (stage, shape) in repeated
     ]
     stages = list(dict.fromkeys(group.stage for group in groups))
@@ -70,14 +72,14 @@ def joint_groups(
 
 
 def _join_halves(
-    found: dict[tuple[str, tuple[int, ...]], list[str]],
+    members: dict[tuple[str, tuple[int, ...]], list[str]],
     repeated: set[tuple[str, tuple[int, ...]]],
 ) -> None:
     """Move single layers of half the input depth to the group of their stage."""
     for stage, (outputs, inputs, *taps) in sorted(repeated):
         half = stage, (outputs, inputs // 2, *taps)
-        if inputs % 2 == 0 and half in found and half not in repeated:
-            found[stage, (outputs, inputs, *taps)] += found.pop(half)
+        if inputs % 2 == 0 and half in members and half not in repeated:
+            members[stage, (outputs, inputs, *taps)] += members.pop(half)
 
 
 def _stage(name: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import InvalidOptions
 from ..factorization.forms import JointRight
+from ..model import Array
 from ..options import DecompositionOptions, EncodeOptions
 from .algorithms.joint import joint, joint_parameters, joint_rank
 from .decomposition import Decomposition
@@ -53,8 +53,8 @@ class _Group:
 def select_joint(
     weights: Sequence[LayerWeight],
     options: EncodeOptions,
-    everything: int,
-    found: Decomposition,
+    model_parameters: int,
+    decomposition: Decomposition,
     progress: Callable[[str], object] | None = None,
 ) -> None:
     """Decompose the groups of a model's repeated layers, and note why other layers stay dense.
@@ -64,26 +64,26 @@ def select_joint(
     Args:
         weights: of the layers that may share a factor, in the order of the model.
         options: of the encoder.
-        everything: parameters of the whole model, all dense.
-        found: what is added to; what other weights save counts for the ratio, too.
+        model_parameters: parameters of the whole model, all dense.
+        decomposition: what is added to; what other weights save counts for the ratio, too.
         progress: called with the name of each weight that is done.
 
     Raises:
         InvalidOptions: the ratio is out of reach, perhaps as there is no group.
     """
-    names = usable(((weight, JointRight) for weight in weights), found.skipped)
+    names = usable(((weight, JointRight) for weight in weights), decomposition.skipped)
     groups = list(_groups([weight for weight in weights if weight.name in names], options))
     if not groups and options.decomposition.method == "joint":
-        _check_ratio(options.decomposition.compression_ratio, everything, found.saved)
-    fraction = _fraction_of_ratio(groups, everything, found.saved)
+        _check_ratio(options.decomposition.compression_ratio, model_parameters, decomposition.saved)
+    fraction = _fraction_of_ratio(groups, model_parameters, decomposition.saved)
     for group in groups:
-        _decompose(group, fraction, found)
+        _decompose(group, fraction, decomposition)
         if progress is not None:
             for name in group.names:
                 progress(name)
     for weight in weights:
-        if weight.name not in found.factorizations:
-            found.skipped.setdefault(weight.name, ALONE)
+        if weight.name not in decomposition.factorizations:
+            decomposition.skipped.setdefault(weight.name, ALONE)
 
 
 def _groups(weights: Sequence[LayerWeight], options: EncodeOptions) -> Iterator[_Group]:
@@ -94,12 +94,14 @@ def _groups(weights: Sequence[LayerWeight], options: EncodeOptions) -> Iterator[
     for group in joint_groups(shapes, scheme, has_first=False):
         apart: dict[DecompositionOptions, list[LayerWeight]] = {}
         for name in group.names:
-            own = options.for_tensor(name).decomposition
-            apart.setdefault(own, []).append(by_name[name])
-        yield from (_Group(tuple(w), own) for own, w in apart.items() if len(w) > 1)
+            member_options = options.for_tensor(name).decomposition
+            apart.setdefault(member_options, []).append(by_name[name])
+        yield from (
+            _Group(tuple(w), member_options) for member_options, w in apart.items() if len(w) > 1
+        )
 
 
-def _decompose(group: _Group, fraction_of_ratio: float, found: Decomposition) -> None:
+def _decompose(group: _Group, fraction_of_ratio: float, decomposition: Decomposition) -> None:
     """Put factors in place of a group's weights, if that takes fewer parameters."""
     values = {weight.name: values_of(weight) for weight in group.members}
     if group.options.energy is not None:
@@ -110,39 +112,41 @@ def _decompose(group: _Group, fraction_of_ratio: float, found: Decomposition) ->
         fraction = cast("float | None", group.options.rank)  # as DecompositionOptions checks
         rank = group.rank_of(fraction_of_ratio if fraction is None else fraction)
     if group.parameters(rank) >= group.dense:
-        found.skipped.update(dict.fromkeys(group.names, NO_FEWER))
+        decomposition.skipped.update(dict.fromkeys(group.names, NO_FEWER))
     else:
-        found.factorizations.update(joint(values, rank, group.options.joint_scheme))
+        decomposition.factorizations.update(joint(values, rank, group.options.joint_scheme))
 
 
-def _check_ratio(ratio: float | None, everything: int, saved: int) -> None:
+def _check_ratio(ratio: float | None, model_parameters: int, saved: int) -> None:
     """Check that a model whose layers share nothing has the ratio asked for without that."""
-    if ratio is not None and everything - saved > everything / ratio:
+    if ratio is not None and model_parameters - saved > model_parameters / ratio:
         reason = "there is no group of repeated layers that could share a factor"
         raise InvalidOptions("compression_ratio", f"{ratio}: {reason}")
 
 
-def _fraction_of_ratio(groups: Sequence[_Group], everything: int, saved: int) -> float:
+def _fraction_of_ratio(groups: Sequence[_Group], model_parameters: int, saved: int) -> float:
     """Return the fraction to keep of every group, the largest that gives the ratio asked for.
 
     Args:
         groups: of which some may have a rank or an energy instead: they are counted as dense.
-        everything: parameters of the model, all dense.
+        model_parameters: parameters of the model, all dense.
         saved: of them, by weights that are in no group.
     """
-    asked = [group for group in groups if group.options.compression_ratio is not None]
-    if not asked:
+    by_ratio = [group for group in groups if group.options.compression_ratio is not None]
+    if not by_ratio:
         return 1.0
-    ratio = cast("float", asked[0].options.compression_ratio)  # the model's: no layer has its own
-    others = everything - saved - sum(group.dense for group in asked)
+    ratio = cast(
+        "float", by_ratio[0].options.compression_ratio
+    )  # the model's: no layer has its own
+    others = model_parameters - saved - sum(group.dense for group in by_ratio)
 
     def parameters(fraction: float) -> int:
-        return sum(min(g.parameters(g.rank_of(fraction)), g.dense) for g in asked)
+        return sum(min(g.parameters(g.rank_of(fraction)), g.dense) for g in by_ratio)
 
-    return largest_fraction(parameters, ratio, everything, others)
+    return largest_fraction(parameters, ratio, model_parameters, others)
 
 
-def _energy_rank(group: _Group, values: Mapping[str, npt.NDArray[Any]], energy: float) -> int:
+def _energy_rank(group: _Group, values: Mapping[str, Array], energy: float) -> int:
     """Return the least rank at which a group keeps the energy, all its members together."""
     whole = sum(float(np.vdot(value, value)) for value in values.values())
     allowed = (1 - energy) * whole

@@ -84,11 +84,11 @@ def weights_of_model(
 
 def _kinds_by_shape(candidates: Iterable[Parameter]) -> dict[str, Kind]:
     """Return the kinds of weights by their names, in order."""
-    found: dict[str, Kind] = {}
+    kinds: dict[str, Kind] = {}
     for parameter in candidates:
-        is_first = all(kind == "other" for kind in found.values())
-        found[parameter.name] = _kind_by_shape(parameter.shape, is_first=is_first)
-    return found
+        is_first = all(kind == "other" for kind in kinds.values())
+        kinds[parameter.name] = _kind_by_shape(parameter.shape, is_first=is_first)
+    return kinds
 
 
 def _is_of_images(weight: Parameter, kinds: Mapping[str, Kind]) -> bool:
@@ -125,12 +125,12 @@ def _kinds_in(module: torch.nn.Module) -> dict[str, tuple[Kind, tuple[int, ...]]
     """Return kind and shape of the weight of every layer, by its name, in the module's order."""
     from ..user.module import weight_layers
 
-    found: dict[str, tuple[Kind, tuple[int, ...]]] = {}
+    kinds: dict[str, tuple[Kind, tuple[int, ...]]] = {}
     for layer, name in weight_layers(module).items():
         kind, shape = _kind_of_layer(layer), tuple(layer.weight.shape)
-        if found.setdefault(name, (kind, shape))[0] != kind:
-            found[name] = "other", shape  # a weight that two kinds of layers share
-    return found
+        if kinds.setdefault(name, (kind, shape))[0] != kind:
+            kinds[name] = "other", shape  # a weight that two kinds of layers share
+    return kinds
 
 
 def _kind_of_layer(layer: torch.nn.Module) -> Kind:

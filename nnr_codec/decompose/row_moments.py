@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..calibration.moments import Calibration
-from .algorithms.kernel import Float64
+from ..model import Float64
 from .layer_kinds import LayerWeight
 
 
@@ -13,9 +13,9 @@ def moment_of(weight: LayerWeight, calibration: Calibration | None) -> Float64 |
     Of groups it is the mean: they share the first factor. A transposed convolution's weight is
     unfolded otherwise than its inputs are met, so there is none.
     """
-    found = calibration.moments.get(weight.name) if calibration else None
-    if found is None or found.layout.transposed:
+    layer_moment = calibration.moments.get(weight.name) if calibration else None
+    if layer_moment is None or layer_moment.layout.transposed:
         return None
-    matrices = found.matrices()
+    matrices = layer_moment.matrices()
     moment: Float64 = matrices[0] if len(matrices) == 1 else matrices.mean(axis=0)
     return moment

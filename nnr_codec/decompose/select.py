@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..calibration.moments import Calibration
 from ..errors import InvalidOptions
-from ..factorization.forms import CP, HT2, LowRank, Tucker2
 from ..model import Parameter
 from ..options import DecompositionOptions, EncodeOptions, matches_tensor
 from ..support.ordered_calls import ordered_results
-from .algorithms.ht2 import form_of_layer
-from .auto_size import LARGER, SizeTask, forms_of, smallest
+from .auto_size import LARGER, SizeTask, smallest
 from .auto_work import MORE_WORK, WorkBench, least_work
 from .decomposition import Decomposition
-from .fitting import Form, decomposed
+from .fitting import decomposed
+from .forms import form_of_method, forms_of_layer, has_first_layer
 from .joint_selection import ALONE, select_joint
 from .layer_kinds import LayerWeight, weights_of_model
 from .ranks.chosen_ranks import NO_FEWER, Candidate, chosen_tasks
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Decomposition", "decompose_model"]
 
 Progress = Callable[[str], object]
-
-_KERNEL_FORMS: dict[str, Form] = {"cp": CP, "tucker2": Tucker2, "ce1": CP}
-"""What convolutions of several taps get, by method; other layers get low rank."""
 
 _PENDING = 16
 """Weights decomposed ahead of the one that is waited for, with an executor."""
@@ -80,27 +76,29 @@ def decompose_model(
             an override that names a weight exactly asks for what is impossible: a weight that
             cannot be decomposed, or a rank that it cannot have.
     """
-    found = Decomposition()
-    everything = sum(p.size for p in model.values() if p.tied_to is None)
+    decomposition = Decomposition()
+    model_parameters = sum(p.size for p in model.values() if p.tied_to is None)
     weights = weights_of_model(model, module)
     _check_named(model, {weight.name for weight in weights}, options)
-    wanted = _wanted(weights, options, found)
-    joint = [weight for weight, own in wanted if own.method == "joint"]
-    auto = [weight for weight, own in wanted if _has_objective(own)]
-    alone = [(w, own) for w, own in wanted if own.method != "joint" and not _has_objective(own)]
-    selection = _Selection(options, calibration, executor, progress, found)
-    selection.decompose_alone(alone, everything)
-    select_joint(joint, options, everything, found, progress)
+    eligible = _eligible(weights, options, decomposition)
+    joint = [weight for weight, each in eligible if each.method == "joint"]
+    auto = [weight for weight, each in eligible if _has_objective(each)]
+    alone = [
+        (w, each) for w, each in eligible if each.method != "joint" and not _has_objective(each)
+    ]
+    selection = _Selection(options, calibration, executor, progress, decomposition)
+    selection.decompose_alone(alone, model_parameters)
+    select_joint(joint, options, model_parameters, decomposition, progress)
     if options.decomposition.objective == "size":
         selection.decompose_for_size(auto)
     else:
         selection.decompose_for_work(auto, module, inputs)
-    for name, reason in found.skipped.items():
+    for name, reason in decomposition.skipped.items():
         if reason not in _NOT_WORTH_IT and options.names_exactly(name):
             raise InvalidOptions(f"{name}: decompose", reason)
-    _check_ratio(options.decomposition, everything, found)
-    found.sort(list(model))
-    return found
+    _check_ratio(options.decomposition, model_parameters, decomposition)
+    decomposition.sort(list(model))
+    return decomposition
 
 
 def _check_named(
@@ -115,46 +113,54 @@ def _check_named(
         raise InvalidOptions(f"{name}: decompose", reason)
 
 
-def _check_ratio(own: DecompositionOptions, everything: int, found: Decomposition) -> None:
+def _check_ratio(
+    weight_options: DecompositionOptions, model_parameters: int, decomposition: Decomposition
+) -> None:
     """Check that a model whose weights all stay dense, or have ranks of their own, has the ratio.
 
     Where the ratio chooses ranks, these have it, and other errors have told what is out of reach.
     """
-    ratio, after = own.compression_ratio, everything - found.saved
-    if own.method == "none" or ratio is None or after * ratio <= everything * (1 + _ROUNDING):
+    ratio, after = weight_options.compression_ratio, model_parameters - decomposition.saved
+    if (
+        weight_options.method == "none"
+        or ratio is None
+        or after * ratio <= model_parameters * (1 + _ROUNDING)
+    ):
         return
-    if found.factorizations:
-        reason = f"the ranks that weights have of their own give {everything / after:.4g}"
+    if decomposition.factorizations:
+        reason = f"the ranks that weights have of their own give {model_parameters / after:.4g}"
     else:
         reason = "nothing is decomposed"
     raise InvalidOptions("compression_ratio", f"{ratio}: {reason}")
 
 
-def _wanted(
-    weights: Iterable[LayerWeight], options: EncodeOptions, found: Decomposition
+def _eligible(
+    weights: Iterable[LayerWeight], options: EncodeOptions, decomposition: Decomposition
 ) -> list[tuple[LayerWeight, DecompositionOptions]]:
     """Return the weights that may be decomposed, with their options; note why others may not."""
-    wanted = []
+    eligible = []
     for weight in weights:
-        own = options.for_tensor(weight.name).decomposition
-        if own.method == "none":
+        weight_options = options.for_tensor(weight.name).decomposition
+        if weight_options.method == "none":
             continue
-        reason = _obstacle(weight, own, options)
+        reason = _obstacle(weight, weight_options, options)
         if reason is None:
-            wanted.append((weight, own))
+            eligible.append((weight, weight_options))
         elif options.names_exactly(weight.name):
             raise InvalidOptions(f"{weight.name}: decompose", reason)
         else:
-            found.skipped[weight.name] = reason
-    return wanted
+            decomposition.skipped[weight.name] = reason
+    return eligible
 
 
-def _has_objective(own: DecompositionOptions) -> bool:
+def _has_objective(weight_options: DecompositionOptions) -> bool:
     """Whether the objective tells what becomes of a weight, not a ratio of the whole model."""
-    return own.method == "auto" and own.compression_ratio is None
+    return weight_options.method == "auto" and weight_options.compression_ratio is None
 
 
-def _obstacle(weight: LayerWeight, own: DecompositionOptions, options: EncodeOptions) -> str | None:
+def _obstacle(
+    weight: LayerWeight, weight_options: DecompositionOptions, options: EncodeOptions
+) -> str | None:
     """Return why a weight stays dense, if it does."""
     if not options.quantizes(weight.name):
         return "is not quantized"
@@ -166,21 +172,13 @@ def _obstacle(weight: LayerWeight, own: DecompositionOptions, options: EncodeOpt
         "decompose" in values and matches_tensor(weight.name, glob)
         for glob, values in options.overrides
     )
-    # The published scheme of HT-2, by one energy, has a rule for the first layer. Groups of layers
-    # leave it out themselves.
-    has_rule = own.method == "joint" or (own.method == "ht2" and own.energy is not None)
+    # Groups of layers leave it out themselves.
+    has_rule = weight_options.method == "joint" or (
+        weight_options.energy is not None and has_first_layer(weight_options.method)
+    )
     if weight.is_first and not is_named and not has_rule:
         return "is of the first layer"
     return None
-
-
-def _form(weight: LayerWeight, method: str) -> Form:
-    """Return the form that a method gives a weight: low rank unless there is a kernel."""
-    if weight.kind != "convolution":
-        return LowRank
-    if method == "ht2":
-        return HT2 if form_of_layer(weight.shape, first=weight.is_first) == "ht2" else LowRank
-    return _KERNEL_FORMS.get(method, LowRank)
 
 
 @dataclass(frozen=True)
@@ -191,30 +189,34 @@ class _Selection:
     calibration: Calibration | None
     executor: Executor | None
     progress: Progress | None
-    found: Decomposition
+    decomposition: Decomposition
 
     def decompose_alone(
-        self, wanted: Sequence[tuple[LayerWeight, DecompositionOptions]], everything: int
+        self, eligible: Sequence[tuple[LayerWeight, DecompositionOptions]], model_parameters: int
     ) -> None:
         """Decompose weights into the form that the method tells, or the ratio, each by itself."""
-        candidates = [self._candidate(weight, own) for weight, own in wanted]
-        skipped = self.found.skipped
-        chosen = chosen_tasks(candidates, self.options, everything, skipped, self._results)
+        candidates = [
+            self._candidate(weight, weight_options) for weight, weight_options in eligible
+        ]
+        skipped = self.decomposition.skipped
+        chosen = chosen_tasks(candidates, self.options, model_parameters, skipped, self._results)
         for task, made in zip(chosen, self._results(decomposed, chosen), strict=True):
-            self.found.take(task.weight.name, made)
+            self.decomposition.add(task.weight.name, made)
 
-    def _candidate(self, weight: LayerWeight, own: DecompositionOptions) -> Candidate:
-        is_free = own.method == "auto"
-        forms = forms_of(weight) if is_free else (_form(weight, own.method),)
-        return Candidate(weight, forms, own, moment_of(weight, self.calibration))
+    def _candidate(self, weight: LayerWeight, weight_options: DecompositionOptions) -> Candidate:
+        is_free = weight_options.method == "auto"
+        forms = (
+            forms_of_layer(weight) if is_free else (form_of_method(weight, weight_options.method),)
+        )
+        return Candidate(weight, forms, weight_options, moment_of(weight, self.calibration))
 
     def decompose_for_size(self, weights: Sequence[LayerWeight]) -> None:
         """Decompose the weights that take fewer bytes so, at the error of plain quantization."""
         tasks = [SizeTask(w, self.options, moment_of(w, self.calibration)) for w in weights]
         for task, (made, qp) in zip(tasks, self._results(smallest, tasks), strict=True):
-            self.found.take(task.weight.name, made)
+            self.decomposition.add(task.weight.name, made)
             if qp is not None:
-                self.found.set_qp(task.weight.name, qp)
+                self.decomposition.set_qp(task.weight.name, qp)
 
     def decompose_for_work(
         self, weights: Sequence[LayerWeight], module: torch.nn.Module | None, inputs: Any
@@ -226,7 +228,7 @@ class _Selection:
         for weight in weights:
             energy = self.options.for_tensor(weight.name).decomposition.energy
             made = least_work(weight, bench, moment_of(weight, self.calibration), energy)
-            self.found.take(weight.name, made)
+            self.decomposition.add(weight.name, made)
             self._done(weight)
 
     def _results(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:

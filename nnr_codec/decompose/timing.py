@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .algorithms.kernel import Float64
+from ..model import Float64
 
 __all__ = ["times_in_turns"]
 

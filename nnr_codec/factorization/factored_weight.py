@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from ..model import Float64
+
 Shape = tuple[int, ...]
 Ranks = tuple[int, ...]
-Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +82,15 @@ class FactoredWeight(ABC):
         Raises:
             ValueError: they do not fit together, or not the shape; or the form has no such shape.
         """
-        found = tuple(tuple(factor) for factor in factor_shapes)
-        if len(found) <= max(factor for factor, _ in cls._rank_axes):
-            raise ValueError(f"{cls.form}: only {len(found)} factors")
-        if any(len(found[factor]) <= axis for factor, axis in cls._rank_axes):
-            raise ValueError(f"{cls.form}: a factor has too few dimensions: {list(found)}")
-        ranks = tuple(found[factor][axis] for factor, axis in cls._rank_axes)
-        wanted = cls.factor_shapes(shape, ranks)
-        if found != wanted:
-            raise ValueError(f"{cls.form}: factors of shapes {list(found)}, not {list(wanted)}")
+        shapes = tuple(tuple(factor) for factor in factor_shapes)
+        if len(shapes) <= max(factor for factor, _ in cls._rank_axes):
+            raise ValueError(f"{cls.form}: only {len(shapes)} factors")
+        if any(len(shapes[factor]) <= axis for factor, axis in cls._rank_axes):
+            raise ValueError(f"{cls.form}: a factor has too few dimensions: {list(shapes)}")
+        ranks = tuple(shapes[factor][axis] for factor, axis in cls._rank_axes)
+        expected = cls.factor_shapes(shape, ranks)
+        if shapes != expected:
+            raise ValueError(f"{cls.form}: factors of shapes {list(shapes)}, not {list(expected)}")
         return ranks
 
     @classmethod
@@ -149,7 +150,7 @@ class FactoredWeight(ABC):
         """
         spatial = len(self.shape) - 2
         if spatial and not len(input_size) == len(output_size) == spatial:
-            raise ValueError(f"{self.form}: sizes of {spatial} dimensions wanted")
+            raise ValueError(f"{self.form}: sizes have {spatial} dimensions")
         before, after = math.prod(input_size), math.prod(output_size)
         between = math.prod([*output_size[:1], *input_size[1:]])
         return self._macs(before, between, after)

@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from .factored_weight import FactoredWeight, Float64, Ranks, Shape
+from ..model import Float64
+from .factored_weight import FactoredWeight, Ranks, Shape
 from .joint_forms import JointBinary, JointLeft, JointRight
 
 __all__ = [
@@ -189,6 +190,6 @@ class HT2(FactoredWeight):
 
 
 FORMS: Mapping[str, type[FactoredWeight]] = MappingProxyType(
-    {form.form: form for form in (LowRank, CP, Tucker2, HT2, JointRight, JointLeft, JointBinary)}
+    {form.form: form for form in (LowRank, Tucker2, CP, HT2, JointRight, JointLeft, JointBinary)}
 )
 """Every form by its word in the model map."""

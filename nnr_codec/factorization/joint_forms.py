@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .factored_weight import FactoredWeight, Float64, Ranks, Shape
+from ..model import Float64
+from .factored_weight import FactoredWeight, Ranks, Shape
 
 
 def unfolded_size(shape: Sequence[int]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Which layers a form is executed as, for each kind of layer."""
+"""How layers run on the factors of each form: as which chain of layers, for each kind of layer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from .layout import Layout, depthwise, rows_first, unchanged
@@ -16,7 +17,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ChainLayer:
     """One of the layers that a factorized layer consists of.
 
     Attributes:
@@ -32,7 +33,39 @@ class Step:
     layout: Layout
 
 
-def chain(form: str, layer: nn.Module, shape: Shape, ranks: Sequence[int]) -> list[Step]:
+Chain = list[ChainLayer]
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Whether a layer is a linear one, torch's for its attention included, which is the same."""
+    return type(layer) in (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+
+
+def _has_taps(layer: nn.Module, shape: Shape) -> bool:
+    return is_convolution(layer) and len(shape) <= 4
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How layers run on the factors of a form.
+
+    Attributes:
+        chain: returns the layers in the order of execution, from the layer that they stand for,
+            the shape of its weight, and the ranks.
+        product: returns the dense weight, of a shape, from the factors, as `to_dense` does.
+        suits: whether a layer with a weight of a shape can run so; `chain` may know more obstacles.
+        has_groups: whether convolutions with groups can.
+        branches: of equal length that the chain consists of; their outputs are summed.
+    """
+
+    chain: Callable[[Any, Shape, Sequence[int]], Chain]
+    product: Callable[[Shape, Sequence[torch.Tensor]], torch.Tensor]
+    suits: Callable[[nn.Module, Shape], bool] = _has_taps
+    has_groups: bool = False
+    branches: int = 1
+
+
+def chain(form: str, layer: nn.Module, shape: Shape, ranks: Sequence[int]) -> Chain:
     """Return the layers that stand for `layer`, in the order of execution.
 
     Args:
@@ -44,17 +77,16 @@ def chain(form: str, layer: nn.Module, shape: Shape, ranks: Sequence[int]) -> li
     Raises:
         ValueError: layers of this kind cannot be executed in this form.
     """
-    if form == "lr":
-        return _low_rank(layer, shape, ranks[0])
-    has_taps = is_convolution(layer) and len(shape) <= 4
-    if not has_taps and not (is_linear(layer) and form.startswith("joint")):
+    execution = EXECUTIONS[form]
+    if not execution.suits(layer, shape):
         raise ValueError(f"a {type(layer).__name__} is not executed in the form {form!r}")
-    if getattr(layer, "groups", 1) != 1:
+    if getattr(layer, "groups", 1) != 1 and not execution.has_groups:
         raise ValueError(f"convolutions with groups are not executed in the form {form!r}")
-    return _CHAINS[form](layer, shape, ranks)
+    return execution.chain(layer, shape, ranks)
 
 
-def _low_rank(layer: Any, shape: Shape, rank: int) -> list[Step]:
+def _low_rank(layer: Any, shape: Shape, ranks: Sequence[int]) -> Chain:
+    (rank,) = ranks
     first, rest = shape[0], (rank, *shape[1:])
     dimensions = len(shape) - 2
     left, flat = (first, rank), (rank, math.prod(shape[1:]))
@@ -64,13 +96,13 @@ def _low_rank(layer: Any, shape: Shape, rank: int) -> list[Step]:
         table = nn.Embedding(first, rank, padding_idx=layer.padding_idx, device="meta")
         table.scale_grad_by_freq, table.sparse = layer.scale_grad_by_freq, layer.sparse
         return [
-            Step("reduce", 0, table, unchanged(left, left)),
-            Step("expand", 1, pointwise(0, rank, shape[1]), rows_first(*flat, swapped=True)),
+            ChainLayer("reduce", 0, table, unchanged(left, left)),
+            ChainLayer("expand", 1, pointwise(0, rank, shape[1]), rows_first(*flat, swapped=True)),
         ]
     if is_linear(layer):
         return [
-            Step("reduce", 1, pointwise(0, shape[1], rank), unchanged(flat, flat)),
-            Step("expand", 0, pointwise(0, rank, first), unchanged(left, left)),
+            ChainLayer("reduce", 1, pointwise(0, shape[1], rank), unchanged(flat, flat)),
+            ChainLayer("expand", 0, pointwise(0, rank, first), unchanged(left, left)),
         ]
     if not is_convolution(layer) and not is_transposed(layer):
         raise ValueError(f"a {type(layer).__name__} is not executed on factors")
@@ -81,22 +113,38 @@ def _low_rank(layer: Any, shape: Shape, rank: int) -> list[Step]:
         weight = (groups * rank, first // groups, *ones)
         reduce = pointwise(dimensions, first, groups * rank, groups)
         return [
-            Step("reduce", 0, reduce, Layout(left, split, (0, 2, 1), weight)),
-            Step("expand", 1, tiled_transposed(layer, rank), unchanged(flat, rest)),
+            ChainLayer("reduce", 0, reduce, Layout(left, split, (0, 2, 1), weight)),
+            ChainLayer("expand", 1, tiled_transposed(layer, rank), unchanged(flat, rest)),
         ]
     expand = pointwise(dimensions, groups * rank, first, groups)
     return [
-        Step("reduce", 1, tiled(layer, rank), unchanged(flat, rest)),
-        Step("expand", 0, expand, rows_first(*left, dimensions)),
+        ChainLayer("reduce", 1, tiled(layer, rank), unchanged(flat, rest)),
+        ChainLayer("expand", 0, expand, rows_first(*left, dimensions)),
     ]
 
 
-def is_linear(layer: nn.Module) -> bool:
-    """Whether a layer is a linear one, torch's for its attention included, which is the same."""
-    return type(layer) in (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+def _reduce(factor: int, inputs: int, rank: int, dimensions: int) -> ChainLayer:
+    """Return the 1x1 convolution that a chain begins with, of a factor (inputs, rank)."""
+    layout = rows_first(inputs, rank, dimensions, swapped=True)
+    return ChainLayer("reduce", factor, pointwise(dimensions, inputs, rank), layout)
 
 
-def _cp(layer: Any, shape: Shape, ranks: Sequence[int]) -> list[Step]:
+def _expand(factor: int, rank: int, outputs: int, dimensions: int) -> ChainLayer:
+    """Return the 1x1 convolution that a chain ends with, of a factor (outputs, rank)."""
+    layout = rows_first(outputs, rank, dimensions)
+    return ChainLayer("expand", factor, pointwise(dimensions, rank, outputs), layout)
+
+
+def _einsum(equation: str) -> Callable[[Shape, Sequence[torch.Tensor]], torch.Tensor]:
+    """Return a product by `torch.einsum`; "*" in the equation are the letters of the taps."""
+
+    def product(shape: Shape, factors: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.einsum(equation.replace("*", "ij"[: len(shape) - 2]), *factors)
+
+    return product
+
+
+def _cp(layer: Any, shape: Shape, ranks: Sequence[int]) -> Chain:
     (rank,) = ranks
     outputs, inputs, *taps = shape
     dimensions = len(taps)
@@ -105,119 +153,92 @@ def _cp(layer: Any, shape: Shape, ranks: Sequence[int]) -> list[Step]:
     for axis, (name, size) in enumerate(zip(names, taps, strict=True)):
         kernel = tuple(size if other == axis else 1 for other in range(dimensions))
         part = with_taps(layer, rank, rank, (axis,), groups=rank)
-        middle.append(Step(name, 2 + axis, part, depthwise(size, rank, kernel)))
-    return [
-        Step(
-            "reduce",
-            1,
-            pointwise(dimensions, inputs, rank),
-            rows_first(inputs, rank, dimensions, swapped=True),
-        ),
-        *middle,
-        Step(
-            "expand", 0, pointwise(dimensions, rank, outputs), rows_first(outputs, rank, dimensions)
-        ),
-    ]
+        middle.append(ChainLayer(name, 2 + axis, part, depthwise(size, rank, kernel)))
+    first, last = _reduce(1, inputs, rank, dimensions), _expand(0, rank, outputs, dimensions)
+    return [first, *middle, last]
 
 
-def _tucker2(layer: Any, shape: Shape, ranks: Sequence[int]) -> list[Step]:
+def _cp_product(shape: Shape, factors: Sequence[torch.Tensor]) -> torch.Tensor:
+    taps = "ij"[: len(shape) - 2]
+    return torch.einsum(",".join(f"{mode}r" for mode in f"ts{taps}") + f"->ts{taps}", *factors)
+
+
+def _tucker2(layer: Any, shape: Shape, ranks: Sequence[int]) -> Chain:
     rank_out, rank_in = ranks
     outputs, inputs, *taps = shape
-    dimensions = len(taps)
     core = (rank_out, rank_in, *taps)
     return [
-        Step(
-            "reduce",
-            2,
-            pointwise(dimensions, inputs, rank_in),
-            rows_first(inputs, rank_in, dimensions, swapped=True),
-        ),
-        Step("core", 0, with_taps(layer, rank_in, rank_out), unchanged(core, core)),
-        Step(
-            "expand",
-            1,
-            pointwise(dimensions, rank_out, outputs),
-            rows_first(outputs, rank_out, dimensions),
-        ),
+        _reduce(2, inputs, rank_in, len(taps)),
+        ChainLayer("core", 0, with_taps(layer, rank_in, rank_out), unchanged(core, core)),
+        _expand(1, rank_out, outputs, len(taps)),
     ]
 
 
-def _ht2(layer: Any, shape: Shape, ranks: Sequence[int]) -> list[Step]:
+def _ht2(layer: Any, shape: Shape, ranks: Sequence[int]) -> Chain:
     rank_in, middle, rank_out = ranks
     outputs, inputs, rows, columns = shape
     left, right = (rank_in, rows, middle), (middle, rank_out, columns)
+    vertical = Layout(left, left, (2, 0, 1), (middle, rank_in, rows, 1))
+    horizontal = Layout(right, right, (1, 0, 2), (rank_out, middle, 1, columns))
     return [
-        Step(
-            "reduce", 0, pointwise(2, inputs, rank_in), rows_first(inputs, rank_in, 2, swapped=True)
-        ),
-        Step(
-            "vertical",
-            1,
-            with_taps(layer, rank_in, middle, (0,)),
-            Layout(left, left, (2, 0, 1), (middle, rank_in, rows, 1)),
-        ),
-        Step(
-            "horizontal",
-            2,
-            with_taps(layer, middle, rank_out, (1,)),
-            Layout(right, right, (1, 0, 2), (rank_out, middle, 1, columns)),
-        ),
-        Step("expand", 3, pointwise(2, rank_out, outputs), rows_first(outputs, rank_out, 2)),
+        _reduce(0, inputs, rank_in, 2),
+        ChainLayer("vertical", 1, with_taps(layer, rank_in, middle, (0,)), vertical),
+        ChainLayer("horizontal", 2, with_taps(layer, middle, rank_out, (1,)), horizontal),
+        _expand(3, rank_out, outputs, 2),
     ]
 
 
-def _joint(layer: Any, shape: Shape, ranks: Sequence[int]) -> list[Step]:
-    names = [("vertical", "horizontal")]
-    if len(ranks) == 2:
-        names = [("own_vertical", "shared_horizontal"), ("shared_vertical", "own_horizontal")]
+def _joint(layer: Any, shape: Shape, ranks: Sequence[int]) -> Chain:
+    return _branch(layer, shape, ranks[0], 0, ("vertical", "horizontal"))
+
+
+def _joint_binary(layer: Any, shape: Shape, ranks: Sequence[int]) -> Chain:
     return [
-        step
-        for index, (rank, pair) in enumerate(zip(ranks, names, strict=True))
-        for step in _branch(layer, shape, rank, 2 * index, pair)
+        *_branch(layer, shape, ranks[0], 0, ("own_vertical", "shared_horizontal")),
+        *_branch(layer, shape, ranks[1], 2, ("shared_vertical", "own_horizontal")),
     ]
 
 
-def _branch(layer: Any, shape: Shape, rank: int, factor: int, names: tuple[str, str]) -> list[Step]:
-    """Return the two steps of a product U·V, by the unfolding of ``factorization.joint_forms``."""
+def _branch(layer: Any, shape: Shape, rank: int, factor: int, names: tuple[str, str]) -> Chain:
+    """Return the two layers of a product U·V, by the unfolding of ``factorization.joint_forms``."""
     outputs, inputs, rows, columns = (*shape, 1, 1)[:4]
     dimensions = len(shape) - 2
     above = with_taps(layer, inputs, rank, (0,)) if dimensions else pointwise(0, inputs, rank)
     beside = pointwise(dimensions, rank, outputs)
     if dimensions == 2:
         beside = with_taps(layer, rank, outputs, (1,))
-    vertical = ((), (rows,), (rows, 1))[dimensions]
-    horizontal = ((), (1,), (1, columns))[dimensions]
-    return [
-        Step(
-            names[0],
-            factor,
-            above,
-            Layout(
-                (rows * inputs, rank),
-                (rows, inputs, rank),
-                (2, 1, 0),
-                (rank, inputs, *vertical),
-            ),
-        ),
-        Step(
-            names[1],
-            factor + 1,
-            beside,
-            Layout(
-                (rank, columns * outputs),
-                (rank, columns, outputs),
-                (2, 0, 1),
-                (outputs, rank, *horizontal),
-            ),
-        ),
+    vertical = (rank, inputs, *((), (rows,), (rows, 1))[dimensions])
+    horizontal = (outputs, rank, *((), (1,), (1, columns))[dimensions])
+    u = Layout((rows * inputs, rank), (rows, inputs, rank), (2, 1, 0), vertical)
+    v = Layout((rank, columns * outputs), (rank, columns, outputs), (2, 0, 1), horizontal)
+    return [ChainLayer(names[0], factor, above, u), ChainLayer(names[1], factor + 1, beside, v)]
+
+
+def _joint_product(shape: Shape, factors: Sequence[torch.Tensor]) -> torch.Tensor:
+    outputs, inputs, rows, columns = (*shape, 1, 1)[:4]
+    products = [
+        torch.einsum("isr,rjt->tsij", u.reshape(rows, inputs, -1), v.reshape(-1, columns, outputs))
+        for u, v in zip(factors[::2], factors[1::2], strict=True)
     ]
+    return sum(products[1:], start=products[0]).reshape(shape)
 
 
-_CHAINS: Mapping[str, Callable[[Any, Shape, Sequence[int]], list[Step]]] = {
-    "cp": _cp,
-    "tucker2": _tucker2,
-    "ht2": _ht2,
-    "joint_right": _joint,
-    "joint_left": _joint,
-    "joint_binary": _joint,
+def _suits_joint(layer: nn.Module, shape: Shape) -> bool:
+    return is_linear(layer) or _has_taps(layer, shape)
+
+
+EXECUTIONS: Mapping[str, Execution] = {
+    "lr": Execution(
+        _low_rank,
+        lambda shape, factors: (factors[0] @ factors[1]).reshape(shape),
+        suits=lambda layer, shape: True,
+        has_groups=True,
+    ),
+    "cp": Execution(_cp, _cp_product),
+    "tucker2": Execution(_tucker2, _einsum("ab*,ta,sb->ts*")),
+    "ht2": Execution(_ht2, _einsum("sa,aib,bcj,tc->tsij")),
+    "joint_right": Execution(_joint, _joint_product, _suits_joint),
+    "joint_left": Execution(_joint, _joint_product, _suits_joint),
+    "joint_binary": Execution(_joint_binary, _joint_product, _suits_joint, branches=2),
 }
+"""By the word of the form in the model map."""

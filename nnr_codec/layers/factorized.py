@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..factorization.factored_weight import FactoredWeight
-from .chains import chain
+from .chains import EXECUTIONS, chain
 from .layout import Layout
 
 SharedParameters = MutableMapping[tuple[str, Layout], nn.Parameter]
@@ -46,13 +46,13 @@ class FactorizedLayer(nn.Sequential):
         """
         super().__init__()
         self.form, self.shape = form, tuple(shape)
-        steps = chain(form, layer, self.shape, ranks)
-        for step in steps:
-            self.add_module(step.name, step.layer)
-        by_factor = sorted(steps, key=lambda step: step.factor)
-        self._layouts = {step.name: step.layout for step in by_factor}
+        parts = chain(form, layer, self.shape, ranks)
+        for part in parts:
+            self.add_module(part.name, part.layer)
+        by_factor = sorted(parts, key=lambda part: part.factor)
+        self._layouts = {part.name: part.layout for part in by_factor}
         if (bias := getattr(layer, "bias", None)) is not None:
-            getattr(self, steps[-1].name).bias = bias
+            getattr(self, parts[-1].name).bias = bias
         self.train(layer.training)
 
     def set_factors(
@@ -86,7 +86,7 @@ class FactorizedLayer(nn.Sequential):
     def weight(self) -> torch.Tensor:
         """The dense weight, formed anew each time; gradients flow to the factors."""
         factors = [layout.to_factor(parameter) for parameter, layout in self.factor_parameters()]
-        return _dense(self.form, self.shape, factors)
+        return EXECUTIONS[self.form].product(self.shape, factors)
 
     @property
     def bias(self) -> nn.Parameter | None:
@@ -96,7 +96,7 @@ class FactorizedLayer(nn.Sequential):
         return bias
 
     def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
-        """Run the layers one after the other; of "joint_binary", two and two.
+        """Run the layers one after the other; those of branches, branch by branch.
 
         Args:
             input: of the layer.
@@ -106,42 +106,19 @@ class FactorizedLayer(nn.Sequential):
             reduce, expand = self
             sized: torch.Tensor = expand(reduce(input), output_size)
             return sized
-        if self.form != "joint_binary":
-            result: torch.Tensor = super().forward(input)
-            return result
-        first, second, third, fourth = self
-        total: torch.Tensor = second(first(input)) + fourth(third(input))
-        return total
+        layers, branches = list(self), EXECUTIONS[self.form].branches
+        length = len(layers) // branches
+        outputs = []
+        for start in range(0, len(layers), length):
+            value = input
+            for layer in layers[start : start + length]:
+                value = layer(value)
+            outputs.append(value)
+        return sum(outputs[1:], start=outputs[0])
 
     def extra_repr(self) -> str:
         """Return what the children do not tell."""
         return f"form={self.form!r}, shape={self.shape}"
-
-
-def _dense(form: str, shape: tuple[int, ...], factors: list[torch.Tensor]) -> torch.Tensor:
-    """Multiply factors as ``FactoredWeight.to_dense`` does, by torch."""
-    if form == "lr":
-        return (factors[0] @ factors[1]).reshape(shape)
-    if form.startswith("joint"):
-        return _joint(shape, factors)
-    taps = "ij"[: len(shape) - 2]
-    sums = {
-        "cp": ",".join(["tr", "sr", *(f"{tap}r" for tap in taps)]) + f"->ts{taps}",
-        "tucker2": f"ab{taps},ta,sb->ts{taps}",
-        "ht2": "sa,aib,bcj,tc->tsij",
-    }
-    return torch.einsum(sums[form], *factors)
-
-
-def _joint(shape: tuple[int, ...], factors: list[torch.Tensor]) -> torch.Tensor:
-    outputs, inputs, rows, columns = (*shape, 1, 1)[:4]
-    products = [
-        torch.einsum("isr,rjt->tsij", u.reshape(rows, inputs, -1), v.reshape(-1, columns, outputs))
-        for u, v in zip(factors[::2], factors[1::2], strict=True)
-    ]
-    total: Any = sum(products[1:], start=products[0])
-    dense: torch.Tensor = total.reshape(shape)
-    return dense
 
 
 def factored(
@@ -171,17 +148,17 @@ def factored(
     >>> tuple(small(torch.zeros(1, 8, 10, 10)).shape)
     (1, 16, 5, 5)
     """
-    own: Any = getattr(layer, "weight", None)
-    if own is None or tuple(own.shape) != weight.shape:
-        shape = None if own is None else tuple(own.shape)
+    dense: Any = getattr(layer, "weight", None)
+    if dense is None or tuple(dense.shape) != weight.shape:
+        shape = None if dense is None else tuple(dense.shape)
         raise ValueError(f"factors of the shape {weight.shape} for a weight of the shape {shape}")
     made = FactorizedLayer(layer, weight.form, weight.shape, weight.ranks)
     with torch.no_grad():
         factors = [
-            torch.tensor(np.asarray(factor, np.float32), dtype=own.dtype, device=own.device)
+            torch.tensor(np.asarray(factor, np.float32), dtype=dense.dtype, device=dense.device)
             for factor in weight.factors
         ]
         if names is None:
             names, shared = [str(index) for index in range(len(factors))], None
-        made.set_factors(names, factors, {} if shared is None else shared, own.requires_grad)
+        made.set_factors(names, factors, {} if shared is None else shared, dense.requires_grad)
     return made

@@ -59,8 +59,8 @@ def check_shape(name: str, shape: tuple[int, ...], tensor: torch.Tensor) -> None
     """
     check_not_lazy(name, tensor)
     if tuple(tensor.shape) != shape:
-        found = tuple(tensor.shape)
-        raise InvalidModel(name, f"has the shape {shape}, and {found} in the module")
+        module_shape = tuple(tensor.shape)
+        raise InvalidModel(name, f"has the shape {shape}, and {module_shape} in the module")
 
 
 def layer_of(

@@ -52,11 +52,11 @@ def reestimate_batch_norm(module: torch.nn.Module, batches: Iterable[Any]) -> tu
     if not ran:
         raise InvalidOptions("batches", "there are none")
     with torch.no_grad():
-        for part, found in statistics.items():
-            if found.count:
-                part.running_mean.copy_(found.mean)
-                part.running_var.copy_(found.squares / (found.count - 1))
-    return tuple(found.name for found in statistics.values() if found.count)
+        for part, values in statistics.items():
+            if values.count:
+                part.running_mean.copy_(values.mean)
+                part.running_var.copy_(values.squares / (values.count - 1))
+    return tuple(values.name for values in statistics.values() if values.count)
 
 
 class _Statistics:
@@ -90,8 +90,8 @@ def _batch_statistics(statistics: Mapping[Any, _Statistics]) -> Iterator[None]:
     """Let layers of batch norm work with each batch's statistics, and collect these."""
     kept = {layer: (layer.momentum, layer.num_batches_tracked.clone()) for layer in statistics}
     handles = [
-        layer.register_forward_pre_hook(found.add, with_kwargs=True)
-        for layer, found in statistics.items()
+        layer.register_forward_pre_hook(values.add, with_kwargs=True)
+        for layer, values in statistics.items()
     ]
     try:
         for layer in statistics:

@@ -51,7 +51,7 @@ def test_methods_end_with_equal_parameters_and_runs_resume(
 
 def test_factors_are_what_is_trained() -> None:
     """Gradients reach every factor, and the product is the kernel."""
-    from nnr_codec.training.low_rank import LowRankProjection
+    from nnr_codec.training import LowRankProjection
 
     torch.manual_seed(1)
     layer = torch.nn.Conv2d(6, 8, 3)

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnr_codec import InvalidModel, InvalidOptions
-from nnr_codec.decompose.algorithms.ht2 import form_of_layer, ht2
+from nnr_codec.decompose.algorithms.ht2 import ht2
 from nnr_codec.decompose.algorithms.tucker import tucker2
+from nnr_codec.decompose.forms.ht2 import form_of_layer
 from nnr_codec.factorization.forms import HT2, Tucker2
 
 SHAPES = st.lists(st.integers(1, 8), min_size=3, max_size=4)

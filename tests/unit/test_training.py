@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nnr_codec.errors import InvalidModel, InvalidOptions
-from nnr_codec.training.low_rank import (
+from nnr_codec.training import (
     LowRankProjection,
     fine_tune,
     ranks_at_ratio,

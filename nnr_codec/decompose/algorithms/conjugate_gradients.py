@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .kernel import Float64
+from ...model import Float64
 
 Operator = Callable[[Float64], Float64]
 

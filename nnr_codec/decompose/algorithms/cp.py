@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...errors import InvalidOptions
 from ...factorization.forms import CP
+from ...model import Array, Float64
 from . import tucker
 from .cp_stability import bounded_sensitivity
 from .cp_terms import columns, contracted, gram_product, solved
 from .cp_weighted import weighted_fit
-from .kernel import Float64, checked_ranks, checked_weight, closest, damped, squared_error
-from .svd import leading_eigenvectors, truncated_svd
+from .kernel import checked_ranks, checked_weight, closest, damped, squared_error
+from .spectra import leading_vectors
+from .svd import truncated_svd
 
 ERROR_GROWTH = 0.005
 """How much larger the error may become, for a smaller sensitivity, as a fraction of itself."""
@@ -34,7 +34,7 @@ _EXACT = 1e-13  # squared error per squared norm: nothing to gain
 
 
 def cp(
-    weight: npt.NDArray[Any],
+    weight: Array,
     rank: int,
     *,
     moment: Float64 | None = None,
@@ -68,7 +68,7 @@ def cp(
 
 
 def hybrid_cp(
-    weight: npt.NDArray[Any],
+    weight: Array,
     rank: int,
     core_ranks: Sequence[int],
     *,
@@ -162,7 +162,7 @@ def sliced_start(kernel: Float64, rank: int) -> list[Float64]:
     are as many as the elements over the largest dimension, so the slices span the two largest.
     """
     order = sorted(range(kernel.ndim), key=lambda mode: (-kernel.shape[mode], mode))
-    axes = {mode: _principal_axes(kernel, mode) for mode in order[2:]}
+    axes = {mode: leading_vectors(kernel, mode, kernel.shape[mode]) for mode in order[2:]}
     rotated = kernel
     for mode, axis in axes.items():
         rotated = np.moveaxis(np.tensordot(rotated, axis, (mode, 0)), -1, mode)
@@ -180,11 +180,6 @@ def sliced_start(kernel: Float64, rank: int) -> list[Float64]:
     for position, mode in enumerate(order[2:]):
         factors[mode] = axes[mode][:, [term[1][position] for term in strongest]]
     return [factors[mode] for mode in range(kernel.ndim)]
-
-
-def _principal_axes(kernel: Float64, mode: int) -> Float64:
-    unfolded = np.moveaxis(kernel, mode, 0).reshape(kernel.shape[mode], -1)
-    return leading_eigenvectors(unfolded @ unfolded.T, len(unfolded))
 
 
 def _form(factors: Sequence[Float64]) -> CP:

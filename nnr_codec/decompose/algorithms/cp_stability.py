@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...model import Float64
 from .cp_terms import columns, contracted, gram_product, sensitivity, weights_of_norms
-from .kernel import Float64
 
 _MAX_SWEEPS = 40
 _TOLERANCE = 1e-2  # of the sensitivity, gained in a sweep; less ends the correction

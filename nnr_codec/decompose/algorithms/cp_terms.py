@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .kernel import Float64
+from ...model import Float64
 
 _RIDGE = 1e-12  # of the mean diagonal: keeps equations solvable where terms are parallel
 

@@ -7,10 +7,10 @@ from functools import partial
 
 import numpy as np
 
+from ...model import Float64
 from .conjugate_gradients import conjugate_gradients
 from .cp_stability import balanced
 from .cp_terms import columns, contracted, gram_product, sensitivity, solved, weights_of_norms
-from .kernel import Float64
 
 _MAX_SWEEPS = 30
 _TOLERANCE = 1e-3  # of the penalized error, gained in a sweep; less ends the fit
@@ -73,8 +73,8 @@ def _improved(
 
     # Were the moment a multiple of the identity, this would be all of the equations' matrix.
     plain = np.trace(moment) / len(moment) * gram_product(factors, mode) + np.diag(norms)
-    wanted = contracted(target, factors[1:], mode - 1)
-    return conjugate_gradients(applied, wanted, factors[mode], partial(solved, plain), _STEPS)
+    projected = contracted(target, factors[1:], mode - 1)
+    return conjugate_gradients(applied, projected, factors[mode], partial(solved, plain), _STEPS)
 
 
 def _squared_error(
@@ -83,5 +83,5 @@ def _squared_error(
     """Return the squared norm of (W - Ŵ)·moment^½ from W·moment and W's own squared norm."""
     rest = columns(factors[1:])
     cross = float(np.vdot(weighted @ rest, factors[0]))
-    own = float(np.sum((rest.T @ moment @ rest) * (factors[0].T @ factors[0])))
-    return max(energy - 2 * cross + own, 0.0)
+    square = float(np.sum((rest.T @ moment @ rest) * (factors[0].T @ factors[0])))
+    return max(energy - 2 * cross + square, 0.0)

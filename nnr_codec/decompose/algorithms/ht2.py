@@ -6,19 +6,19 @@ Plain, and data-aware by the norm of the output.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...factorization.forms import HT2
-from .kernel import Float64, checked_ranks, checked_weight, closest, evenly_scaled
+from ...model import Array, Float64
+from .kernel import checked_ranks, checked_weight, closest, evenly_scaled
 from .separable import SeparableNorm
-from .svd import leading_eigenvectors, truncated_svd
+from .spectra import leading_vectors, unfolded
+from .svd import truncated_svd
 
 
 def ht2(
-    weight: npt.NDArray[Any],
+    weight: Array,
     ranks: Sequence[int],
     *,
     moment: Float64 | None = None,
@@ -55,8 +55,7 @@ def _split(kernel: Float64, ranks: Sequence[int], norm: SeparableNorm | None) ->
     rank_in, middle, rank_out = ranks
     ordered = in_order(kernel if norm is None else norm.applied(kernel))
     rows, columns = ordered.shape[1], ordered.shape[3]
-    inputs = _leading(ordered, rank_in)
-    outputs = _leading(ordered.transpose(2, 0, 1, 3), rank_out)
+    inputs, outputs = leading_vectors(ordered, 0, rank_in), leading_vectors(ordered, 2, rank_out)
     core = np.tensordot(np.tensordot(inputs, ordered, (0, 0)), outputs, (2, 0))
     matrix = core.transpose(0, 1, 3, 2).reshape(rank_in * rows, rank_out * columns)
     left, singular, right = truncated_svd(matrix, min(middle, *matrix.shape))
@@ -84,34 +83,10 @@ def mode_matrices(kernel: Float64) -> tuple[Float64, Float64, Float64]:
     ordered = in_order(kernel)
     channels, rows, total, columns = ordered.shape
     return (
-        ordered.reshape(channels, -1),
+        unfolded(ordered),
         ordered.reshape(channels * rows, total * columns),
-        kernel.reshape(total, -1),
+        unfolded(kernel),
     )
-
-
-def form_of_layer(
-    shape: Sequence[int], *, first: bool = False, downsampling: bool = False
-) -> str | None:
-    """Return the word of the form that the published scheme gives a layer; None leaves it dense.
-
-    HT-2 is for kernels that have taps in two dimensions. The first convolution, 1x1 and
-    downsampling convolutions get the SVD of the output mode, and fully connected layers a truncated
-    SVD: both are our low-rank form. Depthwise convolutions, of one input channel, stay dense.
-
-    Args:
-        shape: (T, S), (T, S, d) or (T, S, d1, d2); all others stay dense.
-        first: whether it is the model's first convolution.
-        downsampling: whether it reduces the resolution beside a block (a projection shortcut); a
-            shape does not tell.
-    """
-    if not 2 <= len(shape) <= 4:
-        return None
-    _, channels, *taps = shape
-    if channels == 1 and taps and not first:
-        return None
-    separable = len(taps) == 2 and max(taps) > 1
-    return "ht2" if separable and not first and not downsampling else "lr"
 
 
 def _effects(singular: Float64, rank_in: int, rank_out: int) -> list[float]:
@@ -122,8 +97,3 @@ def _effects(singular: Float64, rank_in: int, rank_out: int) -> list[float]:
     tiny = np.finfo(float).tiny
     energy, mean = max(float(np.sum(singular**2)), tiny), max(float(np.mean(singular)), tiny)
     return [energy / rank_in, mean, mean, energy / rank_out]
-
-
-def _leading(tensor: Float64, count: int) -> Float64:
-    unfolded = tensor.reshape(len(tensor), -1)
-    return leading_eigenvectors(unfolded @ unfolded.T, count)

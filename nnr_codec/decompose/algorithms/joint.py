@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import InvalidModel, InvalidOptions
 from ...factorization.forms import FactoredWeight, JointBinary, JointLeft, JointRight
-from ...factorization.joint_forms import unfold, unfolded_size
-from .kernel import Float64, checked_ranks, checked_weight
+from ...factorization.joint_forms import unfold
+from ...model import Array, Float64
+from ...options.decomposition import JointScheme
+from .kernel import checked_ranks, checked_weight
 from .svd import truncated_svd
 
-Scheme = Literal["right", "left", "binary"]
-
-_FORMS: Mapping[str, type[JointRight | JointLeft | JointBinary]] = {
-    "right": JointRight,
-    "left": JointLeft,
-    "binary": JointBinary,
-}
 _ROUNDS = 30  # of alternation in the binary scheme, as published
 _TOLERANCE = 1e-6  # of the squared error, gained in a round; less ends the alternation
 
 Branch = tuple[list[Float64], Float64]
-"""Own factors of the members, and the shared one."""
+"""The factors that members have alone, and the shared one."""
+
+Factors = tuple[npt.NDArray[np.float32], ...]
 
 
 def joint(
-    weights: Mapping[str, npt.NDArray[Any]], rank: int, scheme: Scheme
+    weights: Mapping[str, Array], rank: int, scheme: JointScheme
 ) -> dict[str, FactoredWeight]:
     """Approximate the weights of a group by products with shared factors.
 
@@ -46,35 +44,38 @@ def joint(
         InvalidModel: a weight cannot be decomposed, or not jointly with the first.
         InvalidOptions: there is no such scheme or rank, or only one weight.
     """
-    if scheme not in get_args(Scheme):
-        raise InvalidOptions("joint_scheme", f"{scheme!r} is none of {list(get_args(Scheme))}")
-    form = _FORMS[scheme]
+    if scheme not in JOINT_FITTINGS:
+        raise InvalidOptions("joint_scheme", f"{scheme!r} is none of {list(JOINT_FITTINGS)}")
+    fitting = JOINT_FITTINGS[scheme]
+    form = fitting.form
     if len(weights) < 2:
         raise InvalidOptions("joint_scheme", f"only {len(weights)} weights to share a factor")
     first = next(iter(weights))
     matrices = []
     for name, weight in weights.items():
         matrices.append(np.ascontiguousarray(unfold(checked_weight(weight, form, name))))
-        if not _fits(weight.shape, weights[first].shape, scheme):
+        if not fitting.joins(weight.shape, weights[first].shape):
             shapes = f"{list(weight.shape)} shares no factor with {list(weights[first].shape)}"
             raise InvalidModel(name, f"{shapes} of {first!r}")
-        checked_ranks(form, weight.shape, (rank,) * (2 if scheme == "binary" else 1), name)
-    factors = _factors(matrices, rank, scheme)
+        checked_ranks(form, weight.shape, fitting.ranks(rank), name)
     return {
-        name: form(tuple(weight.shape), own)
-        for (name, weight), own in zip(weights.items(), factors, strict=True)
+        name: form(tuple(weight.shape), factors)
+        for (name, weight), factors in zip(
+            weights.items(), fitting.fit(matrices, rank), strict=True
+        )
     }
 
 
-def joint_parameters(shapes: Sequence[Sequence[int]], rank: int, scheme: Scheme) -> int:
+def joint_parameters(shapes: Sequence[Sequence[int]], rank: int, scheme: JointScheme) -> int:
     """Return the elements of all factors of a group, shared ones counted once."""
-    sizes = [unfolded_size(shape) for shape in shapes]
-    rows, columns = sum(size[0] for size in sizes), sum(size[1] for size in sizes)
-    right, left = rank * (rows + sizes[0][1]), rank * (sizes[0][0] + columns)
-    return {"right": right, "left": left, "binary": right + left}[scheme]
+    form, ranks = JOINT_FITTINGS[scheme].form, JOINT_FITTINGS[scheme].ranks(rank)
+    factors = [form.factor_shapes(shape, ranks) for shape in shapes]
+    shared = sum(math.prod(factors[0][index]) for index in form.shared)
+    alone = [i for i in range(len(factors[0])) if i not in form.shared]
+    return shared + sum(math.prod(member[i]) for member in factors for i in alone)
 
 
-def joint_rank(shapes: Sequence[Sequence[int]], fraction: float, scheme: Scheme) -> int:
+def joint_rank(shapes: Sequence[Sequence[int]], fraction: float, scheme: JointScheme) -> int:
     """Return the highest rank at which a group keeps at most a fraction of its parameters.
 
     It is at least 1, whatever that takes, and not above what the shared factor can use.
@@ -86,28 +87,20 @@ def joint_rank(shapes: Sequence[Sequence[int]], fraction: float, scheme: Scheme)
         raise InvalidOptions("rank", f"{fraction}: a fraction of parameters is above 0")
     dense = sum(int(np.prod(shape)) for shape in shapes)
     rank = int(fraction * dense / joint_parameters(shapes, 1, scheme))
-    most = min(min(_FORMS[scheme].max_ranks(shape)) for shape in shapes)
+    most = min(min(JOINT_FITTINGS[scheme].form.max_ranks(shape)) for shape in shapes)
     return min(max(rank, 1), most)
 
 
-def _fits(shape: Sequence[int], first: Sequence[int], scheme: Scheme) -> bool:
-    same = tuple(shape) == tuple(first)
-    return same or (scheme == "right" and (shape[0], *shape[2:]) == (first[0], *first[2:]))
+def _right(matrices: Sequence[Float64], rank: int) -> list[Factors]:
+    members, shared = _right_shared(matrices, rank)
+    v = shared.astype(np.float32)
+    return [(member.astype(np.float32), v) for member in members]
 
 
-def _factors(
-    matrices: list[Float64], rank: int, scheme: Scheme
-) -> list[tuple[npt.NDArray[np.float32], ...]]:
-    """Return the factors of each member, in the form's order."""
-    if scheme == "binary":
-        (own_left, shared_right), (own_right, shared_left) = _binary(matrices, rank)
-        v, u = shared_right.astype(np.float32), shared_left.astype(np.float32)
-        pairs = zip(own_left, own_right, strict=True)
-        return [(a.astype(np.float32), v, u, b.astype(np.float32)) for a, b in pairs]
-    own, shared = (_right_shared if scheme == "right" else _left_shared)(matrices, rank)
-    single = shared.astype(np.float32)
-    members = [factor.astype(np.float32) for factor in own]
-    return [(m, single) if scheme == "right" else (single, m) for m in members]
+def _left(matrices: Sequence[Float64], rank: int) -> list[Factors]:
+    members, shared = _left_shared(matrices, rank)
+    u = shared.astype(np.float32)
+    return [(u, member.astype(np.float32)) for member in members]
 
 
 def _right_shared(matrices: Sequence[Float64], rank: int) -> Branch:
@@ -121,8 +114,8 @@ def _right_shared(matrices: Sequence[Float64], rank: int) -> Branch:
 
 def _left_shared(matrices: Sequence[Float64], rank: int) -> Branch:
     """Return the best Vⁿ and U with Wⁿ ≈ U·Vⁿ."""
-    own, shared = _right_shared([matrix.T for matrix in matrices], rank)
-    return [factor.T for factor in own], shared.T
+    members, shared = _right_shared([matrix.T for matrix in matrices], rank)
+    return [factor.T for factor in members], shared.T
 
 
 def _widened(columns: Float64, rank: int) -> Float64:
@@ -130,8 +123,8 @@ def _widened(columns: Float64, rank: int) -> Float64:
     return np.pad(columns, ((0, 0), (0, rank - columns.shape[1])))
 
 
-def _binary(matrices: Sequence[Float64], rank: int) -> tuple[Branch, Branch]:
-    """Return both branches of Wⁿ ≈ Uⁿ·V + U·Vⁿ.
+def _binary(matrices: Sequence[Float64], rank: int) -> list[Factors]:
+    """Return Uⁿ, V, U, Vⁿ with Wⁿ ≈ Uⁿ·V + U·Vⁿ.
 
     As U·Vⁿ can hold all of Wⁿ in the space of U, and Uⁿ·V all in the space of V, the error is what
     lies outside both. So each space in turn is the best for what the other leaves; the published
@@ -150,13 +143,48 @@ def _binary(matrices: Sequence[Float64], rank: int) -> tuple[Branch, Branch]:
         error = sum(float(np.sum((m - (m @ rows.T) @ rows) ** 2)) for m in outside_u)
         if before - error <= _TOLERANCE * error:
             break
-    own_left, v = _right_shared(outside_u, rank)
-    rest = [m - own @ v for m, own in zip(matrices, own_left, strict=True)]
-    own_right, u = _left_shared(rest, rank)
-    return (own_left, v), (own_right, u)
+    lefts, v = _right_shared(outside_u, rank)
+    rest = [m - left @ v for m, left in zip(matrices, lefts, strict=True)]
+    rights, u = _left_shared(rest, rank)
+    shared = v.astype(np.float32), u.astype(np.float32)
+    pairs = zip(lefts, rights, strict=True)
+    return [(left.astype(np.float32), *shared, right.astype(np.float32)) for left, right in pairs]
 
 
 def _unit_rows(matrix: Float64) -> Float64:
     """Return orthogonal rows scaled to unit norm; rows of zeros stay."""
     norms = np.linalg.norm(matrix, axis=1, keepdims=True)
     return matrix / np.where(norms > 0, norms, 1.0)
+
+
+@dataclass(frozen=True)
+class JointFitting:
+    """How the layers of a group get a joint form.
+
+    Attributes:
+        form: its algebra.
+        fit: returns the factors of each member, from their unfoldings and the rank.
+        mixes_depths: whether members may differ in the number of input channels.
+    """
+
+    form: type[FactoredWeight]
+    fit: Callable[[Sequence[Float64], int], list[Factors]]
+    mixes_depths: bool = False
+
+    def ranks(self, rank: int) -> tuple[int, ...]:
+        """Return the ranks of the form, one of each product, which shares one factor."""
+        return (rank,) * len(self.form.shared)
+
+    def joins(self, shape: Sequence[int], first: Sequence[int]) -> bool:
+        """Whether a weight of a shape fits in a group whose first has the other shape."""
+        if self.mixes_depths:
+            shape, first = (shape[0], *shape[2:]), (first[0], *first[2:])
+        return tuple(shape) == tuple(first)
+
+
+JOINT_FITTINGS: Mapping[str, JointFitting] = {
+    "right": JointFitting(JointRight, _right, mixes_depths=True),
+    "left": JointFitting(JointLeft, _left),
+    "binary": JointFitting(JointBinary, _binary),
+}
+"""By the scheme, as in `DecompositionOptions`."""

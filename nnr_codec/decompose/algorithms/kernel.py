@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import InvalidModel, InvalidOptions
 from ...factorization.forms import FactoredWeight
-from ...model import is_float
+from ...model import Array, Float64, is_float
 
-Float64 = npt.NDArray[np.float64]
 FormT = TypeVar("FormT", bound=FactoredWeight)
 
 _DAMPING = 0.01
@@ -25,7 +24,7 @@ _DAMPING = 0.01
 
 
 def checked_weight(
-    weight: npt.NDArray[Any], form: type[FactoredWeight], name: str, moment: Float64 | None = None
+    weight: Array, form: type[FactoredWeight], name: str, moment: Float64 | None = None
 ) -> Float64:
     """Return a weight in float64, or say why it cannot be decomposed.
 
@@ -108,9 +107,7 @@ def triangular_root(moment: Float64) -> Float64:
         raise InvalidOptions("moment", "not positive definite, so it is no moment") from error
 
 
-def squared_error(
-    weight: npt.NDArray[Any], approximation: npt.NDArray[Any], moment: Float64 | None = None
-) -> float:
+def squared_error(weight: Array, approximation: Array, moment: Float64 | None = None) -> float:
     """Return the squared error of a weight, or of the layer's output.
 
     That is the squared Frobenius norm of W - Ŵ or, with a second moment Σ = E[x xᵀ] of the unfolded
@@ -127,18 +124,14 @@ def squared_error(
     return float(np.vdot(difference, weighted))
 
 
-def relative_error(
-    weight: npt.NDArray[Any], approximation: npt.NDArray[Any], moment: Float64 | None = None
-) -> float:
+def relative_error(weight: Array, approximation: Array, moment: Float64 | None = None) -> float:
     """Return `squared_error` relative to that of zeros; 0 for a weight without any effect."""
     error = squared_error(weight, approximation, moment)
     whole = squared_error(weight, np.zeros_like(weight), moment)
     return error / whole if whole > 0 else 0.0
 
 
-def closest(
-    weight: npt.NDArray[Any], forms: Sequence[FormT], moment: Float64 | None = None
-) -> FormT:
+def closest(weight: Array, forms: Sequence[FormT], moment: Float64 | None = None) -> FormT:
     """Return the form of least `squared_error`, the first one of equal ones."""
     return min(forms, key=lambda form: squared_error(weight, form.to_dense(), moment))
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .kernel import Float64, damped, triangular_root
+from ...model import Float64
+from .kernel import damped, triangular_root
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from ...factorization.forms import LowRank
-from .kernel import Float64, checked_ranks, checked_weight, damped, triangular_root
+from ...model import Array, Float64
+from .kernel import checked_ranks, checked_weight, damped, triangular_root
 
 _DENSE_EIGENPROBLEM = 1280  # rows up to which all eigenvectors are computed, in some 0.5 s
 _OVERSAMPLING = 0.5  # of the rank; at least:
@@ -19,7 +17,7 @@ _SEED = 20210705
 
 
 def low_rank(
-    weight: npt.NDArray[Any], rank: int, *, moment: Float64 | None = None, name: str = "weight"
+    weight: Array, rank: int, *, moment: Float64 | None = None, name: str = "weight"
 ) -> LowRank:
     """Approximate a weight, unfolded to shape[0] x n, by a product of rank `rank`.
 

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...factorization.forms import Tucker2
+from ...model import Array, Float64
 from .conjugate_gradients import conjugate_gradients
-from .kernel import (
-    Float64,
-    checked_ranks,
-    checked_weight,
-    closest,
-    damped,
-    evenly_scaled,
-    squared_error,
-)
-from .svd import leading_eigenvectors, weighted_svd
+from .kernel import checked_ranks, checked_weight, closest, damped, evenly_scaled, squared_error
+from .spectra import leading_vectors
+from .svd import weighted_svd
 
 _MAX_SWEEPS = 50
 _TOLERANCE = 1e-5  # of what the core misses of the kernel's energy, gained in a sweep
@@ -30,7 +22,7 @@ _STEPS = 5  # of conjugate gradients in a sweep: the next sweep goes on
 
 
 def tucker2(
-    weight: npt.NDArray[Any],
+    weight: Array,
     ranks: Sequence[int],
     *,
     moment: Float64 | None = None,
@@ -80,23 +72,17 @@ def orthonormal_tucker2(
     rank_out = min(rank_out, rank_in * taps)
     rank_in = min(rank_in, rank_out * taps)
     energy, kept = float(np.vdot(kernel, kernel)), 0.0
-    inputs = _leading(np.swapaxes(kernel, 0, 1), rank_in)
+    inputs = leading_vectors(kernel, 1, rank_in)
     for _ in range(_MAX_SWEEPS):
         narrow = np.tensordot(inputs, kernel, (0, 1))  # r_S x T x taps
-        outputs = _leading(np.swapaxes(narrow, 0, 1), rank_out)
+        outputs = leading_vectors(narrow, 1, rank_out)
         projected = np.tensordot(outputs, kernel, (0, 0))  # r_T x S x taps
-        inputs = _leading(np.swapaxes(projected, 0, 1), rank_in)
+        inputs = leading_vectors(projected, 1, rank_in)
         core = np.swapaxes(np.tensordot(inputs, projected, (0, 1)), 0, 1)
         before, kept = kept, float(np.vdot(core, core))
         if kept - before <= _TOLERANCE * (energy - kept):
             break
     return np.ascontiguousarray(core), outputs, inputs
-
-
-def _leading(tensor: Float64, count: int) -> Float64:
-    """Return the `count` leading left singular vectors of a tensor unfolded to its first mode."""
-    unfolded = tensor.reshape(len(tensor), -1)
-    return leading_eigenvectors(unfolded @ unfolded.T, count)
 
 
 def _form(core: Float64, outputs: Float64, inputs: Float64) -> Tucker2:
@@ -150,9 +136,9 @@ def _core_and_outputs(
     half = np.tensordot(inputs, moment.reshape(channels, taps, channels, taps), (0, 0))
     projected = np.tensordot(half, inputs, (2, 0)).transpose(0, 1, 3, 2)  # r_S taps r_S taps
     gram = projected.reshape(rank_in * taps, rank_in * taps)
-    wanted = np.tensordot(target, inputs, (1, 0)).transpose(0, 2, 1).reshape(len(target), -1)
+    right_side = np.tensordot(target, inputs, (1, 0)).transpose(0, 2, 1).reshape(len(target), -1)
     best: Float64 = np.asarray(
-        np.linalg.solve(gram, wanted.T).T, np.float64
+        np.linalg.solve(gram, right_side.T).T, np.float64
     )  # T x (r_S·taps), of full rank
     left, singular, right = weighted_svd(best, rank_out, gram)
     return (singular[:, None] * right).reshape(rank_out, rank_in, taps), left

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from .kernel import Float64
+from ...model import Float64
 from .svd import squared_singular_values
 
 _GRID = 200  # trial variances in one pass

@@ -40,7 +40,7 @@ def allocate(
         raise InvalidOptions("compression_ratio", f"{ratio} is not a number of at least 1")
     layers = {name: _points(curve) for name, curve in curves.items()}
     before = saved + others + sum(curve.dense for curve in curves.values())
-    taken = dict.fromkeys(layers, 0)
+    chosen = dict.fromkeys(layers, 0)
     least = others + sum(points[0].parameters for points in layers.values())
     budget = math.floor(before / ratio * (1 + 1e-12)) - least
     if budget < 0:
@@ -51,12 +51,12 @@ def allocate(
         for start, end in pairwise(_hull(points))
     )
     for _, name, end in steps:  # a hull's slopes rise, so its steps come in order
-        cost = layers[name][end].parameters - layers[name][taken[name]].parameters
+        cost = layers[name][end].parameters - layers[name][chosen[name]].parameters
         if cost > budget:
             continue
-        taken[name], budget = end, budget - cost
-    _spend(layers, taken, budget)
-    return {name: layers[name][index].choice for name, index in taken.items()}
+        chosen[name], budget = end, budget - cost
+    _spend(layers, chosen, budget)
+    return {name: layers[name][index].choice for name, index in chosen.items()}
 
 
 def largest_fraction(
@@ -121,17 +121,17 @@ def _hull(points: Sequence[_Point]) -> list[int]:
     return hull
 
 
-def _spend(layers: Mapping[str, Sequence[_Point]], taken: dict[str, int], budget: int) -> None:
+def _spend(layers: Mapping[str, Sequence[_Point]], chosen: dict[str, int], budget: int) -> None:
     """Go on to better points of single layers while one fits the budget, the steepest first."""
     while True:
         steps = [
-            (_slope(points, taken[name], index), name, index)
+            (_slope(points, chosen[name], index), name, index)
             for name, points in layers.items()
-            for index in range(taken[name] + 1, len(points))
-            if points[index].parameters - points[taken[name]].parameters <= budget
+            for index in range(chosen[name] + 1, len(points))
+            if points[index].parameters - points[chosen[name]].parameters <= budget
         ]
         if not steps:
             return
         _, name, index = min(steps)
-        budget -= layers[name][index].parameters - layers[name][taken[name]].parameters
-        taken[name] = index
+        budget -= layers[name][index].parameters - layers[name][chosen[name]].parameters
+        chosen[name] = index

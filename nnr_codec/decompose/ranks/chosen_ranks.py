@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ...errors import InvalidModel, InvalidOptions
+from ...model import Float64
 from ...options import DecompositionOptions, EncodeOptions
-from ..algorithms.kernel import Float64, relative_error
+from ..algorithms.kernel import relative_error
 from ..fitting import Form, Task, decompose_to, usable, values_of
 from ..layer_kinds import LayerWeight
 from .allocation import allocate, largest_fraction
@@ -64,7 +65,7 @@ class Candidate:
 def chosen_tasks(
     candidates: Sequence[Candidate],
     options: EncodeOptions,
-    everything: int,
+    model_parameters: int,
     skipped: dict[str, str],
     results: Results = map,
 ) -> list[Task]:
@@ -73,7 +74,7 @@ def chosen_tasks(
     Args:
         candidates: weights, and the forms that they may get.
         options: of the encoder.
-        everything: parameters of the whole model.
+        model_parameters: parameters of the whole model.
         skipped: reasons by name, added to.
         results: calls a function with each candidate, maybe side by side.
 
@@ -81,22 +82,24 @@ def chosen_tasks(
         InvalidOptions: the ratio is out of reach; or a rank is impossible, of a weight that an
             override names exactly.
     """
-    found: dict[str, Task] = {}
+    tasks_by_name: dict[str, Task] = {}
     by_ratio = [c for c in candidates if c.options.compression_ratio is not None]
     others = [c for c in candidates if c.options.compression_ratio is None]
     for candidate, ranks in zip(others, results(_ranks, others), strict=True):
         if isinstance(ranks, tuple):
-            found[candidate.name] = candidate.task(ranks)
+            tasks_by_name[candidate.name] = candidate.task(ranks)
         elif isinstance(ranks, InvalidOptions) and options.names_exactly(candidate.name):
             raise ranks
         else:
             skipped[candidate.name] = ranks.reason
-    saved = sum(c.dense - _parameters(found[c.name]) for c in candidates if c.name in found)
-    chosen = _by_ratio(by_ratio, options.decomposition, everything, saved, skipped, results)
-    found.update((task.weight.name, task) for task in chosen)
+    saved = sum(
+        c.dense - _parameters(tasks_by_name[c.name]) for c in candidates if c.name in tasks_by_name
+    )
+    chosen = _by_ratio(by_ratio, options.decomposition, model_parameters, saved, skipped, results)
+    tasks_by_name.update((task.weight.name, task) for task in chosen)
     tasks = []
     for candidate in candidates:
-        task = found.get(candidate.name)
+        task = tasks_by_name.get(candidate.name)
         if task is None or _parameters(task) == candidate.dense:
             skipped.setdefault(candidate.name, NO_FEWER)
         else:
@@ -106,14 +109,14 @@ def chosen_tasks(
 
 def _ranks(candidate: Candidate) -> Ranks | InvalidModel | InvalidOptions:
     """Return the ranks that the options of a weight ask for; or what is wrong with them."""
-    (form,), name, asked = candidate.forms, candidate.name, candidate.options
+    (form,), name, options = candidate.forms, candidate.name, candidate.options
     values, moment = values_of(candidate.weight), candidate.moment
     try:
-        if asked.energy is not None:
-            return energy_ranks(form, values, asked.energy, moment, name)
-        if asked.rank == "vbmf":
+        if options.energy is not None:
+            return energy_ranks(form, values, options.energy, moment, name)
+        if options.rank == "vbmf":
             return vbmf_ranks(form, values, name)
-        rank = cast("int | float", asked.rank)  # one is given, as DecompositionOptions checks
+        rank = cast("int | float", options.rank)  # one is given, as DecompositionOptions checks
         return resolved_ranks(form, values, rank, moment, name)
     except (InvalidModel, InvalidOptions) as error:
         return error
@@ -122,7 +125,7 @@ def _ranks(candidate: Candidate) -> Ranks | InvalidModel | InvalidOptions:
 def _by_ratio(
     candidates: Sequence[Candidate],
     options: DecompositionOptions,
-    everything: int,
+    model_parameters: int,
     saved: int,
     skipped: dict[str, str],
     results: Results,
@@ -132,7 +135,7 @@ def _by_ratio(
     Args:
         candidates: weights that have neither a rank nor an energy of their own.
         options: of the model.
-        everything: parameters of the whole model, all dense.
+        model_parameters: parameters of the whole model, all dense.
         saved: of them, by weights that do.
         skipped: reasons by name, added to.
         results: calls a function with each candidate.
@@ -144,15 +147,15 @@ def _by_ratio(
     if options.method == "ce1":
         names = usable(((c.weight, c.forms[0]) for c in candidates), skipped)
         kept = [candidate for candidate in candidates if candidate.name in names]
-        others = everything - saved - sum(candidate.dense for candidate in kept)
-        return _common_fraction(kept, ratio, everything, others)
+        others = model_parameters - saved - sum(candidate.dense for candidate in kept)
+        return _common_fraction(kept, ratio, model_parameters, others)
     curves: dict[str, ErrorCurve] = {}
     for candidate, curve in zip(candidates, results(_curve, candidates), strict=True):
         if isinstance(curve, str):
             skipped[candidate.name] = curve
         else:
             curves[candidate.name] = curve.of_losses()
-    others = everything - saved - sum(curve.dense for curve in curves.values())
+    others = model_parameters - saved - sum(curve.dense for curve in curves.values())
     chosen = allocate(curves, ratio, others, saved)
     picked = ((c, chosen.get(c.name)) for c in candidates)
     return [c.task(choice.ranks, choice.form) for c, choice in picked if choice is not None]
@@ -181,7 +184,7 @@ def _curve(candidate: Candidate) -> ErrorCurve | str:
 
 
 def _common_fraction(
-    candidates: Sequence[Candidate], ratio: float, everything: int, others: int
+    candidates: Sequence[Candidate], ratio: float, model_parameters: int, others: int
 ) -> list[Task]:
     """Return tasks that keep the same fraction of every weight, the largest that fits.
 
@@ -191,7 +194,7 @@ def _common_fraction(
     Args:
         candidates: weights, and one form of each.
         ratio: of the model.
-        everything: its parameters, all dense.
+        model_parameters: its parameters, all dense.
         others: of all but the candidates, which stay as they are.
     """
     curves = {
@@ -212,7 +215,7 @@ def _common_fraction(
     def parameters(fraction: float) -> int:
         return sum(map(_parameters, tasks_at(fraction)))
 
-    return tasks_at(largest_fraction(parameters, ratio, everything, others))
+    return tasks_at(largest_fraction(parameters, ratio, model_parameters, others))
 
 
 def _parameters(task: Task) -> int:

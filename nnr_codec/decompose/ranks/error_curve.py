@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...factorization.forms import FactoredWeight
-from ..algorithms.kernel import Float64, checked_weight
-from .form_errors import errors_of_ranks, in_norm_of
+from ...model import Array, Float64
+from ..algorithms.kernel import checked_weight
+from ..forms import fitting_of
 
 __all__ = ["Choice", "ErrorCurve", "error_curve", "fewest_parameters", "merged"]
 
@@ -93,7 +93,7 @@ class ErrorCurve:
 
 def error_curve(
     form: type[FactoredWeight],
-    weight: npt.NDArray[Any],
+    weight: Array,
     moment: Float64 | None = None,
     name: str = "weight",
 ) -> ErrorCurve:
@@ -113,8 +113,9 @@ def error_curve(
         InvalidModel: the weight cannot be decomposed.
         InvalidOptions: the form is joint, or the moment does not fit the weight.
     """
+    fitting = fitting_of(form, name)
     values = checked_weight(weight, form, name, moment)
-    ranks, errors = errors_of_ranks(form, in_norm_of(form, values, moment), name)
+    ranks, errors = fitting.errors(values if moment is None else fitting.in_norm(values, moment))
     parameters = np.array([form.parameters(weight.shape, r) for r in ranks.tolist()], np.int64)
     chosen = _worthwhile(parameters, errors)
     rows = zip(ranks[chosen].tolist(), parameters[chosen], errors[chosen], strict=True)

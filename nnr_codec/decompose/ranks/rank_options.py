@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...errors import InvalidOptions
-from ...factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
-from ..algorithms.cp import sliced_start
-from ..algorithms.ht2 import mode_matrices
-from ..algorithms.kernel import Float64, checked_ranks, checked_weight
-from ..algorithms.svd import squared_singular_values
+from ...factorization.forms import FactoredWeight
+from ...model import Array, Float64
+from ..algorithms.kernel import checked_ranks, checked_weight
 from ..algorithms.vbmf import vbmf_rank
+from ..forms import fitting_of
 from .error_curve import ErrorCurve, error_curve
-from .form_errors import in_norm_of
 
 Ranks = tuple[int, ...]
 
@@ -26,7 +22,7 @@ _ROUNDING = 1e-12  # what shares of energy and of parameters may miss
 
 def resolved_ranks(
     form: type[FactoredWeight],
-    weight: npt.NDArray[Any],
+    weight: Array,
     rank: int | float | Sequence[int],
     moment: Float64 | None = None,
     name: str = "weight",
@@ -55,7 +51,7 @@ def resolved_ranks(
 
 def best_ranks(
     form: type[FactoredWeight],
-    weight: npt.NDArray[Any],
+    weight: Array,
     fraction: float,
     moment: Float64 | None = None,
     name: str = "weight",
@@ -114,7 +110,7 @@ def _allowed(shape: Sequence[int], fraction: float, name: str) -> float:
 
 def energy_ranks(
     form: type[FactoredWeight],
-    weight: npt.NDArray[Any],
+    weight: Array,
     energy: float,
     moment: Float64 | None = None,
     name: str = "weight",
@@ -135,41 +131,24 @@ def energy_ranks(
     """
     if not 0 < energy <= 1:
         raise InvalidOptions("energy", f"{name!r}: {energy} is not from 0 to 1")
-    values = in_norm_of(form, checked_weight(weight, form, name, moment), moment)
-    return tuple(_energy_rank(spectrum, energy) for spectrum in _spectra(form, values, name))
+    fitting = fitting_of(form, name)
+    values = checked_weight(weight, form, name, moment)
+    spectra = fitting.spectra(values if moment is None else fitting.in_norm(values, moment))
+    return tuple(_energy_rank(spectrum, energy) for spectrum in spectra)
 
 
-def vbmf_ranks(form: type[FactoredWeight], weight: npt.NDArray[Any], name: str = "weight") -> Ranks:
-    """Return the ranks by variational Bayes, at least 1: low rank and Tucker-2 (Kim et al., 2016).
+def vbmf_ranks(form: type[FactoredWeight], weight: Array, name: str = "weight") -> Ranks:
+    """Return the ranks by variational Bayes, at least 1 (Kim et al., 2016).
 
     Raises:
         InvalidModel: the weight cannot be decomposed.
-        InvalidOptions: the form is another.
+        InvalidOptions: the form has no such ranks; low rank and Tucker-2 have.
     """
     values = checked_weight(weight, form, name)
-    if form not in (LowRank, Tucker2):
+    matrices = None if form.shared else fitting_of(form).vbmf_matrices
+    if matrices is None:
         raise InvalidOptions("rank", f"{name!r}: VBMF has no ranks of {form.form}")
-    matrices = [values.reshape(len(values), -1)]
-    if form is Tucker2:
-        matrices.append(np.swapaxes(values, 0, 1).reshape(values.shape[1], -1))
-    return tuple(max(vbmf_rank(matrix), 1) for matrix in matrices)
-
-
-def _spectra(form: type[FactoredWeight], kernel: Float64, name: str) -> tuple[Float64, ...]:
-    """Return the squared singular values, falling, that each rank of the form cuts off."""
-    outputs = kernel.reshape(len(kernel), -1)
-    if form is LowRank:
-        return (squared_singular_values(outputs),)
-    if form is Tucker2:
-        inputs = np.swapaxes(kernel, 0, 1).reshape(kernel.shape[1], -1)
-        return squared_singular_values(outputs), squared_singular_values(inputs)
-    if form is HT2:
-        return tuple(map(squared_singular_values, mode_matrices(kernel)))
-    if form is CP:
-        factors = sliced_start(kernel, CP.max_ranks(kernel.shape)[0])
-        norms = np.prod([np.sum(factor**2, axis=0) for factor in factors], axis=0)
-        return (np.asarray(norms, np.float64),)
-    raise InvalidOptions("decompose", f"{name!r}: {form.form} has ranks of groups, not of a layer")
+    return tuple(max(vbmf_rank(matrix), 1) for matrix in matrices(values))
 
 
 def _energy_rank(spectrum: Float64, energy: float) -> int:

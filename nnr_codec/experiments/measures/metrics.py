@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnr_codec.errors import InvalidModel
-from nnr_codec.model import Array
+from nnr_codec.model import Array, Float64
 
 __all__ = [
     "AGREEMENT",
@@ -28,7 +28,6 @@ __all__ = [
 
 AGREEMENT = "agreement"
 CHUNK = 1000  # samples
-Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
 

@@ -1,9 +1,7 @@
-"""Training for low rank, fine-tuning, and batch norm: functions over a user's module and batches.
+"""Training for low rank (Lee et al., arXiv 1905.10145). Needs the extra `torch`.
 
-Needs the extra `torch`. Random numbers are the user's: seed torch, and the results are the same.
-
-Training for low rank is the method of Lee et al., arXiv 1905.10145. The full network is trained,
-and now and then each kernel is replaced by its low-rank reconstruction:
+The full network is trained, and now and then each kernel is replaced by its low-rank
+reconstruction:
 
     projection = LowRankProjection(module, ranks_at_ratio(module, 3))
     fine_tune(module, optimizer, batches, loss, steps=2000, after_step=projection.step)
@@ -16,27 +14,25 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ..decompose.algorithms.kernel import checked_ranks, checked_weight
 from ..decompose.algorithms.svd import low_rank, truncated_svd
 from ..decompose.algorithms.tucker import tucker2
 from ..decompose.ranks.rank_options import rank_of_fraction
-from ..errors import InvalidModel, InvalidOptions
+from ..errors import InvalidOptions
 from ..factorization.forms import FactoredWeight, LowRank, Tucker2
-from ..user.module import apply, in_mode, weight_layers
-from .batch_norm import reestimate_batch_norm
+from ..model import Array
+from ..user.module import weight_layers
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LowRankProjection", "fine_tune", "ranks_at_ratio", "reestimate_batch_norm"]
+__all__ = ["LowRankProjection", "ranks_at_ratio"]
 
-Array = npt.NDArray[Any]
 Ranks = int | tuple[int, int]
 """The rank of an SVD, or the two of Tucker-2: (outputs, inputs)."""
 
@@ -81,7 +77,7 @@ class LowRankProjection:
             raise InvalidOptions("every", f"{every} is less than 1")
         if min(tiles) < 1:
             raise InvalidOptions("tiles", f"{tiles} is less than 1")
-        self.ranks = {name: _plain(name, rank) for name, rank in ranks.items()}
+        self.ranks = {name: _whole_numbers(name, rank) for name, rank in ranks.items()}
         self.tiles = tiles
         self.every = every
         self.is_projected = False
@@ -147,7 +143,7 @@ def ranks_at_ratio(
         ratio: parameters of a layer before over after.
         form: of convolutions with several taps.
         tiles: as those of the projection.
-        only: the names of the weights that are wanted; all by default. A classifier of few classes
+        only: the names of the weights to give ranks; all by default. A classifier of few classes
             is better left out: it soon has a rank that cannot tell them apart.
 
     Raises:
@@ -159,7 +155,8 @@ def ranks_at_ratio(
         raise InvalidOptions("form", f"{form!r} is neither 'tucker2' nor 'lr'")
     ranks: dict[str, Ranks] = {}
     for layer, name in list(weight_layers(module).items())[1:]:
-        shape = tuple(layer.weight.shape)
+        weight: Any = layer.weight
+        shape = tuple(weight.shape)
         left_out = only is not None and name not in only
         if left_out or getattr(layer, "groups", 1) > 1 or getattr(layer, "transposed", False):
             continue
@@ -169,59 +166,7 @@ def ranks_at_ratio(
     return ranks
 
 
-def fine_tune(
-    module: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[Any, Any]],
-    loss: Callable[[Any, Any], torch.Tensor],
-    *,
-    steps: int,
-    after_step: Callable[[], object] | None = None,
-) -> list[float]:
-    """Take `steps` steps of `optimizer` on `module`, in training mode; return the losses.
-
-    Args:
-        module: factored layers or not; each part is in its own mode again afterwards.
-        optimizer: of the module's parameters.
-        batches: pairs (inputs, targets); gone through again and again. Inputs are a tensor, a tuple
-            of what the module takes, or a dict of that by keyword.
-        loss: of outputs and targets; a scalar.
-        steps: batches to train on.
-        after_step: called after each step: a schedule, or `LowRankProjection.step`, or both.
-
-    Raises:
-        InvalidModel: the loss is not finite.
-        InvalidOptions: `batches` end before `steps` and cannot be gone through again.
-    """
-    losses: list[float] = []
-    supply = _endless(batches)
-    with in_mode(module, training=True):
-        for step in range(steps):
-            inputs, targets = next(supply)
-            value = loss(apply(module, inputs), targets)
-            losses.append(float(value.detach()))
-            if not math.isfinite(losses[-1]):
-                raise InvalidModel("loss", f"is {losses[-1]} in step {step} of training")
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            if after_step is not None:
-                after_step()
-    return losses
-
-
-def _endless(batches: Iterable[Any]) -> Iterator[Any]:
-    count = 0
-    while True:
-        before = count
-        for batch in batches:
-            count += 1
-            yield batch
-        if count == before:
-            raise InvalidOptions("batches", f"there are no more after {count}")
-
-
-def _plain(name: str, rank: Any) -> Ranks:
+def _whole_numbers(name: str, rank: Any) -> Ranks:
     """Return one rank as int and several as a tuple, whatever kinds of whole numbers they are.
 
     Raises:
