@@ -59,25 +59,25 @@ class SharedFunction:
         self.key = blake2b(self._bytes, digest_size=16).digest()
         self._workers = workers
         self._holders: set[tuple[str, int, str]] = set()
-        self._copies = 0
         self._copies_under_way = 0
+        self._copies_left = 2 * workers
 
     def copy_to_send(self, required: bool) -> bytes | None:
         """Return the function's bytes if the next call should have them.
 
-        There are as many copies under way as workers that are not known to have one. Should these
-        never answer, since there are fewer workers than was told, it ends with two copies for each.
+        There are as many copies under way as workers that are not known to have one. As there may
+        be fewer workers than was told, that ends with two copies for each.
 
         Args:
-            required: a worker asked for them.
+            required: a worker lacked them for this call.
         """
         if len(self._bytes) <= _SMALL_BYTES:
             return self._bytes
         lacking = self._workers - len(self._holders)
-        is_useful = self._copies_under_way < lacking and self._copies < 2 * self._workers
+        is_useful = self._copies_under_way < lacking and self._copies_left > 0
         if not required and not is_useful:
             return None
-        self._copies += 1
+        self._copies_left -= 1
         self._copies_under_way += 1
         return self._bytes
 
@@ -85,8 +85,14 @@ class SharedFunction:
         """Note that a call is over, with `copy` among its arguments; None: without an answer."""
         if copy is not None:
             self._copies_under_way -= 1
-        if answer is not None and answer.results:
+        if answer is None:
+            return
+        if answer.results:
             self._holders.add(answer.worker)
+        else:  # it is new, or has lost the function
+            self._holders.discard(answer.worker)
+            self._workers = max(self._workers, len(self._holders) + 1)
+            self._copies_left += 2
 
 
 def call_shared(key: bytes, function: bytes | None, values: bytes, first: int) -> Answer:
