@@ -23,7 +23,7 @@ from .exact import Representation, name_parts, represent
 from .factor_transport import CarriedWeight, merged_reports, with_blocks
 from .grouping import SAVED_BYTES, Group, Grouping, group_layers, ungrouped
 from .model_mapping import coded_names, map_model, travels_exactly, with_representations
-from .tensor_encoder import EncodedTensors, TensorEncoder
+from .tensor_encoder import EncodedTensors, TensorEncoder, UnitValues
 from .weight_errors import WeightErrors
 
 _MAX_PENDING = 64
@@ -99,7 +99,7 @@ class StreamEncoder:
         self._header_bytes += len(head)
         yield head
         self._unmatched = tuple(self._options.unmatched_globs([*model.names(), *names]))
-        for encoded in self._encoded(tensor_encoder, grouping.groups):
+        for encoded in self._encoded(tensor_encoder, grouping.groups, exact):
             self._tensors += encoded.reports
             self._errors.take(encoded.factors)
             self._grouped_vectors += len(encoded.reports) - 1
@@ -137,12 +137,18 @@ class StreamEncoder:
         grouping = group_layers(coded, encoder.may_join, map_bytes, by_name=by_name)
         return with_blocks(grouping, self._carried)
 
-    def _encoded(self, encoder: TensorEncoder, groups: list[Group]) -> Iterator[EncodedTensors]:
-        values = (
-            (_BYTES_PER_ELEMENT * sum(p.size for p in group.values()), partial(_values, group))
+    def _encoded(
+        self, encoder: TensorEncoder, groups: list[Group], exact: Mapping[str, Representation]
+    ) -> Iterator[EncodedTensors]:
+        units = (
+            (
+                _BYTES_PER_ELEMENT * sum(p.size for p in group.values()),
+                partial(_unit, group, self._series.part(coded_names(group.values(), exact))),
+            )
             for group in groups
         )
-        return ordered_results(self._executor, encoder.encode_unit, values, _MAX_PENDING)
+        encode = partial(_encoded_unit, encoder)
+        return ordered_results(self._executor, encode, units, _MAX_PENDING)
 
     def report(self, seconds: float = 0.0) -> EncodeReport:
         """Return sizes and errors of what was encoded."""
@@ -187,6 +193,11 @@ def _representation(
     return represent(values, options.qp_density, codebook=bool(options.codebook))
 
 
-def _values(group: Group) -> dict[str, tuple[str, npt.NDArray[Any]]]:
-    """Read the tensors of a unit: (name, values) by role."""
-    return {role: (parameter.name, parameter.read()) for role, parameter in group.items()}
+def _unit(group: Group, series: Series) -> tuple[UnitValues, Series]:
+    """Read the tensors of a unit; `series`: what concerns them of the earlier streams."""
+    return {role: (parameter.name, parameter.read()) for role, parameter in group.items()}, series
+
+
+def _encoded_unit(encoder: TensorEncoder, unit: tuple[UnitValues, Series]) -> EncodedTensors:
+    values, series = unit
+    return encoder.with_series(series).encode_unit(values)

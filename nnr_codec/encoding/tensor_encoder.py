@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +28,10 @@ from .unit_encoder import CodedLevels, EncodedUnit, encode_raw_floats
 # What nnr_decompressed_data_format tells every decoder; the other types stand in the model map.
 _INT_FORMATS = {"int8": DataFormat.INT8, "int16": DataFormat.INT16, "int64": DataFormat.INT64}
 _FLOAT_FORMATS = {"float16": DataFormat.FLOAT16, "float64": DataFormat.FLOAT64}
+
+
+UnitValues = Mapping[str, tuple[str, npt.NDArray[Any]]]
+"""What goes into one data unit: the name and values of each tensor, by role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +63,9 @@ class TensorEncoder:
         exact: Mapping[str, Representation],
         carried: Mapping[str, CarriedWeight],
     ) -> None:
-        """`names`: of all coded tensors, in order; `exact`: how those that are exact are coded;
-        `carried`: the weights that travel as factors."""
+        """`series`: the earlier streams, which the tensors' identities follow from; `names`: of all
+        coded tensors, in order; `exact`: how those that are exact are coded; `carried`: the weights
+        that travel as factors."""
         self._options = options
         self._exact = exact
         # Names and shapes alone: other processes cannot have the weights.
@@ -74,9 +80,19 @@ class TensorEncoder:
         self._known_steps: dict[str, int | None] = {}
         # The second edition's units have identities, so that updates can refer to them.
         self._node_ids = series.node_ids(names) if context.profile == 1 else {}
-        self._search = ToolSearch(context, series, self._node_ids)
+        self._search = ToolSearch(context, Series(), self._node_ids)
 
-    def encode_unit(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> EncodedTensors:
+    def with_series(self, series: Series) -> TensorEncoder:
+        """Return an encoder of tensors whose integers in earlier streams `series` has.
+
+        These are as large as the model: they travel to a worker with the unit, not with the
+        encoder.
+        """
+        encoder = copy(self)
+        encoder._search = ToolSearch(self._context, series, self._node_ids)
+        return encoder
+
+    def encode_unit(self, tensors: UnitValues) -> EncodedTensors:
         """Encode what goes into one data unit, (name, values) by role; raises as `encode`."""
         if "G" in tensors:
             return self.encode_factors(tensors)
@@ -246,7 +262,7 @@ class TensorEncoder:
         levels = levels_of(values, qp, density)
         return None if levels is None else (qp, levels)
 
-    def encode_block(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> EncodedTensors:
+    def encode_block(self, tensors: UnitValues) -> EncodedTensors:
         """Encode the tensors of a layer, (name, values) by role, all to be quantized, as a BLOCK.
 
         Raises:
@@ -278,7 +294,7 @@ class TensorEncoder:
         factors = self._decoded_factors(quantized.values())
         return EncodedTensors(unit.data, reports, skippable_bytes(weight), factors)
 
-    def encode_factors(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> EncodedTensors:
+    def encode_factors(self, tensors: UnitValues) -> EncodedTensors:
         """Encode the factors G and H of a weight, (name, values) by role, as a decomposed BLOCK.
 
         Raises:
