@@ -15,10 +15,9 @@
 #include "decode/codeword.h"
 #include "decode/dequantize.h"
 #include "encode/codeword_encoder.h"
-#include "encode/dependent_quantizer.h"
 #include "encode/distortion.h"
+#include "encode/quantize.h"
 #include "encode/unary_length.h"
-#include "encode/uniform_quantizer.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -245,13 +244,8 @@ Integers quantize(const PyTensorSyntax& tensor, Floats weights, double step, dou
   require(inside == weights.size(), "weights: not finite, or too large for the step");
   Integers levels = zeroed_array<int32_t>(syntax.elements());
   nb::gil_scoped_release release;
-  const nnr::QuantizerInput input{syntax, weights.data(), importance ? importance->data() : nullptr,
-                                  step, lambda};
-  const nnr::TensorChoices choices{syntax.history != nullptr, nullptr};
-  if (syntax.dependent_quantization)
-    nnr::quantize_dependent(input, choices, levels.data());
-  else
-    nnr::quantize_uniform(input, choices, levels.data());
+  nnr::quantize({syntax, weights.data(), importance ? importance->data() : nullptr, step, lambda},
+                levels.data());
   return levels;
 }
 

@@ -124,10 +124,8 @@ class TensorDecoder {
     int state = dq_state;
     int left = left_class_;
     int64_t extremes = 0;  // or of all |q|: one overflow check for many integers
-    for (uint64_t start = first; start < first + count; start += kOverrunInterval) {
-      const uint64_t stop =
-          first + count - start < kOverrunInterval ? first + count : start + kOverrunInterval;
-      for (uint64_t i = start; i < stop; ++i) {
+    for (uint64_t i = first, end = first + count; i < end;) {
+      for (const uint64_t stop = end_of_run(i, end, kOverrunInterval); i < stop; ++i) {
         const int64_t k = kPlain ? decode_plain(decoder, state, left)
                                  : decode_general(decoder, state, left, i);
         left = neighbour_class(k);

@@ -1,9 +1,9 @@
 // Turns a tensor's integers into lists of bins (spec/bitstream.md, "Coded tensor", "Binarization").
 //
-// A sink takes the lists: bool wants(size_t integers), whether it wants the bins of the next so
-// many integers; void take(first, last), the list; void end_block_row(int dq_state), called at the
-// end of every block row but the last. The arithmetic coder is one sink, the search for
-// initialization indices another.
+// A sink takes the lists: constexpr bool kWantsBypass, whether equiprobable bins are listed; bool
+// wants(size_t integers), whether it wants the bins of the next so many integers; void take(first,
+// last), the list; void end_block_row(int dq_state), called at the end of every block row but the
+// last. The arithmetic coder is one sink, the search for initialization indices another.
 #pragma once
 
 #include <cstdint>
@@ -75,13 +75,14 @@ class Binarizer {
  public:
   Binarizer(const TensorSyntax& tensor, const TensorChoices& choices, Sink& sink)
       : tensor_(tensor), choices_(choices), layout_{tensor.unary_length}, range_(tensor),
-        sink_(sink), room_(kRun * (2 + tensor.unary_length + kRemainderEntries) + ListTemplates::kLength) {}
+        sink_(sink), plain_(tensor.is_plain(choices.history_enabled)),
+        room_(kRun * (2 + tensor.unary_length + kRemainderEntries) + ListTemplates::kLength) {
+    if (plain_ && tensor_.elements() >= kWorthTemplates) make_templates();
+  }
 
   // `levels`: elements() integers as they are coded, before the doubling of dependent
   // quantization.
   void run(const int32_t* levels) {
-    const bool plain = tensor_.is_plain(choices_.history_enabled);
-    if (plain && tensor_.elements() >= kWorthTemplates) make_templates();
     const uint64_t block_rows = tensor_.block_rows();
     for (uint64_t block_row = 0; block_row < block_rows; ++block_row) {
       start_block_row();
@@ -91,7 +92,7 @@ class Binarizer {
           return false;  // nothing is coded, but block rows end all the same
         if (choices_.skipped_rows && choices_.skipped_rows[row])
           skip_row();
-        else if (plain)
+        else if (plain_)
           put_segment<true>(levels, first, count);
         else
           put_segment<false>(levels, first, count);
@@ -104,11 +105,16 @@ class Binarizer {
   void start_block_row() { place_.left = 0; }
   void start_at(int state) { place_.state = state; }
 
-  // Binarizes the integer of element `i`, the next in scan order.
-  void put(int64_t level, uint64_t i) {
-    BinWriter writer(room_.data());
-    put_integer<false>(writer, place_, level, i);
-    sink_.take(room_.data(), writer.end());
+  // Binarizes the integers that come next in scan order: levels[t] is that of element elements[t].
+  void put(const int32_t* levels, const uint64_t* elements, uint64_t count) {
+    for (uint64_t start = 0, stop; start < count; start = stop) {
+      stop = end_of_run(start, count, kRun);
+      const auto element_of = [&](uint64_t t) { return elements[start + t]; };
+      if (plain_)
+        put_run<true>(levels + start, stop - start, element_of);
+      else
+        put_run<false>(levels + start, stop - start, element_of);
+    }
   }
 
  private:
@@ -151,25 +157,26 @@ class Binarizer {
 
   template <bool kPlain>
   void put_segment(const int32_t* levels, uint64_t first, uint64_t count) {
-    for (uint64_t start = first; start < first + count; start += kRun) {
-      const uint64_t stop = first + count - start < kRun ? first + count : start + kRun;
+    for (uint64_t start = first, end = first + count, stop; start < end; start = stop) {
+      stop = end_of_run(start, end, kRun);
       if (sink_.wants(stop - start))
-        put_run<kPlain>(levels, start, stop);
+        put_run<kPlain>(levels + start, stop - start, [&](uint64_t t) { return start + t; });
       else
         pass_over(levels, start, stop);
     }
   }
 
-  template <bool kPlain>
-  void put_run(const int32_t* levels, uint64_t start, uint64_t stop) {
+  // levels[t] is the integer of element element_of(t).
+  template <bool kPlain, class ElementOf>
+  void put_run(const int32_t* levels, uint64_t count, ElementOf element_of) {
     Place place = place_;
     BinWriter writer(room_.data());
-    for (uint64_t i = start; i < stop; ++i) {
-      const auto* known = kPlain ? templates_.find(levels[i]) : nullptr;
+    for (uint64_t t = 0; t < count; ++t) {
+      const auto* known = kPlain ? templates_.find(levels[t]) : nullptr;
       if (known)
-        copy_template(writer, place, levels[i], *known);
+        copy_template(writer, place, levels[t], *known);
       else
-        put_integer<kPlain>(writer, place, levels[i], i);
+        put_integer<kPlain>(writer, place, levels[t], element_of(t));
     }
     place_ = place;
     sink_.take(room_.data(), writer.end());
@@ -235,7 +242,7 @@ class Binarizer {
       base += int64_t{1} << k;
       ++k;
     }
-    writer.bypass(static_cast<uint32_t>(remainder - base), k);
+    if (Sink::kWantsBypass) writer.bypass(static_cast<uint32_t>(remainder - base), k);
   }
 
   const TensorSyntax& tensor_;
@@ -243,6 +250,7 @@ class Binarizer {
   ContextLayout layout_;
   CodebookRange range_;
   Sink& sink_;
+  bool plain_;
   Place place_;
   std::vector<ListedBin> room_;
   ListTemplates templates_;

@@ -58,21 +58,25 @@ inline void reconstruct(const TensorToEncode& tensor, int32_t* integers) {
     });
 }
 
+// Sink that counts bins.
+struct BinCounter {
+  static constexpr bool kWantsBypass = true;
+  uint64_t bins = 0;
+
+  bool wants(size_t) const { return true; }
+  void take(const ListedBin* first, const ListedBin* last) {
+    for (; first != last; ++first) bins += is_bypass(*first) ? bypass_count(*first) : 1;
+  }
+  void end_block_row(int) {}
+};
+
 // Bins of the tensor's integers, context-coded and bypass: what coding time is measured against.
 inline uint64_t count_bins(const TensorToEncode& tensor) {
-  struct CountingSink {
-    uint64_t bins = 0;
-    bool wants(size_t) const { return true; }
-    void take(const ListedBin* first, const ListedBin* last) {
-      for (; first != last; ++first) bins += is_bypass(*first) ? bypass_count(*first) : 1;
-    }
-    void end_block_row(int) {}
-  };
   const std::vector<uint8_t> skipped = skipped_rows(tensor);
   const TensorChoices choices{tensor.history_enabled, skipped.empty() ? nullptr : skipped.data()};
-  CountingSink sink;
-  Binarizer<CountingSink>(tensor.syntax, choices, sink).run(tensor.levels);
-  return sink.bins;
+  BinCounter counter;
+  Binarizer<BinCounter>(tensor.syntax, choices, counter).run(tensor.levels);
+  return counter.bins;
 }
 
 struct EncodedCodeword {
@@ -83,6 +87,8 @@ struct EncodedCodeword {
 // Sink that codes bins, and notes where block rows start.
 class CodingSink {
  public:
+  static constexpr bool kWantsBypass = true;
+
   CodingSink(ArithmeticEncoder& encoder, const ContextLayout& layout) : encoder_(encoder) {
     contexts_.start(layout);
   }

@@ -139,6 +139,8 @@ class ContextTrial {
 // A sink of bins that tries all indices on all contexts.
 class InitializationSearch {
  public:
+  static constexpr bool kWantsBypass = false;
+
   explicit InitializationSearch(const ContextLayout& layout) : trials_(layout.count()) {}
 
   // After kDense runs of integers every second one is enough, after twice as many every fourth,
@@ -156,8 +158,7 @@ class InitializationSearch {
   }
 
   void take(const ListedBin* first, const ListedBin* last) {
-    for (; first != last; ++first)
-      if (!is_bypass(*first)) trials_[*first >> 1].add(*first & 1);
+    for (; first != last; ++first) trials_[*first >> 1].add(*first & 1);
   }
 
   void end_block_row(int) {
