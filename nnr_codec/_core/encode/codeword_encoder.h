@@ -9,6 +9,7 @@
 #include "../decode/tensor_decoder.h"
 #include "arithmetic_encoder.h"
 #include "initialization_search.h"
+#include "reconstruction.h"
 
 namespace nnr {
 
@@ -37,25 +38,19 @@ inline std::vector<uint8_t> skipped_rows(const TensorToEncode& tensor) {
   return zero;
 }
 
-// The integers that a decoder finds: the reconstruction indices of the levels.
+// The integers that a decoder finds: the reconstruction indices of the levels. `integers`: zeroed.
 inline void reconstruct(const TensorToEncode& tensor, int32_t* integers) {
   const TensorSyntax& syntax = tensor.syntax;
+  if (syntax.single_value()) return;
   const std::vector<uint8_t> skipped = skipped_rows(tensor);
-  int state = 0;
-  for (uint64_t block_row = 0; block_row < syntax.block_rows(); ++block_row)
-    for_each_segment(syntax, block_row, !skipped.empty(), [&](uint64_t row, uint64_t first, uint64_t count) {
-      if (!skipped.empty() && skipped[row]) {
-        state = state_after_skipped_row(state, syntax.cols);
-        return true;
-      }
-      for (uint64_t i = first; i < first + count; ++i) {
-        const int64_t level = syntax.single_value() ? 0 : tensor.levels[i];
-        integers[i] = static_cast<int32_t>(
-            syntax.dependent_quantization ? reconstruction_index(level, state) : level);
-        state = kNextState[state][level & 1];
-      }
-      return true;
-    });
+  Reconstruction reconstruction(syntax);
+  for_each_segment(syntax, !skipped.empty(), [&](uint64_t row, uint64_t first, uint64_t count) {
+    if (!skipped.empty() && skipped[row])
+      reconstruction.skip_row();
+    else
+      reconstruction.run(tensor.levels + first, count, integers + first);
+    return true;
+  });
 }
 
 // Sink that counts bins.

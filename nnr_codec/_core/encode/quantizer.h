@@ -3,9 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
-#include <vector>
 
 #include "adaptive_rates.h"
 
@@ -24,6 +24,14 @@ struct QuantizerInput {
   double importance_of(uint64_t i) const { return importance ? importance[i] : 1.0; }
   bool is_plain() const { return syntax.is_plain(syntax.history != nullptr); }
 };
+
+// Whether |weights / step| < 2^31 - 8, so that integers, and those tried beside them, fit 32 bits.
+inline bool fit_levels(const float* weights, uint64_t count, double step) {
+  uint32_t largest = 0;  // the bits of |weight|, which are in its order; those of NaN are above all
+  for (uint64_t i = 0; i < count; ++i)
+    largest = std::max(largest, std::bit_cast<uint32_t>(weights[i]) & 0x7fffffff);
+  return static_cast<double>(std::bit_cast<float>(largest)) < 2147483640.0 * step;
+}
 
 // The nearest whole number, ties to even, of |x| < 2^51: a function that vectorizes everywhere.
 inline double round_to_even(double x) {

@@ -13,12 +13,14 @@ namespace nnr {
 class RateTrellis : private DependentSearch {
  public:
   RateTrellis(const QuantizerInput& input, int32_t* levels)
-      : DependentSearch(input, levels), rates_(input.syntax, input.lambda) {
+      : DependentSearch(input, levels), plain_(input.is_plain()),
+        rates_(input.syntax, input.lambda) {
     refresh();
   }
 
   void run() {
-    search_with_rates(input_.syntax, kLongestInterval, *this);
+    // A parent or history make more models, which learn slower.
+    search_with_rates(input_.syntax, plain_ ? kLongestInterval : kLongestInterval / 2, *this);
     unsigned shift = 8 * best_state();
     path_.for_each_backwards(input_.syntax.elements(),
                              [&](uint64_t i) { levels_[i] = trace_back(i, shift); });
@@ -28,7 +30,7 @@ class RateTrellis : private DependentSearch {
   void search(uint64_t first, uint64_t count) {
     path_.append(first, count);
     since_adaptation_ += count;
-    if (input_.is_plain())
+    if (plain_)
       for (uint64_t i = first; i < first + count; ++i) step(i, 0, false);
     else
       for (uint64_t i = first; i < first + count; ++i)
@@ -64,8 +66,7 @@ class RateTrellis : private DependentSearch {
  private:
   static constexpr int kTabulated = 256;  // |q| whose rates are in a table
   static constexpr uint64_t kLongestInterval = 1024;
-  // Of the longest interval, what the models are adapted to: its end is enough.
-  static constexpr uint64_t kAdapted = 192;
+  static constexpr uint64_t kAdapted = 192;  // elements at its end that the models are adapted to
 
   // By state: those of even states 0, 2, 4, 6, and of odd states 1, 3, 5, 7.
   struct StateRates {
@@ -179,7 +180,7 @@ class RateTrellis : private DependentSearch {
   }
 
   void refresh() {
-    if (input_.is_plain()) {
+    if (plain_) {
       for (int left = 0; left < 3; ++left) refresh(left, 0, false);
     } else {
       for (const bool history : {false, true})
@@ -219,6 +220,7 @@ class RateTrellis : private DependentSearch {
     return cheapest_state(kDqStates, [&](int state) { return cost(state); });
   }
 
+  bool plain_;  // neither parent nor history
   AdaptiveRates rates_;
   StateRates zero_[kContextClasses];
   StateRates other_[kContextClasses][2];      // and by sign, which is rated here
