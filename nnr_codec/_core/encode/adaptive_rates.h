@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -56,29 +57,17 @@ class AdaptiveRates {
       prefix += cost[1];
     }
     remainder_[kMaxRemainderPrefix] = prefix + unit_ * kOneBit * kMaxRemainderPrefix;
-    const int n = tensor_.unary_length;
-    for (int negative = 0; negative < 2; ++negative) {
-      double* rates = magnitude_[negative].data();
-      rates[0] = std::numeric_limits<double>::infinity();
-      double ones = 0;
-      for (int j = 0; j < n; ++j) {
-        const double* cost = bins_[layout_.greater(j, negative != 0, 0)].cost;
-        rates[j + 1] = ones + cost[0];
-        ones += cost[1];
-      }
-      for (int k = 0; k <= kMaxRemainderPrefix; ++k) rates[n + 1 + k] = ones + remainder_[k];
-      for (uint32_t k = 0; k < kTabulated; ++k) table_[negative][k] = rates[class_of(k)];
-    }
+    for (const bool negative : {false, true}) refresh_magnitudes(negative);
   }
 
-  static constexpr uint32_t kTabulated = 256;
-  // `magnitude` without a parent of less than kTabulated.
+  static constexpr int kTabulated = 256;
+  // The rates of magnitudes less than kTabulated without a parent.
   const double* table(bool negative) const { return table_[negative]; }
 
   double bin(int context, unsigned value) const { return bins_[context].cost[value]; }
 
-  // Rate of a magnitude of 1 or more (of 0: infinite), sign and significance apart, where the parent's integer is
-  // `parent`.
+  // Rate of a magnitude (of 0: infinite), sign and significance apart, where the parent's integer
+  // is `parent`.
   double magnitude(uint32_t magnitude, bool negative, int64_t parent) const {
     if (parent != 0) return magnitude_with_parent(magnitude, parent);
     return magnitude_[negative][class_of(magnitude)];
@@ -89,17 +78,37 @@ class AdaptiveRates {
   struct AdaptingSink {
     static constexpr bool kWantsBypass = false;
     static constexpr unsigned kShiftPair = kInitialization[0].shift_pair;
-    std::vector<ProbabilityModel> models;
+    struct alignas(8) Model : ProbabilityModel {};  // a size that addresses can scale with
+    std::vector<Model> models;
 
     explicit AdaptingSink(int count) : models(count) { reset(); }
     void reset() {
-      for (ProbabilityModel& model : models) model.initialize(0);
+      for (Model& model : models) model.initialize(0);
     }
     void take(const ListedBin* first, const ListedBin* last) {
-      for (; first != last; ++first) models[*first >> 1].update(*first & 1, kShiftPair);
+      Model* const all = models.data();
+      for (; first != last; ++first) all[*first >> 1].update(*first & 1, kShiftPair);
     }
   };
-  // Remainders of one prefix cost the same. Without branches: magnitudes are hard to predict.
+
+  void refresh_magnitudes(bool negative) {
+    const int n = tensor_.unary_length;
+    double* rates = magnitude_[negative].data();
+    rates[0] = std::numeric_limits<double>::infinity();
+    double ones = 0;
+    for (int j = 0; j < n; ++j) {
+      const double* cost = bins_[layout_.greater(j, negative, 0)].cost;
+      rates[j + 1] = ones + cost[0];
+      ones += cost[1];
+    }
+    for (int k = 0; k <= kMaxRemainderPrefix; ++k) rates[n + 1 + k] = ones + remainder_[k];
+    double* const end = table_[negative] + kTabulated;
+    double* next = std::copy_n(rates, std::min(n + 1, kTabulated), table_[negative]);
+    for (int k = 0; next < end; ++k)
+      next = std::fill_n(next, std::min(end - next, std::ptrdiff_t{1} << k), rates[n + 1 + k]);
+  }
+
+  // Index into magnitude_, without branches: magnitudes are hard to predict.
   uint32_t class_of(uint32_t magnitude) const {
     const uint32_t ones = std::min(magnitude, static_cast<uint32_t>(tensor_.unary_length));
     return ones + static_cast<uint32_t>(std::bit_width(2 * (magnitude - ones) + 1)) - 1;
@@ -128,7 +137,7 @@ class AdaptiveRates {
   std::vector<int> contexts_;  // those that the tensor uses
   std::vector<BinRates> bins_;
   double remainder_[kMaxRemainderPrefix + 1];  // by prefix
-  // By sign, and |k| up to N, then N + 1 + prefix.
+  // By sign, and |k| up to N, then N + 1 + prefix: remainders of one prefix cost the same.
   std::vector<double> magnitude_[2];
   double table_[2][kTabulated];
 };

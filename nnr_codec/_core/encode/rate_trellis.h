@@ -190,7 +190,7 @@ class RateTrellis : private DependentSearch {
     for (int negative = 0; negative < 2; ++negative) {
       float* rates = rate_of_q_[negative] + 1;
       for (int q = 1; q < kTabulated; q += 2)
-        rates[q] = rates[q + 1] = static_cast<float>(rates_.magnitude(magnitude_of(q), negative, 0));
+        rates[q] = rates[q + 1] = static_cast<float>(rates_.table(negative)[magnitude_of(q)]);
       rates[-1] = rates[3];  // as `make_positive` has it
       rates[0] = rates[4];
     }

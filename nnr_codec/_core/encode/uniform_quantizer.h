@@ -113,7 +113,7 @@ class UniformTrellis {
   // Of `magnitude` (infinite, if that is 0) and the next one.
   Pair rates_from(int32_t magnitude, bool negative, int64_t parent) const {
     const auto k = static_cast<uint32_t>(magnitude);
-    if (k + 1 >= AdaptiveRates::kTabulated || parent)
+    if (magnitude >= AdaptiveRates::kTabulated - 1 || parent)
       return Pair{rates_.magnitude(k, negative, parent), rates_.magnitude(k + 1, negative, parent)};
     Pair rates;
     std::memcpy(&rates, rates_.table(negative) + k, sizeof rates);
