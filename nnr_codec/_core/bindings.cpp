@@ -196,7 +196,7 @@ int peek_qp_delta(Bytes payload, int qp_bits) {
   return nnr::read_qp_delta(decoder, qp_bits);
 }
 
-// Turns integers into weights in their own place.
+// Turns integers into weights in their own memory.
 void dequantize_in_place(Integers integers, float step) {
   nb::gil_scoped_release release;
   nnr::dequantize(integers.data(), integers.size(), step, reinterpret_cast<float*>(integers.data()));
@@ -296,8 +296,8 @@ std::tuple<double, double, float> measure_distortion(const PyTensorSyntax& tenso
 }
 
 bool allow_shift_paths(bool allowed) {
-  nnr::use_shift_paths = allowed && nnr::has_shift_instructions();
-  return nnr::use_shift_paths;
+  nnr::fast_paths_enabled = allowed && nnr::has_fast_instructions();
+  return nnr::fast_paths_enabled;
 }
 
 uint64_t count_bins(const PyTensorToEncode& tensor) {

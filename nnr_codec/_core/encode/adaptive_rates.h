@@ -85,7 +85,7 @@ class AdaptiveRates {
     void reset() {
       for (Model& model : models) model.initialize(0);
     }
-    void take(const ListedBin* first, const ListedBin* last) {
+    void receive(const ListedBin* first, const ListedBin* last) {
       Model* const all = models.data();
       for (; first != last; ++first) all[*first >> 1].update(*first & 1, kShiftPair);
     }

@@ -21,7 +21,7 @@ struct TensorToEncode {
   bool row_skipping = false;        // flag rows that are all zero
   bool history_enabled = false;     // hist_dep_sig_prob_enabled_flag
   bool search_initialization = true;
-  std::vector<uint8_t> indices;     // by context: given if not searched (empty: all 0), else found
+  std::vector<uint8_t> indices;     // by context: given if not searched (empty: all 0), else chosen
 };
 
 inline bool is_zero_row(const int32_t* levels, uint64_t cols) {
@@ -59,7 +59,7 @@ struct BinCounter {
   uint64_t bins = 0;
 
   bool wants(size_t) const { return true; }
-  void take(const ListedBin* first, const ListedBin* last) {
+  void receive(const ListedBin* first, const ListedBin* last) {
     for (; first != last; ++first) bins += is_bypass(*first) ? bypass_count(*first) : 1;
   }
   void end_block_row(int) {}
@@ -90,9 +90,9 @@ class CodingSink {
 
   bool wants(size_t) const { return true; }
 
-  void take(const ListedBin* first, const ListedBin* last) {
-    if (use_shift_paths)
-      code_with_shifts(first, last);
+  void receive(const ListedBin* first, const ListedBin* last) {
+    if (fast_paths_enabled)
+      code_fast(first, last);
     else
       code(first, last);
   }
@@ -123,7 +123,7 @@ class CodingSink {
     shared = coder;
   }
 
-  NNR_SHIFT_PATH void code_with_shifts(const ListedBin* first, const ListedBin* last) {
+  NNR_FAST_PATH void code_fast(const ListedBin* first, const ListedBin* last) {
     code(first, last);
   }
 

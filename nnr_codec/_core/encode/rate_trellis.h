@@ -60,7 +60,7 @@ class RateTrellis : private DependentSearch {
   void end_block_row() {
     rates_.end_block_row();
     refresh();
-    even_other_ = odd_other_ = QuadMask{};
+    even_nonzero_ = odd_nonzero_ = QuadMask{};
   }
 
  private:
@@ -124,24 +124,25 @@ class RateTrellis : private DependentSearch {
     const bool negative = scaled < 0;
     const Candidates costs = candidates(i, std::fabs(scaled), negative, parent);
     const int after_zero = context_class(0, parent, history);
-    const int after_other = context_class(left_, parent, history);
+    const int after_nonzero = context_class(left_, parent, history);
     const StateRates& zero_after_zero = zero_[after_zero];
-    const StateRates& zero_after_other = zero_[after_other];
-    const StateRates& other_after_zero = other_[after_zero][negative];
-    const StateRates& other_after_other = other_[after_other][negative];
+    const StateRates& zero_after_nonzero = zero_[after_nonzero];
+    const StateRates& nonzero_after_zero = nonzero_[after_zero][negative];
+    const StateRates& nonzero_after_nonzero = nonzero_[after_nonzero][negative];
 
     const Quad even_zero =
-        even_ + (even_other_ ? zero_after_other.even : zero_after_zero.even) + costs.zero;
+        even_ + (even_nonzero_ ? zero_after_nonzero.even : zero_after_zero.even) + costs.zero;
     const Quad odd_zero =
-        odd_ + (odd_other_ ? zero_after_other.odd : zero_after_zero.odd) + costs.zero;
-    const Quad even = even_ + (even_other_ ? other_after_other.even : other_after_zero.even);
-    const Quad odd = odd_ + (odd_other_ ? other_after_other.odd : other_after_zero.odd);
+        odd_ + (odd_nonzero_ ? zero_after_nonzero.odd : zero_after_zero.odd) + costs.zero;
+    const Quad even =
+        even_ + (even_nonzero_ ? nonzero_after_nonzero.even : nonzero_after_zero.even);
+    const Quad odd = odd_ + (odd_nonzero_ ? nonzero_after_nonzero.odd : nonzero_after_zero.odd);
 
     // Parity 0: zero or the even integer. It is 3 that zero stands beside in odd states.
     const Quad even_0 = even + costs.of_residue[0];
     const Quad odd_0 = odd + costs.of_residue[3];
-    const QuadMask even_is_other = even_0 < even_zero;
-    const QuadMask odd_is_other = odd_0 < odd_zero;
+    const QuadMask even_is_nonzero = even_0 < even_zero;
+    const QuadMask odd_is_nonzero = odd_0 < odd_zero;
     const Quad even_best = even_0 < even_zero ? even_0 : even_zero;
     const Quad odd_best = odd_0 < odd_zero ? odd_0 : odd_zero;
     const Quad even_1 = even + costs.of_residue[2];
@@ -151,32 +152,33 @@ class RateTrellis : private DependentSearch {
     const Quad low_1 = __builtin_shufflevector(even_1, even_1, 2, 3, 0, 1);
     const Quad high_0 = __builtin_shufflevector(odd_best, odd_best, 3, 2, 1, 0);
     const Quad high_1 = __builtin_shufflevector(odd_1, odd_1, 1, 0, 3, 2);
-    const QuadMask high_is_other = __builtin_shufflevector(odd_is_other, odd_is_other, 3, 2, 1, 0);
+    const QuadMask high_is_nonzero =
+        __builtin_shufflevector(odd_is_nonzero, odd_is_nonzero, 3, 2, 1, 0);
     const QuadMask low_parity = low_1 < even_best;
     const QuadMask high_parity = high_1 < high_0;
     const Quad low = low_1 < even_best ? low_1 : even_best;
     const Quad high = high_1 < high_0 ? high_1 : high_0;
-    const QuadMask low_other = low_parity | even_is_other;
-    const QuadMask high_other = high_parity | high_is_other;
+    const QuadMask low_nonzero = low_parity | even_is_nonzero;
+    const QuadMask high_nonzero = high_parity | high_is_nonzero;
 
     even_ = __builtin_shufflevector(low, high, 0, 2, 4, 6);
     odd_ = __builtin_shufflevector(low, high, 1, 3, 5, 7);
-    even_other_ = __builtin_shufflevector(low_other, high_other, 0, 2, 4, 6);
-    odd_other_ = __builtin_shufflevector(low_other, high_other, 1, 3, 5, 7);
+    even_nonzero_ = __builtin_shufflevector(low_nonzero, high_nonzero, 0, 2, 4, 6);
+    odd_nonzero_ = __builtin_shufflevector(low_nonzero, high_nonzero, 1, 3, 5, 7);
     left_ = negative ? 1 : 2;
     levels_[i] = static_cast<int32_t>(bits_of(low_parity) | bits_of(high_parity) << 4 |
-                                      bits_of(low_other) << 8 | bits_of(high_other) << 12);
+                                      bits_of(low_nonzero) << 8 | bits_of(high_nonzero) << 12);
   }
 
   // The integer of element i on the path that is in the state `shift` / 8 behind it; `shift` then
   // is 8 * the state before it.
   int32_t trace_back(uint64_t i, unsigned& shift) const {
     const auto decisions = static_cast<uint32_t>(levels_[i]);
-    const int other = -static_cast<int>(decisions >> (8 + shift / 8) & 1);
+    const int nonzero = -static_cast<int>(decisions >> (8 + shift / 8) & 1);
     const auto way = static_cast<unsigned>(kWaysBack[decisions & 0xff] >> shift);
     shift = way & 0x38;
     const int q = make_positive(index_of(way >> 6 & 3, least_index(size_of(i))));
-    return with_sign(magnitude_of(q) & other, i);
+    return with_sign(magnitude_of(q) & nonzero, i);
   }
 
   void refresh() {
@@ -203,7 +205,7 @@ class RateTrellis : private DependentSearch {
       const int significance = ContextLayout::significance(s, left, parent, history);
       put(zero_[context], s, rates_.bin(significance, 0));
       for (unsigned negative = 0; negative < 2; ++negative)
-        put(other_[context][negative], s,
+        put(nonzero_[context][negative], s,
             rates_.bin(significance, 1) + rates_.bin(ContextLayout::sign(left, parent), negative));
     }
   }
@@ -223,12 +225,12 @@ class RateTrellis : private DependentSearch {
   bool plain_;  // neither parent nor history
   AdaptiveRates rates_;
   StateRates zero_[kContextClasses];
-  StateRates other_[kContextClasses][2];      // and by sign, which is rated here
+  StateRates nonzero_[kContextClasses][2];      // and by sign, which is rated here
   float rate_of_q_[2][2 + kTabulated] = {};  // from |q| = -1 on
   Quad even_ = {0, kUnreachable, kUnreachable, kUnreachable};
   Quad odd_ = {kUnreachable, kUnreachable, kUnreachable, kUnreachable};
-  QuadMask even_other_ = {};  // whether the survivor's last integer is not zero
-  QuadMask odd_other_ = {};
+  QuadMask even_nonzero_ = {};  // whether the survivor's last integer is not zero
+  QuadMask odd_nonzero_ = {};
   int left_ = 0;  // the class that it then has
   uint64_t since_adaptation_ = 0;  // elements
   std::array<uint64_t, kLongestInterval> recent_;

@@ -76,21 +76,22 @@ class UniformTrellis {
       const double x = input_.scaled(i);
       const bool negative = x < 0;
       const double importance = input_.importance_of(i);
-      const Candidate other = candidate(std::fabs(x), importance, negative, parent);
-      const Pair part = {importance * x * x, other.cost};
-      const auto step_from = [&](double source, int source_class) {
-        const int sign = ContextLayout::sign(source_class, parent);
-        const Pair sign_rate = {0, rates_.bin(sign, negative)};
-        return source + part + bin_rates(ContextLayout::significance(0, source_class, parent, history)) +
-               sign_rate;
+      const Candidate nonzero = candidate(std::fabs(x), importance, negative, parent);
+      const Pair part = {importance * x * x, nonzero.cost};
+      // Costs of zero and of the other integer behind a survivor.
+      const auto costs_after = [&](double survivor, int left_class) {
+        const int significance = ContextLayout::significance(0, left_class, parent, history);
+        const Pair significance_rates = {rates_.bin(significance, 0), rates_.bin(significance, 1)};
+        const Pair sign_rate = {0, rates_.bin(ContextLayout::sign(left_class, parent), negative)};
+        return survivor + part + significance_rates + sign_rate;
       };
-      const Pair from_zero = step_from(cost[0], 0);
-      const Pair from_other = step_from(cost[1], left);
-      const bool zero_source = from_other[0] < from_zero[0];
-      const bool other_source = from_other[1] < from_zero[1];
-      sources_[t] = static_cast<uint8_t>(zero_source | other_source << 1);
-      cost = from_other < from_zero ? from_other : from_zero;
-      open_levels_[t] = other.level;
+      const Pair from_zero = costs_after(cost[0], 0);
+      const Pair from_nonzero = costs_after(cost[1], left);
+      const bool zero_source = from_nonzero[0] < from_zero[0];
+      const bool nonzero_source = from_nonzero[1] < from_zero[1];
+      sources_[t] = static_cast<uint8_t>(zero_source | nonzero_source << 1);
+      cost = from_nonzero < from_zero ? from_nonzero : from_zero;
+      open_levels_[t] = nonzero.level;
       elements_[t] = i;
       left = negative ? 1 : 2;
     }
@@ -98,9 +99,6 @@ class UniformTrellis {
     left_ = left;
     open_ = t;
   }
-
-  // Of significance 0 and 1.
-  Pair bin_rates(int context) const { return Pair{rates_.bin(context, 0), rates_.bin(context, 1)}; }
 
   Candidate candidate(double size, double importance, bool negative, int64_t parent) const {
     const auto below = static_cast<int32_t>(size);
@@ -152,7 +150,7 @@ class UniformTrellis {
   int32_t* levels_;
   AdaptiveRates rates_;
   Pair cost_ = {0, kUnreachable};  // of the survivors whose last integer is zero, and is not
-  int left_ = 0;                        // the class that it then has
+  int left_ = 0;                   // the class that it then has
   // The elements that are not decided yet: each with its integer other than zero, and the states
   // that zero (bit 0) and that integer (bit 1) were entered from.
   std::array<uint64_t, kRoom> elements_;
