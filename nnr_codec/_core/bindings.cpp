@@ -6,8 +6,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <cmath>
 #include <cstdlib>
+#include <memory>
 #include <new>
 #include <optional>
 #include <vector>
@@ -15,10 +15,9 @@
 #include "decode/codeword.h"
 #include "decode/dequantize.h"
 #include "encode/codeword_encoder.h"
-#include "encode/dependent_quantizer.h"
 #include "encode/distortion.h"
+#include "encode/quantize.h"
 #include "encode/unary_length.h"
-#include "encode/uniform_quantizer.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -48,11 +47,25 @@ struct PyTensorToEncode {
 
 // Zeroed pages come from the system untouched: a tensor costs memory only as it is decoded.
 template <class T>
+using Zeroed = std::unique_ptr<T[], decltype(&std::free)>;
+
+template <class T>
+Zeroed<T> zeroed(size_t count) {
+  Zeroed<T> memory(static_cast<T*>(std::calloc(count ? count : 1, sizeof(T))), &std::free);
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+
+template <class T>
 nb::ndarray<T, nb::numpy, nb::ndim<1>, nb::c_contig> zeroed_array(size_t count) {
-  T* data = static_cast<T*>(std::calloc(count ? count : 1, sizeof(T)));
-  if (!data) throw std::bad_alloc();
+  T* data = zeroed<T>(count).release();
   nb::capsule owner(data, [](void* p) noexcept { std::free(p); });
   return nb::ndarray<T, nb::numpy, nb::ndim<1>, nb::c_contig>(data, {count}, owner);
+}
+
+// Room for the flags of skipped rows, which is written only if the stream has such flags.
+Zeroed<uint8_t> room_for_skipped_rows(const nnr::TensorSyntax& tensor) {
+  return zeroed<uint8_t>(tensor.has_flags() ? tensor.rows : 0);
 }
 
 void require(bool condition, const char* message) {
@@ -99,13 +112,13 @@ std::pair<nnr::DecodeStatus, std::vector<DecodedTensor>> decode_codeword(
   require(qp_bits >= 0 && qp_bits <= 31, "qp_bits: not 0..31");
   const auto entries = to_block_row_states(entry_points);
   std::vector<nnr::CodedTensor> coded(tensors.size());
-  std::vector<std::vector<uint8_t>> skipped(tensors.size());
+  std::vector<Zeroed<uint8_t>> skipped;
   std::vector<Integers> integers;
   for (size_t i = 0; i < tensors.size(); ++i) {
     const nnr::TensorSyntax& syntax = tensors[i]->syntax;
     integers.push_back(zeroed_array<int32_t>(syntax.elements()));
-    if (syntax.has_flags()) skipped[i].resize(syntax.rows);
-    coded[i] = {syntax, skipped[i].data(), integers[i].data(), 0};
+    skipped.push_back(room_for_skipped_rows(syntax));
+    coded[i] = {syntax, skipped[i].get(), integers[i].data()};
   }
   nnr::DecodeStatus status;
   {
@@ -124,9 +137,9 @@ class BlockRowDecoder {
  public:
   BlockRowDecoder(Bytes payload, const PyTensorSyntax& tensor, int qp_bits)
       : payload_(std::move(payload)), tensor_(tensor),
-        skipped_(tensor.syntax.has_flags() ? tensor.syntax.rows : 0),
+        skipped_(room_for_skipped_rows(tensor.syntax)),
         integers_(zeroed_array<int32_t>(tensor.syntax.elements())),
-        preamble_(tensor_.syntax, skipped_.data()) {
+        preamble_(tensor_.syntax, skipped_.get()) {
     require(qp_bits >= 0 && qp_bits <= 31, "qp_bits: not 0..31");
     nb::gil_scoped_release release;
     start_ = nnr::ArithmeticDecoder(payload_.data(), payload_.size());
@@ -169,7 +182,7 @@ class BlockRowDecoder {
  private:
   Bytes payload_;
   PyTensorSyntax tensor_;
-  std::vector<uint8_t> skipped_;
+  Zeroed<uint8_t> skipped_;
   Integers integers_;
   nnr::TensorDecoder preamble_;
   nnr::ArithmeticDecoder start_;
@@ -183,7 +196,7 @@ int peek_qp_delta(Bytes payload, int qp_bits) {
   return nnr::read_qp_delta(decoder, qp_bits);
 }
 
-// Turns integers into weights in their own place.
+// Turns integers into weights in their own memory.
 void dequantize_in_place(Integers integers, float step) {
   nb::gil_scoped_release release;
   nnr::dequantize(integers.data(), integers.size(), step, reinterpret_cast<float*>(integers.data()));
@@ -238,20 +251,15 @@ Integers quantize(const PyTensorSyntax& tensor, Floats weights, double step, dou
   require(!importance || importance->size() == syntax.elements(), "importance: wrong size");
   require(step > 0 && lambda >= 0, "step, lambda: negative");
   require(syntax.codebook_size == 0, "codebook_size: quantizers know no codebook");
-  const double limit = 2147483640.0 * step;
-  uint64_t inside = 0;
-  for (size_t i = 0; i < weights.size(); ++i)
-    inside += std::abs(static_cast<double>(weights.data()[i])) < limit;  // 0 for NaN as well
-  require(inside == weights.size(), "weights: not finite, or too large for the step");
+  {
+    nb::gil_scoped_release release;
+    require(nnr::fit_levels(weights.data(), weights.size(), step),
+            "weights: not finite, or too large for the step");
+  }
   Integers levels = zeroed_array<int32_t>(syntax.elements());
   nb::gil_scoped_release release;
-  const nnr::QuantizerInput input{syntax, weights.data(), importance ? importance->data() : nullptr,
-                                  step, lambda};
-  const nnr::TensorChoices choices{syntax.history != nullptr, nullptr};
-  if (syntax.dependent_quantization)
-    nnr::quantize_dependent(input, choices, levels.data());
-  else
-    nnr::quantize_uniform(input, choices, levels.data());
+  nnr::quantize({syntax, weights.data(), importance ? importance->data() : nullptr, step, lambda},
+                levels.data());
   return levels;
 }
 
@@ -282,14 +290,14 @@ std::tuple<double, double, float> measure_distortion(const PyTensorSyntax& tenso
   require(levels.size() == tensor.syntax.elements(), "levels: wrong size");
   require(weights.size() == tensor.syntax.elements(), "weights: wrong size");
   nb::gil_scoped_release release;
-  const nnr::Distortion found =
+  const nnr::Distortion distortion =
       nnr::measure_distortion(tensor.syntax, levels.data(), weights.data(), step);
-  return {found.squared_error, found.energy, found.largest};
+  return {distortion.squared_error, distortion.energy, distortion.largest};
 }
 
 bool allow_shift_paths(bool allowed) {
-  nnr::use_shift_paths = allowed && nnr::has_shift_instructions();
-  return nnr::use_shift_paths;
+  nnr::fast_paths_enabled = allowed && nnr::has_fast_instructions();
+  return nnr::fast_paths_enabled;
 }
 
 uint64_t count_bins(const PyTensorToEncode& tensor) {
@@ -360,7 +368,7 @@ NB_MODULE(_core, m) {
   m.def("allow_shift_paths", &allow_shift_paths, "allowed"_a,
         "Whether paths for newer processors may be taken (default: yes); returns whether they are. "
         "For tests: they change nothing but the speed.");
-  m.def("dequantize_in_place", &dequantize_in_place, "integers"_a, "step"_a,
+  m.def("dequantize_in_place", &dequantize_in_place, "integers"_a.noconvert(), "step"_a,
         "Replaces integers by float32 step times integers, whose bits they then are.");
   m.def("dequantize", &dequantize, "integers"_a, "step"_a, "float32 step times integers.");
 }

@@ -13,8 +13,7 @@
 #include "decode/codeword.h"
 #include "decode/dequantize.h"
 #include "encode/codeword_encoder.h"
-#include "encode/dependent_quantizer.h"
-#include "encode/uniform_quantizer.h"
+#include "encode/quantize.h"
 
 namespace {
 
@@ -225,12 +224,8 @@ void quantize(Random& random) {
   const double lambdas[] = {0, 0.01, 0.3, 10, 1e12};
   const nnr::QuantizerInput input{syntax, weights.data, random.coin() ? importance.data : nullptr,
                                   step, lambdas[random.below(5)]};
-  const nnr::TensorChoices choices{syntax.history != nullptr, nullptr};
   Exact<int32_t> levels(syntax.elements());
-  if (syntax.dependent_quantization)
-    nnr::quantize_dependent(input, choices, levels.data);
-  else
-    nnr::quantize_uniform(input, choices, levels.data);
+  nnr::quantize(input, levels.data);
   for (size_t i = 0; i < levels.size; ++i) {
     const double reach = std::fabs(input.scaled(i)) + 4;
     CHECK(std::fabs(static_cast<double>(levels.data[i])) <= reach);

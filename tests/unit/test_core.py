@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -324,6 +326,27 @@ def test_the_search_finds_something() -> None:
     assert not any(plain.indices)
     again = TensorToEncode(tensor, levels, search_initialization=False, indices=searched.indices)
     assert encode_codeword([again], 0) == encode_codeword([searched], 0)
+
+
+MEASURE = """
+import resource
+import numpy as np
+from nnr_codec._core import BlockRowDecoder, TensorSyntax, decode_codeword
+tensor = TensorSyntax(2**28, 2, second_edition=True)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+payload = np.zeros(37, np.uint8)
+decode_codeword(payload, [tensor], 8, [])
+BlockRowDecoder(payload, tensor, 8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in KiB")
+def test_rows_cost_no_memory_before_they_are_decoded() -> None:
+    """Flags of 2**28 rows, which the stream does not hold, stay untouched."""
+    command = [sys.executable, "-c", MEASURE]
+    grown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert int(grown) < 32 << 10
 
 
 def test_integers_beyond_32_bits_are_refused() -> None:

@@ -14,6 +14,7 @@ from nnr_codec._core import (
     TensorToEncode,
     decode_codeword,
     dequantize,
+    dequantize_in_place,
     encode_codeword,
     measure_distortion,
     quantize,
@@ -166,6 +167,29 @@ def test_importance_scales_like_lambda(dq: bool) -> None:
 
 
 @pytest.mark.parametrize("dq", [False, True])
+@pytest.mark.parametrize("scan_order", [0, 1])
+@pytest.mark.parametrize("context", ["parent", "history"])
+def test_a_parent_and_history_tell_where_bits_go(dq: bool, scan_order: int, context: str) -> None:
+    """Their rates make a codeword with a smaller joint cost than rates without them."""
+    rng = np.random.default_rng(12)
+    weights = rng.laplace(size=90 * 80).astype(np.float32)
+    earlier = np.rint(weights / (2 if dq else 1) + rng.normal(0, 0.2, weights.size))
+    known: dict[str, Any] = {
+        "parent": {"temporal_contexts": True, "parent": earlier.astype(np.int32)},
+        "history": {"history": (earlier != 0).astype(np.uint8)},
+    }[context]
+    options: dict[str, Any] = {"dependent_quantization": dq, "scan_order": scan_order}
+    coded = TensorSyntax(90, 80, second_edition=True, parent_present=True, **options, **known)
+    costs = []
+    for rated in (coded, TensorSyntax(90, 80, **options)):
+        levels = quantize(rated, weights, 0.8, 0.3)
+        tensor = TensorToEncode(coded, levels, history_enabled=context == "history")
+        bits = 8 * len(encode_codeword([tensor], 0)[0])
+        costs.append(distortion(weights, 0.8, tensor.reconstruct()) + 0.3 * bits)
+    assert costs[0] < costs[1]
+
+
+@pytest.mark.parametrize("dq", [False, True])
 def test_large_weights_keep_their_integers(dq: bool) -> None:
     weights = np.array([2**31 - 256, -(2**31) + 256, 2**24 + 2, 0], np.float32)
     syntax = syntax_of(4, dq)
@@ -199,6 +223,18 @@ def test_dequantize_is_one_binary32_multiplication() -> None:
         with np.errstate(over="ignore"):
             expected = step * integers.astype(np.float32)
         assert np.array_equal(dequantize(integers, float(step)), expected)
+
+
+def test_dequantize_in_place_writes_where_the_integers_are() -> None:
+    integers = np.array([0, 1, -3, 2**24 + 1], np.int32)
+    expected = dequantize(integers, 0.1)
+    dequantize_in_place(integers, 0.1)
+    assert np.array_equal(integers.view(np.float32), expected)
+    for other in (integers.astype(np.int64), integers[::2], integers.view(np.float32)):
+        before = other.copy()
+        with pytest.raises(TypeError):  # it would write to a copy
+            dequantize_in_place(other, 0.1)
+        assert other.tobytes() == before.tobytes()
 
 
 @pytest.mark.parametrize("dq", [False, True])

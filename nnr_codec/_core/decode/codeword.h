@@ -26,7 +26,7 @@ inline int32_t read_qp_delta(ArithmeticDecoder& decoder, int bits) {
   return static_cast<int32_t>(raw ^ sign) - static_cast<int32_t>(sign);
 }
 
-// Walks through the entry points of a codeword's tensors and compares them with what is found.
+// Walks through the entry points of a codeword's tensors and compares them with what is reached.
 class EntryPointChecker {
  public:
   EntryPointChecker(const BlockRowState* entries, size_t count) : entries_(entries), count_(count) {}
@@ -35,12 +35,12 @@ class EntryPointChecker {
   // from `start`, where the tensor's first block row begins.
   void start_tensor(uint64_t start) { previous_ = start; }
 
-  bool matches(const BlockRowState& found) {
+  bool matches(const BlockRowState& reached) {
     if (next_ >= count_) return count_ == 0;  // no list at all: nothing to compare
     BlockRowState expected = entries_[next_++];
     expected.position += previous_;
-    previous_ = found.position;
-    return expected == found;
+    previous_ = reached.position;
+    return expected == reached;
   }
 
  private:

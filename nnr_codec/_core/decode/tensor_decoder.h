@@ -64,7 +64,7 @@ class TensorDecoder {
     return decoder.overrun() ? DecodeStatus::kTruncated : DecodeStatus::kOk;
   }
 
-  // Decodes block row `block_row` into its places of `out` (tensor.elements() int32, zeroed by the
+  // Decodes block row `block_row` into its elements of `out` (tensor.elements() int32, zeroed by the
   // caller); dq_state is the state at its start and, afterwards, at its end. Follows it up with
   // what stands between block rows.
   DecodeStatus decode_block_row(ArithmeticDecoder& decoder, uint64_t block_row, int& dq_state,
@@ -107,12 +107,12 @@ class TensorDecoder {
   template <bool kDq, bool kPlain>
   DecodeStatus decode_on_path(ArithmeticDecoder& decoder, uint64_t first, uint64_t count,
                               int& dq_state, int32_t* out) {
-    return use_shift_paths ? decode_with_shifts<kDq, kPlain>(decoder, first, count, dq_state, out)
+    return fast_paths_enabled ? decode_fast<kDq, kPlain>(decoder, first, count, dq_state, out)
                            : decode_segment<kDq, kPlain>(decoder, first, count, dq_state, out);
   }
 
   template <bool kDq, bool kPlain>
-  NNR_SHIFT_PATH DecodeStatus decode_with_shifts(ArithmeticDecoder& decoder, uint64_t first,
+  NNR_FAST_PATH DecodeStatus decode_fast(ArithmeticDecoder& decoder, uint64_t first,
                                                  uint64_t count, int& dq_state, int32_t* out) {
     return decode_segment<kDq, kPlain>(decoder, first, count, dq_state, out);
   }
@@ -124,10 +124,8 @@ class TensorDecoder {
     int state = dq_state;
     int left = left_class_;
     int64_t extremes = 0;  // or of all |q|: one overflow check for many integers
-    for (uint64_t start = first; start < first + count; start += kOverrunInterval) {
-      const uint64_t stop =
-          first + count - start < kOverrunInterval ? first + count : start + kOverrunInterval;
-      for (uint64_t i = start; i < stop; ++i) {
+    for (uint64_t i = first, end = first + count; i < end;) {
+      for (const uint64_t stop = end_of_run(i, end, kOverrunInterval); i < stop; ++i) {
         const int64_t k = kPlain ? decode_plain(decoder, state, left)
                                  : decode_general(decoder, state, left, i);
         left = neighbour_class(k);

@@ -64,6 +64,12 @@ struct CodebookRange {
   int64_t largest() const { return negative > positive ? negative : positive; }
 };
 
+// Where a run of at most `longest` elements ends that starts at `start`, in a piece that ends at
+// `end`.
+inline uint64_t end_of_run(uint64_t start, uint64_t end, uint64_t longest) {
+  return end - start < longest ? end : start + longest;
+}
+
 // Calls visit(context) for each context whose initialization index is in the bitstream, in order.
 template <class Visit>
 void for_each_indexed_context(const TensorSyntax& tensor, bool history_enabled, Visit&& visit) {
@@ -105,12 +111,19 @@ void for_each_segment(const TensorSyntax& tensor, uint64_t block_row, bool by_ro
   const uint64_t height = blocks ? tensor.block_side() : tensor.rows;
   const uint64_t width = blocks ? tensor.block_side() : tensor.cols;
   const uint64_t top = block_row * height;
-  const uint64_t bottom = tensor.rows - top < height ? tensor.rows : top + height;
+  const uint64_t bottom = end_of_run(top, tensor.rows, height);
   for (uint64_t left = 0; left < tensor.cols; left += width) {
-    const uint64_t count = tensor.cols - left < width ? tensor.cols - left : width;
+    const uint64_t count = end_of_run(left, tensor.cols, width) - left;
     for (uint64_t row = top; row < bottom; ++row)
       if (!visit(row, row * tensor.cols + left, count)) return;
   }
+}
+
+// The same over all block rows of a tensor.
+template <class Visit>
+void for_each_segment(const TensorSyntax& tensor, bool by_rows, Visit&& visit) {
+  for (uint64_t block_row = 0; block_row < tensor.block_rows(); ++block_row)
+    for_each_segment(tensor, block_row, by_rows, visit);
 }
 
 // The dq state after a row that is skipped: `cols` steps with parity 0.

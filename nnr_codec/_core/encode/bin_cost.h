@@ -52,10 +52,10 @@ inline constexpr Log2Table kLog2{};
 inline uint64_t fixed_log2(uint64_t x) {
   const int exponent = std::bit_width(x) - 1;
   const uint64_t fraction = (x << (63 - exponent)) << 1;  // of 2^64
-  const uint32_t place = static_cast<uint32_t>(fraction >> 56);
+  const uint32_t index = static_cast<uint32_t>(fraction >> 56);
   const uint64_t between = (fraction >> 40) & 0xffff;
-  const uint64_t low = detail::kLog2.value[place];
-  const uint64_t high = detail::kLog2.value[place + 1];
+  const uint64_t low = detail::kLog2.value[index];
+  const uint64_t high = detail::kLog2.value[index + 1];
   return static_cast<uint64_t>(exponent) * kOneBit + low + ((high - low) * between >> 16);
 }
 

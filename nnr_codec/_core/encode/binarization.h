@@ -1,9 +1,9 @@
 // Turns a tensor's integers into lists of bins (spec/bitstream.md, "Coded tensor", "Binarization").
 //
-// A sink takes the lists: bool wants(size_t integers), whether it wants the bins of the next so
-// many integers; void take(first, last), the list; void end_block_row(int dq_state), called at the
-// end of every block row but the last. The arithmetic coder is one sink, the search for
-// initialization indices another.
+// A sink takes the lists: constexpr bool kWantsBypass, whether equiprobable bins are listed; bool
+// wants(size_t integers), whether it wants the bins of the next so many integers; void
+// receive(first, last), the list; void end_block_row(int dq_state), called at the end of every block
+// row but the last. The arithmetic coder is one sink, the search for initialization indices another.
 #pragma once
 
 #include <cstdint>
@@ -65,8 +65,8 @@ struct ListTemplates {
 
   // Null for integers without a template.
   const Template* find(int32_t level) const {
-    const size_t place = static_cast<uint32_t>(level) + static_cast<uint32_t>(largest);
-    return place < templates.size() ? &templates[place] : nullptr;
+    const size_t index = static_cast<uint32_t>(level) + static_cast<uint32_t>(largest);
+    return index < templates.size() ? &templates[index] : nullptr;
   }
 };
 
@@ -75,13 +75,14 @@ class Binarizer {
  public:
   Binarizer(const TensorSyntax& tensor, const TensorChoices& choices, Sink& sink)
       : tensor_(tensor), choices_(choices), layout_{tensor.unary_length}, range_(tensor),
-        sink_(sink), room_(kRun * (2 + tensor.unary_length + kRemainderEntries) + ListTemplates::kLength) {}
+        sink_(sink), plain_(tensor.is_plain(choices.history_enabled)),
+        room_(kRun * (2 + tensor.unary_length + kRemainderEntries) + ListTemplates::kLength) {
+    if (plain_ && tensor_.elements() >= kWorthTemplates) make_templates();
+  }
 
   // `levels`: elements() integers as they are coded, before the doubling of dependent
   // quantization.
   void run(const int32_t* levels) {
-    const bool plain = tensor_.is_plain(choices_.history_enabled);
-    if (plain && tensor_.elements() >= kWorthTemplates) make_templates();
     const uint64_t block_rows = tensor_.block_rows();
     for (uint64_t block_row = 0; block_row < block_rows; ++block_row) {
       start_block_row();
@@ -91,24 +92,29 @@ class Binarizer {
           return false;  // nothing is coded, but block rows end all the same
         if (choices_.skipped_rows && choices_.skipped_rows[row])
           skip_row();
-        else if (plain)
+        else if (plain_)
           put_segment<true>(levels, first, count);
         else
           put_segment<false>(levels, first, count);
         return true;
       });
-      if (block_row + 1 < block_rows) sink_.end_block_row(place_.state);
+      if (block_row + 1 < block_rows) sink_.end_block_row(scan_.state);
     }
   }
 
-  void start_block_row() { place_.left = 0; }
-  void start_at(int state) { place_.state = state; }
+  void start_block_row() { scan_.left = 0; }
+  void start_at(int state) { scan_.state = state; }
 
-  // Binarizes the integer of element `i`, the next in scan order.
-  void put(int64_t level, uint64_t i) {
-    BinWriter writer(room_.data());
-    put_integer<false>(writer, place_, level, i);
-    sink_.take(room_.data(), writer.end());
+  // Binarizes the integers that come next in scan order: levels[t] is that of element elements[t].
+  void put(const int32_t* levels, const uint64_t* elements, uint64_t count) {
+    for (uint64_t start = 0, stop; start < count; start = stop) {
+      stop = end_of_run(start, count, kRun);
+      const auto element_of = [&](uint64_t t) { return elements[start + t]; };
+      if (plain_)
+        put_run<true>(levels + start, stop - start, element_of);
+      else
+        put_run<false>(levels + start, stop - start, element_of);
+    }
   }
 
  private:
@@ -117,7 +123,7 @@ class Binarizer {
   static constexpr size_t kRemainderEntries = kMaxRemainderPrefix + 1 + (kMaxRemainderPrefix + 7) / 8;
 
   // Where in the scan the binarization stands.
-  struct Place {
+  struct ScanState {
     int state = 0;  // of dependent quantization
     int left = 0;   // class of the integer before
   };
@@ -134,8 +140,8 @@ class Binarizer {
   // False, if the list is too long.
   bool make_template(int32_t level, std::vector<ListTemplates::Template>& templates) {
     BinWriter writer(room_.data());
-    Place place;
-    put_integer<true>(writer, place, level, 0);
+    ScanState scan;
+    put_integer<true>(writer, scan, level, 0);
     const auto count = writer.end() - room_.data();
     if (count > ListTemplates::kLength) return false;
     templates.emplace_back();
@@ -146,65 +152,66 @@ class Binarizer {
 
   void skip_row() {
     if (tensor_.dependent_quantization)
-      place_.state = state_after_skipped_row(place_.state, tensor_.cols);
+      scan_.state = state_after_skipped_row(scan_.state, tensor_.cols);
   }
 
   template <bool kPlain>
   void put_segment(const int32_t* levels, uint64_t first, uint64_t count) {
-    for (uint64_t start = first; start < first + count; start += kRun) {
-      const uint64_t stop = first + count - start < kRun ? first + count : start + kRun;
+    for (uint64_t start = first, end = first + count, stop; start < end; start = stop) {
+      stop = end_of_run(start, end, kRun);
       if (sink_.wants(stop - start))
-        put_run<kPlain>(levels, start, stop);
+        put_run<kPlain>(levels + start, stop - start, [&](uint64_t t) { return start + t; });
       else
         pass_over(levels, start, stop);
     }
   }
 
-  template <bool kPlain>
-  void put_run(const int32_t* levels, uint64_t start, uint64_t stop) {
-    Place place = place_;
+  // levels[t] is the integer of element element_of(t).
+  template <bool kPlain, class ElementOf>
+  void put_run(const int32_t* levels, uint64_t count, ElementOf element_of) {
+    ScanState scan = scan_;
     BinWriter writer(room_.data());
-    for (uint64_t i = start; i < stop; ++i) {
-      const auto* known = kPlain ? templates_.find(levels[i]) : nullptr;
+    for (uint64_t t = 0; t < count; ++t) {
+      const auto* known = kPlain ? templates_.find(levels[t]) : nullptr;
       if (known)
-        copy_template(writer, place, levels[i], *known);
+        copy_template(writer, scan, levels[t], *known);
       else
-        put_integer<kPlain>(writer, place, levels[i], i);
+        put_integer<kPlain>(writer, scan, levels[t], element_of(t));
     }
-    place_ = place;
-    sink_.take(room_.data(), writer.end());
+    scan_ = scan;
+    sink_.receive(room_.data(), writer.end());
   }
 
-  void copy_template(BinWriter& writer, Place& place, int32_t level,
+  void copy_template(BinWriter& writer, ScanState& scan, int32_t level,
                      const ListTemplates::Template& known) const {
     ListedBin* list = writer.end();
     std::memcpy(list, known.bins, sizeof known.bins);
-    const int significance = ContextLayout::significance(place.state, place.left, 0, false);
+    const int significance = ContextLayout::significance(scan.state, scan.left, 0, false);
     list[0] = static_cast<ListedBin>(2 * significance + (level != 0));
-    list[1] = static_cast<ListedBin>(2 * ContextLayout::sign(place.left, 0) + (level < 0));
+    list[1] = static_cast<ListedBin>(2 * ContextLayout::sign(scan.left, 0) + (level < 0));
     writer.advance(known.count);
-    step(place, level);
+    step(scan, level);
   }
 
   // Goes on to behind integers whose bins nobody wants.
   void pass_over(const int32_t* levels, uint64_t start, uint64_t stop) {
     if (tensor_.dependent_quantization)
-      for (uint64_t i = start; i < stop; ++i) place_.state = kNextState[place_.state][levels[i] & 1];
-    place_.left = neighbour_class(levels[stop - 1]);
+      for (uint64_t i = start; i < stop; ++i) scan_.state = kNextState[scan_.state][levels[i] & 1];
+    scan_.left = neighbour_class(levels[stop - 1]);
   }
 
-  void step(Place& place, int64_t level) const {
-    place.left = (level < 0) | (level > 0) << 1;  // neighbour_class, without branches
-    if (tensor_.dependent_quantization) place.state = kNextState[place.state][level & 1];
+  void step(ScanState& scan, int64_t level) const {
+    scan.left = (level < 0) | (level > 0) << 1;  // neighbour_class, without branches
+    if (tensor_.dependent_quantization) scan.state = kNextState[scan.state][level & 1];
   }
 
   template <bool kPlain>
-  void put_integer(BinWriter& writer, Place& place, int64_t level, uint64_t i) const {
+  void put_integer(BinWriter& writer, ScanState& scan, int64_t level, uint64_t i) const {
     const int64_t parent = kPlain ? 0 : tensor_.parent_at(i);
     const bool history = !kPlain && choices_.history_enabled && tensor_.history_at(i);
-    writer.bin(ContextLayout::significance(place.state, place.left, parent, history), level != 0);
-    if (level != 0) put_nonzero<kPlain>(writer, place.left, level, parent);
-    step(place, level);
+    writer.bin(ContextLayout::significance(scan.state, scan.left, parent, history), level != 0);
+    if (level != 0) put_nonzero<kPlain>(writer, scan.left, level, parent);
+    step(scan, level);
   }
 
   template <bool kPlain>
@@ -235,7 +242,7 @@ class Binarizer {
       base += int64_t{1} << k;
       ++k;
     }
-    writer.bypass(static_cast<uint32_t>(remainder - base), k);
+    if (Sink::kWantsBypass) writer.bypass(static_cast<uint32_t>(remainder - base), k);
   }
 
   const TensorSyntax& tensor_;
@@ -243,7 +250,8 @@ class Binarizer {
   ContextLayout layout_;
   CodebookRange range_;
   Sink& sink_;
-  Place place_;
+  bool plain_;
+  ScanState scan_;
   std::vector<ListedBin> room_;
   ListTemplates templates_;
 };

@@ -9,6 +9,7 @@
 #include "../decode/tensor_decoder.h"
 #include "arithmetic_encoder.h"
 #include "initialization_search.h"
+#include "reconstruction.h"
 
 namespace nnr {
 
@@ -20,7 +21,7 @@ struct TensorToEncode {
   bool row_skipping = false;        // flag rows that are all zero
   bool history_enabled = false;     // hist_dep_sig_prob_enabled_flag
   bool search_initialization = true;
-  std::vector<uint8_t> indices;     // by context: given if not searched (empty: all 0), else found
+  std::vector<uint8_t> indices;     // by context: given if not searched (empty: all 0), else chosen
 };
 
 inline bool is_zero_row(const int32_t* levels, uint64_t cols) {
@@ -37,42 +38,40 @@ inline std::vector<uint8_t> skipped_rows(const TensorToEncode& tensor) {
   return zero;
 }
 
-// The integers that a decoder finds: the reconstruction indices of the levels.
+// The integers that a decoder finds: the reconstruction indices of the levels. `integers`: zeroed.
 inline void reconstruct(const TensorToEncode& tensor, int32_t* integers) {
   const TensorSyntax& syntax = tensor.syntax;
+  if (syntax.single_value()) return;
   const std::vector<uint8_t> skipped = skipped_rows(tensor);
-  int state = 0;
-  for (uint64_t block_row = 0; block_row < syntax.block_rows(); ++block_row)
-    for_each_segment(syntax, block_row, !skipped.empty(), [&](uint64_t row, uint64_t first, uint64_t count) {
-      if (!skipped.empty() && skipped[row]) {
-        state = state_after_skipped_row(state, syntax.cols);
-        return true;
-      }
-      for (uint64_t i = first; i < first + count; ++i) {
-        const int64_t level = syntax.single_value() ? 0 : tensor.levels[i];
-        integers[i] = static_cast<int32_t>(
-            syntax.dependent_quantization ? reconstruction_index(level, state) : level);
-        state = kNextState[state][level & 1];
-      }
-      return true;
-    });
+  Reconstruction reconstruction(syntax);
+  for_each_segment(syntax, !skipped.empty(), [&](uint64_t row, uint64_t first, uint64_t count) {
+    if (!skipped.empty() && skipped[row])
+      reconstruction.skip_row();
+    else
+      reconstruction.run(tensor.levels + first, count, integers + first);
+    return true;
+  });
 }
+
+// Sink that counts bins.
+struct BinCounter {
+  static constexpr bool kWantsBypass = true;
+  uint64_t bins = 0;
+
+  bool wants(size_t) const { return true; }
+  void receive(const ListedBin* first, const ListedBin* last) {
+    for (; first != last; ++first) bins += is_bypass(*first) ? bypass_count(*first) : 1;
+  }
+  void end_block_row(int) {}
+};
 
 // Bins of the tensor's integers, context-coded and bypass: what coding time is measured against.
 inline uint64_t count_bins(const TensorToEncode& tensor) {
-  struct CountingSink {
-    uint64_t bins = 0;
-    bool wants(size_t) const { return true; }
-    void take(const ListedBin* first, const ListedBin* last) {
-      for (; first != last; ++first) bins += is_bypass(*first) ? bypass_count(*first) : 1;
-    }
-    void end_block_row(int) {}
-  };
   const std::vector<uint8_t> skipped = skipped_rows(tensor);
   const TensorChoices choices{tensor.history_enabled, skipped.empty() ? nullptr : skipped.data()};
-  CountingSink sink;
-  Binarizer<CountingSink>(tensor.syntax, choices, sink).run(tensor.levels);
-  return sink.bins;
+  BinCounter counter;
+  Binarizer<BinCounter>(tensor.syntax, choices, counter).run(tensor.levels);
+  return counter.bins;
 }
 
 struct EncodedCodeword {
@@ -83,15 +82,17 @@ struct EncodedCodeword {
 // Sink that codes bins, and notes where block rows start.
 class CodingSink {
  public:
+  static constexpr bool kWantsBypass = true;
+
   CodingSink(ArithmeticEncoder& encoder, const ContextLayout& layout) : encoder_(encoder) {
     contexts_.start(layout);
   }
 
   bool wants(size_t) const { return true; }
 
-  void take(const ListedBin* first, const ListedBin* last) {
-    if (use_shift_paths)
-      code_with_shifts(first, last);
+  void receive(const ListedBin* first, const ListedBin* last) {
+    if (fast_paths_enabled)
+      code_fast(first, last);
     else
       code(first, last);
   }
@@ -122,7 +123,7 @@ class CodingSink {
     shared = coder;
   }
 
-  NNR_SHIFT_PATH void code_with_shifts(const ListedBin* first, const ListedBin* last) {
+  NNR_FAST_PATH void code_fast(const ListedBin* first, const ListedBin* last) {
     code(first, last);
   }
 

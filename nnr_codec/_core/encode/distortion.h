@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "../decode/tensor_syntax.h"
+#include "reconstruction.h"
 
 namespace nnr {
 
@@ -60,27 +60,18 @@ class DistortionMeter {
 // Of a tensor's weights, and the levels (before the doubling) that they were quantized to.
 inline Distortion measure_distortion(const TensorSyntax& tensor, const int32_t* levels,
                                      const float* weights, float step) {
-  constexpr uint64_t kPiece = 256;
+  constexpr uint64_t kRun = 256;
   DistortionMeter meter(step);
-  int32_t integers[kPiece];
-  int state = 0;
-  for (uint64_t block_row = 0; block_row < tensor.block_rows(); ++block_row)
-    for_each_segment(tensor, block_row, false, [&](uint64_t, uint64_t first, uint64_t count) {
-      for (uint64_t start = first; start < first + count; start += kPiece) {
-        const uint64_t size = std::min(kPiece, first + count - start);
-        if (!tensor.dependent_quantization) {
-          meter.add(levels + start, weights + start, size);
-          continue;
-        }
-        for (uint64_t i = 0; i < size; ++i) {
-          const int32_t level = levels[start + i];
-          integers[i] = static_cast<int32_t>(reconstruction_index(level, state));
-          state = kNextState[state][level & 1];
-        }
-        meter.add(integers, weights + start, size);
-      }
-      return true;
-    });
+  Reconstruction reconstruction(tensor);
+  int32_t integers[kRun];
+  for_each_segment(tensor, false, [&](uint64_t, uint64_t first, uint64_t count) {
+    for (uint64_t start = first, end = first + count, stop; start < end; start = stop) {
+      stop = end_of_run(start, end, kRun);
+      reconstruction.run(levels + start, stop - start, integers);
+      meter.add(integers, weights + start, stop - start);
+    }
+    return true;
+  });
   return meter.sum();
 }
 

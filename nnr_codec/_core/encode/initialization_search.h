@@ -20,12 +20,12 @@ class ContextTrial {
 
   void add(unsigned bin) {
     buffer_[buffered_++] = static_cast<uint8_t>(bin);
-    if (buffered_ == kBuffer) settle();
+    if (buffered_ == kBuffer) code_buffer();
   }
 
   // All models start anew, as at a block row's end.
   void restart() {
-    settle();
+    code_buffer();
     leaders_ = kInitializationCount;
     for (int i = 0; i < kInitializationCount; ++i) {
       models_[i].initialize(i);
@@ -35,13 +35,13 @@ class ContextTrial {
 
   // The bins from here on stand for `weight` times as many.
   void weigh(uint64_t weight) {
-    settle();
+    code_buffer();
     weight_ = weight;
   }
 
   // Cost of the bins so far under index `index`, in 1/4096 bit.
   uint64_t cost(int index) {
-    settle();
+    code_buffer();
     return cost_[index];
   }
 
@@ -50,7 +50,7 @@ class ContextTrial {
   static constexpr int64_t kSame = 96;   // of 4096; a step of the range table is 128
 
   // Codes the buffered bins with every model that differs.
-  void settle() {
+  void code_buffer() {
     if (buffered_ == 0) return;
     uint64_t spent[kInitializationCount];
     switch (leaders_) {
@@ -110,15 +110,15 @@ class ContextTrial {
   // Models of equal shifts run into the same states sooner or later, and stay together. The four
   // pairs of shifts are left at the least, in the order of their first indices.
   void join() {
-    int place[kInitializationCount];  // where each model goes
+    int leader[kInitializationCount];  // where each model goes
     int kept = 0;
     for (int m = 0; m < leaders_; ++m) {
-      place[m] = kept;
+      leader[m] = kept;
       for (int k = 0; k < kept; ++k)
-        if (same(models_[k], models_[m])) place[m] = k;
-      if (place[m] == kept) models_[kept++] = models_[m];
+        if (same(models_[k], models_[m])) leader[m] = k;
+      if (leader[m] == kept) models_[kept++] = models_[m];
     }
-    for (int& group : group_) group = place[group];
+    for (int& group : group_) group = leader[group];
     leaders_ = kept;
   }
 
@@ -139,6 +139,8 @@ class ContextTrial {
 // A sink of bins that tries all indices on all contexts.
 class InitializationSearch {
  public:
+  static constexpr bool kWantsBypass = false;
+
   explicit InitializationSearch(const ContextLayout& layout) : trials_(layout.count()) {}
 
   // After kDense runs of integers every second one is enough, after twice as many every fourth,
@@ -155,9 +157,8 @@ class InitializationSearch {
     return true;
   }
 
-  void take(const ListedBin* first, const ListedBin* last) {
-    for (; first != last; ++first)
-      if (!is_bypass(*first)) trials_[*first >> 1].add(*first & 1);
+  void receive(const ListedBin* first, const ListedBin* last) {
+    for (; first != last; ++first) trials_[*first >> 1].add(*first & 1);
   }
 
   void end_block_row(int) {
