@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any, get_args
+from typing import Any
 
 from ..calibration.collection import calibrate
 from ..calibration.moments import Calibration
@@ -14,10 +14,10 @@ from ..errors import InvalidOptions
 from ..factorization.files import with_weights
 from ..model import Model
 from ..options import DecompositionOptions, EncodeOptions
-from ..options.decomposition import DEFAULTS, Carriage, JointScheme, Method, Objective, Rank
 from ..user.code import call_function, naming_failures
 from ..user.module import load_state
 from . import _common as common
+from ._options import add_flag, given_values
 
 _LISTED = 5
 """Names in one warning."""
@@ -25,34 +25,24 @@ _LISTED = 5
 _PLURALS = {"is": "are", "holds": "hold", "has": "have"}
 """Verbs that reasons begin with."""
 
-_OPTIONS = ("rank", "energy", "compression_ratio", "joint_scheme", "carriage", "objective")
-
 
 def add_decomposition(group: Any) -> None:
-    """Add the options to a group of the parser."""
-    _choice(group, "--decompose", "method", Method, "put factors in place of weights")
+    """Add the flags to a group of the parser."""
     amount = group.add_mutually_exclusive_group()
-    amount.add_argument(
-        "--rank",
-        type=rank_of,
-        metavar="N|FRACTION|vbmf",
-        help="a rank; the fraction of each layer's parameters that is kept; or found by VBMF",
-    )
-    amount.add_argument(
-        "--energy", type=float, metavar="E", help="part of the squared norm to keep, 0 to 1"
-    )
-    amount.add_argument(
-        "--compression-ratio",
-        type=float,
-        metavar="C",
-        help="parameters of the whole model, before over after",
-    )
-    _choice(group, "--joint-scheme", "joint_scheme", JointScheme, "what repeated layers share")
-    _choice(
-        group, "--carriage", "carriage", Carriage, "LR in the standard's units, or all as tensors"
-    )
-    text = "what auto minimizes; macs and latency need --module"
-    _choice(group, "--objective", "objective", Objective, text)
+    for target, name, text in (
+        (group, "method", "put factors in place of weights"),
+        (
+            amount,
+            "rank",
+            "a rank; the fraction of each layer's parameters to keep; or as VBMF says",
+        ),
+        (amount, "energy", "part of the squared norm to keep, 0 to 1"),
+        (amount, "compression_ratio", "parameters of the whole model, before over after"),
+        (group, "joint_scheme", "what repeated layers share"),
+        (group, "carriage", "LR in the standard's units, or all as tensors"),
+        (group, "objective", "what auto minimizes; macs and latency need --module"),
+    ):
+        add_flag(target, DecompositionOptions, name, text)
     group.add_argument(
         "--module",
         metavar="FILE.py:FUNCTION",
@@ -65,37 +55,6 @@ def add_decomposition(group: Any) -> None:
     )
 
 
-def decomposition_options(given: argparse.Namespace) -> DecompositionOptions:
-    """Return what the command line says.
-
-    Raises:
-        InvalidOptions: values that do not go together.
-    """
-    values = {name: getattr(given, name) for name in _OPTIONS if getattr(given, name) is not None}
-    return DecompositionOptions(given.decompose or DEFAULTS["method"], **values)
-
-
-def rank_of(text: str) -> Rank:
-    """Convert a rank: a whole number, a fraction, or "vbmf".
-
-    Raises:
-        argparse.ArgumentTypeError: it is none of them.
-    """
-    if text == "vbmf":
-        return "vbmf"
-    try:
-        return float(text) if "." in text or "e" in text.lower() else int(text)
-    except ValueError:
-        reason = f"{text!r} is neither a number nor 'vbmf'"
-        raise argparse.ArgumentTypeError(reason) from None
-
-
-def _choice(group: Any, flag: str, name: str, kinds: Any, text: str) -> None:
-    choices = get_args(kinds)
-    text = f"{text} (default: {DEFAULTS[name]})"
-    group.add_argument(flag, choices=choices, default=None, help=text)
-
-
 def check_needed(given: argparse.Namespace, options: EncodeOptions) -> None:
     """Check that nothing is asked of a decomposition that does not take place.
 
@@ -104,9 +63,10 @@ def check_needed(given: argparse.Namespace, options: EncodeOptions) -> None:
     """
     if options.decomposes:
         return
-    for name in (*_OPTIONS, "module", "calibrate"):
-        if getattr(given, name) is not None:
-            raise InvalidOptions(name, "says nothing without --decompose (or decompose in --set)")
+    names = [name for name in given_values(given, DecompositionOptions) if name != "method"]
+    names += [name for name in ("module", "calibrate") if getattr(given, name) is not None]
+    for name in names:
+        raise InvalidOptions(name, "has no effect without --decompose (or decompose in --set)")
 
 
 def decompose(

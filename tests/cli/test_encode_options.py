@@ -15,7 +15,7 @@ from cli_support import Run, load, random_weights, save
 import nnr_codec
 from nnr_codec import InvalidOptions
 from nnr_codec.cli import _common as common
-from nnr_codec.cli.encode import parse_override
+from nnr_codec.cli._options import parse_override
 from nnr_codec.support.digest import digest
 
 WEIGHTS = ["first.weight", "second.weight"]
