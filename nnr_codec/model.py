@@ -1,4 +1,4 @@
-"""What is coded: named parameters in a fixed order, each of them read only when asked for."""
+"""A model: named parameters in a fixed order, each of them read only when it is needed."""
 
 from __future__ import annotations
 
@@ -139,12 +139,12 @@ class Parameter:
             InvalidModel: the values cannot be read, or they are not what `shape` and `dtype` say.
         """
         values = np.asarray(self.load())
-        found = values.dtype.newbyteorder("=")
-        if values.shape != self.shape or found != self.dtype:
+        dtype = values.dtype.newbyteorder("=")
+        if values.shape != self.shape or dtype != self.dtype:
             raise InvalidModel(
                 self.name,
                 f"declared as {self.dtype} of shape {self.shape}, "
-                f"but its values are {found} of shape {values.shape}",
+                f"but its values are {dtype} of shape {values.shape}",
             )
         return np.asarray(values, dtype=self.dtype, order="C")
 

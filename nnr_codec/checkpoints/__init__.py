@@ -1,4 +1,4 @@
-"""Model files: opened by their content and read lazily, written atomically and in order.
+"""Model files: read lazily, whatever their format, and written atomically and in order.
 
 One module for each format, with the same two functions:
 
@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 from nnr_codec.checkpoints import numpy_archive, onnx_file, safetensors, sharded, torch_file
-from nnr_codec.checkpoints._content import Format, format_of
 from nnr_codec.checkpoints.atomic import atomic_output
+from nnr_codec.checkpoints.file_format import Format, format_of
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, supported_dtype
 
@@ -130,7 +130,7 @@ def _writer(path: str, graph: str | os.PathLike[str] | None) -> Callable[..., No
         raise InvalidOptions("output", f"{path!r} does not end with a suffix of a model: {known}")
     if suffix == _ONNX:
         if graph is None:
-            raise InvalidOptions("graph", f"{path!r} takes the original model for its graph")
+            raise InvalidOptions("graph", f"{path!r} needs the original model, whose graph it gets")
         return functools.partial(onnx_file.write, graph=graph)
     if graph is not None:
         raise InvalidOptions("graph", f"is for {_ONNX} files, which {path!r} is not")
@@ -141,19 +141,19 @@ def _parameters(tensors: Tensors) -> list[Parameter]:
     """Return `tensors` as parameters with distinct names of encodable text."""
     renames: dict[str, str] = {}
     if not isinstance(tensors, Mapping):
-        found = list(tensors)
+        parameters = list(tensors)
     else:
         for name, value in tensors.items():
             if isinstance(value, Parameter):
                 renames.setdefault(value.name, name)
-        found = [
+        parameters = [
             dataclasses.replace(value, name=name)
             if isinstance(value, Parameter)
             else Parameter.from_array(name, value)
             for name, value in tensors.items()
         ]
     names: set[str] = set()
-    for parameter in found:
+    for parameter in parameters:
         name = parameter.name
         if not isinstance(name, str):
             raise InvalidModel(str(name), f"the name is a {type(name).__name__}, not text")
@@ -163,7 +163,7 @@ def _parameters(tensors: Tensors) -> list[Parameter]:
             raise InvalidModel(name, "the name cannot be written in UTF-8")
         supported_dtype(name, parameter.dtype)
         names.add(name)
-    return _retied(found, renames)
+    return _retied(parameters, renames)
 
 
 def _retied(parameters: list[Parameter], renames: Mapping[str, str]) -> list[Parameter]:

@@ -1,4 +1,4 @@
-"""The options of nnr-encode that say how weights are decomposed."""
+"""The flags of nnr-encode that say how weights are decomposed, and the decomposition itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from ..calibration.collection import calibrate
+from ..calibration.calibrate import calibrate
 from ..calibration.moments import Calibration
 from ..decompose import Decomposition, decompose_model
 from ..errors import InvalidOptions
@@ -56,10 +56,10 @@ def add_decomposition(group: Any) -> None:
 
 
 def check_needed(given: argparse.Namespace, options: EncodeOptions) -> None:
-    """Check that nothing is asked of a decomposition that does not take place.
+    """Check that no option of decomposition is given where nothing is decomposed.
 
     Raises:
-        InvalidOptions: something is.
+        InvalidOptions: one is.
     """
     if options.decomposes:
         return
@@ -100,7 +100,7 @@ def decompose(
         with naming_failures(given.calibrate, "calibrate"):
             calibration = calibrate(module, batches)
         if not given.quiet:
-            _show_lacking(calibration)
+            _show_incomplete(calibration)
     return decompose_model(
         dense,
         options,
@@ -112,10 +112,10 @@ def decompose(
     )
 
 
-def show_skipped(found: Decomposition) -> None:
-    """Say on stderr which weights stay dense, and why; those of one reason in one line."""
+def show_skipped(decomposition: Decomposition) -> None:
+    """Say on stderr which weights stay dense, and why: one line for each reason."""
     by_reason: dict[str, list[str]] = {}
-    for name, reason in found.skipped.items():
+    for name, reason in decomposition.skipped.items():
         by_reason.setdefault(reason.removeprefix(f"{name!r}: "), []).append(name)
     for reason, names in by_reason.items():
         start = "stays dense" if len(names) == 1 else "stay dense"
@@ -129,8 +129,8 @@ def _of_several(reason: str, count: int) -> str:
     return f"{_PLURALS[verb]}{space}{rest}" if count > 1 and verb in _PLURALS else reason
 
 
-def _show_lacking(calibration: Calibration) -> None:
-    """Say on stderr of which weights the calibration does not tell everything."""
+def _show_incomplete(calibration: Calibration) -> None:
+    """Say on stderr for which weights the calibration knows little or nothing."""
     for names, reason in (
         (calibration.reduced, "moments between all channels take too much memory"),
         (calibration.unused, "did not run: the error of the weight counts"),
@@ -145,15 +145,15 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, shown)) + more
 
 
-def _pair(place: str, option: str, *, needed: bool = True) -> tuple[Any, Any]:
+def _pair(location: str, option: str, *, needed: bool = True) -> tuple[Any, Any]:
     """Return module and data, as the user's function "FILE.py:FUNCTION" gives them."""
-    returned = call_function(place, option)
+    returned = call_function(location, option)
     is_pair = isinstance(returned, tuple) and len(returned) == 2
     module, data = returned if is_pair else (returned, None)
     if not hasattr(module, "state_dict"):
         kind = type(module).__name__
-        reason = f"{place}: returns {kind}, not a torch module, or a pair with one first"
+        reason = f"{location}: returns {kind}, not a torch module, or a pair with one first"
         raise InvalidOptions(option, reason)
     if needed and data is None:
-        raise InvalidOptions(option, f"{place}: returns no batches beside the module")
+        raise InvalidOptions(option, f"{location}: returns no batches beside the module")
     return module, data

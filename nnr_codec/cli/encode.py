@@ -20,7 +20,7 @@ from .text import printable, table
 
 PROGRAM = "nnr-encode"
 _USUAL_ENCODINGS = 5
-"""For a target size."""
+"""Streams that are usually tried for a target size."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,10 +71,11 @@ def _encode(given: argparse.Namespace) -> int:
             common.refuse_own_input(given.input, given.output)
         factorizations = None
         if options.decomposes:
-            found = decompose(given, model, options, executor, advance)
-            factorizations, options = found.factorizations, found.adapted(options)
+            decomposition = decompose(given, model, options, executor, advance)
+            factorizations = decomposition.factorizations
+            options = decomposition.adapted(options)
             if not given.quiet:
-                show_skipped(found)
+                show_skipped(decomposition)
         result = encode(
             model,
             None if given.dry_run else given.output,
@@ -135,7 +136,7 @@ def _rows(report: EncodeReport) -> str:
 
 
 def summary(source: str, output: str, report: EncodeReport) -> str:
-    """Return the line that says what became of a model."""
+    """Return the line that sums an encoding up."""
     as_factors = sum(bool(tensor.factors) for tensor in report.tensors)
     factored = f" ({as_factors} as factors)" if as_factors else ""
     parameters = f" ({common.counted(report.parameters, 'parameter')})" if as_factors else ""

@@ -265,3 +265,8 @@ def test_layers_say_what_they_need(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("needs torch: pip install nnr-codec[torch]")
+
+
+def test_private_names_are_not_listed() -> None:
+    assert dir(nnr_codec) == sorted(nnr_codec.__all__)
+    assert all(getattr(nnr_codec, name) is not None for name in dir(nnr_codec))
