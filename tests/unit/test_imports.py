@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -60,6 +61,7 @@ MODULES = _modules()
 LIBRARY = sorted(name for name in MODULES if not name.startswith("nnr_codec.cli"))
 
 
+@functools.cache
 def _imported_names(name: str) -> set[str]:
     """Return the dotted names in the import statements of module `name`, those in functions too."""
     path = MODULES[name]
@@ -76,6 +78,7 @@ def _imported_names(name: str) -> set[str]:
     return found
 
 
+@functools.cache
 def _direct(name: str) -> set[str]:
     """Return the modules of the package that importing `name` executes first.
 
