@@ -15,12 +15,14 @@ from typing import Any
 
 from ..errors import BitstreamError, InvalidOptions, NnrError
 from ..options import DecodeLimits
+from ..options.kinds import Kind, whole
 from .text import printable
 
 DONE, FAILURE, USAGE, BAD_BITSTREAM, MISMATCH = range(5)
 """Exit codes."""
 
 _STDOUT_PATHS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+_MOST_THREADS = 1 << 16
 _INTERRUPTED = 130  # as shells have it for SIGINT
 
 
@@ -47,7 +49,7 @@ def add_threads(result: argparse.ArgumentParser) -> None:
     """Add --threads."""
     result.add_argument(
         "--threads",
-        type=whole_number(1),
+        type=parser_of(whole(1, _MOST_THREADS), checks=True),
         default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
         metavar="N",
         help="threads (default: one for each processor); the result does not depend on them",
@@ -116,19 +118,16 @@ def refuse_own_input(source: str, output: str) -> None:
         raise InvalidOptions("output", f"{output!r} is the input")
 
 
-def whole_number(low: int) -> Callable[[str], int]:
-    """Return a converter of arguments that are whole numbers of `low` or more."""
+def parser_of(kind: Kind, *, checks: bool = False) -> Callable[[str], Any]:
+    """Return a converter of arguments to values of a kind, whose range it checks if told to."""
 
-    def convert(text: str) -> int:
+    def parse(text: str) -> Any:
         try:
-            value = int(text)
+            return kind.convert(kind.parse(text)) if checks else kind.parse(text)
         except ValueError:
-            value = low - 1
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {low} or more")
-        return value
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind.description}") from None
 
-    return convert
+    return parse
 
 
 @contextmanager

@@ -72,24 +72,14 @@ def add_flag(group: Any, options: type, name: str, text: str) -> None:
     (declared,) = (field for field in fields(options) if field.name == name)
     kind: Kind = declared.metadata["kind"]
     default = declared.default
-    if kind.metavar is None:
-        default = {True: "on", False: "off", "auto": "auto"}[default]
-
-    def parse(value: str) -> Any:
-        try:
-            return kind.parse(value)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{value!r} is not {kind.description}") from None
-
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    parsing: dict[str, Any] = {"type": common.parser_of(kind), "metavar": kind.metavar}
     group.add_argument(
         f"--{called(declared).replace('_', '-')}",
         default=argparse.SUPPRESS,
-        help=f"{text} (default: {default})",
-        **(
-            {"action": argparse.BooleanOptionalAction}
-            if kind.metavar is None
-            else {"type": parse, "metavar": kind.metavar}
-        ),
+        help=text if default is None else f"{text} (default: {default})",
+        **({"action": argparse.BooleanOptionalAction} if kind.metavar is None else parsing),
     )
 
 

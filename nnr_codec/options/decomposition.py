@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from ..errors import InvalidOptions
-from .kinds import Kind, choice, convert_all, instance, number, option, real_number
+from .kinds import Kind, choice, convert_all, instance, number, option, whole_or_fraction
 
 Method = Literal["none", "lr", "cp", "tucker2", "ht2", "joint", "ce1", "auto"]
 JointScheme = Literal["right", "left", "binary"]
@@ -20,10 +18,10 @@ Rank = int | float | Literal["vbmf"]
 def _rank(value: Any) -> Rank:
     if isinstance(value, str) and value == "vbmf":
         return "vbmf"
-    is_rank = isinstance(value, numbers.Integral)  # of numpy's types, too
-    if not 0 < real_number(value) <= (math.inf if is_rank else 1):
+    rank = whole_or_fraction(value)
+    if isinstance(rank, float) and rank > 1:
         raise ValueError
-    return int(value) if is_rank else float(value)
+    return rank
 
 
 def _parsed_rank(text: str) -> Rank:

@@ -30,6 +30,7 @@ UnaryLength = int | Literal["auto"]
 Switch = Literal["auto"] | bool
 
 _FAST_OFF = {"fast": False}
+_QP = whole(-4096, 4095)  # with the greatest density; a lower one allows less
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class EncodeOptions:
     A glob that matches a weight matches the factors ``<weight>.factor0``, … that it travels as too.
     """
 
-    qp: int = option(-38, whole(), per_tensor=True)
-    nonweight_qp: int = option(-75, whole(), per_tensor=True)
+    qp: int = option(-38, _QP, per_tensor=True)
+    nonweight_qp: int = option(-75, _QP, per_tensor=True)
     qp_density: int = option(2, whole(0, 7))
     dq: bool = option(True, SWITCH, per_tensor=True)
     # At equal squared error 0.5 to 5 % smaller with 1 than without; from a scale of 2 on, larger.

@@ -97,25 +97,20 @@ def converted(name: str, value: Any, declared: Field[Any]) -> Any:
     if value is None and declared.default is None:
         return None
     try:
-        return kind.convert(value)
+        is_number = isinstance(value, bool) and kind.metavar is not None  # for Python alone
+        return _refuse() if is_number else kind.convert(value)
     except (TypeError, ValueError):
         raise InvalidOptions(name, f"{value!r} is not {kind.description}") from None
 
 
-def real_number(value: Any) -> Any:
-    """Return a value that is a number; of all others raise ValueError."""
-    return _no_bool(value) if isinstance(value, numbers.Real) else _refuse()
-
-
-def whole(low: int | None = None, high: int | None = None) -> Kind:
-    """Return the kind of whole numbers, from `low` to `high` if these are given."""
-    bounds = "" if low is None else f" from {low} to {high}"
+def whole(low: int, high: int) -> Kind:
+    """Return the kind of whole numbers from `low` to `high`."""
 
     def convert(value: Any) -> int:
-        number = operator.index(_no_bool(value))
-        return number if low is None or high is None or low <= number <= high else _refuse()
+        number = operator.index(value)
+        return number if low <= number <= high else _refuse()
 
-    return Kind(f"a whole number{bounds}", convert, int)
+    return Kind(f"a whole number from {low} to {high}", convert, int)
 
 
 def number(low: float, high: float = math.inf, *, or_low: bool = False) -> Kind:
@@ -124,8 +119,9 @@ def number(low: float, high: float = math.inf, *, or_low: bool = False) -> Kind:
     most = f" and at most {high:g}" if high < math.inf else ""
 
     def convert(value: Any) -> float:
-        within = low < real_number(value) <= high or (or_low and value == low)
-        return float(value) if within and value < math.inf else _refuse()
+        within = low < value <= high or (or_low and value == low)
+        is_number = isinstance(value, numbers.Real) and value < math.inf
+        return float(value) if within and is_number else _refuse()
 
     return Kind(f"a finite number {start}{most}", convert, float)
 
@@ -135,7 +131,7 @@ def choice(*values: Any) -> Kind:
     texts = {str(value): value for value in values}
 
     def convert(value: Any) -> Any:
-        return values[values.index(_no_bool(value))]
+        return values[values.index(value)]
 
     def parse(text: str) -> Any:
         return texts[text] if text in texts else _refuse()
@@ -170,8 +166,9 @@ def _switch_text(text: str) -> bool:
     return values[text.lower()] if text.lower() in values else _refuse()
 
 
-def _size(value: Any) -> int | float:
-    if not 0 < real_number(value) < math.inf:
+def whole_or_fraction(value: Any) -> int | float:
+    """Return a number above 0 as an int or a float, also if it is of numpy's types."""
+    if not isinstance(value, numbers.Real) or not 0.0 < value < math.inf:  # type: ignore[operator]
         _refuse()
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
@@ -190,11 +187,8 @@ def _globs(value: Any) -> tuple[Any, ...]:
     return tuple(value) if is_sequence else _refuse()
 
 
-def _no_bool(value: Any) -> Any:
-    """Return `value`, unless it is a truth value, which Python takes for a number."""
-    return _refuse() if isinstance(value, bool) else value
-
-
 SWITCH = Kind("True or False", _switched, _switch_text, None)
-SIZE = Kind("a number of bytes or a percentage above 0", _size, _size_text, "BYTES|PERCENT%")
+SIZE = Kind(
+    "a number of bytes or a percentage above 0", whole_or_fraction, _size_text, "BYTES|PERCENT%"
+)
 GLOBS = Kind("a sequence of globs", _globs)
