@@ -155,7 +155,7 @@ def block_sizes(layouts: Mapping[str, RowLayout], max_bytes: int) -> dict[str, i
     while total > max_bytes:
         divisible = [name for name in layouts if len(choices[name]) > 1]
         if not divisible:
-            reason = f"{max_bytes} are too few: the diagonals alone take {total}"
+            reason = f"{max_bytes} bytes are too few: the diagonals alone take {total}"
             raise InvalidOptions("max_bytes", reason)
         largest = max(divisible, key=size_of)
         before = size_of(largest)

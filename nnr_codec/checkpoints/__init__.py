@@ -130,7 +130,7 @@ def _writer(path: str, graph: str | os.PathLike[str] | None) -> Callable[..., No
         raise InvalidOptions("output", f"{path!r} does not end with a suffix of a model: {known}")
     if suffix == _ONNX:
         if graph is None:
-            raise InvalidOptions("graph", f"{path!r} needs the original model, whose graph it gets")
+            raise InvalidOptions("graph", f"{path!r} needs the original ONNX model, for its graph")
         return functools.partial(onnx_file.write, graph=graph)
     if graph is not None:
         raise InvalidOptions("graph", f"is for {_ONNX} files, which {path!r} is not")

@@ -39,7 +39,7 @@ def read(path: str) -> Model:
     2. the outer dict itself, if it has tensors;
     3. the only dict with tensors under any key.
 
-    Entries of it that are no tensors are skipped. Tensors that are the same piece of memory, in the
+    Entries that are not tensors are skipped. Tensors that are the same piece of memory, in the
     same shape, strides and dtype, are tied to the first of them. The file is mapped into memory and
     read lazily where its kind allows it (not before torch 1.6, not when compressed).
 
@@ -96,7 +96,7 @@ def _load(torch: Any, path: str) -> Any:
         # torch's text goes on with advice to load the file without this protection.
         text = str(error).rpartition("WeightsUnpickler error: ")[2].split("(Could this error")[0]
         reason = text.strip().split("\n")[0]
-        reason = f"damaged file, or none that is read without executing code: {reason}"
+        reason = f"damaged file, or one that cannot be read without executing code: {reason}"
         raise file_error(path, f"{reason} ({type(error).__name__})") from error
 
 

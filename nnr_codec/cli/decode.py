@@ -82,9 +82,9 @@ def _decode(given: argparse.Namespace) -> int:
 
 def _check_verifiable(given: argparse.Namespace) -> None:
     if given.only is not None:
-        raise InvalidOptions("--verify", "is the digest of the whole model: not with --only")
+        raise InvalidOptions("--verify", "needs the whole model: leave --only out")
     if os.path.exists(given.output) and not os.path.isfile(given.output):  # a pipe, a device
-        raise InvalidOptions("--verify", f"what goes into {given.output!r} cannot be held back")
+        raise InvalidOptions("--verify", f"needs a file to write, which {given.output!r} is not")
 
 
 def _write(given: argparse.Namespace, model: DecodedModel, state: ModelDigest | None) -> None:

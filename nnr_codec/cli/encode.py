@@ -61,7 +61,7 @@ def _encode(given: argparse.Namespace) -> int:
     if given.output == "-":
         given.output = "/dev/stdout"
     if given.output is None and not given.dry_run:
-        raise InvalidOptions("output", "needed, unless with --dry-run")
+        raise InvalidOptions("output", "is missing: name a file to write, or give --dry-run")
     with (
         open_checkpoint(given.input) as model,
         common.executor(given.threads) as executor,

@@ -154,7 +154,7 @@ class EncodeOptions:
             InvalidOptions: there is no such preset, or a change is out of range.
         """
         if name not in PRESETS:
-            raise InvalidOptions("preset", f"{name!r} is none of {', '.join(PRESETS)}")
+            raise InvalidOptions("preset", f"{name!r} is not one of {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})
 
     @property

@@ -86,7 +86,7 @@ def is_interruption(error: BaseException) -> bool:
 def _execute(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"nnr_user_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look their module up
     sys.path.insert(0, str(path.parent))

@@ -135,7 +135,7 @@ def test_plans_can_be_sent_to_workers(tmp_path: Path) -> None:
         ),
         ("dq = false", "calibration_stride = 0", "method[0].options.calibration_stride", "1 or"),
         ("dq = false", "dp = false", "method[0].options.dp", "unknown"),
-        ("dq = false", 'preset = "worst"', "method[0].options.preset", "none of"),
+        ("dq = false", 'preset = "worst"', "method[0].options.preset", "not one of"),
         ("dq = false", "qp_density = { a = 1 }", "method[0].options.qp_density", "whole number"),
         ("[[method]]", "[[methods]]", "method", "one [[method]] or more"),
     ],
