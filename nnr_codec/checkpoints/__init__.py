@@ -46,9 +46,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Model:
     Formats: safetensors, the index of sharded safetensors, npz, torch's state dicts (extra `torch`)
     and ONNX (extra `onnx`; a file named `.onnx` is taken for one if it is nothing else).
 
-    The file stays open until :meth:`Model.close`; its tensors are read one at a time, when asked
-    for, and come in the file's own order (safetensors: that of the data; index: that of its
-    weight_map; npz: that of the members; torch: that of the dict; ONNX: that of the initializers).
+    The file stays open until :meth:`Model.close`; its tensors are read one at a time, when they
+    are needed, and come in the order of the file (safetensors: of the data; index: of its
+    weight_map; npz: of the members; torch: of the dict; ONNX: of the initializers).
 
     Raises:
         InvalidModel: the file is missing, unreadable, damaged or of an unknown format, or it holds

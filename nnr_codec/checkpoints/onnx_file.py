@@ -44,7 +44,7 @@ def read(path: str) -> Model:
     """Open the ONNX model `path`; its tensors are the graph's initializers, in their order.
 
     Initializers of subgraphs (the bodies of If, Loop, Scan) and values in Constant nodes are part
-    of the graph and not read. Values outside of the file (external data) are read when asked for,
+    of the graph and not read. Values outside of the file (external data) are read when needed,
     by onnx's own loader, from the folder of the file and those below it; all others are in memory.
 
     Raises:

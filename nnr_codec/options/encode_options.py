@@ -113,7 +113,8 @@ class EncodeOptions:
                 raise InvalidOptions(name, reason)
         if self.profile == 0 and self.row_skipping is True:
             raise InvalidOptions("row_skipping", "needs profile 1")
-        self._convert_overrides()
+        if self.overrides:
+            self._convert_overrides()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields alone: what was matched is not sent to workers."""
@@ -129,7 +130,7 @@ class EncodeOptions:
                     reason = f"is not an option of a tensor; these are {', '.join(TENSOR_OPTIONS)}"
                     raise InvalidOptions(f"{glob}: {name}", reason)
             try:
-                values = {n: converted(n, v, TENSOR_OPTIONS[n]) for n, v in given.items()}
+                values = {n: converted(v, TENSOR_OPTIONS[n]) for n, v in given.items()}
                 if values_key(values) not in checked:
                     self._with(values)
             except InvalidOptions as error:

@@ -12,6 +12,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from functools import cache
 from typing import Any
 
 from ..errors import InvalidOptions
@@ -82,13 +83,20 @@ def convert_all(options: Any) -> None:
     Raises:
         InvalidOptions: a value is not of the kind that its field was declared with.
     """
-    for declared in fields(options):
-        value = converted(called(declared), getattr(options, declared.name), declared)
-        object.__setattr__(options, declared.name, value)
+    for declared in _fields(options.__class__):
+        given = getattr(options, declared.name)
+        value = converted(given, declared)
+        if value is not given:
+            object.__setattr__(options, declared.name, value)
 
 
-def converted(name: str, value: Any, declared: Field[Any]) -> Any:
-    """Return the value of the option called `name` in Python's own type.
+@cache
+def _fields(options: type) -> tuple[Field[Any], ...]:
+    return fields(options)
+
+
+def converted(value: Any, declared: Field[Any]) -> Any:
+    """Return the value of an option in Python's own type.
 
     Raises:
         InvalidOptions: it is not of the kind that the field was declared with.
@@ -97,10 +105,11 @@ def converted(name: str, value: Any, declared: Field[Any]) -> Any:
     if value is None and declared.default is None:
         return None
     try:
-        is_number = isinstance(value, bool) and kind.metavar is not None  # for Python alone
-        return _refuse() if is_number else kind.convert(value)
+        if kind.metavar is not None and isinstance(value, bool):  # for Python a number, not for us
+            _refuse()
+        return kind.convert(value)
     except (TypeError, ValueError):
-        raise InvalidOptions(name, f"{value!r} is not {kind.description}") from None
+        raise InvalidOptions(called(declared), f"{value!r} is not {kind.description}") from None
 
 
 def whole(low: int, high: int) -> Kind:

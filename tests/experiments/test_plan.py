@@ -131,7 +131,7 @@ def test_plans_can_be_sent_to_workers(tmp_path: Path) -> None:
             "qp = [-24, -16, -8]",
             '"decomposition.energy" = [2]',
             "method[0].points.decomposition.energy",
-            "no finite number above 0 and at most 1",
+            "is not a finite number above 0 and at most 1",
         ),
         ("dq = false", "calibration_stride = 0", "method[0].options.calibration_stride", "1 or"),
         ("dq = false", "dp = false", "method[0].options.dp", "unknown"),
