@@ -56,7 +56,7 @@ from conformance.studies.training_tasks import (
     run_command,
     train,
 )
-from nnr_codec.calibration.collection import calibrate
+from nnr_codec.calibration.calibrate import calibrate
 from nnr_codec.calibration.moments import Calibration
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.decompose import Decomposition, decompose_model

@@ -45,3 +45,8 @@ __all__ = [
     "open",
     "save_file",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return list(__all__)

@@ -22,12 +22,12 @@ class NnrError(Exception):
         return message if self.source is None else f"{self.source}: {message}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Not by the constructor's arguments, as exceptions are by default: workers in other
-        # processes hand their errors back.
-        return _restored, (type(self), self.args, self.__dict__)
+        # Workers in other processes return their errors. By default these would be made again
+        # from the constructor's arguments, which `args` are not.
+        return _rebuilt, (type(self), self.args, self.__dict__)
 
 
-def _restored(kind: type[NnrError], args: tuple[Any, ...], attributes: dict[str, Any]) -> NnrError:
+def _rebuilt(kind: type[NnrError], args: tuple[Any, ...], attributes: dict[str, Any]) -> NnrError:
     error = kind.__new__(kind)
     error.args = args
     error.__dict__.update(attributes)
@@ -65,7 +65,7 @@ class QuantizationOverflow(InvalidModel):
 
 
 class BitstreamError(NnrError):
-    """Base of everything that can be wrong with a bitstream."""
+    """Base of the errors that a bitstream can have."""
 
 
 class InvalidBitstream(BitstreamError):

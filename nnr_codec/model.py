@@ -1,4 +1,4 @@
-"""What is coded: named parameters in a fixed order, each of them read only when asked for."""
+"""A model: named parameters in a fixed order, each of them read only when it is needed."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Parameter:
         """Make a parameter of an array in memory, which is shared and not copied.
 
         Raises:
-            InvalidModel: `array` is no numpy array, or its element type cannot be coded.
+            InvalidModel: `array` is not a numpy array, or its element type cannot be coded.
         """
         if not isinstance(array, np.ndarray | np.generic):
             raise InvalidModel(name, f"is a {type(array).__name__}, not a numpy array")
@@ -141,12 +141,12 @@ class Parameter:
             InvalidModel: the values cannot be read, or they are not what `shape` and `dtype` say.
         """
         values = np.asarray(self.load())
-        found = values.dtype.newbyteorder("=")
-        if values.shape != self.shape or found != self.dtype:
+        dtype = values.dtype.newbyteorder("=")
+        if values.shape != self.shape or dtype != self.dtype:
             raise InvalidModel(
                 self.name,
                 f"declared as {self.dtype} of shape {self.shape}, "
-                f"but its values are {found} of shape {values.shape}",
+                f"but its values are {dtype} of shape {values.shape}",
             )
         return np.asarray(values, dtype=self.dtype, order="C")
 
@@ -206,7 +206,7 @@ class Model(Mapping[str, Parameter]):
         """Make a model of arrays in memory, in the order of `arrays`; they are not copied.
 
         Raises:
-            InvalidModel: a value is no numpy array, or its element type cannot be coded.
+            InvalidModel: a value is not a numpy array, or its element type cannot be coded.
         """
         return cls(Parameter.from_array(name, array) for name, array in arrays.items())
 
@@ -215,7 +215,7 @@ class Model(Mapping[str, Parameter]):
             return
         first = self._parameters.get(parameter.tied_to)
         if first is None:
-            reason = f"is tied to {parameter.tied_to!r}, which is no earlier parameter"
+            reason = f"is tied to {parameter.tied_to!r}, which is not an earlier parameter"
             raise InvalidModel(parameter.name, reason)
         if (first.shape, first.dtype) != (parameter.shape, parameter.dtype):
             reason = f"is tied to {first.name!r}, which has another shape or dtype"

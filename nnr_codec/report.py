@@ -1,4 +1,4 @@
-"""What an encoder or a stream has to tell: dataclasses, as JSON and as a table."""
+"""Reports on an encoded model, and totals of a stream: dataclasses, also as JSON."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class TensorReport:
         original_bytes: bytes of its values.
         bytes: bytes of its data unit, or units; 0 for a tensor of a block other than its weight.
         qp: quantization parameter, or None.
-        qp_raised: whether that is not the one asked for, at which its integers would not fit.
+        qp_raised: whether `qp` is above that of the options, at which its integers would not fit.
         squared_error, energy: sums over its elements, of the squares of the errors and of the
             values; of a weight that travels as factors the error is that of the dense weight which
             decoders make of them. Both are 0 for what travels exactly, and not finite for such a
             weight if its values are not.
         decomposition_squared_error: what that would be if the factors were not quantized; 0 for all
             other tensors. The rest of `squared_error` is about what quantization adds.
-        factors: the reports of the factors that it brings (not of those that an earlier weight
-            has); bytes are shared out among those of one data unit. Their errors are their own.
+        factors: the reports of the factors that are coded for it (an earlier weight may have coded
+            others); bytes are shared out among those of one data unit. Their errors are their own.
     """
 
     name: str
@@ -65,7 +65,7 @@ class TensorReport:
 
     @property
     def parameters(self) -> int:
-        """Elements of what is coded: of the factors that a weight brings, in place of its own."""
+        """Elements that are coded: those of the factors instead of those of the weight, if any."""
         return sum(factor.elements for factor in self.factors) or self.elements
 
     def errors_to_json(self) -> dict[str, float | None]:
@@ -83,7 +83,7 @@ def _relative(squared_error: float, energy: float) -> float:
 
 
 def _finite(value: float) -> float | None:
-    """Return what JSON can say."""
+    """Return the value, or None if JSON cannot say it."""
     return value if math.isfinite(value) else None
 
 
@@ -144,8 +144,8 @@ class EncodeReport(StreamTotals):
         seconds: wall time of the encoding.
         profile: general_profile_idc.
         unmatched: globs of the options that match no tensor.
-        qp_offset: what was added to every qp for the sake of a target size.
-        encodings: streams that were made to find this one.
+        qp_offset: what was added to every qp to reach a target size.
+        encodings: streams that were tried, this one included.
     """
 
     tensors: tuple[TensorReport, ...]
@@ -175,11 +175,11 @@ class EncodeReport(StreamTotals):
 
     @property
     def parameters(self) -> int:
-        """Elements of all that is coded, of factors and not of what they make."""
+        """Elements of all that is coded: of factors, not of the weights that they stand for."""
         return sum(tensor.parameters for tensor in self.tensors)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON-ready data."""
+        """Return totals and tensors as JSON-ready data."""
         totals = {
             "profile": self.profile,
             **self._totals(),

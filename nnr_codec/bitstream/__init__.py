@@ -1,4 +1,4 @@
-"""The NNR bitstream: units, and the syntax of everything in them but the arithmetic codewords.
+"""The NNR bitstream: its units, and the syntax of all that they hold but the arithmetic codewords.
 
 * :mod:`.bits`: a bounded bit reader and a bit writer for the format's descriptors;
 * :mod:`.codes`, :mod:`.records`: enumerations and dataclasses with the standard's element names;

@@ -203,14 +203,14 @@ class BitWriter:
     def u(self, bits: int, value: int) -> None:
         """Write an unsigned number of ``bits`` bits, at most 512."""
         if not fits_unsigned(value, bits):
-            raise ValueError(f"{value} is no unsigned number of {bits} bits")
+            raise ValueError(f"{value} is not an unsigned number of {bits} bits")
         self._number = self._number << bits | value
         self.position += bits
 
     def i(self, bits: int, value: int) -> None:
         """Write a two's complement number of ``bits`` bits."""
         if not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
-            raise ValueError(f"{value} is no signed number of {bits} bits")
+            raise ValueError(f"{value} is not a signed number of {bits} bits")
         self.u(bits, value & ((1 << bits) - 1))
 
     def ue(self, order: int, value: int) -> None:
@@ -230,7 +230,7 @@ class BitWriter:
         try:
             self.u(bits, int.from_bytes(struct.pack("<f", value), "big"))
         except OverflowError:
-            raise ValueError(f"{value} is no binary32 number") from None
+            raise ValueError(f"{value} is not a binary32 number") from None
 
     def octets(self, bits: int, data: bytes) -> None:
         """Write ``bits`` / 8 bytes, not necessarily aligned."""

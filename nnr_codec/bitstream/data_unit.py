@@ -72,7 +72,7 @@ def _ancestry(v: Visitor, unit: DataUnit, context: Context) -> None:
     if context.profile == 1 and v.present("node_id_present_flag", unit.node_id is not None):
         node = v.child(unit, "node_id", NodeId)
         v.ue(node, "device_id", 1)
-        _node_place(v, node)
+        _node_position(v, node)
     has_parent = unit.parent is not None
     if context.parent_signalling and v.present("parent_node_id_present_flag", has_parent):
         parent = v.child(unit, "parent", Parent)
@@ -81,14 +81,14 @@ def _ancestry(v: Visitor, unit: DataUnit, context: Context) -> None:
         if parent.parent_node_id_type == ParentType.ICNN_NDU_ID:
             v.ue(parent, "parent_device_id", 1)
             if unit.node_id is None:
-                _node_place(v, parent)
+                _node_position(v, parent)
         elif parent.parent_node_id_type == ParentType.PAYLOAD_SHA256:
             v.field(parent, "digest", "octets", 256, "parent_node_payload_sha256")
         else:
             v.field(parent, "digest", "octets", 512, "parent_node_payload_sha512")
 
 
-def _node_place(v: Visitor, node: NodeId | Parent) -> None:
+def _node_position(v: Visitor, node: NodeId | Parent) -> None:
     v.ue(node, "parameter_id", 5)
     v.ue(node, "put_node_depth", 4)
 

@@ -110,7 +110,7 @@ def read_units(source: Any, limits: DecodeLimits | None = None) -> Iterator[Unit
     Args:
         source: anything with the buffer interface (bytes, memoryview, mmap), whose memory the
             units then refer to (an mmap can be closed only once they are gone); or a binary file
-            or pipe, which is read unit by unit and never beyond the unit that is asked for.
+            or pipe, which is read unit by unit and never beyond the unit that is needed.
         limits: max_units, max_unit_bytes and max_stream_bytes are what counts here.
 
     Raises:
@@ -119,13 +119,13 @@ def read_units(source: Any, limits: DecodeLimits | None = None) -> Iterator[Unit
         LimitExceeded: too many units, too large a one, or too many bytes in all.
     """
     limits = limits or DecodeLimits()
-    taker = _Buffer(source) if _is_buffer(source) else _File(source)
+    reader = _BufferReader(source) if _is_buffer(source) else _FileReader(source)
     byte_offset = 0
     index = 0
-    while first := taker.peek(2):
+    while first := reader.peek(2):
         if index >= limits.max_units:
             raise LimitExceeded("max_units", index + 1, limits.max_units)
-        unit = _read_unit(taker, first, index, byte_offset, limits)
+        unit = _read_unit(reader, first, index, byte_offset, limits)
         yield unit
         byte_offset += unit.size
         index += 1
@@ -139,8 +139,8 @@ def _is_buffer(source: Any) -> bool:
     return True
 
 
-class _Buffer:
-    """The units of a buffer."""
+class _BufferReader:
+    """Reads the bytes of a buffer, unit by unit."""
 
     def __init__(self, source: Any) -> None:
         self._view = memoryview(source).cast("B").toreadonly()
@@ -150,14 +150,14 @@ class _Buffer:
         """The next unit's first ``count`` bytes, or all there are."""
         return bytes(self._view[self._position : self._position + count])
 
-    def take(self, size: int) -> memoryview:
+    def read(self, size: int) -> memoryview:
         """The next unit, of ``size`` bytes, or all there are."""
         self._position += size
         return self._view[self._position - size : self._position]
 
 
-class _File:
-    """The units of a binary file or pipe."""
+class _FileReader:
+    """Reads the bytes of a binary file or pipe, unit by unit."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -176,7 +176,7 @@ class _File:
         self._fill(count)
         return bytes(self._data[:count])
 
-    def take(self, size: int) -> memoryview:
+    def read(self, size: int) -> memoryview:
         """The next unit, of ``size`` bytes, or all there are."""
         self._fill(size)
         data, self._data = self._data, bytearray()
@@ -184,13 +184,17 @@ class _File:
 
 
 def _read_unit(
-    taker: _Buffer | _File, start: bytes, index: int, byte_offset: int, limits: DecodeLimits
+    reader: _BufferReader | _FileReader,
+    start: bytes,
+    index: int,
+    byte_offset: int,
+    limits: DecodeLimits,
 ) -> Unit:
-    """Take the unit whose first two bytes are ``start``."""
+    """Read the unit whose first two bytes are ``start``."""
     label = f"unit {index}"
     size_bytes = 4 if start[0] >> 7 else 2
     if size_bytes == 4:
-        start = taker.peek(4)
+        start = reader.peek(4)
     if len(start) < size_bytes:
         raise TruncatedBitstream(label, byte_offset, "the data ends inside a unit's size")
     size = int.from_bytes(start, "big") & ((1 << (8 * size_bytes - 1)) - 1)
@@ -200,7 +204,7 @@ def _read_unit(
         raise LimitExceeded("max_unit_bytes", size, limits.max_unit_bytes)
     if byte_offset + size > limits.max_stream_bytes:
         raise LimitExceeded("max_stream_bytes", byte_offset + size, limits.max_stream_bytes)
-    data = taker.take(size)
+    data = reader.read(size)
     if len(data) < size:
         reason = f"nnr_unit_size = {size}: only {len(data)} bytes left"
         if index == 0:

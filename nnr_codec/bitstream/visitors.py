@@ -176,13 +176,13 @@ class ReadVisitor(Visitor):
         setattr(record, name, [self._read(kind, size) for _ in range(count)])
 
     def child(self, record: Any, name: str, factory: type) -> Any:
-        """Put a fresh record in place."""
+        """Set the attribute to a fresh record."""
         item = factory()
         setattr(record, name, item)
         return item
 
     def each(self, record: Any, name: str, count: int, factory: type) -> Iterator[Any]:
-        """Append ``count`` fresh records, each when it is asked for."""
+        """Append ``count`` fresh records, each when it is needed."""
         items: list[Any] = []
         setattr(record, name, items)
         for _ in range(count):

@@ -1,1 +1,1 @@
-"""Second moments of layers' inputs, from a module and batches."""
+"""Second moments of the inputs of layers: collected from a module and batches, kept in files."""

@@ -54,38 +54,39 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
     """Read what :func:`save_calibration` wrote.
 
     Raises:
-        InvalidModel: the file cannot be read, is no calibration, is one of another version, or
+        InvalidModel: the file cannot be read, is not a calibration file, has another version, or
             moments in it are damaged.
     """
     text = os.fspath(path)
     with open_checkpoint(path) as model:
         if _ENTRY not in model.metadata:
-            raise InvalidModel(text, "is no calibration")
+            raise InvalidModel(text, "is not a calibration file")
         blocks = dict(model.arrays())
         entry_text = model.metadata[_ENTRY]
     try:
         entry = json.loads(entry_text)
         if entry["version"] != _VERSION:
-            raise InvalidModel(text, f"is a calibration of version {entry['version']}")
+            raise InvalidModel(text, f"has version {entry['version']}, not {_VERSION}")
         moments = {
             name: _moments(text, name, weight, blocks[name])
             for name, weight in entry["weights"].items()
         }
         return Calibration(moments, _whole(entry["samples"]), _names(entry["unused"]))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise InvalidModel(text, f"is no calibration: {type(error).__name__} {error}") from error
+        reason = f"is not a valid calibration file: {type(error).__name__} {error}"
+        raise InvalidModel(text, reason) from error
 
 
 def _whole(value: Any, least: int = 0) -> int:
     """Return a number of the JSON, which has infinities, fractions and any size as well."""
     if type(value) is not int or not least <= value <= _GREATEST:
-        raise ValueError(f"{shortened(value)} is no whole number from {least} to {_GREATEST}")
+        raise ValueError(f"{shortened(value)} is not a whole number from {least} to {_GREATEST}")
     return value
 
 
 def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"{shortened(value)} is no list of names")
+        raise ValueError(f"{shortened(value)} is not a list of names")
     return tuple(value)
 
 

@@ -1,9 +1,9 @@
-"""Second moments of what a weight is multiplied by, and what they say of the layer's output.
+"""Second moments of the inputs of a weight, and the error of the layer's output by them.
 
 A layer multiplies vectors x, one for each position of its output, by the rows of its weight. If the
 weight changes by D, the squared error of the output at a position is, in the mean,
-tr(D E[x xᵀ] Dᵀ). :mod:`.collection` collects the moments E[x xᵀ]; decomposition
-and quantization that look at data minimize that error instead of the one of the weights.
+tr(D E[x xᵀ] Dᵀ). :mod:`.calibrate` collects the moments E[x xᵀ]; data-aware
+decomposition and quantization minimize that error instead of the one of the weights.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class InputMoments:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What one pass over samples told of a network's layers.
+    """The moments of the layers of a network, from one pass over samples.
 
     Attributes:
         moments: by the weight's name in the state dict. Of tied weights it is the first name, and
@@ -143,20 +143,20 @@ def block_sizes(layouts: Mapping[str, RowLayout], max_bytes: int) -> dict[str, i
     """
     choices = {name: _divisions(layout) for name, layout in layouts.items()}
 
-    def taken(name: str) -> int:
+    def size_of(name: str) -> int:
         layout = layouts[name]
         return layout.groups * layout.width * choices[name][0] * np.dtype(np.float64).itemsize
 
-    total = sum(map(taken, layouts))
+    total = sum(map(size_of, layouts))
     while total > max_bytes:
         divisible = [name for name in layouts if len(choices[name]) > 1]
         if not divisible:
-            reason = f"{max_bytes} are too few: the diagonals alone take {total}"
+            reason = f"{max_bytes} bytes are too few: the diagonals alone take {total}"
             raise InvalidOptions("max_bytes", reason)
-        largest = max(divisible, key=taken)
-        before = taken(largest)
+        largest = max(divisible, key=size_of)
+        before = size_of(largest)
         choices[largest].pop(0)
-        total -= before - taken(largest)
+        total -= before - size_of(largest)
     return {name: sizes[0] for name, sizes in choices.items()}
 
 

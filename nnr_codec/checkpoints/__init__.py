@@ -1,4 +1,4 @@
-"""Model files: opened by their content and read lazily, written atomically and in order.
+"""Model files: read lazily, whatever their format, and written atomically and in order.
 
 One module for each format, with the same two functions:
 
@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 from nnr_codec.checkpoints import numpy_archive, onnx_file, safetensors, sharded, torch_file
-from nnr_codec.checkpoints._content import Format, format_of
 from nnr_codec.checkpoints.atomic import atomic_output
+from nnr_codec.checkpoints.file_format import Format, format_of
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, supported_dtype
 
@@ -46,9 +46,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Model:
     Formats: safetensors, the index of sharded safetensors, npz, torch's state dicts (extra `torch`)
     and ONNX (extra `onnx`; a file named `.onnx` is taken for one if it is nothing else).
 
-    The file stays open until :meth:`Model.close`; its tensors are read one at a time, when asked
-    for, and come in the file's own order (safetensors: that of the data; index: that of its
-    weight_map; npz: that of the members; torch: that of the dict; ONNX: that of the initializers).
+    The file stays open until :meth:`Model.close`; its tensors are read one at a time, when they
+    are needed, and come in the order of the file (safetensors: of the data; index: of its
+    weight_map; npz: of the members; torch: of the dict; ONNX: of the initializers).
 
     Raises:
         InvalidModel: the file is missing, unreadable, damaged or of an unknown format, or it holds
@@ -130,7 +130,7 @@ def _writer(path: str, graph: str | os.PathLike[str] | None) -> Callable[..., No
         raise InvalidOptions("output", f"{path!r} does not end with a suffix of a model: {known}")
     if suffix == _ONNX:
         if graph is None:
-            raise InvalidOptions("graph", f"{path!r} takes the original model for its graph")
+            raise InvalidOptions("graph", f"{path!r} needs the original ONNX model, for its graph")
         return functools.partial(onnx_file.write, graph=graph)
     if graph is not None:
         raise InvalidOptions("graph", f"is for {_ONNX} files, which {path!r} is not")
@@ -141,19 +141,19 @@ def _parameters(tensors: Tensors) -> list[Parameter]:
     """Return `tensors` as parameters with distinct names of encodable text."""
     renames: dict[str, str] = {}
     if not isinstance(tensors, Mapping):
-        found = list(tensors)
+        parameters = list(tensors)
     else:
         for name, value in tensors.items():
             if isinstance(value, Parameter):
                 renames.setdefault(value.name, name)
-        found = [
+        parameters = [
             dataclasses.replace(value, name=name)
             if isinstance(value, Parameter)
             else Parameter.from_array(name, value)
             for name, value in tensors.items()
         ]
     names: set[str] = set()
-    for parameter in found:
+    for parameter in parameters:
         name = parameter.name
         if not isinstance(name, str):
             raise InvalidModel(str(name), f"the name is a {type(name).__name__}, not text")
@@ -163,7 +163,7 @@ def _parameters(tensors: Tensors) -> list[Parameter]:
             raise InvalidModel(name, "the name cannot be written in UTF-8")
         supported_dtype(name, parameter.dtype)
         names.add(name)
-    return _retied(found, renames)
+    return _retied(parameters, renames)
 
 
 def _retied(parameters: list[Parameter], renames: Mapping[str, str]) -> list[Parameter]:

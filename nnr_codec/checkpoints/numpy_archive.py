@@ -16,7 +16,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from nnr_codec.checkpoints._reading import blaming, fault, open_regular
+from nnr_codec.checkpoints.reading import file_error, open_regular, parsing
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, is_extension, supported_dtype
 
@@ -37,7 +37,7 @@ def read(path: str) -> Model:
     """
     file = open_regular(path)
     try:
-        with blaming(path):
+        with parsing(path):
             archive = zipfile.ZipFile(file)
         tensors: list[Parameter] = []
         metadata: dict[str, str] = {}
@@ -61,15 +61,15 @@ def _members(path: str, archive: zipfile.ZipFile, archive_bytes: int) -> list[_M
     for info in archive.infolist():
         name = info.filename.removesuffix(_SUFFIX)
         if name == info.filename:
-            raise fault(path, f"member {name!r} is not a {_SUFFIX} array")
+            raise file_error(path, f"member {name!r} is not a {_SUFFIX} array")
         if name in members:
-            raise fault(path, "two members have this name", name)
+            raise file_error(path, "two members have this name", name)
         if info.flag_bits & _ENCRYPTED:
-            raise fault(path, "is encrypted", name)
+            raise file_error(path, "is encrypted", name)
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise fault(path, f"unknown compression method {info.compress_type}", name)
+            raise file_error(path, f"unknown compression method {info.compress_type}", name)
         if info.file_size > archive_bytes * _MAX_DEFLATE_RATIO:
-            raise fault(path, f"damaged file: {info.file_size} bytes cannot be in there", name)
+            raise file_error(path, f"damaged file: {info.file_size} bytes cannot be in there", name)
         members[name] = _Member(path, name, archive, info, lock)
     return list(members.values())
 
@@ -78,7 +78,7 @@ def _codable(path: str, name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     try:
         return supported_dtype(name, dtype)
     except InvalidModel as error:
-        raise fault(path, error.reason, name) from None
+        raise file_error(path, error.reason, name) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +97,17 @@ class _Member:
         Raises:
             InvalidModel: the header is damaged, or does not fit the size of the member.
         """
-        with blaming(self.path, self.name), self.lock, self.archive.open(self.info) as stream:
+        with parsing(self.path, self.name), self.lock, self.archive.open(self.info) as stream:
             shape, dtype = _read_header(stream)
             stated = stream.tell() + math.prod(shape) * dtype.itemsize
         # Objects are pickles of any size; they are refused by their type.
         if min(shape, default=0) < 0 or (stated != self.info.file_size and not dtype.hasobject):
-            raise fault(self.path, "damaged file: shape and size do not match", self.name)
+            raise file_error(self.path, "damaged file: shape and size do not match", self.name)
         return shape, dtype
 
     def load(self) -> Array:
         """Read the values, whose checksum is verified."""
-        with blaming(self.path, self.name), self.lock, self.archive.open(self.info) as stream:
+        with parsing(self.path, self.name), self.lock, self.archive.open(self.info) as stream:
             values: Array = npy.read_array(stream, allow_pickle=False)
             stream.read(1)  # the checksum is compared at the end of the member
             return values

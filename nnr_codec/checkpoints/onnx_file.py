@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from nnr_codec.checkpoints._reading import blaming, fault, needs, open_regular
+from nnr_codec.checkpoints.reading import file_error, open_regular, package_error, parsing
 from nnr_codec.errors import InvalidModel
 from nnr_codec.model import Array, Model, Parameter, dtype_of
 
@@ -44,7 +44,7 @@ def read(path: str) -> Model:
     """Open the ONNX model `path`; its tensors are the graph's initializers, in their order.
 
     Initializers of subgraphs (the bodies of If, Loop, Scan) and values in Constant nodes are part
-    of the graph and not read. Values outside of the file (external data) are read when asked for,
+    of the graph and not read. Values outside of the file (external data) are read when needed,
     by onnx's own loader, from the folder of the file and those below it; all others are in memory.
 
     Raises:
@@ -63,21 +63,21 @@ def _onnx(path: str) -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise needs(path, "onnx", error) from error
+        raise package_error(path, "onnx", error) from error
     return onnx
 
 
 def _load(onnx: Any, path: str) -> Any:
     """Return the ModelProto in `path`, whose external data are checked but not yet loaded."""
-    with blaming(path), open_regular(path) as file:
+    with parsing(path), open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > _MAX_BYTES:
-            raise fault(path, "is larger than an ONNX file can be (2 GiB)")
+            raise file_error(path, "is larger than an ONNX file can be (2 GiB)")
         model = onnx.load_model_from_string(file.read())
         # Any bytes that happen to be fields of protobuf, and none at all, are a message.
         if not model.HasField("graph") or model.ir_version < 1:
-            raise fault(path, "damaged file: no ONNX model with a graph")
+            raise file_error(path, "damaged file: no ONNX model with a graph")
     for sparse in model.graph.sparse_initializer:
-        raise fault(path, "tensors that are sparse are not supported", sparse.values.name)
+        raise file_error(path, "tensors that are sparse are not supported", sparse.values.name)
     for tensor in model.graph.initializer:
         _check_location(onnx, path, tensor)
     return model
@@ -91,7 +91,7 @@ def _check_location(onnx: Any, path: str, tensor: Any) -> None:
     parts = location.replace("\\", "/").split("/")
     if not parts[0] or ":" in parts[0] or ".." in parts or "\0" in location:
         reason = f"its external data {location!r} are not in the folder of the file"
-        raise fault(path, reason, tensor.name)
+        raise file_error(path, reason, tensor.name)
 
 
 def _parameter(onnx: Any, path: str, tensors: dict[str, Any], tensor: Any) -> Parameter:
@@ -99,14 +99,14 @@ def _parameter(onnx: Any, path: str, tensors: dict[str, Any], tensor: Any) -> Pa
     types = onnx.TensorProto.DataType
     stated = types.Name(tensor.data_type) if tensor.data_type in types.values() else "unknown"
     if stated not in _DTYPES:
-        raise fault(path, f"tensors of type {stated} are not supported", name)
+        raise file_error(path, f"tensors of type {stated} are not supported", name)
     if min(tensor.dims, default=0) < 0:
-        raise fault(path, "damaged file: a negative dimension", name)
+        raise file_error(path, "damaged file: a negative dimension", name)
 
     def load() -> Array:
-        with blaming(path, name):
+        with parsing(path, name):
             if name not in tensors:
-                raise fault(path, "the model is closed", name)
+                raise file_error(path, "the model is closed", name)
             proto = onnx.TensorProto()
             proto.CopyFrom(tensors[name])  # loading external data would keep them in memory
             folder = os.path.dirname(os.path.abspath(path))
@@ -125,7 +125,7 @@ def write(
 ) -> None:
     """Write the ONNX model `graph` to `file` with the values of its initializers replaced.
 
-    All else stays as it is, except that external data are brought into the file. `metadata` are
+    All else stays as it is, except that external data become part of the file. `metadata` are
     added to the model's metadata_props, or replace those of the same key.
 
     Raises: as :func:`nnr_codec.checkpoints.save_checkpoint`; InvalidModel without onnx, or when the
@@ -135,7 +135,7 @@ def write(
     onnx = _onnx(source)
     model = _load(onnx, source)
     _check_agreement(onnx, source, model, parameters)
-    with blaming(source):  # what else is external, such as the values of Constant nodes
+    with parsing(source):  # what else is external, such as the values of Constant nodes
         folder = os.path.dirname(os.path.abspath(source))
         onnx.external_data_helper.load_external_data_for_model(model, folder)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -156,14 +156,17 @@ def _check_agreement(onnx: Any, source: str, model: Any, parameters: Sequence[Pa
     given = {parameter.name for parameter in parameters}
     for name in expected:
         if name not in given:
-            raise fault(source, "is an initializer of the graph, but not among the tensors", name)
-    for found in parameters:
-        if found.name not in expected:
-            raise fault(source, "is not an initializer of the graph", found.name)
-        wanted = expected[found.name]
-        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
-            reason = f"the graph has {wanted.dtype} of shape {wanted.shape}, not {found.dtype} of"
-            raise fault(source, f"{reason} shape {found.shape}", found.name)
+            raise file_error(
+                source, "is an initializer of the graph, but not among the tensors", name
+            )
+    for parameter in parameters:
+        if parameter.name not in expected:
+            raise file_error(source, "is not an initializer of the graph", parameter.name)
+        initializer = expected[parameter.name]
+        if (parameter.shape, parameter.dtype) != (initializer.shape, initializer.dtype):
+            reason = f"the graph has {initializer.dtype} of shape {initializer.shape}, not"
+            reason += f" {parameter.dtype} of shape {parameter.shape}"
+            raise file_error(source, reason, parameter.name)
 
 
 def _replace(onnx: Any, tensor: Any, values: Array) -> None:

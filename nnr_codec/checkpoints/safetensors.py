@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors import safe_open
 
-from nnr_codec.checkpoints._reading import blaming, fault, open_regular, unique_keys
+from nnr_codec.checkpoints.reading import file_error, open_regular, parsing, unique_keys
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, dtype_of
 
@@ -48,7 +48,7 @@ def read(path: str) -> Model:
     """
     file = open_regular(path)
     try:
-        with blaming(path):
+        with parsing(path):
             with safe_open(path, framework="numpy"):
                 pass  # opening it validates the header against the size of the file
             header = _read_header(file)
@@ -79,18 +79,18 @@ def _parameter(
     if entry["dtype"] not in _DTYPES:
         supported = ", ".join(_DTYPES)
         reason = f"tensors of type {entry['dtype']} are not supported, only {supported}"
-        raise fault(path, reason, name)
+        raise file_error(path, reason, name)
     begin, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
     dtype = dtype_of(_DTYPES[entry["dtype"]])
 
     def load() -> Array:
-        with blaming(path, name), lock:
+        with parsing(path, name), lock:
             stored = np.empty(shape, dtype.newbyteorder("<"))
             file.seek(start + begin)
             got = file.readinto(stored.reshape(-1).view(np.uint8))  # type: ignore[attr-defined]
             if got != end - begin:
-                raise fault(path, "the file ends before the tensor does", name)
+                raise file_error(path, "the file ends before the tensor does", name)
             return stored
 
     return Parameter(name, shape, dtype, load)

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from nnr_codec.checkpoints import safetensors
-from nnr_codec.checkpoints._reading import blaming, fault, open_regular, unique_keys
+from nnr_codec.checkpoints.reading import file_error, open_regular, parsing, unique_keys
 from nnr_codec.model import Model, Parameter
 
 __all__ = ["read"]
@@ -31,49 +31,51 @@ def read(path: str) -> Model:
         InvalidModel: the index is damaged, a shard is missing, damaged, or named by an absolute
             path or one with `..`, or the index and the shards disagree on the tensors' names.
     """
-    places = _read_index(path)
+    shard_names = _read_index(path)
     with ExitStack() as stack:
         shards: dict[str, Model] = {}
         metadata: dict[str, str] = {}
-        for shard in dict.fromkeys(places.values()):
+        for shard in dict.fromkeys(shard_names.values()):
             model = safetensors.read(_shard_path(path, shard))
             stack.callback(model.close)
             shards[shard] = model
             metadata = {**model.metadata, **metadata}
-        parameters = [_find(path, shards, name, shard) for name, shard in places.items()]
+        parameters = [_find(path, shards, name, shard) for name, shard in shard_names.items()]
         for shard, model in shards.items():
             for name in model:
-                if name not in places:
-                    raise fault(path, f"shard {shard!r} holds it, but the index does not", name)
+                if name not in shard_names:
+                    raise file_error(
+                        path, f"shard {shard!r} holds it, but the index does not", name
+                    )
         opened = stack.pop_all()
         return Model(parameters, metadata=metadata, source=path, on_close=opened.close)
 
 
 def _read_index(path: str) -> dict[str, str]:
     """Return the weight_map: the shard's path, as it is written there, by the tensor's name."""
-    with open_regular(path) as file, blaming(path):
+    with open_regular(path) as file, parsing(path):
         text = file.read(_MAX_INDEX_BYTES + 1)
         if len(text) > _MAX_INDEX_BYTES:
-            raise fault(path, f"an index of more than {_MAX_INDEX_BYTES} bytes")
+            raise file_error(path, f"an index of more than {_MAX_INDEX_BYTES} bytes")
         index: Any = json.loads(text.decode("utf-8-sig"), object_pairs_hook=unique_keys)
-    places = index.get(_MAP) if isinstance(index, dict) else None
-    if not isinstance(places, dict):
-        raise fault(path, f"is JSON, but no index of safetensors: it has no object {_MAP!r}")
-    for name, shard in places.items():
+    shard_names = index.get(_MAP) if isinstance(index, dict) else None
+    if not isinstance(shard_names, dict):
+        raise file_error(path, f"is JSON, but not an index of safetensors: it lacks {_MAP!r}")
+    for name, shard in shard_names.items():
         if not isinstance(shard, str):
-            raise fault(path, "its shard is not text", name)
-    return places
+            raise file_error(path, "its shard is not text", name)
+    return shard_names
 
 
 def _shard_path(path: str, shard: str) -> str:
     # Windows' separators and drives are refused everywhere, so that an index means the same.
     parts = re.split(r"[/\\]", shard)
     if not shard or os.path.isabs(shard) or ":" in parts[0] or not parts[0] or ".." in parts:
-        raise fault(path, f"the shard {shard!r} is not in the folder of the index")
+        raise file_error(path, f"the shard {shard!r} is not in the folder of the index")
     return os.path.join(os.path.dirname(path), shard)
 
 
 def _find(path: str, shards: dict[str, Model], name: str, shard: str) -> Parameter:
     if name not in shards[shard]:
-        raise fault(path, f"is not in the shard {shard!r}, where the index has it", name)
+        raise file_error(path, f"is not in the shard {shard!r}, where the index has it", name)
     return shards[shard][name]

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from nnr_codec.checkpoints._content import torch_folder
-from nnr_codec.checkpoints._reading import blaming, fault, needs, open_regular
+from nnr_codec.checkpoints.file_format import torch_folder
+from nnr_codec.checkpoints.reading import file_error, open_regular, package_error, parsing
 from nnr_codec.errors import InvalidModel
 from nnr_codec.model import Array, Model, Parameter, dtype_of, is_extension
 
@@ -39,7 +39,7 @@ def read(path: str) -> Model:
     2. the outer dict itself, if it has tensors;
     3. the only dict with tensors under any key.
 
-    Entries of it that are no tensors are skipped. Tensors that are the same piece of memory, in the
+    Entries that are not tensors are skipped. Tensors that are the same piece of memory, in the
     same shape, strides and dtype, are tied to the first of them. The file is mapped into memory and
     read lazily where its kind allows it (not before torch 1.6, not when compressed).
 
@@ -49,31 +49,31 @@ def read(path: str) -> Model:
             complex, nested, without values, or of a dtype that cannot be coded.
     """
     torch = _torch(path)
-    with blaming(path):
+    with parsing(path):
         content = _load(torch, path)
     state = _state_dict(torch, path, content)
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     for name, tensor in state.items():
         if isinstance(tensor, torch.Tensor):
             if not isinstance(name, str):
-                raise fault(path, f"the name is a {type(name).__name__}, not text", str(name))
-            with blaming(path, name):
-                found[name] = _checked(torch, path, name, tensor)
+                raise file_error(path, f"the name is a {type(name).__name__}, not text", str(name))
+            with parsing(path, name):
+                tensors[name] = _checked(torch, path, name, tensor)
     stated = getattr(state, _METADATA, None)
     entries = stated.items() if isinstance(stated, dict) else ()
     metadata = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, str)}
-    # `found` is what keeps the file mapped.
-    parameters = _parameters(torch, path, found)
-    return Model(parameters, metadata=metadata, source=path, on_close=found.clear)
+    # The file stays mapped as long as `tensors` holds its tensors.
+    parameters = _parameters(torch, path, tensors)
+    return Model(parameters, metadata=metadata, source=path, on_close=tensors.clear)
 
 
 def _torch(path: str) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise needs(path, "torch", error) from error
+        raise package_error(path, "torch", error) from error
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE_VERSION:
-        raise fault(path, f"needs torch 2.6 or later, not {torch.__version__}")
+        raise file_error(path, f"needs torch 2.6 or later, not {torch.__version__}")
     return torch
 
 
@@ -92,12 +92,12 @@ def _load(torch: Any, path: str) -> Any:
         if named is not None:
             what = named[1] or named[2]
             reason = f"refused, since rebuilding the {what} in it would execute code"
-            raise fault(path, reason) from error
+            raise file_error(path, reason) from error
         # torch's text goes on with advice to load the file without this protection.
         text = str(error).rpartition("WeightsUnpickler error: ")[2].split("(Could this error")[0]
         reason = text.strip().split("\n")[0]
-        reason = f"damaged file, or none that is read without executing code: {reason}"
-        raise fault(path, f"{reason} ({type(error).__name__})") from error
+        reason = f"damaged file, or one that cannot be read without executing code: {reason}"
+        raise file_error(path, f"{reason} ({type(error).__name__})") from error
 
 
 def _state_dict(torch: Any, path: str, content: Any) -> dict[Any, Any]:
@@ -107,7 +107,7 @@ def _state_dict(torch: Any, path: str, content: Any) -> dict[Any, Any]:
         return isinstance(value, dict) and any(isinstance(v, torch.Tensor) for v in value.values())
 
     if not isinstance(content, dict):
-        raise fault(path, f"holds a {type(content).__name__}, not a state dict")
+        raise file_error(path, f"holds a {type(content).__name__}, not a state dict")
     inner: dict[Any, dict[Any, Any]] = {
         key: value for key, value in content.items() if holds_tensors(value)
     }
@@ -120,7 +120,7 @@ def _state_dict(torch: Any, path: str, content: Any) -> dict[Any, Any]:
         return next(iter(inner.values()))
     keys = ", ".join(repr(key) for key in list(inner or content)[:8])
     what = "several dicts with tensors" if inner else "no tensors"
-    raise fault(path, f"no state dict is found: there are {what}, at the keys {keys}")
+    raise file_error(path, f"no state dict is found: there are {what}, at the keys {keys}")
 
 
 def _checked(torch: Any, path: str, name: str, tensor: Any) -> Any:
@@ -134,14 +134,14 @@ def _checked(torch: Any, path: str, name: str, tensor: Any) -> Any:
     }
     for kind, refused in refusals.items():
         if refused:
-            raise fault(path, f"tensors that are {kind} are not supported", name)
+            raise file_error(path, f"tensors that are {kind} are not supported", name)
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
-        raise fault(path, f"tensors of type {type(tensor).__name__} are not supported", name)
+        raise file_error(path, f"tensors of type {type(tensor).__name__} are not supported", name)
     _dtype(path, name, tensor)
     reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
     end = (tensor.storage_offset() + reach + 1) * tensor.element_size()
     if tensor.numel() and end > tensor.untyped_storage().nbytes():
-        raise fault(path, "damaged file: the tensor is larger than its storage", name)
+        raise file_error(path, "damaged file: the tensor is larger than its storage", name)
     return tensor.detach()
 
 
@@ -150,24 +150,24 @@ def _dtype(path: str, name: str, tensor: Any) -> np.dtype[Any]:
     try:
         return dtype_of(text)
     except KeyError:
-        raise fault(path, f"tensors of dtype {text} are not supported", name) from None
+        raise file_error(path, f"tensors of dtype {text} are not supported", name) from None
 
 
-def _parameters(torch: Any, path: str, found: dict[str, Any]) -> list[Parameter]:
+def _parameters(torch: Any, path: str, tensors: dict[str, Any]) -> list[Parameter]:
     first: dict[tuple[object, ...], str] = {}
     parameters = []
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         tied_to = None
         if tensor.numel():  # empty tensors have no memory to share
-            place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-            earlier = first.setdefault(place, name)
+            memory = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            earlier = first.setdefault(memory, name)
             tied_to = earlier if earlier != name else None
 
         def load(name: str = name) -> Array:
-            with blaming(path, name):
-                if name not in found:
-                    raise fault(path, "the model is closed", name)
-                return _values(torch, found[name], _dtype(path, name, found[name]))
+            with parsing(path, name):
+                if name not in tensors:
+                    raise file_error(path, "the model is closed", name)
+                return _values(torch, tensors[name], _dtype(path, name, tensors[name]))
 
         shape = tuple(tensor.shape)
         parameters.append(Parameter(name, shape, _dtype(path, name, tensor), load, tied_to))

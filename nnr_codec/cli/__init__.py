@@ -1,1 +1,1 @@
-"""The command line: nnr-encode, nnr-decode, nnr-info."""
+"""The command line: nnr-encode, nnr-decode, nnr-info and nnr-eval, a module for each."""

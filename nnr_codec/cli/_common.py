@@ -15,17 +15,19 @@ from typing import Any
 
 from ..errors import BitstreamError, InvalidOptions, NnrError
 from ..options import DecodeLimits
+from ..options.kinds import Kind, whole
 from .text import printable
 
 DONE, FAILURE, USAGE, BAD_BITSTREAM, MISMATCH = range(5)
 """Exit codes."""
 
 _STDOUT_PATHS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+_MOST_THREADS = 1 << 16
 _INTERRUPTED = 130  # as shells have it for SIGINT
 
 
 class VerificationMismatch(NnrError):
-    """The decoded tensors are not those of the digest that was given."""
+    """The decoded tensors do not have the digest that was given."""
 
 
 def parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -47,7 +49,7 @@ def add_threads(result: argparse.ArgumentParser) -> None:
     """Add --threads."""
     result.add_argument(
         "--threads",
-        type=whole_number(1),
+        type=parser_of(whole(1, _MOST_THREADS), checks=True),
         default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
         metavar="N",
         help="threads (default: one for each processor); the result does not depend on them",
@@ -100,13 +102,14 @@ def limits(given: argparse.Namespace) -> DecodeLimits:
         name, _, value = text.partition("=")
         name = name.replace("-", "_")
         if name not in known or not value.isdecimal():
-            raise InvalidOptions("--limit", f"{text!r}: NAME=N, of {', '.join(sorted(known))}")
+            reason = f"{text!r} is not NAME=N with one of the names {', '.join(sorted(known))}"
+            raise InvalidOptions("--limit", reason)
         values[name] = int(value)
     return DecodeLimits(**values)
 
 
 def refuse_own_input(source: str, output: str) -> None:
-    """Check that a file is not replaced by what is made of it.
+    """Check that the output is not the input.
 
     Raises:
         InvalidOptions: `output` is the same file as `source`.
@@ -115,19 +118,16 @@ def refuse_own_input(source: str, output: str) -> None:
         raise InvalidOptions("output", f"{output!r} is the input")
 
 
-def whole_number(low: int) -> Callable[[str], int]:
-    """Return a converter of arguments that are whole numbers of `low` or more."""
+def parser_of(kind: Kind, *, checks: bool = False) -> Callable[[str], Any]:
+    """Return a converter of arguments to values of a kind, whose range it checks if told to."""
 
-    def convert(text: str) -> int:
+    def parse(text: str) -> Any:
         try:
-            value = int(text)
+            return kind.convert(kind.parse(text)) if checks else kind.parse(text)
         except ValueError:
-            value = low - 1
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {low} or more")
-        return value
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind.description}") from None
 
-    return convert
+    return parse
 
 
 @contextmanager
@@ -155,7 +155,7 @@ def progress_bar(quiet: bool, total: int | None, unit: str) -> Iterator[Callable
 
         def advance(amount: int) -> None:
             if total is not None and bar.n + amount > bar.total:
-                bar.total += total  # more is done than was expected
+                bar.total += total  # it takes longer than expected
             bar.update(amount)
 
         yield advance
@@ -169,7 +169,7 @@ def print_json(data: Any) -> None:
 
 @contextmanager
 def results_beside(output: str | None) -> Iterator[None]:
-    """Print results on stderr where the output itself goes to stdout."""
+    """Print results on stderr if the output itself goes to stdout."""
     if output in _STDOUT_PATHS:
         with redirect_stdout(sys.stderr):
             yield
@@ -178,33 +178,33 @@ def results_beside(output: str | None) -> Iterator[None]:
 
 
 def run(program: str, command: Callable[[], int]) -> int:
-    """Run a command; turn what it raises into a message on stderr and an exit code."""
+    """Run a command; turn exceptions into a message on stderr and an exit code."""
     try:
         code = command()
         sys.stdout.flush()
         return code
     except VerificationMismatch as error:
-        return _complain(program, str(error), MISMATCH)
+        return _fail(program, str(error), MISMATCH)
     except BitstreamError as error:
-        return _complain(program, f"bad bitstream: {error}", BAD_BITSTREAM)
+        return _fail(program, f"bad bitstream: {error}", BAD_BITSTREAM)
     except InvalidOptions as error:
-        return _complain(program, str(error), USAGE)
+        return _fail(program, str(error), USAGE)
     except NnrError as error:
-        return _complain(program, str(error), FAILURE)
+        return _fail(program, str(error), FAILURE)
     except BrokenPipeError:
-        # Whoever reads the results has gone; nothing must be flushed to it at exit.
+        # The reader of the results has gone: nothing must be flushed to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        return _complain(program, f"{name}{error.strerror or error}", FAILURE)
+        return _fail(program, f"{name}{error.strerror or error}", FAILURE)
     except MemoryError:
-        return _complain(program, "out of memory", FAILURE)
+        return _fail(program, "out of memory", FAILURE)
     except KeyboardInterrupt:
-        return _complain(program, "interrupted", _INTERRUPTED)
+        return _fail(program, "interrupted", _INTERRUPTED)
 
 
-def _complain(program: str, message: str, code: int) -> int:
+def _fail(program: str, message: str, code: int) -> int:
     print(f"{program}: error: {printable(message)}", file=sys.stderr)
     return code
 
@@ -215,7 +215,7 @@ def warn(program: str, message: str) -> None:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number of things, such as "1 tensor" and "2 tensors"."""
+    """Return a count and its noun, such as "1 tensor" and "2 tensors"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 

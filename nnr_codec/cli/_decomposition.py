@@ -1,23 +1,23 @@
-"""The options of nnr-encode that say how weights are decomposed."""
+"""The flags of nnr-encode that say how weights are decomposed, and the decomposition itself."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any, get_args
+from typing import Any
 
-from ..calibration.collection import calibrate
+from ..calibration.calibrate import calibrate
 from ..calibration.moments import Calibration
 from ..decompose import Decomposition, decompose_model
 from ..errors import InvalidOptions
 from ..factorization.files import with_weights
 from ..model import Model
 from ..options import DecompositionOptions, EncodeOptions
-from ..options.decomposition import DEFAULTS, Carriage, JointScheme, Method, Objective, Rank
 from ..user.code import call_function, naming_failures
 from ..user.module import load_state
 from . import _common as common
+from ._options import add_flag, given_values
 
 _LISTED = 5
 """Names in one warning."""
@@ -25,34 +25,24 @@ _LISTED = 5
 _PLURALS = {"is": "are", "holds": "hold", "has": "have"}
 """Verbs that reasons begin with."""
 
-_OPTIONS = ("rank", "energy", "compression_ratio", "joint_scheme", "carriage", "objective")
-
 
 def add_decomposition(group: Any) -> None:
-    """Add the options to a group of the parser."""
-    _choice(group, "--decompose", "method", Method, "put factors in place of weights")
+    """Add the flags to a group of the parser."""
     amount = group.add_mutually_exclusive_group()
-    amount.add_argument(
-        "--rank",
-        type=rank_of,
-        metavar="N|FRACTION|vbmf",
-        help="a rank; the fraction of each layer's parameters that is kept; or found by VBMF",
-    )
-    amount.add_argument(
-        "--energy", type=float, metavar="E", help="part of the squared norm to keep, 0 to 1"
-    )
-    amount.add_argument(
-        "--compression-ratio",
-        type=float,
-        metavar="C",
-        help="parameters of the whole model, before over after",
-    )
-    _choice(group, "--joint-scheme", "joint_scheme", JointScheme, "what repeated layers share")
-    _choice(
-        group, "--carriage", "carriage", Carriage, "LR in the standard's units, or all as tensors"
-    )
-    text = "what auto minimizes; macs and latency need --module"
-    _choice(group, "--objective", "objective", Objective, text)
+    for target, name, text in (
+        (group, "method", "put factors in place of weights"),
+        (
+            amount,
+            "rank",
+            "a rank; the fraction of each layer's parameters to keep; or as VBMF says",
+        ),
+        (amount, "energy", "part of the squared norm to keep, 0 to 1"),
+        (amount, "compression_ratio", "parameters of the whole model, before over after"),
+        (group, "joint_scheme", "what repeated layers share"),
+        (group, "carriage", "LR in the standard's units, or all as tensors"),
+        (group, "objective", "what auto minimizes; macs and latency need --module"),
+    ):
+        add_flag(target, DecompositionOptions, name, text)
     group.add_argument(
         "--module",
         metavar="FILE.py:FUNCTION",
@@ -65,48 +55,18 @@ def add_decomposition(group: Any) -> None:
     )
 
 
-def decomposition_options(given: argparse.Namespace) -> DecompositionOptions:
-    """Return what the command line says.
-
-    Raises:
-        InvalidOptions: values that do not go together.
-    """
-    values = {name: getattr(given, name) for name in _OPTIONS if getattr(given, name) is not None}
-    return DecompositionOptions(given.decompose or DEFAULTS["method"], **values)
-
-
-def rank_of(text: str) -> Rank:
-    """Convert a rank: a whole number, a fraction, or "vbmf".
-
-    Raises:
-        argparse.ArgumentTypeError: it is none of them.
-    """
-    if text == "vbmf":
-        return "vbmf"
-    try:
-        return float(text) if "." in text or "e" in text.lower() else int(text)
-    except ValueError:
-        reason = f"{text!r} is neither a number nor 'vbmf'"
-        raise argparse.ArgumentTypeError(reason) from None
-
-
-def _choice(group: Any, flag: str, name: str, kinds: Any, text: str) -> None:
-    choices = get_args(kinds)
-    text = f"{text} (default: {DEFAULTS[name]})"
-    group.add_argument(flag, choices=choices, default=None, help=text)
-
-
 def check_needed(given: argparse.Namespace, options: EncodeOptions) -> None:
-    """Check that nothing is asked of a decomposition that does not take place.
+    """Check that no option of decomposition is given where nothing is decomposed.
 
     Raises:
-        InvalidOptions: something is.
+        InvalidOptions: one is.
     """
     if options.decomposes:
         return
-    for name in (*_OPTIONS, "module", "calibrate"):
-        if getattr(given, name) is not None:
-            raise InvalidOptions(name, "says nothing without --decompose (or decompose in --set)")
+    names = [name for name in given_values(given, DecompositionOptions) if name != "method"]
+    names += [name for name in ("module", "calibrate") if getattr(given, name) is not None]
+    for name in names:
+        raise InvalidOptions(name, "has no effect without --decompose (or decompose in --set)")
 
 
 def decompose(
@@ -140,7 +100,7 @@ def decompose(
         with naming_failures(given.calibrate, "calibrate"):
             calibration = calibrate(module, batches)
         if not given.quiet:
-            _show_lacking(calibration)
+            _show_incomplete(calibration)
     return decompose_model(
         dense,
         options,
@@ -152,10 +112,10 @@ def decompose(
     )
 
 
-def show_skipped(found: Decomposition) -> None:
-    """Say on stderr which weights stay dense, and why; those of one reason in one line."""
+def show_skipped(decomposition: Decomposition) -> None:
+    """Say on stderr which weights stay dense, and why: one line for each reason."""
     by_reason: dict[str, list[str]] = {}
-    for name, reason in found.skipped.items():
+    for name, reason in decomposition.skipped.items():
         by_reason.setdefault(reason.removeprefix(f"{name!r}: "), []).append(name)
     for reason, names in by_reason.items():
         start = "stays dense" if len(names) == 1 else "stay dense"
@@ -169,8 +129,8 @@ def _of_several(reason: str, count: int) -> str:
     return f"{_PLURALS[verb]}{space}{rest}" if count > 1 and verb in _PLURALS else reason
 
 
-def _show_lacking(calibration: Calibration) -> None:
-    """Say on stderr of which weights the calibration does not tell everything."""
+def _show_incomplete(calibration: Calibration) -> None:
+    """Say on stderr for which weights the calibration knows little or nothing."""
     for names, reason in (
         (calibration.reduced, "moments between all channels take too much memory"),
         (calibration.unused, "did not run: the error of the weight counts"),
@@ -185,15 +145,15 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, shown)) + more
 
 
-def _pair(place: str, option: str, *, needed: bool = True) -> tuple[Any, Any]:
+def _pair(location: str, option: str, *, needed: bool = True) -> tuple[Any, Any]:
     """Return module and data, as the user's function "FILE.py:FUNCTION" gives them."""
-    returned = call_function(place, option)
+    returned = call_function(location, option)
     is_pair = isinstance(returned, tuple) and len(returned) == 2
     module, data = returned if is_pair else (returned, None)
     if not hasattr(module, "state_dict"):
         kind = type(module).__name__
-        reason = f"{place}: returns {kind}, not a torch module, or a pair with one first"
+        reason = f"{location}: returns {kind}, not a torch module, or a pair with one first"
         raise InvalidOptions(option, reason)
     if needed and data is None:
-        raise InvalidOptions(option, f"{place}: returns no batches beside the module")
+        raise InvalidOptions(option, f"{location}: returns no batches beside the module")
     return module, data

@@ -72,19 +72,19 @@ def _decode(given: argparse.Namespace) -> int:
         with rereadable(sys.stdin.buffer if given.input == "-" else given.input) as source:
             model = DecodedModel(decoder, source, given.layers, state.update if state else None)
             if model.metadata and given.graph is not None:
-                reason = "factorized: an ONNX graph has no place for factors"
+                reason = "factorized: an ONNX graph cannot hold factors"
                 raise InvalidOptions("--layers", reason)
             _write(given, model, state)
-    found = state.hexdigest() if state is not None else None
-    _show(given, model.parameters, found, time.perf_counter() - start)
+    digest = state.hexdigest() if state is not None else None
+    _show(given, model.parameters, digest, time.perf_counter() - start)
     return common.DONE
 
 
 def _check_verifiable(given: argparse.Namespace) -> None:
     if given.only is not None:
-        raise InvalidOptions("--verify", "is the digest of the whole model: not with --only")
+        raise InvalidOptions("--verify", "needs the whole model: leave --only out")
     if os.path.exists(given.output) and not os.path.isfile(given.output):  # a pipe, a device
-        raise InvalidOptions("--verify", f"what goes into {given.output!r} cannot be held back")
+        raise InvalidOptions("--verify", f"needs a file to write, which {given.output!r} is not")
 
 
 def _write(given: argparse.Namespace, model: DecodedModel, state: ModelDigest | None) -> None:
@@ -94,9 +94,9 @@ def _write(given: argparse.Namespace, model: DecodedModel, state: ModelDigest | 
 
     def complete() -> None:
         model.finish()
-        found = state.hexdigest() if state is not None else None
-        if given.verify is not None and found != given.verify.lower():
-            reason = f"its digest is {found}, not {given.verify}; nothing was written"
+        digest = state.hexdigest() if state is not None else None
+        if given.verify is not None and digest != given.verify.lower():
+            reason = f"its digest is {digest}, not {given.verify}; nothing was written"
             raise common.VerificationMismatch(f"{given.input}: {reason}")
 
     total = sum(parameter.size for parameter in model.parameters)
@@ -123,7 +123,7 @@ def _advancing(parameter: Parameter, advance: Callable[[int], object]) -> Parame
 
 
 def _show(
-    given: argparse.Namespace, tensors: list[Parameter], found: str | None, seconds: float
+    given: argparse.Namespace, tensors: list[Parameter], digest: str | None, seconds: float
 ) -> None:
     size = sum(tensor.nbytes for tensor in tensors)
     elements = sum(tensor.size for tensor in tensors)
@@ -135,7 +135,7 @@ def _show(
                 "tensors": len(tensors),
                 "elements": elements,
                 "bytes": size,
-                "digest": found,
+                "digest": digest,
                 "seconds": seconds,
             }
         )

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
 
 from ..checkpoints import open_checkpoint
 from ..encoder import encode
 from ..errors import InvalidOptions
 from ..model import Model
-from ..options import AUTOMATIC, PRESETS, TENSOR_OPTIONS, EncodeOptions, UnaryLength
-from ..options.decomposition import OF_A_WEIGHT
+from ..options import PRESETS, EncodeOptions
 from ..report import EncodeReport
 from . import _common as common
-from ._decomposition import (
-    add_decomposition,
-    check_needed,
-    decompose,
-    decomposition_options,
-    rank_of,
-    show_skipped,
-)
+from ._decomposition import add_decomposition, check_needed, decompose, show_skipped
+from ._options import add_options, encode_options
 from .text import printable, table
 
 PROGRAM = "nnr-encode"
-_UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3}
-_UNITS |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_DEFAULTS = {field.name: field.default for field in fields(EncodeOptions)}
-
 _USUAL_ENCODINGS = 5
-"""For a target size."""
+"""Streams that are usually tried for a target size."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,165 +49,19 @@ def _parser() -> argparse.ArgumentParser:
         default="default",
         help="fast: no searches; best: smaller at equal error; other options win over it",
     )
-    _add_quantization(parser.add_argument_group("quantization"))
-    _add_coding(parser.add_argument_group("coding"))
+    add_options(parser)
     add_decomposition(parser.add_argument_group("decomposition"))
-    _add_selection(parser.add_argument_group("selection"))
     return parser
-
-
-def _add_quantization(group: Any) -> None:
-    _number(group, "--qp", "quantization parameter of tensors with two or more dimensions")
-    _number(group, "--nonweight-qp", "that of the others")
-    _number(group, "--qp-density", "this many qp, as a power of two, double the step; 0 to 7")
-    group.add_argument(
-        "--target-size",
-        type=_target_size,
-        default=None,
-        metavar="BYTES|PERCENT%",
-        help="add one offset to every qp, the least with which the stream is at most so large; "
-        "of the model with %%; k, M, KiB, MiB may follow a number",
-    )
-    _switch(group, "--dq", "dependent (trellis-coded) quantization")
-    _number(group, "--lambda-scale", "weight of the rate in the quantizer's search; 0: none", float)
-
-
-def _add_coding(group: Any) -> None:
-    group.add_argument(
-        "--profile",
-        choices=("auto", "0", "1"),
-        default="auto",
-        help="0 first edition, 1 second edition; auto: 0 unless a tool needs 1 (default)",
-    )
-    text = "greater-than flags of an integer, 1 to 256; auto: few, where that is hardly larger"
-    _number(group, "--unary-length", text, _unary_length)
-    _number(group, "--scan-order", "0 row by row; 1 to 4 blocks that decode side by side")
-    _switch(group, "--search-initialization", "search the contexts' initialization")
-    _switch(group, "--row-skipping", "flag rows of zeros where that is smaller (profile 1)")
-    _switch(group, "--codebook", "code by codebooks where that is smaller (with --no-dq)")
-    _switch(group, "--group", "code a layer's tensors in one unit where that is smaller")
-    _switch(group, "--temporal-contexts", "use the last parent's integers where that is smaller")
-    _switch(group, "--history-contexts", "use all parents' non-zeros where that is smaller")
-    common.add_parents(group)
-
-
-def _add_selection(group: Any) -> None:
-    group.add_argument(
-        "--lossless", action="store_true", help="carry every tensor exactly, bit by bit"
-    )
-    group.add_argument(
-        "--include", action="append", metavar="GLOB", help="tensors to quantize (default: all)"
-    )
-    group.add_argument(
-        "--exclude",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="tensors to carry losslessly, though included",
-    )
-    group.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="GLOB=key:value,…",
-        help=f"options of single tensors: {', '.join(TENSOR_OPTIONS)}",
-    )
-
-
-def _number(group: Any, flag: str, text: str, kind: Any = int) -> None:
-    default = _DEFAULTS[flag[2:].replace("-", "_")]
-    help_text = f"{text} (default: {default})"
-    # Only what is given is there: the rest is the preset's.
-    group.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar="N", help=help_text)
-
-
-def _unary_length(text: str) -> UnaryLength:
-    return "auto" if text == "auto" else int(text)
-
-
-def _switch(group: Any, flag: str, text: str) -> None:
-    default = _DEFAULTS[flag[2:].replace("-", "_")]
-    state = {True: "on", False: "off", "auto": "automatic"}[default]
-    group.add_argument(
-        flag,
-        action=argparse.BooleanOptionalAction,
-        default=argparse.SUPPRESS,
-        help=f"{text} (default: {state})",
-    )
-
-
-def _target_size(text: str) -> int | float:
-    """Convert a number of bytes, with a unit or not, to an int; a percentage to a fraction."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[kMG]|[KMG]iB|)", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of bytes nor a percentage")
-    number, unit = found.groups()
-    if unit == "%":
-        return float(number) / 100
-    return int(float(number) * _UNITS[unit]) if unit or "." in number else int(number)
-
-
-def _options(given: argparse.Namespace) -> EncodeOptions:
-    own = [name for name in TENSOR_OPTIONS if name not in OF_A_WEIGHT]
-    names = [*own, "qp_density", "group", "lossless", "target_size"]
-    changes = {name: getattr(given, name) for name in names if hasattr(given, name)}
-    return EncodeOptions.preset(
-        given.preset,
-        **changes,
-        decomposition=decomposition_options(given),
-        profile="auto" if given.profile == "auto" else int(given.profile),
-        include=tuple(given.include or ("*",)),
-        exclude=tuple(given.exclude),
-        overrides=tuple(parse_override(text) for text in given.set),
-    )
-
-
-def parse_override(text: str) -> tuple[str, dict[str, Any]]:
-    """Parse 'GLOB=key:value,key:value'.
-
-    Raises:
-        InvalidOptions: it has another form, an unknown key, or a value of another type.
-    """
-    glob, equals, assignments = text.rpartition("=")
-    if not equals or not glob or not assignments:
-        raise InvalidOptions("--set", f"{text!r} is not of the form GLOB=key:value,…")
-    values: dict[str, Any] = {}
-    for assignment in assignments.split(","):
-        key, colon, value = assignment.partition(":")
-        name = key.strip().replace("-", "_")
-        if not colon or name not in TENSOR_OPTIONS:
-            known = ", ".join(TENSOR_OPTIONS)
-            raise InvalidOptions("--set", f"{assignment!r} in {text!r}: key:value, of {known}")
-        values[name] = _converted(name, value.strip(), text)
-    return glob, values
-
-
-_KINDS = {"unary_length": _unary_length, "decompose": str, "rank": rank_of, "energy": float}
-
-
-def _converted(name: str, value: str, text: str) -> Any:
-    kind: Any = _KINDS.get(name) or type(_DEFAULTS[name])
-    try:
-        if name in AUTOMATIC and value.lower() == "auto":
-            return "auto"
-        if kind is bool or name in AUTOMATIC:
-            return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[
-                value.lower()
-            ]
-        return kind(value)
-    except (KeyError, ValueError, argparse.ArgumentTypeError):
-        reason = f"{value!r} in {text!r} is no value of {name}"
-        raise InvalidOptions("--set", reason) from None
 
 
 def _encode(given: argparse.Namespace) -> int:
     start = time.perf_counter()
-    options = _options(given)
+    options = encode_options(given)
     check_needed(given, options)
     if given.output == "-":
         given.output = "/dev/stdout"
     if given.output is None and not given.dry_run:
-        raise InvalidOptions("output", "needed, unless with --dry-run")
+        raise InvalidOptions("output", "is missing: name a file to write, or give --dry-run")
     with (
         open_checkpoint(given.input) as model,
         common.executor(given.threads) as executor,
@@ -230,10 +71,11 @@ def _encode(given: argparse.Namespace) -> int:
             common.refuse_own_input(given.input, given.output)
         factorizations = None
         if options.decomposes:
-            found = decompose(given, model, options, executor, advance)
-            factorizations, options = found.factorizations, found.adapted(options)
+            decomposition = decompose(given, model, options, executor, advance)
+            factorizations = decomposition.factorizations
+            options = decomposition.adapted(options)
             if not given.quiet:
-                show_skipped(found)
+                show_skipped(decomposition)
         result = encode(
             model,
             None if given.dry_run else given.output,
@@ -294,7 +136,7 @@ def _rows(report: EncodeReport) -> str:
 
 
 def summary(source: str, output: str, report: EncodeReport) -> str:
-    """Return the line that says what became of a model."""
+    """Return the line that sums an encoding up."""
     as_factors = sum(bool(tensor.factors) for tensor in report.tensors)
     factored = f" ({as_factors} as factors)" if as_factors else ""
     parameters = f" ({common.counted(report.parameters, 'parameter')})" if as_factors else ""

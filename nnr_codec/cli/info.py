@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
 def _info(given: argparse.Namespace) -> int:
     limits = common.limits(given)
     if given.parent and not given.digest:
-        raise InvalidOptions("--parent", "serves --digest alone: headers need no parents")
+        raise InvalidOptions(
+            "--parent", "is for --digest alone, since headers can be read without parents"
+        )
     # A pipe is read once: its bytes serve the digest as well.
     source = sys.stdin.buffer.read() if given.input == "-" else given.input
     with open_stream(source, limits=limits) as stream:
@@ -51,22 +53,25 @@ def _info(given: argparse.Namespace) -> int:
         units = stream.units() if given.units else []
         listed = [_unit_json(parsed) for parsed in units]
         del units
-    found = None
+    model_digest = None
     if given.digest:
         with common.executor(given.threads) as executor:
             decoder = StreamDecoder(parents=given.parent, limits=limits, executor=executor)
-            found = digest((t.name, t.values) for t in decoder.tensors(source, given.layers))
+            model_digest = digest((t.name, t.values) for t in decoder.tensors(source, given.layers))
     if given.json:
         extra = {"unit_list": listed} if given.units else {}
-        digests = {"digest": found} if given.digest else {}
+        digests = {"digest": model_digest} if given.digest else {}
         common.print_json({"input": given.input, **info.to_json(), **digests, **extra})
     else:
-        _print(given, info, listed, found)
+        _print(given, info, listed, model_digest)
     return common.DONE
 
 
 def _print(
-    given: argparse.Namespace, info: StreamInfo, units: list[dict[str, Any]], found: str | None
+    given: argparse.Namespace,
+    info: StreamInfo,
+    units: list[dict[str, Any]],
+    model_digest: str | None,
 ) -> None:
     if given.units:
         for unit in units:
@@ -85,8 +90,8 @@ def _print(
         f"{info.original_bytes} -> {info.bytes} bytes ({100 * info.ratio:.2f} %), "
         f"{info.bits_per_weight:.3f} bit/weight, qp density {info.qp_density}"
     )
-    if found is not None:
-        print(f"digest {found}")
+    if model_digest is not None:
+        print(f"digest {model_digest}")
 
 
 def _rows(info: StreamInfo) -> str:
@@ -117,13 +122,12 @@ def _row(tensor: TensorInfo) -> tuple[str, ...]:
     kind = tensor.kind if tensor.role == "weight" else f"{tensor.kind} {tensor.role}"
     if tensor.codebook_size is not None:
         kind += f" codebook({tensor.codebook_size})"
-    own_bytes = bool(tensor.bytes)
     return (
         printable(tensor.name),
         common.shape_text(tensor.shape),
         kind,
-        str(tensor.bytes) if own_bytes else "-",
-        f"{tensor.bits_per_weight:.3f}" if own_bytes else "-",
+        str(tensor.bytes) if tensor.bytes else "-",
+        f"{tensor.bits_per_weight:.3f}" if tensor.bytes else "-",
         _or_dash(tensor.qp),
         _or_dash(tensor.unary_length),
         _or_dash(tensor.scan_order),

@@ -1,4 +1,4 @@
-"""Text for terminals: tables, and names that cannot obey it."""
+"""Text for terminals: tables, and names without control characters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
-    """Return `text` with everything escaped that a terminal might obey or hide."""
+    """Return `text` with control characters and invisible ones escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

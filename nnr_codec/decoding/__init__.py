@@ -1,1 +1,1 @@
-"""The decoder's rooms: from the units of a bitstream to tensors."""
+"""From the units of a bitstream to tensors: the decoder, and all that describes a stream."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..factorization.forms import FactoredWeight
-from ..options import EncodeOptions
+from ..options import EncodeOptions, escaped
 
 
 @dataclass
@@ -42,8 +41,7 @@ class Decomposition:
 
     def set_qp(self, name: str, qp: int) -> None:
         """Quantize the factors of a weight with a qp of their own."""
-        escaped = re.sub(r"([*?[])", r"[\1]", name)
-        self.overrides = (*self.overrides, (f"{escaped}.factor*", {"qp": qp}))
+        self.overrides = (*self.overrides, (f"{escaped(name)}.factor*", {"qp": qp}))
 
     def adapted(self, options: EncodeOptions) -> EncodeOptions:
         """Return options of the encoder, with what the factors need."""

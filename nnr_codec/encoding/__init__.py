@@ -1,1 +1,1 @@
-"""The encoder's rooms: from a model to the units of a bitstream."""
+"""From a model to the units of a bitstream: survey of tensors, plan, coding, errors."""

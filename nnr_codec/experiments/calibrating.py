@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from nnr_codec.calibration.collection import calibrate
+from nnr_codec.calibration.calibrate import calibrate
 from nnr_codec.calibration.moments import Calibration
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.errors import InvalidOptions

@@ -1,1 +1,1 @@
-"""The factored forms of layers, and the map that tells them in a stream."""
+"""The forms of factored weights with their algebra, and the model map that names them."""

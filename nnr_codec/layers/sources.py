@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from ..checkpoints import open_checkpoint
-from ..checkpoints._content import format_of
+from ..checkpoints.file_format import format_of
 from ..decoding.decoded_model import DecodedModel
 from ..decoding.stream_decoder import Layers, Source, StreamDecoder
 from ..errors import InvalidModel

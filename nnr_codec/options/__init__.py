@@ -1,23 +1,17 @@
-"""Options of the encoder and limits of the decoder: frozen dataclasses."""
+"""Options of the encoder, each declared once with its values, and limits of the decoder."""
 
 from .decomposition import DecompositionOptions
-from .encode_options import (
-    AUTOMATIC,
-    PRESETS,
-    TENSOR_OPTIONS,
-    EncodeOptions,
-    UnaryLength,
-    matches_tensor,
-)
+from .encode_options import PRESETS, TENSOR_OPTIONS, EncodeOptions, UnaryLength
+from .globs import escaped, matches_tensor
 from .limits import DecodeLimits
 
 __all__ = [
-    "AUTOMATIC",
     "PRESETS",
     "TENSOR_OPTIONS",
     "DecodeLimits",
     "DecompositionOptions",
     "EncodeOptions",
     "UnaryLength",
+    "escaped",
     "matches_tensor",
 ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from ..errors import InvalidOptions
+from .kinds import Kind, choice, convert_all, instance, number, option, whole_or_fraction
 
 Method = Literal["none", "lr", "cp", "tucker2", "ht2", "joint", "ce1", "auto"]
 JointScheme = Literal["right", "left", "binary"]
@@ -15,12 +14,28 @@ Carriage = Literal["dc", "factors"]
 Objective = Literal["size", "macs", "latency"]
 Rank = int | float | Literal["vbmf"]
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "method": get_args(Method),
-    "joint_scheme": get_args(JointScheme),
-    "carriage": get_args(Carriage),
-    "objective": get_args(Objective),
-}
+
+def _rank(value: Any) -> Rank:
+    if isinstance(value, str) and value == "vbmf":
+        return "vbmf"
+    rank = whole_or_fraction(value)
+    if isinstance(rank, float) and rank > 1:
+        raise ValueError
+    return rank
+
+
+def _parsed_rank(text: str) -> Rank:
+    if text == "vbmf":
+        return "vbmf"
+    return float(text) if "." in text or "e" in text.lower() else int(text)
+
+
+RANK = Kind(
+    "a rank (a whole number above 0), a fraction of the parameters (0 to 1), or 'vbmf'",
+    _rank,
+    _parsed_rank,
+    "N|FRACTION|vbmf",
+)
 
 
 @dataclass(frozen=True)
@@ -50,76 +65,44 @@ class DecompositionOptions:
             of "latency" only where time is surely less.
     """
 
-    method: Method = "none"
-    rank: Rank | None = None
-    energy: float | None = None
-    compression_ratio: float | None = None
-    joint_scheme: JointScheme = "right"
-    carriage: Carriage = "dc"
-    objective: Objective = "size"
+    method: Method = option("none", choice(*get_args(Method)), per_tensor=True, called="decompose")
+    rank: Rank | None = option(None, RANK, per_tensor=True, is_amount=True)
+    energy: float | None = option(None, number(0, 1), per_tensor=True, is_amount=True)
+    compression_ratio: float | None = option(None, number(1), is_amount=True)
+    joint_scheme: JointScheme = option("right", choice(*get_args(JointScheme)))
+    carriage: Carriage = option("dc", choice(*get_args(Carriage)))
+    objective: Objective = option("size", choice(*get_args(Objective)))
 
     def __post_init__(self) -> None:
         """Check every value.
 
         Raises:
-            InvalidOptions: a value is of the wrong type or outside its range, or values do not go
-                together.
+            InvalidOptions: a value is of the wrong type or outside its range, or values contradict
+                each other.
         """
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                option = "decompose" if name == "method" else name
-                raise InvalidOptions(option, f"{value!r} is none of {', '.join(choices)}")
-        self._check_rank()
-        _check_number(self, "energy", 0, 1)
-        _check_number(self, "compression_ratio", 1, math.inf)
+        convert_all(self)
         self._check_amounts()
-
-    def _check_rank(self) -> None:
-        rank = self.rank
-        if rank is None or rank == "vbmf":
-            return
-        is_number = isinstance(rank, numbers.Real) and not isinstance(rank, bool)
-        if not is_number or not rank > 0:
-            raise InvalidOptions("rank", f"{rank!r} is neither a number above 0 nor 'vbmf'")
-        if not isinstance(rank, numbers.Integral) and rank > 1:
-            raise InvalidOptions("rank", f"{rank!r} is no fraction of the parameters")
-        is_whole = isinstance(rank, numbers.Integral)  # of numpy's types, too
-        object.__setattr__(self, "rank", int(rank) if is_whole else float(rank))
 
     def _check_amounts(self) -> None:
         given = [name for name in AMOUNTS if getattr(self, name) is not None]
         if len(given) > 1:
-            raise InvalidOptions(given[1], f"excludes {given[0]}")
+            raise InvalidOptions(given[1], f"cannot be given together with {given[0]}")
         if self.method == "none":
             return
         if self.method == "auto":
             if self.rank is not None:
-                raise InvalidOptions("rank", "is found by method 'auto'")
+                raise InvalidOptions("rank", "the method 'auto' chooses ranks itself")
             if self.compression_ratio is not None and self.objective != "size":
-                raise InvalidOptions("compression_ratio", "goes with objective 'size'")
+                raise InvalidOptions("compression_ratio", "needs the objective 'size'")
             if self.objective == "size" and self.energy is not None:
-                raise InvalidOptions("energy", "goes with objective 'macs' or 'latency'")
+                raise InvalidOptions("energy", "needs the objective 'macs' or 'latency'")
         elif not given:
             raise InvalidOptions("decompose", f"{self.method!r} needs one of {', '.join(AMOUNTS)}")
         elif self.rank == "vbmf" and self.method not in ("lr", "tucker2"):
             raise InvalidOptions("rank", f"VBMF has no ranks of {self.method!r}")
 
 
-AMOUNTS = ("rank", "energy", "compression_ratio")
+DECOMPOSITION = instance(DecompositionOptions)
+
+AMOUNTS = tuple(f.name for f in fields(DecompositionOptions) if f.metadata["is_amount"])
 """What says how much of a weight is kept; one of them at a time."""
-
-OF_A_WEIGHT = {"decompose": "method", "rank": "rank", "energy": "energy"}
-"""Options that may be set for single weights, and the attributes they set."""
-
-DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(DecompositionOptions)}
-
-
-def _check_number(options: DecompositionOptions, name: str, low: float, high: float) -> None:
-    value = getattr(options, name)
-    if value is None:
-        return
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not low < value <= high or value == math.inf:
-        most = f" and at most {high}" if high < math.inf else ""
-        raise InvalidOptions(name, f"{value!r} is no finite number above {low}{most}")

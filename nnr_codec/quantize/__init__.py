@@ -1,1 +1,1 @@
-"""Quantization: step sizes, and what the encoder does to turn weights into integers."""
+"""Quantization: from weights and a step size to integers, by grids and codebooks as well."""

@@ -1,1 +1,1 @@
-"""What all rooms use and no codec is: ordered calls, rereadable files, digests."""
+"""Helpers that know nothing of the codec: calls in order, rereadable files, digests."""

@@ -1,1 +1,1 @@
-"""Functions and modules in files of the user's."""
+"""Code of users: functions in their Python files, and calling their torch modules on batches."""

@@ -18,52 +18,51 @@ from ..errors import InvalidOptions, NnrError
 __all__ = ["call_function", "is_interruption", "load_function", "naming_failures"]
 
 
-def load_function(place: str, option: str, folder: Path | None = None) -> Callable[..., Any]:
+def load_function(location: str, option: str, folder: Path | None = None) -> Callable[..., Any]:
     """Execute a file as a module of its own, and return a function of it.
 
     The file's own folder is first on the path of imports meanwhile, as it is for a script.
 
     Args:
-        place: "FILE.py:FUNCTION".
+        location: "FILE.py:FUNCTION".
         option: what to name in errors.
         folder: that FILE.py is relative to; the current one by default.
 
     Raises:
         InvalidOptions: there is no such file or function, or executing the file fails.
     """
-    text, colon, function = place.rpartition(":")
+    text, colon, function = location.rpartition(":")
     if not colon:
-        raise InvalidOptions(option, f"{place!r} is not of the form FILE.py:FUNCTION")
+        raise InvalidOptions(option, f"{location!r} is not of the form FILE.py:FUNCTION")
     path = (folder or Path()) / text
     if not path.is_file():
-        raise InvalidOptions(option, f"{place}: there is no file {str(path)!r}")
+        raise InvalidOptions(option, f"{location}: there is no file {str(path)!r}")
     try:
-        module = _executed(path.resolve())
+        module = _execute(path.resolve())
     except BaseException as error:  # of code that ends the program as well
         if is_interruption(error):
             raise
-        raise InvalidOptions(option, f"{place}: {type(error).__name__}: {error}") from error
-    found = getattr(module, function, None)
-    if not callable(found):
-        raise InvalidOptions(option, f"{place}: {path.name} has no function {function!r}")
-    made: Callable[..., Any] = found
-    return made
+        raise InvalidOptions(option, f"{location}: {type(error).__name__}: {error}") from error
+    loaded: Callable[..., Any] | None = getattr(module, function, None)
+    if not callable(loaded):
+        raise InvalidOptions(option, f"{location}: {path.name} has no function {function!r}")
+    return loaded
 
 
-def call_function(place: str, option: str) -> Any:
+def call_function(location: str, option: str) -> Any:
     """Return what a function of a user's file returns, called without arguments.
 
     Raises:
         InvalidOptions: as `load_function`; or the function fails.
     """
-    function = load_function(place, option)
-    with naming_failures(place, option):
+    function = load_function(location, option)
+    with naming_failures(location, option):
         return function()
 
 
 @contextmanager
-def naming_failures(place: str, option: str) -> Iterator[None]:
-    """Name a user's file in whatever its code raises; our own errors pass as they are.
+def naming_failures(location: str, option: str) -> Iterator[None]:
+    """Name a user's file in the errors that its code raises; our own errors stay as they are.
 
     Raises:
         InvalidOptions: the code fails.
@@ -75,19 +74,19 @@ def naming_failures(place: str, option: str) -> Iterator[None]:
     except BaseException as error:
         if is_interruption(error):
             raise
-        raise InvalidOptions(option, f"{place}: {type(error).__name__}: {error}") from error
+        raise InvalidOptions(option, f"{location}: {type(error).__name__}: {error}") from error
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Whether the user wants to end the program; what is else no ``Exception``, such as that of
-    ``sys.exit()``, is only a failure of the code that was called."""
+    """Whether the user wants to end the program. Other exceptions that are no ``Exception``, such
+    as that of ``sys.exit()``, are failures of the code that was called."""
     return isinstance(error, KeyboardInterrupt | GeneratorExit)
 
 
-def _executed(path: Path) -> ModuleType:
+def _execute(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"nnr_user_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look their module up
     sys.path.insert(0, str(path.parent))

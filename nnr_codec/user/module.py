@@ -87,39 +87,39 @@ def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:
              nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)  # fmt: skip
     names: dict[tuple[object, ...], str] = {}
     for name, tensor in _tensors(module).items():
-        names.setdefault(_place(tensor), name)
-    found = {}
+        names.setdefault(_memory(tensor), name)
+    layers: dict[torch.nn.Module, str] = {}
     for layer in module.modules():
         if isinstance(layer, kinds):
-            weight_name = names.get(_place(layer.weight))
+            weight_name = names.get(_memory(layer.weight))
             if weight_name is not None:
-                found[layer] = weight_name
-    return found
+                layers[layer] = weight_name
+    return layers
 
 
 def load_state(module: torch.nn.Module, model: Mapping[str, Parameter]) -> None:
-    """Copy the tensors of `model` to the places of their names in `module`.
+    """Copy the tensors of `model` to those of the same names in `module`.
 
-    The counters of batch norm may be missing, and of tied tensors all but one. What the module has
-    no place for is passed over.
+    The counters of batch norm may be missing, and of tied tensors all but one. Tensors that the
+    module does not have are ignored.
 
     Raises:
         InvalidModel: another tensor is missing, or has another shape, or none yet in the module.
     """
     import torch
 
-    places = _tensors(module)
-    found = {_place(place) for name, place in places.items() if name in model}
+    tensors = _tensors(module)
+    loaded = {_memory(tensor) for name, tensor in tensors.items() if name in model}
     with torch.no_grad():
-        for name, place in places.items():
+        for name, tensor in tensors.items():
             if name not in model:
-                if name.rpartition(".")[2] == "num_batches_tracked" or _place(place) in found:
+                if name.rpartition(".")[2] == "num_batches_tracked" or _memory(tensor) in loaded:
                     continue
                 raise InvalidModel(name, "the module has it, the model does not")
-            if model[name].shape != tuple(place.shape):
-                reason = f"has the shape {model[name].shape}, in the module {tuple(place.shape)}"
+            if model[name].shape != tuple(tensor.shape):
+                reason = f"has the shape {model[name].shape}, in the module {tuple(tensor.shape)}"
                 raise InvalidModel(name, reason)
-            place.copy_(torch.from_numpy(model[name].read().astype(np.float64)))
+            tensor.copy_(torch.from_numpy(model[name].read().astype(np.float64)))
 
 
 def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -130,10 +130,10 @@ def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """
     import torch
 
-    found = {n: t for n, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
-    for name, tensor in found.items():
+    tensors = {n: t for n, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
+    for name, tensor in tensors.items():
         check_not_lazy(name, tensor)
-    return found
+    return tensors
 
 
 def check_not_lazy(name: str, tensor: torch.Tensor) -> None:
@@ -148,6 +148,6 @@ def check_not_lazy(name: str, tensor: torch.Tensor) -> None:
         raise InvalidModel(name, "has no shape in the module yet, which has to run once before")
 
 
-def _place(tensor: torch.Tensor) -> tuple[object, ...]:
-    """Return where a tensor's values are: tied tensors are in the same place."""
+def _memory(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Return where a tensor's values are in memory, by which tied tensors are recognized."""
     return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()

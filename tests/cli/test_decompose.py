@@ -167,7 +167,7 @@ def test_summary(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
-        (["--decompose", "svd", "--rank", "2"], "invalid choice"),
+        (["--decompose", "svd", "--rank", "2"], "--decompose: 'svd' is not one of"),
         (["--decompose", "lr"], "needs one of rank, energy, compression_ratio"),
         (["--decompose", "lr", "--rank", "2", "--energy", "0.5"], "not allowed with"),
         (["--decompose", "lr", "--rank", "much"], "--rank"),
@@ -175,7 +175,7 @@ def test_summary(run: Run, tmp_path: Path) -> None:
         (["--decompose", "lr", "--compression-ratio", "900"], "compression_ratio: 900"),
         (
             ["--decompose", "auto", "--objective", "macs", "--compression-ratio", "2"],
-            "compression_ratio: goes with objective 'size'",
+            "compression_ratio: needs the objective 'size'",
         ),
         (
             ["--decompose", "joint", "--compression-ratio", "2"],
@@ -187,15 +187,24 @@ def test_summary(run: Run, tmp_path: Path) -> None:
         ),
         (["--decompose", "auto", "--objective", "macs"], "objective: 'macs' needs a module"),
         (["--decompose", "auto", "--objective", "latency"], "(--module)"),
-        (["--decompose", "lr", "--rank", "all"], "--rank: 'all' is neither a number nor 'vbmf'"),
-        (["--set", "*=decompose:lr,rank:all"], "'all' in '*=decompose:lr,rank:all' is no value"),
-        (["--decompose", "lr", "--compression-ratio", "1"], "1.0 is no finite number above 1"),
-        (["--rank", "2"], "rank: says nothing without --decompose"),
-        (["--calibrate", "x.py:f"], "calibrate: says nothing without --decompose"),
+        (
+            ["--decompose", "lr", "--rank", "all"],
+            "--rank: 'all' is not a rank (a whole number above 0)",
+        ),
+        (
+            ["--set", "*=decompose:lr,rank:all"],
+            "rank: 'all' in '*=decompose:lr,rank:all' is not a rank",
+        ),
+        (["--decompose", "lr", "--compression-ratio", "1"], "1.0 is not a finite number above 1"),
+        (["--rank", "2"], "rank: has no effect without --decompose"),
+        (["--calibrate", "x.py:f"], "calibrate: has no effect without --decompose"),
         (["--set", "fc*=decompose:lr"], "needs one of"),
         (["--set", "fc.weight=decompose:lr,rank:11"], "'fc.weight': lr: ranks [11]"),
         (["--set", "fc.bias=decompose:lr,rank:1"], "fc.bias: decompose: is no weight"),
-        (["--decompose", "lr", "--rank", "2", "--set", "a=rank:few"], "no value of rank"),
+        (
+            ["--decompose", "lr", "--rank", "2", "--set", "a=rank:few"],
+            "rank: 'few' in 'a=rank:few' is not a rank",
+        ),
         (["--decompose", "lr", "--rank", "2", "--module", "m.py:f"], "there is no file"),
         (["--decompose", "lr", "--rank", "2", "--module", "m.py"], "not of the form"),
     ],

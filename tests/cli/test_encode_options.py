@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from cli_support import Run, load, random_weights, save
 import nnr_codec
 from nnr_codec import InvalidOptions
 from nnr_codec.cli import _common as common
-from nnr_codec.cli.encode import parse_override
+from nnr_codec.cli._options import parse_override
+from nnr_codec.options import TENSOR_OPTIONS, DecompositionOptions, EncodeOptions
+from nnr_codec.options.kinds import called
 from nnr_codec.support.digest import digest
 
 WEIGHTS = ["first.weight", "second.weight"]
 BIASES = ["first.bias", "second.bias"]
+LOW_RANK = DecompositionOptions("lr", rank=2)
 
 
 class Encoded:
@@ -349,6 +353,25 @@ class TestGroup:
     def test_in_the_table(self, run: Run, model: Path) -> None:
         lines = run("nnr-encode", model, "--dry-run", "-v").out.splitlines()
         assert [line.split()[-3:-1] for line in lines if ".bias" in line] == [["-", "-"]] * 2
+
+
+def test_every_option_has_a_flag(run: Run) -> None:
+    text = run("nnr-encode", "--help").out
+    for options in (EncodeOptions, DecompositionOptions):
+        names = {called(field) for field in fields(options)} - {"decomposition", "overrides"}
+        assert [n for n in names if f"  --{n.replace('_', '-')}" not in text] == []
+
+
+@pytest.mark.parametrize("name", TENSOR_OPTIONS)
+def test_every_tensor_option_is_parsed_as_its_flag_is(name: str) -> None:
+    texts = {"qp": "-7", "nonweight_qp": "-7", "lambda_scale": "0.5", "scan_order": "3",
+             "unary_length": "9", "decompose": "none", "rank": "0.25", "energy": "0.5"}  # fmt: skip
+    text = texts.get(name, "off")
+    _, values = parse_override(f"w={name.replace('_', '-')}:{text}")
+    options = EncodeOptions(overrides=(("w", values),), decomposition=LOW_RANK).for_tensor("w")
+    field = TENSOR_OPTIONS[name].name
+    chosen = options if hasattr(options, field) else options.decomposition
+    assert str(getattr(chosen, field)) == {"off": "False"}.get(text, text)
 
 
 def test_automatic_switches_can_be_set_for_single_tensors() -> None:

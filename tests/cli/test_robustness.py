@@ -21,7 +21,7 @@ import pytest
 from cli_support import LONG, Run, load, random_weights, run_script, save, script
 
 import nnr_codec
-from nnr_codec import decoder
+from nnr_codec.decoding import stream_decoder
 from nnr_codec.encoding import tensor_encoder
 from nnr_codec.support.rereadable_file import RereadableFile
 
@@ -125,14 +125,14 @@ class TestFullDisk:
 # Decodes one unit, says so, and hangs at the next.
 HANGING = """
 import sys, time
-from nnr_codec import decoder
 from nnr_codec.cli import decode
-original = decoder.decode_data_unit
+from nnr_codec.decoding import stream_decoder
+original = stream_decoder.decode_data_unit
 def once(*arguments, **options):
-    decoder.decode_data_unit = lambda *arguments, **options: time.sleep(1000)
+    stream_decoder.decode_data_unit = lambda *arguments, **options: time.sleep(1000)
     print("decoded", flush=True)
     return original(*arguments, **options)
-decoder.decode_data_unit = once
+stream_decoder.decode_data_unit = once
 sys.exit(decode.main(sys.argv[1:]))
 """
 
@@ -215,13 +215,13 @@ class TestInputsThatChange:
     def test_stream_is_truncated_while_it_is_decoded(
         self, run: Run, stream: Path, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        original = decoder.decode_data_unit
+        original = stream_decoder.decode_data_unit
 
         def decode(*arguments: Any, **options: Any) -> Any:
             os.truncate(stream, stream.stat().st_size // 2)
             return original(*arguments, **options)
 
-        monkeypatch.setattr(decoder, "decode_data_unit", decode)
+        monkeypatch.setattr(stream_decoder, "decode_data_unit", decode)
         done = run("nnr-decode", stream, "-o", out / "m.npz", "--threads", 1)
         assert (done.code, done.out) == (3, "")
         assert done.err.startswith(f"nnr-decode: error: bad bitstream: {stream}: unit ")

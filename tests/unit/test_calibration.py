@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnr_codec.calibration import collection as calibration
+from nnr_codec.calibration import calibrate as calibration
 from nnr_codec.calibration import unfolding
-from nnr_codec.calibration.collection import calibrate
+from nnr_codec.calibration.calibrate import calibrate
 from nnr_codec.calibration.moments import InputMoments
 from nnr_codec.errors import InvalidModel, InvalidOptions
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -60,6 +61,7 @@ MODULES = _modules()
 LIBRARY = sorted(name for name in MODULES if not name.startswith("nnr_codec.cli"))
 
 
+@functools.cache
 def _imported_names(name: str) -> set[str]:
     """Return the dotted names in the import statements of module `name`, those in functions too."""
     path = MODULES[name]
@@ -76,6 +78,7 @@ def _imported_names(name: str) -> set[str]:
     return found
 
 
+@functools.cache
 def _direct(name: str) -> set[str]:
     """Return the modules of the package that importing `name` executes first.
 
@@ -267,3 +270,8 @@ def test_layers_say_what_they_need(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("needs torch: pip install nnr-codec[torch]")
+
+
+def test_private_names_are_not_listed() -> None:
+    assert dir(nnr_codec) == sorted(nnr_codec.__all__)
+    assert all(getattr(nnr_codec, name) is not None for name in dir(nnr_codec))

@@ -21,7 +21,7 @@ def test_the_largest_are_reduced_first() -> None:
     assert block_sizes(layouts, full) == {"small": 8, "large": 108}
     assert block_sizes(layouts, full - 1) == {"small": 8, "large": 54}
     assert block_sizes(layouts, 8 * (8 + 108)) == {"small": 1, "large": 1}
-    with pytest.raises(InvalidOptions, match=r"max_bytes: 927 are too few: .* 928"):
+    with pytest.raises(InvalidOptions, match=r"max_bytes: 927 bytes are too few: .* 928"):
         block_sizes(layouts, 927)
 
 
@@ -84,21 +84,21 @@ def _changed(path: Path, blocks: dict[str, Any], **changes: Any) -> None:
     ("blocks", "changes", "reason"),
     [
         ({}, {"version": 2}, "version 2"),
-        ({}, {"samples": "many"}, "no calibration: ValueError"),
-        ({}, {"weights": {"gone.weight": {}}}, "no calibration: KeyError 'gone.weight'"),
-        ({}, {"weights": {"conv.weight": {"shape": 3}}}, "no calibration: TypeError"),
+        ({}, {"samples": "many"}, "valid calibration file: ValueError"),
+        ({}, {"weights": {"gone.weight": {}}}, "valid calibration file: KeyError 'gone.weight'"),
+        ({}, {"weights": {"conv.weight": {"shape": 3}}}, "valid calibration file: TypeError"),
         ({"conv.weight": np.zeros((2, 1, 5, 5))}, {}, "do not fit a weight of shape"),
         ({"conv.weight": np.zeros((2, 1, 6, 6), np.float32)}, {}, "moments float32"),
         ({"conv.weight": np.full((2, 1, 6, 6), np.inf)}, {}, "are not finite"),
-        ({"conv.weight": np.zeros(())}, {}, "no calibration: IndexError"),
+        ({"conv.weight": np.zeros(())}, {}, "valid calibration file: IndexError"),
         ({"conv.weight": np.zeros((2, 0, 0, 0))}, {}, "do not fit a weight of shape"),
-        ({}, {"samples": float("inf")}, "inf is no whole number"),
-        ({}, {"samples": float("nan")}, "nan is no whole number"),
-        ({}, {"samples": -1}, "-1 is no whole number"),
-        ({}, {"samples": True}, "True is no whole number"),
-        ({}, {"samples": 10**4000}, "is no whole number"),
-        ({}, {"unused": "conv"}, "no list of names"),
-        ({}, {"unused": [1]}, "no list of names"),
+        ({}, {"samples": float("inf")}, "inf is not a whole number"),
+        ({}, {"samples": float("nan")}, "nan is not a whole number"),
+        ({}, {"samples": -1}, "-1 is not a whole number"),
+        ({}, {"samples": True}, "True is not a whole number"),
+        ({}, {"samples": 10**4000}, "is not a whole number"),
+        ({}, {"unused": "conv"}, "is not a list of names"),
+        ({}, {"unused": [1]}, "is not a list of names"),
     ],
 )
 def test_damaged_calibrations_are_refused(
@@ -156,5 +156,5 @@ def _write(path: Path, layer: dict[str, Any]) -> None:
 def test_other_files_are_no_calibration(tmp_path: Path) -> None:
     path = tmp_path / "model.npz"
     save_checkpoint(path, {"a": np.ones(2)})
-    with pytest.raises(InvalidModel, match="is no calibration"):
+    with pytest.raises(InvalidModel, match="is not a calibration file"):
         load_calibration(path)

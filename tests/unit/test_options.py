@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from nnr_codec.options import (
     DecodeLimits,
     DecompositionOptions,
     EncodeOptions,
+    escaped,
+    matches_tensor,
 )
-from nnr_codec.options.decomposition import OF_A_WEIGHT
+from nnr_codec.options.globs import GlobIndex
 
 
 def test_defaults_say_what_the_references_do() -> None:
@@ -133,7 +136,7 @@ def test_overrides_are_checked_beforehand() -> None:
     "name", ["qp_density", "profile", "include", "exclude", "overrides", "quality", ""]
 )
 def test_overrides_know_the_options_of_a_tensor_alone(name: str) -> None:
-    with pytest.raises(InvalidOptions, match="no option of a tensor") as caught:
+    with pytest.raises(InvalidOptions, match="is not an option of a tensor") as caught:
         EncodeOptions(overrides=(("w", {name: 1}),))
     assert caught.value.option == f"w: {name}"
     assert all(option in str(caught.value) for option in TENSOR_OPTIONS)
@@ -154,11 +157,78 @@ def test_every_tensor_option_can_be_overridden() -> None:
         "temporal_contexts": False,
         "history_contexts": False,
     }
-    assert {*other, *OF_A_WEIGHT} == set(TENSOR_OPTIONS)
+    assert {*other, "decompose", "rank", "energy"} == set(TENSOR_OPTIONS)
     for name, value in other.items():
         options = EncodeOptions(overrides=(("w", {name: value}),))
         assert getattr(options.for_tensor("w"), name) == value
         assert getattr(options.for_tensor("v"), name) != value
+
+
+def test_tensors_with_the_same_overrides_share_their_options() -> None:
+    names = [f"layer{number}.weight" for number in range(6)]
+    overrides = tuple((f"{name}.factor*", {"qp": np.int64(-4)}) for name in names)
+    options = EncodeOptions(overrides=(("*", {"dq": False}), *overrides))
+    assert type(options.overrides[1][1]["qp"]) is int
+    shared = {id(options.for_tensor(f"{name}.factor{k}")) for name in names for k in (0, 1)}
+    assert len(shared) == 1
+    assert options.for_tensor(names[0]) is options.for_tensor("other")
+    assert options.for_tensor(names[0]) == EncodeOptions(dq=False)
+
+
+def test_a_rank_is_no_fraction_though_they_are_equal() -> None:
+    options = EncodeOptions(
+        decomposition=DecompositionOptions("lr", rank=3),
+        overrides=(("a", {"rank": 1}), ("b", {"rank": 1.0})),
+    )
+    ranks = [options.for_tensor(name).decomposition.rank for name in "abab"]
+    assert list(map(type, ranks)) == [int, float, int, float]
+
+
+def test_matching_leaves_no_trace_in_the_options() -> None:
+    options = EncodeOptions(overrides=(("a*", {"qp": -4}),))
+    before = pickle.dumps(options)
+    assert options.for_tensor("ab").qp == -4
+    assert options.quantizes("ab")
+    assert pickle.dumps(options) == before
+    copy = pickle.loads(before)
+    assert copy == options == dataclasses.replace(options)
+    assert copy.for_tensor("ab").qp == -4
+    assert dataclasses.replace(options, overrides=()).for_tensor("ab").qp == -38
+    assert hash(EncodeOptions()) == hash(EncodeOptions(qp=-38))
+
+
+@pytest.mark.parametrize(
+    ("glob", "name", "expected"),
+    [
+        ("a[[]b", "a[b", True),
+        ("a[[]b", "a[[]b", False),
+        ("a[*]", "a*", True),
+        ("a[*]", "ab", False),
+        ("a[?]*", "a?bc", True),
+        ("a.factor*", "a.factor0", True),
+        ("a.factor*", "a", False),
+        ("a", "a.factor12", True),
+        ("a", "a.factor", False),
+        ("*", "", True),
+        ("a*c", "abc", True),
+        ("[ab]", "b", True),
+        ("[!a]", "b", True),
+        ("[", "[", True),
+        ("a*", "a\n", True),
+        ("a", "a\n", False),
+    ],
+)
+def test_globs_match_alone_as_together(glob: str, name: str, expected: bool) -> None:
+    assert matches_tensor(name, glob) is expected
+    others = ("x", "y*", "z?", glob, "w")
+    assert GlobIndex(others).matching(name) == ([3] if expected else [])
+
+
+@pytest.mark.parametrize("name", ["plain", "a[0]", "*", "a?b[c", "[*]"])
+def test_an_escaped_name_matches_itself(name: str) -> None:
+    assert matches_tensor(name, escaped(name))
+    assert GlobIndex([escaped(name)]).matching(name) == [0]
+    assert not matches_tensor(f"{name}x", escaped(name))
 
 
 def test_a_weight_has_a_method_and_an_amount_of_its_own() -> None:

@@ -1,4 +1,4 @@
-"""Which format a model file has, as its content and not its name tells."""
+"""The format of a model file, told by its content and not by its name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import zipfile
 from typing import Literal
 
-from nnr_codec.checkpoints._reading import blaming, fault, open_regular
+from nnr_codec.checkpoints.reading import file_error, open_regular, parsing
 
 __all__ = ["Format", "format_of", "torch_folder"]
 
@@ -28,13 +28,13 @@ def format_of(path: str) -> Format:
     """Return the format of the regular file `path`.
 
     A zip archive with a member `data.pkl` in its single top folder is torch's, any other is npz. An
-    ONNX model has no magic number: it is told by its first two fields, or else by the suffix
+    ONNX model has no magic number: it is recognized by its first two fields, or else by the suffix
     `.onnx`, the one case in which the name counts.
 
     Raises:
         InvalidModel: the file is missing, unreadable, or of no known format.
     """
-    with open_regular(path) as file, blaming(path):
+    with open_regular(path) as file, parsing(path):
         head = file.read(_HEAD_BYTES)
         if head.startswith(_ZIP_MAGICS):
             with zipfile.ZipFile(file) as archive:
@@ -48,7 +48,7 @@ def format_of(path: str) -> Format:
     if _is_onnx(head) or os.path.splitext(path)[1].lower() == ".onnx":
         return "onnx"
     known = "safetensors (or an index of it), .npz, torch's, nor ONNX"
-    raise fault(path, f"is neither {known}, or it is damaged")
+    raise file_error(path, f"is neither {known}, or it is damaged")
 
 
 def torch_folder(archive: zipfile.ZipFile) -> str | None:
