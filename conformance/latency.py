@@ -41,6 +41,7 @@ from torch import nn
 
 from conformance.studies.latency_cases import METHODS, Case, cases
 from conformance.studies.latency_table import COLUMNS, row_of, summary
+from conformance.subjects import source_of
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.cli.text import table
 from nnr_codec.decompose import Decomposition, decompose_model
@@ -49,13 +50,19 @@ from nnr_codec.decompose.timing import times_in_turns
 from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.evaluation import load_tensors
 from nnr_codec.experiments.measures.complexity import measure_complexity
-from nnr_codec.experiments.subject import Subject, find_subject
+from nnr_codec.experiments.subject import Subject
+from nnr_codec.experiments.subject_source import find_subject
 from nnr_codec.factorization.forms import FactoredWeight
 from nnr_codec.layers import factorize
 from nnr_codec.model import Parameter
 from nnr_codec.user.module import apply
 
-SUBJECTS = ("resnet20_cifar10", "resnet56_cifar10", "squeezenet_imagenet", "minilm_pairs")
+SUBJECTS = (
+    "cifar_resnets.py:resnet20_cifar10",
+    "cifar_resnets.py:resnet56_cifar10",
+    "squeezenet.py:squeezenet_imagenet",
+    "minilm.py:minilm_pairs",
+)
 
 
 @dataclass(frozen=True)
@@ -182,8 +189,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure all networks."""
     rounds = Rounds(arguments.rounds, arguments.seconds)
     figures = []
-    for name in arguments.subjects:
-        subject = find_subject(name, arguments.data)
+    for source in arguments.subjects:
+        subject = find_subject(source, arguments.data)
         batches = {count: samples(subject, count) for count in arguments.samples}
         with opened(subject) as network:
             for case in cases(
@@ -201,7 +208,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="folder of models and data")
-    parser.add_argument("--subjects", nargs="+", default=SUBJECTS)
+    parser.add_argument(
+        "--subjects",
+        nargs="+",
+        metavar="FILE.py:FUNCTION",
+        default=[source_of(subject) for subject in SUBJECTS],
+        help="networks (default: four of conformance/subjects)",
+    )
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--ratios", type=float, nargs="+", default=[2.0, 3.0, 5.0])
     parser.add_argument("--energies", type=float, nargs="+", default=[0.9, 0.95])

@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 from conformance.models import digits
-from conformance.models.digits_subjects import PlainNetwork, residual_network, separable_network
+from conformance.subjects.digits_networks import PlainNetwork, residual_network, separable_network
 from nnr_codec.checkpoints import save_checkpoint
 
 Array = npt.NDArray[Any]

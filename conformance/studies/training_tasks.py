@@ -24,15 +24,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from conformance.models import digits_subjects
-from nnr_codec.experiments.subject import Subject, find_subject
+from conformance.subjects import digits_networks, source_of
+from nnr_codec.experiments.subject import Subject
+from nnr_codec.experiments.subject_source import find_subject
 from nnr_codec.training.low_rank import fine_tune
 from nnr_codec.user.module import evaluating
 
 DIGITS = {
-    "digits_cnn": digits_subjects.cnn,
-    "digits_residual": digits_subjects.residual,
-    "digits_separable": digits_subjects.separable,
+    "digits_cnn": digits_networks.cnn,
+    "digits_residual": digits_networks.residual,
+    "digits_separable": digits_networks.separable,
 }
 RESNET8 = "resnet8_cifar10"
 FOLDS = 3
@@ -91,14 +92,14 @@ class Task:
 def make_task(name: str, data: Path | None, seed: int, learning_rate: float | None) -> Task:
     """Return the task of a subject; the seed chooses what is held out."""
     if name in DIGITS:
-        subject = DIGITS[name](None)
+        subject = DIGITS[name]()
         return Task(
             subject, _joined(subject.calibration), None, _joined(subject.batches),
             shift=1, flip=False, learning_rate=learning_rate or 0.02,
         )  # fmt: skip
     if name != RESNET8 or data is None:
         raise SystemExit(f"{name}: not known, or it needs --data")
-    subject = find_subject(name, data)
+    subject = find_subject(source_of(f"cifar_resnets.py:{name}"), data)
     with np.load(data / "datasets" / "cifar10_train_lossless.npz") as archive:
         pixels, labels = archive["images"], archive["labels"]
     images = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32))

@@ -13,7 +13,8 @@ from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.batches import thinned
 from nnr_codec.experiments.evaluation import load_tensors
 from nnr_codec.experiments.fingerprints import file_digest
-from nnr_codec.experiments.subject import Subject, find_subject
+from nnr_codec.experiments.subject import Subject
+from nnr_codec.experiments.subject_source import find_subject
 from nnr_codec.model import Array
 
 __all__ = ["calibrated", "calibration_of"]
@@ -23,7 +24,7 @@ def calibration_of(source: str, data: Path | None, stride: int) -> Calibration:
     """Return the moments of a subject's uncompressed network; those of the last call are kept.
 
     Args:
-        source: a ready subject's name, or ``FILE.py:FUNCTION``.
+        source: ``FILE.py:FUNCTION``, or the name of a torchvision network.
         data: folder of models and data.
         stride: every so-manyth calibration sample is looked at.
 

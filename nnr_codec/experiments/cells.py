@@ -236,7 +236,7 @@ def _mean(values: npt.NDArray[Any]) -> float | None:
 
 
 def _subject(plan: SubjectPlan, data: Path | None) -> Subject:
-    from .subject import find_subject
+    from .subject_source import find_subject
 
     found = find_subject(plan.source, data, stride=plan.stride, limit=plan.limit)
     return replace(found, name=plan.name)

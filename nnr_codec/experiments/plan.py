@@ -7,7 +7,7 @@
     seed = 0                                # of the bootstrap
 
     [[subject]]
-    source = "resnet20_cifar10"             # a ready one, or "FILE.py:FUNCTION"
+    source = "my_networks.py:small"         # FILE.py:FUNCTION; the file is relative to the plan
     stride = 5                              # every fifth sample is measured
     bd_interval = [0.001, 0.1]              # of the divergence
 
@@ -48,6 +48,7 @@ from typing import Any
 from ..errors import InvalidOptions
 from .checked_table import CheckedTable
 from .methods import CODECS, Codec, codec_from
+from .subject_source import check_name
 
 _DROPS = (0.5, 1.0, 2.0)
 _RESAMPLES = 1000
@@ -61,7 +62,7 @@ class SubjectPlan:
 
     Attributes:
         name: what it is called in results.
-        source: a ready subject's name, or ``FILE.py:FUNCTION`` with an absolute path.
+        source: ``FILE.py:FUNCTION`` with an absolute path, or the name of a torchvision network.
         stride: every so-manyth sample is measured, from the first on.
         limit: so many are measured at most; None: no limit.
         bd_interval: divergences that BD-rates are over, as far as both methods reach them.
@@ -194,7 +195,10 @@ def _subject(table: CheckedTable, folder: Path) -> SubjectPlan:
             raise table.error("source", f"there is no file {os.fspath(path)!r}")
         source = f"{path.resolve()}:{function}"
     else:
-        _check_ready(table, source)
+        try:
+            check_name(source)
+        except InvalidOptions as error:
+            raise table.error("source", error.reason) from None
     name = table.take("name", str, function)
     stride = _at_least(table, "stride", 1, 1)
     limit = _at_least(table, "limit", 1, _NO_LIMIT)
@@ -210,14 +214,6 @@ def _interval(table: CheckedTable) -> tuple[float, float]:
     if not 0 <= ends[0] < ends[1]:
         raise table.error("bd_interval", f"{ends!r}: 0 or more, and then more than that")
     return float(ends[0]), float(ends[1])
-
-
-def _check_ready(table: CheckedTable, name: str) -> None:
-    from .subject import ready_subjects
-
-    if name not in (ready := sorted(ready_subjects())):
-        reason = f"{name!r} is neither FILE.py:FUNCTION nor one of {', '.join(ready)}"
-        raise table.error("source", reason)
 
 
 def _method(table: CheckedTable, folder: Path) -> MethodPlan:
