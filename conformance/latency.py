@@ -104,9 +104,9 @@ def samples(subject: Subject, count: int) -> Any:
         joined: Any = tuple(torch.cat(values) for values in zip(*parts, strict=True))
     else:
         joined = torch.cat(parts)
-    found = len(joined[0] if isinstance(joined, tuple) else joined)
-    if found != count:
-        raise SystemExit(f"{subject.name}: has {found} samples, not {count}")
+    available = len(joined[0] if isinstance(joined, tuple) else joined)
+    if available != count:
+        raise SystemExit(f"{subject.name}: has {available} samples, not {count}")
     return joined
 
 
@@ -114,12 +114,12 @@ def measure(
     network: Network, batches: Mapping[int, Any], case: Case, rounds: Rounds
 ) -> Iterator[dict[str, Any]]:
     """Decompose a network and yield its figures for each batch, by the number of samples."""
-    found: Decomposition | None = None
+    decomposition: Decomposition | None = None
     for count, inputs in batches.items():
         row = {"network": network.name, "samples": count, **asdict(case)}
         try:
-            if found is None or case.method == "auto-latency":
-                found = decompose_model(
+            if decomposition is None or case.method == "auto-latency":
+                decomposition = decompose_model(
                     network.model, case.options, module=network.module, inputs=(inputs, None)
                 )
         except InvalidOptions as error:
@@ -127,7 +127,7 @@ def measure(
                 raise
             yield {**row, "refused": str(error)}
             continue
-        yield {**row, **compare(network.module, found.factorizations, inputs, rounds)}
+        yield {**row, **compare(network.module, decomposition.factorizations, inputs, rounds)}
 
 
 @torch.inference_mode()
@@ -163,26 +163,26 @@ def layer_quotients(
     Each gets what it is given when the dense module first runs it.
     """
     paths = {name: name.rpartition(".")[0] for name in names}
-    given: dict[str, tuple[Any, ...]] = {}
+    layer_inputs: dict[str, tuple[Any, ...]] = {}
     handles = [
         dense.get_submodule(path).register_forward_pre_hook(
-            lambda _, arguments, name=name: given.setdefault(name, arguments) and None
+            lambda _, arguments, name=name: layer_inputs.setdefault(name, arguments) and None
         )
         for name, path in paths.items()
     ]
     apply(dense, inputs)
     for handle in handles:
         handle.remove()
-    found = {}
+    medians = {}
     # A part of the time for each; the rounds at least are the same.
-    seconds = rounds.seconds / max(1, len(given))
-    for name, arguments in given.items():
+    seconds = rounds.seconds / max(1, len(layer_inputs))
+    for name, arguments in layer_inputs.items():
         layers = [module.get_submodule(paths[name]) for module in (dense, factorized)]
         times = times_in_turns(
             [partial(layer, *arguments) for layer in layers], rounds.count, seconds
         )
-        found[name] = quotients(times)[1]
-    return found
+        medians[name] = quotients(times)[1]
+    return medians
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -196,9 +196,9 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             for case in cases(
                 arguments.methods, arguments.ratios, arguments.energies, network.has_kernels
             ):
-                for found in measure(network, batches, case, rounds):
-                    figures.append(found)
-                    print(" ".join(row_of(found)), found.get("refused", ""), file=sys.stderr)
+                for row in measure(network, batches, case, rounds):
+                    figures.append(row)
+                    print(" ".join(row_of(row)), row.get("refused", ""), file=sys.stderr)
     return figures
 
 

@@ -16,7 +16,7 @@ All but `dense` end with the re-estimation of batch norm on the training images.
 line of JSON to RUNS.jsonl; those that are there already are not repeated. Runs are seeded; one
 thread.
 
-What each network trains on and is judged by: `conformance/training_tasks.py`.
+What each network trains on and is judged by: `conformance/studies/training_tasks.py`.
 """
 
 from __future__ import annotations

@@ -170,8 +170,8 @@ def outputs_of(module: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def top1(module: nn.Module, samples: Samples) -> float:
     """Return the share of `samples` that the module gets right, in percent."""
     images, labels = samples
-    found = outputs_of(module, images).argmax(dim=1)
-    return 100 * float((found == labels).double().mean())
+    predictions = outputs_of(module, images).argmax(dim=1)
+    return 100 * float((predictions == labels).double().mean())
 
 
 class RunLog:

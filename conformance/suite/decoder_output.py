@@ -17,7 +17,7 @@ from .judging import Outcome
 DTYPES = {*(f"int{n}" for n in (8, 16, 32, 64)), *(f"float{n}" for n in (16, 32, 64))}
 MAX_OUTPUT_BYTES = 2**28  # of one stream's tensors; those of the corpus take less than a hundredth
 MAX_LIST_BYTES = 2**24  # of `tensors.json`, which takes many times its size when it is read
-_SAID = 200  # characters of what is wrong
+_MESSAGE_LENGTH = 200  # characters of what is wrong
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -30,7 +30,7 @@ def read_output(out: Path) -> Outcome:
         return Outcome("garbage", detail=f"no file {Path(error.filename or out).name}")
     except Exception as error:  # zip, its compressions and numpy have many of their own
         text = f"{type(error).__name__}: {error}"
-        return Outcome("garbage", detail=f"its output cannot be read: {text[:_SAID]}")
+        return Outcome("garbage", detail=f"its output cannot be read: {text[:_MESSAGE_LENGTH]}")
     return Outcome("tensors", tensors)
 
 

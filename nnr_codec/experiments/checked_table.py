@@ -12,26 +12,26 @@ T = TypeVar("T")
 
 
 class CheckedTable:
-    """A table whose keys are taken one by one; `finish` refuses those that were not taken.
+    """A table whose keys are read one by one; `finish` refuses those that were not read.
 
     Args:
         values: the table.
         file: the plan's path, for messages.
-        place: where the table stands in it, such as ``method[1]``.
+        prefix: where the table stands in it, such as ``method[1]``.
     """
 
-    def __init__(self, values: Mapping[str, Any], file: str, place: str = "") -> None:
+    def __init__(self, values: Mapping[str, Any], file: str, prefix: str = "") -> None:
         self._values = dict(values)
         self._known: list[str] = []
         self.file = file
-        self.place = place
+        self.prefix = prefix
 
     def error(self, key: str, reason: str) -> InvalidOptions:
         """Return the error that names the file and a key of this table."""
-        place = ".".join(part for part in (self.place, key) if part)
-        return InvalidOptions(f"{self.file}: {place}", reason)
+        path = ".".join(part for part in (self.prefix, key) if part)
+        return InvalidOptions(f"{self.file}: {path}", reason)
 
-    def take(self, key: str, kind: type[T], default: T | None = None) -> T:
+    def value(self, key: str, kind: type[T], default: T | None = None) -> T:
         """Return the value of `key`.
 
         Args:
@@ -55,22 +55,22 @@ class CheckedTable:
         return value
 
     def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """Return a list of texts; errors are those of `take`."""
+        """Return a list of texts; errors are those of `value`."""
         if default is not None and key not in self._values:
             self._known.append(key)
             return default
-        found = self.take(key, list)
-        for text in found:
+        texts = self.value(key, list)
+        for text in texts:
             if not isinstance(text, str):
                 raise self.error(key, f"{text!r} is no text")
-        return tuple(found)
+        return tuple(texts)
 
     def tables(self, key: str) -> Iterator[CheckedTable]:
         """Yield the tables of a list, ``[[key]]`` in the file, of which there is at least one."""
-        found = self.take(key, list, [])
-        if not found:
+        tables = self.value(key, list, [])
+        if not tables:
             raise self.error(key, f"there is none; a plan has one [[{key}]] or more")
-        for index, values in enumerate(found):
+        for index, values in enumerate(tables):
             if not isinstance(values, Mapping):
                 raise self.error(f"{key}[{index}]", f"{values!r} is no table")
             yield CheckedTable(values, self.file, f"{key}[{index}]")
@@ -105,12 +105,12 @@ def options_of(kind: type[T], values: Mapping[str, Any]) -> T:
         raise TypeError(f"{kind} is no dataclass")
     hints = get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
             raise InvalidOptions(key, f"is unknown; there are {', '.join(names)}")
-        found[key] = _converted(key, value, hints[key])
-    return kind(**found)
+        options[key] = _converted(key, value, hints[key])
+    return kind(**options)
 
 
 def _converted(key: str, value: Any, hint: Any) -> Any:

@@ -30,10 +30,10 @@ import torch
 
 from nnr_codec import InvalidOptions
 from nnr_codec.checkpoints import save_checkpoint
-from nnr_codec.experiments import results as results_module
 from nnr_codec.experiments.cells import Failure, Measured
+from nnr_codec.experiments.report import results as results_module
+from nnr_codec.experiments.report.results import Results, losses_of
 from nnr_codec.experiments.report.tables import document, rows, without_times
-from nnr_codec.experiments.results import Results, losses_of
 from nnr_codec.experiments.runner import run_plan
 
 LONG = 120  # seconds, beyond which something hangs

@@ -80,14 +80,14 @@ def bytes_within(sizes: Sequence[float], losses: Floats, allowed: float) -> Floa
     fits = losses <= allowed
     first = np.argmax(fits, axis=-1)
     left = np.maximum(first - 1, 0)
-    own, worse = (
+    better, worse = (
         np.take_along_axis(losses, index[..., np.newaxis], axis=-1)[..., 0]
         for index in (first, left)
     )
     with np.errstate(divide="ignore", invalid="ignore"):
-        part = np.where(first > 0, (allowed - own) / (worse - own), 0.0)
-    found = np.exp(logs[first] + part * (logs[left] - logs[first]))
-    return np.where(fits.any(axis=-1), found, np.inf)
+        part = np.where(first > 0, (allowed - better) / (worse - better), 0.0)
+    sizes_at_loss = np.exp(logs[first] + part * (logs[left] - logs[first]))
+    return np.where(fits.any(axis=-1), sizes_at_loss, np.inf)
 
 
 def bytes_at_losses(
