@@ -125,7 +125,7 @@ def _run(arguments: Sequence[str], out: Path, seconds: float) -> Outcome:
     if number in signal.valid_signals():  # main() that returns -1 exits with 255: a refusal
         return Outcome("crash", detail=f"ended by signal {number}")
     if status:
-        last = lines[-1] if lines else "nothing said"
+        last = lines[-1] if lines else "no message"
         return Outcome("refused", detail=f"{last[:_MESSAGE_LENGTH]} (exit code {status})")
     return read_output(out)
 

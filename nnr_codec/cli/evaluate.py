@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"folder of results, {PAGE} among them; a run that was interrupted goes on there",
     )
     parser.add_argument(
-        "-f", "--force", action="store_true", help="write into a folder that holds other things"
+        "-f", "--force", action="store_true", help="write into a folder that holds other files"
     )
     parser.add_argument(
         "--data",

@@ -133,7 +133,7 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     """Read a plan.
 
     Raises:
-        InvalidOptions: the file is no TOML, or a key or value in it is wrong; names file and key.
+        InvalidOptions: the file is not TOML, or a key or value in it is wrong; names file and key.
         OSError: it cannot be read.
     """
     file = Path(path)
@@ -153,7 +153,7 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     names = [method.name for method in methods]
     _check_distinct(root, "method", names)
     if anchor and anchor not in names:
-        raise root.error("anchor", f"{anchor!r} is no method; there are {', '.join(names)}")
+        raise root.error("anchor", f"{anchor!r} is not a method here: {', '.join(names)}")
     return Plan(file, title, about, seed, resamples, drops, anchor or names[0], subjects, methods)
 
 
@@ -166,7 +166,7 @@ def _toml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             return tomllib.load(file)
     except (ValueError, RecursionError) as error:  # of long numbers and deep arrays as well
-        raise InvalidOptions(os.fspath(path), f"is no TOML: {error}") from error
+        raise InvalidOptions(os.fspath(path), f"is not a TOML file: {error}") from error
 
 
 def _at_least(table: CheckedTable, key: str, low: int, default: int) -> int:
@@ -182,7 +182,7 @@ def _drops(root: CheckedTable) -> tuple[float, ...]:
         raise root.error("drops", "the list is empty")
     for drop in drops:
         if type(drop) not in (int, float) or not 0 < drop < math.inf:
-            raise root.error("drops", f"{drop!r} is no number above 0 and below infinity")
+            raise root.error("drops", f"{drop!r} is not a number above 0 and below infinity")
     return tuple(float(drop) for drop in drops)
 
 
@@ -210,9 +210,9 @@ def _subject(table: CheckedTable, folder: Path) -> SubjectPlan:
 def _interval(table: CheckedTable) -> tuple[float, float]:
     ends = table.value("bd_interval", list, [0.0, math.inf])
     if len(ends) != 2 or not all(type(end) in (int, float) for end in ends):
-        raise table.error("bd_interval", f"{ends!r} is no list of two numbers")
+        raise table.error("bd_interval", f"{ends!r} is not a list of two numbers")
     if not 0 <= ends[0] < ends[1]:
-        raise table.error("bd_interval", f"{ends!r}: 0 or more, and then more than that")
+        raise table.error("bd_interval", f"{ends!r} is not 0 or more, and then more than that")
     return float(ends[0]), float(ends[1])
 
 
@@ -244,7 +244,7 @@ def _rows(table: CheckedTable, columns: Mapping[str, Any]) -> list[dict[str, Any
         return [{}]
     for key, column in columns.items():
         if not isinstance(column, list) or not column:
-            raise table.error(f"points.{key}", f"{column!r} is no list of values")
+            raise table.error(f"points.{key}", f"{column!r} is not a list of values")
     lengths = {key: len(column) for key, column in columns.items()}
     if len(set(lengths.values())) > 1:
         texts = ", ".join(f"{key} {length}" for key, length in lengths.items())
@@ -263,7 +263,7 @@ def _joined(options: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any
             continue
         table = joined.get(first, {})
         if not isinstance(table, Mapping):
-            raise InvalidOptions(key, f"{first} is no table")
+            raise InvalidOptions(key, f"{first} is not a table")
         joined[first] = _joined(table, {rest: value})
     return joined
 
@@ -275,4 +275,4 @@ def _label(options: Mapping[str, Any]) -> str:
 def _check_distinct(table: CheckedTable, key: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise table.error(key, f"{name!r} is there more than once")
+            raise table.error(key, f"{name!r} stands there more than once")

@@ -47,7 +47,7 @@ def run_plan(
         executor: measures cells side by side; workers may be threads, processes or machines that
             see the files of models and data.
         only: a glob; of the cells, ``SUBJECT/METHOD/POINT``, those whose names match are measured.
-        overwrite: write into a folder that holds other things as well.
+        overwrite: write into a folder that holds other files as well.
         progress: called with the name of each cell when it is done, and whether it was measured.
 
     Raises:
@@ -78,7 +78,7 @@ def usable_folder(out: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """Make a folder of results; return it.
 
     Raises:
-        InvalidOptions: it is no folder, cannot be made, or holds other things.
+        InvalidOptions: it is no folder, cannot be made, or holds other files.
     """
     out = Path(out)
     try:
@@ -87,7 +87,8 @@ def usable_folder(out: str | os.PathLike[str], overwrite: bool = False) -> Path:
     except OSError as error:
         raise InvalidOptions("output", f"{os.fspath(out)!r}: {error.strerror}") from error
     if names and not names & _RESULT_FILES and not overwrite:
-        raise InvalidOptions("output", f"{os.fspath(out)!r} holds other things than results")
+        reason = f"{os.fspath(out)!r} holds other files than results; -f writes there too"
+        raise InvalidOptions("output", reason)
     return out
 
 

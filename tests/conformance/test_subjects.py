@@ -165,7 +165,7 @@ def test_costs() -> None:
 def test_says_what_is_missing(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidOptions, match=rf"data: {name} needs a folder with models/\w+\.saf"):
         _subject(name, None)
-    with pytest.raises(InvalidOptions, match=f"data: {name} finds no models/.*datasets/.* in "):
+    with pytest.raises(InvalidOptions, match=f"data: {name}: .* lacks models/.*datasets/"):
         _subject(name, tmp_path)
 
 

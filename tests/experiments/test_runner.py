@@ -337,7 +337,7 @@ def test_folders_that_hold_other_things(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("")
-    with pytest.raises(InvalidOptions, match="holds other things"):
+    with pytest.raises(InvalidOptions, match="holds other files than results"):
         run_plan(plan, other)
     assert sorted(path.name for path in other.iterdir()) == ["thesis.tex"]
     assert not run_plan(plan, other, overwrite=True, only="*/bits=4").failures

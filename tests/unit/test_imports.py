@@ -13,6 +13,7 @@ import pytest
 import nnr_codec
 
 PACKAGE = Path(nnr_codec.__file__).parent
+CONFORMANCE = Path(__file__).parents[2] / "conformance"
 FLOORS = [
     ["cli"],
     ["experiments"],
@@ -181,9 +182,14 @@ def test_folders_are_small() -> None:
     root = [path for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]
     assert len(root) <= MOST_IN_ROOT
     folders: dict[Path, int] = {}
-    for path in MODULES.values():
+    for path in [*MODULES.values(), *CONFORMANCE.rglob("*.py")]:
         folders[path.parent] = folders.get(path.parent, 0) + 1
     assert {folder: n for folder, n in folders.items() if n > MOST_IN_A_FOLDER} == {}
+
+
+def test_nothing_installed_imports_conformance() -> None:
+    users = {name for name in MODULES for used in _imported_names(name) if "conformance" in used}
+    assert users == set()
 
 
 @pytest.mark.parametrize("name", LIBRARY)

@@ -73,7 +73,7 @@ def read_batch(path: Path) -> tuple[Array, Array]:
         raise InvalidOptions("data", f"{str(path)!r} cannot be read: {error}") from error
     pixels = [text for text in texts if text and len(text) == len(labels) * IMAGE_BYTES]
     if len(pixels) != 1 or not all(0 <= label < CLASSES for label in labels):
-        raise InvalidOptions("data", f"{str(path)!r} is no batch of CIFAR-10")
+        raise InvalidOptions("data", f"{str(path)!r} is not a batch of CIFAR-10")
     images = np.frombuffer(pixels[0], np.uint8).reshape(-1, 3, SIDE, SIDE)
     return images.transpose(0, 2, 3, 1), np.array(labels, np.int64)
 

@@ -27,7 +27,7 @@ def required_files(subject: str, data: Path | None, *names: str) -> list[Path]:
         raise InvalidOptions("data", f"{subject} needs a folder with {', '.join(names)}")
     missing = [name for name in names if not (data / name).exists()]
     if missing:
-        raise InvalidOptions("data", f"{subject} finds no {', '.join(missing)} in {str(data)!r}")
+        raise InvalidOptions("data", f"{subject}: {str(data)!r} lacks {', '.join(missing)}")
     return [data / name for name in names]
 
 

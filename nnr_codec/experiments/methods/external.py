@@ -75,7 +75,7 @@ class ExternalCodec:
         model_format = table.value("format", str, ".npz")
         timeout = table.value("timeout", float, 3600.0)
         if not 0 < timeout < math.inf:
-            raise InvalidOptions("timeout", f"{timeout!r} is no finite number above 0")
+            raise InvalidOptions("timeout", f"{timeout!r} is not a finite number above 0")
         if model_format not in _FORMATS:
             raise InvalidOptions("format", f"{model_format!r} is none of {', '.join(_FORMATS)}")
         known = ("encode", "decode", "version", "format", "timeout")
@@ -94,7 +94,7 @@ class ExternalCodec:
             save_checkpoint(model, tensors)
             seconds = self._run(self.encode_command, "encode_seconds", model=model, stream=stream)
             if not stream.exists():
-                raise CommandFailure(f"{self.encode_command[0]} wrote no {{stream}}")
+                raise CommandFailure(f"{self.encode_command[0]} did not write {{stream}}")
             return Encoded(stream.read_bytes(), seconds)
 
     def decode(self, data: bytes) -> Decoded:
@@ -180,7 +180,7 @@ def _output(command: Sequence[str], timeout: float) -> str:
             raise CommandFailure(f"{command[0]} took over {timeout:g} s") from error
         text, message = (_whole_text(file) for file in (output, errors))
     if done.returncode:
-        last = (message or text).strip()[-_MESSAGE_LENGTH:] or "nothing said"
+        last = (message or text).strip()[-_MESSAGE_LENGTH:] or "no message"
         raise CommandFailure(f"{command[0]} failed with exit code {done.returncode}: {last}")
     return text
 

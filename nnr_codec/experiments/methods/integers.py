@@ -39,7 +39,7 @@ class IntegerCodec(PackedCodec):
             InvalidOptions: the bits are outside of it.
         """
         if type(self.bits) is not int or not 2 <= self.bits <= 8:
-            raise InvalidOptions("bits", f"{self.bits!r} is no whole number from 2 to 8")
+            raise InvalidOptions("bits", f"{self.bits!r} is not a whole number from 2 to 8")
 
     def packed(self, tensors: Arrays) -> bytes:
         """Return a model as bytes.
