@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -193,6 +194,15 @@ class RunLog:
         if not self.path.exists():
             return []
         return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+    def groups(
+        self, key: Callable[[dict[str, Any]], tuple[Any, ...]]
+    ) -> list[tuple[tuple[Any, ...], list[dict[str, Any]]]]:
+        """Return the runs with equal keys together, in the order of the keys."""
+        groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+        for line in self.lines():
+            groups[key(line)].append(line)
+        return sorted(groups.items(), key=lambda group: group[0])
 
     def __contains__(self, settings: Mapping[str, Any]) -> bool:
         """Whether there is a run of these settings."""

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.errors import InvalidModel, NnrError
 from nnr_codec.experiments.batches import sample_count
 from nnr_codec.experiments.measures.metrics import AGREEMENT
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.model import Array
 
-__all__ = ["Evaluation", "evaluate", "load_tensors"]
+__all__ = ["Evaluation", "evaluate", "load_tensors", "trained_module"]
 
 SEED = 0
 COUNTER = "num_batches_tracked"  # of batch norm: of no use once training is over; may be absent
@@ -77,6 +78,14 @@ def evaluate(
         if metric.primary == AGREEMENT:
             scores = {AGREEMENT: agreement, **scores}
     return Evaluation(scores, divergence, agreement, outputs if reference is None else None)
+
+
+def trained_module(subject: Subject) -> torch.nn.Module:
+    """Return a new module with the checkpoint's tensors; raises what `load_tensors` raises."""
+    module = subject.module()
+    with open_checkpoint(subject.checkpoint) as model:
+        load_tensors(module, dict(model.arrays()))
+    return module
 
 
 def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Array]) -> None:

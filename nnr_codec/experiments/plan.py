@@ -7,7 +7,7 @@
     seed = 0                                # of the bootstrap
 
     [[subject]]
-    source = "my_networks.py:small"         # FILE.py:FUNCTION; the file is relative to the plan
+    source = "my_networks.py:small"         # FILE.py:FUNCTION, or vgg16, resnet50, mobilenet_v2
     stride = 5                              # every fifth sample is measured
     bd_interval = [0.001, 0.1]              # of the divergence
 
@@ -32,7 +32,9 @@ An option of a table in ``options`` has its name in ``points`` with the table's 
 ``[[method]]``        ``codec``; ``name``; ``about``; ``options``; ``points``
 ====================  =============================================================================
 
-The options are those of the codec: see :mod:`nnr_codec.experiments.methods`.
+Files are relative to the plan. What the function of a subject returns:
+:mod:`nnr_codec.experiments.subject_source`. The options of a method are those of its codec:
+:mod:`nnr_codec.experiments.methods`.
 """
 
 from __future__ import annotations
