@@ -59,11 +59,8 @@ def completed(name: str, files: CaseFiles) -> CaseFiles:
     Raises:
         BadCase: the educational decoder does not do what the case expects.
     """
-    parents = [
-        p if isinstance(p, bytes) else _relative(name, p).read_bytes() for p in files.parents
-    ]
     try:
-        tensors = described(files.stream, parents)
+        tensors = described(files.stream, _parents(name, files))
     except ValueError as error:
         if files.error is None:
             raise BadCase(f"{name}: {error}") from None
@@ -73,8 +70,12 @@ def completed(name: str, files: CaseFiles) -> CaseFiles:
     return replace(files, tensors=tensors)
 
 
-def _relative(name: str, parent: str) -> Path:
-    return Path(os.path.normpath(CORPUS / name / parent))  # its own folder may not be there yet
+def _parents(name: str, files: CaseFiles) -> list[bytes]:
+    """Return the earlier streams of a case's series; its own folder may not be there yet."""
+    return [
+        p if isinstance(p, bytes) else Path(os.path.normpath(CORPUS / name / p)).read_bytes()
+        for p in files.parents
+    ]
 
 
 def vector_cases() -> Iterator[Draft]:
@@ -129,13 +130,10 @@ def kept_evidence(folder: Path, files: CaseFiles) -> tuple[str, str]:
 
 def _same(case: Case, files: CaseFiles) -> bool:
     parents = [path.read_bytes() for path in case.parents]
-    wanted = [
-        p if isinstance(p, bytes) else _relative(case.name, p).read_bytes() for p in files.parents
-    ]
     tensors = None if files.error else tuple(files.tensors or ())
     return (case.stream.read_bytes(), parents, case.tensors, case.error) == (
         files.stream,
-        wanted,
+        _parents(case.name, files),
         tensors,
         files.error,
     )
@@ -151,11 +149,7 @@ def build(peer: Decoder | None) -> int:
         if peer is not None:
             with tempfile.TemporaryDirectory(dir=CORPUS) as scratch:
                 trial = Path(scratch, "case")
-                parents = [
-                    p if isinstance(p, bytes) else _relative(name, p).read_bytes()
-                    for p in files.parents
-                ]
-                write_case(trial, replace(files, parents=parents))
+                write_case(trial, replace(files, parents=_parents(name, files)))
                 evidence, note = ask_peer(trial, peer)
         if folder.exists():
             shutil.rmtree(folder)

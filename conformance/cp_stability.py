@@ -92,11 +92,11 @@ def rows(model: Path, kernels: Sequence[str], shares: Sequence[float]) -> Iterat
                 yield {"kernel": name, "rank": rank, "method": method, **figures}
 
 
-def text_of(found: Sequence[dict[str, Any]]) -> str:
+def text_of(figures: Sequence[dict[str, Any]]) -> str:
     """Return the rows as a table."""
     cells = (
         [f"{row[c]:.4g}" if isinstance(row[c], float) else str(row[c]) for c in COLUMNS]
-        for row in found
+        for row in figures
     )
     return table(COLUMNS, list(cells))
 
@@ -111,11 +111,11 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="0 to 1")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    found = list(rows(given.model, given.kernels, given.shares))
+    figures = list(rows(given.model, given.kernels, given.shares))
     if given.json:
-        json.dump(found, sys.stdout, indent=2)
+        json.dump(figures, sys.stdout, indent=2)
     else:
-        print(text_of(found))
+        print(text_of(figures))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ the whole model, puts factorized layers into it, and trains these: their factors
 All are fitted to the moments of the layers' inputs on training images. Batch norm is estimated anew
 after the training, and for comparison without any. Accuracy and the divergence from the
 uncompressed network are judged on images that the training has not seen; for which these are, see
-`conformance/training_tasks.py`. ResNet-8 had seen these when it was first trained, so that training
-on others loses what is known of them: at small ratios `batch_norm` may be above `tuned`. A ratio
-that is out of reach makes a run without figures.
+`conformance/studies/training_tasks.py`. ResNet-8 had seen these when it was first trained, so that
+training on others loses what is known of them: at small ratios `batch_norm` may be above `tuned`. A
+ratio that is out of reach makes a run without figures.
 
 The optimizer is Adam. Each scheme has on each network the learning rate with the least divergence
 of 0.0001, 0.0003, 0.001 and 0.003, found at 2x for ratios up to 3 and at 8x for higher ones
@@ -122,7 +122,7 @@ class Bench:
         self.task = task
         with open_checkpoint(task.subject.checkpoint) as model:
             self.model = Model.from_arrays(dict(model.arrays()))
-        self._found: dict[Point, Decomposition] = {}
+        self._decompositions: dict[Point, Decomposition] = {}
 
     @property
     def judged(self) -> Samples:
@@ -153,13 +153,13 @@ class Bench:
 
     def decomposed(self, point: Point) -> Decomposition:
         """Return the factors; raises InvalidOptions where the ratio is out of reach."""
-        if point not in self._found:
+        if point not in self._decompositions:
             module = self.module()
             options = point.options(list(weight_layers(module).values()))
-            self._found[point] = decompose_model(
+            self._decompositions[point] = decompose_model(
                 self.model, options, module=module, calibration=self.calibration
             )
-        return self._found[point]
+        return self._decompositions[point]
 
     def verdict(self, module: nn.Module, state: str) -> dict[str, float]:
         """Return accuracy in percent, and mean divergence in nats."""
@@ -176,19 +176,20 @@ def run(
     bench: Bench, point: Point, seed: int, learning_rate: float, **training: Any
 ) -> dict[str, Any]:
     """Decompose, train and judge one network; return what is reported of it."""
-    everything = sum(parameter.size for parameter in bench.model.values())
-    result: dict[str, Any] = {"of": everything, "parameters": None, "failure": None}
+    total = sum(parameter.size for parameter in bench.model.values())
+    result: dict[str, Any] = {"of": total, "parameters": None, "failure": None}
     result["top1_uncompressed"] = bench.top1(bench.reference)
     result |= {f"{figure}_{state}": None for state in STATES for figure in ("top1", "kl")}
     try:
-        found = bench.decomposed(point)
+        decomposition = bench.decomposed(point)
     except InvalidOptions as error:
         if error.option != "compression_ratio":
             raise
         return {**result, "failure": str(error)}
     # Twice as fast as torch's usual order of elements: the chains have many depthwise layers.
-    module = factorize(bench.module(), found.factorizations).to(memory_format=torch.channels_last)
-    result["parameters"] = everything - found.saved
+    module = factorize(bench.module(), decomposition.factorizations)
+    module.to(memory_format=torch.channels_last)
+    result["parameters"] = total - decomposition.saved
     result |= bench.verdict(module, "decomposed")
     images = [bench.statistics_images]
     reestimate_batch_norm(module, images)

@@ -41,6 +41,7 @@ from torch import nn
 
 from conformance.studies.latency_cases import METHODS, Case, cases
 from conformance.studies.latency_table import COLUMNS, row_of, summary
+from conformance.subjects import source_of
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.cli.text import table
 from nnr_codec.decompose import Decomposition, decompose_model
@@ -49,13 +50,19 @@ from nnr_codec.decompose.timing import times_in_turns
 from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.evaluation import load_tensors
 from nnr_codec.experiments.measures.complexity import measure_complexity
-from nnr_codec.experiments.subject import Subject, find_subject
+from nnr_codec.experiments.subject import Subject
+from nnr_codec.experiments.subject_source import find_subject
 from nnr_codec.factorization.forms import FactoredWeight
 from nnr_codec.layers import factorize
 from nnr_codec.model import Parameter
 from nnr_codec.user.module import apply
 
-SUBJECTS = ("resnet20_cifar10", "resnet56_cifar10", "squeezenet_imagenet", "minilm_pairs")
+SUBJECTS = (
+    "cifar_resnets.py:resnet20_cifar10",
+    "cifar_resnets.py:resnet56_cifar10",
+    "squeezenet.py:squeezenet_imagenet",
+    "minilm.py:minilm_pairs",
+)
 
 
 @dataclass(frozen=True)
@@ -97,9 +104,9 @@ def samples(subject: Subject, count: int) -> Any:
         joined: Any = tuple(torch.cat(values) for values in zip(*parts, strict=True))
     else:
         joined = torch.cat(parts)
-    found = len(joined[0] if isinstance(joined, tuple) else joined)
-    if found != count:
-        raise SystemExit(f"{subject.name}: has {found} samples, not {count}")
+    available = len(joined[0] if isinstance(joined, tuple) else joined)
+    if available != count:
+        raise SystemExit(f"{subject.name}: has {available} samples, not {count}")
     return joined
 
 
@@ -107,12 +114,12 @@ def measure(
     network: Network, batches: Mapping[int, Any], case: Case, rounds: Rounds
 ) -> Iterator[dict[str, Any]]:
     """Decompose a network and yield its figures for each batch, by the number of samples."""
-    found: Decomposition | None = None
+    decomposition: Decomposition | None = None
     for count, inputs in batches.items():
         row = {"network": network.name, "samples": count, **asdict(case)}
         try:
-            if found is None or case.method == "auto-latency":
-                found = decompose_model(
+            if decomposition is None or case.method == "auto-latency":
+                decomposition = decompose_model(
                     network.model, case.options, module=network.module, inputs=(inputs, None)
                 )
         except InvalidOptions as error:
@@ -120,7 +127,7 @@ def measure(
                 raise
             yield {**row, "refused": str(error)}
             continue
-        yield {**row, **compare(network.module, found.factorizations, inputs, rounds)}
+        yield {**row, **compare(network.module, decomposition.factorizations, inputs, rounds)}
 
 
 @torch.inference_mode()
@@ -156,42 +163,42 @@ def layer_quotients(
     Each gets what it is given when the dense module first runs it.
     """
     paths = {name: name.rpartition(".")[0] for name in names}
-    given: dict[str, tuple[Any, ...]] = {}
+    layer_inputs: dict[str, tuple[Any, ...]] = {}
     handles = [
         dense.get_submodule(path).register_forward_pre_hook(
-            lambda _, arguments, name=name: given.setdefault(name, arguments) and None
+            lambda _, arguments, name=name: layer_inputs.setdefault(name, arguments) and None
         )
         for name, path in paths.items()
     ]
     apply(dense, inputs)
     for handle in handles:
         handle.remove()
-    found = {}
+    medians = {}
     # A part of the time for each; the rounds at least are the same.
-    seconds = rounds.seconds / max(1, len(given))
-    for name, arguments in given.items():
+    seconds = rounds.seconds / max(1, len(layer_inputs))
+    for name, arguments in layer_inputs.items():
         layers = [module.get_submodule(paths[name]) for module in (dense, factorized)]
         times = times_in_turns(
             [partial(layer, *arguments) for layer in layers], rounds.count, seconds
         )
-        found[name] = quotients(times)[1]
-    return found
+        medians[name] = quotients(times)[1]
+    return medians
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure all networks."""
     rounds = Rounds(arguments.rounds, arguments.seconds)
     figures = []
-    for name in arguments.subjects:
-        subject = find_subject(name, arguments.data)
+    for source in arguments.subjects:
+        subject = find_subject(source, arguments.data)
         batches = {count: samples(subject, count) for count in arguments.samples}
         with opened(subject) as network:
             for case in cases(
                 arguments.methods, arguments.ratios, arguments.energies, network.has_kernels
             ):
-                for found in measure(network, batches, case, rounds):
-                    figures.append(found)
-                    print(" ".join(row_of(found)), found.get("refused", ""), file=sys.stderr)
+                for row in measure(network, batches, case, rounds):
+                    figures.append(row)
+                    print(" ".join(row_of(row)), row.get("refused", ""), file=sys.stderr)
     return figures
 
 
@@ -201,7 +208,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="folder of models and data")
-    parser.add_argument("--subjects", nargs="+", default=SUBJECTS)
+    parser.add_argument(
+        "--subjects",
+        nargs="+",
+        metavar="FILE.py:FUNCTION",
+        default=[source_of(subject) for subject in SUBJECTS],
+        help="networks (default: four of conformance/subjects)",
+    )
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--ratios", type=float, nargs="+", default=[2.0, 3.0, 5.0])
     parser.add_argument("--energies", type=float, nargs="+", default=[0.9, 0.95])

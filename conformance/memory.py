@@ -116,16 +116,27 @@ def _run(module: str, source: Path, output: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", module, source.name, "-o", output.name, "-q", "--threads", "1"]
     start = time.perf_counter()
     # Not where this was started: the sources there have no core beside them.
+    _, peak = run_measured(command, source.parent)
+    return {"seconds": time.perf_counter() - start, "peak_bytes": peak}
+
+
+def run_measured(command: Sequence[str], folder: Path | None = None) -> tuple[list[str], int]:
+    """Run a command in a folder; return the lines that it prints, and the peak of its memory.
+
+    Raises:
+        SystemExit: it fails.
+    """
     done = subprocess.run(
         [sys.executable, "-c", _PEAK, *command],
-        cwd=source.parent,
-        stdout=subprocess.PIPE,
+        cwd=folder,
+        capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        sys.exit(f"{' '.join(command)}: exit code {done.returncode}")
-    return {"seconds": time.perf_counter() - start, "peak_bytes": _KIBIBYTE * int(done.stdout)}
+        sys.exit(f"{' '.join(command)} failed with exit code {done.returncode}:\n{done.stderr}")
+    *lines, peak = done.stdout.splitlines()
+    return lines, _KIBIBYTE * int(peak)
 
 
 def _table(figures: dict[str, Any]) -> str:

@@ -16,14 +16,13 @@ All but `dense` end with the re-estimation of batch norm on the training images.
 line of JSON to RUNS.jsonl; those that are there already are not repeated. Runs are seeded; one
 thread.
 
-What each network trains on and is judged by: `conformance/training_tasks.py`.
+What each network trains on and is judged by: `conformance/studies/training_tasks.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections import defaultdict
 from functools import partial
 from itertools import product
 from typing import Any
@@ -44,9 +43,8 @@ from conformance.studies.training_tasks import (
     top1,
     train,
 )
-from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.cli.text import table
-from nnr_codec.experiments.evaluation import load_tensors
+from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.factorization.forms import FactoredWeight
 from nnr_codec.training import LowRankProjection, ranks_at_ratio, reestimate_batch_norm
 from nnr_codec.user.module import weight_layers
@@ -81,9 +79,7 @@ class Product(nn.Module):
 
 def run(task: Task, method: str, ratio: float, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and judge one network; return what is reported of it."""
-    module = task.subject.module()
-    with open_checkpoint(task.subject.checkpoint) as model:
-        load_tensors(module, dict(model.arrays()))
+    module = trained_module(task.subject)
     dense = sum(parameter.numel() for parameter in module.parameters())
     ranks = {} if method == "dense" else _ranks(module, ratio, arguments.form)
     projection = LowRankProjection(module, ranks, every=arguments.every)
@@ -149,16 +145,15 @@ def _settings(
 
 def summary(log: RunLog) -> str:
     """Return a table of what is in the output: means over the seeds, and the range of the test."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for line in log.lines():
+
+    def alike(line: dict[str, Any]) -> tuple[Any, ...]:
         share = line["of"] / line["parameters"]
         order = METHODS.index(line["method"])
         key = (line["subject"], line["form"] or "", line["ratio"], share, order)
-        groups[(*key, line["steps"], line["every"] or 0)].append(line)
+        return (*key, line["steps"], line["every"] or 0)
+
     rows = []
-    for key in sorted(groups):
-        subject, form, ratio, share, order, steps, every = key
-        lines = groups[key]
+    for (subject, form, ratio, share, order, steps, every), lines in log.groups(alike):
         test = [line["test"] for line in lines]
         held_out = [line["held_out"] for line in lines if line["held_out"] is not None]
         rows.append([

@@ -22,7 +22,7 @@ from .suite.coverage import Item, exercised, group_of, missing, universe
 from .suite.educational import first_difference
 from .suite.judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Decoder, Verdict, judge_all
 
-OWN = ("own", "educational")
+OURS = ("nnr_codec", "educational")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,9 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--decoder",
-        default="own",
+        default="nnr_codec",
         metavar="CMD",
-        help="a command with {in}, {out}, {parents}; or own (nnr_codec, default), educational",
+        help="a command with {in}, {out}, {parents}; or nnr_codec (default), educational",
     )
     parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="side by side")
     parser.add_argument(
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="cases that rest on our reading alone judge too; so for own and educational",
+        help="cases that rest on our reading alone judge too; so for nnr_codec and educational",
     )
     parser.add_argument(
         "--coverage", action="store_true", help="what the cases exercise; runs none"
@@ -97,8 +97,8 @@ def find_decoder(text: str, seconds: float) -> Decoder:
     Raises:
         BadCommand: it is neither one of ours nor a command line.
     """
-    if text == "own":
-        return decoders.own()
+    if text == "nnr_codec":
+        return decoders.nnr_codec_decoder()
     if text == "educational":
         return decoders.educational()
     return decoders.command(text, seconds)
@@ -107,7 +107,7 @@ def find_decoder(text: str, seconds: float) -> Decoder:
 def show_verdicts(cases: Sequence[Case], given: argparse.Namespace) -> int:
     """Judge, and print what came of it; return the exit code."""
     decoder = find_decoder(given.decoder, given.timeout)
-    strict = given.strict or given.decoder in OWN
+    strict = given.strict or given.decoder in OURS
 
     def progress(verdict: Verdict) -> None:
         if not given.json and (given.verbose or verdict.status in (FAIL, DISAGREEMENT)):
@@ -122,9 +122,9 @@ def show_verdicts(cases: Sequence[Case], given: argparse.Namespace) -> int:
     )
     counts = Counter(verdict.status for verdict in verdicts)
     if given.json:
-        found = {status: counts[status] for status in (PASS, FAIL, DISAGREEMENT, NOT_RUN)}
-        cases_found = [_as_json(verdict) for verdict in verdicts]
-        print(json.dumps({"counts": found, "cases": cases_found}, ensure_ascii=False, indent=1))
+        totals = {status: counts[status] for status in (PASS, FAIL, DISAGREEMENT, NOT_RUN)}
+        verdict_rows = [_as_json(verdict) for verdict in verdicts]
+        print(json.dumps({"counts": totals, "cases": verdict_rows}, ensure_ascii=False, indent=1))
     else:
         parts = [f"{counts[status]} {status}" for status in (PASS, FAIL, DISAGREEMENT, NOT_RUN)]
         print(f"{len(verdicts)} cases: {', '.join(parts)}")
@@ -184,13 +184,13 @@ def _print_table(matrix: Mapping[Item, Sequence[str]]) -> None:
     totals = Counter(map(group_of, universe()))
     hit = Counter(group_of(item) for item in matrix)
     cases: dict[str, set[str]] = {}
-    for item, names in matrix.items():
-        cases.setdefault(group_of(item), set()).update(names)
+    for item, item_cases in matrix.items():
+        cases.setdefault(group_of(item), set()).update(item_cases)
     print(f"{'exercised':46} {'items':>11} {'cases':>5}  for instance")
     for group, total in sorted(totals.items()):
-        found = cases.get(group, set())
-        example = min(found, key=lambda name: (len(name), name), default="")
-        print(f"{group:46} {hit[group]:>4} of {total:>3} {len(found):>5}  {example}")
+        names = cases.get(group, set())
+        example = min(names, key=lambda name: (len(name), name), default="")
+        print(f"{group:46} {hit[group]:>4} of {total:>3} {len(names):>5}  {example}")
 
 
 if __name__ == "__main__":

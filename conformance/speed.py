@@ -16,7 +16,6 @@ import fnmatch
 import json
 import math
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance.memory import run_measured
 from nnr_codec import EncodeOptions, decode, encode
 from nnr_codec._core import TensorSyntax, TensorToEncode, choose_unary_length, quantize
 from nnr_codec.bitstream.qp import step_size
@@ -87,14 +87,14 @@ def compare(path: Path, qp: int, arguments: argparse.Namespace) -> dict[str, Any
         archive = Path(folder, "model.npz")
         with open_checkpoint(path) as model:
             np.savez(archive, **dict(model.arrays()))
-        own = [sys.executable, "-m", "conformance.speed", "--run-ours", str(archive)]
-        own += ["--qp", str(qp), "--lambda-scale", str(scale)]
+        ours = [sys.executable, "-m", "conformance.speed", "--run-ours", str(archive)]
+        ours += ["--qp", str(qp), "--lambda-scale", str(scale)]
         peer = [arguments.peer, str(_PEER_SCRIPT), "bench", str(archive)]
         peer += [f"qp={qp}", f"lambda_scale={scale}"]
         commands = {
-            "ours": [*own, "--threads", "1"],
+            "ours": [*ours, "--threads", "1"],
             "peer": peer,
-            "threads": [*own, "--threads", str(arguments.threads)],
+            "threads": [*ours, "--threads", str(arguments.threads)],
         }
         runs = [
             {name: _measured(command) for name, command in commands.items()}
@@ -106,18 +106,8 @@ def compare(path: Path, qp: int, arguments: argparse.Namespace) -> dict[str, Any
 
 def _measured(command: Sequence[str]) -> dict[str, Any]:
     """Run a benchmark; return its figures and the peak of its memory in bytes."""
-    measured = (
-        "import resource, subprocess, sys; "
-        "code = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL).returncode; "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", measured, *command], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
-    figures, peak = done.stdout.strip().split("\n")[-2:]
-    return {**json.loads(figures), "peak_bytes": 1024 * int(peak)}
+    lines, peak = run_measured(command)
+    return {**json.loads(lines[-1]), "peak_bytes": peak}
 
 
 def _best(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -134,11 +134,11 @@ class ArithmeticEncoder:
     def entry_points(self, codeword: bytes) -> list[dict[str, int]]:
         """Return what a header says of the block rows of the finished `codeword`."""
         word, bits = int.from_bytes(codeword, "big") << 16, 8 * len(codeword) + 16
-        found = []
+        points = []
         for before, start in zip(self.starts, self.starts[1:], strict=False):
             if not start.first:
                 nine = word >> (bits - start.position - 9) & 511
                 value8 = (nine - start.low) % 512
                 offset = start.position - before.position
-                found.append({"value8": value8, "dq_state": start.dq_state, "offset": offset})
-        return found
+                points.append({"value8": value8, "dq_state": start.dq_state, "offset": offset})
+        return points

@@ -88,9 +88,9 @@ class SyntaxWriter:
 
         The count is the length of the list plus `offset`, or what the record holds of it.
         """
-        found = record.setdefault(name, [])
-        code({element: record.get(element, max(len(found) + offset, 0))}, element)
-        return iter(found)
+        values = record.setdefault(name, [])
+        code({element: record.get(element, max(len(values) + offset, 0))}, element)
+        return iter(values)
 
     def raw(self, data: bytes) -> None:
         """Bytes as they are, at any position."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,12 +100,9 @@ class DataUnit:
     def _coding(
         self, coded: Coded, shape: Sequence[int], role: str, record: Record, profile: int
     ) -> TensorCoding:
-        cols = 1
-        for size in shape[1:]:
-            cols *= size
         coding = TensorCoding(
             rows=shape[0],
-            cols=cols,
+            cols=math.prod(shape[1:]),
             profile=profile,
             scan_order=min(record.get("scan_order", 0), 4),
             dq_flag=0 if self.plan.payload == INT else record.get("dq_flag", 0),

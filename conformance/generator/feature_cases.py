@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -27,18 +28,7 @@ from .random_tensors import UnitPlan
 from .syntax import BI, BN, DC, FLOAT, LS, NNR_QNT, RAW_FLOAT, REFLIST, unit
 
 Draft = tuple[str, CaseFiles]
-FORMATS = [
-    "int32",
-    "float32",
-    "int2",
-    "int3",
-    "int4",
-    "int8",
-    "int16",
-    "int64",
-    "float16",
-    "float64",
-]
+FORMATS = "int32 float32 int2 int3 int4 int8 int16 int64 float16 float64"
 CODEBOOKS: dict[str, tuple[list[int], int]] = {
     "one_value": ([5], 0),
     "zero_first": ([-3, 0, 2, 9, 40], 0),
@@ -48,7 +38,7 @@ CODEBOOKS: dict[str, tuple[list[int], int]] = {
 
 
 def case(name: str, data: bytes, exercises: str, section: str, **more: Any) -> Draft:
-    """A case; its tensors are found later."""
+    """A case; its tensors come later, from the educational decoder."""
     return name, CaseFiles(data, exercises, section, **more)
 
 
@@ -66,7 +56,7 @@ def payloads() -> Iterator[Draft]:
     yield case("raw_float", stream(raw), "a RAW_FLOAT payload, infinities and -0 included", "6")
     extremes = integers([0, 1, -1, (1 << 31) - 1, -(1 << 31), 77], (6,))
     yield case("integers", stream(extremes), "an INT payload with the extremes of int32", "6")
-    for number, name in enumerate(FORMATS):
+    for number, name in enumerate(FORMATS.split()):
         make = floats if name.startswith("float") else integers
         modulus = {"int2": 4, "int3": 8}.get(name, 9)
         v = [x - (modulus == 4 and x > 1) for x in ramp(30, modulus)]
@@ -76,11 +66,8 @@ def payloads() -> Iterator[Draft]:
         text = f"nnr_decompressed_data_format {number}, {name.upper()}"
         yield case(f"data_format_{name}", data, text, "5", errata=("E11",))
     for dimensions in ((1,), (7,), (1, 1), (1, 9), (9, 1), (2, 3, 4), (2, 1, 3, 1, 2, 1, 1, 2)):
-        count = 1
-        for size in dimensions:
-            count *= size
         name = "x".join(map(str, dimensions))
-        data = stream(floats(ramp(count), dimensions))
+        data = stream(floats(ramp(math.prod(dimensions)), dimensions))
         yield case(f"shape_{name}", data, f"tensor_dimensions {name}", "6")
     zero = stream(floats([0] * 60, (12, 5)), profile=1)
     yield case("all_zero", zero, "a tensor of zeros", "10")
@@ -111,9 +98,7 @@ def blocks() -> Iterator[Draft]:
 
 def layer(types: int, shape: tuple[int, ...] = (6, 10), rank: int = 2, **header: Any) -> DataUnit:
     """A BLOCK of these types, its tensors all different."""
-    rows, size = shape[0], 1
-    for n in shape:
-        size *= n
+    rows, size = shape[0], math.prod(shape)
     weights = (
         [[*ramp(rows * rank)], [*ramp(rank * size // rows, 5)]] if types & DC else [ramp(size)]
     )
@@ -169,10 +154,10 @@ def coding() -> Iterator[Draft]:
 def state_walk() -> list[int]:
     """Integers with which the machine takes every transition."""
     values: list[int] = []
-    state, taken = 0, {(s, p): 0 for s in range(8) for p in (0, 1)}
-    while min(taken.values()) == 0 and len(values) < 200:
-        parity = int(taken[state, 1] <= taken[state, 0])
-        taken[state, parity] += 1
+    state, visits = 0, {(s, p): 0 for s in range(8) for p in (0, 1)}
+    while min(visits.values()) == 0 and len(values) < 200:
+        parity = int(visits[state, 1] <= visits[state, 0])
+        visits[state, parity] += 1
         values.append((-1) ** len(values) * (2 - parity) if len(values) % 3 else parity)
         state = NEXT[state][parity]
     return values

@@ -208,10 +208,12 @@ def codeword(d: Draws, p: UnitPlan, state: StreamState, record: Record) -> bytes
             silent = coding.cols == 1  # such entries are there, but say nothing (E2)
             counts.append(((coding.rows + side - 1) // side - 1, silent))
     word = encoder.finish()
-    found = encoder.entry_points(word)
+    entries = encoder.entry_points(word)
     nothing = {"value8": 0, "dq_state": 0, "offset": 0}
     record["entry_points"] = [
-        dict(nothing) if silent else found.pop(0) for count, silent in counts for _ in range(count)
+        dict(nothing) if silent else entries.pop(0)
+        for count, silent in counts
+        for _ in range(count)
     ]
     return word
 

@@ -15,16 +15,13 @@ import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nnr_codec.checkpoints import open_checkpoint
+from nnr_codec.model import Array
 
 __all__ = ["accuracy", "logits", "predictions"]
-
-Array = npt.NDArray[Any]
 
 TEST_SET = Path(__file__).with_name("digits_test.npz")
 PIXEL_MAX = 16  # images are integers from 0 to this

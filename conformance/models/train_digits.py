@@ -15,10 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -26,10 +24,9 @@ from torch import nn
 from torch.nn import functional
 
 from conformance.models import digits
-from conformance.models.digits_subjects import PlainNetwork, residual_network, separable_network
+from conformance.subjects.digits_networks import PlainNetwork, residual_network, separable_network
 from nnr_codec.checkpoints import save_checkpoint
-
-Array = npt.NDArray[Any]
+from nnr_codec.model import Array
 
 SEED = 17
 TEST_SHARE = 1 / 3

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from conformance.studies.training_tasks import RunLog
@@ -15,15 +15,10 @@ STATES = ("decomposed", "batch_norm", "tuned")
 
 def summary(log: RunLog) -> str:
     """Return a table of what is in the log: means over the seeds, and the range at the end."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for line in log.lines():
-        names = ("validate", "subject", "rule", "ratio", "scheme", "steps", "learning_rate",
-                 "batch", "smoothing")  # fmt: skip
-        groups[tuple(line[name] for name in names)].append(line)
+    alike = itemgetter("validate", "subject", "rule", "ratio", "scheme", "steps", "learning_rate",
+                       "batch", "smoothing")  # fmt: skip
     rows = []
-    for key in sorted(groups):
-        validate, subject, rule, ratio, scheme, steps, rate, *_ = key
-        lines = groups[key]
+    for (validate, subject, rule, ratio, scheme, steps, rate, *_), lines in log.groups(alike):
         rows.append([
             subject, "validation" if validate else "", rule, f"{ratio:g}", scheme, _in_all(lines),
             str(steps), f"{rate:g}", str(len(lines)), _cell(lines, "top1_uncompressed"),

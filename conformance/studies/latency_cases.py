@@ -40,12 +40,12 @@ def cases(
     methods: Sequence[str], ratios: Sequence[float], energies: Sequence[float], has_kernels: bool
 ) -> list[Case]:
     """Return what is measured of a network; forms for kernels only if it has some."""
-    found = []
+    chosen = []
     for method in methods:
         if method == "none":
-            found.append(Case(method))
+            chosen.append(Case(method))
         elif method in OBJECTIVES:
-            found += [Case(method, energy) for energy in energies]
+            chosen += [Case(method, energy) for energy in energies]
         elif has_kernels or method not in KERNEL_FORMS:
-            found += [Case(method, ratio) for ratio in ratios]
-    return found
+            chosen += [Case(method, ratio) for ratio in ratios]
+    return chosen

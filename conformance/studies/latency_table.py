@@ -47,7 +47,7 @@ def summary(figures: Sequence[Mapping[str, Any]]) -> str:
         layers = row.get("layers", {}).values()
         faster.setdefault(row["method"], []).extend(quotient > 1 for quotient in layers)
     return "\n".join(
-        f"{method}: {sum(found)} of {len(found)} layers are faster"
-        for method, found in faster.items()
-        if found
+        f"{method}: {sum(layers)} of {len(layers)} layers are faster"
+        for method, layers in faster.items()
+        if layers
     )

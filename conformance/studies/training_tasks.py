@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,15 +25,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from conformance.models import digits_subjects
-from nnr_codec.experiments.subject import Subject, find_subject
+from conformance.subjects import digits_networks, source_of
+from nnr_codec.experiments.subject import Subject
+from nnr_codec.experiments.subject_source import find_subject
 from nnr_codec.training import fine_tune
 from nnr_codec.user.module import evaluating
 
 DIGITS = {
-    "digits_cnn": digits_subjects.cnn,
-    "digits_residual": digits_subjects.residual,
-    "digits_separable": digits_subjects.separable,
+    "digits_cnn": digits_networks.cnn,
+    "digits_residual": digits_networks.residual,
+    "digits_separable": digits_networks.separable,
 }
 RESNET8 = "resnet8_cifar10"
 FOLDS = 3
@@ -91,14 +93,14 @@ class Task:
 def make_task(name: str, data: Path | None, seed: int, learning_rate: float | None) -> Task:
     """Return the task of a subject; the seed chooses what is held out."""
     if name in DIGITS:
-        subject = DIGITS[name](None)
+        subject = DIGITS[name]()
         return Task(
             subject, _joined(subject.calibration), None, _joined(subject.batches),
             shift=1, flip=False, learning_rate=learning_rate or 0.02,
         )  # fmt: skip
     if name != RESNET8 or data is None:
         raise SystemExit(f"{name}: not known, or it needs --data")
-    subject = find_subject(name, data)
+    subject = find_subject(source_of(f"cifar_resnets.py:{name}"), data)
     with np.load(data / "datasets" / "cifar10_train_lossless.npz") as archive:
         pixels, labels = archive["images"], archive["labels"]
     images = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32))
@@ -169,8 +171,8 @@ def outputs_of(module: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def top1(module: nn.Module, samples: Samples) -> float:
     """Return the share of `samples` that the module gets right, in percent."""
     images, labels = samples
-    found = outputs_of(module, images).argmax(dim=1)
-    return 100 * float((found == labels).double().mean())
+    predictions = outputs_of(module, images).argmax(dim=1)
+    return 100 * float((predictions == labels).double().mean())
 
 
 class RunLog:
@@ -192,6 +194,15 @@ class RunLog:
         if not self.path.exists():
             return []
         return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+    def groups(
+        self, key: Callable[[dict[str, Any]], tuple[Any, ...]]
+    ) -> list[tuple[tuple[Any, ...], list[dict[str, Any]]]]:
+        """Return the runs with equal keys together, in the order of the keys."""
+        groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+        for line in self.lines():
+            groups[key(line)].append(line)
+        return sorted(groups.items(), key=lambda group: group[0])
 
     def __contains__(self, settings: Mapping[str, Any]) -> bool:
         """Whether there is a run of these settings."""

@@ -198,14 +198,14 @@ def find_cases(wanted: Sequence[str], corpus: Path = CORPUS) -> list[Case]:
     folders = sorted(path.parent for path in corpus.glob("*/*/case.json"))
     if not wanted:
         return [load_case(folder) for folder in folders]
-    found: dict[Path, None] = {}
+    chosen: dict[Path, None] = {}
     for text in wanted:
         here = sorted(path.parent for path in Path(text).rglob("case.json"))
         matching = [f for f in folders if _matches(f, text.rstrip("/"))]
         if not here and not matching:
             raise BadCase(f"{text}: no such case")
-        found.update(dict.fromkeys(matching or here))
-    return [load_case(folder) for folder in found]
+        chosen.update(dict.fromkeys(matching or here))
+    return [load_case(folder) for folder in chosen]
 
 
 def _matches(folder: Path, glob: str) -> bool:

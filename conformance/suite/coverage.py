@@ -20,107 +20,58 @@ Item = tuple[str, str]
 Hit = Callable[[str, str], None]
 
 FLAG = (0, 1)
+PRESENT = """
+    nnr_unit_size partial_data_counter base_model_id performance_metric_type
+    mps_quantization_parameter validation_set_performance sparsification_threshold
+    non_zero_ratio pruning_ratio spm_nn_accuracy ppm_nn_accuracy spm_count_classes
+    ppm_count_classes spm_class_bitmask ppm_class_bitmask spm_nn_class_accuracy
+    ppm_nn_class_accuracy count_reshaped_tensor_dimension count_super_block_dimension
+    count_block_dimension unification_threshold upm_nn_accuracy upm_count_classes
+    upm_class_bitmask upm_nn_class_accuracy dpm_count_thresholds mse_threshold dpm_nn_accuracy
+    nn_reduction_ratio dpm_count_classes dpm_nn_class_accuracy lps_qp_density
+    lps_quantization_parameter topology_data quantization_storage_format quantization_data
+    topology_elem_id topology_elem_id_index count_topology_elements_minus2 device_id
+    parameter_id put_node_depth parent_device_id parent_node_payload_sha256
+    parent_node_payload_sha512 codebook_size decomposition_rank g_number_of_rows
+    tensor_dimensions cabac_unary_length_minus1 value8 offset offset_difference
+"""
+"""Syntax elements whose presence will do."""
+
+FLAGS = """
+    nnr_unit_size_flag independently_decodable_flag partial_data_counter_present_flag
+    general_profile_idc topology_carriage_flag mps_sparsification_flag mps_pruning_flag
+    mps_unification_flag mps_decomposition_performance_map_flag
+    mps_topology_indexed_reference_flag base_model_id_present_flag
+    validation_set_performance_present_flag metric_type_performance_map_valid_flag
+    mps_parent_signalling_enabled_flag nnr_pre_flag lps_self_contained_flag
+    lps_sparsification_flag lps_pruning_flag lps_unification_flag topology_compression_format
+    quantization_compression_format nnr_multiple_topology_elements_present_flag
+    nnr_decompressed_data_format_present_flag node_id_present_flag parent_node_id_present_flag
+    temporal_context_modeling_flag codebook_present_flag dq_flag cabac_unary_length_flag
+"""
+"""Syntax elements of one bit, both values of which are to occur."""
+
 ELEMENTS: dict[str, tuple[int, ...]] = {
-    "nnr_unit_size_flag": FLAG,
-    "nnr_unit_size": (),
+    **dict.fromkeys(FLAGS.split(), FLAG),
+    **dict.fromkeys(PRESENT.split(), ()),
     "nnr_unit_type": (0, 1, 2, 3, 4, 5, 32, 63),
-    "independently_decodable_flag": FLAG,
-    "partial_data_counter_present_flag": FLAG,
-    "partial_data_counter": (),
-    "general_profile_idc": FLAG,
-    "topology_carriage_flag": FLAG,
-    "mps_sparsification_flag": FLAG,
-    "mps_pruning_flag": FLAG,
-    "mps_unification_flag": FLAG,
-    "mps_decomposition_performance_map_flag": FLAG,
     "mps_quantization_method_flags": (0, 1, 2, 3),
-    "mps_topology_indexed_reference_flag": FLAG,
-    "base_model_id_present_flag": FLAG,
-    "validation_set_performance_present_flag": FLAG,
-    "metric_type_performance_map_valid_flag": FLAG,
-    "mps_parent_signalling_enabled_flag": FLAG,
-    "nnr_pre_flag": FLAG,
-    "base_model_id": (),
-    "performance_metric_type": (),
-    "mps_qp_density": (0, 1, 2, 3, 4, 5, 6, 7),
-    "mps_quantization_parameter": (),
-    "validation_set_performance": (),
-    "sparsification_threshold": (),
-    "non_zero_ratio": (),
-    "pruning_ratio": (),
-    "spm_nn_accuracy": (),
-    "ppm_nn_accuracy": (),
-    "spm_count_classes": (),
-    "ppm_count_classes": (),
-    "spm_class_bitmask": (),
-    "ppm_class_bitmask": (),
-    "spm_nn_class_accuracy": (),
-    "ppm_nn_class_accuracy": (),
-    "count_reshaped_tensor_dimension": (),
-    "count_super_block_dimension": (),
-    "count_block_dimension": (),
-    "unification_threshold": (),
-    "upm_nn_accuracy": (),
-    "upm_count_classes": (),
-    "upm_class_bitmask": (),
-    "upm_nn_class_accuracy": (),
-    "dpm_count_thresholds": (),
-    "mse_threshold": (),
-    "dpm_nn_accuracy": (),
-    "nn_reduction_ratio": (),
-    "dpm_count_classes": (),
-    "dpm_nn_class_accuracy": (),
-    "lps_self_contained_flag": FLAG,
-    "lps_sparsification_flag": FLAG,
-    "lps_pruning_flag": FLAG,
-    "lps_unification_flag": FLAG,
+    "mps_qp_density": tuple(range(8)),
     "lps_quantization_method_flags": (0, 1, 2, 3),
-    "lps_qp_density": (),
-    "lps_quantization_parameter": (),
     "topology_storage_format": (0, 1, 2, 3, 4, 6),
-    "topology_compression_format": FLAG,
-    "topology_data": (),
-    "quantization_storage_format": (),
-    "quantization_compression_format": FLAG,
-    "quantization_data": (),
     "nnr_compressed_data_unit_payload_type": (0, 1, 2, 3),
-    "nnr_multiple_topology_elements_present_flag": FLAG,
-    "nnr_decompressed_data_format_present_flag": FLAG,
     "input_parameters_present_flag": (1,),
-    "topology_elem_id": (),
-    "topology_elem_id_index": (),
-    "count_topology_elements_minus2": (),
-    "node_id_present_flag": FLAG,
-    "device_id": (),
-    "parameter_id": (),
-    "put_node_depth": (),
-    "parent_node_id_present_flag": FLAG,
     "parent_node_id_type": (0, 1, 2),
-    "temporal_context_modeling_flag": FLAG,
-    "parent_device_id": (),
-    "parent_node_payload_sha256": (),
-    "parent_node_payload_sha512": (),
-    "codebook_present_flag": FLAG,
     "codebook_egk": tuple(range(16)),
-    "codebook_size": (),
-    "dq_flag": FLAG,
     "nnr_decompressed_data_format": tuple(range(10)),
     "tensor_dimensions_flag": (1,),
-    "cabac_unary_length_flag": FLAG,
     "compressed_parameter_types": tuple(range(16)),
-    "decomposition_rank": (),
-    "g_number_of_rows": (),
     "count_tensor_dimensions": (1, 2, 3, 4),
-    "tensor_dimensions": (),
-    "cabac_unary_length_minus1": (),
     "first_tensor_dimension_shift": (0,),
     "scan_order": (0, 1, 2, 3, 4),
-    "value8": (),
     "dq_state": tuple(range(8)),
-    "offset": (),
-    "offset_difference": (),
 }
-"""Each syntax element, with the values that are to occur; without any, its presence will do."""
+"""Each syntax element, with the values that are to occur."""
 
 CONTEXTS = [
     ("significance", 24),
@@ -138,26 +89,26 @@ CONTEXTS = [
 @cache
 def universe() -> frozenset[Item]:
     """All items."""
-    found = {("element", f"{name}={v}") for name, values in ELEMENTS.items() for v in values}
-    found |= {("element", name) for name, values in ELEMENTS.items() if not values}
-    found |= {(name, f"{i}: {v}") for name, count in CONTEXTS for i in range(count) for v in FLAG}
+    items = {("element", f"{name}={v}") for name, values in ELEMENTS.items() for v in values}
+    items |= {("element", name) for name, values in ELEMENTS.items() if not values}
+    items |= {(name, f"{i}: {v}") for name, count in CONTEXTS for i in range(count) for v in FLAG}
     # The second bin j needs a magnitude of the base that is below j: there is none for j = 0 and 1.
     never = {("greater-than, base", f"{i}: {v}") for i in (1, 3) for v in FLAG}
-    found |= {(name, str(v)) for name in ("index flag", "row skip") for v in FLAG}
-    found |= {("initialization index", str(e)) for e in range(9)}
-    found |= {
+    items |= {(name, str(v)) for name in ("index flag", "row skip") for v in FLAG}
+    items |= {("initialization index", str(e)) for e in range(9)}
+    items |= {
         (f"{name}_enabled_flag", str(v)) for name in ("hist_dep_sig_prob", "row_skip") for v in FLAG
     }
-    found |= {("quantizer state", f"{s}, v mod 2 = {p}") for s in range(8) for p in FLAG}
-    found |= {("RLPS", f"{r}, {c}") for r in range(8) for c in range(32)}
-    found |= {("STEP", f"s{s}: {i}") for s in FLAG for i in range(32)}
-    found |= {("entry point at bit", str(n)) for n in range(8)}
-    found |= {("stop bit behind bits", str(n)) for n in range(8)}
-    found |= {("skipped row, columns mod 4", str(n)) for n in range(4)}
-    found |= {(f"scan order {s}", what) for s in range(1, 5) for what in ("block rows", "blocks")}
+    items |= {("quantizer state", f"{s}, v mod 2 = {p}") for s in range(8) for p in FLAG}
+    items |= {("RLPS", f"{r}, {c}") for r in range(8) for c in range(32)}
+    items |= {("STEP", f"s{s}: {i}") for s in FLAG for i in range(32)}
+    items |= {("entry point at bit", str(n)) for n in range(8)}
+    items |= {("stop bit behind bits", str(n)) for n in range(8)}
+    items |= {("skipped row, columns mod 4", str(n)) for n in range(4)}
+    items |= {(f"scan order {s}", what) for s in range(1, 5) for what in ("block rows", "blocks")}
     kinds = ("one value", "zero first", "zero last", "zero inside")
-    found |= {("codebook", f"profile {p}, {kind}") for p in FLAG for kind in kinds}
-    return frozenset(found - never)
+    items |= {("codebook", f"profile {p}, {kind}") for p in FLAG for kind in kinds}
+    return frozenset(items - never)
 
 
 def exercised(stream: bytes, parents: Sequence[bytes] = ()) -> set[Item]:

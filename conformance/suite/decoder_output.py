@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
-from .judging import Outcome
+from .judging import Outcome, Tensors
 
 DTYPES = {*(f"int{n}" for n in (8, 16, 32, 64)), *(f"float{n}" for n in (16, 32, 64))}
 MAX_OUTPUT_BYTES = 2**28  # of one stream's tensors; those of the corpus take less than a hundredth
 MAX_LIST_BYTES = 2**24  # of `tensors.json`, which takes many times its size when it is read
-_SAID = 200  # characters of what is wrong
-
-Tensors = dict[str, npt.NDArray[Any]]
+_MESSAGE_LENGTH = 200  # characters of what is wrong
 
 
 def read_output(out: Path) -> Outcome:
@@ -30,13 +27,13 @@ def read_output(out: Path) -> Outcome:
         return Outcome("garbage", detail=f"no file {Path(error.filename or out).name}")
     except Exception as error:  # zip, its compressions and numpy have many of their own
         text = f"{type(error).__name__}: {error}"
-        return Outcome("garbage", detail=f"its output cannot be read: {text[:_SAID]}")
+        return Outcome("garbage", detail=f"its output cannot be read: {text[:_MESSAGE_LENGTH]}")
     return Outcome("tensors", tensors)
 
 
 def _from_npz(path: Path) -> Tensors:
     """Member by member: names of tensors need not be names of files."""
-    tensors = {}
+    tensors: dict[str, Any] = {}
     with _opened(path, MAX_OUTPUT_BYTES) as source, zipfile.ZipFile(source) as archive:
         members = archive.infolist()
         _check_size(path, sum(member.file_size for member in members), MAX_OUTPUT_BYTES)
@@ -49,7 +46,7 @@ def _from_npz(path: Path) -> Tensors:
 
 def _from_folder(folder: Path) -> Tensors:
     """`tensors.json`: a list of objects with name, dtype, shape and file, as README.md says."""
-    tensors = {}
+    tensors: dict[str, Any] = {}
     left = MAX_OUTPUT_BYTES
     for entry in json.loads(_read(folder / "tensors.json", MAX_LIST_BYTES).decode()):
         if entry["dtype"] not in DTYPES:
@@ -76,7 +73,7 @@ def _opened(path: Path, allowed: int) -> BinaryIO:
     try:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{path.name} is no regular file")
+            raise ValueError(f"{path.name} is not a regular file")
         _check_size(path, status.st_size, allowed)
     except BaseException:
         file.close()

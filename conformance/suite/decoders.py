@@ -17,14 +17,14 @@ from .decoder_output import read_output
 from .educational import educational_decoder
 from .judging import Decoder, Outcome
 
-_SAID = 200  # characters of what a decoder says
+_MESSAGE_LENGTH = 200  # characters of what a decoder says
 
 
 class BadCommand(Exception):
     """The command of a decoder lacks a placeholder, or cannot be started."""
 
 
-def own() -> Decoder:
+def nnr_codec_decoder() -> Decoder:
     """nnr_codec, in this process.
 
     Raises:
@@ -101,13 +101,13 @@ def _filled(words: Sequence[str], stream: Path, parents: Sequence[Path], out: Pa
 
 
 def _run(arguments: Sequence[str], out: Path, seconds: float) -> Outcome:
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=said,
+                stderr=errors,
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
@@ -118,15 +118,15 @@ def _run(arguments: Sequence[str], out: Path, seconds: float) -> Outcome:
             return Outcome("time-out", detail=f"no result in {seconds:g} s")
         finally:
             _end(process)
-        said.seek(max(said.seek(0, os.SEEK_END) - 4096, 0))
-        lines = said.read().decode("utf-8", "replace").strip().splitlines()
+        errors.seek(max(errors.seek(0, os.SEEK_END) - 4096, 0))
+        lines = errors.read().decode("utf-8", "replace").strip().splitlines()
     status = process.returncode
     number = -status if status < 0 else status - 128  # a shell tells of a signal by 128 and more
     if number in signal.valid_signals():  # main() that returns -1 exits with 255: a refusal
         return Outcome("crash", detail=f"ended by signal {number}")
     if status:
-        last = lines[-1] if lines else "nothing said"
-        return Outcome("refused", detail=f"{last[:_SAID]} (exit code {status})")
+        last = lines[-1] if lines else "no message"
+        return Outcome("refused", detail=f"{last[:_MESSAGE_LENGTH]} (exit code {status})")
     return read_output(out)
 
 

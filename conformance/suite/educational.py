@@ -50,22 +50,22 @@ def described(stream: bytes, parents: Sequence[bytes] = ()) -> list[ExpectedTens
     return describe(both, both.keys() - dense.keys())
 
 
-def first_difference(case: Case, found: Mapping[str, npt.NDArray[Any]]) -> str:
+def first_difference(case: Case, tensors: Mapping[str, npt.NDArray[Any]]) -> str:
     """Say where the first tensor that differs in values begins to; "" if none does."""
     parents = [path.read_bytes() for path in case.parents]
     expected = educational_decoder().decode(case.stream.read_bytes(), parents, True)
     for name, wanted in expected.items():
-        values = found.get(name)
+        values = tensors.get(name)
         if values is None or values.shape != wanted.shape or values.dtype.kind != wanted.dtype.kind:
             continue
         with np.errstate(all="ignore"):
             values = values.astype(wanted.dtype)
         unsigned = f"u{wanted.itemsize}"
-        places = np.argwhere(values.view(unsigned) != wanted.view(unsigned))
-        if len(places):
-            first = tuple(map(int, places[0]))
+        differing = np.argwhere(values.view(unsigned) != wanted.view(unsigned))
+        if len(differing):
+            first = tuple(map(int, differing[0]))
             return (
                 f"element {list(first)} of {name!r} is {values[first]}, expected {wanted[first]}, "
-                f"the first of {len(places)}"
+                f"the first of {len(differing)}"
             )
     return ""

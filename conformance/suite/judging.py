@@ -75,7 +75,7 @@ def _problem(case: Case, outcome: Outcome, strict: bool) -> str | None:
 
 
 def tensor_differences(
-    expected: Iterable[ExpectedTensor], found: Tensors, exact_types: bool
+    expected: Iterable[ExpectedTensor], tensors: Tensors, exact_types: bool
 ) -> str | None:
     """Say how tensors differ from those expected; None if they do not. Their order is free.
 
@@ -85,11 +85,11 @@ def tensor_differences(
     problems = []
     by_name = {tensor.name: tensor for tensor in expected}
     for name, tensor in by_name.items():
-        if name in found:
-            problems += _difference(tensor, found[name], exact_types)
+        if name in tensors:
+            problems += _difference(tensor, tensors[name], exact_types)
         elif not tensor.factor:
             problems.append(f"{name!r} is missing")
-    problems += [f"{name!r} is not expected" for name in found if name not in by_name]
+    problems += [f"{name!r} is not expected" for name in tensors if name not in by_name]
     more = len(problems) - 3
     return "; ".join(problems[:3]) + (f"; {more} more" if more > 0 else "") or None
 

@@ -10,8 +10,8 @@ from ..errors import InvalidOptions
 from ..experiments.plan import Plan, load_plan
 from ..experiments.report.files import PAGE
 from ..experiments.report.markup import size_text
+from ..experiments.report.results import Results, bd_rates, losses_of
 from ..experiments.report.tables import document
-from ..experiments.results import Results, bd_rates, losses_of
 from ..experiments.runner import planned_cells, run_plan, usable_folder
 from . import _common as common
 from .text import printable, table
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"folder of results, {PAGE} among them; a run that was interrupted goes on there",
     )
     parser.add_argument(
-        "-f", "--force", action="store_true", help="write into a folder that holds other things"
+        "-f", "--force", action="store_true", help="write into a folder that holds other files"
     )
     parser.add_argument(
         "--data",
@@ -108,14 +108,14 @@ def _cells(results: Results) -> str:
     rows = []
     for subject in results.subjects():
         for cells in subject.methods.values():
-            for cell, found in cells:
-                accuracy = subject.accuracy(found)
-                divergence = found.record["divergence"]
+            for cell, measured in cells:
+                accuracy = subject.accuracy(measured)
+                divergence = measured.record["divergence"]
                 rows.append(
                     (
                         printable(cell.name),
-                        str(found.record["bytes"]),
-                        f"{found.record['bits_per_weight']:.3f}",
+                        str(measured.record["bytes"]),
+                        f"{measured.record['bits_per_weight']:.3f}",
                         "-" if accuracy is None else f"{accuracy:.2f}",
                         "-" if divergence is None else f"{divergence:.3g}",
                     )

@@ -57,17 +57,17 @@ def thinned(
 
 
 def _chosen(batches: Iterable[Batch], stride: int, limit: int | None) -> Iterator[Batch]:
-    passed, taken = 0, 0
+    passed, chosen = 0, 0
     for inputs, targets in batches:
         count = sample_count(inputs)
         first = -passed % stride
-        end = count if limit is None else min(count, first + (limit - taken) * stride)
+        end = count if limit is None else min(count, first + (limit - chosen) * stride)
         passed += count
         if first < end:
             which = slice(first, end, stride)
-            taken += len(range(count)[which])
+            chosen += len(range(count)[which])
             yield _part(inputs, which), _part(targets, which)
-        if taken == limit:
+        if chosen == limit:
             return
 
 

@@ -56,18 +56,18 @@ class CellCache:
 
     def get(self, cell: Cell, key: str) -> Measured | None:
         """Return a cell; None if it is not there, or its files are damaged."""
-        figures, samples = self._paths(cell, key)
+        figures, values = self._paths(cell, key)
         try:
             record = json.loads(figures.read_text(encoding="utf-8"))
-            with np.load(samples, allow_pickle=False) as archive:
-                found = dict(archive.items())
+            with np.load(values, allow_pickle=False) as archive:
+                samples = dict(archive.items())
         except Exception:  # zip, its compressions, numpy and json have many of their own
             return None
         if not isinstance(record, Mapping) or record.get("key") != key:
             return None
-        if record.get("digest") != _digest(record.get("figures"), found):
+        if record.get("digest") != _digest(record.get("figures"), samples):
             return None
-        return Measured(record["figures"], found)
+        return Measured(record["figures"], samples)
 
     def put(self, cell: Cell, key: str, measured: Measured) -> None:
         """Keep a cell.

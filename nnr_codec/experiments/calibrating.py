@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from nnr_codec.calibration.calibrate import calibrate
 from nnr_codec.calibration.moments import Calibration
-from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.batches import thinned
-from nnr_codec.experiments.evaluation import load_tensors
+from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.experiments.fingerprints import file_digest
-from nnr_codec.experiments.subject import Subject, find_subject
-from nnr_codec.model import Array
+from nnr_codec.experiments.subject_source import find_subject
 
-__all__ = ["calibrated", "calibration_of"]
+__all__ = ["calibration_of"]
 
 
 def calibration_of(source: str, data: Path | None, stride: int) -> Calibration:
     """Return the moments of a subject's uncompressed network; those of the last call are kept.
 
     Args:
-        source: a ready subject's name, or ``FILE.py:FUNCTION``.
+        source: ``FILE.py:FUNCTION``, or the name of a torchvision network.
         data: folder of models and data.
         stride: every so-manyth calibration sample is looked at.
 
@@ -32,21 +29,13 @@ def calibration_of(source: str, data: Path | None, stride: int) -> Calibration:
         InvalidModel: its tensors do not fit its module, or a layer's input is not finite.
     """
     subject = find_subject(source, data)
-    return _kept(source, data, stride, file_digest(subject.checkpoint))
+    return _moments(source, data, stride, file_digest(subject.checkpoint))
 
 
 @lru_cache(maxsize=1)
-def _kept(source: str, data: Path | None, stride: int, checkpoint_digest: str) -> Calibration:
+def _moments(source: str, data: Path | None, stride: int, checkpoint_digest: str) -> Calibration:
     """The digest is there so that a checkpoint that has changed is looked at again."""
     subject = find_subject(source, data)
-    with open_checkpoint(subject.checkpoint) as model:
-        return calibrated(subject, dict(model.arrays()), stride)
-
-
-def calibrated(subject: Subject, tensors: Mapping[str, Array], stride: int) -> Calibration:
-    """Return the moments of a network with given tensors; raises as `calibration_of` does."""
     if subject.calibration is None:
         raise InvalidOptions("calibration_stride", f"{subject.name} has no calibration samples")
-    module = subject.module()
-    load_tensors(module, tensors)
-    return calibrate(module, thinned(subject.calibration, stride, None)())
+    return calibrate(trained_module(subject), thinned(subject.calibration, stride, None)())

@@ -213,20 +213,20 @@ def _evaluated(
 
     start = time.perf_counter()
     with _one_thread:
-        found = evaluate(subject, tensors, reference)
+        evaluation = evaluate(subject, tensors, reference)
     record = {
-        "scores": {name: _mean(values) for name, values in found.scores.items()},
-        "agreement": _mean(found.agreement),
-        "divergence": _mean(found.divergence),
+        "scores": {name: _mean(values) for name, values in evaluation.scores.items()},
+        "agreement": _mean(evaluation.agreement),
+        "divergence": _mean(evaluation.divergence),
         "evaluate_seconds": time.perf_counter() - start,
     }
-    return record, _per_sample(found)
+    return record, _per_sample(evaluation)
 
 
-def _per_sample(found: Evaluation) -> dict[str, npt.NDArray[Any]]:
-    samples = {SCORE + name: values for name, values in found.scores.items()}
-    samples |= {"divergence": found.divergence, "agreement": found.agreement}
-    return samples if found.outputs is None else {**samples, "outputs": found.outputs}
+def _per_sample(evaluation: Evaluation) -> dict[str, npt.NDArray[Any]]:
+    samples = {SCORE + name: values for name, values in evaluation.scores.items()}
+    samples |= {"divergence": evaluation.divergence, "agreement": evaluation.agreement}
+    return samples if evaluation.outputs is None else {**samples, "outputs": evaluation.outputs}
 
 
 def _mean(values: npt.NDArray[Any]) -> float | None:
@@ -236,10 +236,10 @@ def _mean(values: npt.NDArray[Any]) -> float | None:
 
 
 def _subject(plan: SubjectPlan, data: Path | None) -> Subject:
-    from .subject import find_subject
+    from .subject_source import find_subject
 
-    found = find_subject(plan.source, data, stride=plan.stride, limit=plan.limit)
-    return replace(found, name=plan.name)
+    subject = find_subject(plan.source, data, stride=plan.stride, limit=plan.limit)
+    return replace(subject, name=plan.name)
 
 
 def _samples_digest(batches: Iterable[Batch]) -> tuple[str, int]:

@@ -12,26 +12,26 @@ T = TypeVar("T")
 
 
 class CheckedTable:
-    """A table whose keys are taken one by one; `finish` refuses those that were not taken.
+    """A table whose keys are read one by one; `finish` refuses those that were not read.
 
     Args:
         values: the table.
         file: the plan's path, for messages.
-        place: where the table stands in it, such as ``method[1]``.
+        prefix: where the table stands in it, such as ``method[1]``.
     """
 
-    def __init__(self, values: Mapping[str, Any], file: str, place: str = "") -> None:
+    def __init__(self, values: Mapping[str, Any], file: str, prefix: str = "") -> None:
         self._values = dict(values)
         self._known: list[str] = []
         self.file = file
-        self.place = place
+        self.prefix = prefix
 
     def error(self, key: str, reason: str) -> InvalidOptions:
         """Return the error that names the file and a key of this table."""
-        place = ".".join(part for part in (self.place, key) if part)
-        return InvalidOptions(f"{self.file}: {place}", reason)
+        path = ".".join(part for part in (self.prefix, key) if part)
+        return InvalidOptions(f"{self.file}: {path}", reason)
 
-    def take(self, key: str, kind: type[T], default: T | None = None) -> T:
+    def value(self, key: str, kind: type[T], default: T | None = None) -> T:
         """Return the value of `key`.
 
         Args:
@@ -51,28 +51,28 @@ class CheckedTable:
         if kind is float and type(value) is int:
             value = float(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.error(key, f"{value!r} is no {_KINDS[kind]}")
+            raise self.error(key, f"{value!r} is not a {_KINDS[kind]}")
         return value
 
     def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """Return a list of texts; errors are those of `take`."""
+        """Return a list of strings; errors are those of `value`."""
         if default is not None and key not in self._values:
             self._known.append(key)
             return default
-        found = self.take(key, list)
-        for text in found:
+        texts = self.value(key, list)
+        for text in texts:
             if not isinstance(text, str):
-                raise self.error(key, f"{text!r} is no text")
-        return tuple(found)
+                raise self.error(key, f"{text!r} is not a string")
+        return tuple(texts)
 
     def tables(self, key: str) -> Iterator[CheckedTable]:
         """Yield the tables of a list, ``[[key]]`` in the file, of which there is at least one."""
-        found = self.take(key, list, [])
-        if not found:
-            raise self.error(key, f"there is none; a plan has one [[{key}]] or more")
-        for index, values in enumerate(found):
+        tables = self.value(key, list, [])
+        if not tables:
+            raise self.error(key, f"is missing: a plan has one [[{key}]] or more")
+        for index, values in enumerate(tables):
             if not isinstance(values, Mapping):
-                raise self.error(f"{key}[{index}]", f"{values!r} is no table")
+                raise self.error(f"{key}[{index}]", f"{values!r} is not a table")
             yield CheckedTable(values, self.file, f"{key}[{index}]")
 
     def finish(self) -> None:
@@ -82,14 +82,14 @@ class CheckedTable:
             InvalidOptions: one is.
         """
         for key in self._values:
-            raise self.error(key, f"is unknown; there are {', '.join(self._known)}")
+            raise self.error(key, f"is unknown; known are {', '.join(self._known)}")
 
 
 _KINDS: Mapping[type, str] = {
-    str: "text",
+    str: "string",
     int: "whole number",
     float: "number",
-    bool: "truth value",
+    bool: "boolean",
     list: "list",
     dict: "table",
 }
@@ -102,15 +102,15 @@ def options_of(kind: type[T], values: Mapping[str, Any]) -> T:
         InvalidOptions: a key is no field, or a value is refused.
     """
     if not dataclasses.is_dataclass(kind):
-        raise TypeError(f"{kind} is no dataclass")
+        raise TypeError(f"{kind} is not a dataclass")
     hints = get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
             raise InvalidOptions(key, f"is unknown; there are {', '.join(names)}")
-        found[key] = _converted(key, value, hints[key])
-    return kind(**found)
+        options[key] = _converted(key, value, hints[key])
+    return kind(**options)
 
 
 def _converted(key: str, value: Any, hint: Any) -> Any:

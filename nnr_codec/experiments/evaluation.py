@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.errors import InvalidModel, NnrError
 from nnr_codec.experiments.batches import sample_count
 from nnr_codec.experiments.measures.metrics import AGREEMENT
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.model import Array
 
-__all__ = ["Evaluation", "evaluate", "load_tensors"]
+__all__ = ["Evaluation", "evaluate", "load_tensors", "trained_module"]
 
 SEED = 0
 COUNTER = "num_batches_tracked"  # of batch norm: of no use once training is over; may be absent
@@ -79,38 +80,46 @@ def evaluate(
     return Evaluation(scores, divergence, agreement, outputs if reference is None else None)
 
 
+def trained_module(subject: Subject) -> torch.nn.Module:
+    """Return a new module with the checkpoint's tensors; raises what `load_tensors` raises."""
+    module = subject.module()
+    with open_checkpoint(subject.checkpoint) as model:
+        load_tensors(module, dict(model.arrays()))
+    return module
+
+
 def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Array]) -> None:
     """Copy `tensors` into the parameters and buffers of `module`, all of them and no other.
 
     Raises:
-        InvalidModel: one is missing, additional, of another shape, or no numbers that its place
-            can hold.
+        InvalidModel: one is missing, additional, of another shape, or no numbers that the
+            module's can hold.
     """
-    places = {
-        name: place
-        for name, place in module.state_dict().items()
-        if isinstance(place, torch.Tensor)
+    module_tensors = {
+        name: target
+        for name, target in module.state_dict().items()
+        if isinstance(target, torch.Tensor)
         and (name in tensors or name.rpartition(".")[2] != COUNTER)
     }
-    for name in places:
+    for name in module_tensors:
         if name not in tensors:
             raise InvalidModel(name, "is missing from the tensors: the module has it")
     for name in tensors:
-        if name not in places:
+        if name not in module_tensors:
             raise InvalidModel(name, "the module has no such tensor")
     with torch.no_grad():
-        for name, place in places.items():
-            place.copy_(_as_tensor(name, tensors[name], place))
+        for name, target in module_tensors.items():
+            target.copy_(_as_tensor(name, tensors[name], target))
 
 
-def _as_tensor(name: str, values: Array, place: torch.Tensor) -> torch.Tensor:
-    """Return `values` as a tensor that can be copied to `place`."""
-    if values.shape != tuple(place.shape):
-        reason = f"has shape {values.shape}, in the module {tuple(place.shape)}"
+def _as_tensor(name: str, values: Array, target: torch.Tensor) -> torch.Tensor:
+    """Return `values` as a tensor that can be copied to `target`."""
+    if values.shape != tuple(target.shape):
+        reason = f"has shape {values.shape}, in the module {tuple(target.shape)}"
         raise InvalidModel(name, reason)
-    if not place.is_floating_point():
+    if not target.is_floating_point():
         if values.dtype.kind not in "biu":
-            raise InvalidModel(name, f"is {values.dtype}, in the module {place.dtype}")
+            raise InvalidModel(name, f"is {values.dtype}, in the module {target.dtype}")
         return torch.from_numpy(values.astype(np.int64))
     # numpy's bfloat16 and float8 are unknown to torch; float64 holds them all.
     return torch.from_numpy(values.astype(np.float64))

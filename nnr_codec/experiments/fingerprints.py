@@ -9,19 +9,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LENGTH = 16
-# Of the experiments, what a cell's numbers come from; what is made of them later decides no cell.
-_MEASURING = (
-    "calibrating.py",
-    "cells.py",
-    "batches.py",
-    "evaluation.py",
-    "measures/complexity.py",
-    "measures/metrics.py",
-    "subject.py",
-    "measures/weight_errors.py",
-    "measures/yardsticks.py",
-)
-_MEASURING_FOLDERS = ("subjects", "methods")
+_AFTERWARDS = "report"  # of the experiments, what is made of measured cells
 
 
 @cache
@@ -34,10 +22,10 @@ def codec_fingerprint() -> str:
 
 @cache
 def evaluation_fingerprint() -> str:
-    """Return 16 hexadecimal digits that stand for what evaluates a decoded model."""
+    """Return 16 hexadecimal digits that stand for what measures a cell: all but the report."""
     folder = Path(__file__).resolve().parent
-    files = [path for name in _MEASURING_FOLDERS for path in (folder / name).rglob("*.py")]
-    return _digest([*files, *(path for name in _MEASURING if (path := folder / name).exists())])
+    files = folder.rglob("*.py")
+    return _digest(path for path in files if path.relative_to(folder).parts[0] != _AFTERWARDS)
 
 
 def file_digest(path: Path) -> str:

@@ -7,7 +7,7 @@
     seed = 0                                # of the bootstrap
 
     [[subject]]
-    source = "resnet20_cifar10"             # a ready one, or "FILE.py:FUNCTION"
+    source = "my_networks.py:small"         # FILE.py:FUNCTION, or vgg16, resnet50, mobilenet_v2
     stride = 5                              # every fifth sample is measured
     bd_interval = [0.001, 0.1]              # of the divergence
 
@@ -32,7 +32,9 @@ An option of a table in ``options`` has its name in ``points`` with the table's 
 ``[[method]]``        ``codec``; ``name``; ``about``; ``options``; ``points``
 ====================  =============================================================================
 
-The options are those of the codec: see :mod:`nnr_codec.experiments.methods`.
+Files are relative to the plan. What the function of a subject returns:
+:mod:`nnr_codec.experiments.subject_source`. The options of a method are those of its codec:
+:mod:`nnr_codec.experiments.methods`.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ from typing import Any
 from ..errors import InvalidOptions
 from .checked_table import CheckedTable
 from .methods import CODECS, Codec, codec_from
+from .subject_source import check_name
 
 _DROPS = (0.5, 1.0, 2.0)
 _RESAMPLES = 1000
@@ -61,7 +64,7 @@ class SubjectPlan:
 
     Attributes:
         name: what it is called in results.
-        source: a ready subject's name, or ``FILE.py:FUNCTION`` with an absolute path.
+        source: ``FILE.py:FUNCTION`` with an absolute path, or the name of a torchvision network.
         stride: every so-manyth sample is measured, from the first on.
         limit: so many are measured at most; None: no limit.
         bd_interval: divergences that BD-rates are over, as far as both methods reach them.
@@ -132,28 +135,28 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     """Read a plan.
 
     Raises:
-        InvalidOptions: the file is no TOML, or a key or value in it is wrong; names file and key.
+        InvalidOptions: the file is not TOML, or a key or value in it is wrong; names file and key.
         OSError: it cannot be read.
     """
-    found = Path(path)
-    root = CheckedTable(_toml(found), os.fspath(path))
-    title = root.take("title", str, found.stem)
-    about = root.take("about", str, "")
+    file = Path(path)
+    root = CheckedTable(_toml(file), os.fspath(path))
+    title = root.value("title", str, file.stem)
+    about = root.value("about", str, "")
     seed = _at_least(root, "seed", 0, 0)
     resamples = _at_least(root, "resamples", 1, _RESAMPLES)
     if resamples > _MOST_RESAMPLES:
         raise root.error("resamples", f"{resamples} is more than {_MOST_RESAMPLES}")
     drops = _drops(root)
-    anchor = root.take("anchor", str, "")
-    subjects = tuple(_subject(table, found.parent) for table in root.tables("subject"))
-    methods = tuple(_method(table, found.parent) for table in root.tables("method"))
+    anchor = root.value("anchor", str, "")
+    subjects = tuple(_subject(table, file.parent) for table in root.tables("subject"))
+    methods = tuple(_method(table, file.parent) for table in root.tables("method"))
     root.finish()
     _check_distinct(root, "subject", [subject.name for subject in subjects])
     names = [method.name for method in methods]
     _check_distinct(root, "method", names)
     if anchor and anchor not in names:
-        raise root.error("anchor", f"{anchor!r} is no method; there are {', '.join(names)}")
-    return Plan(found, title, about, seed, resamples, drops, anchor or names[0], subjects, methods)
+        raise root.error("anchor", f"{anchor!r} is not a method here: {', '.join(names)}")
+    return Plan(file, title, about, seed, resamples, drops, anchor or names[0], subjects, methods)
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -165,28 +168,28 @@ def _toml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             return tomllib.load(file)
     except (ValueError, RecursionError) as error:  # of long numbers and deep arrays as well
-        raise InvalidOptions(os.fspath(path), f"is no TOML: {error}") from error
+        raise InvalidOptions(os.fspath(path), f"is not a TOML file: {error}") from error
 
 
 def _at_least(table: CheckedTable, key: str, low: int, default: int) -> int:
-    value = table.take(key, int, default)
+    value = table.value(key, int, default)
     if value < low:
         raise table.error(key, f"{value} is less than {low}")
     return value
 
 
 def _drops(root: CheckedTable) -> tuple[float, ...]:
-    drops = root.take("drops", list, list(_DROPS))
+    drops = root.value("drops", list, list(_DROPS))
     if not drops:
         raise root.error("drops", "the list is empty")
     for drop in drops:
         if type(drop) not in (int, float) or not 0 < drop < math.inf:
-            raise root.error("drops", f"{drop!r} is no number above 0 and below infinity")
+            raise root.error("drops", f"{drop!r} is not a number above 0 and below infinity")
     return tuple(float(drop) for drop in drops)
 
 
 def _subject(table: CheckedTable, folder: Path) -> SubjectPlan:
-    source = table.take("source", str)
+    source = table.value("source", str)
     file, colon, function = source.rpartition(":")
     if colon:
         path = folder / file
@@ -194,8 +197,11 @@ def _subject(table: CheckedTable, folder: Path) -> SubjectPlan:
             raise table.error("source", f"there is no file {os.fspath(path)!r}")
         source = f"{path.resolve()}:{function}"
     else:
-        _check_ready(table, source)
-    name = table.take("name", str, function)
+        try:
+            check_name(source)
+        except InvalidOptions as error:
+            raise table.error("source", error.reason) from None
+    name = table.value("name", str, function)
     stride = _at_least(table, "stride", 1, 1)
     limit = _at_least(table, "limit", 1, _NO_LIMIT)
     interval = _interval(table)
@@ -204,40 +210,32 @@ def _subject(table: CheckedTable, folder: Path) -> SubjectPlan:
 
 
 def _interval(table: CheckedTable) -> tuple[float, float]:
-    ends = table.take("bd_interval", list, [0.0, math.inf])
+    ends = table.value("bd_interval", list, [0.0, math.inf])
     if len(ends) != 2 or not all(type(end) in (int, float) for end in ends):
-        raise table.error("bd_interval", f"{ends!r} is no list of two numbers")
+        raise table.error("bd_interval", f"{ends!r} is not a list of two numbers")
     if not 0 <= ends[0] < ends[1]:
-        raise table.error("bd_interval", f"{ends!r}: 0 or more, and then more than that")
+        raise table.error("bd_interval", f"{ends!r} is not 0 or more, and then more than that")
     return float(ends[0]), float(ends[1])
 
 
-def _check_ready(table: CheckedTable, name: str) -> None:
-    from .subject import ready_subjects
-
-    if name not in (ready := sorted(ready_subjects())):
-        reason = f"{name!r} is neither FILE.py:FUNCTION nor one of {', '.join(ready)}"
-        raise table.error("source", reason)
-
-
 def _method(table: CheckedTable, folder: Path) -> MethodPlan:
-    codec = table.take("codec", str)
-    name = table.take("name", str, codec)
-    about = table.take("about", str, "")
-    options = table.take("options", dict, {})
-    columns = table.take("points", dict, {})
+    codec = table.value("codec", str)
+    name = table.value("name", str, codec)
+    about = table.value("about", str, "")
+    options = table.value("options", dict, {})
+    columns = table.value("points", dict, {})
     table.finish()
     if codec not in CODECS:
         raise table.error("codec", f"{codec!r} is none of {', '.join(CODECS)}")
     points = []
-    for own in _rows(table, columns):
+    for row in _rows(table, columns):
         try:
-            made = codec_from(codec, _joined(options, own), folder.resolve())
+            made = codec_from(codec, _joined(options, row), folder.resolve())
         except InvalidOptions as error:
             key = error.option.removeprefix("external: ")
-            place = "points" if {key, key.partition(".")[0]} & own.keys() else "options"
-            raise table.error(f"{place}.{key}", error.reason) from None
-        points.append(Point(_label(own), made))
+            group = "points" if {key, key.partition(".")[0]} & row.keys() else "options"
+            raise table.error(f"{group}.{key}", error.reason) from None
+        points.append(Point(_label(row), made))
     _check_distinct(table, "points", [point.label for point in points])
     return MethodPlan(name, about, tuple(points))
 
@@ -248,28 +246,28 @@ def _rows(table: CheckedTable, columns: Mapping[str, Any]) -> list[dict[str, Any
         return [{}]
     for key, column in columns.items():
         if not isinstance(column, list) or not column:
-            raise table.error(f"points.{key}", f"{column!r} is no list of values")
+            raise table.error(f"points.{key}", f"{column!r} is not a list of values")
     lengths = {key: len(column) for key, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{key} {length}" for key, length in lengths.items())
-        raise table.error("points", f"the lists are not equally long: {found}")
+        texts = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise table.error("points", f"the lists are not equally long: {texts}")
     rows = zip(*columns.values(), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def _joined(options: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _joined(options: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a method's options with those of a point, ``TABLE.NAME`` in the table's place."""
-    found = dict(options)
-    for key, value in own.items():
+    joined = dict(options)
+    for key, value in row.items():
         first, dot, rest = key.partition(".")
         if not dot:
-            found[key] = value
+            joined[key] = value
             continue
-        table = found.get(first, {})
+        table = joined.get(first, {})
         if not isinstance(table, Mapping):
-            raise InvalidOptions(key, f"{first} is no table")
-        found[first] = _joined(table, {rest: value})
-    return found
+            raise InvalidOptions(key, f"{first} is not a table")
+        joined[first] = _joined(table, {rest: value})
+    return joined
 
 
 def _label(options: Mapping[str, Any]) -> str:
@@ -279,4 +277,4 @@ def _label(options: Mapping[str, Any]) -> str:
 def _check_distinct(table: CheckedTable, key: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise table.error(key, f"{name!r} is there more than once")
+            raise table.error(key, f"{name!r} stands there more than once")

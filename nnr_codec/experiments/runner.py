@@ -17,11 +17,11 @@ from .cache import CellCache, cell_key
 from .cells import Cell, Facts, Failure, Measured, attempt, examine, measure
 from .environment import run_facts
 from .plan import Plan, load_plan
-from .results import Results
+from .report.results import Results
 
 _PACKAGES = ("torch", "scipy", "matplotlib", "zstandard", "constriction")
 _CELLS = "cells"
-_OWN = {_CELLS, "plots", "results.csv", "results.json", "report.html"}
+_RESULT_FILES = {_CELLS, "plots", "results.csv", "results.json", "report.html"}
 Progress = Callable[[str, bool], object]
 
 
@@ -47,7 +47,7 @@ def run_plan(
         executor: measures cells side by side; workers may be threads, processes or machines that
             see the files of models and data.
         only: a glob; of the cells, ``SUBJECT/METHOD/POINT``, those whose names match are measured.
-        overwrite: write into a folder that holds other things as well.
+        overwrite: write into a folder that holds other files as well.
         progress: called with the name of each cell when it is done, and whether it was measured.
 
     Raises:
@@ -78,16 +78,17 @@ def usable_folder(out: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """Make a folder of results; return it.
 
     Raises:
-        InvalidOptions: it is no folder, cannot be made, or holds other things.
+        InvalidOptions: it is no folder, cannot be made, or holds other files.
     """
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        found = {path.name for path in out.iterdir()}
+        names = {path.name for path in out.iterdir()}
     except OSError as error:
         raise InvalidOptions("output", f"{os.fspath(out)!r}: {error.strerror}") from error
-    if found and not found & _OWN and not overwrite:
-        raise InvalidOptions("output", f"{os.fspath(out)!r} holds other things than results")
+    if names and not names & _RESULT_FILES and not overwrite:
+        reason = f"{os.fspath(out)!r} holds other files than results; -f writes there too"
+        raise InvalidOptions("output", reason)
     return out
 
 
@@ -126,7 +127,7 @@ class Run:
         cache: where cells are kept, if they are.
         executor: measures side by side.
         progress: told of each cell.
-        facts, references: what was found out of the subjects, by name.
+        facts, references: of the subjects, by name.
     """
 
     data: Path | None
@@ -140,12 +141,11 @@ class Run:
         """Measure; the uncompressed networks first, which the other cells are compared with."""
         cells = planned_cells(plan, only)
         subjects = {cell.subject.name: cell.subject for cell in cells}
-        found = self._called([(examine, s, self.data) for s in subjects.values()])
-        self.facts = dict(zip(subjects, (outcome for _, outcome in sorted(found)), strict=True))
+        outcomes = sorted(self._called([(examine, s, self.data) for s in subjects.values()]))
+        self.facts = dict(zip(subjects, (facts for _, facts in outcomes), strict=True))
         measured = self._measured([Cell(subject) for subject in subjects.values()])
         self.references = dict(zip(subjects, measured, strict=True))
-        outcomes = self._measured(cells)
-        pairs = list(zip(cells, outcomes, strict=True))
+        pairs = list(zip(cells, self._measured(cells), strict=True))
         run = run_facts(cells, command)
         return Results(plan, pairs, self.references, self.facts, run)
 
@@ -158,8 +158,8 @@ class Run:
                 self._tell(cell, outcome)
         keys = {index: outcomes[index] for index in missing}
         calls = [(measure, cells[i], self.data, self._outputs(cells[i])) for i in missing]
-        for place, outcome in self._called(calls):
-            index = missing[place]
+        for number, outcome in self._called(calls):
+            index = missing[number]
             if self.cache is not None and isinstance(outcome, Measured):
                 self.cache.put(cells[index], keys[index], outcome)
             outcomes[index] = outcome
@@ -174,8 +174,8 @@ class Run:
             if isinstance(needed, Failure):
                 return needed
         key = attempt(cell_key, cell, facts)
-        found = self.cache.get(cell, key) if self.cache and isinstance(key, str) else None
-        return found or key
+        measured = self.cache.get(cell, key) if self.cache and isinstance(key, str) else None
+        return measured or key
 
     def _outputs(self, cell: Cell) -> Any:
         reference = self.references.get(cell.subject.name)

@@ -1,21 +1,4 @@
-"""A network under test: what it is, what it is run on, and how it is judged.
-
-Your own is a Python file with a function that returns one, `"FILE.py:FUNCTION"` in a plan:
-
-    import numpy as np, torch
-    from pathlib import Path
-    from nnr_codec.experiments.subject import Subject
-
-    def small(data: Path | None) -> Subject:
-        def batches():
-            with np.load(data / "test.npz") as test:
-                yield torch.from_numpy(test["inputs"]), test["labels"]
-        return Subject("small", lambda: torch.nn.Linear(4, 3), data / "small.npz", batches)
-
-`data` is the folder that the user names (`--data`), if any. The file's own folder is on the path of
-imports while the file is loaded, as it is for a script. Such a file runs as any program of yours:
-take plans and subjects from people whom you trust.
-"""
+"""A network under test: what it is, what it is run on, and how it is judged."""
 
 from __future__ import annotations
 
@@ -24,17 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.batches import Batch, thinned
 from nnr_codec.experiments.measures.metrics import Metric, classification
-from nnr_codec.user.code import load_function, naming_failures
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Subject", "find_subject", "ready_subjects"]
-
-SubjectFunction = Callable[[Path | None], "Subject"]
+__all__ = ["Subject"]
 
 
 @dataclass(frozen=True)
@@ -71,56 +50,3 @@ class Subject:
             InvalidOptions: `stride` or `limit` is less than 1.
         """
         return replace(self, batches=thinned(self.batches, stride, limit))
-
-
-def find_subject(
-    name: str,
-    data: Path | None = None,
-    *,
-    folder: Path | None = None,
-    stride: int = 1,
-    limit: int | None = None,
-) -> Subject:
-    """Return the subject called `name`: a ready one, or `"FILE.py:FUNCTION"`.
-
-    Args:
-        name: FILE.py is relative to `folder`.
-        data: folder of models and data; see :mod:`nnr_codec.experiments.subjects` for what the
-            ready ones look for in it.
-        folder: that of the plan; the current one by default.
-        stride: of the measured samples take every `stride`-th, from the first on.
-        limit: take at most so many.
-
-    Raises:
-        InvalidOptions: there is no such subject, its file or function fails or returns something
-            else, `data` lacks what it needs, or `stride` or `limit` is less than 1.
-    """
-    if ":" in name:
-        make: SubjectFunction = load_function(name, "subject", folder)
-    else:
-        ready = ready_subjects()
-        if name not in ready:
-            known = ", ".join(ready)
-            raise InvalidOptions("subject", f"no {name!r}; there are {known}, and FILE.py:FUNCTION")
-        make = ready[name]
-    with naming_failures(name, "subject"):
-        subject = make(data)
-    if not isinstance(subject, Subject):
-        kind = type(subject).__name__
-        raise InvalidOptions("subject", f"{name}: returns a {kind}, not a Subject")
-    return subject.sampled(stride, limit)
-
-
-def ready_subjects() -> dict[str, SubjectFunction]:
-    """Return the functions of the ready subjects by name; each takes the folder of data.
-
-    Raises:
-        InvalidOptions: the extra `eval` is not installed.
-    """
-    try:
-        from nnr_codec.experiments import subjects
-    except ModuleNotFoundError as error:
-        raise InvalidOptions(
-            "subject", f"{error.name} is missing: install the extra eval"
-        ) from error
-    return dict(subjects.READY)

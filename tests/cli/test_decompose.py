@@ -14,16 +14,16 @@ SUBJECTS = """
 import sys
 sys.path.insert(0, {folder!r})
 import torch
-import digits_subjects
+import digits_networks
 
 def module():
-    return digits_subjects.PlainNetwork()
+    return digits_networks.PlainNetwork()
 
 def with_inputs():
     return module(), torch.zeros(1, 1, 8, 8)
 
 def calibration():
-    return module(), digits_subjects.batches("digits_calibration.npz")
+    return module(), digits_networks.batches("digits_calibration.npz")
 
 def wrong_batches():
     return module(), [torch.zeros(2, 5, 8, 8)]
@@ -42,7 +42,7 @@ def failing():
 @pytest.fixture
 def user_file(tmp_path: Path) -> Path:
     path = tmp_path / "networks.py"
-    path.write_text(SUBJECTS.format(folder=str(MODELS)))
+    path.write_text(SUBJECTS.format(folder=str(MODELS.with_name("subjects"))))
     return path
 
 

@@ -1,4 +1,4 @@
-"""The package conformance is not installed: it is found beside the tests, behind what is."""
+"""The package conformance is not installed: it lies beside the tests, and comes after what is."""
 
 from __future__ import annotations
 
@@ -6,4 +6,6 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2]))
-sys.path.append(str(Path(__file__).parents[1] / "interop"))  # the reference as an object
+TESTS = Path(__file__).parents[1]
+sys.path.append(str(TESTS / "interop"))  # the reference as an object
+sys.path.append(str(TESTS / "experiments"))  # what tests of subjects share

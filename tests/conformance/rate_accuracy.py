@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 PINS = Path(__file__).with_name("rate_accuracy.json")
-DIGITS = Path(__file__).parents[2] / "conformance" / "models" / "digits_subjects.py"
+SUBJECTS = Path(__file__).parents[2] / "conformance" / "subjects"
 DIGITS_NETWORKS = ("cnn", "residual", "separable")
 REAL_NETWORKS = ("resnet8_cifar10", "resnet20_cifar10", "resnet56_cifar10")
 REAL_STRIDE = 20
@@ -73,9 +73,10 @@ def load_pins() -> dict[str, dict[str, Outcome]]:
     }
 
 
-def digits_source(network: str) -> str:
-    """Return where a digits network is found."""
-    return f"{DIGITS}:{network}"
+def source_of(network: str) -> str:
+    """Return the source of a network."""
+    file = "digits_networks.py" if network in DIGITS_NETWORKS else "cifar_resnets.py"
+    return f"{SUBJECTS / file}:{network}"
 
 
 def main() -> None:
@@ -86,10 +87,12 @@ def main() -> None:
     pins = json.loads(PINS.read_text(encoding="utf-8")) if PINS.exists() else {}
     points = [None, *POINTS]
     for network in DIGITS_NETWORKS:
-        outcomes = {p or "uncompressed": measure(digits_source(network), p) for p in points}
+        outcomes = {p or "uncompressed": measure(source_of(network), p) for p in points}
         pins[network] = {point: vars(outcome) for point, outcome in outcomes.items()}
     for network in REAL_NETWORKS if data else ():
-        outcomes = {p or "uncompressed": measure(network, p, data, REAL_STRIDE) for p in points}
+        outcomes = {
+            p or "uncompressed": measure(source_of(network), p, data, REAL_STRIDE) for p in points
+        }
         pins[network] = {point: vars(outcome) for point, outcome in outcomes.items()}
     PINS.write_text(json.dumps(pins, indent=1) + "\n", encoding="utf-8")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from conformance import latency  # noqa: E402
-from conformance.models import digits_subjects  # noqa: E402
+from conformance.subjects import source_of  # noqa: E402
 from nnr_codec.decompose import Decomposition, timing  # noqa: E402
 from nnr_codec.factorization.forms import LowRank  # noqa: E402
 
 nn = torch.nn
-DIGITS = f"{Path(digits_subjects.__file__).resolve()}:cnn"
+DIGITS = source_of("digits_networks.py:cnn")
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *more: str) -> str:

@@ -50,14 +50,14 @@ def check(point: str | None, found: Outcome, pinned: Outcome, answers: int) -> N
 @pytest.mark.parametrize("point", [None, *POINTS])
 @pytest.mark.parametrize("network", DIGITS_NETWORKS)
 def test_digits(network: str, point: str | None) -> None:
-    found = measure(rate_accuracy.digits_source(network), point)
+    found = measure(rate_accuracy.source_of(network), point)
     check(point, found, PINS[network][point or "uncompressed"], DIGITS_ANSWERS)
 
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("network", REAL_NETWORKS)
 def test_real_networks(network: str, point: str, data: Path) -> None:
-    found = measure(network, point, data, REAL_STRIDE)
+    found = measure(rate_accuracy.source_of(network), point, data, REAL_STRIDE)
     check(point, found, PINS[network][point], REAL_ANSWERS)
 
 

@@ -85,10 +85,10 @@ def test_a_folder_of_raw_tensors(tmp_path: Path) -> None:
     ("script", "kind", "words"),
     [
         ("echo one; echo broken >&2; exit 3", "refused", "broken (exit code 3)"),
-        ("exit 1", "refused", "nothing said"),
+        ("exit 1", "refused", "no message"),
         ("kill -SEGV $$", "crash", "signal 11"),
         ("exit 139", "crash", "signal 11"),
-        ("exit 255", "refused", "nothing said (exit code 255)"),  # main() returned -1
+        ("exit 255", "refused", "no message (exit code 255)"),  # main() returned -1
         ("true", "garbage", "no file out.npz"),
         ("echo no archive > $2", "garbage", "cannot be read"),
         ("head -c 100 $1 > $2", "garbage", "cannot be read"),
@@ -272,7 +272,7 @@ def test_exit_codes_and_output(capsys: pytest.CaptureFixture[str]) -> None:
     refusing = "false {in} {out} {parents}"
     assert run.main(["shape_7", "invalid/e*", "--decoder", refusing]) == 1
     out = capsys.readouterr().out
-    assert "FAIL         features/shape_7: refused: nothing said" in out
+    assert "FAIL         features/shape_7: refused: no message" in out
     assert "it exercises: tensor_dimensions 7; section 6" in out
     assert run.main(["layer_parameters", "--decoder", refusing]) == 0
     out = capsys.readouterr().out

@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")  # whoever imports this module needs it, an
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "conformance" / "models"
+SUBJECTS = ROOT / "conformance" / "subjects"
 DATA = Path(os.environ.get("NNR_SHARED", ROOT.parent / "shared")) / "data"
 
 needs_data = pytest.mark.skipif(

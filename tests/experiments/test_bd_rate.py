@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from nnr_codec.experiments.measures.bd_rate import bd_rate, lower_hull
+from nnr_codec.experiments.report.bd_rate import bd_rate, lower_hull
 
 CURVE = [(0.001, 4000.0), (0.004, 3000.0), (0.02, 2000.0), (0.1, 1500.0), (0.7, 1000.0)]
 

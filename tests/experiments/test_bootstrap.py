@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from nnr_codec.experiments.measures.bootstrap import bytes_at_losses, bytes_within, resampled_means
+from nnr_codec.experiments.report.bootstrap import bytes_at_losses, bytes_within, resampled_means
 
 SIZES = [100, 200, 400]
 LOSSES = np.array([4.0, 1.0, 0.0])

@@ -10,15 +10,16 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from subject_support import DATA, needs_data, tensors_of, torch
+from subject_support import DATA, SUBJECTS, needs_data, tensors_of, torch
 
 from nnr_codec.checkpoints import save_checkpoint
 from nnr_codec.errors import InvalidOptions
+from nnr_codec.experiments.datasets.cifar10 import read_batch
 from nnr_codec.experiments.evaluation import evaluate
-from nnr_codec.experiments.subject import find_subject
-from nnr_codec.experiments.subjects._cifar_batches import read_batch
-from nnr_codec.experiments.subjects.cifar_resnets import TinyResNet
+from nnr_codec.experiments.subject_source import find_subject
+from nnr_codec.user.code import load_function
 
+RESNET8 = f"{SUBJECTS}/cifar_resnets.py:resnet8_cifar10_folder"
 image_module = pytest.importorskip("PIL.Image")
 
 
@@ -122,7 +123,7 @@ def test_imagenet_says_what_is_missing(
     with pytest.raises(InvalidOptions, match="has 999 folders"):
         find_subject("vgg16", imagenet)
     (imagenet / "val").rename(imagenet / "validation")
-    with pytest.raises(InvalidOptions, match="vgg16 finds no val in"):
+    with pytest.raises(InvalidOptions, match=r"vgg16: .* lacks val"):
         find_subject("vgg16", imagenet)
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
@@ -195,7 +196,7 @@ def test_reading_a_batch_runs_nothing(tmp_path: Path) -> None:
 def test_what_is_no_batch_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "test_batch"
     path.write_bytes(content)
-    with pytest.raises(InvalidOptions, match=r"test_batch.*(cannot be read|is no batch)"):
+    with pytest.raises(InvalidOptions, match=r"test_batch.*(cannot be read|is not a batch)"):
         read_batch(path)
 
 
@@ -203,19 +204,19 @@ def test_cifar10_folder(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     (tmp_path / "models").mkdir()
-    network = TinyResNet()
+    network = load_function(f"{SUBJECTS}/cifar_resnets.py:TinyResNet", "subject")()
     tensors = {
         name: value.numpy()
         for name, value in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
     save_checkpoint(tmp_path / "models" / "resnet8_mlperftiny_cifar10.safetensors", tensors)
-    with pytest.raises(InvalidOptions, match="finds no cifar-10-batches-py/test_batch, cifar-10-"):
-        find_subject("resnet8_cifar10_folder", tmp_path)
+    with pytest.raises(InvalidOptions, match="lacks cifar-10-batches-py/test_batch, cifar-10-"):
+        find_subject(RESNET8, tmp_path)
     for name, seed in (("test_batch", 1), ("data_batch_1", 2)):
         pixels, labels = _batch(seed)
         (folder / name).write_bytes(_by_python_2(pixels, labels))
-    subject = find_subject("resnet8_cifar10_folder", tmp_path, stride=3)
+    subject = find_subject(RESNET8, tmp_path, stride=3)
     pixels, labels = _batch(1)
     with torch.no_grad():
         expected = network.eval()(torch.from_numpy(pixels[::3].reshape(-1, 3, 32, 32)).float())
@@ -239,5 +240,5 @@ def test_cifar10_folder_with_real_weights(tmp_path: Path) -> None:
         flat = pixels.transpose(0, 3, 1, 2).reshape(len(pixels), -1)
         (folder / name).write_bytes(_by_python_2(np.ascontiguousarray(flat), labels))
     (tmp_path / "models").symlink_to(DATA / "models")
-    subject = find_subject("resnet20_cifar10_folder", tmp_path)
+    subject = find_subject(f"{SUBJECTS}/cifar_resnets.py:resnet20_cifar10_folder", tmp_path)
     assert evaluate(subject, tensors_of(subject)).scores["top1"].mean() >= 0.98

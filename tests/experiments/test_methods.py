@@ -160,7 +160,7 @@ def test_commands_that_fail() -> None:
     failing = external("import sys; sys.exit('no such network')")
     with pytest.raises(CommandFailure, match="exit code 1: no such network"):
         failing.encode(MODEL)
-    with pytest.raises(CommandFailure, match=r"wrote no \{stream\}"):
+    with pytest.raises(CommandFailure, match=r"did not write \{stream\}"):
         external("").encode(MODEL)
     with pytest.raises(CommandFailure, match="cannot be run"):
         external(COPY, encode=["/no/such/program"]).encode(MODEL)

@@ -98,15 +98,15 @@ def test_plans_can_be_sent_to_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "key", "reason"),
     [
-        ('title = "A <small> plan"', "title = 3", "title", "no text"),
+        ('title = "A <small> plan"', "title = 3", "title", "not a string"),
         ("resamples = 50", "resample = 50", "resample", "unknown"),
         ("resamples = 50", "resamples = 0", "resamples", "less than 1"),
-        ("resamples = 50", "resamples = true", "resamples", "no whole number"),
+        ("resamples = 50", "resamples = true", "resamples", "not a whole number"),
         ("resamples = 50", "seed = -1", "seed", "less than 0"),
-        ("resamples = 50", "drops = [0]", "drops", "no number above 0"),
+        ("resamples = 50", "drops = [0]", "drops", "not a number above 0"),
         ("resamples = 50", "drops = [inf]", "drops", "below infinity"),
         ("resamples = 50", "drops = []", "drops", "empty"),
-        ('anchor = "uniform"', 'anchor = "none"', "anchor", "no method"),
+        ('anchor = "uniform"', 'anchor = "none"', "anchor", "not a method"),
         ("subjects.py:linear", "absent.py:linear", "subject[0].source", "no file"),
         ("subjects.py:linear", "resnet0", "subject[0].source", "neither"),
         ('"subjects.py:linear"', '"subjects.py:linear"\nstride = 0', "subject[0].stride", "less"),
@@ -121,12 +121,12 @@ def test_plans_can_be_sent_to_workers(tmp_path: Path) -> None:
         ('name = "integers"', 'name = "uniform"', "method", "more than once"),
         ("bits = [8, 4]", "bits = [8, 8]", "method[1].points", "more than once"),
         ("bits = [8, 4]", "bits = [8, 9]", "method[1].points.bits", "from 2 to 8"),
-        ("bits = [8, 4]", "bits = 8", "method[1].points.bits", "no list"),
+        ("bits = [8, 4]", "bits = 8", "method[1].points.bits", "not a list"),
         ("bits = [8, 4]", "bit = [8]", "method[1].points.bit", "unknown"),
-        ("qp = [-24, -16, -8]", "qp = [-24], dq = []", "method[0].points.dq", "no list"),
+        ("qp = [-24, -16, -8]", "qp = [-24], dq = []", "method[0].points.dq", "not a list"),
         ("qp = [-24, -16, -8]", "qp = [-24, 1], dq = [true]", "method[0].points", "equally long"),
         ("qp = [-24, -16, -8]", "qp = [-999]", "method[0].points.qp", "whole number"),
-        ("qp = [-24, -16, -8]", '"dq.a" = [1]', "method[0].points.dq.a", "no table"),
+        ("qp = [-24, -16, -8]", '"dq.a" = [1]', "method[0].points.dq.a", "not a table"),
         (
             "qp = [-24, -16, -8]",
             '"decomposition.energy" = [2]',
@@ -151,10 +151,10 @@ def test_wrong_plans(tmp_path: Path, old: str, new: str, key: str, reason: str) 
 
 def test_what_is_no_toml(tmp_path: Path) -> None:
     path = save_plan(tmp_path, "title =")
-    with pytest.raises(InvalidOptions, match=r"plan\.toml: is no TOML"):
+    with pytest.raises(InvalidOptions, match=r"plan\.toml: is not a TOML file"):
         load_plan(path)
     path.write_bytes(b"\xff")
-    with pytest.raises(InvalidOptions, match="is no TOML"):
+    with pytest.raises(InvalidOptions, match="is not a TOML file"):
         load_plan(path)
     with pytest.raises(FileNotFoundError):
         load_plan(tmp_path / "absent.toml")
@@ -163,7 +163,7 @@ def test_what_is_no_toml(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "seed = " + "9" * 5000])
 def test_plans_that_the_parser_cannot_hold(text: str, tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(text)
-    with pytest.raises(InvalidOptions, match="is no TOML"):
+    with pytest.raises(InvalidOptions, match="is not a TOML file"):
         load_plan(tmp_path / "plan.toml")
 
 

@@ -20,7 +20,7 @@ pytest.importorskip("torch")
 
 from nnr_codec.experiments.report.markup import signed_text, size_text, small_text, whole_text
 from nnr_codec.experiments.report.plots import KINDS, plot, styles, svg_text
-from nnr_codec.experiments.results import Results
+from nnr_codec.experiments.report.results import Results
 from nnr_codec.experiments.runner import run_plan
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}

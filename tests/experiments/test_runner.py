@@ -30,10 +30,10 @@ import torch
 
 from nnr_codec import InvalidOptions
 from nnr_codec.checkpoints import save_checkpoint
-from nnr_codec.experiments import results as results_module
 from nnr_codec.experiments.cells import Failure, Measured
+from nnr_codec.experiments.report import results as results_module
+from nnr_codec.experiments.report.results import Results, losses_of
 from nnr_codec.experiments.report.tables import document, rows, without_times
-from nnr_codec.experiments.results import Results, losses_of
 from nnr_codec.experiments.runner import run_plan
 
 LONG = 120  # seconds, beyond which something hangs
@@ -337,7 +337,7 @@ def test_folders_that_hold_other_things(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("")
-    with pytest.raises(InvalidOptions, match="holds other things"):
+    with pytest.raises(InvalidOptions, match="holds other files than results"):
         run_plan(plan, other)
     assert sorted(path.name for path in other.iterdir()) == ["thesis.tex"]
     assert not run_plan(plan, other, overwrite=True, only="*/bits=4").failures

@@ -12,15 +12,15 @@ from subject_support import inputs_and_labels, linear_tensors, logits, subject, 
 
 from nnr_codec.checkpoints import save_checkpoint
 from nnr_codec.errors import InvalidOptions
-from nnr_codec.experiments import subject as subject_module
+from nnr_codec.experiments import subject_source
 from nnr_codec.experiments.batches import Batches, first_sample
 from nnr_codec.experiments.evaluation import evaluate
-from nnr_codec.experiments.subject import find_subject
+from nnr_codec.experiments.subject_source import find_subject
 
 
 def _example() -> str:
     """Return the example of the module's docstring."""
-    lines = inspect.getdoc(subject_module).splitlines()
+    lines = inspect.getdoc(subject_source).splitlines()
     return textwrap.dedent("\n".join(line for line in lines if line.startswith("    ")))
 
 
@@ -38,6 +38,44 @@ def test_the_example_of_ten_lines(tmp_path: Path) -> None:
     expected = logits(linear_tensors()).argmax(axis=1) == labels
     assert evaluation.scores["top1"].tolist() == expected.tolist()
     assert found.name == "small"
+
+
+RETURNS = """
+import torch
+PATH = r"{folder}/small.npz"
+BATCHES = [(torch.ones(2, 4), torch.zeros(2, dtype=int)), (torch.ones(1, 4), torch.zeros(1))]
+from nnr_codec.experiments.subject import Subject
+def mine({parameters}): return {returned}
+"""
+
+
+@pytest.mark.parametrize("parameters", ["data", "", "folder", "size=3", "size=3, data=None"])
+@pytest.mark.parametrize(
+    "returned",
+    [
+        "torch.nn.Linear(4, 3), PATH, BATCHES",
+        "lambda: torch.nn.Linear(4, 3), __import__('pathlib').Path(PATH), lambda: iter(BATCHES)",
+        "Subject('mine', lambda: torch.nn.Linear(4, 3), PATH, lambda: BATCHES)",
+    ],
+)
+def test_what_functions_take_and_return(tmp_path: Path, parameters: str, returned: str) -> None:
+    save_checkpoint(tmp_path / "small.npz", linear_tensors())
+    text = RETURNS.format(folder=tmp_path, parameters=parameters, returned=returned)
+    (tmp_path / "mine.py").write_text(text)
+    subject = find_subject("mine.py:mine", tmp_path, folder=tmp_path, limit=2)
+    assert subject.name == "mine"
+    assert subject.module() is not subject.module()
+    for _ in range(2):  # the samples can be read again
+        assert len(evaluate(subject, tensors_of(subject)).outputs) == 2
+
+
+@pytest.mark.parametrize("parameters", ["data", "folder", "size=3, data=None", "*, data"])
+def test_functions_get_the_folder_of_data(tmp_path: Path, parameters: str) -> None:
+    name = "folder" if parameters == "folder" else "data"
+    text = f"def mine({parameters}): return min, {name} / 'small.npz', []"
+    (tmp_path / "mine.py").write_text(text)
+    found = find_subject(f"{tmp_path / 'mine.py'}:mine", tmp_path / "data")
+    assert found.checkpoint == tmp_path / "data" / "small.npz"
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 8])
@@ -103,8 +141,26 @@ def test_files_see_their_neighbours(tmp_path: Path) -> None:
         ("def f(:", "mine.py:f", "SyntaxError"),
         ("import no_such_module_anywhere", "mine.py:f", "no_such_module_anywhere"),
         ("def f(data): return data / 'x'", "mine.py:f", "TypeError"),
-        ("def f(data): return 3", "mine.py:f", "returns a int, not a Subject"),
-        ("", "resnet9000", "no 'resnet9000'; there are resnet8_cifar10, .*vgg16.*FILE.py:FUNCTION"),
+        ("def f(data): return 3", "mine.py:f", "returns a value of type int; .*or a Subject"),
+        (
+            "def f(): return 1, 2",
+            "mine.py:f",
+            r"type tuple of 2; .*\(module, checkpoint, batches\)",
+        ),
+        (
+            "def f(): return 1, 'x.npz', []",
+            "mine.py:f",
+            "module is a value of type int, not a torch",
+        ),
+        (
+            "def f(): return min, 3, []",
+            "mine.py:f",
+            "checkpoint is .* int, not the path of a model",
+        ),
+        ("def f(): return min, 'x.npz', 3", "mine.py:f", "batches is .* int, not a list"),
+        ("def f(): return min, 'x', iter([])", "mine.py:f", "batches is .* that can be read again"),
+        ("def f(a, b): return a, b", "mine.py:f", "takes a, b; it can take the folder of data"),
+        ("", "resnet9000", "'resnet9000' is neither FILE.py:FUNCTION nor one of vgg16, "),
     ],
 )
 def test_refused_with_its_name(tmp_path: Path, text: str, name: str, reason: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 import nnr_codec
 
 PACKAGE = Path(nnr_codec.__file__).parent
+CONFORMANCE = Path(__file__).parents[2] / "conformance"
 FLOORS = [
     ["cli"],
     ["experiments"],
@@ -169,9 +170,7 @@ def test_rooms_import_lower_floors_alone(name: str) -> None:
 
 
 def test_modules_import_in_no_circle() -> None:
-    subjects = "nnr_codec.experiments.subject"
-    graph = {name: _modules_imported(name) for name in MODULES}
-    assert _circle({n: set() if n.startswith(subjects) else m for n, m in graph.items()}) == []
+    assert _circle({name: _modules_imported(name) for name in MODULES}) == []
 
 
 @pytest.mark.parametrize(
@@ -186,9 +185,14 @@ def test_folders_are_small() -> None:
     root = [path for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]
     assert len(root) <= MOST_IN_ROOT
     folders: dict[Path, int] = {}
-    for path in MODULES.values():
+    for path in [*MODULES.values(), *CONFORMANCE.rglob("*.py")]:
         folders[path.parent] = folders.get(path.parent, 0) + 1
     assert {folder: n for folder, n in folders.items() if n > MOST_IN_A_FOLDER} == {}
+
+
+def test_nothing_installed_imports_conformance() -> None:
+    users = {name for name in MODULES for used in _imported_names(name) if "conformance" in used}
+    assert users == set()
 
 
 @pytest.mark.parametrize("name", LIBRARY)
@@ -196,7 +200,7 @@ def test_library_never_imports_the_command_line(name: str) -> None:
     assert not [found for found in _closure(name) if found.startswith("nnr_codec.cli")]
 
 
-@pytest.mark.parametrize("name", ["subject", "batches", "measures.metrics"])
+@pytest.mark.parametrize("name", ["subject_source", "batches", "measures.metrics", "plan"])
 def test_plans_are_read_without_torch(name: str, tmp_path: Path) -> None:
     """Where the subjects' side is named but nothing is evaluated."""
     module = f"nnr_codec.experiments.{name}"

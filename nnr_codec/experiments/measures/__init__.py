@@ -1,1 +1,1 @@
-"""What results are worth: metrics, complexity, rates, intervals."""
+"""What a decoded network is worth: metrics of its outputs, errors of its weights, complexity."""

@@ -8,7 +8,7 @@ beside it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -77,10 +77,7 @@ class Classification:
         """`"top1"`, or `"agreement"` without labels."""
         return f"top{self.tops[0]}" if self.tops else AGREEMENT
 
-    @property
-    def divergence(self) -> str:
-        """Kullback-Leibler divergence in nats."""
-        return "KL"
+    divergence: ClassVar[str] = "KL"  # Kullback-Leibler, in nats
 
     def scores(self, outputs: Array, targets: Any) -> dict[str, Array]:
         """Return whether fewer than k logits come before the label's: bool (samples,) each.
@@ -97,9 +94,10 @@ class Classification:
         if outside.any():
             reason = f"{int(labels[outside][0])} is none of {outputs.shape[1]} classes"
             raise InvalidModel("targets", reason)
-        own = np.take_along_axis(outputs, labels, axis=1)
+        label_output = np.take_along_axis(outputs, labels, axis=1)
         earlier = np.arange(outputs.shape[1]) < labels
-        rank = np.sum((outputs > own) | ((outputs == own) & earlier), axis=1)
+        is_above = (outputs > label_output) | ((outputs == label_output) & earlier)
+        rank = np.sum(is_above, axis=1)
         valid = _finite(outputs)
         kept = [k for k in self.tops if k < outputs.shape[1] or k == self.tops[0]]
         return {f"top{k}": valid & (rank < k) for k in kept}
@@ -142,15 +140,8 @@ class Reconstruction:
     peak: float = 1.0
     levels: int = 255
 
-    @property
-    def primary(self) -> str:
-        """Peak signal-to-noise ratio in dB."""
-        return "psnr_db"
-
-    @property
-    def divergence(self) -> str:
-        """Mean squared error."""
-        return "MSE"
+    primary: ClassVar[str] = "psnr_db"  # peak signal-to-noise ratio in dB
+    divergence: ClassVar[str] = "MSE"  # mean squared error
 
     def scores(self, outputs: Array, targets: Any) -> dict[str, Array]:
         """Return the PSNR in dB: float64 (samples,), -inf if an output is not finite."""
@@ -169,11 +160,11 @@ class Reconstruction:
     def agreement(self, outputs: Array, reference: Array) -> Float64:
         """Return the share of values that are the same when rounded to the levels."""
         scale = self.levels / self.peak
-        found, expected = (
+        rounded, expected = (
             np.round(np.clip(values, 0, self.peak).astype(np.float64) * scale)
             for values in (outputs, reference)
         )
-        return _measured_mean(found == expected, reference)
+        return _measured_mean(rounded == expected, reference)
 
     def _mean_squared_error(self, outputs: Array, expected: Array) -> Float64:
         difference = np.clip(outputs, 0, self.peak).astype(np.float64) - expected
@@ -189,23 +180,16 @@ class Retrieval:
     others of all pairs, and its scores are the means of the two.
     """
 
-    @property
-    def primary(self) -> str:
-        """Share of embeddings whose partner is the nearest."""
-        return "top1"
-
-    @property
-    def divergence(self) -> str:
-        """One minus the cosine."""
-        return "1-cos"
+    primary: ClassVar[str] = "top1"  # share of embeddings whose partner is the nearest
+    divergence: ClassVar[str] = "1-cos"  # one minus the cosine
 
     def scores(self, outputs: Array, targets: Any) -> dict[str, Array]:
         """Return `top1` and `mrr`, the reciprocal rank of the partner; targets are not used."""
         valid = _finite(outputs)
         ranks = []
         for similarity in _similarities(outputs):
-            own = np.diagonal(similarity)[:, np.newaxis]
-            ranks.append(1 + np.sum((similarity > own) | np.isnan(similarity), axis=1))
+            partner = np.diagonal(similarity)[:, np.newaxis]
+            ranks.append(1 + np.sum((similarity > partner) | np.isnan(similarity), axis=1))
         rank = np.stack(ranks)
         return {
             "top1": np.where(valid, np.mean(rank == 1, axis=0), 0),
@@ -219,18 +203,18 @@ class Retrieval:
             InvalidModel: an output of the uncompressed network is not finite.
         """
         _check_reference(reference)
-        found, expected = outputs.astype(np.float64), reference.astype(np.float64)
-        lengths = np.linalg.norm(found, axis=2) * np.linalg.norm(expected, axis=2)
+        decoded, expected = outputs.astype(np.float64), reference.astype(np.float64)
+        lengths = np.linalg.norm(decoded, axis=2) * np.linalg.norm(expected, axis=2)
         with np.errstate(invalid="ignore", divide="ignore"):
-            cosine = np.sum(found * expected, axis=2) / lengths
+            cosine = np.sum(decoded * expected, axis=2) / lengths
         distance = np.mean(1 - cosine, axis=1)
         return np.where(np.isfinite(distance), np.maximum(distance, 0), np.inf)
 
     def agreement(self, outputs: Array, reference: Array) -> Float64:
         """Return the share of a pair's two embeddings that find the same nearest one."""
         same = [
-            np.argmax(found, axis=1) == np.argmax(expected, axis=1)
-            for found, expected in zip(
+            np.argmax(decoded, axis=1) == np.argmax(expected, axis=1)
+            for decoded, expected in zip(
                 _similarities(outputs), _similarities(reference), strict=True
             )
         ]
@@ -262,8 +246,8 @@ def _check_reference(reference: Array) -> None:
 def _kl_divergence(outputs: Array, reference: Array) -> Float64:
     valid = _finite(outputs)
     expected = _log_softmax(reference)
-    found = _log_softmax(np.where(valid[:, np.newaxis], outputs, 0))
-    divergence = np.sum(np.exp(expected) * (expected - found), axis=1)
+    decoded = _log_softmax(np.where(valid[:, np.newaxis], outputs, 0))
+    divergence = np.sum(np.exp(expected) * (expected - decoded), axis=1)
     return np.where(valid, np.maximum(divergence, 0), np.inf)  # rounding can go below 0
 
 

@@ -39,23 +39,23 @@ def weight_errors(before: Arrays, decoded: Decoded) -> dict[str, float | None]:
     weights = [
         name for name, values in before.items() if values.ndim > 1 and is_float(values.dtype)
     ]
-    found = {name: weight_error(before[name], decoded.tensors[name]) for name in weights}
-    kernels = [found[name] for name in weights if before[name].ndim > 2]
+    distortions = {name: weight_error(before[name], decoded.tensors[name]) for name in weights}
+    kernels = [distortions[name] for name in weights if before[name].ndim > 2]
     errors = {}
     if weights:
-        errors["weight_error"] = _relative(found.values())
+        errors["weight_error"] = _relative(distortions.values())
     if kernels:
         errors["kernel_error"] = _relative(kernels)
     if decoded.factored_stream is not None:
         with open_stream(decoded.factored_stream) as stream:
-            each = [_relative([found[name]]) for name in stream.factorizations]
+            each = [_relative([distortions[name]]) for name in stream.factorizations]
         known = [error for error in each if error is not None]
         errors["decomposed_error"] = float(np.mean(known)) if len(known) == len(each) else None
     return errors
 
 
-def _relative(found: Iterable[Distortion]) -> float | None:
-    errors = list(found)
+def _relative(distortions: Iterable[Distortion]) -> float | None:
+    errors = list(distortions)
     squared_error = math.fsum(error.squared_error for error in errors)
     energy = math.fsum(error.energy for error in errors)
     if not squared_error:

@@ -1,16 +1,64 @@
-"""The container of the simple methods: a safetensors file, packed by Zstandard."""
+"""The simple methods' container, a safetensors file packed by Zstandard, and what they share."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ..checked_table import options_of
+from .base import Arrays, Decoded, Encoded
+
+Packed = TypeVar("Packed", bound="PackedCodec")
+
 ZSTD_LEVEL = 19
 """The strongest level that takes no more memory than the default window to decode."""
+
+
+@dataclass(frozen=True)
+class PackedCodec:
+    """A method that packs tensors which it makes of a model's; its fields are its options.
+
+    Attributes:
+        codec: its name in plans.
+    """
+
+    codec: ClassVar[str]
+
+    @classmethod
+    def from_options(cls: type[Packed], values: Mapping[str, Any], folder: Path) -> Packed:
+        """Return the codec with a plan's options; raises InvalidOptions for others."""
+        return options_of(cls, values)
+
+    def packed(self, tensors: Arrays) -> bytes:
+        """Return a model as bytes of `pack`."""
+        raise NotImplementedError
+
+    def unpacked(self, data: bytes) -> Arrays:
+        """Return the model that `packed` wrote."""
+        raise NotImplementedError
+
+    def encode(self, tensors: Arrays) -> Encoded:
+        """Encode a model; raises what `packed` raises."""
+        start = time.perf_counter()
+        data = self.packed(tensors)
+        return Encoded(data, time.perf_counter() - start)
+
+    def decode(self, data: bytes) -> Decoded:
+        """Decode what `encode` wrote."""
+        start = time.perf_counter()
+        tensors = self.unpacked(data)
+        return Decoded(tensors, time.perf_counter() - start)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options and the versions of the libraries."""
+        return {"codec": self.codec, **asdict(self), "versions": versions()}
 
 
 def pack(tensors: Mapping[str, npt.NDArray[Any]], note: Mapping[str, Any] | None = None) -> bytes:

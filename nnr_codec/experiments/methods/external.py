@@ -31,9 +31,9 @@ from .base import Arrays, Decoded, Encoded
 
 _FORMATS = (".npz", ".safetensors", ".pt")
 _FILES = ("model", "stream", "decoded", "folder", "python")
-_PLACE = re.compile(r"\$\{(\w+)\}|\{(\w+)\}")
+_PLACEHOLDER = re.compile(r"\$\{(\w+)\}|\{(\w+)\}")
 _VERSION_SECONDS = 60.0
-_SAID = 400  # characters of a failed command's last words
+_MESSAGE_LENGTH = 400  # characters of a failed command's last words
 
 
 class CommandFailure(NnrError):
@@ -72,14 +72,14 @@ class ExternalCodec:
         table = CheckedTable(values, "external")
         encode, decode = _command(table, "encode"), _command(table, "decode")
         version = table.texts("version", ())
-        model_format = table.take("format", str, ".npz")
-        timeout = table.take("timeout", float, 3600.0)
+        model_format = table.value("format", str, ".npz")
+        timeout = table.value("timeout", float, 3600.0)
         if not 0 < timeout < math.inf:
-            raise InvalidOptions("timeout", f"{timeout!r} is no finite number above 0")
+            raise InvalidOptions("timeout", f"{timeout!r} is not a finite number above 0")
         if model_format not in _FORMATS:
             raise InvalidOptions("format", f"{model_format!r} is none of {', '.join(_FORMATS)}")
-        own = ("encode", "decode", "version", "format", "timeout")
-        rest = {name: _text(value) for name, value in values.items() if name not in own}
+        known = ("encode", "decode", "version", "format", "timeout")
+        rest = {name: _text(value) for name, value in values.items() if name not in known}
         _check_names([*encode, *decode, *version], rest)
         return cls(encode, decode, version, model_format, timeout, tuple(rest.items()), str(folder))
 
@@ -94,7 +94,7 @@ class ExternalCodec:
             save_checkpoint(model, tensors)
             seconds = self._run(self.encode_command, "encode_seconds", model=model, stream=stream)
             if not stream.exists():
-                raise CommandFailure(f"{self.encode_command[0]} wrote no {{stream}}")
+                raise CommandFailure(f"{self.encode_command[0]} did not write {{stream}}")
             return Encoded(stream.read_bytes(), seconds)
 
     def decode(self, data: bytes) -> Decoded:
@@ -132,12 +132,12 @@ class ExternalCodec:
 
     def _file_digests(self) -> dict[str, str]:
         """Return the digests of files beside the plan that the commands name, as scripts."""
-        found = {}
+        digests = {}
         for argument in (*self.encode_command, *self.decode_command):
             path = Path(argument.replace("{folder}", self.folder))
             if "{folder}" in argument and path.is_file():
-                found[argument] = file_digest(path)
-        return found
+                digests[argument] = file_digest(path)
+        return digests
 
     def _run(self, command: tuple[str, ...], key: str, **files: Path) -> float:
         """Run a command; return the seconds that it took, or says that it took."""
@@ -158,7 +158,7 @@ class ExternalCodec:
                 raise CommandFailure(f"the environment variable {variable} is not set")
             return os.environ[variable]
 
-        return [_PLACE.sub(value, argument) for argument in command]
+        return [_PLACEHOLDER.sub(value, argument) for argument in command]
 
 
 def _output(command: Sequence[str], timeout: float) -> str:
@@ -178,11 +178,11 @@ def _output(command: Sequence[str], timeout: float) -> str:
             raise CommandFailure(f"{command[0]} cannot be run: {error.strerror}") from error
         except subprocess.TimeoutExpired as error:
             raise CommandFailure(f"{command[0]} took over {timeout:g} s") from error
-        found, said = (_whole_text(file) for file in (output, errors))
+        text, message = (_whole_text(file) for file in (output, errors))
     if done.returncode:
-        last = (said or found).strip()[-_SAID:] or "nothing said"
+        last = (message or text).strip()[-_MESSAGE_LENGTH:] or "no message"
         raise CommandFailure(f"{command[0]} failed with exit code {done.returncode}: {last}")
-    return found
+    return text
 
 
 def _whole_text(file: IO[bytes]) -> str:
@@ -208,7 +208,7 @@ def _text(value: Any) -> str:
 
 
 def _check_names(arguments: list[str], options: Mapping[str, str]) -> None:
-    named = {name for text in arguments for _, name in _PLACE.findall(text) if name}
+    named = {name for text in arguments for _, name in _PLACEHOLDER.findall(text) if name}
     for name in sorted(named - {*_FILES, *options}):
         raise InvalidOptions(name, "a command names this option, which is not there")
     for name in sorted(options.keys() - named):

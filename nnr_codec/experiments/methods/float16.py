@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...errors import InvalidModel
-from ..checked_table import options_of
-from .base import Arrays, Decoded, Encoded
-from .container import pack, unpack, versions
+from .base import Arrays
+from .container import PackedCodec, pack, unpack
 
 
 @dataclass(frozen=True)
-class Float16Codec:
+class Float16Codec(PackedCodec):
     """Half precision, packed."""
 
-    @classmethod
-    def from_options(cls, values: Mapping[str, Any], folder: Path) -> Float16Codec:
-        """Return the codec, which has no options.
+    codec = "fp16"
 
-        Raises:
-            InvalidOptions: there is one.
-        """
-        return options_of(cls, values)
-
-    def encode(self, tensors: Arrays) -> Encoded:
-        """Encode a model.
+    def packed(self, tensors: Arrays) -> bytes:
+        """Return a model as bytes.
 
         Raises:
             InvalidModel: a value is too large for binary16.
         """
-        start = time.perf_counter()
         with np.errstate(over="ignore"):
             halves = {
                 name: v.astype(np.float16) if v.dtype == np.float32 else v
@@ -44,19 +31,12 @@ class Float16Codec:
         for name, values in halves.items():
             if values.dtype == np.float16 and not np.isfinite(values).all():
                 raise InvalidModel(name, "holds values beyond binary16")
-        data = pack(halves)
-        return Encoded(data, time.perf_counter() - start)
+        return pack(halves)
 
-    def decode(self, data: bytes) -> Decoded:
-        """Decode what `encode` wrote."""
-        start = time.perf_counter()
+    def unpacked(self, data: bytes) -> Arrays:
+        """Return what `packed` wrote."""
         tensors, _ = unpack(data)
-        found = {
+        return {
             name: v.astype(np.float32) if v.dtype == np.float16 else v
             for name, v in tensors.items()
         }
-        return Decoded(found, time.perf_counter() - start)
-
-    def identity(self) -> dict[str, Any]:
-        """Return the codec's name and the versions of its libraries."""
-        return {"codec": "fp16", "versions": versions()}

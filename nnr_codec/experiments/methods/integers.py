@@ -7,30 +7,28 @@ as they are. Fewer bits still take a byte each, until Zstandard packs them.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import InvalidModel, InvalidOptions
-from ..checked_table import options_of
-from .base import Arrays, Decoded, Encoded
-from .container import pack, unpack, versions
+from .base import Arrays
+from .container import PackedCodec, pack, unpack
 
 _VALUES, _SCALE = "values:", "scale:"  # before the names, so that none can meet another
 
 
 @dataclass(frozen=True)
-class IntegerCodec:
+class IntegerCodec(PackedCodec):
     """Symmetric integers per output channel, packed.
 
     Attributes:
         bits: of an integer, its sign included, 2 to 8.
     """
+
+    codec = "int8"
 
     bits: int = 8
 
@@ -41,20 +39,14 @@ class IntegerCodec:
             InvalidOptions: the bits are outside of it.
         """
         if type(self.bits) is not int or not 2 <= self.bits <= 8:
-            raise InvalidOptions("bits", f"{self.bits!r} is no whole number from 2 to 8")
+            raise InvalidOptions("bits", f"{self.bits!r} is not a whole number from 2 to 8")
 
-    @classmethod
-    def from_options(cls, values: Mapping[str, Any], folder: Path) -> IntegerCodec:
-        """Return the codec with a plan's options; raises InvalidOptions for others."""
-        return options_of(cls, values)
-
-    def encode(self, tensors: Arrays) -> Encoded:
-        """Encode a model.
+    def packed(self, tensors: Arrays) -> bytes:
+        """Return a model as bytes.
 
         Raises:
             InvalidModel: a weight is not finite.
         """
-        start = time.perf_counter()
         packed: dict[str, npt.NDArray[Any]] = {}
         for name, values in tensors.items():
             if values.dtype != np.float32 or values.ndim < 2:
@@ -63,8 +55,7 @@ class IntegerCodec:
                 raise InvalidModel(name, "holds values that are not finite")
             else:
                 packed[_VALUES + name], packed[_SCALE + name] = self._rounded(values)
-        data = pack(packed)
-        return Encoded(data, time.perf_counter() - start)
+        return pack(packed)
 
     def _rounded(
         self, values: npt.NDArray[Any]
@@ -76,9 +67,8 @@ class IntegerCodec:
         # The scale of subnormal values is rounded coarsely: the quotient may exceed the range.
         return np.clip(np.round(values / scale), -most, most).astype(np.int8), scale
 
-    def decode(self, data: bytes) -> Decoded:
-        """Decode what `encode` wrote."""
-        start = time.perf_counter()
+    def unpacked(self, data: bytes) -> Arrays:
+        """Return what `packed` wrote."""
         packed, _ = unpack(data)
         tensors = {}
         for key, values in packed.items():
@@ -86,8 +76,4 @@ class IntegerCodec:
                 name = key.removeprefix(_VALUES)
                 scale = packed.get(_SCALE + name)
                 tensors[name] = values if scale is None else values.astype(np.float32) * scale
-        return Decoded(tensors, time.perf_counter() - start)
-
-    def identity(self) -> dict[str, Any]:
-        """Return the options and the versions of the libraries."""
-        return {"codec": "int8", **asdict(self), "versions": versions()}
+        return tensors

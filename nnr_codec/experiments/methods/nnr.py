@@ -41,7 +41,7 @@ class NnrCodec:
         """
         stride = self.calibration_stride
         if stride is not None and (type(stride) is not int or stride < 1):
-            reason = f"{stride!r} is no whole number of 1 or more"
+            reason = f"{stride!r} is not a whole number of 1 or more"
             raise InvalidOptions("calibration_stride", reason)
 
     @classmethod

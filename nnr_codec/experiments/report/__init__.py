@@ -1,1 +1,1 @@
-"""The report of an experiment: tables, plots, and the page."""
+"""What is made of measured cells: rates, intervals, tables, plots, and the page."""

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 
 from ...checkpoints.atomic import atomic_output
-from ..results import Results
 from .page import page
 from .plots import KINDS, Kind, plot, styles, svg_text
+from .results import Results
 from .tables import csv_text, document
 
 PAGE = "report.html"

@@ -42,9 +42,9 @@ def table(
     last_is_mean: bool = False,
 ) -> str:
     """Return a table that scrolls by itself where it is too wide."""
-    found = ["".join(cell.html() for cell in row) for row in rows]
+    cells_of_rows = ["".join(cell.html() for cell in row) for row in rows]
     heads = "".join(f'<th scope="col">{text}</th>' for text in header)
-    lines = [f"<tr>{row}</tr>" for row in found]
+    lines = [f"<tr>{row}</tr>" for row in cells_of_rows]
     if last_is_mean and lines:
         lines[-1] = lines[-1].replace("<tr>", '<tr class="mean">', 1)
     kind = ' class="sortable"' if sortable else ""

@@ -8,11 +8,11 @@ from importlib.resources import files
 from statistics import fmean
 
 from ..cells import Facts
-from ..measures.bd_rate import BdRate
-from ..measures.bootstrap import LEVEL, BytesAtLoss
-from ..results import Results, SubjectResults, bd_rates, losses_of
+from .bd_rate import BdRate
+from .bootstrap import LEVEL, BytesAtLoss
 from .markup import NONE, Shown, signed_text, size_text, table, whole_text
 from .plots import DECADES, KINDS, MOST_LOSS, Kind, Style, inline_svg, point_identity, styles
+from .results import Results, SubjectResults, bd_rates, losses_of
 from .subject_tables import cell_rows, dotted, loss_rows, yardstick_table
 
 Plots = Mapping[tuple[str, Kind], str]
@@ -62,8 +62,8 @@ def _failures(results: Results) -> str:
     for cell, failure in results.failures:
         names.setdefault(failure.reason, []).append(cell.name)
     lines = "".join(
-        f"<li><b>{escape(reason)}</b><br>{escape(', '.join(found))}</li>"
-        for reason, found in names.items()
+        f"<li><b>{escape(reason)}</b><br>{escape(', '.join(cells))}</li>"
+        for reason, cells in names.items()
     )
     count = len(results.failures)
     said = "One cell" if count == 1 else f"{count} cells"
@@ -111,13 +111,13 @@ def _summary_row(
         Shown(size_text(whole), whole),
         Shown(f"{accuracy:.2f} {subject.unit}", accuracy, title=subject.facts.primary),
     ]
-    found = {name: losses[name][which].bytes for name in losses}
-    least = min((count for count in found.values() if count is not None), default=None)
+    sizes = {name: losses[name][which].bytes for name in losses}
+    least = min((count for count in sizes.values() if count is not None), default=None)
     for name in names:
-        count = found.get(name)
+        count = sizes.get(name)
         if count is None:
             row.append(
-                Shown(NONE, title="never within the loss" if name in found else "not measured")
+                Shown(NONE, title="never within the loss" if name in sizes else "not measured")
             )
             continue
         bound = "≤ " if losses[name][which].is_bound else ""
@@ -132,8 +132,8 @@ def _rates(
     anchor = results.plan.anchor
     names = [method.name for method in results.plan.methods if method.name != anchor]
     rows = [
-        [Shown(escape(name)), *(_rate_cell(found.get(method)) for method in names)]
-        for name, found in rates.items()
+        [Shown(escape(name)), *(_rate_cell(changes.get(method)) for method in names)]
+        for name, changes in rates.items()
     ]
     if len(rows) > 1:
         rows.append([Shown("mean"), *(_mean_cell(method, rates) for method in names)])
@@ -147,18 +147,18 @@ def _rates(
     )
 
 
-def _rate_cell(found: BdRate | None) -> Shown:
-    if found is None:
+def _rate_cell(rate: BdRate | None) -> Shown:
+    if rate is None:
         return Shown(NONE, title="not measured")
-    if found.change is None:
-        return Shown(f"{NONE}<small>{found.reason}</small>")
-    text = f"{signed_text(100 * found.change, 1)} %"
-    interval = f"<small>{found.low:.2g} … {found.high:.2g}</small>"
-    return Shown(text + interval, found.change, "good" if found.change < 0 else "bad")
+    if rate.change is None:
+        return Shown(f"{NONE}<small>{rate.reason}</small>")
+    text = f"{signed_text(100 * rate.change, 1)} %"
+    interval = f"<small>{rate.low:.2g} … {rate.high:.2g}</small>"
+    return Shown(text + interval, rate.change, "good" if rate.change < 0 else "bad")
 
 
 def _mean_cell(method: str, rates: Mapping[str, Mapping[str, BdRate]]) -> Shown:
-    changes = [found[method].change for found in rates.values() if method in found]
+    changes = [methods[method].change for methods in rates.values() if method in methods]
     known = [change for change in changes if change is not None]
     if not known or len(known) < len(rates):
         return Shown(NONE, title="not for all networks")
@@ -207,15 +207,15 @@ def _plot(subject: SubjectResults, kind: Kind, plots: Plots) -> str:
     unit = subject.unit
     tips = {}
     for name, cells in subject.methods.items():
-        for cell, found in cells:
-            accuracy = subject.accuracy(found)
+        for cell, measured in cells:
+            accuracy = subject.accuracy(measured)
             point = f", {cell.point.label}" if cell.point and cell.point.label else ""
             tips[point_identity(kind, cell)] = escape(
-                f"{name}{point}: {size_text(int(found.record['bytes']))}, "
-                f"{100 * found.record['ratio']:.3g} % of float32, {subject.facts.primary} "
+                f"{name}{point}: {size_text(int(measured.record['bytes']))}, "
+                f"{100 * measured.record['ratio']:.3g} % of float32, {subject.facts.primary} "
                 f"{NONE if accuracy is None else f'{accuracy:.2f}'} {unit}, "
-                f"{subject.facts.divergence} {found.record['divergence']:.3g}"
-                if found.record["divergence"] is not None
+                f"{subject.facts.divergence} {measured.record['divergence']:.3g}"
+                if measured.record["divergence"] is not None
                 else f"{name}{point}: outputs that are not finite"
             )
     label = escape(f"{subject.name}: size against {kind}")

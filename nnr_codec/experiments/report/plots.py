@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..cells import Cell
-from ..results import SubjectResults
+from .results import SubjectResults
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,7 +107,7 @@ _DIVERGENCES = {
 def marks_of(subject: SubjectResults, kind: Kind) -> dict[str, list[Mark]]:
     """Return the marks of a subject's methods, of those that have any."""
     whole = subject.accuracy(subject.reference)
-    found: dict[str, list[Mark]] = {}
+    marks: dict[str, list[Mark]] = {}
     floor = _least_divergence(subject) if kind == "divergence" else None
     for name, cells in subject.methods.items():
         for cell, measured in cells:
@@ -117,14 +117,14 @@ def marks_of(subject: SubjectResults, kind: Kind) -> dict[str, list[Mark]]:
                 continue
             kept = accuracy is not None and (whole is None or whole - accuracy <= MOST_LOSS)
             size = 100 * float(measured.record["ratio"])
-            found.setdefault(name, []).append(Mark(size, value, point_identity(kind, cell), kept))
-    return found
+            marks.setdefault(name, []).append(Mark(size, value, point_identity(kind, cell), kept))
+    return marks
 
 
 def _least_divergence(subject: SubjectResults) -> float:
     """Return the least divergence that is drawn: above 0, and a few decades under the largest."""
-    cells = [found for group in subject.methods.values() for _, found in group]
-    values: list[float] = [found.record["divergence"] or 0.0 for found in cells]
+    cells = [measured for group in subject.methods.values() for _, measured in group]
+    values: list[float] = [measured.record["divergence"] or 0.0 for measured in cells]
     return max(max(values) / 10.0**DECADES, sys.float_info.min)
 
 

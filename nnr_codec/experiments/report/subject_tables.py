@@ -7,10 +7,10 @@ from html import escape
 from typing import Any
 
 from ..cells import Cell, Measured
-from ..measures.bootstrap import BytesAtLoss
-from ..results import SubjectResults
+from .bootstrap import BytesAtLoss
 from .markup import NONE, Shown, signed_text, size_text, small_text, table, whole_text
 from .plots import Style
+from .results import SubjectResults
 
 
 def dotted(name: str, drawn: Mapping[str, Style]) -> str:
@@ -28,9 +28,9 @@ def loss_rows(
         for column in columns
     ]
     rows = []
-    for name, found in losses.items():
+    for name, method_losses in losses.items():
         row = [Shown(dotted(name, drawn))]
-        for least, loss in zip(best, found, strict=True):
+        for least, loss in zip(best, method_losses, strict=True):
             row.append(_loss_cell(loss, loss.bytes == least))
         rows.append(row)
     return rows
@@ -63,9 +63,9 @@ def cell_rows(
         "decode, s",
     ]
     rows = [
-        _cell_row(subject, scores, drawn, cell, found)
+        _cell_row(subject, scores, drawn, cell, measured)
         for cells in subject.methods.values()
-        for cell, found in cells
+        for cell, measured in cells
     ]
     return header, rows
 
@@ -75,10 +75,10 @@ def _cell_row(
     scores: Sequence[str],
     drawn: Mapping[str, Style],
     cell: Cell,
-    found: Measured,
+    measured: Measured,
 ) -> list[Shown]:
-    record = found.record
-    whole, accuracy = subject.accuracy(subject.reference), subject.accuracy(found)
+    record = measured.record
+    whole, accuracy = subject.accuracy(subject.reference), subject.accuracy(measured)
     change = None if whole is None or accuracy is None else accuracy - whole
     parts = ", ".join(f"{part} {count}" for part, count in record["breakdown"].items())
     label = cell.point.label if cell.point else ""
@@ -121,15 +121,15 @@ def yardstick_table(subject: SubjectResults, drawn: Mapping[str, Style]) -> str:
     """Return the entropy coder beside others on the same integers; empty if no cell has them."""
     rows = []
     for cells in subject.methods.values():
-        for cell, found in cells:
-            counts = found.record["yardsticks"]
+        for cell, measured in cells:
+            counts = measured.record["yardsticks"]
             if not counts:
                 continue
-            own = counts["payload_bytes"]
+            payload = counts["payload_bytes"]
             label = cell.point.label if cell.point else ""
-            row = [Shown(dotted(cell.method, drawn)), Shown(escape(label)), _count(own)]
+            row = [Shown(dotted(cell.method, drawn)), Shown(escape(label)), _count(payload)]
             for name in ("entropy_bytes", "ans_bytes"):
-                change = 100 * (counts[name] / own - 1)
+                change = 100 * (counts[name] / payload - 1)
                 row += [_count(counts[name]), Shown(f"{signed_text(change, 1)} %", change)]
             rows.append(row)
     if not rows:

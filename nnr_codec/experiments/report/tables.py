@@ -10,7 +10,7 @@ from typing import Any
 
 from ..cells import Cell, Facts, Failure, Measured
 from ..measures.weight_errors import ERRORS
-from ..results import Results, bd_rates, losses_of
+from .results import Results, bd_rates, losses_of
 
 _FIRST = ("subject", "method", "point", "status", "bytes", "bits_per_weight", "ratio")
 _JUDGED = ("agreement", "divergence", "divergence_kind", "samples", "parameters", "macs")
@@ -28,16 +28,16 @@ def rows(results: Results) -> list[dict[str, Any]]:
     (:mod:`..measures.weight_errors`). Scores have their names, and values as the metric
     gives them (shares from 0 to 1).
     """
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     last = None
     for cell, outcome in results.cells:
         name = cell.subject.name
         facts = results.facts[name]
         if name != last:
-            found.append(_row(Cell(cell.subject), results.references[name], facts))
+            table_rows.append(_row(Cell(cell.subject), results.references[name], facts))
             last = name
-        found.append(_row(cell, outcome, facts))
-    return found
+        table_rows.append(_row(cell, outcome, facts))
+    return table_rows
 
 
 def _row(cell: Cell, outcome: Measured | Failure, facts: Facts | Failure) -> dict[str, Any]:
@@ -84,9 +84,9 @@ def document(results: Results) -> dict[str, Any]:
     """Return everything as JSON-ready data."""
     plan = results.plan
     breakdowns = {
-        cell.name: dict(found.record["breakdown"])
-        for cell, found in results.cells
-        if isinstance(found, Measured) and found.record["breakdown"]
+        cell.name: dict(measured.record["breakdown"])
+        for cell, measured in results.cells
+        if isinstance(measured, Measured) and measured.record["breakdown"]
     }
     return {
         "plan": {
@@ -109,18 +109,18 @@ def document(results: Results) -> dict[str, Any]:
 
 def _bd_rows(results: Results) -> list[dict[str, Any]]:
     return [
-        {"subject": subject.name, "method": name, **asdict(found)}
+        {"subject": subject.name, "method": name, **asdict(rate)}
         for subject in results.subjects()
-        for name, found in bd_rates(subject, results.plan.anchor).items()
+        for name, rate in bd_rates(subject, results.plan.anchor).items()
     ]
 
 
 def _loss_rows(results: Results) -> list[dict[str, Any]]:
     return [
-        {"subject": subject.name, "method": name, **asdict(found)}
+        {"subject": subject.name, "method": name, **asdict(loss)}
         for subject in results.subjects()
         for name, losses in losses_of(subject, results.plan).items()
-        for found in losses
+        for loss in losses
     ]
 
 

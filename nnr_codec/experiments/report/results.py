@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .cells import SCORE, Cell, Facts, Failure, Measured
-from .measures.bd_rate import BdRate, bd_rate
-from .measures.bootstrap import BytesAtLoss, bytes_at_losses, resampled_means
-from .plan import Plan
+from ..cells import SCORE, Cell, Facts, Failure, Measured
+from ..plan import Plan
+from .bd_rate import BdRate, bd_rate
+from .bootstrap import BytesAtLoss, bytes_at_losses, resampled_means
 
 _ENDLESS = 1e9
 
@@ -56,8 +56,8 @@ class SubjectResults:
 
     def accuracy(self, measured: Measured) -> float | None:
         """Return the accuracy of a cell as it is told; None: not finite."""
-        found: float | None = measured.record["scores"][self.facts.primary]
-        return None if found is None else self.scale * found
+        score: float | None = measured.record["scores"][self.facts.primary]
+        return None if score is None else self.scale * score
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Results:
     @property
     def failures(self) -> list[tuple[Cell, Failure]]:
         """The cells that failed, in order."""
-        return [(cell, found) for cell, found in self.cells if isinstance(found, Failure)]
+        return [(cell, outcome) for cell, outcome in self.cells if isinstance(outcome, Failure)]
 
     def subjects(self) -> Iterator[SubjectResults]:
         """Yield the subjects of which at least one cell was measured."""
@@ -89,9 +89,9 @@ class Results:
             facts = self.facts[name]
             interval = next(s.bd_interval for s in self.plan.subjects if s.name == name)
             methods: dict[str, list[tuple[Cell, Measured]]] = {}
-            for cell, found in self.cells:
-                if cell.subject.name == name and isinstance(found, Measured):
-                    methods.setdefault(cell.method, []).append((cell, found))
+            for cell, outcome in self.cells:
+                if cell.subject.name == name and isinstance(outcome, Measured):
+                    methods.setdefault(cell.method, []).append((cell, outcome))
             if methods and isinstance(reference, Measured) and isinstance(facts, Facts):
                 for cells in methods.values():
                     cells.sort(key=lambda pair: -int(pair[1].record["bytes"]))
@@ -102,9 +102,9 @@ def bd_rates(subject: SubjectResults, anchor: str) -> dict[str, BdRate]:
     """Return the BD-rates of a subject's methods against the anchor, without its own."""
     points = {
         name: [
-            (float(found.record["divergence"]), float(found.record["bytes"]))
-            for _, found in cells
-            if found.record["divergence"] is not None
+            (float(measured.record["divergence"]), float(measured.record["bytes"]))
+            for _, measured in cells
+            if measured.record["divergence"] is not None
         ]
         for name, cells in subject.methods.items()
     }
@@ -118,21 +118,21 @@ def bd_rates(subject: SubjectResults, anchor: str) -> dict[str, BdRate]:
 def losses_of(subject: SubjectResults, plan: Plan) -> dict[str, list[BytesAtLoss]]:
     """Return the bytes of a subject's methods at the plan's losses of accuracy."""
     key = SCORE + subject.facts.primary
-    cells = [found for group in subject.methods.values() for _, found in reversed(group)]
-    columns = [found.samples[key].astype(np.float64) for found in [subject.reference, *cells]]
+    cells = [measured for group in subject.methods.values() for _, measured in reversed(group)]
+    columns = [measured.samples[key].astype(np.float64) for measured in [subject.reference, *cells]]
     # A score without end, such as the PSNR of what is not finite, is as bad as can be.
     values = np.clip(subject.scale * np.stack(columns, axis=1), -_ENDLESS, _ENDLESS)
     # The same samples for all of a subject's methods, others for another subject.
     seed = (plan.seed, zlib.crc32(subject.name.encode()))
     resampled = resampled_means(values, plan.resamples, seed)
-    measured = values.mean(axis=0)
+    means = values.mean(axis=0)
     results, start = {}, 1
     for name, group in subject.methods.items():
         chosen = [0, *range(start, start + len(group))]
         start += len(group)
-        sizes = [int(found.record["bytes"]) for _, found in reversed(group)]
+        sizes = [int(measured.record["bytes"]) for _, measured in reversed(group)]
         results[name] = bytes_at_losses(
-            sizes, _columns(measured, chosen), _columns(resampled, chosen), plan.drops
+            sizes, _columns(means, chosen), _columns(resampled, chosen), plan.drops
         )
     return results
 

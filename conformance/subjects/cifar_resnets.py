@@ -1,7 +1,8 @@
 """CIFAR-10 ResNets: 20 and 56 layers with parameter-free shortcuts, and MLPerf Tiny's of 8 layers.
 
 Data: `models/<network>.safetensors`, `datasets/cifar10_test.npz` to measure, and
-`datasets/cifar10_calib.npz`, training images, to calibrate.
+`datasets/cifar10_calib.npz`, training images, to calibrate. The functions whose names end in
+`_folder` read CIFAR-10's own files instead, in `cifar-10-batches-py`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from sample_files import labelled_images
 from torch import nn
 from torch.nn import functional
 
+from nnr_codec.experiments.datasets import cifar10
+from nnr_codec.experiments.datasets.images import normalized, required_files
 from nnr_codec.experiments.subject import Subject
-from nnr_codec.experiments.subjects._data import labelled_images, normalized, wanted
-
-__all__ = ["CHECKPOINTS", "NETWORKS", "PREPARE", "ResNet", "TinyResNet", "cifar10"]
 
 KERAS_EPSILON = 1e-3  # of batch norm
 
@@ -106,41 +107,43 @@ class TinyResNet(nn.Module):
         return logits
 
 
-def _as_it_is(images: torch.Tensor) -> torch.Tensor:
+def _unchanged(images: torch.Tensor) -> torch.Tensor:
     return images
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "resnet8_cifar10": TinyResNet,
-    "resnet20_cifar10": partial(ResNet, 3),
-    "resnet56_cifar10": partial(ResNet, 9),
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "resnet8_cifar10": (TinyResNet, "resnet8_mlperftiny_cifar10", _unchanged),
+    "resnet20_cifar10": (partial(ResNet, 3), "resnet20_cifar10", normalized),
+    "resnet56_cifar10": (partial(ResNet, 9), "resnet56_cifar10", normalized),
 }
-CHECKPOINTS = {
-    "resnet8_cifar10": "models/resnet8_mlperftiny_cifar10.safetensors",
-    "resnet20_cifar10": "models/resnet20_cifar10.safetensors",
-    "resnet56_cifar10": "models/resnet56_cifar10.safetensors",
-}
-PREPARE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "resnet8_cifar10": _as_it_is,
-    "resnet20_cifar10": normalized,
-    "resnet56_cifar10": normalized,
-}
+"""For each the module, the checkpoint's name, and what makes the module's input of pixels."""
 
 
-def cifar10(name: str, data: Path | None) -> Subject:
-    """Return one of the networks, measured on `datasets/cifar10_test.npz`.
+def _subject(name: str, data: Path | None) -> Subject:
+    """Return a network, measured on `datasets/cifar10_test.npz`.
 
     Raises:
         InvalidOptions: a file is missing from `data`.
     """
-    checkpoint, test, calibration = wanted(
-        name, data, CHECKPOINTS[name], "datasets/cifar10_test.npz", "datasets/cifar10_calib.npz"
-    )
-    prepare = PREPARE[name]
-    return Subject(
-        name,
-        NETWORKS[name],
-        checkpoint,
-        labelled_images(test, prepare),
-        calibration=labelled_images(calibration, prepare),
-    )
+    module, stem, prepare = NETWORKS[name]
+    files = ("datasets/cifar10_test.npz", "datasets/cifar10_calib.npz")
+    checkpoint, *samples = required_files(name, data, f"models/{stem}.safetensors", *files)
+    measured, calibration = (labelled_images(path, prepare) for path in samples)
+    return Subject(name, module, checkpoint, measured, calibration=calibration)
+
+
+def _folder_subject(network: str, data: Path | None) -> Subject:
+    """Return a network, measured on CIFAR-10's own test images; raises as `_subject` does."""
+    module, stem, prepare = NETWORKS[network]
+    name = f"{network}_folder"
+    checkpoint, test, _ = required_files(name, data, f"models/{stem}.safetensors", *cifar10.FILES)
+    measured, calibration = cifar10.cifar10_folder(test.parents[1], prepare)
+    return Subject(name, module, checkpoint, measured, calibration=calibration)
+
+
+resnet8_cifar10 = partial(_subject, "resnet8_cifar10")
+resnet20_cifar10 = partial(_subject, "resnet20_cifar10")
+resnet56_cifar10 = partial(_subject, "resnet56_cifar10")
+resnet8_cifar10_folder = partial(_folder_subject, "resnet8_cifar10")
+resnet20_cifar10_folder = partial(_folder_subject, "resnet20_cifar10")
+resnet56_cifar10_folder = partial(_folder_subject, "resnet56_cifar10")

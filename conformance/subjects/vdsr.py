@@ -13,16 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sample_files import arrays, sample_image
 from torch import nn
 from torch.nn import functional
 
 from nnr_codec.experiments.batches import Batch, Batches
+from nnr_codec.experiments.datasets.images import required_files
 from nnr_codec.experiments.measures.metrics import Reconstruction
 from nnr_codec.experiments.subject import Subject
-from nnr_codec.experiments.subjects._data import arrays, sample_image, wanted
 from nnr_codec.model import Array
-
-__all__ = ["Vdsr", "vdsr_set5"]
 
 PEAK = 255  # of luma in the files; the network takes it from 0 to 1
 SCALES = (2, 3, 4)
@@ -74,7 +73,7 @@ def vdsr_set5(data: Path | None) -> Subject:
         InvalidOptions: a file is missing from `data`.
     """
     name = "vdsr_set5"
-    checkpoint, set5, imagenet = wanted(
+    checkpoint, set5, imagenet = required_files(
         name,
         data,
         "models/vdsr_set5.safetensors",

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sample_files import arrays, halves
 from torch import nn
 from torch.nn import functional
 
 from nnr_codec.experiments.batches import Batch, Batches
+from nnr_codec.experiments.datasets.images import required_files
 from nnr_codec.experiments.measures.metrics import Retrieval
 from nnr_codec.experiments.subject import Subject
-from nnr_codec.experiments.subjects._data import arrays, wanted
-
-__all__ = ["MiniLM", "minilm_pairs", "samples"]
 
 WIDTH = 384
 INNER = 1536
@@ -113,8 +112,8 @@ class MiniLM(nn.Module):
         return functional.normalize(mean, dim=1).view(*mask.shape[:2], -1)
 
 
-def samples(path: Path, indices: Sequence[int] | None = None) -> Batches:
-    """Return pairs of sentences as the network takes them, all unless told which.
+def samples(path: Path) -> Batches:
+    """Return pairs of sentences as the network takes them.
 
     The file holds all first sentences, and then their partners in the same order.
     """
@@ -128,7 +127,7 @@ def samples(path: Path, indices: Sequence[int] | None = None) -> Batches:
         vectors = torch.from_numpy(members["vocab_rows"][slots])
         return (vectors, torch.from_numpy(mask)), None
 
-    return Batches(load, indices or range(count), PAIRS)
+    return Batches(load, range(count), PAIRS)
 
 
 def minilm_pairs(data: Path | None) -> Subject:
@@ -138,9 +137,8 @@ def minilm_pairs(data: Path | None) -> Subject:
         InvalidOptions: a file is missing from `data`.
     """
     name = "minilm_pairs"
-    checkpoint, pairs = wanted(
+    checkpoint, pairs = required_files(
         name, data, "models/minilm_l6_v2_encoder.safetensors", "datasets/minilm_pairs.npz"
     )
-    every = samples(pairs).indices
-    measured, calibrating = samples(pairs, every[1::2]), samples(pairs, every[::2])
-    return Subject(name, MiniLM, checkpoint, measured, Retrieval(), calibrating)
+    calibration, measured = halves(samples(pairs))
+    return Subject(name, MiniLM, checkpoint, measured, Retrieval(), calibration)

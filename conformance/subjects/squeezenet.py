@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from sample_files import arrays, halves, imagenet_pixels
 from torch import nn
 from torch.nn import functional
 
 from nnr_codec.experiments.batches import Batch, Batches
+from nnr_codec.experiments.datasets.images import as_images, required_files
 from nnr_codec.experiments.subject import Subject
-from nnr_codec.experiments.subjects._data import arrays, as_images, imagenet_pixels, wanted
-
-__all__ = ["SqueezeNet", "samples", "squeezenet_imagenet"]
 
 MEAN_BGR = (104.0, 117.0, 123.0)
 IMAGES = 20  # in a batch; each takes 4.6 MB after the first layer
@@ -66,15 +65,15 @@ class SqueezeNet(nn.Module):
         return maps.mean((2, 3))
 
 
-def samples(path: Path, indices: Sequence[int] | None = None) -> Batches:
-    """Return images of the ImageNet sample as the network takes them, all unless told which."""
+def samples(path: Path) -> Batches:
+    """Return images of the ImageNet sample as the network takes them."""
     mean = torch.tensor(MEAN_BGR).view(3, 1, 1)
 
     def load(chosen: Sequence[int]) -> Batch:
         pixels, labels = imagenet_pixels(path, chosen)
         return as_images(pixels).flip(1) - mean, labels
 
-    return Batches(load, indices or range(len(arrays(path)["labels"])), IMAGES)
+    return Batches(load, range(len(arrays(path)["labels"])), IMAGES)
 
 
 def squeezenet_imagenet(data: Path | None) -> Subject:
@@ -84,12 +83,11 @@ def squeezenet_imagenet(data: Path | None) -> Subject:
         InvalidOptions: a file is missing from `data`.
     """
     name = "squeezenet_imagenet"
-    checkpoint, images = wanted(
+    checkpoint, images = required_files(
         name,
         data,
         "models/squeezenet1_0_imagenet_deepcomp.safetensors",
         "datasets/imagenet_1k_sample.npz",
     )
-    every = samples(images).indices
-    measured, calibrating = samples(images, every[1::2]), samples(images, every[::2])
-    return Subject(name, SqueezeNet, checkpoint, measured, calibration=calibrating)
+    calibration, measured = halves(samples(images))
+    return Subject(name, SqueezeNet, checkpoint, measured, calibration=calibration)

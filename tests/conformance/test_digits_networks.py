@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from subject_support import MODELS, tensors_of
 
+from conformance.subjects import source_of
 from nnr_codec.experiments.evaluation import evaluate
 from nnr_codec.experiments.measures.complexity import subject_complexity
-from nnr_codec.experiments.subject import Subject, find_subject
+from nnr_codec.experiments.subject import Subject
+from nnr_codec.experiments.subject_source import find_subject
 
 RIGHT = {"cnn": 597, "residual": 597, "separable": 592}  # of 599
 COSTS = {
@@ -22,7 +24,7 @@ MOST_BYTES = 300_000
 
 
 def _subject(name: str) -> Subject:
-    return find_subject(f"digits_subjects.py:{name}", folder=MODELS)
+    return find_subject(source_of(f"digits_networks.py:{name}"))
 
 
 @pytest.mark.parametrize("name", RIGHT)

@@ -51,7 +51,7 @@ def bd_rate(
     """
     from scipy.interpolate import PchipInterpolator
 
-    hulls = [lower_hull(_logarithms(found)) for found in (points, anchor)]
+    hulls = [lower_hull(_logarithms(curve)) for curve in (points, anchor)]
     counts = (len(hulls[0]), len(hulls[1]))
     if min(counts) < 2:
         whose = "anchor has " if counts[1] < 2 else ""
@@ -69,8 +69,8 @@ def bd_rate(
 
 
 def _logarithms(points: Points) -> npt.NDArray[np.float64]:
-    found = [(math.log(d), math.log(b)) for d, b in points if d > 0 and b > 0]
-    return np.array(found, np.float64).reshape(-1, 2)
+    logs = [(math.log(d), math.log(b)) for d, b in points if d > 0 and b > 0]
+    return np.array(logs, np.float64).reshape(-1, 2)
 
 
 def _logarithm(value: float) -> float:

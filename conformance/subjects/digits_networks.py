@@ -1,8 +1,8 @@
-"""The small digits networks as subjects of core experiments: `"digits_subjects.py:cnn"` and so on.
+"""The small digits networks as subjects of core experiments: `"digits_networks.py:cnn"` and so on.
 
 Also an example of the users' interface: a file like this one is all that an own network needs. The
-checkpoints beside it were trained by `train_digits.py`, on images of which the 500 for calibration
-are some. The networks take float32 (images, 1, 8, 8) from 0 to 1 and give (images, 10).
+checkpoints in `../models` were trained by `train_digits.py` there, on images of which the 500 for
+calibration are some. The networks take float32 (images, 1, 8, 8) from 0 to 1 and give (images, 10).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from nnr_codec.experiments.subject import Subject
 
-HERE = Path(__file__).parent
+MODELS = Path(__file__).parents[1] / "models"
 PIXEL_MAX = 16  # images are integers from 0 to this
 
 
@@ -98,17 +98,17 @@ def separable_network() -> nn.Module:
     return nn.Sequential(layers)
 
 
-def cnn(data: Path | None) -> Subject:
-    """Return the plain network as a subject; it needs no folder of data."""
+def cnn() -> Subject:
+    """Return the plain network as a subject."""
     return _subject("digits_cnn", PlainNetwork)
 
 
-def residual(data: Path | None) -> Subject:
+def residual() -> Subject:
     """Return the residual network as a subject."""
     return _subject("digits_residual", residual_network)
 
 
-def separable(data: Path | None) -> Subject:
+def separable() -> Subject:
     """Return the depthwise-separable network as a subject."""
     return _subject("digits_separable", separable_network)
 
@@ -117,7 +117,7 @@ def _subject(name: str, module: Callable[[], nn.Module]) -> Subject:
     return Subject(
         name,
         module,
-        HERE / f"{name}.safetensors",
+        MODELS / f"{name}.safetensors",
         batches=partial(batches, "digits_test.npz"),
         calibration=partial(batches, "digits_calibration.npz"),
     )
@@ -125,7 +125,7 @@ def _subject(name: str, module: Callable[[], nn.Module]) -> Subject:
 
 def batches(file: str, size: int = 200) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
     """Yield images as networks take them, and their labels."""
-    with np.load(HERE / file) as archive:
+    with np.load(MODELS / file) as archive:
         images, labels = archive["images"], archive["labels"]
     for start in range(0, len(images), size):
         pixels = images[start : start + size, np.newaxis].astype(np.float32) / PIXEL_MAX

@@ -1,9 +1,10 @@
-"""Reading the samples of the ready subjects: arrays in `.npz` files, and images among them."""
+"""Samples in `.npz` files, arrays and images: what the networks of this folder share."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,39 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.batches import Batch, Batches
+from nnr_codec.experiments.datasets.images import as_images
 from nnr_codec.model import Array
 
-__all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "arrays",
-    "as_images",
-    "imagenet_pixels",
-    "labelled_images",
-    "normalized",
-    "sample_image",
-    "wanted",
-]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of pixels from 0 to 1, as torchvision's networks take them
-IMAGENET_STD = (0.229, 0.224, 0.225)
 DECODED_IMAGES = 1000  # kept in memory, of at most 150 kB: a run evaluates the same ones many times
-
-
-def wanted(subject: str, data: Path | None, *names: str) -> list[Path]:
-    """Return the paths of `names` below the folder `data`.
-
-    Raises:
-        InvalidOptions: there is no folder, or one of them is not in it; says what is missing.
-    """
-    if data is None:
-        raise InvalidOptions("data", f"{subject} needs a folder with {', '.join(names)}")
-    missing = [name for name in names if not (data / name).exists()]
-    if missing:
-        raise InvalidOptions("data", f"{subject} finds no {', '.join(missing)} in {str(data)!r}")
-    return [data / name for name in names]
 
 
 @lru_cache(maxsize=4)
@@ -51,19 +24,6 @@ def arrays(path: Path) -> dict[str, Array]:
     """Return the arrays of an `.npz` file; not to be changed."""
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
-
-
-def as_images(pixels: Array) -> torch.Tensor:
-    """Return uint8 pixels (images, height, width, 3) as float32 (images, 3, height, width)."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float()
-
-
-def normalized(
-    images: torch.Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
-) -> torch.Tensor:
-    """Return images of pixels 0..255 scaled to 0..1, less the mean, over the deviation."""
-    shape = (3, 1, 1)
-    return (images / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
 
 
 def labelled_images(path: Path, prepare: Callable[[torch.Tensor], torch.Tensor]) -> Batches:
@@ -75,6 +35,12 @@ def labelled_images(path: Path, prepare: Callable[[torch.Tensor], torch.Tensor])
         return prepare(as_images(values["images"][chosen])), values["labels"][chosen]
 
     return Batches(load, range(len(arrays(path)["labels"])), size=200)
+
+
+def halves(samples: Batches) -> tuple[Batches, Batches]:
+    """Return the samples of even index, which calibrate, and the others, which are measured."""
+    even, odd = (replace(samples, indices=samples.indices[start::2]) for start in (0, 1))
+    return even, odd
 
 
 @lru_cache(maxsize=DECODED_IMAGES)

@@ -1,31 +1,32 @@
-"""The ready subjects, where their models and data are at hand: NNR_SHARED names the folder."""
+"""Our subjects, where their models and data are at hand: NNR_SHARED names the folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from subject_support import DATA, needs_data, tensors_of, torch
+from subject_support import DATA, SUBJECTS, needs_data, tensors_of, torch
 
 from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.evaluation import evaluate
 from nnr_codec.experiments.measures.complexity import subject_complexity
-from nnr_codec.experiments.subject import Subject, find_subject, ready_subjects
-from nnr_codec.experiments.subjects import minilm
+from nnr_codec.experiments.subject import Subject
+from nnr_codec.experiments.subject_source import find_subject
+from nnr_codec.user.code import load_function
 
-OWN_DATA = [
-    "resnet8_cifar10",
-    "resnet20_cifar10",
-    "resnet56_cifar10",
-    "squeezenet_imagenet",
-    "mobilenet_vww",
-    "vdsr_set5",
-    "minilm_pairs",
-]
+RESNETS = ["resnet8_cifar10", "resnet20_cifar10", "resnet56_cifar10"]
+FILES = {
+    **dict.fromkeys(RESNETS, "cifar_resnets.py"),
+    "squeezenet_imagenet": "squeezenet.py",
+    "mobilenet_vww": "mobilenet.py",
+    "vdsr_set5": "vdsr.py",
+    "minilm_pairs": "minilm.py",
+}
 needs_pillow = pytest.mark.skipif(
     importlib.util.find_spec("PIL") is None, reason="Pillow is not installed"
 )
@@ -41,14 +42,18 @@ def evaluator() -> Any:
     return module
 
 
+def _subject(name: str, data: Path | None = DATA, **sampling: int) -> Subject:
+    return find_subject(f"{FILES[name]}:{name}", data, folder=SUBJECTS, **sampling)
+
+
 def _evaluated(subject: Subject) -> Any:
     return evaluate(subject, tensors_of(subject))
 
 
 @needs_data
-@pytest.mark.parametrize("name", ["resnet8_cifar10", "resnet20_cifar10", "resnet56_cifar10"])
+@pytest.mark.parametrize("name", RESNETS)
 def test_cifar_resnets_as_the_other_evaluator_says(evaluator: Any, name: str) -> None:
-    subject = find_subject(name, DATA, stride=50)
+    subject = _subject(name, stride=50)
     found = _evaluated(subject)
     state = evaluator.load_state(str(subject.checkpoint))
     run = evaluator.eval_resnet8 if name == "resnet8_cifar10" else evaluator.eval_cifar_resnet
@@ -60,7 +65,7 @@ def test_cifar_resnets_as_the_other_evaluator_says(evaluator: Any, name: str) ->
 @needs_data
 @needs_pillow
 def test_squeezenet_as_the_other_evaluator_says(evaluator: Any) -> None:
-    subject = find_subject("squeezenet_imagenet", DATA)
+    subject = _subject("squeezenet_imagenet")
     subject = dataclasses.replace(
         subject, batches=dataclasses.replace(subject.batches, indices=range(0, 1000, 50))
     )
@@ -74,7 +79,7 @@ def test_squeezenet_as_the_other_evaluator_says(evaluator: Any) -> None:
 @needs_data
 @needs_pillow
 def test_mobilenet_as_the_other_evaluator_says(evaluator: Any) -> None:
-    subject = find_subject("mobilenet_vww", DATA)
+    subject = _subject("mobilenet_vww")
     subject = dataclasses.replace(
         subject, batches=dataclasses.replace(subject.batches, indices=range(0, 1000, 10))
     )
@@ -101,7 +106,7 @@ def test_mobilenet_as_the_other_evaluator_says(evaluator: Any) -> None:
 
 @needs_data
 def test_vdsr_as_the_other_evaluator_says(evaluator: Any) -> None:
-    subject = find_subject("vdsr_set5", DATA, stride=5, limit=2)  # another scale, another image
+    subject = _subject("vdsr_set5", stride=5, limit=2)  # another scale, another image
     found = _evaluated(subject)
     state = evaluator.load_state(str(subject.checkpoint))
     with np.load(DATA / "datasets" / "set5y_4of5.npz") as images, torch.inference_mode():
@@ -120,8 +125,9 @@ def test_vdsr_as_the_other_evaluator_says(evaluator: Any) -> None:
 
 @needs_data
 def test_minilm_finds_the_partners_that_the_data_folder_states() -> None:
-    subject = find_subject("minilm_pairs", DATA)
-    whole = minilm.samples(DATA / "datasets" / "minilm_pairs.npz")
+    subject = _subject("minilm_pairs")
+    samples = load_function("minilm.py:samples", "subject", SUBJECTS)
+    whole = samples(DATA / "datasets" / "minilm_pairs.npz")
     found = _evaluated(dataclasses.replace(subject, batches=whole))
     assert 100 * found.scores["top1"].mean() == pytest.approx(43.75)
     assert found.scores["mrr"].mean() == pytest.approx(0.5537, abs=5e-5)
@@ -129,9 +135,9 @@ def test_minilm_finds_the_partners_that_the_data_folder_states() -> None:
 
 @needs_data
 @needs_pillow
-@pytest.mark.parametrize("name", OWN_DATA)
+@pytest.mark.parametrize("name", FILES)
 def test_calibration_fits_the_module_and_is_never_measured(name: str) -> None:
-    subject = find_subject(name, DATA, limit=2)
+    subject = _subject(name, limit=2)
     module = subject.module().eval()
     seen: set[bytes] = set()
     for batches, first_only in ((subject.batches, False), (subject.calibration, True)):
@@ -150,19 +156,27 @@ def test_calibration_fits_the_module_and_is_never_measured(name: str) -> None:
 def test_costs() -> None:
     expected = {"resnet8_cifar10": 12_501_632, "resnet20_cifar10": 40_551_040}
     for name, macs in expected.items():
-        found = subject_complexity(find_subject(name, DATA))
+        found = subject_complexity(_subject(name))
         assert (found.macs, found.unknown, found.idle) == (macs, (), ())
-    assert subject_complexity(find_subject("minilm_pairs", DATA)).idle == ("pooler.dense",)
+    assert subject_complexity(_subject("minilm_pairs")).idle == ("pooler.dense",)
 
 
-@pytest.mark.parametrize("name", OWN_DATA)
+@pytest.mark.parametrize("name", FILES)
 def test_says_what_is_missing(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidOptions, match=rf"data: {name} needs a folder with models/\w+\.saf"):
-        find_subject(name)
-    with pytest.raises(InvalidOptions, match=f"data: {name} finds no models/.*datasets/.* in "):
-        find_subject(name, tmp_path)
+        _subject(name, None)
+    with pytest.raises(InvalidOptions, match=f"data: {name}: .* lacks models/.*datasets/"):
+        _subject(name, tmp_path)
 
 
-def test_every_ready_subject_is_tested_here_or_with_folders() -> None:
-    folders = {"vgg16", "resnet50", "mobilenet_v2"} | {f"{name}_folder" for name in OWN_DATA[:3]}
-    assert set(ready_subjects()) == set(OWN_DATA) | folders
+def test_every_file_is_tested_here_or_beside() -> None:
+    others = {"__init__.py", "digits_networks.py", "sample_files.py"}
+    assert {path.name for path in SUBJECTS.glob("*.py")} == {*FILES.values()} | others
+
+
+@pytest.mark.parametrize("name", [*FILES, *(f"{name}_folder" for name in RESNETS)])
+def test_a_name_without_its_file_tells_the_file(name: str) -> None:
+    with pytest.raises(InvalidOptions, match=f'"(PATH/conformance/subjects/.*:{name})"') as caught:
+        find_subject(name, DATA)
+    (path,) = re.findall('"PATH/(.*)"', str(caught.value))
+    assert callable(load_function(path, "subject", SUBJECTS.parents[1]))

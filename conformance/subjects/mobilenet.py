@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from sample_files import arrays, halves, imagenet_pixels
 from torch import nn
 from torch.nn import functional
 
 from nnr_codec.experiments.batches import Batch, Batches
+from nnr_codec.experiments.datasets.images import as_images, required_files
 from nnr_codec.experiments.measures.metrics import unlabelled_classification
 from nnr_codec.experiments.subject import Subject
-from nnr_codec.experiments.subjects._data import arrays, as_images, imagenet_pixels, wanted
-
-__all__ = ["MobileNet", "mobilenet_vww", "samples"]
 
 SIDE = 96
 EPSILON = 1e-3  # of Keras's batch norm
@@ -71,14 +70,14 @@ class MobileNet(nn.Module):
         return logits
 
 
-def samples(path: Path, indices: Sequence[int] | None = None) -> Batches:
-    """Return images of the ImageNet sample as the network takes them, all unless told which."""
+def samples(path: Path) -> Batches:
+    """Return images of the ImageNet sample as the network takes them."""
 
     def load(chosen: Sequence[int]) -> Batch:
         pixels, _ = imagenet_pixels(path, chosen, SIDE)
         return as_images(pixels) / 255, None
 
-    return Batches(load, indices or range(len(arrays(path)["labels"])))
+    return Batches(load, range(len(arrays(path)["labels"])))
 
 
 def mobilenet_vww(data: Path | None) -> Subject:
@@ -88,15 +87,8 @@ def mobilenet_vww(data: Path | None) -> Subject:
         InvalidOptions: a file is missing from `data`.
     """
     name = "mobilenet_vww"
-    checkpoint, images = wanted(
+    checkpoint, images = required_files(
         name, data, "models/mobilenetv1_025_vww96.safetensors", "datasets/imagenet_1k_sample.npz"
     )
-    every = samples(images).indices
-    return Subject(
-        name,
-        MobileNet,
-        checkpoint,
-        samples(images, every[1::2]),
-        unlabelled_classification,
-        samples(images, every[::2]),
-    )
+    calibration, measured = halves(samples(images))
+    return Subject(name, MobileNet, checkpoint, measured, unlabelled_classification, calibration)

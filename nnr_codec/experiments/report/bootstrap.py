@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from ..measures.metrics import Float64
 
 LEVEL = 0.95
 """Of the intervals."""
@@ -41,7 +40,7 @@ class BytesAtLoss:
     high: int | None
 
 
-def resampled_means(values: Floats, resamples: int, seed: Sequence[int]) -> Floats:
+def resampled_means(values: Float64, resamples: int, seed: Sequence[int]) -> Float64:
     """Return the means of resampled sets of samples.
 
     Args:
@@ -62,7 +61,7 @@ def resampled_means(values: Floats, resamples: int, seed: Sequence[int]) -> Floa
     return np.concatenate(blocks)
 
 
-def bytes_within(sizes: Sequence[float], losses: Floats, allowed: float) -> Floats:
+def bytes_within(sizes: Sequence[float], losses: Float64, allowed: float) -> Float64:
     """Return the bytes at which a method loses `allowed`.
 
     The smallest point that loses no more counts, and from there the way to the next smaller point,
@@ -80,18 +79,18 @@ def bytes_within(sizes: Sequence[float], losses: Floats, allowed: float) -> Floa
     fits = losses <= allowed
     first = np.argmax(fits, axis=-1)
     left = np.maximum(first - 1, 0)
-    own, worse = (
+    better, worse = (
         np.take_along_axis(losses, index[..., np.newaxis], axis=-1)[..., 0]
         for index in (first, left)
     )
     with np.errstate(divide="ignore", invalid="ignore"):
-        part = np.where(first > 0, (allowed - own) / (worse - own), 0.0)
-    found = np.exp(logs[first] + part * (logs[left] - logs[first]))
-    return np.where(fits.any(axis=-1), found, np.inf)
+        part = np.where(first > 0, (allowed - better) / (worse - better), 0.0)
+    sizes_at_loss = np.exp(logs[first] + part * (logs[left] - logs[first]))
+    return np.where(fits.any(axis=-1), sizes_at_loss, np.inf)
 
 
 def bytes_at_losses(
-    sizes: Sequence[int], measured: Floats, resampled: Floats, allowed: Sequence[float]
+    sizes: Sequence[int], measured: Float64, resampled: Float64, allowed: Sequence[float]
 ) -> list[BytesAtLoss]:
     """Return the bytes of a method at several losses.
 

@@ -1,0 +1,177 @@
+"""Subjects by their source: a function in a file of the user's, or a network of torchvision.
+
+In a plan the source of a network of your own is `"FILE.py:FUNCTION"`. The function returns a torch
+module, its checkpoint, and the samples to measure as batches of inputs and targets:
+
+    import numpy as np, torch
+
+    def small(data):
+        with np.load(data / "test.npz") as test:
+            batch = torch.from_numpy(test["inputs"]), torch.from_numpy(test["labels"])
+        return torch.nn.Linear(4, 3), data / "small.npz", [batch]
+
+`data` is the folder that the user names (`--data`), None without it; a function that needs no such
+folder takes no argument. The module's weights do not matter, as those of the checkpoint are loaded;
+instead of the module there may be a function that makes one. The batches are the same, in the same
+order, each time: a list, a loader that does not shuffle, or a function that returns them anew. The
+targets are class numbers. For another metric, and for samples to calibrate with, the function
+returns a :class:`~nnr_codec.experiments.subject.Subject`.
+
+The file's own folder is on the path of imports while the file is loaded, as it is for a script.
+Such a file runs as any program of yours: use plans and subjects of people whom you trust.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nnr_codec.errors import InvalidOptions
+from nnr_codec.experiments.subject import Subject
+from nnr_codec.user.code import load_function, naming_failures
+
+__all__ = ["TORCHVISION", "check_name", "find_subject"]
+
+TORCHVISION = ("vgg16", "resnet50", "mobilenet_v2")
+"""Names of networks that need no file; they run on ImageNet in folders."""
+
+RETURNS = "a function returns (module, checkpoint, batches) or a Subject"
+_FILES = {
+    "resnet8_cifar10": "cifar_resnets.py",
+    "resnet20_cifar10": "cifar_resnets.py",
+    "resnet56_cifar10": "cifar_resnets.py",
+    "resnet8_cifar10_folder": "cifar_resnets.py",
+    "resnet20_cifar10_folder": "cifar_resnets.py",
+    "resnet56_cifar10_folder": "cifar_resnets.py",
+    "squeezenet_imagenet": "squeezenet.py",
+    "mobilenet_vww": "mobilenet.py",
+    "vdsr_set5": "vdsr.py",
+    "minilm_pairs": "minilm.py",
+}
+"""What once were names without a file, and the files in `conformance/subjects` that have them."""
+
+
+def find_subject(
+    source: str,
+    data: Path | None = None,
+    *,
+    folder: Path | None = None,
+    stride: int = 1,
+    limit: int | None = None,
+) -> Subject:
+    """Return the subject of a source.
+
+    Args:
+        source: `"FILE.py:FUNCTION"`, or one of `TORCHVISION`.
+        data: folder of models and data.
+        folder: that FILE.py is relative to; the current one by default.
+        stride: every so-manyth sample is measured, from the first on.
+        limit: so many are measured at most.
+
+    Raises:
+        InvalidOptions: there is no such subject, its file or function fails or returns something
+            else, `data` lacks what it needs, or `stride` or `limit` is less than 1.
+    """
+    if ":" not in source:
+        check_name(source)
+        return _torchvision_network(source, data).sampled(stride, limit)
+    function = load_function(source, "subject", folder)
+    with naming_failures(source, "subject"):
+        result = function(**_arguments(function, source, data))
+    return _as_subject(result, source).sampled(stride, limit)
+
+
+def check_name(name: str) -> None:
+    """Check a source that names no file.
+
+    Raises:
+        InvalidOptions: it is none of `TORCHVISION`.
+    """
+    if name in _FILES:
+        source = f'"PATH/conformance/subjects/{_FILES[name]}:{name}"'
+        reason = f"{name!r} is a function in a file now: write {source}; PATH leads to our sources"
+        raise InvalidOptions("subject", reason)
+    if name not in TORCHVISION:
+        names = ", ".join(TORCHVISION)
+        raise InvalidOptions("subject", f"{name!r} is neither FILE.py:FUNCTION nor one of {names}")
+
+
+def _torchvision_network(name: str, data: Path | None) -> Subject:
+    try:
+        from nnr_codec.experiments.datasets.imagenet import torchvision_network
+    except ModuleNotFoundError as error:
+        reason = f"{error.name} is missing: install the extra eval"
+        raise InvalidOptions("subject", reason) from error
+    return torchvision_network(name, data)
+
+
+def _arguments(function: Callable[..., Any], source: str, data: Path | None) -> dict[str, Any]:
+    """Return the arguments of a user's function by name: the folder of data, or none.
+
+    A parameter that has a default is left alone, unless its name is `data`.
+    """
+    parameters = inspect.signature(function).parameters
+    names = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and (parameter.default is parameter.empty or name == "data")
+    ]
+    if len(names) > 1:
+        reason = f"takes {', '.join(names)}; it can take the folder of data, or nothing"
+        raise InvalidOptions("subject", f"{source}: {reason}")
+    return dict.fromkeys(names, data)
+
+
+def _as_subject(result: Any, source: str) -> Subject:
+    """Return what a user's function returns as a subject, called after the function.
+
+    Raises:
+        InvalidOptions: it is neither a subject nor module, checkpoint and batches.
+    """
+    if isinstance(result, Subject):
+        return result
+    if not isinstance(result, tuple) or len(result) != 3:
+        length = f" of {len(result)}" if isinstance(result, tuple) else ""
+        raise InvalidOptions("subject", f"{source}: returns {_kind(result)}{length}; {RETURNS}")
+    module, checkpoint, batches = result
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise _wrong_part(source, "checkpoint", checkpoint, "the path of a model file")
+    name = source.rpartition(":")[2]
+    path = Path(checkpoint)
+    return Subject(name, _module_maker(module, source), path, _batches_maker(batches, source))
+
+
+def _module_maker(module: Any, source: str) -> Callable[[], Any]:
+    from torch import nn
+
+    if isinstance(module, nn.Module):
+        return partial(copy.deepcopy, module)
+    if not callable(module):
+        expected = "a torch module, or a function that makes one"
+        raise _wrong_part(source, "module", module, expected)
+    maker: Callable[[], Any] = module
+    return maker
+
+
+def _batches_maker(batches: Any, source: str) -> Callable[[], Iterable[Any]]:
+    if callable(batches):
+        maker: Callable[[], Iterable[Any]] = batches
+        return maker
+    if isinstance(batches, Iterator) or not isinstance(batches, Iterable):
+        expected = "a list or a loader that can be read again, or a function that returns batches"
+        raise _wrong_part(source, "batches", batches, expected)
+    return lambda: batches
+
+
+def _wrong_part(source: str, part: str, value: Any, expected: str) -> InvalidOptions:
+    return InvalidOptions("subject", f"{source}: {part} is {_kind(value)}, not {expected}")
+
+
+def _kind(value: Any) -> str:
+    return f"a value of type {type(value).__name__}"
