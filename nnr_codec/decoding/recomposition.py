@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,36 +11,29 @@ import numpy.typing as npt
 
 from ..bitstream import DataUnit
 from ..errors import InvalidBitstream, LimitExceeded
-from ..factorization.factorizations import Factorization, users_of
+from ..factorization.factor_tracker import FactorTracker, users_of
+from ..factorization.factorizations import Factorization, factors_of
 from ..factorization.model_map import MapError, ModelMap, Restored
 from ..model import dtype_of, is_signed_float
 from .unit_decoder import DecodedTensor
 
 
 class Recomposition:
-    """Gives each weight behind the last of its factors.
-
-    A factor is kept until the last weight that is wanted has been formed of it.
-    """
+    """Gives each weight behind the last of its factors."""
 
     def __init__(self, wanted: Callable[[str], bool] = lambda name: False) -> None:
         """`wanted`: tells which weights are to be formed; the others come without values."""
         self._wanted = wanted
         self._map = ModelMap()
         self._is_known = False
-        self._missing: dict[str, set[str]] = {}  # factors by weight
-        self._uses: dict[str, int] = {}  # by factor, of weights that are still to be formed
-        self._kept: dict[str, npt.NDArray[Any]] = {}
+        self._factors = FactorTracker[npt.NDArray[Any]]({})
 
     def use(self, model_map: ModelMap | None) -> None:
         """Take the stream's map, as soon as it is known."""
         if model_map is None or self._is_known:
             return
         self._map, self._is_known = model_map, True
-        for weight, entry in model_map.factorizations.items():
-            self._missing[weight] = set(entry.factors)
-            for factor in entry.factors if self._wanted(weight) else ():
-                self._uses[factor] = self._uses.get(factor, 0) + 1
+        self._factors = FactorTracker(factors_of(model_map.factorizations), self._wanted)
 
     def results(self, tensor: DecodedTensor) -> Iterator[DecodedTensor]:
         """Yield a coded tensor, of role "factor" if it is one, and what it makes complete.
@@ -49,30 +42,20 @@ class Recomposition:
             InvalidBitstream: the factors are not what the map says.
             LimitExceeded: the weight does not fit the memory.
         """
-        users = self._map.users.get(tensor.name, [])
-        if not users:
+        if tensor.name not in self._factors:
             yield tensor
             return
-        name = tensor.name
-        if name in self._uses:
-            self._kept[name] = tensor.values
+        complete = self._factors.add(tensor.name, tensor.values)
         yield replace(tensor, role="factor")
         del tensor  # so that its memory can go as soon as no weight needs it
-        for weight in users:
-            self._missing[weight].discard(name)
-            if not self._missing[weight]:
-                yield DecodedTensor(weight, "dense", self._values(weight))
+        for weight in complete:
+            yield DecodedTensor(weight, "dense", self._values(weight))
 
     def _values(self, weight: str) -> npt.NDArray[Any]:
         entry = self._map.factorizations[weight]
         if not self._wanted(weight):
             return entry.outlined()
-        values = recomposed(weight, entry, self._kept)
-        for factor in entry.factors:
-            self._uses[factor] -= 1
-            if not self._uses[factor]:
-                del self._kept[factor]
-        return values
+        return recomposed(weight, entry, self._factors.release(weight))
 
 
 class SharedFactors:
@@ -84,7 +67,7 @@ class SharedFactors:
 
     def __init__(self, factorizations: Mapping[str, Factorization] | None = None) -> None:
         """`factorizations`: of the weights that may be asked for."""
-        users = users_of(factorizations or {})
+        users = users_of(factors_of(factorizations or {}))
         self._users = {name: found for name, found in users.items() if len(found) > 1}
         self._to_come = {name: set(found) for name, found in self._users.items()}
         self._kept: dict[str, npt.NDArray[Any]] = {}
@@ -104,7 +87,7 @@ class SharedFactors:
         for factor in entry.factors:
             kept = self._kept.get(factor)
             factors[factor] = decode(factor) if kept is None else kept
-        values = recomposed(name, entry, factors)
+        values = recomposed(name, entry, list(factors.values()))
         with self._lock:
             for factor in self._users.keys() & factors.keys():
                 self._kept[factor] = factors[factor]
@@ -116,16 +99,16 @@ class SharedFactors:
 
 
 def recomposed(
-    name: str, entry: Factorization, factors: Mapping[str, npt.NDArray[Any]]
+    name: str, entry: Factorization, factors: Sequence[npt.NDArray[Any]]
 ) -> npt.NDArray[Any]:
-    """Return the weight `name` of its factors, which are given by name.
+    """Return the weight `name` of its factors, in their order.
 
     Raises:
         InvalidBitstream: they are not what the map says.
         LimitExceeded: it does not fit the memory.
     """
     try:
-        return entry.dense([factors[factor] for factor in entry.factors])
+        return entry.dense(factors)
     except MemoryError:
         limit = "memory of this machine, in elements"
         raise LimitExceeded(limit, entry.elements, 0) from None

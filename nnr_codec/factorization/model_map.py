@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from ..errors import UnsupportedFeature
 from ..model import dtype_of, is_signed_float
-from .factorizations import Factorization, parse_factorization, users_of
+from .factor_tracker import users_of
+from .factorizations import Factorization, factors_of, parse_factorization
 from .map_checks import (
     MAX_PRODUCT,
     MapError,
@@ -101,7 +102,7 @@ class ModelMap:
     @cached_property
     def users(self) -> dict[str, list[str]]:
         """Names of the factors, with those of the weights that are made of them."""
-        return users_of(self.factorizations)
+        return users_of(factors_of(self.factorizations))
 
     def check_parts(self) -> None:
         """Check that a part belongs to one tensor alone, and is nothing else.
