@@ -129,7 +129,7 @@ class _UnitDecoder:
     def restored(self, tensor: DecodedTensor) -> DecodedTensor:
         """Give a tensor the values, element type and shape that the model map has for it.
 
-        What is made of two tensors waits for both (``ExtraTensors.joined``).
+        What is made of two tensors waits for both (``Walk``).
         """
         model_map = self.parsed.context.model_map
         entry = model_map.tensors.get(tensor.name) if model_map else None

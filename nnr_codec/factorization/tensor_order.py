@@ -71,6 +71,7 @@ def in_order(units: Iterable[list[T]], order: Callable[[], TensorOrder]) -> Iter
     waiting: list[tuple[str, T]] = []
     for tensors in units:
         arranged = order().within_unit(tensors) if order() else tensors
+        del tensors  # so that nothing is held that was handed out
         if not order().by_name:
             yield arranged
             continue
@@ -79,5 +80,7 @@ def in_order(units: Iterable[list[T]], order: Callable[[], TensorOrder]) -> Iter
             ready.append(heapq.heappop(waiting)[1])
         for tensor in arranged:
             heapq.heappush(waiting, (tensor.name, tensor))
+            del tensor
+        del arranged
         yield ready
     yield [heapq.heappop(waiting)[1] for _ in range(len(waiting))]

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..decoding.stream_decoder import Layers, Source, unwanted_roles
+from ..decoding.selection import Layers, Selection
+from ..decoding.unit_reader import Bytes, Source
 from ..errors import InvalidModel
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import factors_of
@@ -18,7 +19,7 @@ from ..model import Array, is_extension
 from ..options import DecodeLimits
 from .factorized import SharedParameters, factored
 from .replacing import check_distinct, check_shape, layer_of, replace_layer
-from .sources import Bytes, TensorSource, opened, values_of
+from .sources import TensorSource, opened, values_of
 
 State = Mapping[str, torch.Tensor]
 
@@ -73,7 +74,7 @@ def load_into(
     >>> [name for name, _ in module.named_parameters()]
     ['0.reduce.weight', '0.expand.weight', '0.expand.bias']
     """
-    unwanted_roles(layers)
+    Selection(layers)  # checks them
     with opened(source, layers, parents, limits) as tensors:
         state = module.state_dict(keep_vars=True)
         _check(state, tensors, strict)

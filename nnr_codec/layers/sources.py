@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from ..checkpoints import open_checkpoint
 from ..checkpoints._content import format_of
 from ..decoding.decoded_model import DecodedModel
-from ..decoding.stream_decoder import Layers, Source, StreamDecoder
+from ..decoding.selection import Layers
+from ..decoding.stream_decoder import StreamDecoder
+from ..decoding.unit_reader import Bytes, Source
 from ..errors import InvalidModel
 from ..factorization.factorizations import Factorization
 from ..factorization.files import factorizations_of
 from ..model import Array, Parameter
 from ..options import DecodeLimits
 from ..support.rereadable_file import RereadableFile, rereadable
-
-Bytes = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from nnr_codec.bitstream import (
     write_topology,
 )
 from nnr_codec.bitstream.qp import step_size
-from nnr_codec.decoding import extra_tensors
+from nnr_codec.decoding import finishing
 from nnr_codec.encoding.unit_encoder import encode_raw_floats
 from nnr_codec.factorization.restored import scaled
 from nnr_codec.factorization.words import fold, is_rotated, unfold, words_of
@@ -313,7 +313,7 @@ def test_memory_that_runs_out_while_parts_are_joined(monkeypatch: pytest.MonkeyP
     def restore(*arguments: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(extra_tensors, "restore", restore)
+    monkeypatch.setattr(finishing, "restore", restore)
     with pytest.raises(nnr_codec.LimitExceeded, match="memory of this machine") as caught:
         nnr_codec.decode(data)
     assert caught.value.value == 10

@@ -1,0 +1,85 @@
+"""Values of tensors that no data unit holds as they are: joined, multiplied, tied, empty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..errors import InvalidBitstream, LimitExceeded
+from ..factorization.factorizations import Factorization
+from ..factorization.model_map import Extra, MapError, Restored
+from ..factorization.restored import restore
+from ..model import Array
+from .unit_decoder import DecodedTensor
+
+
+class ValueMaker:
+    """Makes decoded tensors of decoded tensors."""
+
+    def join(
+        self, tensor: DecodedTensor, rule: Restored, part: DecodedTensor | None
+    ) -> DecodedTensor:
+        """Return a tensor made complete by its part; raises what `joined` raises."""
+        part_values = None if part is None else part.values
+        return replace(tensor, values=joined(tensor.name, rule, tensor.values, part_values))
+
+    def product(
+        self, weight: str, entry: Factorization, factors: Sequence[DecodedTensor]
+    ) -> DecodedTensor:
+        """Return a weight made of factors; raises what `recomposed` raises."""
+        values = recomposed(weight, entry, [factor.values for factor in factors])
+        return DecodedTensor(weight, "dense", values)
+
+    def tie(self, extra: Extra, first: DecodedTensor) -> DecodedTensor:
+        """Return a tensor whose values are another's."""
+        return DecodedTensor(extra.name, "tied", first.values, tied_to=extra.tied_to)
+
+    def empty(self, extra: Extra) -> DecodedTensor:
+        """Return an empty tensor."""
+        return DecodedTensor(extra.name, "empty", extra.empty())
+
+
+class OutlineMaker(ValueMaker):
+    """Makes outlines of outlines: their values are zeros that take no memory."""
+
+    def join(
+        self, tensor: DecodedTensor, rule: Restored, part: DecodedTensor | None
+    ) -> DecodedTensor:
+        """Return the tensor, whose outline is that of the whole already."""
+        return tensor
+
+    def product(
+        self, weight: str, entry: Factorization, factors: Sequence[DecodedTensor]
+    ) -> DecodedTensor:
+        """Return the outline of a weight."""
+        return DecodedTensor(weight, "dense", entry.outlined())
+
+
+def joined(name: str, rule: Restored, values: Array, part: Array | None) -> Array:
+    """Return the values of tensor `name`, which is made of itself and a part.
+
+    Raises:
+        InvalidBitstream: the map does not fit them, or the part is None.
+        LimitExceeded: they do not fit the memory.
+    """
+    try:
+        return restore(rule, values, part)
+    except MemoryError:
+        raise LimitExceeded("memory of this machine, in elements", values.size, 0) from None
+    except MapError as error:
+        raise InvalidBitstream("model map", 0, f"tensor {name!r}: {error}") from None
+
+
+def recomposed(name: str, entry: Factorization, factors: Sequence[Array]) -> Array:
+    """Return the values of weight `name` of its factors, in their order.
+
+    Raises:
+        InvalidBitstream: they are not what the map says.
+        LimitExceeded: it does not fit the memory.
+    """
+    try:
+        return entry.dense(factors)
+    except MemoryError:
+        raise LimitExceeded("memory of this machine, in elements", entry.elements, 0) from None
+    except MapError as error:
+        raise InvalidBitstream("model map", 0, f"weight {name!r}: {error}") from None
