@@ -1,4 +1,4 @@
-"""The units of a bitstream in their context: which may follow which, and what they hold.
+"""Bad headers are refused here: units in their context, which may follow which, what they hold.
 
 See spec/bitstream.md, "Bitstream and units" for the order and "Checks on hostile input" for the
 refusals.
@@ -102,7 +102,7 @@ class StreamParser:
     def __init__(self, limits: DecodeLimits | None = None) -> None:
         self.context = Context(limits=limits or DecodeLimits())
         self.unit_count = 0
-        self._names: dict[str, int] = {}  # with their places
+        self._names: dict[str, int] = {}  # with their positions
         self._least_name = ""  # of the data unit before
         self._factors = FactorChecks({}, self.context.limits)
 
@@ -182,15 +182,15 @@ class StreamParser:
         if record.topology_storage_format != TopologyFormat.UNREC or not isinstance(text, str):
             return
         try:
-            found = parse_model_map(text, self.context.limits.max_dimensions)
+            model_map = parse_model_map(text, self.context.limits.max_dimensions)
         except MapError as error:
             raise _invalid(unit, f"model map: {error}") from None
-        if found is None:
+        if model_map is None:
             return
         if self._names or self.context.model_map is not None:
             raise _invalid(unit, "a model map behind a data unit or another map")
-        self._factors = FactorChecks(found.factorizations, self.context.limits)
-        self.context = replace(self.context, model_map=found)
+        self._factors = FactorChecks(model_map.factorizations, self.context.limits)
+        self.context = replace(self.context, model_map=model_map)
 
     def _resolved(self, unit: Unit, indices: list[int]) -> list[str]:
         """Return the names that indices stand for in the latest reference list."""
@@ -241,7 +241,7 @@ class StreamParser:
                 raise _invalid(unit, f"model map: {error}") from None
 
     def _note_names(self, unit: Unit, record: DataUnit) -> None:
-        """Give the names their places, in the order of the model map within the unit."""
+        """Give the names their positions, in the order of the model map within the unit."""
         order = self.context.model_map.order if self.context.model_map else TensorOrder()
         tensors = record.decoded_roles()
         if order:

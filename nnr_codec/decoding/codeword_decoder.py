@@ -80,15 +80,15 @@ class CodewordDecoder:
         # Block rows share their output's memory: threads alone can do that.
         threads = executor if isinstance(executor, ThreadPoolExecutor) else None
         if threads and len(layouts) == 1 and layouts[0].syntax.block_rows > 1:
-            found = [self._decode_block_rows(payload, layouts[0], bits, threads)]
+            tensors = [self._decode_block_rows(payload, layouts[0], bits, threads)]
         else:
             syntaxes = [layout.syntax for layout in layouts]
-            status, found = decode_codeword(payload, syntaxes, bits, self._entries(layouts))
-            self._check_history(layouts, any(history for _, history, _ in found))
+            status, tensors = decode_codeword(payload, syntaxes, bits, self._entries(layouts))
+            self._check_history(layouts, any(history for _, history, _ in tensors))
             self._check(status)
         return [
             CodedTensor(layout, qp_delta, integers)
-            for layout, (qp_delta, _, integers) in zip(layouts, found, strict=True)
+            for layout, (qp_delta, _, integers) in zip(layouts, tensors, strict=True)
         ]
 
     def _entries(self, layouts: list[TensorLayout]) -> list[tuple[int, int, int]]:

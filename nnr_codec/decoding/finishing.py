@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from ..errors import InvalidBitstream, LimitExceeded
 from ..factorization.factorizations import Factorization
-from ..factorization.model_map import Extra, MapError, Restored
-from ..factorization.restored import restore
+from ..factorization.model_map import Extra, MapError, TensorRule
+from ..factorization.tensor_rules import apply_rule
 from ..model import Array
 from .unit_decoder import DecodedTensor
 
@@ -17,7 +17,7 @@ class ValueMaker:
     """Makes decoded tensors of decoded tensors."""
 
     def join(
-        self, tensor: DecodedTensor, rule: Restored, part: DecodedTensor | None
+        self, tensor: DecodedTensor, rule: TensorRule, part: DecodedTensor | None
     ) -> DecodedTensor:
         """Return a tensor made complete by its part; raises what `joined` raises."""
         part_values = None if part is None else part.values
@@ -43,7 +43,7 @@ class OutlineMaker(ValueMaker):
     """Makes outlines of outlines: their values are zeros that take no memory."""
 
     def join(
-        self, tensor: DecodedTensor, rule: Restored, part: DecodedTensor | None
+        self, tensor: DecodedTensor, rule: TensorRule, part: DecodedTensor | None
     ) -> DecodedTensor:
         """Return the tensor, whose outline is that of the whole already."""
         return tensor
@@ -55,7 +55,7 @@ class OutlineMaker(ValueMaker):
         return DecodedTensor(weight, "dense", entry.outlined())
 
 
-def joined(name: str, rule: Restored, values: Array, part: Array | None) -> Array:
+def joined(name: str, rule: TensorRule, values: Array, part: Array | None) -> Array:
     """Return the values of tensor `name`, which is made of itself and a part.
 
     Raises:
@@ -63,7 +63,7 @@ def joined(name: str, rule: Restored, values: Array, part: Array | None) -> Arra
         LimitExceeded: they do not fit the memory.
     """
     try:
-        return restore(rule, values, part)
+        return apply_rule(rule, values, part)
     except MemoryError:
         raise LimitExceeded("memory of this machine, in elements", values.size, 0) from None
     except MapError as error:

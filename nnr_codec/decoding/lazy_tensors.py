@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..bitstream import DataUnit, ParsedUnit
 from ..factorization.factorizations import Factorization
-from ..factorization.model_map import Extra, Restored
+from ..factorization.model_map import Extra, TensorRule
 from ..model import Array
 from .finishing import joined, recomposed
 from .series import Series
@@ -47,7 +47,7 @@ class LazyMaker:
         decoded = decode_data_unit(unit, self._series, self._executor)
         return next(tensor.values for tensor in decoded if tensor.name == name)
 
-    def join(self, tensor: LazyTensor, rule: Restored, part: LazyTensor | None) -> LazyTensor:
+    def join(self, tensor: LazyTensor, rule: TensorRule, part: LazyTensor | None) -> LazyTensor:
         """Return a tensor that is joined with its part."""
 
         def read() -> Array:

@@ -15,7 +15,7 @@ from ..bitstream.qp import qp_delta_bits
 from ..bitstream.unit_layout import ParentData, TensorLayout, tensor_layouts
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import Factorization, factors_of
-from ..factorization.model_map import Extra, Restored
+from ..factorization.model_map import Extra, TensorRule
 from .selection import Selection
 from .stream_info import FactorizationInfo, StreamInfo, TensorInfo
 from .stream_map import StreamMap
@@ -61,7 +61,7 @@ class _Row(NamedTuple):
 class _RowMaker:
     """Adds the bytes of parts to those of the tensors that they belong to."""
 
-    def join(self, tensor: _Row, rule: Restored, part: _Row | None) -> _Row:
+    def join(self, tensor: _Row, rule: TensorRule, part: _Row | None) -> _Row:
         if tensor.info is None or part is None or part.info is None:
             return tensor
         return tensor._replace(info=replace(tensor.info, bytes=tensor.info.bytes + part.info.bytes))
@@ -115,7 +115,7 @@ def _tensors(parsed: ParsedUnit, record: DataUnit, stream: StreamMap) -> list[Te
     coded = record.payload_type != PayloadType.RAW_FLOAT
     infos = {}
     for layout, qp in zip(layouts, _qps(parsed, record, layouts), strict=True):
-        rule = stream.model_map.tensors.get(layout.name, Restored())
+        rule = stream.model_map.tensors.get(layout.name, TensorRule())
         infos[layout.name] = TensorInfo(
             name=layout.name,
             shape=layout.shape,
@@ -159,6 +159,6 @@ def _qps(parsed: ParsedUnit, record: DataUnit, layouts: Sequence[TensorLayout]) 
         return [*first, *[None] * (len(layouts) - 1)]
     before = [layout.syntax for layout in layouts if len(layout.shape) == 1][: len(layouts) - 1]
     # Of the tensor behind the vectors as little is decoded as there can be.
-    _, found = decode_codeword(payload, [*before, TensorSyntax(1, 1)], bits, [])
-    qps: list[int | None] = [base_qp + qp_delta for qp_delta, _, _ in found]
+    _, vectors = decode_codeword(payload, [*before, TensorSyntax(1, 1)], bits, [])
+    qps: list[int | None] = [base_qp + qp_delta for qp_delta, _, _ in vectors]
     return qps + [None] * (len(layouts) - len(qps))

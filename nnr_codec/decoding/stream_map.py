@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..bitstream import DataUnit, ParsedUnit
 from ..factorization.factorizations import Factorization
-from ..factorization.model_map import MapError, ModelMap, Restored
+from ..factorization.model_map import MapError, ModelMap, TensorRule
 from ..model import dtype_of, is_signed_float
 
 
@@ -62,11 +62,11 @@ def block_factorization(record: DataUnit, model_map: ModelMap) -> Factorization 
     names = tuple(record.names[:2])
     if model_map.owners.keys() & {record.dense_name, *names}:
         return None
-    rule = model_map.tensors.get(record.dense_name, Restored())
+    rule = model_map.tensors.get(record.dense_name, TensorRule())
     shape = rule.shape or tuple(record.tensor_dimensions or ())
     data_format = record.nnr_decompressed_data_format
     dtype = rule.dtype or ("float32" if data_format is None else data_format.name.lower())
-    factors = [model_map.tensors.get(name, Restored()) for name in names]
+    factors = [model_map.tensors.get(name, TensorRule()) for name in names]
     types = [dtype, *(factor.dtype for factor in factors if factor.dtype is not None)]
     if any(factor.shape is not None for factor in factors) or not all(map(_is_signed, types)):
         return None

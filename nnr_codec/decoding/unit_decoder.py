@@ -16,7 +16,7 @@ from ..bitstream.qp import step_size
 from ..bitstream.unit_layout import Integers, look_up, role_shape
 from ..errors import InvalidBitstream, LimitExceeded, UnsupportedFeature
 from ..factorization.model_map import MapError
-from ..factorization.restored import restore
+from ..factorization.tensor_rules import apply_rule
 from ..model import dtype_of
 from .codeword_decoder import CodedTensor, CodewordDecoder, invalid_payload
 from .ordered_product import summed_by_rank
@@ -84,7 +84,7 @@ def decode_data_unit(
     """
     unit = _UnitDecoder(parsed, series or Series(), keep_integers)
     try:
-        return [unit.restored(tensor) for tensor in unit.tensors(executor)]
+        return [unit.with_rule(tensor) for tensor in unit.tensors(executor)]
     except MemoryError:
         elements = unit.record.decoded_elements
         raise LimitExceeded("memory of this machine, in elements", elements, 0) from None
@@ -126,7 +126,7 @@ class _UnitDecoder:
             tensors.append(self._recompose(coded[-2], coded[-1]))
         return tensors
 
-    def restored(self, tensor: DecodedTensor) -> DecodedTensor:
+    def with_rule(self, tensor: DecodedTensor) -> DecodedTensor:
         """Give a tensor the values, element type and shape that the model map has for it.
 
         What is made of two tensors waits for both (``Walk``).
@@ -136,12 +136,12 @@ class _UnitDecoder:
         if entry is None or entry.part is not None:
             return tensor
         try:
-            return replace(tensor, values=restore(entry, tensor.values))
+            return replace(tensor, values=apply_rule(entry, tensor.values))
         except MapError as error:
             raise self.invalid(str(error)) from None
 
     def outlined(self, name: str, role: str) -> DecodedTensor:
-        """Return a tensor as `restored` gives it, without its values."""
+        """Return a tensor as `with_rule` gives it, without its values."""
         shape = role_shape(self.record, role)
         if self.record.payload_type == PayloadType.INT:
             dtype = np.dtype(self._integer_range()[2])
@@ -216,8 +216,8 @@ class _UnitDecoder:
         return _FLOAT_TYPES[data_format]
 
     def _data_format(self, default: DataFormat) -> DataFormat:
-        found = self.record.nnr_decompressed_data_format
-        return default if found is None else found
+        data_format = self.record.nnr_decompressed_data_format
+        return default if data_format is None else data_format
 
     def _to_integer_type(self, values: Integers) -> npt.NDArray[Any]:
         low, high, dtype = self._integer_range()

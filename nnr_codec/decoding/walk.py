@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import Factorization, factors_of
-from ..factorization.model_map import Restored
+from ..factorization.model_map import TensorRule
 from ..factorization.tensor_order import Named, in_order
 from .selection import Selection
 from .stream_map import StreamMap
@@ -25,7 +25,7 @@ M = TypeVar("M")
 class TensorMaker(ExtraMaker[M], Protocol[M]):
     """Makes the tensors that no data unit holds as they are."""
 
-    def join(self, tensor: M, rule: Restored, part: M | None) -> M:
+    def join(self, tensor: M, rule: TensorRule, part: M | None) -> M:
         """Return a tensor made complete by its part; None if that did not come before it."""
 
     def product(self, weight: str, entry: Factorization, factors: list[M]) -> M:

@@ -35,18 +35,18 @@ def factorizations_of(
     tensors = {parameter.name: parameter for parameter in parameters}
     try:
         model_map = parse_model_map(metadata.get(KEY, ""), limits.max_dimensions)
-        found = {} if model_map is None else model_map.factorizations
-        checks = FactorChecks(found, limits)
-        for weight in found:
+        entries = {} if model_map is None else model_map.factorizations
+        checks = FactorChecks(entries, limits)
+        for weight in entries:
             if weight in tensors:
                 raise MapError(f"{weight!r} is a tensor and a factored weight")
-        for factor in dict.fromkeys(name for entry in found.values() for name in entry.factors):
+        for factor in dict.fromkeys(name for entry in entries.values() for name in entry.factors):
             if factor not in tensors or not is_float(tensors[factor].dtype):
                 raise MapError(f"there is no factor {factor!r} of floats")
             checks.note(factor, tensors[factor].shape)
     except (MapError, UnsupportedFeature) as error:
         raise InvalidModel(source, f"its model map: {error}") from None
-    return found
+    return entries
 
 
 def factors_metadata(

@@ -32,7 +32,7 @@ from .map_checks import (
     shortened,
     typed,
 )
-from .restored import Restored, parse_restored
+from .tensor_rules import TensorRule, parse_tensor_rule
 
 __all__ = [
     "KEY",
@@ -42,7 +42,7 @@ __all__ = [
     "Factorization",
     "MapError",
     "ModelMap",
-    "Restored",
+    "TensorRule",
     "parse_model_map",
 ]
 from .tensor_order import BLOCK_ROLES, BY_NAME, TensorOrder
@@ -85,7 +85,7 @@ class ModelMap:
         factorizations: weights that are made of coded tensors, by name.
     """
 
-    tensors: Mapping[str, Restored] = field(default_factory=dict)
+    tensors: Mapping[str, TensorRule] = field(default_factory=dict)
     extras: tuple[Extra, ...] = ()
     order: TensorOrder = field(default_factory=TensorOrder)
     factorizations: Mapping[str, Factorization] = field(default_factory=dict)
@@ -130,35 +130,35 @@ class ModelMap:
             if name in self.users or name in self.tensors or name in extras or name in self.owners:
                 raise MapError(f"{shortened(name)} is a factored weight, and something else")
         for factor in self.users:
-            entry = self.tensors.get(factor, Restored())
+            entry = self.tensors.get(factor, TensorRule())
             is_real = entry.dtype is None or is_signed_float(dtype_of(entry.dtype))
             if factor in extras or factor in self.owners or entry.shape is not None or not is_real:
                 raise MapError(f"{shortened(factor)} is no factor: it has another meaning")
 
     def check(self, names: Mapping[str, int]) -> None:
-        """Check that the map fits a stream, whose tensors `names` gives with their places.
+        """Check that the map fits a stream, whose tensors `names` gives with their positions.
 
         Raises:
             MapError: it tells of tensors that are not there, are there already, or come later.
         """
-        places = self._with_weights(self.order.places(names))
+        positions = self._with_weights(self.order.positions(names))
         for name in self.tensors:
             if name not in names:
                 raise MapError(f"the stream has no tensor {shortened(name)}")
         for part, owner in self.owners.items():
-            if places.get(part, places[owner]) >= places[owner]:
+            if positions.get(part, positions[owner]) >= positions[owner]:
                 raise MapError(f"{shortened(part)} does not come before what it is a part of")
         for extra in self.extras:
-            if extra.name in places:
+            if extra.name in positions:
                 raise MapError(f"{shortened(extra.name)} has a data unit and is an extra")
-            place = -1 if extra.after is None else places.get(extra.after)
-            target = -1 if extra.tied_to is None else places.get(extra.tied_to)
-            if place is None or target is None or target > place:
+            position = -1 if extra.after is None else positions.get(extra.after)
+            target = -1 if extra.tied_to is None else positions.get(extra.tied_to)
+            if position is None or target is None or target > position:
                 raise MapError(f"{shortened(extra.name)} refers to tensors that do not precede it")
 
     def _with_weights(self, names: Mapping[str, int]) -> Mapping[str, float]:
-        """Return the places of a stream's tensors and of the factored weights between them."""
-        places: dict[str, float] = dict(names)
+        """Return the positions of a stream's tensors and of the factored weights between them."""
+        positions: dict[str, float] = dict(names)
         last: set[int] = set()
         for name, entry in self.factorizations.items():
             if name in names:
@@ -166,12 +166,12 @@ class ModelMap:
             missing = [factor for factor in entry.factors if factor not in names]
             if missing:
                 raise MapError(f"the stream has no factor {shortened(missing[0])}")
-            place = max(names[factor] for factor in entry.factors)
-            if place in last:
+            position = max(names[factor] for factor in entry.factors)
+            if position in last:
                 raise MapError(f"{shortened(name)} ends with a factor that ends another weight")
-            last.add(place)
-            places[name] = place + 0.5
-        return places
+            last.add(position)
+            positions[name] = position + 0.5
+        return positions
 
     def part(self, names: Iterable[str]) -> ModelMap:
         """Return what the map says of single coded tensors."""
@@ -226,29 +226,29 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
     check_keys(data, {"tensors", "extras", "order", "factorizations"}, "the map")
     tensors = typed(data.get("tensors", {}), dict, "tensors")
     extras = typed(data.get("extras", []), list, "extras")
-    restored = {
-        name: parse_restored(name, entry, max_dimensions) for name, entry in tensors.items()
+    rules = {
+        name: parse_tensor_rule(name, entry, max_dimensions) for name, entry in tensors.items()
     }
     order = _order(data["order"]) if "order" in data else TensorOrder()
     weights = typed(data.get("factorizations", {}), dict, "factorizations")
     factorizations = {
         name: parse_factorization(name, entry, max_dimensions) for name, entry in weights.items()
     }
-    found = ModelMap(
-        restored, tuple(_extra(entry, max_dimensions) for entry in extras), order, factorizations
+    model_map = ModelMap(
+        rules, tuple(_extra(entry, max_dimensions) for entry in extras), order, factorizations
     )
-    if len({extra.name for extra in found.extras}) != len(found.extras):
+    if len({extra.name for extra in model_map.extras}) != len(model_map.extras):
         raise MapError("two extras have one name")
-    found.check_parts()
-    found.check_factors()
-    return found
+    model_map.check_parts()
+    model_map.check_factors()
+    return model_map
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise MapError("a key stands twice in an object")
-    return found
+    return entries
 
 
 def _no_constant(text: str) -> Any:

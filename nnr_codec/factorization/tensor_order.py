@@ -56,9 +56,9 @@ class TensorOrder:
         ranks = {role: rank for rank, role in enumerate(self.roles)}
         return sorted(tensors, key=lambda tensor: ranks.get(tensor.role, len(ranks)))
 
-    def places(self, names: Mapping[str, int]) -> Mapping[str, int]:
-        """Return the places of a stream's tensors, of which `names` gives those by unit."""
-        return {name: place for place, name in enumerate(sorted(names))} if self.by_name else names
+    def positions(self, names: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the positions of a stream's tensors, of which `names` gives those by unit."""
+        return {n: index for index, n in enumerate(sorted(names))} if self.by_name else names
 
 
 def in_order(units: Iterable[list[T]], order: Callable[[], TensorOrder]) -> Iterator[list[T]]:

@@ -59,7 +59,7 @@ def load_into(
         The module.
 
     Raises:
-        InvalidModel: the module disagrees: a tensor is missing, has another shape or no place for
+        InvalidModel: the module disagrees: a tensor is missing, has another shape or no memory for
             values, or a layer is of a kind that its factors cannot stand for; the message names
             it. Or the file is damaged.
         BitstreamError: the bitstream is damaged, or asks for what is not supported or allowed.

@@ -62,8 +62,8 @@ def opened(
             decoded = DecodedModel(decoder, _stream(source, stack), layers)
             parameters, metadata = decoded.parameters, decoded.metadata
         name = "a bitstream" if path is None else path
-        found = factorizations_of(name, metadata, parameters, limits)
-        yield TensorSource(name, parameters, found)
+        weights = factorizations_of(name, metadata, parameters, limits)
+        yield TensorSource(name, parameters, weights)
 
 
 def _stream(source: Bytes | str | os.PathLike[str], stack: ExitStack) -> RereadableFile:

@@ -19,7 +19,7 @@ from nnr_codec.factorization.model_map import (
     Extra,
     MapError,
     ModelMap,
-    Restored,
+    TensorRule,
     parse_model_map,
 )
 from nnr_codec.model import Model, Parameter
@@ -92,7 +92,7 @@ def test_a_plain_model_has_no_map() -> None:
 
 
 MAP = ModelMap(
-    {"s": Restored(shape=()), "u": Restored("uint8"), "both": Restored("bool", (1, 1))},
+    {"s": TensorRule(shape=()), "u": TensorRule("uint8"), "both": TensorRule("bool", (1, 1))},
     (Extra("e", None, None, "float16", (0, 3)), Extra("t", "u", "s")),
 )
 
