@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext, suppress
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import numpy.typing as npt
@@ -106,12 +105,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     def __enter__(self) -> NnrStream:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..errors import InvalidBitstream, TruncatedBitstream, UnsupportedFeature
 from ..factorization.factorizations import FactorChecks
-from ..factorization.model_map import MapError, parse_model_map
+from ..factorization.map_checks import MapError
+from ..factorization.model_map import parse_model_map
 from ..factorization.tensor_order import TensorOrder
 from ..options import DecodeLimits
 from .codes import PayloadType, TopologyFormat, UnitType

@@ -84,7 +84,8 @@ class CodewordDecoder:
         else:
             syntaxes = [layout.syntax for layout in layouts]
             status, tensors = decode_codeword(payload, syntaxes, bits, self._entries(layouts))
-            self._check_history(layouts, any(history for _, history, _ in tensors))
+            if any(history_enabled for _, history_enabled, _ in tensors):
+                self._require_parents(layouts)  # without history, the codeword is misread
             self._check(status)
         return [
             CodedTensor(layout, qp_delta, integers)
@@ -112,7 +113,8 @@ class CodewordDecoder:
     ) -> tuple[int, bool, Integers]:
         """Decode a tensor's block rows side by side, and compare all of them with their entries."""
         decoder = BlockRowDecoder(payload, layout.syntax, bits)
-        self._check_history([layout], decoder.history_enabled)
+        if decoder.history_enabled:
+            self._require_parents([layout])
         self._check(decoder.status)
         starts = [(decoder.start_position, 0, 0)]
         for entry in self._record.entry_points:
@@ -143,12 +145,8 @@ class CodewordDecoder:
         unit = self._parsed.unit
         return self._series.parent_data(name, elements, label=unit.label, offset=unit.byte_offset)
 
-    def _check_history(self, layouts: list[TensorLayout], enabled: bool) -> None:
-        """Tell a missing parent from damage: without history, the codeword is misread."""
-        if enabled:
-            self._require_parents(layouts)
-
     def _require_parents(self, layouts: list[TensorLayout]) -> None:
+        """Tell a missing parent from damage."""
         for layout in layouts:
             self._series.require(layout.name)
 

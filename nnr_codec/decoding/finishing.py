@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from ..errors import InvalidBitstream, LimitExceeded
 from ..factorization.factorizations import Factorization
-from ..factorization.model_map import Extra, MapError, TensorRule
-from ..factorization.tensor_rules import apply_rule
+from ..factorization.map_checks import MapError
+from ..factorization.model_map import Extra
+from ..factorization.tensor_rules import TensorRule, apply_rule
 from ..model import Array
 from .unit_decoder import DecodedTensor
 
@@ -30,13 +32,11 @@ class ValueMaker:
         values = recomposed(weight, entry, [factor.values for factor in factors])
         return DecodedTensor(weight, "dense", values)
 
-    def tie(self, extra: Extra, first: DecodedTensor) -> DecodedTensor:
-        """Return a tensor whose values are another's."""
-        return DecodedTensor(extra.name, "tied", first.values, tied_to=extra.tied_to)
-
-    def empty(self, extra: Extra) -> DecodedTensor:
-        """Return an empty tensor."""
-        return DecodedTensor(extra.name, "empty", extra.empty())
+    def extra(self, extra: Extra, first: DecodedTensor | None) -> DecodedTensor:
+        """Return an empty tensor, or one whose values are those of `first`."""
+        if first is None:
+            return DecodedTensor(extra.name, "empty", extra.empty())
+        return DecodedTensor(extra.name, "tied", first.values, tied_to=first.name)
 
 
 class OutlineMaker(ValueMaker):
@@ -62,24 +62,22 @@ def joined(name: str, rule: TensorRule, values: Array, part: Array | None) -> Ar
         InvalidBitstream: the map does not fit them, or the part is None.
         LimitExceeded: they do not fit the memory.
     """
-    try:
+    with _map_errors(f"tensor {name!r}", values.size):
         return apply_rule(rule, values, part)
-    except MemoryError:
-        raise LimitExceeded("memory of this machine, in elements", values.size, 0) from None
-    except MapError as error:
-        raise InvalidBitstream("model map", 0, f"tensor {name!r}: {error}") from None
 
 
 def recomposed(name: str, entry: Factorization, factors: Sequence[Array]) -> Array:
-    """Return the values of weight `name` of its factors, in their order.
-
-    Raises:
-        InvalidBitstream: they are not what the map says.
-        LimitExceeded: it does not fit the memory.
-    """
-    try:
+    """Return the values of weight `name` of its factors, in their order; raises like `joined`."""
+    with _map_errors(f"weight {name!r}", entry.elements):
         return entry.dense(factors)
+
+
+@contextmanager
+def _map_errors(what: str, elements: int) -> Iterator[None]:
+    """Turn errors of the map, and memory that runs out, into those of a bitstream."""
+    try:
+        yield
     except MemoryError:
-        raise LimitExceeded("memory of this machine, in elements", entry.elements, 0) from None
+        raise LimitExceeded("memory of this machine, in elements", elements, 0) from None
     except MapError as error:
-        raise InvalidBitstream("model map", 0, f"weight {name!r}: {error}") from None
+        raise InvalidBitstream("model map", 0, f"{what}: {error}") from None

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from ..bitstream import DataUnit, ParsedUnit
 from ..factorization.factorizations import Factorization
-from ..factorization.model_map import Extra, TensorRule
+from ..factorization.model_map import Extra
+from ..factorization.tensor_rules import TensorRule
 from ..model import Array
 from .finishing import joined, recomposed
 from .series import Series
@@ -61,13 +62,11 @@ class LazyMaker:
         self._shared.add_weight(weight, factors)
         return LazyTensor(weight, "dense", partial(self._shared.form, weight, entry, factors))
 
-    def tie(self, extra: Extra, first: LazyTensor) -> LazyTensor:
-        """Return a tensor whose values are another's."""
+    def extra(self, extra: Extra, first: LazyTensor | None) -> LazyTensor:
+        """Return an empty tensor, or one whose values are those of `first`."""
+        if first is None:
+            return LazyTensor(extra.name, "empty", extra.empty)
         return LazyTensor(extra.name, "tied", first.read)
-
-    def empty(self, extra: Extra) -> LazyTensor:
-        """Return an empty tensor."""
-        return LazyTensor(extra.name, "empty", extra.empty)
 
 
 class SharedFactors:

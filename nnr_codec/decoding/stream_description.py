@@ -15,7 +15,8 @@ from ..bitstream.qp import qp_delta_bits
 from ..bitstream.unit_layout import ParentData, TensorLayout, tensor_layouts
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import Factorization, factors_of
-from ..factorization.model_map import Extra, TensorRule
+from ..factorization.model_map import Extra
+from ..factorization.tensor_rules import TensorRule
 from .selection import Selection
 from .stream_info import FactorizationInfo, StreamInfo, TensorInfo
 from .stream_map import StreamMap
@@ -69,11 +70,8 @@ class _RowMaker:
     def product(self, weight: str, entry: Factorization, factors: list[_Row]) -> _Row:
         return _Row(weight, "dense")
 
-    def tie(self, extra: Extra, first: _Row) -> _Row:
-        return _Row(extra.name, "tied")
-
-    def empty(self, extra: Extra) -> _Row:
-        return _Row(extra.name, "empty")
+    def extra(self, extra: Extra, first: _Row | None) -> _Row:
+        return _Row(extra.name, "empty" if first is None else "tied")
 
 
 def _factorizations(
@@ -116,6 +114,7 @@ def _tensors(parsed: ParsedUnit, record: DataUnit, stream: StreamMap) -> list[Te
     infos = {}
     for layout, qp in zip(layouts, _qps(parsed, record, layouts), strict=True):
         rule = stream.model_map.tensors.get(layout.name, TensorRule())
+        scan_order = record.scan_order if len(layout.shape) > 1 else 0  # vectors have none
         infos[layout.name] = TensorInfo(
             name=layout.name,
             shape=layout.shape,
@@ -125,7 +124,7 @@ def _tensors(parsed: ParsedUnit, record: DataUnit, stream: StreamMap) -> list[Te
             bytes=parsed.unit.size if layout.name == largest else 0,
             qp=qp,
             unary_length=record.unary_length if coded else None,
-            scan_order=_scan_order(record, layout) if coded else None,
+            scan_order=scan_order if coded else None,
             dq=bool(record.dq_flag) if coded else None,
             codebook_size=len(layout.codebook.values) if layout.codebook else None,
             data_format=rule.dtype or _data_format(record),
@@ -137,11 +136,6 @@ def _data_format(record: DataUnit) -> str:
     if record.nnr_decompressed_data_format is not None:
         return record.nnr_decompressed_data_format.name.lower()
     return "int32" if record.payload_type == PayloadType.INT else "float32"
-
-
-def _scan_order(record: DataUnit, layout: TensorLayout) -> int:
-    """Return the scan order, which vectors of a block do not have."""
-    return record.scan_order if len(layout.shape) > 1 else 0
 
 
 def _qps(parsed: ParsedUnit, record: DataUnit, layouts: Sequence[TensorLayout]) -> list[int | None]:

@@ -6,19 +6,33 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..model import dtype_of
 from ..report import StreamTotals
 
-_BITS = {
-    f"{kind}{bits}": bits for kind in ("int", "uint", "float", "bfloat") for bits in (8, 16, 32, 64)
-}
 
+class _Decoded:
+    """What is decoded: of a shape and an element type."""
 
-def _item_bytes(data_format: str) -> int:
-    return max(1, _BITS.get(data_format, 8) // 8)
+    __slots__ = ()
+    shape: tuple[int, ...]
+    data_format: str
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def original_bytes(self) -> int:
+        """Bytes of the values when decoded; integers of a few bits come as bytes."""
+        try:
+            return self.elements * dtype_of(self.data_format).itemsize
+        except KeyError:
+            return self.elements
 
 
 @dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(_Decoded):
     """One tensor of a stream, as its header describes it.
 
     Attributes:
@@ -47,23 +61,13 @@ class TensorInfo:
     data_format: str
 
     @property
-    def elements(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
     def bits_per_weight(self) -> float:
         """Bits of the data unit per element of the tensor."""
         return 8 * self.bytes / self.elements
 
-    @property
-    def original_bytes(self) -> int:
-        """Bytes of the tensor when decoded."""
-        return self.elements * _item_bytes(self.data_format)
-
 
 @dataclass(frozen=True, slots=True)
-class FactorizationInfo:
+class FactorizationInfo(_Decoded):
     """A weight of a stream that comes as factors.
 
     Attributes:
@@ -83,16 +87,6 @@ class FactorizationInfo:
     parameters: int
     bytes: int
     data_format: str
-
-    @property
-    def elements(self) -> int:
-        """Elements of the weight."""
-        return math.prod(self.shape)
-
-    @property
-    def original_bytes(self) -> int:
-        """Bytes of the weight when decoded."""
-        return self.elements * _item_bytes(self.data_format)
 
 
 @dataclass(frozen=True, slots=True)

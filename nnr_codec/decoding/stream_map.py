@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ..bitstream import DataUnit, ParsedUnit
 from ..factorization.factorizations import Factorization
-from ..factorization.model_map import MapError, ModelMap, TensorRule
+from ..factorization.map_checks import MapError
+from ..factorization.model_map import ModelMap
+from ..factorization.tensor_rules import TensorRule
 from ..model import dtype_of, is_signed_float
 
 

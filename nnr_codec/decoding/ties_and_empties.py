@@ -16,11 +16,8 @@ M = TypeVar("M")
 class ExtraMaker(Protocol[M]):
     """Makes tensors without a data unit."""
 
-    def tie(self, extra: Extra, first: M) -> M:
-        """Return the tensor that is tied to `first`."""
-
-    def empty(self, extra: Extra) -> M:
-        """Return an empty tensor."""
+    def extra(self, extra: Extra, first: M | None) -> M:
+        """Return a tensor, of the role "tied" or "empty": tied to `first`; or empty, for None."""
 
 
 class TiesAndEmpties(Generic[T]):
@@ -51,9 +48,9 @@ class TiesAndEmpties(Generic[T]):
         """Yield what follows tensor `name`, once; None: what comes first."""
         for extra in self._waiting.pop(name, []):
             if extra.tied_to is None:
-                yield self._maker.empty(extra)
+                yield self._maker.extra(extra, None)
             elif extra.tied_to in self._firsts:
-                yield self._maker.tie(extra, self._first(extra.tied_to))
+                yield self._maker.extra(extra, self._first(extra.tied_to))
 
     def _first(self, name: str) -> T:
         """Return the tensor that another one is tied to; with the last of these it can go."""

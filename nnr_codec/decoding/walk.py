@@ -12,8 +12,8 @@ from typing import Generic, Protocol, TypeVar
 
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import Factorization, factors_of
-from ..factorization.model_map import TensorRule
 from ..factorization.tensor_order import Named, in_order
+from ..factorization.tensor_rules import TensorRule
 from .selection import Selection
 from .stream_map import StreamMap
 from .ties_and_empties import ExtraMaker, TiesAndEmpties

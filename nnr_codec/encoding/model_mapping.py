@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ..errors import InvalidModel
-from ..factorization.model_map import MAX_PRODUCT, Extra, ModelMap, TensorRule
+from ..factorization.map_checks import MAX_PRODUCT
+from ..factorization.model_map import Extra, ModelMap
+from ..factorization.tensor_rules import TensorRule
 from ..model import Parameter, is_float, is_signed_float
 from ..options import DecodeLimits, EncodeOptions
 from .exact import Representation

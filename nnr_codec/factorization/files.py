@@ -10,7 +10,8 @@ from ..options import DecodeLimits
 from .factor_tracker import FactorTracker
 from .factorizations import FactorChecks, Factorization, factors_of
 from .forms import FactoredWeight
-from .model_map import KEY, MapError, ModelMap, parse_model_map
+from .map_checks import MapError
+from .model_map import KEY, ModelMap, parse_model_map
 
 
 def factorizations_of(

@@ -23,7 +23,6 @@ from ..model import dtype_of, is_signed_float
 from .factor_tracker import users_of
 from .factorizations import Factorization, factors_of, parse_factorization
 from .map_checks import (
-    MAX_PRODUCT,
     MapError,
     check_keys,
     check_name,
@@ -32,20 +31,8 @@ from .map_checks import (
     shortened,
     typed,
 )
-from .tensor_rules import TensorRule, parse_tensor_rule
-
-__all__ = [
-    "KEY",
-    "MAX_PRODUCT",
-    "VERSION",
-    "Extra",
-    "Factorization",
-    "MapError",
-    "ModelMap",
-    "TensorRule",
-    "parse_model_map",
-]
 from .tensor_order import BLOCK_ROLES, BY_NAME, TensorOrder
+from .tensor_rules import TensorRule, parse_tensor_rule
 
 KEY = "nnr_model_map"
 VERSION = 1
@@ -72,6 +59,13 @@ class Extra:
     def empty(self) -> npt.NDArray[Any]:
         """Return the empty tensor."""
         return np.zeros(self.shape, dtype_of(self.dtype))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the map."""
+        after = {} if self.after is None else {"after": self.after}
+        empty = {"dtype": self.dtype, "shape": list(self.shape)}
+        content = empty if self.tied_to is None else {"tied_to": self.tied_to}
+        return {"name": self.name, **after, **content}
 
 
 @dataclass(frozen=True)
@@ -183,7 +177,7 @@ class ModelMap:
         if self.tensors:
             data["tensors"] = {name: entry.to_json() for name, entry in self.tensors.items()}
         if self.extras:
-            data["extras"] = [_extra_json(extra) for extra in self.extras]
+            data["extras"] = [extra.to_json() for extra in self.extras]
         if self.order:
             data["order"] = BY_NAME if self.order.by_name else self.order.roles
         if self.factorizations:
@@ -191,18 +185,6 @@ class ModelMap:
                 n: entry.to_json() for n, entry in self.factorizations.items()
             }
         return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-
-
-def _without_none(**items: Any) -> dict[str, Any]:
-    return {key: value for key, value in items.items() if value is not None}
-
-
-def _extra_json(extra: Extra) -> dict[str, Any]:
-    if extra.tied_to is not None:
-        return _without_none(name=extra.name, after=extra.after, tied_to=extra.tied_to)
-    return _without_none(
-        name=extra.name, after=extra.after, dtype=extra.dtype, shape=list(extra.shape)
-    )
 
 
 def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:

@@ -19,7 +19,7 @@ from ..model import Array, is_extension
 from ..options import DecodeLimits
 from .factorized import SharedParameters, factored
 from .replacing import check_distinct, check_shape, layer_of, replace_layer
-from .sources import TensorSource, opened, values_of
+from .sources import TensorSource, opened
 
 State = Mapping[str, torch.Tensor]
 
@@ -137,7 +137,8 @@ def _load(
     weights = tensors.factorizations
     tracker = FactorTracker[Array](factors_of(weights), state.__contains__)
     shared: SharedParameters = {}
-    for name, values in values_of(tensors):
+    for parameter in tensors.parameters:
+        name, values = parameter.name, parameter.read()
         if name in state and name not in tracker:
             _copy(state[name], values)
         complete = tracker.add(name, values)

@@ -17,7 +17,7 @@ from ..decoding.unit_reader import Bytes, Source
 from ..errors import InvalidModel
 from ..factorization.factorizations import Factorization
 from ..factorization.files import factorizations_of
-from ..model import Array, Parameter
+from ..model import Parameter
 from ..options import DecodeLimits
 from ..support.rereadable_file import RereadableFile, rereadable
 
@@ -81,9 +81,3 @@ def _is_model_file(path: str) -> bool:
     except InvalidModel:
         return False
     return True
-
-
-def values_of(source: TensorSource) -> Iterator[tuple[str, Array]]:
-    """Yield the tensors one by one; raises what reading raises."""
-    for parameter in source.parameters:
-        yield parameter.name, parameter.read()

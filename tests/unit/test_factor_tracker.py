@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import pytest
 from load_into_support import Net, net_stream, saved
 
 from nnr_codec.factorization.factor_tracker import FactorTracker
-from nnr_codec.layers import load_into, loading
+from nnr_codec.layers import load_into
+from nnr_codec.model import Array, Parameter
 
 FACTORS = {"a": ("f", "s"), "b": ("s", "g"), "c": ("h", "s")}
 """Three weights that share one factor."""
@@ -55,19 +55,17 @@ def test_loading_keeps_no_factors_of_weights_that_are_formed(
 ) -> None:
     """At most three wait for the fourth, of CP; there are more than twenty tensors."""
     alive: list[weakref.ref[Any]] = []
-    most = 0
+    most, read = 0, Parameter.read
 
-    def watched(source: Any) -> Iterator[tuple[str, Any]]:
+    def watched(parameter: Parameter) -> Array:
         nonlocal most
-        for parameter in source.parameters:
-            values = parameter.read()
-            alive.append(weakref.ref(values))
-            yield parameter.name, values
-            del values
-            most = max(most, sum(reference() is not None for reference in alive))
+        most = max(most, sum(reference() is not None for reference in alive))
+        values = read(parameter)
+        alive.append(weakref.ref(values))
+        return values
 
     path = saved(".safetensors")(tmp_path, net_stream())
-    monkeypatch.setattr(loading, "values_of", watched)
+    monkeypatch.setattr(Parameter, "read", watched)
     load_into(Net(), path, layers="dense")
     assert len(alive) > 20
     assert most == 3
