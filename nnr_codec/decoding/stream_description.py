@@ -52,7 +52,7 @@ def describe_stream(units: Sequence[ParsedUnit]) -> StreamInfo:
 
 
 class _Row(NamedTuple):
-    """A tensor on the walk; the info is None for what has no unit of its own."""
+    """A tensor on the walk; the info is None for products, ties and empty tensors."""
 
     name: str
     role: str
@@ -102,12 +102,13 @@ def _rows(units: Sequence[ParsedUnit], stream: StreamMap) -> Iterator[list[_Row]
         stream.note(parsed)
         if isinstance(parsed.record, DataUnit):
             infos = _tensors(parsed, parsed.record, stream)
-            yield [_Row(info.name, info.role, info) for info in infos]
+            yield [
+                _Row(name, role, infos.get(name)) for name, role in parsed.record.decoded_roles()
+            ]
 
 
-def _tensors(parsed: ParsedUnit, record: DataUnit, stream: StreamMap) -> list[TensorInfo]:
-    """Describe the tensors of a data unit, in the order of its names; the unit's bytes stand with
-    the largest."""
+def _tensors(parsed: ParsedUnit, record: DataUnit, stream: StreamMap) -> dict[str, TensorInfo]:
+    """Describe the coded tensors of a data unit, by name; its bytes stand with the largest."""
     layouts = tensor_layouts(record, parsed.context, lambda name, elements: ParentData())
     largest = max(layouts, key=lambda layout: math.prod(layout.shape)).name
     coded = record.payload_type != PayloadType.RAW_FLOAT
@@ -129,7 +130,7 @@ def _tensors(parsed: ParsedUnit, record: DataUnit, stream: StreamMap) -> list[Te
             codebook_size=len(layout.codebook.values) if layout.codebook else None,
             data_format=rule.dtype or _data_format(record),
         )
-    return [infos[name] for name in record.names]
+    return infos
 
 
 def _data_format(record: DataUnit) -> str:

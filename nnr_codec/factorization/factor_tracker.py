@@ -17,10 +17,6 @@ def users_of(factors: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     return users
 
 
-def _every(weight: str) -> bool:
-    return True
-
-
 class FactorTracker(Generic[T]):
     """Keeps what comes with each factor (values, a shape, a report) until no weight needs it.
 
@@ -30,7 +26,7 @@ class FactorTracker(Generic[T]):
     def __init__(
         self,
         factors: Mapping[str, Iterable[str]],
-        is_formed: Callable[[str], bool] = _every,
+        is_formed: Callable[[str], bool] = lambda weight: True,
     ) -> None:
         """Track weights.
 

@@ -151,7 +151,7 @@ class FactorChecks:
         return name in self._shapes
 
     def note(self, name: str, shape: tuple[int, ...]) -> None:
-        """Take the shape of a factor; with the last one of a weight, all of them are compared.
+        """Note the shape of a factor; with the last one of a weight, all of them are compared.
 
         Raises:
             MapError: they do not fit together.
@@ -166,7 +166,7 @@ class FactorChecks:
             self.count(FORMS[entry.form].product_operations(entry.shape, ranks))
 
     def count(self, operations: int) -> None:
-        """Take the multiplications of a product.
+        """Count the multiplications of a product.
 
         Raises:
             LimitExceeded: they are more than is allowed, alone or with those before.
