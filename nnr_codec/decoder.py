@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .decoding.stream_decoder import Layers, Source, StreamDecoder
+from .decoding.selection import Layers
+from .decoding.stream_decoder import StreamDecoder
+from .decoding.unit_reader import Source
 from .options import DecodeLimits
 
 

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 from .calibration.moments import Calibration
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
-from .decoding.stream_decoder import Source, StreamDecoder
+from .decoding.stream_decoder import StreamDecoder
+from .decoding.unit_reader import Source
 from .encoding.factor_transport import Carriage
 from .encoding.model_encoder import encode_model
 from .errors import InvalidModel, naming

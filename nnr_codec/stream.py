@@ -9,35 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext, suppress
 from functools import partial
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from .bitstream import DataUnit, ParsedUnit
-from .decoding.extra_tensors import ExtraTensors, join
-from .decoding.recomposition import Recomposition, SharedFactors
-from .decoding.stream_decoder import Layers, Source, StreamDecoder, limited_units, unwanted_roles
-from .decoding.stream_info import StreamInfo, stream_info
-from .decoding.unit_decoder import DecodedTensor, decode_data_unit
+from .bitstream import ParsedUnit
+from .decoding.lazy_tensors import LazyMaker, LazyTensor
+from .decoding.selection import Layers, Selection
+from .decoding.stream_decoder import StreamDecoder
+from .decoding.stream_description import describe_stream
+from .decoding.stream_info import StreamInfo
+from .decoding.stream_map import StreamMap
+from .decoding.unit_reader import Bytes, Source, limited_units
+from .decoding.walk import Walk
 from .errors import BitstreamError, naming
 from .factorization.factorizations import Factorization
-from .factorization.model_map import Extra, ModelMap
-from .factorization.tensor_order import in_order
 from .options import DecodeLimits
-
-Bytes = bytes | bytearray | memoryview
-
-_NO_VALUES = np.zeros(0, np.float32)
-
-
-class _Place(NamedTuple):
-    """Where a tensor is found."""
-
-    name: str
-    role: str
-    unit: ParsedUnit
 
 
 class NnrStream(Mapping[str, npt.NDArray[Any]]):
@@ -60,100 +47,47 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         executor: Executor | None = None,
     ) -> None:
         """Read the headers; the arguments and errors are those of :func:`nnr_codec.decode`."""
-        unwanted = unwanted_roles(layers)
+        selection, stream = Selection(layers), StreamMap()
         self._closed = False
-        self._executor = executor
+        self._units: list[ParsedUnit] = []
+        self._tensors: dict[str, LazyTensor] = {}
+        self.factorizations: Mapping[str, Factorization] = stream.factorizations
         limits = limits or DecodeLimits()
-        self._series = StreamDecoder(parents=parents, limits=limits, executor=executor).series
+        series = StreamDecoder(parents=parents, limits=limits, executor=executor).series
         data = source if isinstance(source, Bytes) else _mapped(source)
         self._file = data if isinstance(data, mmap.mmap) else None
-        self._units: list[ParsedUnit] = []
         self._naming = (
             nullcontext if isinstance(source, Bytes) else partial(naming, source, BitstreamError)
         )
         try:
             with self._naming():
-                self._units.extend(limited_units(data, limits))
+                self._units.extend(limited_units(data, limits, stream))
         except BaseException:
             self.close()
             raise
-        self._results: dict[str, Extra | None] = {}  # None: decoded from units of its own
-        self._units_by_name: dict[str, ParsedUnit] = {}  # of factors and products alike
-        self._map = ModelMap()
-        self._shared = SharedFactors()
-        self.factorizations: Mapping[str, Factorization] = {}
-        self._index(unwanted)
+        maker = LazyMaker(series, executor)
+        walk = Walk(stream, selection, maker)
+        self._tensors = {t.name: t for t in walk.tensors(maker.coded(self._units))}
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         if self._closed:
             raise ValueError("the stream is closed")
-        extra = self._results[name]
-        if extra is not None:
-            if extra.tied_to is None:
-                return extra.empty()
-            name = extra.tied_to
+        tensor = self._tensors[name]
         with self._naming():
-            weight = self._map.factorizations.get(name)
-            if weight is None:
-                return self._coded(name)
-            return self._shared.weight(name, weight, self._coded)
-
-    def _coded(self, name: str) -> npt.NDArray[Any]:
-        """Decode a tensor of a unit, with its part if it has one."""
-        tensor = self._decoded(name)
-        entry = self._map.tensors.get(name)
-        if entry is None or entry.part is None:
-            return tensor.values
-        return join(tensor, entry, self._decoded(entry.part).values)
-
-    def _decoded(self, name: str) -> DecodedTensor:
-        unit = self._units_by_name[name]  # the map was checked against the units
-        decoded = decode_data_unit(unit, self._series, self._executor)
-        return next(tensor for tensor in decoded if tensor.name == name)
-
-    def _index(self, unwanted: set[str]) -> None:
-        """Note where each name is found, in the order of the stream."""
-        extras, weights = ExtraTensors(), Recomposition()
-        self.factorizations = extras.factorizations
-        for places in in_order(self._places(extras), lambda: extras.order):
-            weights.use(extras.model_map)
-            self._add_extras(extras.placed_after(None))
-            for name, role, parsed in places:
-                self._units_by_name[name] = parsed
-                if extras.is_part(name):
-                    continue
-                for result in weights.results(DecodedTensor(name, role, _NO_VALUES)):
-                    if result.role not in unwanted:
-                        self._results[result.name] = None
-                    self._add_extras(extras.placed_after(result.name))
-        self._map = extras.model_map or self._map
-        readable = {extra.tied_to if extra else name for name, extra in self._results.items()}
-        entries = self._map.factorizations.items()
-        self._shared = SharedFactors({name: entry for name, entry in entries if name in readable})
-
-    def _places(self, extras: ExtraTensors) -> Iterator[list[_Place]]:
-        """Yield what each data unit holds; tell `extras` the model map."""
-        for parsed in self._units:
-            extras.note(parsed)
-            if isinstance(parsed.record, DataUnit):
-                yield [_Place(name, role, parsed) for name, role in parsed.record.decoded_roles()]
-
-    def _add_extras(self, extras: list[Extra]) -> None:
-        for extra in extras:
-            self._results[extra.name] = extra
+            return tensor.read()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._results)
+        return iter(self._tensors)
 
     def __len__(self) -> int:
-        return len(self._results)
+        return len(self._tensors)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._results
+        return name in self._tensors
 
     def info(self) -> StreamInfo:
         """Return what the headers say, without decoding."""
-        return stream_info(self._units)
+        return describe_stream(self._units)
 
     def units(self) -> list[ParsedUnit]:
         """Return all units, parsed."""
@@ -163,8 +97,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         """Release the file; tensors cannot be read any more."""
         self._closed = True
         self._units = []
-        self._results = {}
-        self._shared = SharedFactors()
+        self._tensors = {}
         if self._file is not None:
             with suppress(BufferError):  # somebody still holds a unit: it goes with the last one
                 self._file.close()
@@ -172,12 +105,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     def __enter__(self) -> NnrStream:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

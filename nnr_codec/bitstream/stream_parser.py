@@ -1,4 +1,4 @@
-"""The units of a bitstream in their context: which may follow which, and what they hold.
+"""Bad headers are refused here: units in their context, which may follow which, what they hold.
 
 See spec/bitstream.md, "Bitstream and units" for the order and "Checks on hostile input" for the
 refusals.
@@ -12,7 +12,8 @@ from typing import Any
 
 from ..errors import InvalidBitstream, TruncatedBitstream, UnsupportedFeature
 from ..factorization.factorizations import FactorChecks
-from ..factorization.model_map import MapError, parse_model_map
+from ..factorization.map_checks import MapError
+from ..factorization.model_map import parse_model_map
 from ..factorization.tensor_order import TensorOrder
 from ..options import DecodeLimits
 from .codes import PayloadType, TopologyFormat, UnitType
@@ -102,7 +103,7 @@ class StreamParser:
     def __init__(self, limits: DecodeLimits | None = None) -> None:
         self.context = Context(limits=limits or DecodeLimits())
         self.unit_count = 0
-        self._names: dict[str, int] = {}  # with their numbers
+        self._names: dict[str, int] = {}  # with their positions
         self._least_name = ""  # of the data unit before
         self._factors = FactorChecks({}, self.context.limits)
 
@@ -241,7 +242,7 @@ class StreamParser:
                 raise _invalid(unit, f"model map: {error}") from None
 
     def _note_names(self, unit: Unit, record: DataUnit) -> None:
-        """Number the names, within the unit in the order of the model map."""
+        """Give the names their positions, in the order of the model map within the unit."""
         order = self.context.model_map.order if self.context.model_map else TensorOrder()
         tensors = record.decoded_roles()
         if order:

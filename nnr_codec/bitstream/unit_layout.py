@@ -58,8 +58,8 @@ def look_up(integers: Integers, codebook: Codebook | None = None) -> Integers:
     if codebook is None:
         return integers
     values: Integers = np.array(codebook.values, dtype=np.int32)
-    meant: Integers = values[integers + np.int32(codebook.zero_offset)]
-    return meant
+    looked_up: Integers = values[integers + np.int32(codebook.zero_offset)]
+    return looked_up
 
 
 def tensor_layouts(

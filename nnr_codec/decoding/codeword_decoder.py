@@ -80,15 +80,16 @@ class CodewordDecoder:
         # Block rows share their output's memory: threads alone can do that.
         threads = executor if isinstance(executor, ThreadPoolExecutor) else None
         if threads and len(layouts) == 1 and layouts[0].syntax.block_rows > 1:
-            found = [self._decode_block_rows(payload, layouts[0], bits, threads)]
+            tensors = [self._decode_block_rows(payload, layouts[0], bits, threads)]
         else:
             syntaxes = [layout.syntax for layout in layouts]
-            status, found = decode_codeword(payload, syntaxes, bits, self._entries(layouts))
-            self._check_history(layouts, any(history for _, history, _ in found))
+            status, tensors = decode_codeword(payload, syntaxes, bits, self._entries(layouts))
+            if any(history_enabled for _, history_enabled, _ in tensors):
+                self._require_parents(layouts)  # without history, the codeword is misread
             self._check(status)
         return [
             CodedTensor(layout, qp_delta, integers)
-            for layout, (qp_delta, _, integers) in zip(layouts, found, strict=True)
+            for layout, (qp_delta, _, integers) in zip(layouts, tensors, strict=True)
         ]
 
     def _entries(self, layouts: list[TensorLayout]) -> list[tuple[int, int, int]]:
@@ -112,7 +113,8 @@ class CodewordDecoder:
     ) -> tuple[int, bool, Integers]:
         """Decode a tensor's block rows side by side, and compare all of them with their entries."""
         decoder = BlockRowDecoder(payload, layout.syntax, bits)
-        self._check_history([layout], decoder.history_enabled)
+        if decoder.history_enabled:
+            self._require_parents([layout])
         self._check(decoder.status)
         starts = [(decoder.start_position, 0, 0)]
         for entry in self._record.entry_points:
@@ -143,12 +145,8 @@ class CodewordDecoder:
         unit = self._parsed.unit
         return self._series.parent_data(name, elements, label=unit.label, offset=unit.byte_offset)
 
-    def _check_history(self, layouts: list[TensorLayout], enabled: bool) -> None:
-        """Tell a missing parent from damage: without history, the codeword is misread."""
-        if enabled:
-            self._require_parents(layouts)
-
     def _require_parents(self, layouts: list[TensorLayout]) -> None:
+        """Tell a missing parent from damage."""
         for layout in layouts:
             self._series.require(layout.name)
 

@@ -9,7 +9,8 @@ from ..errors import InvalidModel
 from ..factorization.files import factors_metadata
 from ..model import Array, Parameter
 from ..support.rereadable_file import RereadableFile
-from .stream_decoder import Layers, StreamDecoder
+from .selection import Layers
+from .stream_decoder import StreamDecoder
 from .unit_decoder import DecodedTensor
 
 

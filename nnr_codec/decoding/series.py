@@ -71,16 +71,16 @@ class Series:
         As with the reference, parameters are numbered in order of first appearance, and
         put_node_depth counts the streams that held the tensor before.
         """
-        found: dict[str, NodeId] = {}
+        node_ids: dict[str, NodeId] = {}
         next_number = max((n.parameter_id for n in self._node_ids.values()), default=-1) + 1
         for name in names:
             last = self._node_ids.get(name)
             if last is None:
-                found[name] = NodeId(0, next_number, 0)
+                node_ids[name] = NodeId(0, next_number, 0)
                 next_number += 1
             else:
-                found[name] = NodeId(last.device_id, last.parameter_id, last.put_node_depth + 1)
-        return found
+                node_ids[name] = NodeId(last.device_id, last.parameter_id, last.put_node_depth + 1)
+        return node_ids
 
     def elements(self, name: str) -> int:
         """Return the number of elements of tensor `name`, which the series holds."""

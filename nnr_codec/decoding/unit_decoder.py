@@ -15,27 +15,14 @@ from ..bitstream import Codebook, DataFormat, DataUnit, NodeId, ParsedUnit, Payl
 from ..bitstream.qp import step_size
 from ..bitstream.unit_layout import Integers, look_up, role_shape
 from ..errors import InvalidBitstream, LimitExceeded, UnsupportedFeature
-from ..factorization.model_map import MapError
-from ..factorization.restored import restore
+from ..factorization.map_checks import MapError
+from ..factorization.tensor_rules import TensorRule, apply_rule
 from ..model import dtype_of
 from .codeword_decoder import CodedTensor, CodewordDecoder, invalid_payload
 from .ordered_product import summed_by_rank
 from .series import Series
 
-_INTEGER_RANGES: dict[DataFormat, tuple[int, int, type[np.signedinteger[Any]]]] = {
-    DataFormat.INT2: (-2, 1, np.int8),
-    DataFormat.INT3: (-4, 3, np.int8),
-    DataFormat.INT4: (-8, 7, np.int8),
-    DataFormat.INT8: (-128, 127, np.int8),
-    DataFormat.INT16: (-(2**15), 2**15 - 1, np.int16),
-    DataFormat.INT32: (-(2**31), 2**31 - 1, np.int32),
-    DataFormat.INT64: (-(2**63), 2**63 - 1, np.int64),
-}
-_FLOAT_TYPES: dict[DataFormat, type[np.floating[Any]]] = {
-    DataFormat.FLOAT16: np.float16,
-    DataFormat.FLOAT32: np.float32,
-    DataFormat.FLOAT64: np.float64,
-}
+_SMALL_INTEGERS = {DataFormat.INT2: 2, DataFormat.INT3: 3, DataFormat.INT4: 4}  # their bits
 _LARGEST_EXACT = 2**53  # of integers in binary64
 _LARGEST_IN_BINARY32 = 2**24  # up to which every integer is there
 
@@ -47,7 +34,7 @@ class DecodedTensor:
     Attributes:
         name: its name.
         role: "weight", "G", "H", "local_scaling", "bias", "beta", "gamma", "mean", "var"; or
-            "dense": the product of G and H; or "tied" or "empty": without a unit of its own.
+            "dense": a product of factors; or "tied" or "empty": without a unit of its own.
         values: float32, or what nnr_decompressed_data_format says; integers: int32 likewise.
         integers: the coded integers after the doubling, flat int32, for later streams of a
             series; None for raw floats and for the product, and where they are not kept.
@@ -84,7 +71,7 @@ def decode_data_unit(
     """
     unit = _UnitDecoder(parsed, series or Series(), keep_integers)
     try:
-        return [unit.restored(tensor) for tensor in unit.tensors(executor)]
+        return [unit.with_rule(tensor) for tensor in unit.tensors(executor)]
     except MemoryError:
         elements = unit.record.decoded_elements
         raise LimitExceeded("memory of this machine, in elements", elements, 0) from None
@@ -126,39 +113,36 @@ class _UnitDecoder:
             tensors.append(self._recompose(coded[-2], coded[-1]))
         return tensors
 
-    def restored(self, tensor: DecodedTensor) -> DecodedTensor:
+    def with_rule(self, tensor: DecodedTensor) -> DecodedTensor:
         """Give a tensor the values, element type and shape that the model map has for it.
 
-        What is made of two tensors waits for both (``ExtraTensors.joined``).
+        What is made of two tensors waits for both (``Walk``).
         """
-        model_map = self.parsed.context.model_map
-        entry = model_map.tensors.get(tensor.name) if model_map else None
-        if entry is None or entry.part is not None:
+        rule = self._rule(tensor.name)
+        if rule is None or rule.part is not None:
             return tensor
         try:
-            return replace(tensor, values=restore(entry, tensor.values))
+            return replace(tensor, values=apply_rule(rule, tensor.values))
         except MapError as error:
             raise self.invalid(str(error)) from None
 
     def outlined(self, name: str, role: str) -> DecodedTensor:
-        """Return a tensor as `restored` gives it, without its values."""
+        """Return a tensor as `with_rule` gives it, without its values."""
         shape = role_shape(self.record, role)
-        if self.record.payload_type == PayloadType.INT:
-            dtype = np.dtype(self._integer_range()[2])
-        else:
-            dtype = np.dtype(self._float_type())
-        model_map = self.parsed.context.model_map
-        entry = model_map.tensors.get(name) if model_map else None
-        if entry is not None and entry.shape is not None:
-            self._check_size(math.prod(shape), entry.shape)
-            shape = entry.shape
-        if entry is not None and entry.dtype is not None:
-            dtype = dtype_of(entry.dtype)
+        dtype = self._dtype()
+        rule = self._rule(name) or TensorRule()
+        if rule.shape is not None:
+            if math.prod(rule.shape) != math.prod(shape):
+                reason = f"{math.prod(shape)} elements, not {rule.shape} as in the model map"
+                raise self.invalid(reason)
+            shape = rule.shape
+        if rule.dtype is not None:
+            dtype = dtype_of(rule.dtype)
         return DecodedTensor(name, role, np.broadcast_to(np.zeros((), dtype), shape))
 
-    def _check_size(self, size: int, shape: tuple[int, ...]) -> None:
-        if math.prod(shape) != size:
-            raise self.invalid(f"{size} elements, not {shape} as in the model map")
+    def _rule(self, name: str) -> TensorRule | None:
+        model_map = self.parsed.context.model_map
+        return model_map.tensors.get(name) if model_map else None
 
     def _raw_floats(self) -> list[DecodedTensor]:
         (layout,) = self._codeword.layouts()
@@ -202,37 +186,33 @@ class _UnitDecoder:
         return look_up(integers, codebook)
 
     def _to_float_type(self, values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-        dtype = self._float_type()
-        if dtype is np.float32:
-            return values
         with np.errstate(over="ignore"):  # what is too large for the type becomes infinite
-            return values.astype(dtype)
-
-    def _float_type(self) -> type[np.floating[Any]]:
-        data_format = self._data_format(DataFormat.FLOAT32)
-        if data_format not in _FLOAT_TYPES:
-            reason = "integers were asked for in a unit of floats"
-            raise UnsupportedFeature("nnr_decompressed_data_format", data_format.name, reason)
-        return _FLOAT_TYPES[data_format]
-
-    def _data_format(self, default: DataFormat) -> DataFormat:
-        found = self.record.nnr_decompressed_data_format
-        return default if found is None else found
+            return values.astype(self._dtype(), copy=False)
 
     def _to_integer_type(self, values: Integers) -> npt.NDArray[Any]:
-        low, high, dtype = self._integer_range()
-        if int(values.min()) < low or int(values.max()) > high:
-            data_format = self._data_format(DataFormat.INT32)
-            raise self.invalid(f"an integer does not fit {data_format.name}")
+        data_format, dtype = self.record.nnr_decompressed_data_format, self._dtype()
+        bits = 8 * dtype.itemsize
+        if data_format is not None:
+            bits = _SMALL_INTEGERS.get(data_format, bits)
+            if int(values.min()) < -(1 << bits - 1) or int(values.max()) >= 1 << bits - 1:
+                raise self.invalid(f"an integer does not fit {data_format.name}")
         return values.astype(dtype, copy=False)
 
-    def _integer_range(self) -> tuple[int, int, type[np.signedinteger[Any]]]:
-        """Return the least and the greatest integer of the unit's data format, and its type."""
-        data_format = self._data_format(DataFormat.INT32)
-        if data_format not in _INTEGER_RANGES:
-            reason = "floats were asked for in a unit of integers"
+    def _dtype(self) -> np.dtype[Any]:
+        """Return the element type that the unit's header asks for.
+
+        Raises:
+            UnsupportedFeature: integers of floats, or floats of integers.
+        """
+        is_integer = self.record.payload_type == PayloadType.INT
+        data_format = self.record.nnr_decompressed_data_format
+        if data_format is None:
+            return np.dtype(np.int32 if is_integer else np.float32)
+        if data_format.name.startswith("INT") != is_integer:
+            kinds = ("floats", "integers") if is_integer else ("integers", "floats")
+            reason = f"{kinds[0]} were asked for in a unit of {kinds[1]}"
             raise UnsupportedFeature("nnr_decompressed_data_format", data_format.name, reason)
-        return _INTEGER_RANGES[data_format]
+        return np.dtype(np.int8 if data_format in _SMALL_INTEGERS else data_format.name.lower())
 
     def _recompose(self, g: CodedTensor, h: CodedTensor) -> DecodedTensor:
         """Multiply G and H: summed in binary64 in the order of the rank, rounded once to binary32.

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bitstream.unit_layout import Integers
-from ..factorization.restored import MAX_TABLE, Restored, scaled
-from ..factorization.words import fold, is_rotated, rotated_left, words_of
+from ..factorization.tensor_rules import MAX_TABLE, TensorRule, scaled
+from ..factorization.words import is_rotated, rotated_left, signed_from_words, words_of
 from ..model import is_float
 from ..quantize.codebook import codebook_of
 from ..quantize.grids import exact_step, levels_on_step, may_be_on_step, scale_of
@@ -48,7 +48,7 @@ class Representation:
     """
 
     kind: Kind
-    entry: Restored = field(default_factory=Restored)
+    entry: TensorRule = field(default_factory=TensorRule)
     unary_length: int = 11
     qp: int | None = None
 
@@ -72,11 +72,13 @@ class Representation:
             return _table(flat)
         words = words_of(flat)
         if self.kind == "bits":
-            return fold(words, int(self.entry.bits or 0), is_rotated(values.dtype)), None
+            return signed_from_words(
+                words, int(self.entry.bits or 0), is_rotated(values.dtype)
+            ), None
         high, low = (words >> 32).astype(np.uint32), words.astype(np.uint32)
         if self.entry.bits is None:
             return high.view(np.int32), low.view(np.int32)
-        return fold(high, self.entry.bits, rotated=True), low.view(np.int32)
+        return signed_from_words(high, self.entry.bits, rotated=True), low.view(np.int32)
 
 
 def represent(
@@ -110,10 +112,10 @@ def _of_integers(values: npt.NDArray[Any]) -> Representation | None:
         return None
     name = values.dtype.name
     if values.dtype.itemsize == 8:
-        return Representation("halves", Restored(name), unary_length=1)
+        return Representation("halves", TensorRule(name), unary_length=1)
     bias = int(np.median(sampled(values).astype(np.int64)))
-    length = estimated_bits(fold(values.reshape(-1), bias, rotated=False))[1]
-    return Representation("bits", Restored(name, bits=bias), length)
+    length = estimated_bits(signed_from_words(values.reshape(-1), bias, rotated=False))[1]
+    return Representation("bits", TensorRule(name, bits=bias), length)
 
 
 def _raw(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:
@@ -145,7 +147,7 @@ def _step(
         own, own_length = estimated_bits(indices)
         own += _BITS_OF_CODEBOOK_VALUE * len(book.values)
         bits, length = min((bits, length), (own, own_length))
-    return bits, Representation("step", Restored(), length, qp)
+    return bits, Representation("step", TensorRule(), length, qp)
 
 
 def exact_of(values: npt.NDArray[Any], density: int) -> tuple[int, Integers] | None:
@@ -171,7 +173,7 @@ def _on_grid(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:
     if not np.array_equal(words_of(exact), words_of(values)):
         return None
     bits, length = estimated_bits(integers)
-    entry = Restored(values.dtype.name, scale=scale)
+    entry = TensorRule(values.dtype.name, scale=scale)
     return bits + _BITS_OF_ENTRY, Representation("grid", entry, length)
 
 
@@ -189,7 +191,7 @@ def _in_table(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:
         return None
     bits, length = estimated_bits(indices)
     bits += estimated_bits(differences, (1,))[0] + _BITS_OF_ENTRY + _BITS_OF_PART
-    return bits, Representation("table", Restored(values.dtype.name), length)
+    return bits, Representation("table", TensorRule(values.dtype.name), length)
 
 
 def _table(values: npt.NDArray[Any]) -> tuple[Integers, Integers]:
@@ -214,7 +216,7 @@ def _table(values: npt.NDArray[Any]) -> tuple[Integers, Integers]:
 def _bits(values: npt.NDArray[Any]) -> tuple[float, Representation]:
     words = words_of(values)
     bits, bias, length = _best_bias(words, is_rotated(values.dtype))
-    entry = Restored(values.dtype.name, bits=bias)
+    entry = TensorRule(values.dtype.name, bits=bias)
     return bits + _BITS_OF_ENTRY, Representation("bits", entry, length)
 
 
@@ -222,7 +224,7 @@ def _halves(values: npt.NDArray[Any]) -> tuple[float, Representation]:
     words = words_of(values)
     bits, bias, length = _best_bias((words >> 32).astype(np.uint32), rotated=True)
     bits += estimated_bits(words.astype(np.uint32).view(np.int32), (1,))[0]
-    entry = Restored(values.dtype.name, bits=bias)
+    entry = TensorRule(values.dtype.name, bits=bias)
     return bits + _BITS_OF_ENTRY + _BITS_OF_PART, Representation("halves", entry, length)
 
 
@@ -235,7 +237,7 @@ def _best_bias(words: npt.NDArray[Any], rotated: bool) -> tuple[float, int, int]
     costs = []
     for quantile in _BIAS_QUANTILES:
         bias = int(np.quantile(places, quantile, method="nearest")) & ~int(rotated)
-        bits, length = estimated_bits(fold(sample, bias, rotated), lengths)
+        bits, length = estimated_bits(signed_from_words(sample, bias, rotated), lengths)
         costs.append((bits * words.size / sample.size, bias, length))
     return min(costs)
 

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from ..errors import InvalidModel, InvalidOptions
-from ..factorization.factorizations import Factorization, users_of
+from ..factorization.factor_tracker import FactorTracker, users_of
+from ..factorization.factorizations import Factorization
 from ..factorization.forms import FORMS, FactoredWeight
 from ..model import Model, Parameter, is_signed_float
 from ..options import DecodeLimits, EncodeOptions
@@ -88,7 +89,7 @@ def carry(
 
 def _without_shared_blocks(carried: Mapping[str, CarriedWeight]) -> dict[str, CarriedWeight]:
     """Return weights of which none is a block whose factors a later one needs as tensors."""
-    users = users_of({name: weight.entry for name, weight in carried.items()})
+    users = users_of({name: weight.entry.factors for name, weight in carried.items()})
     return {
         name: replace(weight, is_block=weight.is_block and not _is_shared(weight, users))
         for name, weight in carried.items()
@@ -177,17 +178,13 @@ def merged_reports(
 
     `errors`: of the decoded weights, by name.
     """
-    owners = {p.name: weight for weight in carried.values() for p in weight.brought}
-    factors: dict[str, list[TensorReport]] = {}
+    new_factors = {name: [p.name for p in weight.brought] for name, weight in carried.items()}
+    factors = FactorTracker[TensorReport](new_factors)
     for report in reports:
-        owner = owners.get(report.name)
-        if owner is None:
+        if report.name not in factors:
             yield report
-            continue
-        own = factors.setdefault(owner.weight.name, [])
-        own.append(report)
-        if len(own) == len(owner.brought):
-            yield _merged(owner, own, errors[owner.weight.name])
+        for name in factors.add(report.name, report):
+            yield _merged(carried[name], factors.release(name), errors[name])
 
 
 def _merged(

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ..errors import InvalidModel
-from ..factorization.model_map import MAX_PRODUCT, Extra, ModelMap, Restored
+from ..factorization.map_checks import MAX_PRODUCT
+from ..factorization.model_map import Extra, ModelMap
+from ..factorization.tensor_rules import TensorRule
 from ..model import Parameter, is_float, is_signed_float
 from ..options import DecodeLimits, EncodeOptions
 from .exact import Representation
@@ -28,7 +30,7 @@ def map_model(
         InvalidModel: a parameter has a name or a shape that no stream can say.
     """
     coded: list[Parameter] = []
-    restored: dict[str, Restored] = {}
+    rules: dict[str, TensorRule] = {}
     extras: list[Extra] = []
     roots: dict[str, str] = {}
     last: str | None = None  # coded, or made of what is
@@ -40,7 +42,7 @@ def map_model(
             coded += carried[name].brought
             last = name
             if carried[name].is_block and dtype != "float32":
-                restored[name] = Restored(dtype)
+                rules[name] = TensorRule(dtype)
         elif parameter.size == 0:
             extras.append(Extra(name, after, None, dtype, parameter.shape))
         elif parameter.tied_to is not None:
@@ -49,16 +51,16 @@ def map_model(
         else:
             coded.append(parameter)
             last = name
-            entry = Restored(
+            entry = TensorRule(
                 None if dtype in _STANDARD_TYPES else dtype,
                 () if parameter.shape == () else None,
             )
-            if entry != Restored():
-                restored[name] = entry
+            if entry != TensorRule():
+                rules[name] = entry
     for factor in (p for weight in carried.values() for p in weight.brought):
         _check(factor)
     factorizations = {name: w.entry for name, w in carried.items() if not w.is_block}
-    return coded, ModelMap(restored, tuple(extras), factorizations=factorizations)
+    return coded, ModelMap(rules, tuple(extras), factorizations=factorizations)
 
 
 def is_quantized(parameter: Parameter, options: EncodeOptions) -> bool:
@@ -81,7 +83,7 @@ def with_representations(model_map: ModelMap, exact: Mapping[str, Representation
     for name, representation in exact.items():
         entry = representation.entry
         if entry.meaning is not None:
-            shape = tensors.get(name, Restored()).shape
+            shape = tensors.get(name, TensorRule()).shape
             tensors[name] = replace(entry, shape=shape)
     return replace(model_map, tensors=tensors)
 

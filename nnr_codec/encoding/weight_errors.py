@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from ..decoding.recomposition import Recomposition
-from ..decoding.unit_decoder import DecodedTensor
 from ..errors import QuantizationOverflow
-from ..factorization.model_map import ModelMap
+from ..factorization.factor_tracker import FactorTracker
 from ..quantize.distortion import Distortion, weight_error
 
 if TYPE_CHECKING:
@@ -30,9 +28,8 @@ class WeightErrors:
         """`carried`: the weights that travel as factors, by name."""
         self.found: dict[str, Distortion] = {}
         self._carried = carried
-        self._recomposition = Recomposition(lambda name: True)
-        entries = {name: weight.entry for name, weight in carried.items()}
-        self._recomposition.use(ModelMap(factorizations=entries))
+        factors = {name: weight.entry.factors for name, weight in carried.items()}
+        self._factors = FactorTracker[npt.NDArray[Any]](factors)
 
     def take(self, factors: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take factors by name, as they are decoded.
@@ -42,9 +39,9 @@ class WeightErrors:
                 it would not have without quantization.
         """
         for name, values in factors.items():
-            for tensor in self._recomposition.results(DecodedTensor(name, "weight", values)):
-                if tensor.role == "dense":
-                    self.found[tensor.name] = self._error(tensor.name, tensor.values)
+            for weight in self._factors.add(name, values):
+                made = self._carried[weight].entry.dense(self._factors.release(weight))
+                self.found[weight] = self._error(weight, made)
 
     def _error(self, name: str, made: npt.NDArray[Any]) -> Distortion:
         carried = self._carried[name]

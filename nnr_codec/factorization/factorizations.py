@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ..errors import LimitExceeded
 from ..model import dtype_of, is_signed_float
 from ..options import DecodeLimits
+from .factor_tracker import FactorTracker
 from .forms import FORMS, FactoredWeight
 from .map_checks import (
     MapError,
@@ -124,13 +125,9 @@ def parse_factorization(name: str, data: Any, max_dimensions: int) -> Factorizat
     return Factorization(form, shape, factors, dtype)
 
 
-def users_of(factorizations: Mapping[str, Factorization]) -> dict[str, list[str]]:
-    """Return by each factor's name the names of the weights that are made of it."""
-    users: dict[str, list[str]] = {}
-    for name, entry in factorizations.items():
-        for factor in entry.factors:
-            users.setdefault(factor, []).append(name)
-    return users
+def factors_of(factorizations: Mapping[str, Factorization]) -> dict[str, tuple[str, ...]]:
+    """Return the names of each weight's factors."""
+    return {name: entry.factors for name, entry in factorizations.items()}
 
 
 class FactorChecks:
@@ -143,9 +140,7 @@ class FactorChecks:
             LimitExceeded: a weight has more elements than a tensor may have.
         """
         self._factorizations = factorizations
-        self._users = users_of(factorizations)
-        self._missing = {name: len(entry.factors) for name, entry in factorizations.items()}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._shapes = FactorTracker[tuple[int, ...]](factors_of(factorizations))
         self._limits = limits
         self._operations = 0  # of all products so far
         for entry in factorizations.values():
@@ -153,29 +148,25 @@ class FactorChecks:
 
     def __contains__(self, name: str) -> bool:
         """Whether coded tensor `name` is a factor."""
-        return name in self._users
+        return name in self._shapes
 
     def note(self, name: str, shape: tuple[int, ...]) -> None:
-        """Take the shape of a factor; with the last one of a weight, all of them are compared.
+        """Note the shape of a factor; with the last one of a weight, all of them are compared.
 
         Raises:
             MapError: they do not fit together.
             LimitExceeded: their product takes more work than is allowed.
         """
-        self._shapes[name] = shape
-        for weight in self._users[name]:
-            self._missing[weight] -= 1
-            if self._missing[weight]:
-                continue
+        for weight in self._shapes.add(name, shape):
             entry = self._factorizations[weight]
             try:
-                ranks = entry.ranks([self._shapes[factor] for factor in entry.factors])
+                ranks = entry.ranks(self._shapes.release(weight))
             except MapError as error:
                 raise MapError(f"{shortened(weight)}: {error}") from None
             self.count(FORMS[entry.form].product_operations(entry.shape, ranks))
 
     def count(self, operations: int) -> None:
-        """Take the multiplications of a product.
+        """Count the multiplications of a product.
 
         Raises:
             LimitExceeded: they are more than is allowed, alone or with those before.

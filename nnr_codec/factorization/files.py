@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 
 from ..errors import InvalidModel, UnsupportedFeature
-from ..model import Model, Parameter, dtype_of, is_float
+from ..model import Array, Model, Parameter, dtype_of, is_float
 from ..options import DecodeLimits
-from .factorizations import FactorChecks, Factorization, users_of
+from .factor_tracker import FactorTracker
+from .factorizations import FactorChecks, Factorization, factors_of
 from .forms import FactoredWeight
-from .model_map import KEY, MapError, ModelMap, parse_model_map
+from .map_checks import MapError
+from .model_map import KEY, ModelMap, parse_model_map
 
 
 def factorizations_of(
@@ -34,18 +36,18 @@ def factorizations_of(
     tensors = {parameter.name: parameter for parameter in parameters}
     try:
         model_map = parse_model_map(metadata.get(KEY, ""), limits.max_dimensions)
-        found = {} if model_map is None else model_map.factorizations
-        checks = FactorChecks(found, limits)
-        for weight in found:
+        entries = {} if model_map is None else model_map.factorizations
+        checks = FactorChecks(entries, limits)
+        for weight in entries:
             if weight in tensors:
                 raise MapError(f"{weight!r} is a tensor and a factored weight")
-        for factor in dict.fromkeys(name for entry in found.values() for name in entry.factors):
+        for factor in dict.fromkeys(name for entry in entries.values() for name in entry.factors):
             if factor not in tensors or not is_float(tensors[factor].dtype):
                 raise MapError(f"there is no factor {factor!r} of floats")
             checks.note(factor, tensors[factor].shape)
     except (MapError, UnsupportedFeature) as error:
         raise InvalidModel(source, f"its model map: {error}") from None
-    return found
+    return entries
 
 
 def factors_metadata(
@@ -77,21 +79,16 @@ def with_weights(model: Model) -> tuple[Model, dict[str, FactoredWeight]]:
     entries = factorizations_of(source, model.metadata, model.values())
     if not entries:
         return model, {}
-    values = {name: model[name].read() for entry in entries.values() for name in entry.factors}
-    weights = {
-        name: entry.weight([values[factor] for factor in entry.factors])
-        for name, entry in entries.items()
-    }
-    missing = {name: set(entry.factors) for name, entry in entries.items()}
-    users = users_of(entries)
+    factors = FactorTracker[Array](factors_of(entries))
+    weights: dict[str, FactoredWeight] = {}
     parameters = []
     for name, parameter in model.items():
-        if name not in users:
+        if name not in factors:
             parameters.append(parameter)
-        for weight in users.get(name, ()):
-            missing[weight].discard(name)
-            if not missing[weight]:
-                parameters.append(_dense(weight, entries[weight], weights[weight]))
+            continue
+        for weight in factors.add(name, parameter.read()):
+            weights[weight] = entries[weight].weight(factors.release(weight))
+            parameters.append(_dense(weight, entries[weight], weights[weight]))
     metadata = {key: text for key, text in model.metadata.items() if key != KEY}
     return Model(parameters, metadata=metadata, source=model.source), weights
 

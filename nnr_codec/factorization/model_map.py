@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from ..errors import UnsupportedFeature
 from ..model import dtype_of, is_signed_float
-from .factorizations import Factorization, parse_factorization, users_of
+from .factor_tracker import users_of
+from .factorizations import Factorization, factors_of, parse_factorization
 from .map_checks import (
-    MAX_PRODUCT,
     MapError,
     check_keys,
     check_name,
@@ -31,20 +31,8 @@ from .map_checks import (
     shortened,
     typed,
 )
-from .restored import Restored, parse_restored
-
-__all__ = [
-    "KEY",
-    "MAX_PRODUCT",
-    "VERSION",
-    "Extra",
-    "Factorization",
-    "MapError",
-    "ModelMap",
-    "Restored",
-    "parse_model_map",
-]
 from .tensor_order import BLOCK_ROLES, BY_NAME, TensorOrder
+from .tensor_rules import TensorRule, parse_tensor_rule
 
 KEY = "nnr_model_map"
 VERSION = 1
@@ -72,6 +60,13 @@ class Extra:
         """Return the empty tensor."""
         return np.zeros(self.shape, dtype_of(self.dtype))
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the map."""
+        after = {} if self.after is None else {"after": self.after}
+        empty = {"dtype": self.dtype, "shape": list(self.shape)}
+        content = empty if self.tied_to is None else {"tied_to": self.tied_to}
+        return {"name": self.name, **after, **content}
+
 
 @dataclass(frozen=True)
 class ModelMap:
@@ -84,7 +79,7 @@ class ModelMap:
         factorizations: weights that are made of coded tensors, by name.
     """
 
-    tensors: Mapping[str, Restored] = field(default_factory=dict)
+    tensors: Mapping[str, TensorRule] = field(default_factory=dict)
     extras: tuple[Extra, ...] = ()
     order: TensorOrder = field(default_factory=TensorOrder)
     factorizations: Mapping[str, Factorization] = field(default_factory=dict)
@@ -101,7 +96,7 @@ class ModelMap:
     @cached_property
     def users(self) -> dict[str, list[str]]:
         """Names of the factors, with those of the weights that are made of them."""
-        return users_of(self.factorizations)
+        return users_of(factors_of(self.factorizations))
 
     def check_parts(self) -> None:
         """Check that a part belongs to one tensor alone, and is nothing else.
@@ -129,35 +124,35 @@ class ModelMap:
             if name in self.users or name in self.tensors or name in extras or name in self.owners:
                 raise MapError(f"{shortened(name)} is a factored weight, and something else")
         for factor in self.users:
-            entry = self.tensors.get(factor, Restored())
+            entry = self.tensors.get(factor, TensorRule())
             is_real = entry.dtype is None or is_signed_float(dtype_of(entry.dtype))
             if factor in extras or factor in self.owners or entry.shape is not None or not is_real:
                 raise MapError(f"{shortened(factor)} is no factor: it has another meaning")
 
     def check(self, names: Mapping[str, int]) -> None:
-        """Check that the map fits a stream, whose tensors `names` gives with their places.
+        """Check that the map fits a stream, whose tensors `names` gives with their positions.
 
         Raises:
             MapError: it tells of tensors that are not there, are there already, or come later.
         """
-        places = self._with_weights(self.order.places(names))
+        positions = self._with_weights(self.order.positions(names))
         for name in self.tensors:
             if name not in names:
                 raise MapError(f"the stream has no tensor {shortened(name)}")
         for part, owner in self.owners.items():
-            if places.get(part, places[owner]) >= places[owner]:
+            if positions.get(part, positions[owner]) >= positions[owner]:
                 raise MapError(f"{shortened(part)} does not come before what it is a part of")
         for extra in self.extras:
-            if extra.name in places:
+            if extra.name in positions:
                 raise MapError(f"{shortened(extra.name)} has a data unit and is an extra")
-            place = -1 if extra.after is None else places.get(extra.after)
-            target = -1 if extra.tied_to is None else places.get(extra.tied_to)
-            if place is None or target is None or target > place:
+            position = -1 if extra.after is None else positions.get(extra.after)
+            target = -1 if extra.tied_to is None else positions.get(extra.tied_to)
+            if position is None or target is None or target > position:
                 raise MapError(f"{shortened(extra.name)} refers to tensors that do not precede it")
 
     def _with_weights(self, names: Mapping[str, int]) -> Mapping[str, float]:
-        """Return the places of a stream's tensors and of the factored weights between them."""
-        places: dict[str, float] = dict(names)
+        """Return the positions of a stream's tensors and of the factored weights between them."""
+        positions: dict[str, float] = dict(names)
         last: set[int] = set()
         for name, entry in self.factorizations.items():
             if name in names:
@@ -165,12 +160,12 @@ class ModelMap:
             missing = [factor for factor in entry.factors if factor not in names]
             if missing:
                 raise MapError(f"the stream has no factor {shortened(missing[0])}")
-            place = max(names[factor] for factor in entry.factors)
-            if place in last:
+            position = max(names[factor] for factor in entry.factors)
+            if position in last:
                 raise MapError(f"{shortened(name)} ends with a factor that ends another weight")
-            last.add(place)
-            places[name] = place + 0.5
-        return places
+            last.add(position)
+            positions[name] = position + 0.5
+        return positions
 
     def part(self, names: Iterable[str]) -> ModelMap:
         """Return what the map says of single coded tensors."""
@@ -182,7 +177,7 @@ class ModelMap:
         if self.tensors:
             data["tensors"] = {name: entry.to_json() for name, entry in self.tensors.items()}
         if self.extras:
-            data["extras"] = [_extra_json(extra) for extra in self.extras]
+            data["extras"] = [extra.to_json() for extra in self.extras]
         if self.order:
             data["order"] = BY_NAME if self.order.by_name else self.order.roles
         if self.factorizations:
@@ -190,18 +185,6 @@ class ModelMap:
                 n: entry.to_json() for n, entry in self.factorizations.items()
             }
         return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-
-
-def _without_none(**items: Any) -> dict[str, Any]:
-    return {key: value for key, value in items.items() if value is not None}
-
-
-def _extra_json(extra: Extra) -> dict[str, Any]:
-    if extra.tied_to is not None:
-        return _without_none(name=extra.name, after=extra.after, tied_to=extra.tied_to)
-    return _without_none(
-        name=extra.name, after=extra.after, dtype=extra.dtype, shape=list(extra.shape)
-    )
 
 
 def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
@@ -225,29 +208,29 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
     check_keys(data, {"tensors", "extras", "order", "factorizations"}, "the map")
     tensors = typed(data.get("tensors", {}), dict, "tensors")
     extras = typed(data.get("extras", []), list, "extras")
-    restored = {
-        name: parse_restored(name, entry, max_dimensions) for name, entry in tensors.items()
+    rules = {
+        name: parse_tensor_rule(name, entry, max_dimensions) for name, entry in tensors.items()
     }
     order = _order(data["order"]) if "order" in data else TensorOrder()
     weights = typed(data.get("factorizations", {}), dict, "factorizations")
     factorizations = {
         name: parse_factorization(name, entry, max_dimensions) for name, entry in weights.items()
     }
-    found = ModelMap(
-        restored, tuple(_extra(entry, max_dimensions) for entry in extras), order, factorizations
+    model_map = ModelMap(
+        rules, tuple(_extra(entry, max_dimensions) for entry in extras), order, factorizations
     )
-    if len({extra.name for extra in found.extras}) != len(found.extras):
+    if len({extra.name for extra in model_map.extras}) != len(model_map.extras):
         raise MapError("two extras have one name")
-    found.check_parts()
-    found.check_factors()
-    return found
+    model_map.check_parts()
+    model_map.check_factors()
+    return model_map
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise MapError("a key stands twice in an object")
-    return found
+    return entries
 
 
 def _no_constant(text: str) -> Any:

@@ -56,9 +56,9 @@ class TensorOrder:
         ranks = {role: rank for rank, role in enumerate(self.roles)}
         return sorted(tensors, key=lambda tensor: ranks.get(tensor.role, len(ranks)))
 
-    def places(self, names: Mapping[str, int]) -> Mapping[str, int]:
-        """Return the places of a stream's tensors, of which `names` gives those by unit."""
-        return {name: place for place, name in enumerate(sorted(names))} if self.by_name else names
+    def positions(self, names: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the positions of a stream's tensors, of which `names` gives those by unit."""
+        return {n: index for index, n in enumerate(sorted(names))} if self.by_name else names
 
 
 def in_order(units: Iterable[list[T]], order: Callable[[], TensorOrder]) -> Iterator[list[T]]:
@@ -71,6 +71,7 @@ def in_order(units: Iterable[list[T]], order: Callable[[], TensorOrder]) -> Iter
     waiting: list[tuple[str, T]] = []
     for tensors in units:
         arranged = order().within_unit(tensors) if order() else tensors
+        del tensors  # so that nothing is held that was handed out
         if not order().by_name:
             yield arranged
             continue
@@ -79,5 +80,7 @@ def in_order(units: Iterable[list[T]], order: Callable[[], TensorOrder]) -> Iter
             ready.append(heapq.heappop(waiting)[1])
         for tensor in arranged:
             heapq.heappush(waiting, (tensor.name, tensor))
+            del tensor
+        del arranged
         yield ready
     yield [heapq.heappop(waiting)[1] for _ in range(len(waiting))]

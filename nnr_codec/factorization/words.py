@@ -28,13 +28,13 @@ def rotated_left(words: Words) -> Words:
     return (words << 1) | (words >> (8 * words.itemsize - 1))
 
 
-def fold(words: Words, bias: int, rotated: bool) -> npt.NDArray[np.int32]:
+def signed_from_words(words: Words, bias: int, rotated: bool) -> npt.NDArray[np.int32]:
     """Turn words of up to 32 bits into integers of as many bits, small for words near `bias`.
 
     Args:
         words: uint8, uint16 or uint32.
         bias: what is subtracted, after the rotation.
-        rotated: rotate first, and give the word 0 and the bias each other's places.
+        rotated: rotate first, and exchange the word 0 and the bias.
     """
     if rotated:
         words = _exchanged(rotated_left(words), bias)
@@ -43,8 +43,10 @@ def fold(words: Words, bias: int, rotated: bool) -> npt.NDArray[np.int32]:
     return integers
 
 
-def unfold(integers: npt.NDArray[np.int32], bias: int, rotated: bool, itemsize: int) -> Words:
-    """Return the words of `itemsize` bytes that `fold` made integers of.
+def words_from_signed(
+    integers: npt.NDArray[np.int32], bias: int, rotated: bool, itemsize: int
+) -> Words:
+    """Return the words of `itemsize` bytes that `signed_from_words` made integers of.
 
     Raises:
         ValueError: an integer has more bits than the words.

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..decoding.stream_decoder import Layers, Source, unwanted_roles
+from ..decoding.selection import Layers, Selection
+from ..decoding.unit_reader import Bytes, Source
 from ..errors import InvalidModel
-from ..factorization.factorizations import users_of
+from ..factorization.factor_tracker import FactorTracker
+from ..factorization.factorizations import factors_of
 from ..model import Array, is_extension
 from ..options import DecodeLimits
 from .factorized import SharedParameters, factored
 from .replacing import check_distinct, check_shape, layer_of, replace_layer
-from .sources import Bytes, TensorSource, opened, values_of
+from .sources import TensorSource, opened
 
 State = Mapping[str, torch.Tensor]
 
@@ -57,7 +59,7 @@ def load_into(
         The module.
 
     Raises:
-        InvalidModel: the module disagrees: a tensor is missing, has another shape or no place for
+        InvalidModel: the module disagrees: a tensor is missing, has another shape or no memory for
             values, or a layer is of a kind that its factors cannot stand for; the message names
             it. Or the file is damaged.
         BitstreamError: the bitstream is damaged, or asks for what is not supported or allowed.
@@ -72,7 +74,7 @@ def load_into(
     >>> [name for name, _ in module.named_parameters()]
     ['0.reduce.weight', '0.expand.weight', '0.expand.bias']
     """
-    unwanted_roles(layers)
+    Selection(layers)  # checks them
     with opened(source, layers, parents, limits) as tensors:
         state = module.state_dict(keep_vars=True)
         _check(state, tensors, strict)
@@ -133,27 +135,22 @@ def _load(
 ) -> None:
     """Read the tensors one after the other; `layers`: to replace, by the names of the weights."""
     weights = tensors.factorizations
-    users = users_of(weights)
-    missing = {name: len(entry.factors) for name, entry in weights.items()}
-    factors: dict[str, Array] = {}
+    tracker = FactorTracker[Array](factors_of(weights), state.__contains__)
     shared: SharedParameters = {}
-    for name, values in values_of(tensors):
-        if name not in users:
-            if name in state:
-                _copy(state[name], values)
-            continue
-        factors[name] = values
-        for weight in users[name]:
-            missing[weight] -= 1
-            if missing[weight] or weight not in state:
-                continue
-            entry = weights[weight]
-            own = [factors[factor] for factor in entry.factors]
+    for parameter in tensors.parameters:
+        name, values = parameter.name, parameter.read()
+        if name in state and name not in tracker:
+            _copy(state[name], values)
+        complete = tracker.add(name, values)
+        del values  # so that its memory can go, as that of factors below
+        for weight in filter(state.__contains__, complete):
+            entry, factors = weights[weight], tracker.release(weight)
             if weight in layers:
-                made = factored(layers[weight], entry.weight(own), entry.factors, shared)
+                made = factored(layers[weight], entry.weight(factors), entry.factors, shared)
                 replace_layer(module, weight, made)
             if weight not in layers or _has(module, state[weight]):
-                _copy(state[weight], entry.dense(own))
+                _copy(state[weight], entry.dense(factors))
+            del factors
 
 
 def _has(module: nn.Module, tensor: torch.Tensor) -> bool:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from ..checkpoints import open_checkpoint
 from ..checkpoints.file_format import format_of
 from ..decoding.decoded_model import DecodedModel
-from ..decoding.stream_decoder import Layers, Source, StreamDecoder
+from ..decoding.selection import Layers
+from ..decoding.stream_decoder import StreamDecoder
+from ..decoding.unit_reader import Bytes, Source
 from ..errors import InvalidModel
 from ..factorization.factorizations import Factorization
 from ..factorization.files import factorizations_of
-from ..model import Array, Parameter
+from ..model import Parameter
 from ..options import DecodeLimits
 from ..support.rereadable_file import RereadableFile, rereadable
-
-Bytes = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ def opened(
             decoded = DecodedModel(decoder, _stream(source, stack), layers)
             parameters, metadata = decoded.parameters, decoded.metadata
         name = "a bitstream" if path is None else path
-        found = factorizations_of(name, metadata, parameters, limits)
-        yield TensorSource(name, parameters, found)
+        weights = factorizations_of(name, metadata, parameters, limits)
+        yield TensorSource(name, parameters, weights)
 
 
 def _stream(source: Bytes | str | os.PathLike[str], stack: ExitStack) -> RereadableFile:
@@ -81,9 +81,3 @@ def _is_model_file(path: str) -> bool:
     except InvalidModel:
         return False
     return True
-
-
-def values_of(source: TensorSource) -> Iterator[tuple[str, Array]]:
-    """Yield the tensors one by one; raises what reading raises."""
-    for parameter in source.parameters:
-        yield parameter.name, parameter.read()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
-Source = str | os.PathLike[str] | BinaryIO
+PathOrFile = str | os.PathLike[str] | BinaryIO
 
 
 class RereadableFile:
@@ -51,7 +51,7 @@ class RereadableFile:
 
 
 @contextmanager
-def rereadable(source: Source) -> Iterator[RereadableFile]:
+def rereadable(source: PathOrFile) -> Iterator[RereadableFile]:
     """Open a path, or take a file or pipe as it is, to read it more than once.
 
     Raises:

@@ -105,7 +105,7 @@ class TestTensorByTensor:
             assert [tensor.integers for tensor in tensors] == [None] * len(tensors)
             return tensors
 
-        monkeypatch.setattr("nnr_codec.decoder.decode_data_unit", decode)
+        monkeypatch.setattr("nnr_codec.decoding.stream_decoder.decode_data_unit", decode)
         source = stream if input_ == "file" else tmp_path / "pipe"
         if input_ == "pipe":
             os.mkfifo(source)
@@ -131,7 +131,7 @@ class TestTensorByTensor:
             references.extend(weakref.ref(tensor.values) for tensor in tensors)
             return tensors
 
-        monkeypatch.setattr("nnr_codec.decoder.decode_data_unit", decode)
+        monkeypatch.setattr("nnr_codec.decoding.stream_decoder.decode_data_unit", decode)
         (tmp_path / "f.nnr").write_bytes(factored_stream())
         output = tmp_path / "out.safetensors"
         options = ["--layers", layers, "--threads", 1]

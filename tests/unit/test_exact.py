@@ -27,10 +27,10 @@ from nnr_codec.bitstream import (
     write_topology,
 )
 from nnr_codec.bitstream.qp import step_size
-from nnr_codec.decoding import extra_tensors
+from nnr_codec.decoding import finishing
 from nnr_codec.encoding.unit_encoder import encode_raw_floats
-from nnr_codec.factorization.restored import scaled
-from nnr_codec.factorization.words import fold, is_rotated, unfold, words_of
+from nnr_codec.factorization.tensor_rules import scaled
+from nnr_codec.factorization.words import is_rotated, signed_from_words, words_from_signed, words_of
 from nnr_codec.model import dtype_of
 from nnr_codec.quantize.grids import exact_step, scale_of
 
@@ -310,10 +310,10 @@ def test_signalling_nans_of_another_type_warn_of_nothing(dtype: str) -> None:
 def test_memory_that_runs_out_while_parts_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     data = nnr_codec.encode({"w": np.full(10, 2**40)}).data or b""
 
-    def restore(*arguments: Any) -> Any:
+    def apply_rule(*arguments: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(extra_tensors, "restore", restore)
+    monkeypatch.setattr(finishing, "apply_rule", apply_rule)
     with pytest.raises(nnr_codec.LimitExceeded, match="memory of this machine") as caught:
         nnr_codec.decode(data)
     assert caught.value.value == 10
@@ -363,15 +363,15 @@ def test_words_and_integers(bias: int, itemsize: int, rotated: bool, data: st.Da
     words = np.frombuffer(data.draw(st.binary(min_size=16, max_size=64)), np.uint8)
     words = words[: words.size // itemsize * itemsize].view(f"u{itemsize}")
     bias %= 1 << 8 * itemsize
-    integers = fold(words, bias, rotated)
-    assert (unfold(integers, bias, rotated, itemsize) == words).all()
-    assert fold(np.zeros(1, words.dtype), bias, True)[0] == 0
+    integers = signed_from_words(words, bias, rotated)
+    assert (words_from_signed(integers, bias, rotated, itemsize) == words).all()
+    assert signed_from_words(np.zeros(1, words.dtype), bias, True)[0] == 0
 
 
 def test_zero_is_the_integer_zero() -> None:
     assert is_rotated(dtype_of("bfloat16"))
     assert not is_rotated(dtype_of("float8_e8m0fnu"))
-    assert fold(np.array([0x8000], np.uint16), 0, True)[0] == 1  # -0.0
+    assert signed_from_words(np.array([0x8000], np.uint16), 0, True)[0] == 1  # -0.0
 
 
 def stream_with(tensors: dict[str, Any], extras: list[Any] | None = None) -> bytes:

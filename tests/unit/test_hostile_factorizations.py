@@ -11,7 +11,8 @@ from hostile_support import LR, READERS, stream_with, weight
 import nnr_codec
 from nnr_codec import BitstreamError, InvalidBitstream
 from nnr_codec.decoding.stream_decoder import StreamDecoder
-from nnr_codec.factorization.model_map import MapError, parse_model_map
+from nnr_codec.factorization.map_checks import MapError
+from nnr_codec.factorization.model_map import parse_model_map
 
 
 @pytest.mark.parametrize("read", READERS)

@@ -15,13 +15,9 @@ from hypothesis import strategies as st
 
 import nnr_codec
 from nnr_codec.bitstream import Topology, read_units, write_topology
-from nnr_codec.factorization.model_map import (
-    Extra,
-    MapError,
-    ModelMap,
-    Restored,
-    parse_model_map,
-)
+from nnr_codec.factorization.map_checks import MapError
+from nnr_codec.factorization.model_map import Extra, ModelMap, parse_model_map
+from nnr_codec.factorization.tensor_rules import TensorRule
 from nnr_codec.model import Model, Parameter
 
 DTYPES = [
@@ -92,7 +88,7 @@ def test_a_plain_model_has_no_map() -> None:
 
 
 MAP = ModelMap(
-    {"s": Restored(shape=()), "u": Restored("uint8"), "both": Restored("bool", (1, 1))},
+    {"s": TensorRule(shape=()), "u": TensorRule("uint8"), "both": TensorRule("bool", (1, 1))},
     (Extra("e", None, None, "float16", (0, 3)), Extra("t", "u", "s")),
 )
 

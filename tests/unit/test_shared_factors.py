@@ -50,7 +50,7 @@ class TestSharedFactorsOfOpenStreams:
             counts.update(parsed.record.names)
             return decode_data_unit(parsed, *arguments)
 
-        monkeypatch.setattr("nnr_codec.stream.decode_data_unit", count)
+        monkeypatch.setattr("nnr_codec.decoding.lazy_tensors.decode_data_unit", count)
         return counts
 
     @pytest.mark.parametrize("order", ["abcd", "dcba", "acbd", "aabbacd", "ac"])
@@ -74,15 +74,14 @@ class TestSharedFactorsOfOpenStreams:
         self, data: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         alive: dict[str, weakref.ref[Any]] = {}
+
+        def noted(*arguments: Any) -> Any:
+            tensors = decode_data_unit(*arguments)
+            alive.update((tensor.name, weakref.ref(tensor.values)) for tensor in tensors)
+            return tensors
+
+        monkeypatch.setattr("nnr_codec.decoding.lazy_tensors.decode_data_unit", noted)
         with nnr_codec.open(data) as stream:
-            coded = stream._coded
-
-            def noted(name: str) -> Any:
-                values = coded(name)
-                alive[name] = weakref.ref(values)
-                return values
-
-            monkeypatch.setattr(stream, "_coded", noted)
             for order, shared in (("a", {"a.factor1"}), ("b", {"a.factor1", "b.factor1"})):
                 stream[order]
                 gc.collect()

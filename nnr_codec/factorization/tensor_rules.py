@@ -1,4 +1,4 @@
-"""How a coded tensor comes back: its type, shape, and what its integers stand for.
+"""The rule by which a coded tensor comes back: type, shape, what its integers stand for.
 
 spec/model_map.md, "How a coded tensor comes back", has the definition of every key.
 """
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..model import dtype_of, is_float
 from .map_checks import MapError, check_keys, checked_dtype, checked_shape, shortened, typed
-from .words import is_rotated, unfold
+from .words import is_rotated, words_from_signed
 
 MAX_TABLE = 2**16
 """Entries of a table of values."""
@@ -25,7 +25,7 @@ _KEYS = {"dtype", "shape", *_MEANINGS}
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class TensorRule:
     """How a coded tensor comes back; None: as it is coded.
 
     Attributes:
@@ -52,8 +52,8 @@ class Restored:
     @property
     def meaning(self) -> str | None:
         """What its integers are: "scale", "table", "low" or "bits"; None: nothing but values."""
-        found = [key for key in ("scale", "table", "low", "bits") if getattr(self, key) is not None]
-        return found[0] if found else None
+        keys = (key for key in ("scale", "table", "low", "bits") if getattr(self, key) is not None)
+        return next(keys, None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the keys that say something."""
@@ -61,7 +61,7 @@ class Restored:
         return {key: value for key, value in items.items() if value is not None}
 
 
-def parse_restored(name: str, data: Any, max_dimensions: int) -> Restored:
+def parse_tensor_rule(name: str, data: Any, max_dimensions: int) -> TensorRule:
     """Read the entry of tensor `name`.
 
     Raises:
@@ -69,7 +69,7 @@ def parse_restored(name: str, data: Any, max_dimensions: int) -> Restored:
     """
     typed(data, dict, name)
     check_keys(data, _KEYS, name)
-    entry = Restored(
+    rule = TensorRule(
         checked_dtype(data["dtype"]) if "dtype" in data else None,
         checked_shape(data["shape"], max_dimensions) if "shape" in data else None,
         _scale(data["scale"]) if "scale" in data else None,
@@ -77,8 +77,8 @@ def parse_restored(name: str, data: Any, max_dimensions: int) -> Restored:
         typed(data["table"], str, "table") if "table" in data else None,
         typed(data["low"], str, "low") if "low" in data else None,
     )
-    _check_meaning(name, entry)
-    return entry
+    _check_meaning(name, rule)
+    return rule
 
 
 def _scale(value: Any) -> float:
@@ -90,53 +90,51 @@ def _scale(value: Any) -> float:
     raise MapError(f"{shortened(value)} is no scale: a positive, normal binary32 number's size")
 
 
-def _check_meaning(name: str, entry: Restored) -> None:
+def _check_meaning(name: str, rule: TensorRule) -> None:
     """Check that an entry's keys go together."""
-    keys = [key for key in _MEANINGS if getattr(entry, key) is not None]
+    keys = [key for key in _MEANINGS if getattr(rule, key) is not None]
     if not keys:
         return
     if keys not in (["scale"], ["table"], ["bits"], ["low"], ["bits", "low"]):
         raise MapError(f"{shortened(name)}: {' and '.join(keys)} exclude each other")
-    if entry.dtype is None or entry.dtype == "bool":
+    if rule.dtype is None or rule.dtype == "bool":
         raise MapError(f"{shortened(name)}: {keys[0]} needs a dtype that is not bool")
-    dtype = dtype_of(entry.dtype)
-    if entry.scale is not None:
+    dtype = dtype_of(rule.dtype)
+    if rule.scale is not None:
         fits = is_float(dtype)
     else:
-        fits = (dtype.itemsize == 8) == (entry.low is not None)
+        fits = (dtype.itemsize == 8) == (rule.low is not None)
     if not fits:
         raise MapError(f"{shortened(name)}: {keys[-1]} does not go with {dtype}")
-    if entry.part == name:
+    if rule.part == name:
         raise MapError(f"{shortened(name)} is a part of itself")
     word_bits = 8 * min(dtype.itemsize, 4)
-    if entry.bits is not None and (
-        type(entry.bits) is bool or not 0 <= entry.bits < 1 << word_bits
-    ):
-        raise MapError(f"{shortened(name)}: {shortened(entry.bits)} is no bias of {word_bits} bits")
+    if rule.bits is not None and (type(rule.bits) is bool or not 0 <= rule.bits < 1 << word_bits):
+        raise MapError(f"{shortened(name)}: {shortened(rule.bits)} is no bias of {word_bits} bits")
 
 
-def restore(
-    entry: Restored, values: npt.NDArray[Any], part: npt.NDArray[Any] | None = None
+def apply_rule(
+    rule: TensorRule, values: npt.NDArray[Any], part: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[Any]:
     """Return a tensor as the map has it.
 
     Args:
-        entry: what the map says.
+        rule: what the map says.
         values: the tensor as it is coded.
-        part: its second tensor, if `entry.part` names one.
+        part: its second tensor, if `rule.part` names one.
 
     Raises:
         MapError: the entry does not fit them.
     """
-    if entry.shape is not None and math.prod(entry.shape) != values.size:
-        raise MapError(f"{values.size} elements, not {entry.shape} as in the model map")
-    if entry.dtype is not None:
-        dtype = dtype_of(entry.dtype)
-        if entry.meaning is None:
+    if rule.shape is not None and math.prod(rule.shape) != values.size:
+        raise MapError(f"{values.size} elements, not {rule.shape} as in the model map")
+    if rule.dtype is not None:
+        dtype = dtype_of(rule.dtype)
+        if rule.meaning is None:
             values = _converted(values, dtype)
         else:
-            values = _from_integers(entry, _integers(values), part, dtype)
-    return values if entry.shape is None else values.reshape(entry.shape)
+            values = _from_integers(rule, _integers(values), part, dtype)
+    return values if rule.shape is None else values.reshape(rule.shape)
 
 
 def _converted(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -157,24 +155,24 @@ def _integers(values: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
 
 
 def _from_integers(
-    entry: Restored,
+    rule: TensorRule,
     integers: npt.NDArray[np.int32],
     part: npt.NDArray[Any] | None,
     dtype: np.dtype[Any],
 ) -> npt.NDArray[Any]:
     """Turn integers into the values that they stand for."""
-    if entry.scale is not None:
-        return _multiples(integers, entry.scale, dtype)
-    if entry.part is None:
-        return _words(entry, integers, dtype.itemsize, dtype).view(dtype)
+    if rule.scale is not None:
+        return _multiples(integers, rule.scale, dtype)
+    if rule.part is None:
+        return _words(rule, integers, dtype.itemsize, dtype).view(dtype)
     if part is None:
-        raise MapError(f"{shortened(entry.part)} does not come before what it is a part of")
+        raise MapError(f"{shortened(rule.part)} does not come before what it is a part of")
     second = _integers(part)
-    if entry.table is not None:
+    if rule.table is not None:
         return _looked_up(integers, second, dtype)
     if second.shape != integers.shape:
         raise MapError(f"halves of the shapes {integers.shape} and {second.shape}")
-    high = _words(entry, integers, 4, dtype).astype(np.uint64)
+    high = _words(rule, integers, 4, dtype).astype(np.uint64)
     high <<= np.uint64(32)  # in place: such tensors are large
     high |= second.view(np.uint32)
     return high.view(dtype)
@@ -198,12 +196,12 @@ def scaled(integers: npt.NDArray[np.int32], scale: float, dtype: np.dtype[Any]) 
 
 
 def _words(
-    entry: Restored, integers: npt.NDArray[np.int32], itemsize: int, dtype: np.dtype[Any]
+    rule: TensorRule, integers: npt.NDArray[np.int32], itemsize: int, dtype: np.dtype[Any]
 ) -> npt.NDArray[Any]:
-    if entry.bits is None:
+    if rule.bits is None:
         return integers.view(np.uint32)
     try:
-        return unfold(integers, entry.bits, is_rotated(dtype), itemsize)
+        return words_from_signed(integers, rule.bits, is_rotated(dtype), itemsize)
     except ValueError as error:
         raise MapError(str(error)) from None
 
@@ -219,5 +217,5 @@ def _looked_up(
         raise MapError("an index outside the table")
     words = np.cumsum(differences.view(np.uint32), dtype=np.uint32)  # modulo 2**32
     table = words.astype(f"u{dtype.itemsize}").view(dtype)
-    found: npt.NDArray[Any] = table[indices]
-    return found
+    values: npt.NDArray[Any] = table[indices]
+    return values

@@ -1,0 +1,159 @@
+"""The description of a stream: a row for each coded tensor, made of the headers alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from .._core import TensorSyntax, decode_codeword, peek_qp_delta
+from ..bitstream import Context, DataUnit, ParsedUnit, PayloadType
+from ..bitstream.qp import qp_delta_bits
+from ..bitstream.unit_layout import ParentData, TensorLayout, tensor_layouts
+from ..factorization.factor_tracker import FactorTracker
+from ..factorization.factorizations import Factorization, factors_of
+from ..factorization.model_map import Extra
+from ..factorization.tensor_rules import TensorRule
+from .selection import Selection
+from .stream_info import FactorizationInfo, StreamInfo, TensorInfo
+from .stream_map import StreamMap
+from .walk import Walk
+
+_KINDS = {
+    PayloadType.INT: "int",
+    PayloadType.FLOAT: "float",
+    PayloadType.RAW_FLOAT: "raw",
+    PayloadType.BLOCK: "block",
+}
+
+_MEANINGS = {"scale": "grid", "table": "table", "bits": "bits", "low": "halves"}
+"""What the model map makes of INT units."""
+
+
+def describe_stream(units: Sequence[ParsedUnit]) -> StreamInfo:
+    """Return what the headers of a whole stream say."""
+    stream = StreamMap()
+    walk = Walk(stream, Selection("factorized"), _RowMaker())
+    tensors = [row.info for row in walk.tensors(_rows(units, stream)) if row.info is not None]
+    last = units[-1].context if units else Context()
+    density, base_qp = last.quantization or (None, None)
+    return StreamInfo(
+        profile=last.profile,
+        qp_density=density,
+        base_qp=base_qp,
+        units=len(units),
+        header_bytes=sum(p.unit.size for p in units if not isinstance(p.record, DataUnit)),
+        tensors=tuple(tensors),
+        factorizations=tuple(_factorizations(tensors, stream)),
+    )
+
+
+class _Row(NamedTuple):
+    """A tensor on the walk; the info is None for products, ties and empty tensors."""
+
+    name: str
+    role: str
+    info: TensorInfo | None = None
+
+
+class _RowMaker:
+    """Adds the bytes of parts to those of the tensors that they belong to."""
+
+    def join(self, tensor: _Row, rule: TensorRule, part: _Row | None) -> _Row:
+        if tensor.info is None or part is None or part.info is None:
+            return tensor
+        return tensor._replace(info=replace(tensor.info, bytes=tensor.info.bytes + part.info.bytes))
+
+    def product(self, weight: str, entry: Factorization, factors: list[_Row]) -> _Row:
+        return _Row(weight, "dense")
+
+    def extra(self, extra: Extra, first: _Row | None) -> _Row:
+        return _Row(extra.name, "empty" if first is None else "tied")
+
+
+def _factorizations(
+    tensors: Sequence[TensorInfo], stream: StreamMap
+) -> Iterator[FactorizationInfo]:
+    """Describe the weights that come as factors; a shared factor counts with the first of them."""
+    tracker = FactorTracker[TensorInfo](factors_of(stream.factorizations))
+    counted: set[str] = set()
+    for tensor in tensors:
+        for name in tracker.add(tensor.name, tensor):
+            entry, factors = stream.factorizations[name], tracker.release(name)
+            new = [factor for factor in factors if factor.name not in counted]
+            counted.update(entry.factors)
+            yield FactorizationInfo(
+                name=name,
+                form=entry.form,
+                shape=entry.shape,
+                ranks=entry.ranks([factor.shape for factor in factors]),
+                factors=entry.factors,
+                parameters=sum(factor.elements for factor in new),
+                bytes=sum(factor.bytes for factor in new),
+                data_format=entry.dtype,
+            )
+
+
+def _rows(units: Sequence[ParsedUnit], stream: StreamMap) -> Iterator[list[_Row]]:
+    for parsed in units:
+        stream.note(parsed)
+        if isinstance(parsed.record, DataUnit):
+            infos = _tensors(parsed, parsed.record, stream)
+            yield [
+                _Row(name, role, infos.get(name)) for name, role in parsed.record.decoded_roles()
+            ]
+
+
+def _tensors(parsed: ParsedUnit, record: DataUnit, stream: StreamMap) -> dict[str, TensorInfo]:
+    """Describe the coded tensors of a data unit, by name; its bytes stand with the largest."""
+    layouts = tensor_layouts(record, parsed.context, lambda name, elements: ParentData())
+    largest = max(layouts, key=lambda layout: math.prod(layout.shape)).name
+    coded = record.payload_type != PayloadType.RAW_FLOAT
+    infos = {}
+    for layout, qp in zip(layouts, _qps(parsed, record, layouts), strict=True):
+        rule = stream.model_map.tensors.get(layout.name, TensorRule())
+        scan_order = record.scan_order if len(layout.shape) > 1 else 0  # vectors have none
+        infos[layout.name] = TensorInfo(
+            name=layout.name,
+            shape=layout.shape,
+            kind=_MEANINGS.get(rule.meaning or "", _KINDS[record.payload_type]),
+            role=layout.role,
+            unit=parsed.unit.index,
+            bytes=parsed.unit.size if layout.name == largest else 0,
+            qp=qp,
+            unary_length=record.unary_length if coded else None,
+            scan_order=scan_order if coded else None,
+            dq=bool(record.dq_flag) if coded else None,
+            codebook_size=len(layout.codebook.values) if layout.codebook else None,
+            data_format=rule.dtype or _data_format(record),
+        )
+    return infos
+
+
+def _data_format(record: DataUnit) -> str:
+    if record.nnr_decompressed_data_format is not None:
+        return record.nnr_decompressed_data_format.name.lower()
+    return "int32" if record.payload_type == PayloadType.INT else "float32"
+
+
+def _qps(parsed: ParsedUnit, record: DataUnit, layouts: Sequence[TensorLayout]) -> list[int | None]:
+    """Return the quantization parameters, as far as they can be had without decoding a matrix.
+
+    Those of a block's tensors stand one before each, and its vectors come first.
+    """
+    if record.payload_type not in (PayloadType.FLOAT, PayloadType.BLOCK):
+        return [None] * len(layouts)
+    density, base_qp = parsed.context.quantization or (0, 0)
+    bits = qp_delta_bits(density)
+    payload = np.frombuffer(parsed.payload, dtype=np.uint8)
+    if len(layouts) == 1 or record.parent is not None:
+        first = [base_qp + peek_qp_delta(payload, bits)]
+        return [*first, *[None] * (len(layouts) - 1)]
+    before = [layout.syntax for layout in layouts if len(layout.shape) == 1][: len(layouts) - 1]
+    # Of the tensor behind the vectors as little is decoded as there can be.
+    _, vectors = decode_codeword(payload, [*before, TensorSyntax(1, 1)], bits, [])
+    qps: list[int | None] = [base_qp + qp_delta for qp_delta, _, _ in vectors]
+    return qps + [None] * (len(layouts) - len(qps))

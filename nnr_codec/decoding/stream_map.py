@@ -1,0 +1,88 @@
+"""What a stream's headers have said so far: its model map, by the names of tensors."""
+
+from __future__ import annotations
+
+from ..bitstream import DataUnit, ParsedUnit
+from ..factorization.factorizations import Factorization
+from ..factorization.map_checks import MapError
+from ..factorization.model_map import ModelMap
+from ..factorization.tensor_rules import TensorRule
+from ..model import dtype_of, is_signed_float
+
+
+class StreamMap:
+    """The model map of a stream whose units go by, and the weights that blocks hold as factors.
+
+    Attributes:
+        model_map: the stream's map, which comes before the first data unit; empty without one.
+        factorizations: the weights that come as factors, those of the map and of the decomposed
+            blocks so far.
+    """
+
+    def __init__(self) -> None:
+        self.model_map = ModelMap()
+        self.factorizations: dict[str, Factorization] = {}
+        self._ties: dict[str, list[str]] = {}
+
+    def note(self, parsed: ParsedUnit) -> None:
+        """Read a unit's header: the stream's map, or a weight in factors of its own."""
+        model_map, record = parsed.context.model_map, parsed.record
+        if model_map is not None and model_map is not self.model_map:
+            self.model_map = model_map
+            self.factorizations.update(model_map.factorizations)
+            for extra in model_map.extras:
+                if extra.tied_to is not None:
+                    self._ties.setdefault(extra.tied_to, []).append(extra.name)
+        if isinstance(record, DataUnit) and record.is_decomposed_block:
+            entry = block_factorization(record, self.model_map)
+            if entry is not None:
+                self.factorizations[record.dense_name] = entry
+
+    def ties(self, name: str) -> list[str]:
+        """Return the names of the tensors that are tied to tensor `name`."""
+        return self._ties.get(name, [])
+
+    def weights_of(self, name: str) -> list[str]:
+        """Return the names of the weights that the map makes of coded tensor `name`."""
+        return self.model_map.users.get(name, [])
+
+    def results(self, name: str) -> list[str]:
+        """Return the names under which coded tensor `name` comes back: its own, those of the
+        weights that are made of it, and of all ties to them; of a part: those of its owner."""
+        owner = self.model_map.owners.get(name, name)
+        names = [owner, *self.weights_of(owner)]
+        return [*names, *(tied for result in names for tied in self.ties(result))]
+
+
+def block_factorization(record: DataUnit, model_map: ModelMap) -> Factorization | None:
+    """Return what a decomposed BLOCK says of its weight, as the map would say it.
+
+    None where the map has no word for it: G has other rows than the weight, the rank is beyond
+    what a weight of its shape needs, or the stream's map gives a factor another shape, or the
+    weight or a factor a type that holds no numbers of both signs, or calls one of them a part.
+    """
+    names = tuple(record.names[:2])
+    if model_map.owners.keys() & {record.dense_name, *names}:
+        return None
+    rule = model_map.tensors.get(record.dense_name, TensorRule())
+    shape = rule.shape or tuple(record.tensor_dimensions or ())
+    data_format = record.nnr_decompressed_data_format
+    dtype = rule.dtype or ("float32" if data_format is None else data_format.name.lower())
+    factors = [model_map.tensors.get(name, TensorRule()) for name in names]
+    types = [dtype, *(factor.dtype for factor in factors if factor.dtype is not None)]
+    if any(factor.shape is not None for factor in factors) or not all(map(_is_signed, types)):
+        return None
+    entry = Factorization("lr", shape, names, dtype)
+    try:
+        entry.ranks(record.factor_shapes())
+    except MapError:
+        return None
+    return entry
+
+
+def _is_signed(dtype: str) -> bool:
+    """Whether factors can have a type; some integers of the standard are none of a tensor's."""
+    try:
+        return is_signed_float(dtype_of(dtype))
+    except KeyError:
+        return False

@@ -1,0 +1,110 @@
+"""The walk from coded to finished tensors: order, parts, products of factors, ties, empty tensors.
+
+Decoding, the outline of a stream, the index of an open one and its description walk alike; they
+differ in what a tensor carries: values, a shape, how to read it, a row of a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Generic, Protocol, TypeVar
+
+from ..factorization.factor_tracker import FactorTracker
+from ..factorization.factorizations import Factorization, factors_of
+from ..factorization.tensor_order import Named, in_order
+from ..factorization.tensor_rules import TensorRule
+from .selection import Selection
+from .stream_map import StreamMap
+from .ties_and_empties import ExtraMaker, TiesAndEmpties
+
+T = TypeVar("T", bound=Named)
+M = TypeVar("M")
+
+
+class TensorMaker(ExtraMaker[M], Protocol[M]):
+    """Makes the tensors that no data unit holds as they are."""
+
+    def join(self, tensor: M, rule: TensorRule, part: M | None) -> M:
+        """Return a tensor made complete by its part; None if that did not come before it."""
+
+    def product(self, weight: str, entry: Factorization, factors: list[M]) -> M:
+        """Return a weight, of the role "dense", made of factors."""
+
+
+class Walk(Generic[T]):
+    """Finishes the tensors of one stream, once, while its units go by."""
+
+    def __init__(self, stream: StreamMap, selection: Selection, maker: TensorMaker[T]) -> None:
+        """Finish what is selected; `stream`: knows the map when the first data unit comes."""
+        self._stream = stream
+        self._selection = selection
+        self._maker = maker
+        self._parts: dict[str, T] = {}
+
+    @cached_property
+    def _factors(self) -> FactorTracker[T]:
+        factors = factors_of(self._stream.model_map.factorizations)
+        return FactorTracker(factors, self._forms)
+
+    @cached_property
+    def _extras(self) -> TiesAndEmpties[T]:
+        extras = self._stream.model_map.extras
+        return TiesAndEmpties(extras, self._selection.matches, self._maker)
+
+    def tensors(self, units: Iterable[list[T]]) -> Iterator[T]:
+        """Yield the tensors that are selected, in the model's order.
+
+        Args:
+            units: the coded tensors of each data unit, in the order of the stream.
+
+        Raises: what `units` and the maker raise, in the order of the stream.
+        """
+        for tensors in in_order(units, lambda: self._stream.model_map.order):
+            yield from self._behind(None)
+            while tensors:  # none is held while the next unit is decoded
+                yield from self._with_products(tensors.pop(0))
+        for extra in self._extras.rest():
+            yield from self._hand_out(extra)
+
+    def _with_products(self, tensor: T) -> Iterator[T]:
+        """Yield a coded tensor, the weights whose last factor it is, and what follows each."""
+        name = tensor.name
+        if name in self._stream.model_map.owners:
+            self._parts[name] = tensor
+            return
+        tensor = self._joined(tensor)
+        complete = self._factors.add(name, tensor)
+        yield from self._hand_out(tensor)
+        del tensor  # so that its memory can go as soon as no weight needs it
+        yield from self._behind(name)
+        for weight in complete:
+            if self._forms(weight):
+                yield from self._hand_out(self._product(weight))
+            yield from self._behind(weight)
+
+    def _joined(self, tensor: T) -> T:
+        rule = self._stream.model_map.tensors.get(tensor.name)
+        if rule is None or rule.part is None:
+            return tensor
+        return self._maker.join(tensor, rule, self._parts.pop(rule.part, None))
+
+    def _forms(self, weight: str) -> bool:
+        return self._selection.forms(weight, self._stream)
+
+    def _product(self, weight: str) -> T:
+        entry = self._stream.model_map.factorizations[weight]
+        return self._maker.product(weight, entry, self._factors.release(weight))
+
+    def _behind(self, name: str | None) -> Iterator[T]:
+        for extra in self._extras.behind(name):
+            yield from self._hand_out(extra)
+
+    def _hand_out(self, tensor: T) -> Iterator[T]:
+        """Yield a finished tensor, if it is selected: each one leaves through here.
+
+        (An update will add the base's tensor here; ties are made of what was handed out.)
+        """
+        self._extras.keep(tensor)
+        if self._selection.selects(tensor.name, tensor.role, self._stream):
+            yield tensor

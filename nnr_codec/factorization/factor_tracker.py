@@ -1,0 +1,69 @@
+"""Which weights are complete while their factors come, and how long a factor is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+def users_of(factors: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """Return by each factor's name the weights made of it; `factors`: by the weight's name."""
+    users: dict[str, list[str]] = {}
+    for weight, names in factors.items():
+        for name in names:
+            users.setdefault(name, []).append(weight)
+    return users
+
+
+class FactorTracker(Generic[T]):
+    """Keeps what comes with each factor (values, a shape, a report) until no weight needs it.
+
+    A weight is complete with its last factor; weights may share factors.
+    """
+
+    def __init__(
+        self,
+        factors: Mapping[str, Iterable[str]],
+        is_formed: Callable[[str], bool] = lambda weight: True,
+    ) -> None:
+        """Track weights.
+
+        Args:
+            factors: the names of each weight's factors, in order, by the weight's name.
+            is_formed: tells which weights are formed; factors of the others alone are not kept.
+        """
+        self._factors = {weight: tuple(names) for weight, names in factors.items()}
+        self._missing = {weight: set(names) for weight, names in self._factors.items()}
+        self._users = users_of(self._factors)
+        self._uses = {name: sum(map(is_formed, users)) for name, users in self._users.items()}
+        self._kept: dict[str, T] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether `name` is that of a factor."""
+        return name in self._users
+
+    def add(self, name: str, value: T) -> list[str]:
+        """Note the coming of factor `name`; return the weights whose last factor it is.
+
+        Of a name that is no factor's, nothing is kept.
+        """
+        if self._uses.get(name):  # weights that are still to be formed of it
+            self._kept[name] = value
+        weights = self._users.get(name, [])
+        for weight in weights:
+            self._missing[weight].discard(name)
+        return [weight for weight in weights if not self._missing[weight]]
+
+    def release(self, weight: str) -> list[T]:
+        """Return what came with the factors of a complete weight, in order, to form it, once.
+
+        What no weight needs any more is forgotten.
+        """
+        values = [self._kept[name] for name in self._factors[weight]]
+        for name in self._factors[weight]:
+            self._uses[name] -= 1
+            if not self._uses[name]:
+                del self._kept[name]
+        return values
