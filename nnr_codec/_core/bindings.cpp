@@ -6,7 +6,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <cmath>
+#include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <new>
 #include <optional>
@@ -231,6 +232,15 @@ void init_tensor_to_encode(PyTensorToEncode* self, const PyTensorSyntax& tensor,
                  search_initialization, std::move(indices)};
 }
 
+// Bits without the sign are in the order of magnitudes, those of NaN above all others.
+float largest_magnitude(Floats weights) {
+  nb::gil_scoped_release release;
+  int32_t largest = 0;
+  for (size_t i = 0; i < weights.size(); ++i)
+    largest = std::max(largest, std::bit_cast<int32_t>(weights.data()[i]) & INT32_MAX);
+  return std::bit_cast<float>(largest);
+}
+
 Integers quantize(const PyTensorSyntax& tensor, Floats weights, double step, double lambda,
                   std::optional<Floats> importance) {
   const nnr::TensorSyntax& syntax = tensor.syntax;
@@ -238,11 +248,9 @@ Integers quantize(const PyTensorSyntax& tensor, Floats weights, double step, dou
   require(!importance || importance->size() == syntax.elements(), "importance: wrong size");
   require(step > 0 && lambda >= 0, "step, lambda: negative");
   require(syntax.codebook_size == 0, "codebook_size: quantizers know no codebook");
-  const double limit = 2147483640.0 * step;
-  uint64_t inside = 0;
-  for (size_t i = 0; i < weights.size(); ++i)
-    inside += std::abs(static_cast<double>(weights.data()[i])) < limit;  // 0 for NaN as well
-  require(inside == weights.size(), "weights: not finite, or too large for the step");
+  // False for NaN as well.
+  require(largest_magnitude(weights) < 2147483640.0 * step,
+          "weights: not finite, or too large for the step");
   Integers levels = zeroed_array<int32_t>(syntax.elements());
   nb::gil_scoped_release release;
   const nnr::QuantizerInput input{syntax, weights.data(), importance ? importance->data() : nullptr,
@@ -350,6 +358,8 @@ NB_MODULE(_core, m) {
   m.def("quantize", &quantize, "tensor"_a, "weights"_a, "step"_a, "lambda_"_a = 0.0,
         "importance"_a = nb::none(),
         "Quantizes weights: the integers to code.");
+  m.def("largest_magnitude", &largest_magnitude, "weights"_a,
+        "The largest |weight|; NaN if any weight is NaN.");
   m.def("choose_unary_length", &choose_unary_length, "levels"_a,
         "A number of greater-than flags for these integers.");
   m.def("count_zero_rows", &count_zero_rows, "levels"_a, "rows"_a,
