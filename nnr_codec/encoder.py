@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -16,7 +17,6 @@ from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
 from .decoding.stream_decoder import StreamDecoder
 from .decoding.unit_reader import Source
-from .encoding.factor_transport import Carriage
 from .encoding.model_encoder import encode_model
 from .errors import InvalidModel, naming
 from .factorization.files import with_weights
@@ -47,7 +47,6 @@ def encode(
     options: EncodeOptions | None = None,
     *,
     factorizations: Mapping[str, FactoredWeight] | None = None,
-    carriage: Carriage | None = None,
     calibration: Calibration | None = None,
     parents: Sequence[Source] = (),
     overwrite: bool = False,
@@ -66,9 +65,6 @@ def encode(
             factors. An array that several of them have is coded once. What `options` say of a
             weight holds for its factors ``<weight>.factor0``, … as well. None: what
             `options.decomposition` asks for (:func:`nnr_codec.decompose.decompose_model`).
-        carriage: "dc": weights of the form "lr" as DC blocks of the standard, where their factors
-            are quantized with the same dq, unary_length and scan_order; the other ones, and with
-            "factors" all, as a tensor for each factor. None: as `options.decomposition` says.
         calibration: second moments of the layers' inputs, for the decomposition.
         parents: the earlier streams of a series, oldest first, for contexts alone: the model
             already is a difference.
@@ -94,24 +90,23 @@ def encode(
         _naming(opened),
         _output(out, overwrite=overwrite) as output,
     ):
-        model, found = with_weights(opened)
+        model, given = with_weights(opened)
         if factorizations is None and options.decomposes:
             from .decompose import decompose_model  # imports libraries that others need not
 
-            dense = {name: parameter for name, parameter in model.items() if name not in found}
+            dense = {name: parameter for name, parameter in model.items() if name not in given}
             made = decompose_model(dense, options, calibration=calibration, executor=executor)
             factorizations, options = made.factorizations, made.adapted(options)
         kept = encode_model(
             model,
-            {**found, **(factorizations or {})},
+            {**given, **(factorizations or {})},
             options,
             files,
-            carriage=carriage,
             series=series,
             executor=executor,
             progress=progress,
         )
-        kept.copy_to(output)
+        shutil.copyfileobj(kept.file, output)
         data = output.getvalue() if isinstance(output, io.BytesIO) else None
     return EncodeResult(replace(kept.report, seconds=time.perf_counter() - start), data)
 

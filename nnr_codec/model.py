@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal
@@ -149,6 +149,14 @@ class Parameter:
                 f"but its values are {dtype} of shape {values.shape}",
             )
         return np.asarray(values, dtype=self.dtype, order="C")
+
+    def loaded(self) -> Parameter:
+        """Return the parameter with its values in memory, so that other processes can have it.
+
+        Raises:
+            InvalidModel: as of :meth:`read`.
+        """
+        return replace(self, load=partial(_itself, self.read()))
 
     @property
     def role(self) -> Role:

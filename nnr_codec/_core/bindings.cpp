@@ -244,6 +244,11 @@ void init_tensor_to_encode(PyTensorToEncode* self, const PyTensorSyntax& tensor,
                  search_initialization, std::move(indices)};
 }
 
+float largest_magnitude(Floats weights) {
+  nb::gil_scoped_release release;
+  return nnr::largest_magnitude(weights.data(), weights.size());
+}
+
 Integers quantize(const PyTensorSyntax& tensor, Floats weights, double step, double lambda,
                   std::optional<Floats> importance) {
   const nnr::TensorSyntax& syntax = tensor.syntax;
@@ -251,11 +256,9 @@ Integers quantize(const PyTensorSyntax& tensor, Floats weights, double step, dou
   require(!importance || importance->size() == syntax.elements(), "importance: wrong size");
   require(step > 0 && lambda >= 0, "step, lambda: negative");
   require(syntax.codebook_size == 0, "codebook_size: quantizers know no codebook");
-  {
-    nb::gil_scoped_release release;
-    require(nnr::fit_levels(weights.data(), weights.size(), step),
-            "weights: not finite, or too large for the step");
-  }
+  // Integers, and those tried beside them, fit 32 bits. False for NaN as well.
+  require(largest_magnitude(weights) < 2147483640.0 * step,
+          "weights: not finite, or too large for the step");
   Integers levels = zeroed_array<int32_t>(syntax.elements());
   nb::gil_scoped_release release;
   nnr::quantize({syntax, weights.data(), importance ? importance->data() : nullptr, step, lambda},
@@ -358,6 +361,8 @@ NB_MODULE(_core, m) {
   m.def("quantize", &quantize, "tensor"_a, "weights"_a, "step"_a, "lambda_"_a = 0.0,
         "importance"_a = nb::none(),
         "Quantizes weights: the integers to code.");
+  m.def("largest_magnitude", &largest_magnitude, "weights"_a,
+        "The largest |weight|; NaN if any weight is NaN.");
   m.def("choose_unary_length", &choose_unary_length, "levels"_a,
         "A number of greater-than flags for these integers.");
   m.def("count_zero_rows", &count_zero_rows, "levels"_a, "rows"_a,

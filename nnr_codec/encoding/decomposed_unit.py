@@ -5,7 +5,7 @@ from __future__ import annotations
 from .._core import choose_unary_length
 from ..bitstream import Context, DataUnit, ParameterTypes, PayloadType
 from .tensor_quantizer import QuantizedTensor
-from .unit_encoder import CodedLevels, EncodedUnit, encode_data_unit
+from .unit_encoder import EncodedUnit, encode_data_unit
 
 
 def decomposed_unit(
@@ -38,17 +38,12 @@ def decomposed_unit(
     # A matrix of one column has entry points that say nothing.
     sides = (*left.parameter.shape, *right.parameter.shape)
     record.scan_order = left.options.scan_order if min(sides) > 1 else 0
-    coded = {role: _coded(factor) for role, factor in (("G", left), ("H", right))}
+    coded = {"G": left.coded_levels, "H": right.coded_levels}
     units = []
     for length in sorted(_unary_lengths(left, right)):
         record.cabac_unary_length_minus1 = length - 1
         units.append(encode_data_unit(record, coded, context))
     return min(units, key=lambda unit: len(unit.data))
-
-
-def _coded(factor: QuantizedTensor) -> CodedLevels:
-    search = factor.options.search_initialization
-    return CodedLevels(factor.levels, factor.qp, search_initialization=search)
 
 
 def _unary_lengths(left: QuantizedTensor, right: QuantizedTensor) -> set[int]:

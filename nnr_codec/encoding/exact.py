@@ -19,7 +19,7 @@ from ..factorization.tensor_rules import MAX_TABLE, TensorRule, scaled
 from ..factorization.words import is_rotated, rotated_left, signed_from_words, words_of
 from ..model import is_float
 from ..quantize.codebook import codebook_of
-from ..quantize.grids import exact_step, levels_on_step, may_be_on_step, scale_of
+from ..quantize.grids import as_binary32, exact_step, scale_of
 from ..quantize.integer_rate import estimated_bits, sampled
 
 Kind = Literal["raw", "step", "grid", "table", "bits", "halves"]
@@ -119,24 +119,14 @@ def _of_integers(values: npt.NDArray[Any]) -> Representation | None:
 
 
 def _raw(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:
-    narrow = _as_binary32(values)
+    narrow = as_binary32(values)
     return None if narrow is None else (32.0 * values.size, Representation("raw"))
-
-
-def _as_binary32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
-    """Return the values as binary32 if that keeps every bit of them, else None."""
-    if values.dtype == np.float32:
-        return values
-    with np.errstate(all="ignore"):
-        narrow = values.astype(np.float32)
-        same = np.array_equal(words_of(narrow.astype(values.dtype)), words_of(values))
-    return narrow if same else None
 
 
 def _step(
     values: npt.NDArray[Any], density: int, codebook: bool
 ) -> tuple[float, Representation] | None:
-    found = exact_of(values, density)
+    found = exact_step(values, density)
     if found is None:
         return None
     qp, levels = found
@@ -148,20 +138,6 @@ def _step(
         own += _BITS_OF_CODEBOOK_VALUE * len(book.values)
         bits, length = min((bits, length), (own, own_length))
     return bits, Representation("step", TensorRule(), length, qp)
-
-
-def exact_of(values: npt.NDArray[Any], density: int) -> tuple[int, Integers] | None:
-    """Return a qp and the integers that times its step are the values, or None."""
-    if not may_be_on_step(values.reshape(-1)):
-        return None
-    narrow = _as_binary32(values)
-    return None if narrow is None else exact_step(narrow.reshape(-1), density)
-
-
-def levels_of(values: npt.NDArray[Any], qp: int, density: int) -> Integers | None:
-    """Return the integers that times the step of a known `qp` are the values, or None."""
-    narrow = _as_binary32(values)
-    return None if narrow is None else levels_on_step(narrow.reshape(-1), qp, density)
 
 
 def _on_grid(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:

@@ -2,62 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
-from ..errors import InvalidModel, InvalidOptions
-from ..factorization.factor_tracker import FactorTracker, users_of
+from ..errors import InvalidModel
+from ..factorization.factor_tracker import users_of
 from ..factorization.factorizations import Factorization
 from ..factorization.forms import FORMS, FactoredWeight
 from ..model import Model, Parameter, is_signed_float
 from ..options import DecodeLimits, EncodeOptions
-from ..quantize.distortion import Distortion, weight_error
-from ..report import TensorReport
-from .grouping import Group, Grouping
-
-Carriage = Literal["dc", "factors"]
 
 _BLOCK_OPTIONS = ("dq", "unary_length", "scan_order")
 """What the header of a block says once for both of its factors."""
 
 
 @dataclass(frozen=True, slots=True)
-class CarriedWeight:
-    """A weight in factors.
+class FactorTransport:
+    """How a weight travels as factors.
 
     Attributes:
         weight: the dense weight.
+        factored: the same in factors, as they were given.
         entry: its form, and the names of its factors.
-        brought: the factors that no weight before it has.
+        new_factors: the factors that no weight before it has.
         is_block: whether it travels as the standard's DC block; else the map has the entry.
-        error: of the factors' product before they are quantized, against the dense weight.
     """
 
     weight: Parameter
+    factored: FactoredWeight
     entry: Factorization
-    brought: tuple[Parameter, ...]
+    new_factors: tuple[Parameter, ...]
     is_block: bool
-    error: Distortion
 
     @property
     def names(self) -> list[str]:
         """The names that no other tensor may have: its own, and those of the factors."""
-        name, own = self.weight.name, [parameter.name for parameter in self.brought]
-        return [name, *own, f"{name}_G", f"{name}_H"] if self.is_block else [name, *own]
+        name = self.weight.name
+        names = [name, *(factor.name for factor in self.new_factors)]
+        return [*names, f"{name}_G", f"{name}_H"] if self.is_block else names
 
 
-def carry(
-    model: Model,
-    factorizations: Mapping[str, FactoredWeight],
-    options: EncodeOptions,
-    carriage: Carriage,
-) -> dict[str, CarriedWeight]:
+def transport_factors(
+    model: Model, factorizations: Mapping[str, FactoredWeight], options: EncodeOptions
+) -> dict[str, FactorTransport]:
     """Return how the weights of a model that are given as factors travel, in the model's order.
-
-    Each is read once, to be compared with what its factors make of it.
 
     A factor is called like its weight, with ``.factor0``, ``.factor1``, … behind it; one that is
     the same array as an earlier weight's is that one, and is coded once.
@@ -65,39 +55,38 @@ def carry(
     Raises:
         InvalidModel: a weight is not in the model, is nothing that factors can stand for, or names
             collide.
-        InvalidOptions: there is no such carriage.
     """
-    if carriage not in ("dc", "factors"):
-        raise InvalidOptions("carriage", f"{carriage!r} is neither 'dc' nor 'factors'")
     for name in factorizations:
         if name not in model:
             raise InvalidModel(name, "is given as factors, and is not in the model")
-    seen: dict[int, str] = {}
-    found: dict[str, CarriedWeight] = {}
+    as_blocks = options.decomposition.carriage == "dc"
+    known_factors: dict[int, str] = {}
+    transports: dict[str, FactorTransport] = {}
     for name, parameter in model.items():
         if name in factorizations:
             factored = factorizations[name]
             _check(parameter, factored)
-            entry, brought = _named(parameter, factored, seen)
-            is_block = carriage == "dc" and _fits_block(factored, brought, options)
-            error = weight_error(parameter.read(), factored.to_dense())
-            found[name] = CarriedWeight(parameter, entry, brought, is_block, error)
-    found = _without_shared_blocks(found)
-    _check_names(model, found.values())
-    return found
+            entry, new = _named(parameter, factored, known_factors)
+            is_block = as_blocks and _fits_block(factored, new, options)
+            transports[name] = FactorTransport(parameter, factored, entry, new, is_block)
+    transports = _without_shared_blocks(transports)
+    _check_names(model, transports.values())
+    return transports
 
 
-def _without_shared_blocks(carried: Mapping[str, CarriedWeight]) -> dict[str, CarriedWeight]:
+def _without_shared_blocks(
+    transports: Mapping[str, FactorTransport],
+) -> dict[str, FactorTransport]:
     """Return weights of which none is a block whose factors a later one needs as tensors."""
-    users = users_of({name: weight.entry.factors for name, weight in carried.items()})
+    users = users_of({name: weight.entry.factors for name, weight in transports.items()})
+
+    def is_shared(weight: FactorTransport) -> bool:
+        return any(len(users[factor]) > 1 for factor in weight.entry.factors)
+
     return {
-        name: replace(weight, is_block=weight.is_block and not _is_shared(weight, users))
-        for name, weight in carried.items()
+        name: replace(weight, is_block=weight.is_block and not is_shared(weight))
+        for name, weight in transports.items()
     }
-
-
-def _is_shared(weight: CarriedWeight, users: Mapping[str, list[str]]) -> bool:
-    return any(len(users[factor]) > 1 for factor in weight.entry.factors)
 
 
 def _check(parameter: Parameter, factored: FactoredWeight) -> None:
@@ -120,87 +109,42 @@ def _check(parameter: Parameter, factored: FactoredWeight) -> None:
 
 
 def _named(
-    parameter: Parameter, factored: FactoredWeight, seen: dict[int, str]
+    parameter: Parameter, factored: FactoredWeight, known_factors: dict[int, str]
 ) -> tuple[Factorization, tuple[Parameter, ...]]:
-    """Name the factors of a weight; note in `seen` those that later weights may share."""
+    """Name the factors of a weight, and return those that are new.
+
+    `known_factors` has the names of those that later weights may share, by the array's identity.
+    """
     names: list[str] = []
-    brought = []
-    are_new = [id(factor) not in seen for factor in factored.factors]
+    new = []
+    are_new = [id(factor) not in known_factors for factor in factored.factors]
     for index, factor in enumerate(factored.factors):
-        name = seen.get(id(factor), "")
-        # Each weight brings one of its factors at least, which tells its place in the stream.
+        name = known_factors.get(id(factor), "")
+        # Each weight has a new factor at least, which tells its position in the stream.
         if are_new[index] or name in names or (index == 0 and not any(are_new)):
             name = f"{parameter.name}.factor{index}"
-            seen.setdefault(id(factor), name)
-            brought.append(Parameter.from_array(name, np.asarray(factor, np.float32)))
+            known_factors.setdefault(id(factor), name)
+            new.append(Parameter.from_array(name, np.asarray(factor, np.float32)))
         names.append(name)
     dtype = parameter.dtype.name
-    return Factorization(factored.form, parameter.shape, tuple(names), dtype), tuple(brought)
+    return Factorization(factored.form, parameter.shape, tuple(names), dtype), tuple(new)
 
 
 def _fits_block(
-    factored: FactoredWeight, brought: Sequence[Parameter], options: EncodeOptions
+    factored: FactoredWeight, factors: Sequence[Parameter], options: EncodeOptions
 ) -> bool:
     """Whether the standard has a unit for a weight: two factors of its own, quantized alike."""
-    if factored.form != "lr" or len(brought) != 2:
+    if factored.form != "lr" or len(factors) != 2:
         return False
-    own, other = (options.for_tensor(parameter.name) for parameter in brought)
-    alike = all(getattr(own, name) == getattr(other, name) for name in _BLOCK_OPTIONS)
-    return alike and all(options.quantizes(parameter.name) for parameter in brought)
+    left, right = (options.for_tensor(parameter.name) for parameter in factors)
+    alike = all(getattr(left, name) == getattr(right, name) for name in _BLOCK_OPTIONS)
+    return alike and all(options.quantizes(parameter.name) for parameter in factors)
 
 
-def _check_names(model: Model, carried: Iterable[CarriedWeight]) -> None:
+def _check_names(model: Model, transports: Iterable[FactorTransport]) -> None:
     """Check that no tensor of the model has a name that the factors need."""
-    for weight in carried:
-        for name in weight.names[1:]:
+    for transport in transports:
+        for name in transport.names[1:]:
             if name in model:
                 reason = f"the model has a tensor {name!r} already"
-                raise InvalidModel(weight.weight.name, f"its factors cannot be named: {reason}")
-
-
-def with_blocks(grouping: Grouping, carried: Mapping[str, CarriedWeight]) -> Grouping:
-    """Return a grouping with the two factors of each DC block in one unit, by the roles G and H."""
-    blocks: dict[str, Group] = {}
-    for weight in carried.values():
-        if weight.is_block:
-            left, right = weight.brought
-            blocks |= {left.name: {"G": left, "H": right}, right.name: {}}
-    groups = (blocks.get(next(iter(group.values())).name, group) for group in grouping.groups)
-    return replace(grouping, groups=[group for group in groups if group])
-
-
-def merged_reports(
-    reports: Iterable[TensorReport],
-    carried: Mapping[str, CarriedWeight],
-    errors: Mapping[str, Distortion],
-) -> Iterator[TensorReport]:
-    """Yield the reports of a model's tensors, one for each weight in the place of its factors'.
-
-    `errors`: of the decoded weights, by name.
-    """
-    new_factors = {name: [p.name for p in weight.brought] for name, weight in carried.items()}
-    factors = FactorTracker[TensorReport](new_factors)
-    for report in reports:
-        if report.name not in factors:
-            yield report
-        for name in factors.add(report.name, report):
-            yield _merged(carried[name], factors.release(name), errors[name])
-
-
-def _merged(
-    carried: CarriedWeight, factors: Sequence[TensorReport], error: Distortion
-) -> TensorReport:
-    weight = carried.weight
-    return TensorReport(
-        weight.name,
-        weight.shape,
-        weight.dtype.name,
-        carried.entry.form,
-        weight.nbytes,
-        sum(factor.bytes for factor in factors),
-        qp_raised=any(factor.qp_raised for factor in factors),
-        squared_error=error.squared_error,
-        energy=error.energy,
-        decomposition_squared_error=carried.error.squared_error,
-        factors=tuple(factors),
-    )
+                raise InvalidModel(transport.weight.name, f"its factors cannot be named: {reason}")

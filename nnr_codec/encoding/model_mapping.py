@@ -13,18 +13,18 @@ from ..factorization.tensor_rules import TensorRule
 from ..model import Parameter, is_float, is_signed_float
 from ..options import DecodeLimits, EncodeOptions
 from .exact import Representation
-from .factor_transport import CarriedWeight
+from .factor_transport import FactorTransport
 
 _STANDARD_TYPES = frozenset(["int8", "int16", "int32", "int64", "float16", "float32", "float64"])
 """Element types that nnr_decompressed_data_format, or its absence, tells decoders."""
 
 
 def map_model(
-    parameters: Iterable[Parameter], carried: Mapping[str, CarriedWeight]
+    parameters: Iterable[Parameter], factored: Mapping[str, FactorTransport]
 ) -> tuple[list[Parameter], ModelMap]:
     """Return the parameters that get data units, and the map of what these cannot say.
 
-    Factors stand where their weights did; `carried` has the weights that travel so, by name.
+    Factors stand where their weights did; `factored` has the weights that travel so, by name.
 
     Raises:
         InvalidModel: a parameter has a name or a shape that no stream can say.
@@ -38,10 +38,10 @@ def map_model(
         _check(parameter)
         name, after = parameter.name, last
         dtype = parameter.dtype.name
-        if name in carried:
-            coded += carried[name].brought
+        if name in factored:
+            coded += factored[name].new_factors
             last = name
-            if carried[name].is_block and dtype != "float32":
+            if factored[name].is_block and dtype != "float32":
                 rules[name] = TensorRule(dtype)
         elif parameter.size == 0:
             extras.append(Extra(name, after, None, dtype, parameter.shape))
@@ -57,9 +57,9 @@ def map_model(
             )
             if entry != TensorRule():
                 rules[name] = entry
-    for factor in (p for weight in carried.values() for p in weight.brought):
+    for factor in (p for weight in factored.values() for p in weight.new_factors):
         _check(factor)
-    factorizations = {name: w.entry for name, w in carried.items() if not w.is_block}
+    factorizations = {name: w.entry for name, w in factored.items() if not w.is_block}
     return coded, ModelMap(rules, tuple(extras), factorizations=factorizations)
 
 
@@ -86,16 +86,6 @@ def with_representations(model_map: ModelMap, exact: Mapping[str, Representation
             shape = tensors.get(name, TensorRule()).shape
             tensors[name] = replace(entry, shape=shape)
     return replace(model_map, tensors=tensors)
-
-
-def coded_names(parameters: Iterable[Parameter], exact: Mapping[str, Representation]) -> list[str]:
-    """Return the names of all coded tensors in order; a part comes before its tensor."""
-    names = []
-    for parameter in parameters:
-        representation = exact.get(parameter.name)
-        part = representation.entry.part if representation is not None else None
-        names += [part, parameter.name] if part is not None else [parameter.name]
-    return names
 
 
 def _check(parameter: Parameter) -> None:

@@ -3,78 +3,67 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import BinaryIO
 
 from ..errors import InvalidOptions, QuantizationOverflow
+from ..model import Model
 from ..options import EncodeOptions
-from ..report import EncodeReport
-
-_IN_MEMORY = 1 << 20
-"""Bytes of a stream beyond which it waits in a temporary file."""
+from .model_mapping import is_quantized
+from .stream_encoder import Draft
 
 _MAX_GUESSES = 6
 """Streams after which the offset is found by halving, lest a strange model take hundreds."""
 
+DraftEncoder = Callable[[EncodeOptions], Draft]
+"""Encodes the whole stream with these options."""
+
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """A whole stream that was encoded, and may be kept.
+class WithinTarget:
+    """The stream that is within a target size.
 
     Attributes:
-        file: the stream.
-        report: what there is to say of it.
-        skippable_bytes: about what row skipping would have saved, had the profile allowed it.
+        draft: the stream.
+        qp_offset: what was added to every qp.
+        encodings: streams that were made to find it.
     """
 
-    file: BinaryIO
-    report: EncodeReport
-    skippable_bytes: float = 0.0
-
-    def copy_to(self, output: BinaryIO) -> None:
-        """Write the stream into another file."""
-        self.file.seek(0)
-        shutil.copyfileobj(self.file, output)
+    draft: Draft
+    qp_offset: int
+    encodings: int
 
 
-Encoding = Callable[[EncodeOptions], Draft]
-
-
-def draft_file() -> BinaryIO:
-    """Return a file for a draft, which goes when it is closed."""
-    return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # type: ignore[return-value]
-
-
-def smaller_profile(encode: Encoding, options: EncodeOptions) -> Draft:
+def smaller_profile(encode: DraftEncoder, options: EncodeOptions) -> Draft:
     """Encode, and once more in profile 1 if its row skipping promises more than it costs."""
     first = encode(options)
-    if first.skippable_bytes <= 0:
+    if options.profile != "auto" or first.profile == 1 or first.skippable_bytes <= 0:
         return first
     second = encode(replace(options, profile=1))
-    is_smaller = second.report.bytes < first.report.bytes
-    kept, dropped = (second, first) if is_smaller else (first, second)
+    kept, dropped = (second, first) if second.bytes < first.bytes else (first, second)
     dropped.file.close()
     return kept
 
 
-def within_target(
-    encode: Encoding, options: EncodeOptions, original_bytes: int, quantizes: bool
-) -> Draft:
+def within_target(encode: DraftEncoder, options: EncodeOptions, model: Model) -> WithinTarget:
     """Encode with the least offset of all qp at which the stream is within the target size.
 
     Args:
         encode: makes a stream.
         options: with a target size.
-        original_bytes: bytes of the model, of which the target may be a fraction.
-        quantizes: whether any tensor is quantized; else no offset changes anything.
+        model: what is encoded.
 
     Raises:
         InvalidOptions: the coarsest quantization is not enough, or nothing is quantized.
     """
+    parameters = model.values()
+    # Else no offset changes anything.
+    quantizes = any(is_quantized(parameter, options) for parameter in parameters)
+    coded = sum(p.size for p in parameters if p.tied_to is None)
+    bytes_per_step = max(coded, 1) / 8 / (1 << options.qp_density)
     target = options.target_size or 0
+    original_bytes = sum(parameter.nbytes for parameter in parameters)
     allowed = int(target * original_bytes) if isinstance(target, float) else target
     lowest, highest = options.offset_range() if quantizes else (0, 0)
     exceeds, fits = lowest - 1, highest + 1  # offsets next to which the answer lies
@@ -82,26 +71,28 @@ def within_target(
     best: Draft | None = None
     offset = min(max(0, lowest), highest)
     while fits - exceeds > 1:
-        draft = _encoded(encode, options, offset)
-        sizes[offset] = draft.report.bytes
-        if draft.report.bytes <= allowed:
+        with overflow_beyond_target(offset):
+            draft = encode(options.with_offset(offset))
+        sizes[offset] = draft.bytes
+        if draft.bytes <= allowed:
             dropped, best, fits = best, draft, offset
         else:
             dropped, exceeds = draft, offset
         if dropped is not None:
             dropped.file.close()
-        bytes_per_step = max(draft.report.elements, 1) / 8 / (1 << options.qp_density)
         offset = _next_offset(sizes, allowed, exceeds, fits, bytes_per_step)
     if best is None:
         least = "the coarsest quantization" if quantizes else "nothing is quantized: the stream"
         reason = f"{allowed} bytes cannot be reached: {least} takes {sizes[highest]}"
         raise InvalidOptions("target_size", reason)
-    return replace(best, report=replace(best.report, qp_offset=fits, encodings=len(sizes)))
+    return WithinTarget(best, fits, len(sizes))
 
 
-def _encoded(encode: Encoding, options: EncodeOptions, offset: int) -> Draft:
+@contextmanager
+def overflow_beyond_target(offset: int) -> Iterator[None]:
+    """Say of quantization that overflows at this offset that the target size cannot be reached."""
     try:
-        return encode(options.with_offset(offset))
+        yield
     except QuantizationOverflow as error:
         reason = f"cannot be reached: with a qp offset of {offset}, tensor {error}"
         raise InvalidOptions("target_size", reason) from None

@@ -19,18 +19,25 @@ from ..quantize.codebook import codebook_of, promises_codebook
 from .tensor_quantizer import QuantizedTensor
 from .unit_encoder import CodedLevels, EncodedUnit, encode_data_unit
 
-_ADAPTED = 0.25  # of a zero's information: what is left of it in a row of zeros (measured)
-_MOST_BITS_OF_SKIPPED = 0.15
+_INFORMATION_LEFT = 0.25
+"""The part of a zero's information that it takes where the contexts expect zeros (measured)."""
+
+_MOST_BITS_OF_ZERO = 0.15
 
 
 class ToolSearch:
     """Finds the smallest data unit of given integers, with the tools that the options allow."""
 
-    def __init__(self, context: Context, series: Series, node_ids: Mapping[str, NodeId]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        series: Series | None = None,
+        node_ids: Mapping[str, NodeId] | None = None,
+    ) -> None:
         """`node_ids`: the identities of the tensors in `series`, the earlier streams, by name."""
         self._context = context
-        self._series = series
-        self._node_ids = node_ids
+        self._series = series or Series()
+        self._node_ids = node_ids or {}
 
     def smallest(
         self,
@@ -119,9 +126,10 @@ class ToolSearch:
             return
         if options.codebook == "auto" and not promises_codebook(levels):
             return
-        found = codebook_of(levels)
-        if found is not None:
-            yield [found[0]], found[1]
+        indexed = codebook_of(levels)
+        if indexed is not None:
+            codebook, indices = indexed
+            yield [codebook], indices
 
     def _row_skipping(
         self, options: EncodeOptions, levels: npt.NDArray[np.int32]
@@ -148,5 +156,5 @@ def skippable_bytes(quantized: QuantizedTensor) -> float:
         return 0.0
     zeros = levels.size - int(np.count_nonzero(levels))
     # Within such a row the contexts soon expect zeros, above all if there are many elsewhere.
-    bits = min(-_ADAPTED * math.log2(zeros / levels.size), _MOST_BITS_OF_SKIPPED)
+    bits = min(-_INFORMATION_LEFT * math.log2(zeros / levels.size), _MOST_BITS_OF_ZERO)
     return zero_rows * cols * bits / 8

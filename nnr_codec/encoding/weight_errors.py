@@ -1,52 +1,127 @@
-"""Errors of weights that travel as factors: of what decoders make of them, as dense weights."""
+"""Errors of weights that travel as factors: of the dense weights that decoders make of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy.typing as npt
 
 from ..errors import QuantizationOverflow
 from ..factorization.factor_tracker import FactorTracker
+from ..model import Parameter
 from ..quantize.distortion import Distortion, weight_error
+from ..report import TensorReport
+from .factor_transport import FactorTransport
+from .tensor_quantizer import QuantizedFactor
+from .tensor_work import results_of
 
-if TYPE_CHECKING:
-    from .factor_transport import CarriedWeight
 
-
-class WeightErrors:
-    """Measures each weight as soon as the last of its factors is coded.
-
-    A factor is kept until the last weight that is made of it has been measured.
+@dataclass(frozen=True, slots=True)
+class FactoringErrors:
+    """The errors of one weight that travels as factors, against its dense values.
 
     Attributes:
-        found: errors of the decoded weights, by name.
+        unquantized: of the product of its factors as they were given.
+        decoded: of what decoders make of the quantized factors.
     """
 
-    def __init__(self, carried: Mapping[str, CarriedWeight]) -> None:
-        """`carried`: the weights that travel as factors, by name."""
-        self.found: dict[str, Distortion] = {}
-        self._carried = carried
-        factors = {name: weight.entry.factors for name, weight in carried.items()}
-        self._factors = FactorTracker[npt.NDArray[Any]](factors)
+    unquantized: Distortion
+    decoded: Distortion
 
-    def take(self, factors: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take factors by name, as they are decoded.
 
-        Raises:
-            QuantizationOverflow: a weight that they make has values beyond its element type, which
-                it would not have without quantization.
-        """
-        for name, values in factors.items():
-            for weight in self._factors.add(name, values):
-                made = self._carried[weight].entry.dense(self._factors.release(weight))
-                self.found[weight] = self._error(weight, made)
+def factoring_errors(
+    transports: Mapping[str, FactorTransport],
+    quantized: Mapping[str, QuantizedFactor],
+    executor: Executor | None,
+) -> dict[str, FactoringErrors]:
+    """Measure the errors of weights, each of which is read once.
 
-    def _error(self, name: str, made: npt.NDArray[Any]) -> Distortion:
-        carried = self._carried[name]
-        found = weight_error(carried.weight.read(), made)
-        if found.overflows and not carried.error.overflows:
-            reason = f"its quantized factors make values too large for {carried.weight.dtype}"
-            raise QuantizationOverflow(name, reason)
-        return found
+    Args:
+        transports: the weights, by name.
+        quantized: those of their factors that do not come back exactly, by name.
+        executor: measures them side by side.
+
+    Raises:
+        QuantizationOverflow: the quantized factors of a weight make values beyond its element type,
+            which they do not without quantization.
+    """
+    exact = {p.name: p for transport in transports.values() for p in transport.new_factors}
+    comparisons = (
+        _Comparison(
+            transport,
+            tuple(quantized.get(name) or exact[name] for name in transport.entry.factors),
+        )
+        for transport in transports.values()
+    )
+    errors = results_of(executor, _Comparison.errors, comparisons)
+    return dict(zip(transports, errors, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """A weight, and the factors that decoders have of it."""
+
+    transport: FactorTransport
+    factors: tuple[QuantizedFactor | Parameter, ...]
+
+    @property
+    def elements(self) -> int:
+        return self.transport.weight.size
+
+    def loaded(self) -> _Comparison:
+        weight = self.transport.weight.loaded()
+        return replace(self, transport=replace(self.transport, weight=weight, new_factors=()))
+
+    def errors(self) -> FactoringErrors:
+        weight, entry = self.transport.weight, self.transport.entry
+        values = weight.read()
+        unquantized = weight_error(values, self.transport.factored.to_dense())
+        decoded = weight_error(values, entry.dense([_decoded(factor) for factor in self.factors]))
+        if decoded.overflows and not unquantized.overflows:
+            reason = f"its quantized factors make values too large for {weight.dtype}"
+            raise QuantizationOverflow(weight.name, reason)
+        return FactoringErrors(unquantized, decoded)
+
+
+def _decoded(factor: QuantizedFactor | Parameter) -> npt.NDArray[Any]:
+    return factor.read() if isinstance(factor, Parameter) else factor.values()
+
+
+def merged_reports(
+    reports: Iterable[TensorReport],
+    transports: Mapping[str, FactorTransport],
+    errors: Mapping[str, FactoringErrors],
+) -> Iterator[TensorReport]:
+    """Yield the reports of a model's tensors, one for each weight in the place of its factors'.
+
+    `errors`: of the weights, by name.
+    """
+    new_factors = {name: [p.name for p in t.new_factors] for name, t in transports.items()}
+    factors = FactorTracker[TensorReport](new_factors)
+    for report in reports:
+        if report.name not in factors:
+            yield report
+        for name in factors.add(report.name, report):
+            yield _merged(transports[name], factors.release(name), errors[name])
+
+
+def _merged(
+    transport: FactorTransport, factors: Sequence[TensorReport], errors: FactoringErrors
+) -> TensorReport:
+    weight = transport.weight
+    return TensorReport(
+        weight.name,
+        weight.shape,
+        weight.dtype.name,
+        transport.entry.form,
+        weight.nbytes,
+        sum(factor.bytes for factor in factors),
+        qp_raised=any(factor.qp_raised for factor in factors),
+        squared_error=errors.decoded.squared_error,
+        energy=errors.decoded.energy,
+        decomposition_squared_error=errors.unquantized.squared_error,
+        factors=tuple(factors),
+    )

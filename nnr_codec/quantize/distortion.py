@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._core import TensorSyntax, TensorToEncode, dequantize, measure_distortion
+from .._core import (
+    TensorSyntax,
+    TensorToEncode,
+    dequantize,
+    largest_magnitude,
+    measure_distortion,
+)
 
-_PIECE = 1 << 20
-"""Elements looked at together: their squares in binary64 take 8 MiB."""
+__all__ = ["Distortion", "difference", "distortion", "largest_magnitude", "weight_error"]
+
+_PIECE = 1 << 15
+"""Elements looked at together: what is computed of them in binary64 stays in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +37,6 @@ class Distortion:
     squared_error: float
     energy: float
     overflows: bool
-
-
-def largest_magnitude(weights: npt.NDArray[np.float32]) -> float:
-    """Return the largest absolute value of `weights`, which are not empty; NaN if any is NaN."""
-    return max(abs(float(weights.min())), abs(float(weights.max())))
 
 
 def distortion(
@@ -68,14 +72,17 @@ def difference(
     """
     squared_error = energy = 0.0
     overflows = False
-    for piece in _pieces(values.size):
-        with np.errstate(over="ignore", invalid="ignore"):
-            found = decoded(piece).astype(values.dtype, copy=False)
-            error = found.astype(np.float64) - values[piece]
-            squared_error += float(error @ error)
-            energy += float(np.square(values[piece], dtype=np.float64).sum())
-        overflows = overflows or not np.isfinite(found).all()
-    return Distortion(squared_error, energy, overflows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for piece in _pieces(values.size):
+            original = values[piece].astype(np.float64)
+            result = decoded(piece).astype(values.dtype, copy=False)
+            error = result.astype(np.float64) - original
+            squared = float(error @ error)
+            squared_error += squared
+            energy += float(original @ original)
+            # Without a finite error there may be an infinity.
+            overflows |= not math.isfinite(squared) and not np.isfinite(result).all()
+    return Distortion(squared_error, energy, bool(overflows))
 
 
 def _pieces(size: int) -> Iterator[slice]:

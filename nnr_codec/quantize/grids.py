@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..bitstream.qp import qp_delta_bits, step_size
 from ..bitstream.unit_layout import Integers
+from ..factorization.words import words_of
 from .integer_rate import sampled
 
 _FIRST_SAMPLE = 32
@@ -20,45 +21,61 @@ _MAX_MULTIPLE = 2**16
 _MAX_ROUNDS = 64  # of Euclid's algorithm
 
 
-def exact_step(values: npt.NDArray[np.float32], density: int) -> tuple[int, Integers] | None:
+def exact_step(values: npt.NDArray[Any], density: int) -> tuple[int, Integers] | None:
     """Return a qp, and the integers that times its step are the values, bit by bit.
 
     Args:
-        values: float32, flat.
+        values: of a floating-point type.
         density: qp_density.
 
     Returns:
         None if there is no such step, or only one of integers beyond 16 bits; of NaN, infinities
-        and negative zeros, too.
+        and negative zeros, too. The integers are flat.
     """
-    unit = _common_unit(values) if may_be_on_step(values) else None
-    if unit is None:
+    narrow = as_binary32(values.reshape(-1)) if _may_be_on_step(values) else None
+    unit = None if narrow is None else _common_unit(narrow)
+    if narrow is None or unit is None:
         return None
     qp = _qp_of(*unit, density)
     limit = 1 << (qp_delta_bits(density) - 1)
     if qp is None or not -limit <= qp < limit:
         return None
-    levels = levels_on_step(values, qp, density)
+    levels = levels_on_step(narrow, qp, density)
     return None if levels is None else (qp, levels)
 
 
-def levels_on_step(values: npt.NDArray[np.float32], qp: int, density: int) -> Integers | None:
+def levels_on_step(values: npt.NDArray[Any], qp: int, density: int) -> Integers | None:
     """Return the integers that times the step of `qp` are the values, bit by bit; None without.
 
     Args:
-        values: float32, flat.
+        values: of a floating-point type.
         qp: quantization parameter.
         density: qp_density.
     """
+    narrow = as_binary32(values.reshape(-1))
+    if narrow is None:
+        return None
     step = step_size(qp, density)
     with np.errstate(all="ignore"):
-        levels = (values.astype(np.float64) / step).astype(np.int32)
+        levels = (narrow.astype(np.float64) / step).astype(np.int32)
         exact = levels.astype(np.float64) * step
-    same = np.array_equal(exact.astype(np.float32).view(np.uint32), values.view(np.uint32))
-    return levels if same else None
+    return levels if _same_bits(exact.astype(np.float32), narrow) else None
 
 
-def may_be_on_step(values: npt.NDArray[Any]) -> bool:
+def as_binary32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
+    """Return the values as binary32 if that keeps every bit of them, else None."""
+    if values.dtype == np.float32:
+        return values
+    with np.errstate(all="ignore"):
+        narrow = values.astype(np.float32)
+        return narrow if _same_bits(narrow.astype(values.dtype), values) else None
+
+
+def _same_bits(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> bool:
+    return np.array_equal(words_of(first), words_of(second))
+
+
+def _may_be_on_step(values: npt.NDArray[Any]) -> bool:
     """Whether samples of the values are multiples of one number."""
     with np.errstate(all="ignore"):
         samples = (sampled(values, size).astype(np.float32) for size in (_FIRST_SAMPLE, _SAMPLE))

@@ -18,8 +18,11 @@ from nnr_codec import EncodeOptions, decode, encode
 from nnr_codec.bitstream import DataUnit, parse_units
 from nnr_codec.decoding.unit_decoder import decode_data_unit
 from nnr_codec.factorization.forms import FORMS, FactoredWeight, LowRank
+from nnr_codec.options import DecompositionOptions
 
 pytestmark = pytest.mark.interop
+
+AS_TENSORS = DecompositionOptions(carriage="factors")
 
 
 @st.composite
@@ -57,8 +60,10 @@ def test_factors_are_ordinary_tensors(
     profile: Literal[0, 1],
 ) -> None:
     model = {name: weight.to_dense() for name, weight in weights.items()}
-    options = EncodeOptions(qp=-30, dq=dq, scan_order=scan_order, profile=profile)
-    data = encode(model, options=options, factorizations=weights, carriage="factors").data or b""
+    options = EncodeOptions(
+        qp=-30, dq=dq, scan_order=scan_order, profile=profile, decomposition=AS_TENSORS
+    )
+    data = encode(model, options=options, factorizations=weights).data or b""
     assert_same(decode(data, layers="factorized"), peer.decode(data))
 
 
@@ -85,7 +90,8 @@ def test_it_fails_on_products(peer: Peer) -> None:
     model = {"w": weight.to_dense()}
     with pytest.raises(PeerFailure):
         peer.decode(encode(model, factorizations={"w": weight}).data or b"")
-    factors = encode(model, factorizations={"w": weight}, carriage="factors").data or b""
+    options = EncodeOptions(decomposition=AS_TENSORS)
+    factors = encode(model, options=options, factorizations={"w": weight}).data or b""
     assert sorted(peer.decode(factors)) == ["w.factor0", "w.factor1"]
 
 
@@ -102,6 +108,7 @@ def test_real_model(peer: Peer, models_folder: Path) -> None:
                 values.shape, ((u * root)[:, :rank], (root[:, None] * v)[:rank])
             )
     assert len(weights) > 15
-    data = encode(model, factorizations=weights, carriage="factors").data or b""
+    options = EncodeOptions(decomposition=AS_TENSORS)
+    data = encode(model, options=options, factorizations=weights).data or b""
     assert_same(decode(data, layers="factorized"), peer.decode(data))
     assert list(decode(data)) == list(model)

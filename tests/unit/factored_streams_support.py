@@ -10,10 +10,17 @@ import numpy as np
 from nnr_codec import EncodeOptions
 from nnr_codec.factorization.forms import FORMS, FactoredWeight, JointRight
 from nnr_codec.model import Model, Parameter
+from nnr_codec.options import DecompositionOptions
 
 FINE = EncodeOptions(qp=-60)
 Weights = dict[str, FactoredWeight]
 CARRIAGES: list[Any] = ["dc", "factors"]
+
+
+def with_carriage(carriage: Any, options: EncodeOptions | None = None) -> EncodeOptions:
+    """Options by which weights of two factors travel in this way."""
+    decomposition = DecompositionOptions(carriage=carriage)
+    return dataclasses.replace(options or EncodeOptions(), decomposition=decomposition)
 
 
 def random_factors(form: str, shape: tuple[int, ...], seed: int = 0) -> FactoredWeight:

@@ -46,12 +46,17 @@ def test_of_encoding(unreadable: Model, threads: int) -> None:
 
 
 @each_executor
-def test_of_a_pass_before_encoding(unreadable: Model, threads: int) -> None:
-    """What travels exactly is looked at first."""
-    options = EncodeOptions(exclude=("c",))
+def test_of_the_survey(unreadable: Model, threads: int) -> None:
+    """All tensors are looked at before the first is coded, which the first of these cannot be."""
+    large = Parameter.from_array("large", np.full((4, 4), 65504, np.float16))
+    model = Model([large, unreadable["a"], unreadable["c"]])
+    options = EncodeOptions(qp=40, dq=False, exclude=("c",))
     with executor_of(threads) as executor, pytest.raises(InvalidModel) as caught:
-        nnr_codec.encode(unreadable, options=options, executor=executor)
+        nnr_codec.encode(model, options=options, executor=executor)
     assert caught.value.parameter == "c"
+    with pytest.raises(InvalidModel, match="too large") as caught:
+        nnr_codec.encode(Model([large]), options=options)
+    assert caught.value.parameter == "large"
 
 
 @each_executor

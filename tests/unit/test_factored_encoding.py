@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factored_streams_support import CARRIAGES, mixture, random_factors
+from factored_streams_support import CARRIAGES, mixture, random_factors, with_carriage
 
 import nnr_codec
 from nnr_codec import EncodeOptions
@@ -25,7 +25,8 @@ def test_a_block_is_the_standards() -> None:
     assert (record.decomposition_rank, record.g_number_of_rows) == (3, 8)
     assert record.tensor_dimensions == [8, 6, 3, 3]
     assert b"nnr_model_map" not in data
-    as_tensors = nnr_codec.encode(model, factorizations=weights, carriage="factors").data
+    options = with_carriage("factors")
+    as_tensors = nnr_codec.encode(model, options=options, factorizations=weights).data
     assert len(data) < len(as_tensors)
 
 
@@ -48,8 +49,8 @@ def test_report(carriage: Any) -> None:
     seen = []
     result = nnr_codec.encode(
         model,
+        options=with_carriage(carriage),
         factorizations=weights,
-        carriage=carriage,
         progress=lambda tensor: seen.append(tensor.name),
     )
     report = result.report
@@ -82,7 +83,9 @@ def test_series(carriage: Any) -> None:
     model, weights = mixture()
     streams: list[bytes] = []
     for _ in range(3):
-        result = nnr_codec.encode(model, factorizations=weights, carriage=carriage, parents=streams)
+        result = nnr_codec.encode(
+            model, options=with_carriage(carriage), factorizations=weights, parents=streams
+        )
         streams.append(result.data or b"")
     first = nnr_codec.decode(streams[0])
     for count in (1, 2):
@@ -121,8 +124,9 @@ class TestRefusals:
 
     def test_names_of_factors(self) -> None:
         model = {"w": self.DENSE, "w.factor1": self.DENSE}
+        options = with_carriage("factors")
         with pytest.raises(nnr_codec.InvalidModel, match=r"w\.factor1"):
-            nnr_codec.encode(model, factorizations={"w": self.WEIGHT}, carriage="factors")
+            nnr_codec.encode(model, options=options, factorizations={"w": self.WEIGHT})
 
     def test_ties(self) -> None:
         first = Parameter.from_array("w", self.DENSE)
@@ -132,7 +136,7 @@ class TestRefusals:
 
     def test_carriage(self) -> None:
         with pytest.raises(nnr_codec.InvalidOptions, match="carriage"):
-            nnr_codec.encode({}, carriage="DC")  # type: ignore[arg-type]
+            with_carriage("DC")
 
     def test_values(self) -> None:
         bad = CP((2, 2, 2), tuple(np.full((2, 1), value, "f4") for value in (1, np.nan, 1)))

@@ -9,7 +9,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from factored_streams_support import CARRIAGES, FINE, Weights, mixture, random_factors
+from factored_streams_support import (
+    CARRIAGES,
+    FINE,
+    Weights,
+    mixture,
+    random_factors,
+    with_carriage,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +31,8 @@ from nnr_codec.factorization.forms import FORMS, LowRank
 def test_dense_decoding(carriage: Any, profile: Any) -> None:
     model, weights = mixture()
     options = dataclasses.replace(FINE, profile=profile)
-    data = nnr_codec.encode(model, options=options, factorizations=weights, carriage=carriage).data
+    options = with_carriage(carriage, options)
+    data = nnr_codec.encode(model, options=options, factorizations=weights).data
     decoded = nnr_codec.decode(data)
     assert list(decoded) == model.names()
     for name, weight in model.arrays():
@@ -44,7 +52,8 @@ def test_dense_decoding(carriage: Any, profile: Any) -> None:
 def test_factorized_decoding(carriage: Any) -> None:
     """The factors, in order; what they make is what dense decoding gives."""
     model, weights = mixture()
-    data = nnr_codec.encode(model, options=FINE, factorizations=weights, carriage=carriage).data
+    options = with_carriage(carriage, FINE)
+    data = nnr_codec.encode(model, options=options, factorizations=weights).data
     decoded = nnr_codec.decode(data, layers="factorized")
     dense = nnr_codec.decode(data)
     with nnr_codec.open(data, layers="factorized") as stream:
@@ -91,7 +100,8 @@ def test_workers_change_nothing(layers: Any, pool: Any) -> None:
 )
 def test_only(only: str, dense: list[str], factorized: list[str]) -> None:
     model, weights = mixture()
-    data = nnr_codec.encode(model, factorizations=weights, carriage="factors").data
+    options = with_carriage("factors")
+    data = nnr_codec.encode(model, options=options, factorizations=weights).data
     whole = nnr_codec.decode(data)
     found = nnr_codec.decode(data, only=only)
     assert list(found) == dense
@@ -108,7 +118,8 @@ def test_element_types(carriage: Any, dtype: str) -> None:
     weights = {"w": random_factors("lr", (8, 6)), "v": random_factors("cp", (4, 5, 3))}
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
     model = {name: weight.to_dense().astype(kind) for name, weight in weights.items()}
-    data = nnr_codec.encode(model, factorizations=weights, carriage=carriage).data
+    options = with_carriage(carriage)
+    data = nnr_codec.encode(model, options=options, factorizations=weights).data
     found = nnr_codec.decode(data)
     assert {values.dtype for values in found.values()} == {kind}
     assert [t.values.dtype for t in StreamDecoder().outline(data)] == [kind, kind]
@@ -183,7 +194,7 @@ def test_any_model(data: st.DataObject) -> None:
         group=data.draw(st.booleans()),
     )
     stream = nnr_codec.encode(
-        arrays, options=options, factorizations=weights, carriage=carriage
+        arrays, options=with_carriage(carriage, options), factorizations=weights
     ).data
     found = nnr_codec.decode(stream)
     assert list(found) == list(arrays)
@@ -213,6 +224,6 @@ def test_products_of_large_integers(carriage: Any) -> None:
     big = LowRank((2, 2), (np.full((2, 1), 3e4, "f4"), np.full((1, 2), 3e4, "f4")))
     model = {"w": big.to_dense()}
     data = nnr_codec.encode(
-        model, options=options, factorizations={"w": big}, carriage=carriage
+        model, options=with_carriage(carriage, options), factorizations={"w": big}
     ).data
     np.testing.assert_allclose(nnr_codec.decode(data)["w"], model["w"], rtol=1e-6)

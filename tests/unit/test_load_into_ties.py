@@ -23,6 +23,7 @@ from nnr_codec.layers import (  # noqa: E402
     factorize,
     load_into,
 )
+from nnr_codec.options import DecompositionOptions  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,8 @@ def test_one_layer_has_not_two_factored_weights(carriage: Any) -> None:
         for name in ("one", "two")
     }
     dense = {name: weight.to_dense() for name, weight in weights.items()}
-    data = nnr_codec.encode(dense, factorizations=weights, carriage=carriage).data
+    options = nnr_codec.EncodeOptions(decomposition=DecompositionOptions(carriage=carriage))
+    data = nnr_codec.encode(dense, options=options, factorizations=weights).data
     net = OneLayerTwice()
     before = copy.deepcopy(net.state_dict())
     for replace in (lambda: load_into(net, data), lambda: factorize(net, weights)):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factored_streams_support import CARRIAGES, FINE, mixture, random_factors
+from factored_streams_support import CARRIAGES, FINE, mixture, random_factors, with_carriage
 
 import nnr_codec
 from nnr_codec.decoding.stream_decoder import StreamDecoder
@@ -19,7 +19,8 @@ from nnr_codec.factorization.forms import JointRight, LowRank
 
 def test_factors_are_freed_with_the_last_weight_made_of_them() -> None:
     model, weights = mixture()
-    data = nnr_codec.encode(model, factorizations=weights, carriage="factors").data or b""
+    options = with_carriage("factors")
+    data = nnr_codec.encode(model, options=options, factorizations=weights).data or b""
     alive: list[weakref.ref[Any]] = []
     for tensor in StreamDecoder().tensors(data):
         if tensor.role == "dense" and tensor.name != "lr.weight":  # that one is tied
@@ -110,7 +111,9 @@ def test_weights_that_share_all_factors(carriage: Any) -> None:
     again = LowRank(weight.shape, weight.factors)
     model = {name: weight.to_dense() for name in "abc"}
     data = nnr_codec.encode(
-        model, factorizations={"a": weight, "b": again, "c": weight}, carriage=carriage
+        model,
+        options=with_carriage(carriage),
+        factorizations={"a": weight, "b": again, "c": weight},
     ).data
     found = nnr_codec.decode(data)
     assert list(found) == ["a", "b", "c"]
@@ -126,7 +129,8 @@ def test_low_rank_weights_that_share_a_factor(carriage: Any, shared: int) -> Non
     factors = [first.factors[i] if i == shared else second.factors[i] for i in range(2)]
     weights = {"a": first, "b": LowRank((8, 6), tuple(factors)), "c": alone}
     model = {name: weight.to_dense() for name, weight in weights.items()}
-    data = nnr_codec.encode(model, options=FINE, factorizations=weights, carriage=carriage).data
+    options = with_carriage(carriage, FINE)
+    data = nnr_codec.encode(model, options=options, factorizations=weights).data
     found = nnr_codec.decode(data)
     for name, values in model.items():
         np.testing.assert_allclose(found[name], values, atol=1e-3)

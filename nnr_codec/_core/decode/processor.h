@@ -2,6 +2,10 @@
 // give the same results.
 #pragma once
 
+#if defined(__GNUC__) && defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace nnr {
 
 // A function for processors that shift by any register and count leading zeros in one instruction
@@ -17,9 +21,11 @@ namespace nnr {
 
 inline bool has_fast_instructions() {
 #if NNR_HAS_FAST_PATHS
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-         __builtin_cpu_supports("lzcnt");
+  // CPUID itself, as Clang's __builtin_cpu_supports does not know all of the three names.
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  const bool has_bmi = (ebx & bit_BMI) && (ebx & bit_BMI2);
+  return has_bmi && __get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx) && (ecx & bit_LZCNT);
 #else
   return false;
 #endif

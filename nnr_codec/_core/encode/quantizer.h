@@ -25,12 +25,13 @@ struct QuantizerInput {
   bool is_plain() const { return syntax.is_plain(syntax.history != nullptr); }
 };
 
-// Whether |weights / step| < 2^31 - 8, so that integers, and those tried beside them, fit 32 bits.
-inline bool fit_levels(const float* weights, uint64_t count, double step) {
-  uint32_t largest = 0;  // the bits of |weight|, which are in its order; those of NaN are above all
+// The largest |weight|; NaN if any weight is NaN. Bits without the sign are in the order of
+// magnitudes, those of NaN above all others.
+inline float largest_magnitude(const float* weights, uint64_t count) {
+  uint32_t largest = 0;
   for (uint64_t i = 0; i < count; ++i)
     largest = std::max(largest, std::bit_cast<uint32_t>(weights[i]) & 0x7fffffff);
-  return static_cast<double>(std::bit_cast<float>(largest)) < 2147483640.0 * step;
+  return std::bit_cast<float>(largest);
 }
 
 // The nearest whole number, ties to even, of |x| < 2^51: a function that vectorizes everywhere.

@@ -1,0 +1,219 @@
+"""The plan of one stream: which tensors go into which data unit, and with which options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ..bitstream import Context, DataUnit, ModelParameterSet, NodeId, PayloadType
+from ..decoding.series import Series
+from ..errors import InvalidModel, InvalidOptions
+from ..factorization.model_map import ModelMap
+from ..factorization.tensor_order import TensorOrder
+from ..model import Parameter
+from ..options import DecodeLimits, EncodeOptions
+from .grouping import USUALLY_SAVED_BYTES, Grouping, group_layers, ungrouped
+from .survey import ModelSurvey, TensorSurvey
+from .tensor_quantizer import nominal_qp, quantize_tensor
+from .tool_search import ToolSearch
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """One tensor of a data unit.
+
+    Attributes:
+        parameter: the tensor.
+        options: those of the tensor.
+        survey: what is known of it.
+        is_factor: whether a weight is made of it.
+    """
+
+    parameter: Parameter
+    options: EncodeOptions
+    survey: TensorSurvey
+    is_factor: bool = False
+
+    @property
+    def coded_names(self) -> list[str]:
+        """Its name behind that of its part, if it has one."""
+        return self.survey.coded_names(self.parameter.name)
+
+    @property
+    def is_on_step(self) -> bool:
+        """Whether a step that is not finer than the quantizer's says its values."""
+        step_qp = self.survey.step_qp
+        return step_qp is not None and step_qp >= nominal_qp(self.parameter, self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitPlan:
+    """One data unit.
+
+    Attributes:
+        tensors: by role; a weight alone is a unit of the usual kind.
+        factored: name and shape of the dense weight whose factors the tensors G and H are.
+        series: the earlier streams, of which the unit's tensors alone are looked at.
+    """
+
+    tensors: Mapping[str, TensorPlan]
+    factored: tuple[str, tuple[int, ...]] | None = None
+    series: Series = field(default_factory=Series)
+
+    @property
+    def elements(self) -> int:
+        """Number of the tensors' elements."""
+        return sum(tensor.parameter.size for tensor in self.tensors.values())
+
+    def loaded(self) -> UnitPlan:
+        """Return the plan with the values of its tensors in memory, and of them alone."""
+        tensors = {
+            role: replace(tensor, parameter=tensor.parameter.loaded())
+            for role, tensor in self.tensors.items()
+        }
+        names = [name for tensor in tensors.values() for name in tensor.coded_names]
+        return replace(self, tensors=tensors, series=self.series.part(names))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """A whole stream.
+
+    Attributes:
+        mps: its parameter set.
+        context: its profile, and that set.
+        node_ids: identities of its tensors, by name; the first edition has none.
+        map_text: the model map; empty if that says nothing.
+        units: its data units, in order.
+    """
+
+    mps: ModelParameterSet
+    context: Context
+    node_ids: Mapping[str, NodeId]
+    map_text: str
+    units: list[UnitPlan]
+
+
+def plan_stream(survey: ModelSurvey, options: EncodeOptions, series: Series) -> StreamPlan:
+    """Return the plan of a stream.
+
+    Args:
+        survey: of the model, which was made with the same options but for qp and profile.
+        options: of the encoder.
+        series: the earlier streams; without any, the stream is no update.
+
+    Raises:
+        InvalidModel: what has to be told of the model is too long.
+        InvalidOptions: the profile has no updates.
+    """
+    profile = _profile(options, series)
+    mps = ModelParameterSet(
+        mps_qp_density=options.qp_density,
+        mps_parent_signalling_enabled_flag=int(series.depth > 0),
+    )
+    context = Context(profile, mps)
+    factors = {name for weight in survey.factored.values() for name in weight.entry.factors}
+    tensors = {
+        parameter.name: TensorPlan(
+            parameter,
+            options.for_tensor(parameter.name),
+            survey.tensors[parameter.name],
+            parameter.name in factors,
+        )
+        for parameter in survey.coded
+    }
+    # In the second edition a unit has one identity, for all of its tensors: an update could
+    # refer to the block as a whole alone.
+    is_grouped = options.group and profile == 0
+    grouping = _grouped(survey, tensors, context) if is_grouped else ungrouped(survey.coded)
+    text = _map_text(replace(survey.model_map, order=grouping.order))
+    # The second edition's units have identities, so that updates can refer to them.
+    node_ids = series.node_ids(survey.coded_names) if profile == 1 else {}
+    return StreamPlan(mps, context, node_ids, text, _units(survey, tensors, grouping, series))
+
+
+def _profile(options: EncodeOptions, series: Series) -> int:
+    if options.profile == 0 and series.depth:
+        raise InvalidOptions("profile", "updates with parents need profile 1")
+    if options.profile != "auto":
+        return options.profile
+    tools = [options.row_skipping is True]
+    tools += [values.get("row_skipping") is True for _, values in options.overrides]
+    return int(any(tools) or series.depth > 0)
+
+
+def _grouped(survey: ModelSurvey, tensors: Mapping[str, TensorPlan], context: Context) -> Grouping:
+    search = ToolSearch(context)
+
+    def may_join(weight: Parameter, vector: Parameter) -> bool:
+        return _may_join(tensors[weight.name], tensors[vector.name], search)
+
+    def map_bytes(order: TensorOrder) -> int:
+        return len(_map_text(replace(survey.model_map, order=order)).encode())
+
+    # Parts of tensors stand before them, whatever their names; so do the factors of a block.
+    any_block = any(weight.is_block for weight in survey.factored.values())
+    by_name = not survey.model_map.owners and not any_block
+    return group_layers(survey.coded, may_join, map_bytes, by_name=by_name)
+
+
+def _may_join(weight: TensorPlan, vector: TensorPlan, search: ToolSearch) -> bool:
+    """Whether a weight and a vector can be in one block, whose header says some things once; what
+    is on a step does better in a unit of its own."""
+    first, second = weight.options, vector.options
+    return (
+        weight.survey.is_quantized
+        and vector.survey.is_quantized
+        and weight.parameter.dtype == vector.parameter.dtype
+        and (first.dq, first.unary_length) == (second.dq, second.unary_length)
+        and not weight.is_on_step
+        and not vector.is_on_step
+        and not _needs_codebook(vector, search)
+    )
+
+
+def _needs_codebook(vector: TensorPlan, search: ToolSearch) -> bool:
+    """Whether a codebook, which the vectors of a block do not have, saves more than a block."""
+    options, parameter = vector.options, vector.parameter
+    if options.dq or not options.codebook:
+        return False
+    quantized = quantize_tensor(parameter, options, vector.survey.largest, profile=0)
+    record = DataUnit(
+        PayloadType.FLOAT, [parameter.name], tensor_dimensions=list(parameter.shape) or [1]
+    )
+    with_codebook, without = (
+        len(search.smallest(record, tools, quantized.levels, quantized.qp).data)
+        for tools in (options, replace(options, codebook=False))
+    )
+    return with_codebook + USUALLY_SAVED_BYTES < without
+
+
+def _map_text(model_map: ModelMap) -> str:
+    """Return the map's text; empty if it says nothing."""
+    text = model_map.to_text() if model_map else ""
+    limit = DecodeLimits().max_topology_bytes
+    if len(text.encode()) > limit:
+        raise InvalidModel("model map", f"longer than {limit} bytes")
+    return text
+
+
+def _units(
+    survey: ModelSurvey,
+    tensors: Mapping[str, TensorPlan],
+    grouping: Grouping,
+    series: Series,
+) -> list[UnitPlan]:
+    """Return the units of a grouping, with the two factors of each DC block in one."""
+    units: dict[str, UnitPlan] = {}  # by the name of the first tensor
+    for group in grouping.groups:
+        first = next(iter(group.values()))
+        units[first.name] = UnitPlan(
+            {role: tensors[p.name] for role, p in group.items()}, series=series
+        )
+    for name, weight in survey.factored.items():
+        if weight.is_block:
+            left, right = (factor.name for factor in weight.new_factors)
+            del units[right]
+            roles = {"G": tensors[left], "H": tensors[right]}
+            units[left] = UnitPlan(roles, (name, weight.entry.shape), series)
+    return list(units.values())

@@ -1,0 +1,162 @@
+"""The survey: what can be known of each tensor by itself, found out in one walk over a model.
+
+None of it depends on a qp or a profile: it serves however often the model is encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+
+from ..factorization.forms import FactoredWeight
+from ..factorization.model_map import ModelMap
+from ..model import Model, Parameter
+from ..options import EncodeOptions
+from ..quantize.grids import exact_step
+from .exact import Representation, name_parts, represent
+from .factor_transport import FactorTransport, transport_factors
+from .model_mapping import is_quantized, map_model, travels_exactly, with_representations
+from .tensor_quantizer import largest_quantizable
+from .tensor_work import results_of
+
+_BATCH = 1 << 18
+"""Elements that small tensors have together where they are looked at in one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSurvey:
+    """What is known of one tensor.
+
+    Attributes:
+        is_quantized: whether it is quantized.
+        exact: of a tensor that is not, how it is coded exactly; None: as the integers it has.
+        step_qp: of one that is, the qp of a step of which all values are multiples; None without
+            such a step, or if all values are 0.
+        largest: of one that is, the largest magnitude.
+    """
+
+    is_quantized: bool = False
+    exact: Representation | None = None
+    step_qp: int | None = None
+    largest: float = 0.0
+
+    def coded_names(self, name: str) -> list[str]:
+        """Return the tensor's `name`, behind that of its part if its exact coding has one."""
+        part = self.exact.entry.part if self.exact is not None else None
+        return [name] if part is None else [part, name]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSurvey:
+    """What is known of a model before a stream of it is planned.
+
+    Attributes:
+        names: of the model's tensors.
+        factored: the weights that travel as factors, by name.
+        coded: the tensors that get data units, in order: factors in place of their weights.
+        model_map: what decoders have to be told, except in which order the tensors were.
+        tensors: what is known of each coded tensor, by name.
+    """
+
+    names: list[str]
+    factored: Mapping[str, FactorTransport]
+    coded: list[Parameter]
+    model_map: ModelMap
+    tensors: Mapping[str, TensorSurvey]
+
+    @property
+    def coded_names(self) -> list[str]:
+        """The names of all tensors in data units, in order; a part comes before its tensor."""
+        names = (parameter.name for parameter in self.coded)
+        return [coded for name in names for coded in self.tensors[name].coded_names(name)]
+
+
+def survey_model(
+    model: Model,
+    factorizations: Mapping[str, FactoredWeight],
+    options: EncodeOptions,
+    executor: Executor | None = None,
+) -> ModelSurvey:
+    """Read each tensor that is coded, and tell what is to be known of it.
+
+    Args:
+        model: the model.
+        factorizations: the weights that travel as factors, by name.
+        options: of the encoder.
+        executor: looks at tensors side by side.
+
+    Raises:
+        InvalidModel: a tensor cannot be coded; the first one in order is named.
+    """
+    factored = transport_factors(model, factorizations, options)
+    coded, model_map = map_model(model.values(), factored)
+    questions = (_Question.about(parameter, options) for parameter in coded)
+    answers = results_of(executor, partial(_surveys, options.qp_density), _batches(questions))
+    surveys = [survey for batch in answers for survey in batch]
+    tensors = dict(zip((parameter.name for parameter in coded), surveys, strict=True))
+    reserved = [name for weight in factored.values() for name in weight.names]
+    exact = {name: survey.exact for name, survey in tensors.items() if survey.exact is not None}
+    exact = name_parts(exact, [*model.names(), *reserved])
+    tensors |= {name: TensorSurvey(exact=representation) for name, representation in exact.items()}
+    model_map = with_representations(model_map, exact)
+    return ModelSurvey(model.names(), factored, coded, model_map, tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is to be found out of one tensor."""
+
+    parameter: Parameter
+    is_quantized: bool
+    is_exact: bool
+    codebook: bool
+
+    @classmethod
+    def about(cls, parameter: Parameter, options: EncodeOptions) -> _Question:
+        quantized = is_quantized(parameter, options)
+        exact = travels_exactly(parameter, options)
+        codebook = exact and bool(options.for_tensor(parameter.name).codebook)
+        return cls(parameter, quantized, exact, codebook)
+
+    def answer(self, density: int) -> TensorSurvey:
+        if not self.is_quantized and not self.is_exact:
+            return TensorSurvey()
+        values = self.parameter.read()
+        if self.is_exact:
+            return TensorSurvey(exact=represent(values, density, self.codebook))
+        largest = largest_quantizable(self.parameter.name, values)
+        step = exact_step(values, density)
+        step_qp = step[0] if step is not None and largest else None
+        return TensorSurvey(is_quantized=True, step_qp=step_qp, largest=largest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Questions that one call answers."""
+
+    questions: list[_Question]
+
+    @property
+    def elements(self) -> int:
+        return sum(question.parameter.size for question in self.questions)
+
+    def loaded(self) -> _Batch:
+        return _Batch([replace(q, parameter=q.parameter.loaded()) for q in self.questions])
+
+
+def _batches(questions: Iterable[_Question]) -> Iterator[_Batch]:
+    """Put questions about small tensors together."""
+    waiting = _Batch([])
+    for question in questions:
+        if waiting.questions and waiting.elements + question.parameter.size > _BATCH:
+            yield waiting
+            waiting = _Batch([])
+        waiting.questions.append(question)
+    if waiting.questions:
+        yield waiting
+
+
+def _surveys(density: int, batch: _Batch) -> list[TensorSurvey]:
+    return [question.answer(density) for question in batch.questions]
