@@ -12,6 +12,7 @@ from ..calibration.moments import Calibration
 from ..errors import InvalidOptions
 from ..model import Parameter
 from ..options import DecompositionOptions, EncodeOptions, matches_tensor
+from ..support.blas_threads import on_one_blas_thread
 from ..support.ordered_calls import ordered_results
 from .auto_size import LARGER, SizeTask, smallest
 from .auto_work import MORE_WORK, WorkBench, least_work
@@ -42,6 +43,7 @@ _BYTES_PER_ELEMENT = 64
 """What decomposing holds of an element, about: float64 copies, products, residuals."""
 
 
+@on_one_blas_thread
 def decompose_model(
     model: Mapping[str, Parameter],
     options: EncodeOptions,
@@ -237,7 +239,7 @@ class _Selection:
             (_BYTES_PER_ELEMENT * task.weight.parameter.size, partial(_with_values, task))
             for task in tasks
         )
-        results = ordered_results(self.executor, function, calls, _PENDING)
+        results = ordered_results(self.executor, partial(_result, function), calls, _PENDING)
         for task, result in zip(tasks, results, strict=True):
             yield result
             self._done(task.weight)
@@ -245,6 +247,12 @@ class _Selection:
     def _done(self, weight: LayerWeight) -> None:
         if self.progress is not None:
             self.progress(weight.name)
+
+
+@on_one_blas_thread
+def _result(function: Callable[[Any], Any], task: Any) -> Any:
+    """Return what a function makes of a task, in another process perhaps."""
+    return function(task)
 
 
 def _with_values(task: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from factored_streams_support import mixture
+from threadpoolctl import threadpool_limits
 
 import nnr_codec
 from nnr_codec import EncodeOptions
@@ -123,6 +124,22 @@ def test_decomposition(executor: Executor, amount: dict[str, Any]) -> None:
             result.factorizations[name].factors, factored.factors, strict=True
         ):
             np.testing.assert_array_equal(made, expected, strict=True)
+
+
+def test_decomposition_with_several_blas_threads(executor: Executor) -> None:
+    """With another number of these, products of large matrices round otherwise."""
+    arrays = {f"{n}.weight": np.random.default_rng(n).normal(0, 0.05, (400, 400)) for n in (1, 2)}
+    model = Model.from_arrays({name: values.astype(np.float32) for name, values in arrays.items()})
+    options = EncodeOptions(decomposition=DecompositionOptions("lr", rank=20))
+    results = set()
+    for threads in (1, 2):
+        with threadpool_limits(threads, "blas"):
+            for workers in (None, executor):
+                made = decompose_model(model, options, executor=workers).factorizations
+                assert list(made) == ["2.weight"]
+                factors = made["2.weight"].factors
+                results.add(b"".join(factor.tobytes() for factor in factors))
+    assert len(results) == 1
 
 
 def test_error_of_a_tensor(executor: Executor) -> None:
