@@ -279,3 +279,8 @@ def test_layers_say_what_they_need(tmp_path: Path) -> None:
 def test_private_names_are_not_listed() -> None:
     assert dir(nnr_codec) == sorted(nnr_codec.__all__)
     assert all(getattr(nnr_codec, name) is not None for name in dir(nnr_codec))
+
+
+def test_the_page_for_contributors_names_every_room() -> None:
+    words = set((PACKAGE / "README.md").read_text().replace(".py", "").split())
+    assert [room for floor in FLOORS for room in floor if room not in words] == []
