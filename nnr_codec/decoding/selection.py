@@ -38,7 +38,7 @@ class Selection:
         """Whether a tensor is asked for: a factor also by the name of a weight made of it."""
         weights = [name[:-2]] if role in ("G", "H") else stream.weights_of(name)
         left_out = bool(weights) if self.layers == "dense" else role == "dense"
-        return not left_out and any(map(self.matches, [name, *weights]))
+        return not left_out and (self.only is None or any(map(self.matches, [name, *weights])))
 
     def forms(self, weight: str, stream: StreamMap) -> bool:
         """Whether a weight is to be formed of its factors: it, or a tie to it, is asked for."""

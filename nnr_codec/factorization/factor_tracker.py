@@ -45,13 +45,12 @@ class FactorTracker(Generic[T]):
         return name in self._users
 
     def add(self, name: str, value: T) -> list[str]:
-        """Note the coming of factor `name`; return the weights whose last factor it is.
-
-        Of a name that is no factor's, nothing is kept.
-        """
-        if self._uses.get(name):  # weights that are still to be formed of it
+        """Note the coming of tensor `name`; return the weights whose last factor it is."""
+        weights = self._users.get(name)
+        if weights is None:  # it is no factor
+            return []
+        if self._uses[name]:  # some weight is still to be formed of it
             self._kept[name] = value
-        weights = self._users.get(name, [])
         for weight in weights:
             self._missing[weight].discard(name)
         return [weight for weight in weights if not self._missing[weight]]
