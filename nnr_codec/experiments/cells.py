@@ -199,11 +199,7 @@ def _factorized_cost(subject: Subject, decoded: Decoded) -> dict[str, Any]:
 
 
 def _sizes(count: int, weights: int) -> dict[str, Any]:
-    return {
-        "bytes": count,
-        "bits_per_weight": 8 * count / weights,
-        "ratio": count / (4 * weights),
-    }
+    return {"bytes": count, "bits_per_weight": 8 * count / weights, "ratio": count / (4 * weights)}
 
 
 def _evaluated(
