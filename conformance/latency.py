@@ -77,7 +77,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Rounds:
-    """How often modules and layers are timed: so many rounds at least, and more for `seconds`."""
+    """How often modules and layers are timed: at least `count` rounds, and more for `seconds`."""
 
     count: int
     seconds: float

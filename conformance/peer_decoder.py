@@ -30,8 +30,8 @@ def main(stream, out, *parents):
         try:
             names = peer_server.decode(codec, request)["names"]
         except BaseException as error:  # SystemExit as well
-            said = " ".join(str(error).split())
-            print(f"{type(error).__name__}: {said}", file=sys.stderr)
+            message = " ".join(str(error).split())
+            print(f"{type(error).__name__}: {message}", file=sys.stderr)
             return 3
         with np.load(request["out"]) as archive:
             write(Path(out), {name: archive[str(i)] for i, name in enumerate(names)})

@@ -148,10 +148,7 @@ def _bins(values: np.ndarray, qp: int | None, options: EncodeOptions) -> int:
     syntax = TensorSyntax(rows, cols, dependent_quantization=options.dq)
     levels = quantize(syntax, weights, float(step_size(qp, options.qp_density)))
     coded = TensorSyntax(
-        rows,
-        cols,
-        unary_length=choose_unary_length(levels),
-        dependent_quantization=options.dq,
+        rows, cols, unary_length=choose_unary_length(levels), dependent_quantization=options.dq
     )
     return int(TensorToEncode(coded, levels).count_bins())
 

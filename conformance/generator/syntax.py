@@ -396,8 +396,4 @@ def read_units(data: bytes, seen: Callable[[str, Any], None]) -> Iterator[tuple[
         position = c.end >> 3
 
 
-OTHER_UNITS = {
-    NNR_LPS: layer_parameter_set,
-    NNR_TPL: topology_unit,
-    NNR_QNT: quantization_unit,
-}
+OTHER_UNITS = {NNR_LPS: layer_parameter_set, NNR_TPL: topology_unit, NNR_QNT: quantization_unit}

@@ -72,7 +72,7 @@ class Task:
                 yield self._altered(images[picked]), labels[picked]
 
     def for_validation(self) -> Task:
-        """Return the same with training images alone: every so-manyth is held out."""
+        """Return the same with training images alone: one of `VALIDATION_FOLDS` is held out."""
         images, labels = self.train
         mask = torch.arange(len(images)) % VALIDATION_FOLDS == 0
         held_out = images[mask], labels[mask]

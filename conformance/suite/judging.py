@@ -26,7 +26,7 @@ class Outcome:
         kind: "tensors" if it gave some; "refused"; "crash", "time-out" or "garbage" (of its output)
             if something is wrong with the decoder itself; "not run".
         tensors: what it gave.
-        detail: what it said, or what is wrong.
+        detail: its message, or what is wrong.
     """
 
     kind: str
@@ -118,7 +118,7 @@ def judge_all(
 ) -> list[Verdict]:
     """Judge a decoder by all cases, `jobs` at a time; in the order of the cases.
 
-    `explain` adds to what is said of tensors that are not those expected.
+    `explain` adds to the message on tensors that are not those expected.
     """
 
     def judged(case: Case) -> Verdict:

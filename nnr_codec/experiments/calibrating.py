@@ -22,7 +22,7 @@ def calibration_of(source: str, data: Path | None, stride: int) -> Calibration:
     Args:
         source: ``FILE.py:FUNCTION``, or the name of a torchvision network.
         data: folder of models and data.
-        stride: every so-manyth calibration sample is looked at.
+        stride: every `stride`-th calibration sample is looked at.
 
     Raises:
         InvalidOptions: there is no such subject, or it has no samples to calibrate with.

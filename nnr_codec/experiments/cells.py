@@ -199,11 +199,7 @@ def _factorized_cost(subject: Subject, decoded: Decoded) -> dict[str, Any]:
 
 
 def _sizes(count: int, weights: int) -> dict[str, Any]:
-    return {
-        "bytes": count,
-        "bits_per_weight": 8 * count / weights,
-        "ratio": count / (4 * weights),
-    }
+    return {"bytes": count, "bits_per_weight": 8 * count / weights, "ratio": count / (4 * weights)}
 
 
 def _evaluated(
@@ -266,8 +262,8 @@ def _parts(values: Any) -> tuple[Any, ...]:
 class _OneThread:
     """Lets torch work with one thread: sums come in one order, and cells run side by side.
 
-    The number of threads is the process's: the last cell to leave restores what the first one
-    found. Yet each thread has to say so itself, as OpenMP keeps a number for each.
+    The number of threads is the process's: the last cell to leave restores what it was before the
+    first. Yet each thread has to set it itself, as OpenMP keeps a number for each.
     """
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ An option of a table in ``options`` has its name in ``points`` with the table's 
 ====================  =============================================================================
 ``title`` ``about``   texts for the page
 ``anchor``            the method that BD-rates are against; by default the first
-``drops``             losses of accuracy for which bytes are told; by default 0.5, 1 and 2 points
+``drops``             losses of accuracy at which bytes are compared; by default 0.5, 1 and 2 points
 ``seed``              of the bootstrap, by default 0
 ``resamples``         of the bootstrap, by default 1000
 ``[[subject]]``       ``source``; ``name``; ``stride`` and ``limit`` of its samples; ``bd_interval``
@@ -65,8 +65,8 @@ class SubjectPlan:
     Attributes:
         name: what it is called in results.
         source: ``FILE.py:FUNCTION`` with an absolute path, or the name of a torchvision network.
-        stride: every so-manyth sample is measured, from the first on.
-        limit: so many are measured at most; None: no limit.
+        stride: every `stride`-th sample is measured, from the first on.
+        limit: at most as many samples are measured; None: no limit.
         bd_interval: divergences that BD-rates are over, as far as both methods reach them.
     """
 
@@ -114,7 +114,7 @@ class Plan:
         title, about: for readers.
         seed: of the bootstrap, 0 or more.
         resamples: of the bootstrap.
-        drops: losses of accuracy for which the bytes are told: percent points of a share of correct
+        drops: losses of accuracy at which bytes are compared: percent points of a share of correct
             answers, else the score's own unit.
         anchor: name of the method that BD-rates are against.
         subjects, methods: in the order of the file.

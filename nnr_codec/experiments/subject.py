@@ -1,4 +1,7 @@
-"""A network under test: what it is, what it is run on, and how it is judged."""
+"""A network under test: what it is, what it is run on, and how it is judged.
+
+How plans name one, and what a user's function may return: `subject_source`.
+"""
 
 from __future__ import annotations
 

@@ -70,8 +70,8 @@ def find_subject(
         source: `"FILE.py:FUNCTION"`, or one of `TORCHVISION`.
         data: folder of models and data.
         folder: that FILE.py is relative to; the current one by default.
-        stride: every so-manyth sample is measured, from the first on.
-        limit: so many are measured at most.
+        stride: every `stride`-th sample is measured, from the first on.
+        limit: at most as many samples are measured.
 
     Raises:
         InvalidOptions: there is no such subject, its file or function fails or returns something

@@ -129,10 +129,10 @@ def test_pickles_are_not_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("mkfifo $2", "no regular file"),
-        ("ln -s /dev/zero $2", "no regular file"),
-        ("mkdir $2; mkfifo $2/tensors.json", "no regular file"),
-        ("mkdir $2; ln -s /dev/zero $2/tensors.json", "no regular file"),
+        ("mkfifo $2", "not a regular file"),
+        ("ln -s /dev/zero $2", "not a regular file"),
+        ("mkdir $2; mkfifo $2/tensors.json", "not a regular file"),
+        ("mkdir $2; ln -s /dev/zero $2/tensors.json", "not a regular file"),
         ("truncate -s 1T $2", "bytes"),
         ("mkdir $2; truncate -s 1T $2/tensors.json", "bytes"),
     ],
@@ -150,7 +150,7 @@ def test_tensors_without_an_end(file: str, tmp_path: Path) -> None:
     (tmp_path / "list").write_text(json.dumps([entry]))
     outcome = shell(f"mkdir $2; mkfifo $2/pipe; cp {tmp_path}/list $2/tensors.json")
     assert outcome.kind == "garbage"
-    assert "no regular file" in outcome.detail or "no file" in outcome.detail
+    assert "not a regular file" in outcome.detail or "no file" in outcome.detail
 
 
 def test_files_of_a_tensor_count_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,7 @@ def test_plans_can_be_sent_to_workers(tmp_path: Path) -> None:
         ('anchor = "uniform"', 'anchor = "none"', "anchor", "not a method"),
         ("subjects.py:linear", "absent.py:linear", "subject[0].source", "no file"),
         ("subjects.py:linear", "resnet0", "subject[0].source", "neither"),
+        ("subjects.py:linear", "vdsr_set5", "subject[0].source", "subjects/vdsr.py:vdsr_set5"),
         ('"subjects.py:linear"', '"subjects.py:linear"\nstride = 0', "subject[0].stride", "less"),
         ('"subjects.py:linear"', '"subjects.py:linear"\nlimit = 0', "subject[0].limit", "less"),
         (

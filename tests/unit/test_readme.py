@@ -41,7 +41,7 @@ def _blocks(language: str, page: str) -> list[str]:
 
 def _commands(text: str) -> Iterator[list[str]]:
     """Yield the single commands of shell lines, without what joins them."""
-    for line in text.splitlines():
+    for line in text.replace("\\\n", "").splitlines():
         words = shlex.shlex(line, posix=True, punctuation_chars=True)
         words.whitespace_split = True
         command: list[str] = []

@@ -140,12 +140,12 @@ class ExternalCodec:
         return digests
 
     def _run(self, command: tuple[str, ...], key: str, **files: Path) -> float:
-        """Run a command; return the seconds that it took, or says that it took."""
+        """Run a command; return the seconds that it took, by its own report if it prints one."""
         filled = self._filled(command, {name: str(path) for name, path in files.items()})
         start = time.perf_counter()
         output = _output(filled, self.timeout)
         wall = time.perf_counter() - start
-        return _told_seconds(output, key) or wall
+        return _reported_seconds(output, key) or wall
 
     def _filled(self, command: tuple[str, ...], files: Mapping[str, str]) -> list[str]:
         texts = {**dict(self.values), "folder": self.folder, "python": sys.executable, **files}
@@ -215,12 +215,12 @@ def _check_names(arguments: list[str], options: Mapping[str, str]) -> None:
         raise InvalidOptions(name, "no command names this option")
 
 
-def _told_seconds(output: str, key: str) -> float | None:
-    """Return what the last line of a command's output says of its time, if it does."""
+def _reported_seconds(output: str, key: str) -> float | None:
+    """Return the time that the last line of a command's output reports, if it does."""
     lines = output.strip().splitlines()
     try:
-        told = json.loads(lines[-1]) if lines else None
+        report = json.loads(lines[-1]) if lines else None
     except json.JSONDecodeError:
         return None
-    seconds = told.get(key) if isinstance(told, dict) else None
+    seconds = report.get(key) if isinstance(report, dict) else None
     return float(seconds) if isinstance(seconds, int | float) else None

@@ -26,8 +26,8 @@ class NnrCodec:
 
     Attributes:
         options: of the encoder.
-        calibration_stride: every so-manyth of the subject's calibration samples is looked at, from
-            the first on, for the moments of the layers' inputs; None: the data are not looked at.
+        calibration_stride: every n-th of the subject's calibration samples is looked at, from the
+            first on, for the moments of the layers' inputs; None: the data are not looked at.
     """
 
     options: EncodeOptions

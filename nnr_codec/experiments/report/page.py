@@ -66,8 +66,8 @@ def _failures(results: Results) -> str:
         for reason, cells in names.items()
     )
     count = len(results.failures)
-    said = "One cell" if count == 1 else f"{count} cells"
-    return f'<section class="card warn"><h2>{said} failed</h2><ul>{lines}</ul></section>\n'
+    cells = "One cell" if count == 1 else f"{count} cells"
+    return f'<section class="card warn"><h2>{cells} failed</h2><ul>{lines}</ul></section>\n'
 
 
 def _summary(

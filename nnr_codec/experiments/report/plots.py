@@ -57,7 +57,7 @@ class Mark:
 
     Attributes:
         size: percent of float32.
-        value: accuracy, as it is told, or divergence.
+        value: accuracy, as reports give it, or divergence.
         identity: of the mark in the SVG.
         is_of_use: whether the network has lost little enough to be looked at.
     """

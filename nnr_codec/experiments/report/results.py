@@ -38,24 +38,24 @@ class SubjectResults:
 
     @property
     def is_share(self) -> bool:
-        """Whether the accuracy is a share, told in percent; else it has a unit of its own."""
+        """Whether the accuracy is a share, given in percent; else it has another unit."""
         values = self.reference.samples[SCORE + self.facts.primary]
         return bool(np.min(values) >= 0 and np.max(values) <= 1)
 
     @property
     def scale(self) -> float:
-        """What the accuracy is multiplied by to be told."""
+        """What the accuracy is multiplied by in reports."""
         return 100.0 if self.is_share else 1.0
 
     @property
     def unit(self) -> str:
-        """Unit of the accuracy that is told."""
+        """Unit of the accuracy in reports."""
         if self.is_share:
             return "%"
         return "dB" if self.facts.primary.endswith("_db") else ""
 
     def accuracy(self, measured: Measured) -> float | None:
-        """Return the accuracy of a cell as it is told; None: not finite."""
+        """Return the accuracy of a cell as reports give it; None: not finite."""
         score: float | None = measured.record["scores"][self.facts.primary]
         return None if score is None else self.scale * score
 
