@@ -168,8 +168,8 @@ def task_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_earlier_streams_travel_once(task_sizes: list[int]) -> None:
-    """Of an element travel its value, to be surveyed and to be coded, and then, with its history and
-    last integer, five bytes of its past."""
+    """Of an element travel its value, to be surveyed and to be coded, and with the latter its
+    history and last integer, five bytes."""
     parent, stream = update()
     model = weights(1, 0.005)
     elements = sum(values.size for values in model.values())
