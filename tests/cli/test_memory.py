@@ -153,6 +153,16 @@ class TestTensorByTensor:
             del tensor
             assert (reference() is not None) == kept, name
 
+    def test_tensors_are_not_kept_for_ties_that_are_not_selected(self) -> None:
+        weights = Parameter.from_array("a", random_weights(8, 8))
+        other = Parameter.from_array("c", random_weights(4))
+        model = Model([weights, other, replace(weights, name="z", tied_to="a")])
+        data = nnr_codec.encode(model).data or b""
+        tensors = StreamDecoder(only="[ac]").tensors(data)
+        reference = weakref.ref(next(tensors).values)
+        assert next(tensors).name == "c"
+        assert reference() is None
+
 
 def reciprocal(value: int) -> float:
     return 1 / value
