@@ -235,9 +235,11 @@ void init_tensor_to_encode(PyTensorToEncode* self, const PyTensorSyntax& tensor,
 // Bits without the sign are in the order of magnitudes, those of NaN above all others.
 float largest_magnitude(Floats weights) {
   nb::gil_scoped_release release;
+  const float* values = weights.data();
+  const size_t count = weights.size();
   int32_t largest = 0;
-  for (size_t i = 0; i < weights.size(); ++i)
-    largest = std::max(largest, std::bit_cast<int32_t>(weights.data()[i]) & INT32_MAX);
+  for (size_t i = 0; i < count; ++i)
+    largest = std::max(largest, std::bit_cast<int32_t>(values[i]) & INT32_MAX);
   return std::bit_cast<float>(largest);
 }
 

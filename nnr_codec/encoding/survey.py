@@ -17,7 +17,12 @@ from ..options import EncodeOptions
 from ..quantize.grids import exact_step
 from .exact import Representation, name_parts, represent
 from .factor_transport import FactorTransport, transport_factors
-from .model_mapping import is_quantized, map_model, travels_exactly, with_representations
+from .model_mapping import (
+    is_quantized,
+    map_model,
+    may_need_representation,
+    with_representations,
+)
 from .tensor_quantizer import largest_quantizable
 from .tensor_work import results_of
 
@@ -115,7 +120,7 @@ class _Question:
     @classmethod
     def about(cls, parameter: Parameter, options: EncodeOptions) -> _Question:
         quantized = is_quantized(parameter, options)
-        exact = travels_exactly(parameter, options)
+        exact = not quantized and may_need_representation(parameter)
         codebook = exact and bool(options.for_tensor(parameter.name).codebook)
         return cls(parameter, quantized, exact, codebook)
 
@@ -147,14 +152,17 @@ class _Batch:
 
 def _batches(questions: Iterable[_Question]) -> Iterator[_Batch]:
     """Put questions about small tensors together."""
-    waiting = _Batch([])
+    waiting: list[_Question] = []
+    elements = 0
     for question in questions:
-        if waiting.questions and waiting.elements + question.parameter.size > _BATCH:
-            yield waiting
-            waiting = _Batch([])
-        waiting.questions.append(question)
-    if waiting.questions:
-        yield waiting
+        size = question.parameter.size
+        if waiting and elements + size > _BATCH:
+            yield _Batch(waiting)
+            waiting, elements = [], 0
+        waiting.append(question)
+        elements += size
+    if waiting:
+        yield _Batch(waiting)
 
 
 def _surveys(density: int, batch: _Batch) -> list[TensorSurvey]:

@@ -10,7 +10,7 @@ import numpy as np
 from ..bitstream import Context, DataFormat, DataUnit, NodeId, ParameterTypes, PayloadType
 from ..decoding.series import Series
 from ..errors import InvalidModel
-from ..model import Parameter
+from ..model import Parameter, dtype_name
 from ..options import EncodeOptions
 from ..quantize.grids import levels_on_step
 from ..report import TensorReport
@@ -74,7 +74,7 @@ class TensorEncoder:
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
         """Return the header of a unit that tells the type of its tensor."""
         record = self._part_record(parameter.name, parameter.shape, payload_type)
-        record.nnr_decompressed_data_format = _DATA_FORMATS.get(parameter.dtype.name)
+        record.nnr_decompressed_data_format = _DATA_FORMATS.get(dtype_name(parameter.dtype))
         return record
 
     def _part_record(
@@ -201,7 +201,7 @@ def _exactly(parameter: Parameter, kind: str, data: bytes, qp: int | None = None
 def _report(
     parameter: Parameter, kind: str, unit_bytes: int, qp: int | None = None
 ) -> TensorReport:
-    name, shape, dtype = parameter.name, parameter.shape, parameter.dtype.name
+    name, shape, dtype = parameter.name, parameter.shape, dtype_name(parameter.dtype)
     return TensorReport(name, shape, dtype, kind, parameter.nbytes, unit_bytes, qp)
 
 
