@@ -58,6 +58,13 @@ class Series:
         self._history[name] = nonzero.astype(np.uint8)
         self._last[name] = integers
 
+    def part(self, names: Iterable[str]) -> Series:
+        """Return the integers of the tensors `names` alone: what coding these needs elsewhere."""
+        part, names = Series(), list(names)
+        part._last = {name: self._last[name] for name in names if name in self._last}
+        part._history = {name: self._history[name] for name in names if name in self._history}
+        return part
+
     def node_ids(self, names: Iterable[str]) -> dict[str, NodeId]:
         """Return the identities of the next stream's tensors.
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, BinaryIO, Literal
 
 from ..bitstream import DataUnit, ParsedUnit, parse_units
@@ -167,7 +168,8 @@ class StreamDecoder:
         executor: Executor,
         keep_integers: bool,
     ) -> Iterator[list[DecodedTensor]]:
-        with OrderedCalls[list[DecodedTensor]](executor, _MAX_PENDING) as calls:
+        decode = partial(_decoded_unit, keep_integers=keep_integers)
+        with OrderedCalls(executor, decode, _MAX_PENDING) as calls:
             while True:
                 try:
                     unit = next(units, None)
@@ -183,12 +185,19 @@ class StreamDecoder:
                     continue
                 size = len(parsed.payload) + _BYTES_PER_ELEMENT * record.decoded_elements
                 yield from calls.room_for(size)
-                calls.submit(size, decode_data_unit, parsed, self.series, None, keep_integers)
+                names = [name for name, _ in record.decoded_roles()]
+                calls.submit(size, (parsed, self.series.part(names)))
             yield from calls.rest()
 
     def _splits(self, record: DataUnit) -> bool:
         """Whether the threads decode parts of a unit rather than units."""
         return bool(record.entry_points) and isinstance(self._executor, ThreadPoolExecutor)
+
+
+def _decoded_unit(unit: tuple[ParsedUnit, Series], keep_integers: bool) -> list[DecodedTensor]:
+    """Decode a unit with the part of the series that concerns it."""
+    parsed, series = unit
+    return decode_data_unit(parsed, series, keep_integers=keep_integers)
 
 
 def limited_units(

@@ -13,6 +13,7 @@ from ..errors import InvalidOptions
 from ..factorization.forms import CP, HT2, LowRank, Tucker2
 from ..model import Parameter
 from ..options import DecompositionOptions, EncodeOptions, matches_tensor
+from ..support.blas_threads import on_one_blas_thread
 from ..support.ordered_calls import ordered_results
 from .algorithms.ht2 import form_of_layer
 from .auto_size import LARGER, SizeTask, forms_of, smallest
@@ -46,6 +47,7 @@ _BYTES_PER_ELEMENT = 64
 """What decomposing holds of an element, about: float64 copies, products, residuals."""
 
 
+@on_one_blas_thread
 def decompose_model(
     model: Mapping[str, Parameter],
     options: EncodeOptions,
@@ -235,7 +237,7 @@ class _Selection:
             (_BYTES_PER_ELEMENT * task.weight.parameter.size, partial(_with_values, task))
             for task in tasks
         )
-        results = ordered_results(self.executor, function, calls, _PENDING)
+        results = ordered_results(self.executor, partial(_result, function), calls, _PENDING)
         for task, result in zip(tasks, results, strict=True):
             yield result
             self._done(task.weight)
@@ -243,6 +245,12 @@ class _Selection:
     def _done(self, weight: LayerWeight) -> None:
         if self.progress is not None:
             self.progress(weight.name)
+
+
+@on_one_blas_thread
+def _result(function: Callable[[Any], Any], task: Any) -> Any:
+    """Return what a function makes of a task, in another process perhaps."""
+    return function(task)
 
 
 def _with_values(task: Any) -> Any:

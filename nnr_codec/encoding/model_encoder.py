@@ -69,7 +69,7 @@ def encode_model(
         plan = plan_stream(survey, chosen, earlier)
         file: Any = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
         files.enter_context(file)
-        return encode_stream(plan, earlier, file, executor, progress)
+        return encode_stream(plan, file, executor, progress)
 
     encode = partial(smaller_profile, draft)
     if options.target_size is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..bitstream import Context, DataUnit, ModelParameterSet, NodeId, PayloadType
 from ..decoding.series import Series
@@ -48,10 +48,14 @@ class UnitPlan:
     Attributes:
         tensors: by role; a weight alone is a unit of the usual kind.
         factored: name and shape of the dense weight whose factors the tensors G and H are.
+        node_ids: identities of its tensors, by name; the first edition has none.
+        series: the earlier streams, as far as they concern its tensors.
     """
 
     tensors: Mapping[str, TensorPlan]
     factored: tuple[str, tuple[int, ...]] | None = None
+    node_ids: Mapping[str, NodeId] = field(default_factory=dict)
+    series: Series = field(default_factory=Series)
 
     @property
     def elements(self) -> int:
@@ -74,14 +78,12 @@ class StreamPlan:
     Attributes:
         mps: its parameter set.
         context: its profile, and that set.
-        node_ids: identities of its tensors, by name; the first edition has none.
         map_text: the model map; empty if that says nothing.
         units: its data units, in order.
     """
 
     mps: ModelParameterSet
     context: Context
-    node_ids: Mapping[str, NodeId]
     map_text: str
     units: list[UnitPlan]
 
@@ -119,9 +121,11 @@ def plan_stream(survey: ModelSurvey, options: EncodeOptions, series: Series) -> 
     is_grouped = options.group and profile == 0
     grouping = _grouped(survey, tensors, context) if is_grouped else ungrouped(survey.coded)
     text = _map_text(replace(survey.model_map, order=grouping.order))
-    # The second edition's units have identities, so that updates can refer to them.
-    node_ids = series.node_ids(survey.coded_names) if profile == 1 else {}
-    return StreamPlan(mps, context, node_ids, text, _units(survey, tensors, grouping))
+    units = _units(survey, tensors, grouping)
+    if profile == 1:  # whose units have identities, so that updates can refer to them
+        node_ids = series.node_ids(survey.coded_names)
+        units = [_identified(unit, node_ids, series) for unit in units]
+    return StreamPlan(mps, context, text, units)
 
 
 def _profile(options: EncodeOptions, series: Series) -> int:
@@ -204,3 +208,14 @@ def _units(
             roles = {"G": tensors[left], "H": tensors[right]}
             units[left] = UnitPlan(roles, (name, weight.entry.shape))
     return list(units.values())
+
+
+def _identified(unit: UnitPlan, node_ids: Mapping[str, NodeId], series: Series) -> UnitPlan:
+    """Return a unit with what it needs of the identities and the earlier streams of all tensors,
+    which are as large as the model."""
+    names = [
+        name for tensor in unit.tensors.values() for name in tensor.survey.names(tensor.parameter)
+    ]
+    return replace(
+        unit, node_ids={name: node_ids[name] for name in names}, series=series.part(names)
+    )

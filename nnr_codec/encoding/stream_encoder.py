@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO
 
 from ..bitstream import Topology, write_mps, write_start, write_topology
-from ..decoding.series import Series
 from ..report import TensorReport
 from .grouping import SAVED_BYTES
 from .plan import StreamPlan
-from .tensor_encoder import TensorEncoder
+from .tensor_encoder import encode_unit
 from .tensor_quantizer import QuantizedFactor
 from .tensor_work import results_of
 
@@ -52,7 +52,6 @@ class Draft:
 
 def encode_stream(
     plan: StreamPlan,
-    series: Series,
     file: BinaryIO,
     executor: Executor | None = None,
     progress: Callable[[TensorReport], object] | None = None,
@@ -61,7 +60,6 @@ def encode_stream(
 
     Args:
         plan: the stream's.
-        series: the earlier streams.
         file: where the stream goes.
         executor: encodes units side by side.
         progress: called with each coded tensor's report.
@@ -74,8 +72,8 @@ def encode_stream(
     head = write_start(profile) + write_mps(plan.mps, profile) + write_topology(topology)
     file.write(head)
     draft = Draft(file, profile, len(head))
-    encoder = TensorEncoder(plan.context, series, plan.node_ids)
-    for encoded in results_of(executor, encoder.encode_unit, plan.units):
+    encode = partial(encode_unit, plan.context)
+    for encoded in results_of(executor, encode, plan.units):
         file.write(encoded.data)
         draft.tensors += encoded.reports
         draft.factors |= encoded.factors

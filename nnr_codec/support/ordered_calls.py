@@ -8,8 +8,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from .batched_calls import BatchedCalls
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -19,7 +20,7 @@ MAX_WAITING_BYTES = 1 << 29
 take more. Enough for a few threads with layers of 100 MB each."""
 
 
-class OrderedCalls(Generic[T]):
+class OrderedCalls(Generic[S, T]):
     """Calls under way, and results that wait for their turn: a bounded number of bounded size.
 
     Threads make the largest calls first, so that none is left alone with one at the end.
@@ -27,31 +28,32 @@ class OrderedCalls(Generic[T]):
     """
 
     def __init__(
-        self, executor: Executor, max_count: int, max_bytes: int = MAX_WAITING_BYTES
+        self,
+        executor: Executor,
+        function: Callable[[S], T],
+        max_count: int,
+        max_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
-        self._executor = executor
-        self._max_count = max_count
+        """`function`, `max_count`: those of :func:`ordered_results`."""
+        self._calls: BatchedCalls[S, T] | _ThreadCalls[S, T]
+        if isinstance(executor, ThreadPoolExecutor):
+            self._calls = _ThreadCalls(executor, function, max_count)
+        else:
+            self._calls = BatchedCalls(executor, function, max_count)
         self._max_bytes = max_bytes
         self._pending: deque[tuple[Future[T], int]] = deque()
         self._bytes = 0
-        self._largest_first: _LargestFirst[T] | None = None
-        if isinstance(executor, ThreadPoolExecutor):
-            self._largest_first = _LargestFirst(executor)
 
     def room_for(self, size: int) -> Iterator[T]:
         """Yield results, the earliest first, until a call that takes `size` bytes has room."""
         while self._pending and (
-            len(self._pending) >= self._max_count or self._bytes + size > self._max_bytes
+            len(self._pending) >= self._calls.max_count or self._bytes + size > self._max_bytes
         ):
             yield self._next()
 
-    def submit(self, size: int, function: Callable[..., T], *arguments: Any) -> None:
-        """Make a call that takes `size` bytes, its arguments and result included."""
-        if self._largest_first is not None:
-            future = self._largest_first.submit(size, partial(function, *arguments))
-        else:
-            future = self._executor.submit(function, *arguments)
-        self._pending.append((future, size))
+    def submit(self, size: int, value: S) -> None:
+        """Make a call that takes `size` bytes, its argument and result included."""
+        self._pending.append((self._calls.submit(size, value), size))
         self._bytes += size
 
     def rest(self) -> Iterator[T]:
@@ -60,16 +62,16 @@ class OrderedCalls(Generic[T]):
             yield self._next()
 
     def _next(self) -> T:
-        future, size = self._pending.popleft()
+        result, size = self._pending.popleft()
         self._bytes -= size
-        return future.result()
+        self._calls.wait_for(result)
+        return result.result()
 
-    def __enter__(self) -> OrderedCalls[T]:
+    def __enter__(self) -> OrderedCalls[S, T]:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for future, _ in self._pending:
-            future.cancel()
+        self._calls.cancel(result for result, _ in self._pending)
 
 
 def ordered_results(
@@ -82,16 +84,18 @@ def ordered_results(
 
     Args:
         executor: makes the calls; None: they are made here, one for each result that is taken.
-        function: what is called, in another process perhaps.
+        function: what is called. To other processes it is sent about once each, so what all calls
+            need is best bound to it (`functools.partial`, or a method).
         arguments: for each call what it takes in bytes, argument and result included, and what
             gives its argument: that is called here, when there is room.
-        max_count: calls under way, and results that wait, at the most.
+        max_count: calls under way, and results that wait, at the most; four for each worker if
+            that is more, and the workers are not threads.
     """
     if executor is None:
         for _, argument in arguments:
             yield function(argument())
         return
-    with OrderedCalls[T](executor, max_count) as calls:
+    with OrderedCalls(executor, function, max_count) as calls:
         for size, argument in arguments:
             yield from calls.room_for(size)
             try:
@@ -99,33 +103,45 @@ def ordered_results(
             except Exception:
                 yield from calls.rest()  # errors of the calls before it come first
                 raise
-            calls.submit(size, function, value)
+            calls.submit(size, value)
             del value  # so that its memory is free when the call has been made
         yield from calls.rest()
 
 
-class _LargestFirst(Generic[T]):
+class _ThreadCalls(Generic[S, T]):
     """Calls that wait for a thread; a free one takes the largest."""
 
-    def __init__(self, executor: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, executor: ThreadPoolExecutor, function: Callable[[S], T], max_count: int
+    ) -> None:
+        self.max_count = max_count
         self._executor = executor
+        self._function = function
         self._lock = threading.Lock()
-        self._waiting: list[tuple[int, int, Future[T], Callable[[], T]]] = []
+        self._waiting: list[tuple[int, int, Future[T], S]] = []
         self._numbers = itertools.count()
 
-    def submit(self, size: int, call: Callable[[], T]) -> Future[T]:
-        future: Future[T] = Future()
+    def submit(self, size: int, value: S) -> Future[T]:
+        result: Future[T] = Future()
         with self._lock:
-            heapq.heappush(self._waiting, (-size, next(self._numbers), future, call))
+            heapq.heappush(self._waiting, (-size, next(self._numbers), result, value))
         self._executor.submit(self._run)
-        return future
+        return result
+
+    def wait_for(self, result: Future[T]) -> None:
+        """Nothing to do: the result waits itself."""
+
+    def cancel(self, results: Iterable[Future[T]]) -> None:
+        """Cancel the calls that have not begun."""
+        for result in results:
+            result.cancel()
 
     def _run(self) -> None:
         with self._lock:
-            _, _, future, call = heapq.heappop(self._waiting)
-        if not future.set_running_or_notify_cancel():
+            _, _, result, value = heapq.heappop(self._waiting)
+        if not result.set_running_or_notify_cancel():
             return
         try:
-            future.set_result(call())
+            result.set_result(self._function(value))
         except BaseException as error:
-            future.set_exception(error)
+            result.set_exception(error)

@@ -154,6 +154,10 @@ class TestTensorByTensor:
             assert (reference() is not None) == kept, name
 
 
+def reciprocal(value: int) -> float:
+    return 1 / value
+
+
 class TestOrderedCalls:
     @pytest.mark.parametrize(
         ("sizes", "most"),
@@ -165,7 +169,7 @@ class TestOrderedCalls:
         def results() -> Iterator[int]:
             with (
                 ThreadPoolExecutor(8) as executor,
-                OrderedCalls[int](executor, 4, 100) as calls,
+                OrderedCalls(executor, int, 4, 100) as calls,
             ):
                 for number, size in enumerate(sizes):
                     for result in calls.room_for(size):
@@ -173,7 +177,7 @@ class TestOrderedCalls:
                         yield result
                     under_way.append(number)
                     waiting.append(len(under_way))
-                    calls.submit(size, lambda number=number: number)
+                    calls.submit(size, number)
                 yield from calls.rest()
 
         waiting: list[int] = []
@@ -181,9 +185,9 @@ class TestOrderedCalls:
         assert max(waiting) == most
 
     def test_errors_come_in_their_turn(self) -> None:
-        with ThreadPoolExecutor(2) as executor, OrderedCalls[float](executor, 4) as calls:
-            calls.submit(1, lambda: 1.0)
-            calls.submit(1, lambda: 1 / 0)
+        with ThreadPoolExecutor(2) as executor, OrderedCalls(executor, reciprocal, 4) as calls:
+            calls.submit(1, 1)
+            calls.submit(1, 0)
             results = calls.rest()
             assert next(results) == 1.0
             with pytest.raises(ZeroDivisionError):
@@ -193,8 +197,8 @@ class TestOrderedCalls:
         begun = threading.Event()
         done: list[int] = []
         with ThreadPoolExecutor(1) as executor:
-            with OrderedCalls[None](executor, 4) as calls:
+            with OrderedCalls(executor, lambda call: call(), 4) as calls:
                 calls.submit(1, begun.wait)
-                calls.submit(1, done.append, 1)
+                calls.submit(1, lambda: done.append(1))
             begun.set()
         assert done == []

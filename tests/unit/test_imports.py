@@ -237,7 +237,9 @@ def test_offences_are_found(source: str, offence: str) -> None:
 
 @pytest.mark.parametrize("name", LIBRARY)
 def test_library_leaves_process_and_terminal_alone(name: str) -> None:
-    assert _offences(MODULES[name].read_text()) == []
+    # What an executor's tasks carry is pickled, as the executor itself does; no file ever is.
+    expected = ["pickle"] if name == "nnr_codec.support.shared_function" else []
+    assert _offences(MODULES[name].read_text()) == expected
 
 
 def test_import_loads_no_optional_package(tmp_path: Path) -> None:
