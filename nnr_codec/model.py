@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ __all__ = [
     "Model",
     "Parameter",
     "Role",
+    "dtype_name",
     "dtype_of",
     "is_extension",
     "is_float",
@@ -65,9 +66,15 @@ def dtype_of(name: str) -> np.dtype[Any]:
     return _DTYPES[name]
 
 
+@cache
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """Return `dtype.name`, which numpy puts together anew, and slowly, whenever it is asked for."""
+    return dtype.name
+
+
 def is_extension(dtype: np.dtype[Any]) -> bool:
     """Tell whether `dtype` is bfloat16 or a float8 type, which numpy has from `ml_dtypes` alone."""
-    return dtype.name in _EXTENSION_DTYPES
+    return dtype_name(dtype) in _EXTENSION_DTYPES
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
@@ -80,7 +87,7 @@ def is_signed_float(dtype: np.dtype[Any]) -> bool:
 
     All are but float8_e8m0fnu, which holds positive powers of two alone: nothing to quantize.
     """
-    return is_float(dtype) and dtype.name != "float8_e8m0fnu"
+    return is_float(dtype) and dtype_name(dtype) != "float8_e8m0fnu"
 
 
 def supported_dtype(name: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
@@ -91,7 +98,7 @@ def supported_dtype(name: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
             complex, text, dates, extended precision, and types of less than a byte).
     """
     dtype = np.dtype(dtype)
-    if dtype.name not in _DTYPES:
+    if dtype_name(dtype) not in _DTYPES:
         reason = "structured" if dtype.names is not None else dtype.name
         raise InvalidModel(name, f"parameters of dtype {reason} are not supported")
     return dtype.newbyteorder("=")

@@ -10,7 +10,7 @@ from ..errors import InvalidModel
 from ..factorization.map_checks import MAX_PRODUCT
 from ..factorization.model_map import Extra, ModelMap
 from ..factorization.tensor_rules import TensorRule
-from ..model import Parameter, is_float, is_signed_float
+from ..model import Parameter, dtype_name, is_float, is_signed_float
 from ..options import DecodeLimits, EncodeOptions
 from .exact import Representation
 from .factor_transport import FactorTransport
@@ -37,7 +37,7 @@ def map_model(
     for parameter in parameters:
         _check(parameter)
         name, after = parameter.name, last
-        dtype = parameter.dtype.name
+        dtype = dtype_name(parameter.dtype)
         if name in factored:
             coded += factored[name].new_factors
             last = name
@@ -69,12 +69,11 @@ def is_quantized(parameter: Parameter, options: EncodeOptions) -> bool:
     return coded and is_signed_float(parameter.dtype) and options.quantizes(parameter.name)
 
 
-def travels_exactly(parameter: Parameter, options: EncodeOptions) -> bool:
-    """Tell whether a parameter may need an exact representation: floats that are not quantized,
-    and integers of more than 31 bits."""
-    if not is_float(parameter.dtype):
-        return parameter.dtype.name in ("int64", "uint64", "uint32")
-    return not is_quantized(parameter, options)
+def may_need_representation(parameter: Parameter) -> bool:
+    """Tell whether a parameter that is not quantized may need an exact representation: floats, and
+    integers of more than 31 bits."""
+    wide = dtype_name(parameter.dtype) in ("int64", "uint64", "uint32")
+    return wide or is_float(parameter.dtype)
 
 
 def with_representations(model_map: ModelMap, exact: Mapping[str, Representation]) -> ModelMap:

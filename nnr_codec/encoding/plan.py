@@ -35,11 +35,6 @@ class TensorPlan:
     is_factor: bool = False
 
     @property
-    def coded_names(self) -> list[str]:
-        """Its name behind that of its part, if it has one."""
-        return self.survey.coded_names(self.parameter.name)
-
-    @property
     def is_on_step(self) -> bool:
         """Whether a step that is not finer than the quantizer's says its values."""
         step_qp = self.survey.step_qp
@@ -53,11 +48,13 @@ class UnitPlan:
     Attributes:
         tensors: by role; a weight alone is a unit of the usual kind.
         factored: name and shape of the dense weight whose factors the tensors G and H are.
-        series: the earlier streams, of which the unit's tensors alone are looked at.
+        node_ids: identities of its tensors, by name; the first edition has none.
+        series: the earlier streams, as far as they concern its tensors.
     """
 
     tensors: Mapping[str, TensorPlan]
     factored: tuple[str, tuple[int, ...]] | None = None
+    node_ids: Mapping[str, NodeId] = field(default_factory=dict)
     series: Series = field(default_factory=Series)
 
     @property
@@ -66,13 +63,12 @@ class UnitPlan:
         return sum(tensor.parameter.size for tensor in self.tensors.values())
 
     def loaded(self) -> UnitPlan:
-        """Return the plan with the values of its tensors in memory, and of them alone."""
+        """Return the plan with the values of its tensors in memory."""
         tensors = {
             role: replace(tensor, parameter=tensor.parameter.loaded())
             for role, tensor in self.tensors.items()
         }
-        names = [name for tensor in tensors.values() for name in tensor.coded_names]
-        return replace(self, tensors=tensors, series=self.series.part(names))
+        return replace(self, tensors=tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +78,12 @@ class StreamPlan:
     Attributes:
         mps: its parameter set.
         context: its profile, and that set.
-        node_ids: identities of its tensors, by name; the first edition has none.
         map_text: the model map; empty if that says nothing.
         units: its data units, in order.
     """
 
     mps: ModelParameterSet
     context: Context
-    node_ids: Mapping[str, NodeId]
     map_text: str
     units: list[UnitPlan]
 
@@ -127,9 +121,11 @@ def plan_stream(survey: ModelSurvey, options: EncodeOptions, series: Series) -> 
     is_grouped = options.group and profile == 0
     grouping = _grouped(survey, tensors, context) if is_grouped else ungrouped(survey.coded)
     text = _map_text(replace(survey.model_map, order=grouping.order))
-    # The second edition's units have identities, so that updates can refer to them.
-    node_ids = series.node_ids(survey.coded_names) if profile == 1 else {}
-    return StreamPlan(mps, context, node_ids, text, _units(survey, tensors, grouping, series))
+    units = _units(survey, tensors, grouping)
+    if profile == 1:  # whose units have identities, so that updates can refer to them
+        node_ids = series.node_ids(survey.coded_names)
+        units = [_identified(unit, node_ids, series) for unit in units]
+    return StreamPlan(mps, context, text, units)
 
 
 def _profile(options: EncodeOptions, series: Series) -> int:
@@ -198,22 +194,28 @@ def _map_text(model_map: ModelMap) -> str:
 
 
 def _units(
-    survey: ModelSurvey,
-    tensors: Mapping[str, TensorPlan],
-    grouping: Grouping,
-    series: Series,
+    survey: ModelSurvey, tensors: Mapping[str, TensorPlan], grouping: Grouping
 ) -> list[UnitPlan]:
     """Return the units of a grouping, with the two factors of each DC block in one."""
     units: dict[str, UnitPlan] = {}  # by the name of the first tensor
     for group in grouping.groups:
         first = next(iter(group.values()))
-        units[first.name] = UnitPlan(
-            {role: tensors[p.name] for role, p in group.items()}, series=series
-        )
+        units[first.name] = UnitPlan({role: tensors[p.name] for role, p in group.items()})
     for name, weight in survey.factored.items():
         if weight.is_block:
             left, right = (factor.name for factor in weight.new_factors)
             del units[right]
             roles = {"G": tensors[left], "H": tensors[right]}
-            units[left] = UnitPlan(roles, (name, weight.entry.shape), series)
+            units[left] = UnitPlan(roles, (name, weight.entry.shape))
     return list(units.values())
+
+
+def _identified(unit: UnitPlan, node_ids: Mapping[str, NodeId], series: Series) -> UnitPlan:
+    """Return a unit with what it needs of the identities and the earlier streams of all tensors,
+    which are as large as the model."""
+    names = [
+        name for tensor in unit.tensors.values() for name in tensor.survey.names(tensor.parameter)
+    ]
+    return replace(
+        unit, node_ids={name: node_ids[name] for name in names}, series=series.part(names)
+    )

@@ -72,7 +72,7 @@ def encode_stream(
     head = write_start(profile) + write_mps(plan.mps, profile) + write_topology(topology)
     file.write(head)
     draft = Draft(file, profile, len(head))
-    encode = partial(encode_unit, plan.context, plan.node_ids)
+    encode = partial(encode_unit, plan.context)
     for encoded in results_of(executor, encode, plan.units):
         file.write(encoded.data)
         draft.tensors += encoded.reports

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import partial
 
 from ..factorization.forms import FactoredWeight
 from ..factorization.model_map import ModelMap
@@ -17,7 +16,12 @@ from ..options import EncodeOptions
 from ..quantize.grids import exact_step
 from .exact import Representation, name_parts, represent
 from .factor_transport import FactorTransport, transport_factors
-from .model_mapping import is_quantized, map_model, travels_exactly, with_representations
+from .model_mapping import (
+    is_quantized,
+    map_model,
+    may_need_representation,
+    with_representations,
+)
 from .tensor_quantizer import largest_quantizable
 from .tensor_work import results_of
 
@@ -42,10 +46,10 @@ class TensorSurvey:
     step_qp: int | None = None
     largest: float = 0.0
 
-    def coded_names(self, name: str) -> list[str]:
-        """Return the tensor's `name`, behind that of its part if its exact coding has one."""
+    def names(self, parameter: Parameter) -> list[str]:
+        """Return the names that the tensor has in data units, that of a part first."""
         part = self.exact.entry.part if self.exact is not None else None
-        return [name] if part is None else [part, name]
+        return [parameter.name] if part is None else [part, parameter.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,9 @@ class ModelSurvey:
 
     @property
     def coded_names(self) -> list[str]:
-        """The names of all tensors in data units, in order; a part comes before its tensor."""
-        names = (parameter.name for parameter in self.coded)
-        return [coded for name in names for coded in self.tensors[name].coded_names(name)]
+        """The names of all tensors in data units, in order."""
+        names = (self.tensors[parameter.name].names(parameter) for parameter in self.coded)
+        return [name for several in names for name in several]
 
 
 def survey_model(
@@ -93,7 +97,7 @@ def survey_model(
     factored = transport_factors(model, factorizations, options)
     coded, model_map = map_model(model.values(), factored)
     questions = (_Question.about(parameter, options) for parameter in coded)
-    answers = results_of(executor, partial(_surveys, options.qp_density), _batches(questions))
+    answers = results_of(executor, _surveys, _batches(questions))
     surveys = [survey for batch in answers for survey in batch]
     tensors = dict(zip((parameter.name for parameter in coded), surveys, strict=True))
     reserved = [name for weight in factored.values() for name in weight.names]
@@ -109,6 +113,7 @@ class _Question:
     """What is to be found out of one tensor."""
 
     parameter: Parameter
+    density: int
     is_quantized: bool
     is_exact: bool
     codebook: bool
@@ -116,47 +121,52 @@ class _Question:
     @classmethod
     def about(cls, parameter: Parameter, options: EncodeOptions) -> _Question:
         quantized = is_quantized(parameter, options)
-        exact = travels_exactly(parameter, options)
+        exact = not quantized and may_need_representation(parameter)
         codebook = exact and bool(options.for_tensor(parameter.name).codebook)
-        return cls(parameter, quantized, exact, codebook)
+        return cls(parameter, options.qp_density, quantized, exact, codebook)
 
-    def answer(self, density: int) -> TensorSurvey:
+    def loaded(self) -> _Question | TensorSurvey:
+        """Answer what takes less time than sending the tensor, else load it."""
+        return replace(self, parameter=self.parameter.loaded()) if self.is_exact else self.answer()
+
+    def answer(self) -> TensorSurvey:
         if not self.is_quantized and not self.is_exact:
             return TensorSurvey()
         values = self.parameter.read()
         if self.is_exact:
-            return TensorSurvey(exact=represent(values, density, self.codebook))
+            return TensorSurvey(exact=represent(values, self.density, self.codebook))
         largest = largest_quantizable(self.parameter.name, values)
-        step = exact_step(values, density)
+        step = exact_step(values, self.density)
         step_qp = step[0] if step is not None and largest else None
         return TensorSurvey(is_quantized=True, step_qp=step_qp, largest=largest)
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Questions that one call answers."""
+    """Questions that one call answers, or their answers."""
 
-    questions: list[_Question]
-
-    @property
-    def elements(self) -> int:
-        return sum(question.parameter.size for question in self.questions)
+    questions: list[_Question | TensorSurvey]
+    elements: int
 
     def loaded(self) -> _Batch:
-        return _Batch([replace(q, parameter=q.parameter.loaded()) for q in self.questions])
+        loaded = [q.loaded() if isinstance(q, _Question) else q for q in self.questions]
+        return replace(self, questions=loaded)
 
 
 def _batches(questions: Iterable[_Question]) -> Iterator[_Batch]:
     """Put questions about small tensors together."""
-    waiting = _Batch([])
+    waiting: list[_Question | TensorSurvey] = []
+    elements = 0
     for question in questions:
-        if waiting.questions and waiting.elements + question.parameter.size > _BATCH:
-            yield waiting
-            waiting = _Batch([])
-        waiting.questions.append(question)
-    if waiting.questions:
-        yield waiting
+        size = question.parameter.size
+        if waiting and elements + size > _BATCH:
+            yield _Batch(waiting, elements)
+            waiting, elements = [], 0
+        waiting.append(question)
+        elements += size
+    if waiting:
+        yield _Batch(waiting, elements)
 
 
-def _surveys(density: int, batch: _Batch) -> list[TensorSurvey]:
-    return [question.answer(density) for question in batch.questions]
+def _surveys(batch: _Batch) -> list[TensorSurvey]:
+    return [q.answer() if isinstance(q, _Question) else q for q in batch.questions]

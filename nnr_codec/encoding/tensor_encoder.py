@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..bitstream import Context, DataFormat, DataUnit, NodeId, ParameterTypes, PayloadType
-from ..decoding.series import Series
+from ..bitstream import Context, DataFormat, DataUnit, ParameterTypes, PayloadType
 from ..errors import InvalidModel
-from ..model import Parameter
+from ..model import Parameter, dtype_name
 from ..options import EncodeOptions
 from ..quantize.grids import levels_on_step
 from ..report import TensorReport
@@ -48,39 +47,42 @@ class EncodedTensors:
     factors: Mapping[str, QuantizedFactor] = field(default_factory=dict)
 
 
-def encode_unit(context: Context, node_ids: Mapping[str, NodeId], unit: UnitPlan) -> EncodedTensors:
-    """Encode one data unit, by any worker.
+def encode_unit(context: Context, unit: UnitPlan) -> EncodedTensors:
+    """Encode what goes into one data unit, in any order and by any worker.
 
     Args:
-        context: the stream's profile and parameter set.
-        node_ids: the identities of the stream's tensors, by name.
+        context: profile and parameter sets of the stream.
         unit: what goes into it.
 
     Raises:
         InvalidModel: a tensor cannot be coded.
     """
-    return _UnitEncoder(context, unit.series, node_ids).encode(unit)
+    return TensorEncoder(context, unit).encode()
 
 
-class _UnitEncoder:
-    def __init__(self, context: Context, series: Series, node_ids: Mapping[str, NodeId]) -> None:
+class TensorEncoder:
+    """Encodes the tensors of one data unit."""
+
+    def __init__(self, context: Context, unit: UnitPlan) -> None:
+        """`context`: profile and parameter sets of the stream."""
         self._context = context
-        self._node_ids = node_ids
-        self._search = ToolSearch(context, series, node_ids)
+        self._unit = unit
+        self._search = ToolSearch(context, unit.series, unit.node_ids)
 
-    def encode(self, unit: UnitPlan) -> EncodedTensors:
-        if unit.factored is not None:
-            return self._encode_decomposed(unit, *unit.factored)
-        weight = unit.tensors["weight"]
+    def encode(self) -> EncodedTensors:
+        """Encode the unit; raises what `encode_unit` raises."""
+        if self._unit.factored is not None:
+            return self._encode_decomposed(*self._unit.factored)
+        weight = self._unit.tensors["weight"]
         if weight.survey.is_quantized:
-            return self._encode_quantized(unit)
+            return self._encode_quantized()
         exact = weight.survey.exact
         return self._encode_integers(weight) if exact is None else self._encode_exact(weight, exact)
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
         """Return the header of a unit that tells the type of its tensor."""
         record = self._part_record(parameter.name, parameter.shape, payload_type)
-        record.nnr_decompressed_data_format = _DATA_FORMATS.get(parameter.dtype.name)
+        record.nnr_decompressed_data_format = _DATA_FORMATS.get(dtype_name(parameter.dtype))
         return record
 
     def _part_record(
@@ -89,7 +91,7 @@ class _UnitEncoder:
         return DataUnit(
             payload_type,
             [name],
-            node_id=self._node_ids.get(name),
+            node_id=self._unit.node_ids.get(name),
             tensor_dimensions=list(shape) or [1],
         )
 
@@ -133,12 +135,12 @@ class _UnitEncoder:
         record = self._record(parameter, PayloadType.FLOAT)
         return self._search.smallest(record, options, levels, qp)
 
-    def _encode_quantized(self, unit: UnitPlan) -> EncodedTensors:
+    def _encode_quantized(self) -> EncodedTensors:
         """Encode a tensor, or those of a layer as a BLOCK; a tensor exactly if that is smaller."""
-        quantized = self._quantized(unit)
+        quantized = self._quantized()
         weight = quantized["weight"]
         data = self._quantized_unit(quantized).data
-        step_qp = unit.tensors["weight"].survey.step_qp
+        step_qp = self._unit.tensors["weight"].survey.step_qp
         if len(quantized) == 1 and step_qp is not None and weight.distortion.squared_error:
             on_step = self._on_step(weight.parameter, weight.options, step_qp)
             if on_step is not None and len(on_step.data) <= len(data):
@@ -147,7 +149,7 @@ class _UnitEncoder:
                 return EncodedTensors(on_step.data, [report], skippable_bytes(weight))
         unit_bytes = {"weight": len(data)}
         reports = [_quantized_report(t, unit_bytes.get(role, 0)) for role, t in quantized.items()]
-        factors = self._factors(unit, quantized)
+        factors = self._factors(quantized)
         return EncodedTensors(data, reports, skippable_bytes(weight), factors)
 
     def _quantized_unit(self, quantized: Mapping[str, QuantizedTensor]) -> EncodedUnit:
@@ -162,33 +164,29 @@ class _UnitEncoder:
         vectors = {role: t.coded_levels for role, t in quantized.items() if role != "weight"}
         return self._search.smallest(record, weight.options, weight.levels, weight.qp, vectors)
 
-    def _encode_decomposed(
-        self, unit: UnitPlan, name: str, shape: tuple[int, ...]
-    ) -> EncodedTensors:
+    def _encode_decomposed(self, name: str, shape: tuple[int, ...]) -> EncodedTensors:
         """Encode the factors G and H of a weight as a decomposed BLOCK."""
-        quantized = self._quantized(unit)
+        quantized = self._quantized()
         left, right = quantized["G"], quantized["H"]
         data = decomposed_unit(name, shape, left, right, self._context).data
         share = len(data) * left.levels.size // (left.levels.size + right.levels.size)
         reports = [_quantized_report(left, share), _quantized_report(right, len(data) - share)]
-        return EncodedTensors(data, reports, factors=self._factors(unit, quantized))
+        return EncodedTensors(data, reports, factors=self._factors(quantized))
 
-    def _quantized(self, unit: UnitPlan) -> dict[str, QuantizedTensor]:
+    def _quantized(self) -> dict[str, QuantizedTensor]:
         """Quantize the tensors of a unit, by role."""
         return {
             role: quantize_tensor(
                 tensor.parameter, tensor.options, tensor.survey.largest, self._context.profile
             )
-            for role, tensor in unit.tensors.items()
+            for role, tensor in self._unit.tensors.items()
         }
 
-    def _factors(
-        self, unit: UnitPlan, quantized: Mapping[str, QuantizedTensor]
-    ) -> dict[str, QuantizedFactor]:
+    def _factors(self, quantized: Mapping[str, QuantizedTensor]) -> dict[str, QuantizedFactor]:
         """Return what decoders have of those tensors that are factors, by name."""
         return {
             tensor.parameter.name: QuantizedFactor.of(quantized[role], self._context.profile)
-            for role, tensor in unit.tensors.items()
+            for role, tensor in self._unit.tensors.items()
             if tensor.is_factor
         }
 
@@ -207,7 +205,7 @@ def _exactly(parameter: Parameter, kind: str, data: bytes, qp: int | None = None
 def _report(
     parameter: Parameter, kind: str, unit_bytes: int, qp: int | None = None
 ) -> TensorReport:
-    name, shape, dtype = parameter.name, parameter.shape, parameter.dtype.name
+    name, shape, dtype = parameter.name, parameter.shape, dtype_name(parameter.dtype)
     return TensorReport(name, shape, dtype, kind, parameter.nbytes, unit_bytes, qp)
 
 

@@ -39,12 +39,17 @@ def results_of(
     Threads read the tensors by themselves. To other workers, which cannot have the open file, the
     values are sent, and `function` with all that is bound to it.
     """
-    are_sent = executor is not None and not isinstance(executor, ThreadPoolExecutor)
+    is_sent = are_elsewhere(executor)
     arguments = (
-        (_BYTES_PER_ELEMENT * task.elements, task.loaded if are_sent else partial(_itself, task))
+        (_BYTES_PER_ELEMENT * task.elements, task.loaded if is_sent else partial(_itself, task))
         for task in tasks
     )
     return ordered_results(executor, function, arguments, _MAX_PENDING)
+
+
+def are_elsewhere(executor: Executor | None) -> bool:
+    """Whether the workers are other processes than this one."""
+    return executor is not None and not isinstance(executor, ThreadPoolExecutor)
 
 
 def _itself(task: S) -> S:

@@ -14,9 +14,10 @@ from ..factorization.factor_tracker import FactorTracker
 from ..model import Parameter
 from ..quantize.distortion import Distortion, weight_error
 from ..report import TensorReport
+from ..support.blas_threads import on_one_blas_thread
 from .factor_transport import FactorTransport
 from .tensor_quantizer import QuantizedFactor
-from .tensor_work import results_of
+from .tensor_work import are_elsewhere, results_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class FactoringErrors:
     decoded: Distortion
 
 
+@on_one_blas_thread
 def factoring_errors(
     transports: Mapping[str, FactorTransport],
     quantized: Mapping[str, QuantizedFactor],
@@ -56,7 +58,8 @@ def factoring_errors(
         )
         for transport in transports.values()
     )
-    errors = results_of(executor, _Comparison.errors, comparisons)
+    measure = _errors if are_elsewhere(executor) else _Comparison.errors
+    errors = results_of(executor, measure, comparisons)
     return dict(zip(transports, errors, strict=True))
 
 
@@ -84,6 +87,12 @@ class _Comparison:
             reason = f"its quantized factors make values too large for {weight.dtype}"
             raise QuantizationOverflow(weight.name, reason)
         return FactoringErrors(unquantized, decoded)
+
+
+@on_one_blas_thread
+def _errors(comparison: _Comparison) -> FactoringErrors:
+    """Measure in another process, whose BLAS has as many threads as it likes."""
+    return comparison.errors()
 
 
 def _decoded(factor: QuantizedFactor | Parameter) -> npt.NDArray[Any]:

@@ -199,14 +199,14 @@ class TestInputsThatChange:
     def test_model_is_truncated_while_it_is_encoded(
         self, run: Run, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        original = tensor_encoder.TensorEncoder.encode_unit
+        original = tensor_encoder.TensorEncoder.encode
 
         def encode(self: Any, *arguments: Any) -> Any:
             encoded = original(self, *arguments)
             os.truncate(model, 2 * SIDE * SIDE)
             return encoded
 
-        monkeypatch.setattr(tensor_encoder.TensorEncoder, "encode_unit", encode)
+        monkeypatch.setattr(tensor_encoder.TensorEncoder, "encode", encode)
         done = run("nnr-encode", model, "-o", out / "m.nnr", "--threads", 1)
         assert (done.code, done.out) == (1, "")
         reason = f"'w1': in {str(model)!r}: the file ends before the tensor does"
