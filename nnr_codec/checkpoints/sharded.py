@@ -60,7 +60,9 @@ def _read_index(path: str) -> dict[str, str]:
         index: Any = json.loads(text.decode("utf-8-sig"), object_pairs_hook=unique_keys)
     shard_names = index.get(_MAP) if isinstance(index, dict) else None
     if not isinstance(shard_names, dict):
-        raise file_error(path, f"is JSON, but not an index of safetensors: it lacks {_MAP!r}")
+        raise file_error(
+            path, f"is JSON, but not an index of safetensors: it lacks an object {_MAP!r}"
+        )
     for name, shard in shard_names.items():
         if not isinstance(shard, str):
             raise file_error(path, "its shard is not text", name)

@@ -100,7 +100,7 @@ def test_no_tensors(tmp_path: Path) -> None:
         (placed(scalar=None), "'scalar'.*not text"),
         (placed(scalar=INDEX), "damaged"),
         (placed(scalar="nul\0"), "cannot be read"),
-        ([], "no object 'weight_map'"),
+        ([], "lacks an object 'weight_map'"),
         *(
             (placed(scalar=shard), "not in the folder")
             for shard in [
@@ -130,8 +130,8 @@ def test_absolute_path_to_an_existing_shard(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         (b"{", "damaged"),
-        (b"{}", "no object 'weight_map'"),
-        (b'{"weight_map": 3}', "no object 'weight_map'"),
+        (b"{}", "lacks an object 'weight_map'"),
+        (b'{"weight_map": 3}', "lacks an object 'weight_map'"),
         (b'{"weight_map": {"a": "1", "a": "2"}}', "damaged.*twice"),
         (b'{"weight_map": {"\xff": "1"}}', "damaged"),
         (b'{"weight_map":' + b"[" * 100_000, "damaged"),
