@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.linalg
 
 from ...factorization.forms import LowRank
 from ...model import Array, Float64
 from .kernel import checked_ranks, checked_weight, damped, triangular_root
 
 _DENSE_EIGENPROBLEM = 1280  # rows up to which all eigenvectors are computed, in some 0.5 s
+_FEW, _LARGE = 4, 512  # a fourth of the eigenvectors, of so many, is sooner computed alone
+_FEWEST = 10  # times the rank is the number of rows from which iteration is faster still
 _OVERSAMPLING = 0.5  # of the rank; at least:
 _LEAST_OVERSAMPLING = 16
 _MAX_ITERATIONS = 30
@@ -86,7 +89,11 @@ def weighted_svd(matrix: Float64, rank: int, moment: Float64) -> tuple[Float64, 
 
 def leading_eigenvectors(gram: Float64, count: int) -> Float64:
     """Return the eigenvectors of a symmetric matrix's largest eigenvalues, falling, as columns."""
-    vectors: Float64 = np.linalg.eigh(gram)[1]
+    size = len(gram)
+    if size >= _LARGE and _FEW * count <= size:
+        vectors = scipy.linalg.eigh(gram, subset_by_index=(size - count, size - 1))[1]
+    else:
+        vectors = np.linalg.eigh(gram)[1]
     return np.ascontiguousarray(vectors[:, : -count - 1 : -1])
 
 
@@ -110,7 +117,7 @@ def _in_basis(matrix: Float64, basis: Float64) -> tuple[Float64, Float64, Float6
 
 def _leading_left(matrix: Float64, rank: int) -> Float64:
     """Return the leading left singular vectors of a matrix that is not higher than wide."""
-    if len(matrix) <= _DENSE_EIGENPROBLEM or 6 * rank > len(matrix):
+    if len(matrix) <= _DENSE_EIGENPROBLEM or _FEWEST * rank > len(matrix):
         return leading_eigenvectors(matrix @ matrix.T, rank)
     return _leading_subspace(matrix, rank)
 
