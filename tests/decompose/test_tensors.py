@@ -8,7 +8,7 @@ import tensorly
 from decompose_support import random_kernel, random_moment
 
 from nnr_codec.decompose.algorithms.conjugate_gradients import conjugate_gradients
-from nnr_codec.decompose.algorithms.svd import leading_eigenvectors
+from nnr_codec.decompose.algorithms.svd import leading_eigenvectors, mostly_negative, truncated_svd
 from nnr_codec.decompose.algorithms.tensors import khatri_rao, projected, unfolded
 from nnr_codec.decompose.fitting import decompose_to
 from nnr_codec.factorization.forms import CP, HT2, FactoredWeight, Tucker2
@@ -46,6 +46,16 @@ def test_few_eigenvectors_of_a_large_matrix_are_the_leading_ones() -> None:
     gram = matrix @ matrix.T
     few, all_of_them = leading_eigenvectors(gram, 5), leading_eigenvectors(gram, 512)
     np.testing.assert_allclose(np.abs(np.sum(few * all_of_them[:, :5], axis=0)), 1, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12)])
+def test_singular_vectors_are_mostly_negative(shape: tuple[int, int]) -> None:
+    matrix = random_kernel(shape).astype("f8")
+    first, singular, last = truncated_svd(matrix, 12)
+    left, right = mostly_negative(first, last)
+    scaled = left.mean(axis=0) * len(left) ** 0.5 + right.mean(axis=1) * right.shape[1] ** 0.5
+    assert (scaled <= 0).all()
+    np.testing.assert_allclose(left * singular @ right, matrix, atol=1e-12)
 
 
 def test_conjugate_gradients_lower_the_quadratic_form_and_end_at_the_solution() -> None:

@@ -13,7 +13,7 @@ from ...factorization.forms import HT2
 from ...model import Array, Float64
 from .kernel import checked_ranks, checked_weight, closest, evenly_scaled
 from .separable import SeparableNorm
-from .svd import truncated_svd
+from .svd import mostly_negative, truncated_svd
 from .tensors import leading_vectors, projected, unfolded
 
 
@@ -59,6 +59,7 @@ def _split(kernel: Float64, ranks: Sequence[int], norm: SeparableNorm | None) ->
     core = projected(ordered, [inputs, outputs], [0, 2])
     matrix = core.reshape(rank_in * rows, rank_out * columns)
     left, singular, right = truncated_svd(matrix, min(middle, *matrix.shape))
+    left, right = mostly_negative(left, right)
     root = np.sqrt(singular)
     cores = (left * root).reshape(rank_in, rows, -1), right * root[:, None]
     factors = [inputs, cores[0], cores[1].reshape(-1, rank_out, columns), outputs]
