@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..calibration.calibrate import calibrate
 from ..calibration.moments import Calibration
-from ..decompose import Decomposition, decompose_model
 from ..errors import InvalidOptions
 from ..factorization.files import with_weights
 from ..model import Model
@@ -18,6 +17,9 @@ from ..user.code import call_function, naming_failures
 from ..user.module import load_state
 from . import _common as common
 from ._options import add_flag, given_values
+
+if TYPE_CHECKING:
+    from ..decompose import Decomposition
 
 _LISTED = 5
 """Names in one warning."""
@@ -89,6 +91,8 @@ def decompose(
         InvalidOptions: a file of the user's lacks its function or fails.
         InvalidModel: the module does not fit the model.
     """
+    from ..decompose import decompose_model  # imports libraries that others need not
+
     model, factored = with_weights(model)
     dense = {name: parameter for name, parameter in model.items() if name not in factored}
     module, inputs, calibration = None, None, None

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from nnr_codec import InvalidModel, InvalidOptions
 from nnr_codec.decompose.algorithms.cp import ERROR_GROWTH, cp, fit, hybrid_cp, sliced_start
 from nnr_codec.decompose.algorithms.cp_stability import bounded_sensitivity
-from nnr_codec.decompose.algorithms.cp_terms import columns, gram_product, sensitivity, solved
+from nnr_codec.decompose.algorithms.cp_terms import gram_product, sensitivity, solved
+from nnr_codec.decompose.algorithms.tensors import khatri_rao
 from nnr_codec.factorization.forms import CP
 
 SHAPES = st.lists(st.integers(1, 7), min_size=3, max_size=4)
@@ -33,7 +34,7 @@ def plain_als(kernel: Array, rank: int, sweeps: int, seed: int) -> list[Array]:
     factors = [rng.normal(size=(size, rank)) for size in kernel.shape]
     for _, mode in itertools.product(range(sweeps), range(kernel.ndim)):
         unfolded = np.moveaxis(kernel, mode, 0).reshape(kernel.shape[mode], -1)
-        others = columns(factors[:mode] + factors[mode + 1 :])
+        others = khatri_rao(factors[:mode] + factors[mode + 1 :])
         factors[mode] = solved(gram_product(factors, mode), unfolded @ others)
     return factors
 
@@ -126,7 +127,7 @@ def cancelling_terms(size: float) -> list[Array]:
 def test_correction_of_huge_terms_keeps_its_bound() -> None:
     """An almost exact fit by terms 300 times too large, and what a bound of the error buys."""
     terms = cancelling_terms(300.0)
-    kernel = np.asarray(columns(terms).sum(axis=1)).reshape([len(f) for f in terms])
+    kernel = np.asarray(khatri_rao(terms).sum(axis=1)).reshape([len(f) for f in terms])
     noisy = kernel + 0.02 * random_kernel(kernel.shape)
     energy = float(np.vdot(noisy, noisy))
     before = largest_term(terms, noisy)
@@ -163,7 +164,7 @@ def test_sensitivity_is_the_mean_change_under_noise() -> None:
     total = 0.0
     for _ in range(trials):
         moved = [factor + step * rng.normal(size=factor.shape) for factor in factors]
-        change = moved[0] @ columns(moved[1:]).T - factors[0] @ columns(factors[1:]).T
+        change = moved[0] @ khatri_rao(moved[1:]).T - factors[0] @ khatri_rao(factors[1:]).T
         total += float(np.vdot(change, change))
     assert total / trials / step**2 == pytest.approx(sensitivity(factors), rel=0.05)
 

@@ -264,6 +264,8 @@ def test_import_loads_no_optional_package(tmp_path: Path) -> None:
         return done.stdout.strip()
 
     assert loaded(code) == "[]"
+    assert loaded(code.replace("nnr_codec", "nnr_codec.cli.encode")) == "[]"
+    assert loaded(code.replace("nnr_codec", "nnr_codec.cli.decode")) == "[]"
     assert loaded(code.replace("nnr_codec", "torch")) == "['torch']"
 
 

@@ -1,10 +1,11 @@
-"""Conjugate gradients for equations that are too large to be written down."""
+"""Conjugate gradients, by scipy, for equations that are too large to be written down."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
+from scipy.sparse.linalg import LinearOperator, cg
 
 from ...model import Float64
 
@@ -23,18 +24,20 @@ def conjugate_gradients(
         precondition: roughly the inverse of `applied`, symmetric, positive definite.
         steps: at most; it ends early where the equations hold to float64's precision.
     """
-    x = start.copy()
-    residual = target - applied(x)
-    direction = preconditioned = precondition(residual)
-    energy = first = float(np.vdot(residual, preconditioned))
-    for _ in range(steps):
-        image = applied(direction)
-        curvature = float(np.vdot(direction, image))
-        if curvature <= 0 or energy <= np.finfo(float).eps ** 2 * first:
-            break
-        x += energy / curvature * direction
-        residual -= energy / curvature * image
-        preconditioned = precondition(residual)
-        before, energy = energy, float(np.vdot(residual, preconditioned))
-        direction = preconditioned + energy / before * direction
-    return x
+
+    def flat(operator: Operator) -> LinearOperator:
+        return LinearOperator(
+            (target.size, target.size),
+            matvec=lambda x: operator(x.reshape(target.shape)).ravel(),
+            dtype=np.float64,
+        )
+
+    x, _ = cg(
+        flat(applied),
+        target.ravel(),
+        start.ravel(),
+        rtol=np.finfo(float).eps,
+        maxiter=steps,
+        M=flat(precondition),
+    )
+    return np.asarray(x, np.float64).reshape(target.shape)

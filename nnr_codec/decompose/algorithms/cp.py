@@ -17,11 +17,11 @@ from ...factorization.forms import CP
 from ...model import Array, Float64
 from . import tucker
 from .cp_stability import bounded_sensitivity
-from .cp_terms import columns, contracted, gram_product, solved
+from .cp_terms import contracted, gram_product, solved
 from .cp_weighted import weighted_fit
 from .kernel import checked_ranks, checked_weight, closest, damped, squared_error
-from .spectra import leading_vectors
 from .svd import truncated_svd
+from .tensors import khatri_rao, leading_vectors, projected
 
 ERROR_GROWTH = 0.005
 """How much larger the error may become, for a smaller sensitivity, as a fraction of itself."""
@@ -106,15 +106,15 @@ def fit(kernel: Float64, factors: Sequence[Float64], sweeps: int) -> tuple[list[
     best = list(factors)
     unfolded = kernel.reshape(len(kernel), -1)
     energy = float(np.vdot(kernel, kernel))
-    error = squared_error(unfolded, best[0] @ columns(best[1:]).T)
+    error = squared_error(unfolded, best[0] @ khatri_rao(best[1:]).T)
     for _ in range(sweeps):
         if error <= _EXACT * energy:
             break
         trial = list(best)
-        trial[0] = solved(gram_product(trial, 0), unfolded @ columns(trial[1:]))
-        projected = (unfolded.T @ trial[0]).reshape(*kernel.shape[1:], -1)
+        trial[0] = solved(gram_product(trial, 0), unfolded @ khatri_rao(trial[1:]))
+        partial = (unfolded.T @ trial[0]).reshape(*kernel.shape[1:], -1)
         for mode in range(1, kernel.ndim):
-            target = contracted(projected, trial[1:], mode - 1)
+            target = contracted(partial, trial[1:], mode - 1)
             trial[mode] = solved(gram_product(trial, mode), target)
         # The target of the last mode is all that the error needs: no product of all factors.
         gram = gram_product(trial, mode) * (trial[mode].T @ trial[mode])
@@ -163,9 +163,7 @@ def sliced_start(kernel: Float64, rank: int) -> list[Float64]:
     """
     order = sorted(range(kernel.ndim), key=lambda mode: (-kernel.shape[mode], mode))
     axes = {mode: leading_vectors(kernel, mode, kernel.shape[mode]) for mode in order[2:]}
-    rotated = kernel
-    for mode, axis in axes.items():
-        rotated = np.moveaxis(np.tensordot(rotated, axis, (mode, 0)), -1, mode)
+    rotated = projected(kernel, list(axes.values()), list(axes))
     slices = np.moveaxis(rotated, order, range(kernel.ndim))
     terms: list[tuple[float, tuple[int, ...], Float64, Float64]] = []
     for index in np.ndindex(slices.shape[2:]):

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...model import Float64
-from .cp_terms import columns, contracted, gram_product, sensitivity, weights_of_norms
+from .cp_terms import contracted, gram_product, sensitivity, weights_of_norms
+from .tensors import khatri_rao
 
 _MAX_SWEEPS = 40
 _TOLERANCE = 1e-2  # of the sensitivity, gained in a sweep; less ends the correction
@@ -40,7 +41,7 @@ def bounded_sensitivity(kernel: Float64, factors: Sequence[Float64], bound: floa
         before = reached
         for mode in range(kernel.ndim):
             if mode == 0:
-                target = unfolded @ columns(current[1:])
+                target = unfolded @ khatri_rao(current[1:])
             else:
                 if mode == 1:
                     projected = (unfolded.T @ current[0]).reshape(*kernel.shape[1:], -1)

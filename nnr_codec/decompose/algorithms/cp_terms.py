@@ -14,14 +14,6 @@ from ...model import Float64
 _RIDGE = 1e-12  # of the mean diagonal: keeps equations solvable where terms are parallel
 
 
-def columns(factors: Sequence[Float64]) -> Float64:
-    """Return the Khatri-Rao product: the outer products of the factors' columns, (∏ n_k) x R."""
-    product = factors[0]
-    for factor in factors[1:]:
-        product = (product[:, None] * factor[None]).reshape(-1, factor.shape[1])
-    return product
-
-
 def contracted(tensor: Float64, factors: Sequence[Float64], kept: int) -> Float64:
     """Sum a tensor (n_1, …, n_N, R) times all factors but one over their modes: n_kept x R."""
     for mode in reversed(range(len(factors))):

@@ -10,7 +10,8 @@ import numpy as np
 from ...model import Float64
 from .conjugate_gradients import conjugate_gradients
 from .cp_stability import balanced
-from .cp_terms import columns, contracted, gram_product, sensitivity, solved, weights_of_norms
+from .cp_terms import contracted, gram_product, sensitivity, solved, weights_of_norms
+from .tensors import khatri_rao
 
 _MAX_SWEEPS = 30
 _TOLERANCE = 1e-3  # of the penalized error, gained in a sweep; less ends the fit
@@ -39,7 +40,7 @@ def weighted_fit(kernel: Float64, factors: Sequence[Float64], moment: Float64) -
     reached *= 1 + _PENALTY
     for _ in range(_MAX_SWEEPS):
         before = reached
-        rest = columns(current[1:])
+        rest = khatri_rao(current[1:])
         norms = penalty * np.diag(weights_of_norms(current, 0))
         current[0] = solved(rest.T @ moment @ rest + norms, weighted @ rest)
         target = (weighted.T @ current[0]).reshape(*kernel.shape[1:], -1)
@@ -68,7 +69,7 @@ def _improved(
 
     def applied(x: Float64) -> Float64:
         others[mode - 1] = x
-        change = (moment @ (columns(others) @ outputs)).reshape(target.shape)
+        change = (moment @ (khatri_rao(others) @ outputs)).reshape(target.shape)
         return contracted(change, others, mode - 1) + norms * x
 
     # Were the moment a multiple of the identity, this would be all of the equations' matrix.
@@ -81,7 +82,7 @@ def _squared_error(
     factors: Sequence[Float64], weighted: Float64, moment: Float64, energy: float
 ) -> float:
     """Return the squared norm of (W - Ŵ)·moment^½ from W·moment and W's own squared norm."""
-    rest = columns(factors[1:])
+    rest = khatri_rao(factors[1:])
     cross = float(np.vdot(weighted @ rest, factors[0]))
     square = float(np.sum((rest.T @ moment @ rest) * (factors[0].T @ factors[0])))
     return max(energy - 2 * cross + square, 0.0)

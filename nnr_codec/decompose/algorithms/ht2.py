@@ -13,8 +13,8 @@ from ...factorization.forms import HT2
 from ...model import Array, Float64
 from .kernel import checked_ranks, checked_weight, closest, evenly_scaled
 from .separable import SeparableNorm
-from .spectra import leading_vectors, unfolded
-from .svd import truncated_svd
+from .svd import mostly_negative, truncated_svd
+from .tensors import leading_vectors, projected, unfolded
 
 
 def ht2(
@@ -56,9 +56,10 @@ def _split(kernel: Float64, ranks: Sequence[int], norm: SeparableNorm | None) ->
     ordered = in_order(kernel if norm is None else norm.applied(kernel))
     rows, columns = ordered.shape[1], ordered.shape[3]
     inputs, outputs = leading_vectors(ordered, 0, rank_in), leading_vectors(ordered, 2, rank_out)
-    core = np.tensordot(np.tensordot(inputs, ordered, (0, 0)), outputs, (2, 0))
-    matrix = core.transpose(0, 1, 3, 2).reshape(rank_in * rows, rank_out * columns)
+    core = projected(ordered, [inputs, outputs], [0, 2])
+    matrix = core.reshape(rank_in * rows, rank_out * columns)
     left, singular, right = truncated_svd(matrix, min(middle, *matrix.shape))
+    left, right = mostly_negative(left, right)
     root = np.sqrt(singular)
     cores = (left * root).reshape(rank_in, rows, -1), right * root[:, None]
     factors = [inputs, cores[0], cores[1].reshape(-1, rank_out, columns), outputs]

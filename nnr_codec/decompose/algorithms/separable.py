@@ -14,6 +14,7 @@ import numpy as np
 
 from ...model import Float64
 from .kernel import damped, triangular_root
+from .tensors import projected
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,8 @@ class SeparableNorm:
 
     def applied(self, kernel: Float64) -> Float64:
         """Return the kernel (T, S, …), its squared norm being about that of the layer's output."""
-        for mode, root in enumerate(self.roots, start=1):
-            kernel = np.moveaxis(np.tensordot(kernel, root, (mode, 0)), -1, mode)
-        return np.ascontiguousarray(kernel)
+        modes = range(1, len(self.roots) + 1)
+        return np.ascontiguousarray(projected(kernel, self.roots, modes))
 
     def undone(self, factor: Float64, mode: int) -> Float64:
         """Return a factor of the transformed kernel (n_k x …) as one of the kernel itself.
@@ -62,6 +62,11 @@ class SeparableNorm:
         """
         flat = factor.reshape(len(factor), -1)
         return np.asarray(np.linalg.solve(self.roots[mode - 1].T, flat)).reshape(factor.shape)
+
+
+def in_separable_norm(kernel: Float64, moment: Float64) -> Float64:
+    """Return a kernel whose squared norm is about the output's, each mode transformed by itself."""
+    return SeparableNorm.of(moment, kernel.shape).applied(kernel)
 
 
 def _partial_trace(folded: Float64, kept: int) -> Float64:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.linalg
 
 from ...factorization.forms import LowRank
 from ...model import Array, Float64
 from .kernel import checked_ranks, checked_weight, damped, triangular_root
 
 _DENSE_EIGENPROBLEM = 1280  # rows up to which all eigenvectors are computed, in some 0.5 s
+_FEW, _LARGE = 4, 512  # a fourth of the eigenvectors, of so many, is sooner computed alone
+_FEWEST = 10  # times the rank is the number of rows from which iteration is faster still
 _OVERSAMPLING = 0.5  # of the rank; at least:
 _LEAST_OVERSAMPLING = 16
 _MAX_ITERATIONS = 30
@@ -42,6 +45,7 @@ def low_rank(
         left, singular, right = truncated_svd(matrix, rank)
     else:
         left, singular, right = weighted_svd(matrix, rank, damped(moment))
+    left, right = mostly_negative(left, right)
     root = np.sqrt(singular)
     return LowRank(
         tuple(weight.shape),
@@ -84,9 +88,24 @@ def weighted_svd(matrix: Float64, rank: int, moment: Float64) -> tuple[Float64, 
     return _in_basis(matrix, _leading_left(matrix @ triangular_root(moment), rank))
 
 
+def mostly_negative(left: Float64, right: Float64) -> tuple[Float64, Float64]:
+    """Return singular vectors (columns of `left`, rows of `right`) with signs of one kind.
+
+    They have no sign of their own. Where most elements are negative, whatever LAPACK gave, their
+    streams are some 0.03 % smaller than with signs by chance.
+    """
+    means = left.mean(axis=0) * len(left) ** 0.5 + right.mean(axis=1) * right.shape[1] ** 0.5
+    signs = np.where(means > 0, -1.0, 1.0)
+    return left * signs, right * signs[:, None]
+
+
 def leading_eigenvectors(gram: Float64, count: int) -> Float64:
     """Return the eigenvectors of a symmetric matrix's largest eigenvalues, falling, as columns."""
-    vectors: Float64 = np.linalg.eigh(gram)[1]
+    size = len(gram)
+    if size >= _LARGE and _FEW * count <= size:
+        vectors = scipy.linalg.eigh(gram, subset_by_index=(size - count, size - 1))[1]
+    else:
+        vectors = np.linalg.eigh(gram)[1]
     return np.ascontiguousarray(vectors[:, : -count - 1 : -1])
 
 
@@ -110,7 +129,7 @@ def _in_basis(matrix: Float64, basis: Float64) -> tuple[Float64, Float64, Float6
 
 def _leading_left(matrix: Float64, rank: int) -> Float64:
     """Return the leading left singular vectors of a matrix that is not higher than wide."""
-    if len(matrix) <= _DENSE_EIGENPROBLEM or 6 * rank > len(matrix):
+    if len(matrix) <= _DENSE_EIGENPROBLEM or _FEWEST * rank > len(matrix):
         return leading_eigenvectors(matrix @ matrix.T, rank)
     return _leading_subspace(matrix, rank)
 

@@ -11,8 +11,8 @@ from ...factorization.forms import Tucker2
 from ...model import Array, Float64
 from .conjugate_gradients import conjugate_gradients
 from .kernel import checked_ranks, checked_weight, closest, damped, evenly_scaled, squared_error
-from .spectra import leading_vectors
 from .svd import weighted_svd
+from .tensors import leading_vectors, projected
 
 _MAX_SWEEPS = 50
 _TOLERANCE = 1e-5  # of what the core misses of the kernel's energy, gained in a sweep
@@ -74,11 +74,10 @@ def orthonormal_tucker2(
     energy, kept = float(np.vdot(kernel, kernel)), 0.0
     inputs = leading_vectors(kernel, 1, rank_in)
     for _ in range(_MAX_SWEEPS):
-        narrow = np.tensordot(inputs, kernel, (0, 1))  # r_S x T x taps
-        outputs = leading_vectors(narrow, 1, rank_out)
-        projected = np.tensordot(outputs, kernel, (0, 0))  # r_T x S x taps
-        inputs = leading_vectors(projected, 1, rank_in)
-        core = np.swapaxes(np.tensordot(inputs, projected, (0, 1)), 0, 1)
+        outputs = leading_vectors(projected(kernel, [inputs], [1]), 0, rank_out)
+        partial = projected(kernel, [outputs], [0])  # r_T x S x taps
+        inputs = leading_vectors(partial, 1, rank_in)
+        core = projected(partial, [inputs], [1])
         before, kept = kept, float(np.vdot(core, core))
         if kept - before <= _TOLERANCE * (energy - kept):
             break
@@ -134,8 +133,8 @@ def _core_and_outputs(
     channels, rank_in = inputs.shape
     taps = target.shape[2]
     half = np.tensordot(inputs, moment.reshape(channels, taps, channels, taps), (0, 0))
-    projected = np.tensordot(half, inputs, (2, 0)).transpose(0, 1, 3, 2)  # r_S taps r_S taps
-    gram = projected.reshape(rank_in * taps, rank_in * taps)
+    between = np.tensordot(half, inputs, (2, 0)).transpose(0, 1, 3, 2)  # r_S taps r_S taps
+    gram = between.reshape(rank_in * taps, rank_in * taps)
     right_side = np.tensordot(target, inputs, (1, 0)).transpose(0, 2, 1).reshape(len(target), -1)
     best: Float64 = np.asarray(
         np.linalg.solve(gram, right_side.T).T, np.float64

@@ -9,6 +9,7 @@ import numpy as np
 from ...factorization.forms import CP
 from ...model import Float64
 from ..algorithms.cp import cp, fit, sliced_start
+from ..algorithms.separable import in_separable_norm
 from ..algorithms.spectra import OPERATIONS, errors_of_energies
 from .fitting import Fitting, RankErrors
 
@@ -51,4 +52,5 @@ FITTING = Fitting(
     fit=lambda weight, ranks, moment, name: cp(weight, *ranks, moment=moment, name=name),
     errors=_errors,
     spectra=lambda kernel: (_squared_norms(sliced_start(kernel, *CP.max_ranks(kernel.shape))),),
+    in_norm=in_separable_norm,
 )

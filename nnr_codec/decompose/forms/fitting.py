@@ -10,18 +10,12 @@ import numpy.typing as npt
 
 from ...factorization.factored_weight import FactoredWeight
 from ...model import Array, Float64
-from ..algorithms.separable import SeparableNorm
 from ..layer_kinds import LayerWeight
 
 RankErrors = tuple[npt.NDArray[np.int64], Float64]
 """Ranks, (count, ranks of the form), and the relative squared error at each, (count,), 0 to 1."""
 
 Fit = Callable[[Array, Sequence[int], Float64 | None, str], FactoredWeight]
-
-
-def in_separable_norm(kernel: Float64, moment: Float64) -> Float64:
-    """Return a kernel whose squared norm is about the output's, each mode transformed by itself."""
-    return SeparableNorm.of(moment, kernel.shape).applied(kernel)
 
 
 def suits_kernels(weight: LayerWeight) -> bool:
@@ -42,20 +36,20 @@ class Fitting:
             `checked_ranks` say.
         errors: returns ranks of a kernel, all or many, and the error to expect at each.
         spectra: returns for each rank the squared singular values, falling, that it cuts off.
+        in_norm: returns a kernel whose squared norm is that of the output, or about, in its shape,
+            from the kernel and the moment.
         suits: whether a layer can run on the form.
         assigned: whether the method of the form's word gives a layer this form, and not low rank;
             None: what `suits` says.
         has_first_layer: whether the published scheme, by one energy, has a rule for first layers.
-        in_norm: returns a kernel whose squared norm is that of the output, or about, in its shape,
-            from the kernel and the moment.
         vbmf_matrices: returns the matrix whose rank by VBMF is each rank; None: the form has none.
     """
 
     fit: Fit
     errors: Callable[[Float64], RankErrors]
     spectra: Callable[[Float64], tuple[Float64, ...]]
+    in_norm: Callable[[Float64, Float64], Float64]
     suits: Callable[[LayerWeight], bool] = suits_kernels
     assigned: Callable[[LayerWeight], bool] | None = None
     has_first_layer: bool = False
-    in_norm: Callable[[Float64, Float64], Float64] = in_separable_norm
     vbmf_matrices: Callable[[Float64], tuple[Float64, ...]] | None = None

@@ -8,13 +8,10 @@ import numpy as np
 
 from ...model import Float64
 from ..algorithms.ht2 import ht2, in_order, mode_matrices
-from ..algorithms.spectra import (
-    OPERATIONS,
-    errors_of_energies,
-    leading_vectors,
-    spread_sizes,
-)
+from ..algorithms.separable import in_separable_norm
+from ..algorithms.spectra import OPERATIONS, errors_of_energies, spread_sizes
 from ..algorithms.svd import squared_singular_values
+from ..algorithms.tensors import leading_vectors, projected
 from ..layer_kinds import LayerWeight
 from .fitting import Fitting, RankErrors
 
@@ -59,8 +56,7 @@ def _errors(kernel: Float64) -> RankErrors:
     ordered = in_order(kernel)  # S x d1 x T x d2
     rows, columns = kernel.shape[2:]
     inputs, outputs = leading_vectors(ordered, 0), leading_vectors(ordered, 2)
-    core = np.tensordot(np.tensordot(inputs, ordered, (0, 0)), outputs, (2, 0))
-    core = core.transpose(0, 1, 3, 2)
+    core = projected(ordered, [inputs, outputs], [0, 2])
     cost = 100 * min(core.shape[0] * rows, core.shape[2] * columns) ** 3
     count = min(max(int((OPERATIONS / cost) ** 0.5), _FEWEST_SIZES), _MOST_SIZES)
     ranks, kept = [], []
@@ -82,4 +78,5 @@ FITTING = Fitting(
     suits=_suits,
     assigned=_is_assigned,
     has_first_layer=True,
+    in_norm=in_separable_norm,
 )

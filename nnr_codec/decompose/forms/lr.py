@@ -6,8 +6,9 @@ import numpy as np
 
 from ...model import Float64
 from ..algorithms.kernel import damped, triangular_root
-from ..algorithms.spectra import errors_of_energies, unfolded
+from ..algorithms.spectra import errors_of_energies
 from ..algorithms.svd import low_rank, squared_singular_values
+from ..algorithms.tensors import unfolded
 from .fitting import Fitting, RankErrors
 
 

@@ -7,8 +7,10 @@ import math
 import numpy as np
 
 from ...model import Float64
-from ..algorithms.spectra import errors_of_energies, leading_vectors, spread_sizes, unfolded
+from ..algorithms.separable import in_separable_norm
+from ..algorithms.spectra import errors_of_energies, spread_sizes
 from ..algorithms.svd import squared_singular_values
+from ..algorithms.tensors import leading_vectors, projected, unfolded
 from ..algorithms.tucker import tucker2
 from .fitting import Fitting, RankErrors
 
@@ -22,7 +24,7 @@ def _errors(kernel: Float64) -> RankErrors:
     With all singular vectors of both unfoldings, the core of any two ranks is a corner of one core.
     """
     outputs, inputs = leading_vectors(kernel, 0), leading_vectors(kernel, 1)
-    core = np.tensordot(outputs, np.tensordot(inputs, kernel, (0, 1)), (0, 1))
+    core = projected(kernel, [outputs, inputs], [0, 1])
     squares = (core**2).reshape(*core.shape[:2], -1).sum(axis=2)
     kept = squares.cumsum(axis=0).cumsum(axis=1)
     taps = math.prod(kernel.shape[2:])
@@ -40,5 +42,6 @@ FITTING = Fitting(
     fit=lambda weight, ranks, moment, name: tucker2(weight, ranks, moment=moment, name=name),
     errors=_errors,
     spectra=lambda kernel: tuple(map(squared_singular_values, _unfoldings(kernel))),
+    in_norm=in_separable_norm,
     vbmf_matrices=_unfoldings,
 )
