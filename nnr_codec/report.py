@@ -19,15 +19,16 @@ class TensorReport:
         original_bytes: bytes of its values.
         bytes: bytes of its data unit, or units; 0 for a tensor of a block other than its weight.
         qp: quantization parameter, or None.
-        qp_raised: whether that is not the one asked for, at which its integers would not fit.
+        qp_raised: whether it is greater than that of the options, at which its integers would not
+            fit 32 bits.
         squared_error, energy: sums over its elements, of the squares of the errors and of the
             values; of a weight that travels as factors the error is that of the dense weight which
             decoders make of them. Both are 0 for what travels exactly, and not finite for such a
             weight if its values are not.
         decomposition_squared_error: what that would be if the factors were not quantized; 0 for all
             other tensors. The rest of `squared_error` is about what quantization adds.
-        factors: the reports of the factors that it brings (not of those that an earlier weight
-            has); bytes are shared out among those of one data unit. Their errors are their own.
+        factors: the reports of those of its factors that no earlier weight has; bytes are shared
+            out among those of one data unit. Their errors are their own.
     """
 
     name: str
@@ -65,7 +66,7 @@ class TensorReport:
 
     @property
     def parameters(self) -> int:
-        """Elements of what is coded: of the factors that a weight brings, in place of its own."""
+        """Elements of what is coded: of the new factors, if there are any, in place of its own."""
         return sum(factor.elements for factor in self.factors) or self.elements
 
     def errors_to_json(self) -> dict[str, float | None]:
