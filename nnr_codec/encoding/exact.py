@@ -1,8 +1,7 @@
 """Exact representations: what a tensor is coded as so that every bit of it comes back.
 
 The model map stands before the data units, and tells what integers mean. So the representations
-are chosen in a first pass over the tensors, one at a time, by estimates (`represent`); the second
-pass codes them.
+are chosen by estimates in the survey, one tensor at a time (`represent`), and coded later.
 """
 
 from __future__ import annotations
@@ -97,13 +96,15 @@ def represent(
     if not is_float(values.dtype):
         return _of_integers(values)
     flat = values.reshape(-1)
-    found = [_bits(flat) if values.dtype.itemsize < 8 else _halves(flat)]
-    found += [
-        c for c in (_raw(flat), _step(flat, density, codebook), _on_grid(flat)) if c is not None
+    is_wide = values.dtype.itemsize == 8
+    candidates = [
+        _halves(flat) if is_wide else _bits(flat),
+        _raw(flat),
+        _step(flat, density, codebook),
+        _on_grid(flat),
+        None if is_wide else _in_table(flat),
     ]
-    if values.dtype.itemsize < 8 and (table := _in_table(flat)) is not None:
-        found.append(table)
-    return min(found, key=lambda candidate: candidate[0])[1]
+    return min((c for c in candidates if c is not None), key=lambda candidate: candidate[0])[1]
 
 
 def _of_integers(values: npt.NDArray[Any]) -> Representation | None:
@@ -126,17 +127,17 @@ def _raw(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:
 def _step(
     values: npt.NDArray[Any], density: int, codebook: bool
 ) -> tuple[float, Representation] | None:
-    found = exact_step(values, density)
-    if found is None:
+    on_step = exact_step(values, density)
+    if on_step is None:
         return None
-    qp, levels = found
+    qp, levels = on_step
     bits, length = estimated_bits(levels)
     indexed = codebook_of(levels) if codebook else None
     if indexed is not None:
         book, indices = indexed
-        own, own_length = estimated_bits(indices)
-        own += _BITS_OF_CODEBOOK_VALUE * len(book.values)
-        bits, length = min((bits, length), (own, own_length))
+        index_bits, index_length = estimated_bits(indices)
+        index_bits += _BITS_OF_CODEBOOK_VALUE * len(book.values)
+        bits, length = min((bits, length), (index_bits, index_length))
     return bits, Representation("step", TensorRule(), length, qp)
 
 
@@ -207,31 +208,31 @@ def _halves(values: npt.NDArray[Any]) -> tuple[float, Representation]:
 def _best_bias(words: npt.NDArray[Any], rotated: bool) -> tuple[float, int, int]:
     """Return (bits, bias, unary length) of the bias around which words take the fewest bits."""
     sample = sampled(words, _BIAS_SAMPLE)
-    places: npt.NDArray[Any] = rotated_left(sample) if rotated else sample
-    places = places[places > 1] if np.any(places > 1) else places  # not the zeros
+    centers: npt.NDArray[Any] = rotated_left(sample) if rotated else sample
+    centers = centers[centers > 1] if np.any(centers > 1) else centers  # not the zeros
     lengths = (1, 11, 48) if words.itemsize == 1 else (1,)
     costs = []
     for quantile in _BIAS_QUANTILES:
-        bias = int(np.quantile(places, quantile, method="nearest")) & ~int(rotated)
+        bias = int(np.quantile(centers, quantile, method="nearest")) & ~int(rotated)
         bits, length = estimated_bits(signed_from_words(sample, bias, rotated), lengths)
         costs.append((bits * words.size / sample.size, bias, length))
     return min(costs)
 
 
 def name_parts(
-    found: Mapping[str, Representation], names: Iterable[str]
+    representations: Mapping[str, Representation], names: Iterable[str]
 ) -> dict[str, Representation]:
     """Give the second tensors names that none of the model's `names` has."""
-    taken = set(names)
+    used = set(names)
     named = {}
-    for name, representation in found.items():
+    for name, representation in representations.items():
         suffix = representation.part_suffix
         if suffix is not None:
             stem = name[:_STEM] + suffix
             part, number = stem, 1
-            while part in taken:
+            while part in used:
                 part, number = f"{stem}{number}", number + 1
-            taken.add(part)
+            used.add(part)
             representation = representation.named(part)
         named[name] = representation
     return named

@@ -24,7 +24,14 @@ _NORMS = (
     {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"},
     {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "var": "moving_variance"},
 )
-_OWN_ORDER = ("weight", "beta", "gamma", "mean", "var", "bias")  # of a block without local scaling
+_HEADER_ORDER = (
+    "weight",
+    "beta",
+    "gamma",
+    "mean",
+    "var",
+    "bias",
+)  # of a block without local scaling
 SAVED_BYTES = 6
 """What a vector takes less, at least, in a block: its unit's header and its codeword's end.
 
@@ -67,13 +74,13 @@ def group_layers(
         by_name: whether the units may be in the order of the names.
     """
     layers = _layers(parameters, may_join)
-    found = [ungrouped(parameters), _in_role_order(parameters, layers)]
+    candidates = [ungrouped(parameters), _in_role_order(parameters, layers)]
     names = [parameter.name for parameter in parameters]
     if by_name and names == sorted(names):
         groups = _grouped(parameters, layers)
         groups.sort(key=lambda group: min(parameter.name for parameter in group.values()))
-        found.append(Grouping(groups, TensorOrder(by_name=True)))
-    return max(found, key=lambda g: _saving(g) - map_bytes(g.order))
+        candidates.append(Grouping(groups, TensorOrder(by_name=True)))
+    return max(candidates, key=lambda g: _saving(g) - map_bytes(g.order))
 
 
 def _saving(grouping: Grouping) -> int:
@@ -109,8 +116,8 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _sibling(name: str, suffix: str) -> str:
-    stem, own = _split(name)
-    return stem + suffix + name[len(stem) + len(own) :]
+    stem, old_suffix = _split(name)
+    return stem + suffix + name[len(stem) + len(old_suffix) :]
 
 
 def _fits(weight: Parameter, vector: Parameter) -> bool:
@@ -129,17 +136,17 @@ def _norms(by_name: Mapping[str, Parameter]) -> Iterator[tuple[str, Group]]:
             if suffix != names["var"]:
                 continue
             norm = {role: by_name.get(_sibling(name, names[role])) for role in _NORM_ROLES}
-            found = {role: vector for role, vector in norm.items() if vector is not None}
-            if len(found) == len(names) and len({v.shape for v in found.values()}) == 1:
-                yield stem, found
+            vectors = {role: vector for role, vector in norm.items() if vector is not None}
+            if len(vectors) == len(names) and len({v.shape for v in vectors.values()}) == 1:
+                yield stem, vectors
 
 
 def _layer_of(
     stem: str, norm: Group, layers: Mapping[str, Group], parameters: Sequence[Parameter]
 ) -> Group:
-    """Return the layer that a batch norm follows, by its name or by its place; else nothing."""
-    places = {parameter.name: place for place, parameter in enumerate(parameters)}
-    first = min(places[vector.name] for vector in norm.values())
+    """Return the layer that a batch norm follows, by its name or in the order; else nothing."""
+    positions = _positions(parameters)
+    first = min(positions[vector.name] for vector in norm.values())
     before = _split(parameters[first - 1].name)[0] if first else None
     for candidate in [*_convolution_stems(stem), before]:
         layer = layers.get(candidate or "", {})
@@ -155,8 +162,8 @@ def _convolution_stems(stem: str) -> Iterator[str]:
     """Yield what the convolution before a batch norm may be called."""
     yield stem
     for norm, convolution in (("bn", "conv"), ("norm", "conv"), ("bn", "")):
-        head, found, tail = stem.rpartition(norm)
-        if found:
+        head, separator, tail = stem.rpartition(norm)
+        if separator:
             yield head + convolution + tail
     head, _, tail = stem.rpartition("batch_normalization")
     yield f"{head}conv2d{tail}"
@@ -178,27 +185,32 @@ def _grouped(parameters: Sequence[Parameter], layers: Iterable[Group]) -> list[G
 
 def _in_role_order(parameters: Sequence[Parameter], layers: Iterable[Group]) -> Grouping:
     """Group layers whose tensors stand together, in the order of roles that fits most of them."""
-    places = {parameter.name: place for place, parameter in enumerate(parameters)}
-    together = [part for layer in layers if (part := _together(layer, places))]
+    positions = _positions(parameters)
+    together = [part for layer in layers if (part := _together(layer, positions))]
     counts: dict[tuple[str, ...], int] = {}
     for layer in together:
-        sequence = _roles_in_order(layer, places)
+        sequence = _roles_in_order(layer, positions)
         counts[sequence] = counts.get(sequence, 0) + len(sequence) - 1
     if not counts:
         return ungrouped(parameters)
     order = _most_common_order(counts)
-    fitting = [layer for layer in together if _is_within(_roles_in_order(layer, places), order)]
+    fitting = [layer for layer in together if _is_within(_roles_in_order(layer, positions), order)]
     used = {role for layer in fitting for role in layer}
     roles = tuple(role for role in order if role in used)
-    own = tuple(role for role in BLOCK_ROLES if role in used)
-    return Grouping(_grouped(parameters, fitting), TensorOrder(roles=() if roles == own else roles))
+    header_roles = tuple(role for role in BLOCK_ROLES if role in used)
+    told = () if roles == header_roles else roles
+    return Grouping(_grouped(parameters, fitting), TensorOrder(roles=told))
+
+
+def _positions(parameters: Sequence[Parameter]) -> dict[str, int]:
+    return {parameter.name: position for position, parameter in enumerate(parameters)}
 
 
 def _most_common_order(counts: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
     """Return the order of roles in which most sequences are, each counted so often."""
-    best: tuple[str, ...] = _OWN_ORDER
+    best: tuple[str, ...] = _HEADER_ORDER
     most = -1
-    for order in permutations(_OWN_ORDER):  # the header's own first: it needs no word in the map
+    for order in permutations(_HEADER_ORDER):  # the header's own first: it needs no word in the map
         count = sum(n for sequence, n in counts.items() if _is_within(sequence, order))
         if count > most:
             best, most = order, count
@@ -207,18 +219,18 @@ def _most_common_order(counts: Mapping[tuple[str, ...], int]) -> tuple[str, ...]
     return best
 
 
-def _together(layer: Group, places: Mapping[str, int]) -> Group:
+def _together(layer: Group, positions: Mapping[str, int]) -> Group:
     """Return the layer, or what of it stands without a gap: with the bias, or the batch norm."""
     for roles in (BLOCK_ROLES, ("weight", *_NORM_ROLES), ("weight", "bias")):
         part = {role: layer[role] for role in roles if role in layer}
-        span = sorted(places[vector.name] for vector in part.values())
+        span = sorted(positions[vector.name] for vector in part.values())
         if len(part) > 1 and span[-1] - span[0] == len(part) - 1:
             return part
     return {}
 
 
-def _roles_in_order(layer: Group, places: Mapping[str, int]) -> tuple[str, ...]:
-    return tuple(sorted(layer, key=lambda role: places[layer[role].name]))
+def _roles_in_order(layer: Group, positions: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(sorted(layer, key=lambda role: positions[layer[role].name]))
 
 
 def _is_within(sequence: Sequence[str], roles: Sequence[str]) -> bool:

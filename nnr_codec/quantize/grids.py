@@ -1,4 +1,4 @@
-"""Grids: tensors whose values are integer multiples of one number, found out cheaply."""
+"""Grids: tensors whose values are integer multiples of one number."""
 
 from __future__ import annotations
 
@@ -133,17 +133,17 @@ def scale_of(values: npt.NDArray[Any]) -> float | None:
 def _magnitudes(values: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
     """Return the distinct magnitudes but 0 in ascending order; None without any, or infinite."""
     with np.errstate(invalid="ignore"):  # signalling NaNs
-        found: npt.NDArray[np.float64] = np.unique(np.abs(values.astype(np.float64)))
-    found = found[found != 0]
-    return found if found.size and np.isfinite(found).all() else None
+        distinct: npt.NDArray[np.float64] = np.unique(np.abs(values.astype(np.float64)))
+    distinct = distinct[distinct != 0]
+    return distinct if distinct.size and np.isfinite(distinct).all() else None
 
 
 def _half_ulps(
     magnitudes: npt.NDArray[np.float64], dtype: np.dtype[Any]
 ) -> npt.NDArray[np.float64]:
     exponents = np.frexp(magnitudes)[1]
-    found: npt.NDArray[np.float64] = np.ldexp(1.0, exponents - 1 - _mantissa_bits(dtype))
-    return found
+    halves: npt.NDArray[np.float64] = np.ldexp(1.0, exponents - 1 - _mantissa_bits(dtype))
+    return halves
 
 
 def _mantissa_bits(dtype: np.dtype[Any]) -> int:
@@ -188,7 +188,7 @@ def _refined(
         return None
     middle = (low + high) / 2
     for digits in range(1, 18):
-        found = float(f"{middle:.{digits - 1}e}")
-        if low <= found <= high:
-            return found
+        rounded = float(f"{middle:.{digits - 1}e}")
+        if low <= rounded <= high:
+            return rounded
     return middle

@@ -23,8 +23,8 @@ def sampled(values: npt.NDArray[Any], count: int = _SAMPLE) -> npt.NDArray[Any]:
     flat = values.reshape(-1)
     if flat.size <= count:
         return flat
-    found: npt.NDArray[Any] = flat[np.arange(count) * flat.size // count]
-    return found
+    sample: npt.NDArray[Any] = flat[np.arange(count) * flat.size // count]
+    return sample
 
 
 def estimated_bits(
