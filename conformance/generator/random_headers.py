@@ -19,6 +19,7 @@ from .syntax import (
     TEF,
     UNREC,
     layer_parameter_set,
+    named,
     quantization_unit,
     topology_unit,
     unit,
@@ -173,8 +174,7 @@ def topology(d: Draws, common: bool) -> bytes:
 
 def reference_list(names: list[str]) -> bytes:
     """The topology unit that names are indices into."""
-    entries = [{"topology_elem_id": name} for name in names]
-    record = {"topology_storage_format": REFLIST, "names": entries}
+    record = {"topology_storage_format": REFLIST, "names": named(*names)}
     return unit(NNR_TPL, written(topology_unit, record))
 
 

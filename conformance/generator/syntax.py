@@ -205,6 +205,11 @@ def topology_elements_ids_list(c: Coder, r: Record, indexed: int) -> None:
         c.align(r, "align_of_names")
 
 
+def named(*names: str | bytes) -> list[Record]:
+    """Entries of the list "names"."""
+    return [{"topology_elem_id": name} for name in names]
+
+
 def topology_element(c: Coder, r: Record, indexed: int) -> None:
     """A name, or its index in the latest reference list."""
     if indexed:
