@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .arithmetic_encoder import ArithmeticEncoder
 from .bits import Record
-from .coded_tensor import TensorCoding, write_tensor
+from .coded_tensor import coding_of, write_tensor
 from .random_tensors import UnitPlan
 from .syntax import (
     BLOCK,
@@ -37,7 +36,7 @@ MPS: Record = {
 }
 """The step is a quarter with qp_delta 0."""
 
-SIGNALLING = {**MPS, "mps_parent_signalling_enabled_flag": 1}
+SIGNALLING: Record = {"mps_parent_signalling_enabled_flag": 1}
 
 
 @dataclass
@@ -52,6 +51,9 @@ class Coded:
     skipped: Sequence[bool] | None = None
 
 
+Values = Sequence[int] | Coded
+
+
 @dataclass
 class DataUnit:
     """A data unit to be made, and what is to be wrong with it.
@@ -62,6 +64,7 @@ class DataUnit:
         entries: what entry points are to say instead: their numbers, and elements.
         payload: in place of the codeword; or a function of it.
         q: the indices that were coded, by name, once the unit is made.
+        points: the entry points of the codeword, once the unit is made.
     """
 
     plan: UnitPlan
@@ -73,13 +76,15 @@ class DataUnit:
     density: int = DENSITY
     unit_header: dict[str, int] = field(default_factory=dict)
     q: dict[str, list[int]] = field(default_factory=dict)
+    points: list[dict[str, int]] = field(default_factory=list)
 
     def bytes(self, profile: int = 0, mps: Record = MPS) -> bytes:
         """Make the unit."""
         record = {**self.plan.record(), **self.header}
         encoder = ArithmeticEncoder()
         for (name, shape, role), coded in zip(self.plan.coded(), self.tensors, strict=True):
-            coding = self._coding(coded, shape, role, record, profile)
+            coding = coding_of(record, shape, role, profile)
+            coding.base, coding.history, coding.skipped = coded.base, coded.history, coded.skipped
             if self.plan.payload != INT:
                 encoder.bypass(coded.qp_delta & (64 << self.density) - 1, 6 + self.density)
             values = list(coded.v) or [0] * (coding.rows * coding.cols)
@@ -87,7 +92,8 @@ class DataUnit:
             index = (lambda e: lambda _: e)(coded.index)
             self.q[name] = write_tensor(encoder, coding, index, draw)
         word = encoder.finish(self.terminating_bin)
-        points = encoder.entry_points(word)
+        self.points = encoder.entry_points(word)
+        points = list(self.points)
         for number, elements in self.entries.items():
             points += [{}] * (number + 1 - len(points))
             points[number] = {**points[number], **elements}
@@ -97,49 +103,46 @@ class DataUnit:
         header = written(data_unit_header, record, profile, mps)
         return unit(NNR_NDU, header + word, **self.unit_header)
 
-    def _coding(
-        self, coded: Coded, shape: Sequence[int], role: str, record: Record, profile: int
-    ) -> TensorCoding:
-        coding = TensorCoding(
-            rows=shape[0],
-            cols=math.prod(shape[1:]),
-            profile=profile,
-            scan_order=min(record.get("scan_order", 0), 4),
-            dq_flag=0 if self.plan.payload == INT else record.get("dq_flag", 0),
-            unary_length=record.get("cabac_unary_length_minus1", 9) + 1,
-            parent=bool(record.get("parent_node_id_present_flag")),
-            base=coded.base,
-            history=coded.history,
-            skipped=coded.skipped,
-        )
-        book = record.get("codebook_h" if role == "H" else "codebook")
-        if record.get("codebook_present_flag") and role != "vector" and profile == 1:
-            coding.codebook = (len(book["values"]), book["zero_offset"])
-        return coding
 
-
-def floats(v: Sequence[int], shape: Sequence[int], name: str = "w", **header: Any) -> DataUnit:
+def floats(v: Values, shape: Sequence[int], name: str = "w", **header: Any) -> DataUnit:
     """A FLOAT unit of one tensor."""
-    return DataUnit(UnitPlan(FLOAT, (name,), tuple(shape)), [Coded(v)], dict(header))
+    return DataUnit(UnitPlan(FLOAT, (name,), tuple(shape)), [_coded(v)], header)
 
 
-def integers(v: Sequence[int], shape: Sequence[int], name: str = "i", **header: Any) -> DataUnit:
+def integers(v: Values, shape: Sequence[int], name: str = "i", **header: Any) -> DataUnit:
     """An INT unit."""
-    return DataUnit(UnitPlan(INT, (name,), tuple(shape)), [Coded(v)], dict(header))
+    return DataUnit(UnitPlan(INT, (name,), tuple(shape)), [_coded(v)], header)
 
 
 def block(
     names: Sequence[str],
     shape: Sequence[int],
     types: int,
-    tensors: Sequence[Sequence[int]],
+    tensors: Sequence[Values],
     rank: int = 0,
     g_rows: int = 0,
+    /,
     **header: Any,
 ) -> DataUnit:
     """A BLOCK unit; its integers in the order of the payload."""
     plan = UnitPlan(BLOCK, tuple(names), tuple(shape), types, rank, g_rows)
-    return DataUnit(plan, [Coded(v) for v in tensors], dict(header))
+    return DataUnit(plan, [_coded(v) for v in tensors], header)
+
+
+def _coded(v: Values) -> Coded:
+    return v if isinstance(v, Coded) else Coded(v)
+
+
+def with_codebook(values: list[int], zero_offset: int, **more: int) -> Record:
+    """What a header says of a codebook."""
+    book = {"values": values, "zero_offset": zero_offset, **more}
+    return {"codebook_present_flag": 1, "codebook": book}
+
+
+def with_format(number: int) -> Record:
+    """What a header says of the data format."""
+    name = "nnr_decompressed_data_format"
+    return {f"{name}_present_flag": 1, name: number}
 
 
 def start(profile: int = 0) -> bytes:
@@ -147,9 +150,9 @@ def start(profile: int = 0) -> bytes:
     return unit(NNR_STR, written(start_unit, {"general_profile_idc": profile}))
 
 
-def parameters(mps: Record = MPS, profile: int = 0) -> bytes:
-    """The model parameter set."""
-    return unit(NNR_MPS, written(model_parameter_set, dict(mps), profile))
+def parameters(profile: int = 0, **mps: Any) -> bytes:
+    """The model parameter set, with these elements in place of those of `MPS`."""
+    return unit(NNR_MPS, written(model_parameter_set, {**MPS, **mps}, profile))
 
 
 def layer_parameters(**lps: Any) -> bytes:
@@ -162,10 +165,10 @@ def topology(**record: Any) -> bytes:
     return unit(NNR_TPL, written(topology_unit, record))
 
 
-def stream(*units: DataUnit | bytes, profile: int = 0, mps: Record = MPS) -> bytes:
+def stream(*units: DataUnit | bytes, profile: int = 0, **mps: Any) -> bytes:
     """A stream of these units behind start unit and model parameter set."""
-    made = [u if isinstance(u, bytes) else u.bytes(profile, mps) for u in units]
-    return start(profile) + parameters(mps, profile) + b"".join(made)
+    made = [u if isinstance(u, bytes) else u.bytes(profile, {**MPS, **mps}) for u in units]
+    return start(profile) + parameters(profile, **mps) + b"".join(made)
 
 
 def ramp(count: int, modulus: int = 7, zeros: int = 0) -> list[int]:

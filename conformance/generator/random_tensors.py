@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from .arithmetic_encoder import ArithmeticEncoder
 from .bits import Record
-from .coded_tensor import TensorCoding, quantizer_index, write_tensor
+from .coded_tensor import TensorCoding, coding_of, quantizer_index, write_tensor
 from .random_headers import Draws, codebook
 from .syntax import (
     BI,
@@ -22,6 +22,7 @@ from .syntax import (
     NNR_NDU,
     RAW_FLOAT,
     data_unit_header,
+    named,
     unit,
     weight_shapes,
     written,
@@ -61,7 +62,7 @@ class UnitPlan:
         """The elements of the header that follow from the plan."""
         return {
             "nnr_compressed_data_unit_payload_type": self.payload,
-            "names": [{"topology_elem_id": name} for name in self.names],
+            "names": named(*self.names),
             "compressed_parameter_types": self.types,
             "decomposition_rank": self.rank,
             "g_number_of_rows": self.g_rows,
@@ -126,17 +127,17 @@ def shape(d: Draws) -> tuple[int, ...]:
 def block_plan(d: Draws, stem: str, dimensions: tuple[int, ...], common: bool) -> UnitPlan:
     """Any combination of the tensors that a layer can have."""
     types = d.between(1, 7) * 2 if common else d.between(1, 15)
-    names = [stem + ".w"]
-    rank = g_rows = 0
-    if types & DC:
-        names = [stem + ".w_G", stem + ".w_H"]
-        rank, g_rows = d.of(1, 2, 3, 10), dimensions[0]
-    names += [stem + ".scaling"] if types & LS else []
-    names += (
-        [f"{stem}.bn.{part}" for part in ["beta", "gamma", "mean", "var"]] if types & BN else []
-    )
-    names += [stem + ".bias"] if types & BI else []
+    rank, g_rows = (d.of(1, 2, 3, 10), dimensions[0]) if types & DC else (0, 0)
+    names = block_names(types, f"{stem}.w", stem, f"{stem}.bn")
     return UnitPlan(BLOCK, tuple(names), dimensions, types, rank, g_rows)
+
+
+def block_names(types: int, weight: str, stem: str, norm: str) -> list[str]:
+    """The names of a BLOCK's tensors; `norm` comes before those of batch norm."""
+    names = [f"{weight}_G", f"{weight}_H"] if types & DC else [weight]
+    names += [f"{stem}.scaling"] if types & LS else []
+    names += [f"{norm}.{part}" for part in ("beta", "gamma", "mean", "var")] if types & BN else []
+    return names + ([f"{stem}.bias"] if types & BI else [])
 
 
 def data_unit(d: Draws, p: UnitPlan, state: StreamState) -> bytes:
@@ -222,21 +223,7 @@ def choose_coding(
     d: Draws, name: str, dimensions: Sequence[int], role: str, state: StreamState, record: Record
 ) -> TensorCoding:
     """How one tensor of a unit is coded."""
-    book = record.get("codebook_h" if role == "H" else "codebook") if role != "vector" else None
-    is_int = record["nnr_compressed_data_unit_payload_type"] == INT
-    coding = TensorCoding(
-        rows=dimensions[0],
-        cols=math.prod(dimensions[1:]),
-        profile=state.profile,
-        scan_order=record.get("scan_order", 0),
-        dq_flag=0 if is_int else record["dq_flag"],
-        unary_length=record.get("cabac_unary_length_minus1", 9) + 1,
-        parent=bool(record.get("parent_node_id_present_flag")),
-    )
-    if book:
-        size, zero = len(book["values"]), book["zero_offset"]
-        coding.bounds = (-zero, size - 1 - zero)
-        coding.codebook = (size, zero) if state.profile == 1 else (0, 0)
+    coding = coding_of(record, dimensions, role, state.profile)
     past = state.past.get(name)
     if record.get("temporal_context_modeling_flag"):
         coding.base = past.latest if past else []
