@@ -16,6 +16,7 @@ from nnr_codec._core import (
     dequantize,
     dequantize_in_place,
     encode_codeword,
+    largest_magnitude,
     measure_distortion,
     quantize,
 )
@@ -251,3 +252,13 @@ def test_measured_error_is_that_of_the_decoded_weights(dq: bool, scan_order: int
     assert error == pytest.approx(difference @ difference)
     assert energy == pytest.approx(np.square(weights, dtype=np.float64).sum())
     assert largest == np.abs(decoded).max()
+
+
+@pytest.mark.parametrize("size", [1, 3, 64, 1001])
+def test_largest_magnitude(size: int) -> None:
+    weights = np.random.default_rng(size).normal(0, 1, size).astype(np.float32)
+    assert largest_magnitude(weights) == np.abs(weights).max()
+    weights[size // 2] = -np.inf
+    assert largest_magnitude(weights) == np.inf
+    weights[-1] = -np.nan
+    assert np.isnan(largest_magnitude(weights))
