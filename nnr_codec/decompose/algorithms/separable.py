@@ -50,8 +50,7 @@ class SeparableNorm:
 
     def applied(self, kernel: Float64) -> Float64:
         """Return the kernel (T, S, …), its squared norm being about that of the layer's output."""
-        modes = range(1, len(self.roots) + 1)
-        return np.ascontiguousarray(projected(kernel, self.roots, modes))
+        return projected(kernel, self.roots, range(1, len(self.roots) + 1))
 
     def undone(self, factor: Float64, mode: int) -> Float64:
         """Return a factor of the transformed kernel (n_k x …) as one of the kernel itself.

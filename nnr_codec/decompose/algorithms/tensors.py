@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import tensorly
 from tensorly import tenalg
 
@@ -35,8 +36,8 @@ def unfolded(tensor: Float64, mode: int = 0) -> Float64:
 def projected(tensor: Float64, matrices: Sequence[Float64], modes: Sequence[int]) -> Float64:
     """Return a tensor times the transposes of matrices (n_mode x r) in some modes: r instead."""
     with _numpy_backend():
-        product: Float64 = tenalg.multi_mode_dot(tensor, matrices, modes=modes, transpose=True)
-    return product
+        product = tenalg.multi_mode_dot(tensor, matrices, modes=modes, transpose=True)
+    return np.ascontiguousarray(product)
 
 
 def khatri_rao(factors: Sequence[Float64]) -> Float64:

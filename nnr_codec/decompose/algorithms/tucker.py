@@ -81,7 +81,7 @@ def orthonormal_tucker2(
         before, kept = kept, float(np.vdot(core, core))
         if kept - before <= _TOLERANCE * (energy - kept):
             break
-    return np.ascontiguousarray(core), outputs, inputs
+    return core, outputs, inputs
 
 
 def _form(core: Float64, outputs: Float64, inputs: Float64) -> Tucker2:

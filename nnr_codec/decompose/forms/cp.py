@@ -10,8 +10,7 @@ from ...factorization.forms import CP
 from ...model import Float64
 from ..algorithms.cp import cp, fit, sliced_start
 from ..algorithms.separable import in_separable_norm
-from ..algorithms.spectra import OPERATIONS, errors_of_energies
-from .fitting import Fitting, RankErrors
+from .fitting import OPERATIONS, Fitting, RankErrors, errors_of_energies
 
 _FITTED_SHARES = (0.06, 0.25, 0.5, 1.0)
 """Of the highest rank that saves parameters: where it is fitted."""

@@ -9,11 +9,10 @@ import numpy as np
 from ...model import Float64
 from ..algorithms.ht2 import ht2, in_order, mode_matrices
 from ..algorithms.separable import in_separable_norm
-from ..algorithms.spectra import OPERATIONS, errors_of_energies, spread_sizes
 from ..algorithms.svd import squared_singular_values
 from ..algorithms.tensors import leading_vectors, projected
 from ..layer_kinds import LayerWeight
-from .fitting import Fitting, RankErrors
+from .fitting import OPERATIONS, Fitting, RankErrors, errors_of_energies, spread_sizes
 
 _MOST_SIZES, _FEWEST_SIZES = 12, 4
 """Of each basis for which the third rank's errors are told, about."""

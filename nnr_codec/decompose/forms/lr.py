@@ -6,10 +6,9 @@ import numpy as np
 
 from ...model import Float64
 from ..algorithms.kernel import damped, triangular_root
-from ..algorithms.spectra import errors_of_energies
 from ..algorithms.svd import low_rank, squared_singular_values
 from ..algorithms.tensors import unfolded
-from .fitting import Fitting, RankErrors
+from .fitting import Fitting, RankErrors, errors_of_energies
 
 
 def _errors(kernel: Float64) -> RankErrors:

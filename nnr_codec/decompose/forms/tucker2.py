@@ -8,11 +8,10 @@ import numpy as np
 
 from ...model import Float64
 from ..algorithms.separable import in_separable_norm
-from ..algorithms.spectra import errors_of_energies, spread_sizes
 from ..algorithms.svd import squared_singular_values
 from ..algorithms.tensors import leading_vectors, projected, unfolded
 from ..algorithms.tucker import tucker2
-from .fitting import Fitting, RankErrors
+from .fitting import Fitting, RankErrors, errors_of_energies, spread_sizes
 
 _MOST_RANKS = 128
 """Of each side for which errors are told, about."""
