@@ -15,19 +15,6 @@ import numpy.typing as npt
 
 from nnr_codec.errors import InvalidModel
 
-__all__ = [
-    "Array",
-    "Float64",
-    "Model",
-    "Parameter",
-    "Role",
-    "dtype_of",
-    "is_extension",
-    "is_float",
-    "is_signed_float",
-    "supported_dtype",
-]
-
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
 Role = Literal["weight", "nonweight"]

@@ -29,8 +29,7 @@ def data_unit(v: Visitor, unit: DataUnit, context: Context) -> None:
         "several elements are for BLOCK, and for BLOCK alone",
     )
     has_format = v.present(
-        "nnr_decompressed_data_format_present_flag",
-        unit.nnr_decompressed_data_format is not None,
+        "nnr_decompressed_data_format_present_flag", unit.nnr_decompressed_data_format is not None
     )
     v.u(unit, "input_parameters_present_flag", 1)
     _identifiers(v, unit, context, several)

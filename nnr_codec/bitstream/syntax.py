@@ -55,8 +55,7 @@ def model_parameter_set(v: Visitor, mps: ModelParameterSet, context: Context) ->
         v.present("mps_pruning_flag", mps.pruning_performance_map is not None),
         v.present("mps_unification_flag", mps.unification_performance_map is not None),
         v.present(
-            "mps_decomposition_performance_map_flag",
-            mps.decomposition_performance_map is not None,
+            "mps_decomposition_performance_map_flag", mps.decomposition_performance_map is not None
         ),
     ]
     _method_flags(v, mps, "mps_quantization_method_flags")

@@ -22,8 +22,6 @@ from .unfolding import windows
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MAX_BYTES", "calibrate"]
-
 MAX_BYTES = 1 << 30
 """Of all moments together, unless the user says otherwise."""
 _PIECE_BYTES = 1 << 25

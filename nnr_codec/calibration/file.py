@@ -17,8 +17,6 @@ from ..errors import InvalidModel
 from ..factorization.map_checks import shortened
 from .moments import Calibration, InputMoments, RowLayout
 
-__all__ = ["load_calibration", "save_calibration"]
-
 _ENTRY = "nnr_calibration"
 _VERSION = 1
 _GREATEST = 2**63 - 1  # of counts and sizes

@@ -17,8 +17,6 @@ import numpy as np
 from ..errors import InvalidOptions
 from ..model import Array, Float64
 
-__all__ = ["Calibration", "InputMoments", "RowLayout", "block_sizes"]
-
 
 @dataclass(frozen=True)
 class RowLayout:

@@ -106,10 +106,7 @@ def save_checkpoint(
 
 
 def check_output(
-    path: str | os.PathLike[str],
-    *,
-    overwrite: bool,
-    graph: str | os.PathLike[str] | None = None,
+    path: str | os.PathLike[str], *, overwrite: bool, graph: str | os.PathLike[str] | None = None
 ) -> None:
     """Raise now what `save_checkpoint` would raise of `path` after long work.
 

@@ -8,8 +8,6 @@ from typing import Literal
 
 from nnr_codec.checkpoints.reading import file_error, open_regular, parsing
 
-__all__ = ["Format", "format_of", "torch_folder"]
-
 Format = Literal["safetensors", "index", "npz", "torch", "onnx"]
 
 _HEAD_BYTES = 64

@@ -20,8 +20,6 @@ from nnr_codec.checkpoints.reading import file_error, open_regular, parsing
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, is_extension, supported_dtype
 
-__all__ = ["read", "write"]
-
 _SUFFIX = ".npy"
 _MAX_MEMBER_NAME_BYTES = 0xFFFF  # a 16-bit length (APPNOTE.TXT 4.4.10)
 _MAX_DEFLATE_RATIO = 1032  # 258 bytes of output from 2 bits of input
@@ -124,11 +122,7 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def write(
-    path: str,
-    file: BinaryIO,
-    parameters: Sequence[Parameter],
-    *,
-    metadata: Mapping[str, str],
+    path: str, file: BinaryIO, parameters: Sequence[Parameter], *, metadata: Mapping[str, str]
 ) -> None:
     """Write `parameters` as an `.npz` archive to `file`, one at a time, in order, uncompressed.
 

@@ -16,8 +16,6 @@ from nnr_codec.checkpoints.reading import file_error, open_regular, package_erro
 from nnr_codec.errors import InvalidModel
 from nnr_codec.model import Array, Model, Parameter, dtype_of
 
-__all__ = ["read", "write"]
-
 # onnx.proto, TensorProto.DataType, whose other types (text, complex, less than a byte) are refused.
 _DTYPES = {
     "FLOAT": "float32",

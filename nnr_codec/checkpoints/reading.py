@@ -10,8 +10,6 @@ from typing import Any, BinaryIO
 
 from nnr_codec.errors import InvalidModel, NnrError
 
-__all__ = ["file_error", "open_regular", "package_error", "parsing", "unique_keys"]
-
 
 def file_error(path: str, reason: str, tensor: str | None = None) -> InvalidModel:
     """Return the error that names the file `path`, or the tensor `tensor` in it."""

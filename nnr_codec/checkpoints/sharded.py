@@ -15,8 +15,6 @@ from nnr_codec.checkpoints import safetensors
 from nnr_codec.checkpoints.reading import file_error, open_regular, parsing, unique_keys
 from nnr_codec.model import Model, Parameter
 
-__all__ = ["read"]
-
 _MAP = "weight_map"
 _MAX_INDEX_BYTES = 100_000_000  # as for the header of a single file
 

@@ -99,10 +99,7 @@ class StreamDecoder:
                 yield decode_data_unit(parsed, self.series, keep_integers=keep_integers)
 
     def _decode_ahead(
-        self,
-        units: Iterator[tuple[ParsedUnit, DataUnit]],
-        executor: Executor,
-        keep_integers: bool,
+        self, units: Iterator[tuple[ParsedUnit, DataUnit]], executor: Executor, keep_integers: bool
     ) -> Iterator[list[DecodedTensor]]:
         decode = partial(_decoded_unit, keep_integers=keep_integers)
         with OrderedCalls(executor, decode, _MAX_PENDING) as calls:

@@ -10,13 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._core import (
-    TensorSyntax,
-    TensorToEncode,
-    dequantize,
-    largest_magnitude,
-    measure_distortion,
-)
+from .._core import TensorSyntax, TensorToEncode, dequantize, largest_magnitude, measure_distortion
 
 __all__ = ["Distortion", "difference", "distortion", "largest_magnitude", "weight_error"]
 
@@ -40,10 +34,7 @@ class Distortion:
 
 
 def distortion(
-    values: npt.NDArray[Any],
-    levels: npt.NDArray[np.int32],
-    syntax: TensorSyntax,
-    step: float,
+    values: npt.NDArray[Any], levels: npt.NDArray[np.int32], syntax: TensorSyntax, step: float
 ) -> Distortion:
     """Compare a tensor with what a decoder makes of its integers.
 
