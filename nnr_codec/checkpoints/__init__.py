@@ -97,7 +97,9 @@ def save_checkpoint(
     entries = dict(metadata or {})
     if not all(isinstance(part, str) for entry in entries.items() for part in entry):
         raise InvalidOptions("metadata", "keys and values have to be text")
-    _check_encodable(entries)
+    for key, value in entries.items():
+        if not _is_encodable(key) or not _is_encodable(value):
+            raise InvalidOptions("metadata", f"{key!r} cannot be written in UTF-8")
     parameters = _parameters(tensors)
     with atomic_output(text, overwrite=overwrite) as file:
         write(text, file, parameters, metadata=entries)
@@ -176,12 +178,6 @@ def _retied(parameters: list[Parameter], renames: Mapping[str, str]) -> list[Par
         result.append(dataclasses.replace(parameter, tied_to=target))
         earlier[parameter.name] = described
     return result
-
-
-def _check_encodable(entries: Mapping[str, str]) -> None:
-    for key, value in entries.items():
-        if not _is_encodable(key) or not _is_encodable(value):
-            raise InvalidOptions("metadata", f"{key!r} cannot be written in UTF-8")
 
 
 def _is_encodable(text: str) -> bool:

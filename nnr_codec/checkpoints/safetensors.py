@@ -126,8 +126,6 @@ def _header(parameters: Sequence[Parameter], metadata: Mapping[str, str]) -> byt
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     if len(text) > _MAX_HEADER_BYTES:
-        reason = (
-            f"names and metadata take {len(text)} bytes, safetensors allows {_MAX_HEADER_BYTES}"
-        )
-        raise InvalidOptions("output", reason)
+        sizes = f"{len(text)} bytes, safetensors allows {_MAX_HEADER_BYTES}"
+        raise InvalidOptions("output", f"names and metadata take {sizes}")
     return text

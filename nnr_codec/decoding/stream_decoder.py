@@ -112,7 +112,8 @@ class StreamDecoder:
                 if unit is None:
                     break
                 parsed, record = unit
-                if self._splits(record):
+                if record.entry_points and isinstance(executor, ThreadPoolExecutor):
+                    # The threads decode parts of a unit rather than units.
                     yield from calls.rest()
                     yield decode_data_unit(parsed, self.series, executor, keep_integers)
                     continue
@@ -121,10 +122,6 @@ class StreamDecoder:
                 names = [name for name, _ in record.decoded_roles()]
                 calls.submit(size, (parsed, self.series.part(names)))
             yield from calls.rest()
-
-    def _splits(self, record: DataUnit) -> bool:
-        """Whether the threads decode parts of a unit rather than units."""
-        return bool(record.entry_points) and isinstance(self._executor, ThreadPoolExecutor)
 
 
 def _decoded_unit(unit: tuple[ParsedUnit, Series], keep_integers: bool) -> list[DecodedTensor]:

@@ -45,17 +45,14 @@ def limited_units(source: Any, limits: DecodeLimits, stream: StreamMap) -> Itera
                 for name, entry in stream.model_map.factorizations.items()
             )
         elif isinstance(parsed.record, DataUnit):
-            coded += parsed.record.decoded_elements * (1 + _tie_count(parsed.record, stream))
+            coded += parsed.record.decoded_elements
+            if stream.model_map.extras:
+                names = [name for name, _ in parsed.record.decoded_roles()]
+                ties = sum(len(stream.ties(name)) for name in names)
+                coded += parsed.record.decoded_elements * ties
             if coded + formed > limits.max_elements:
                 raise LimitExceeded("max_elements", coded + formed, limits.max_elements)
         yield parsed
-
-
-def _tie_count(record: DataUnit, stream: StreamMap) -> int:
-    """Return how many tensors are tied to those of a unit."""
-    if not stream.model_map.extras:
-        return 0
-    return sum(len(stream.ties(name)) for name, _ in record.decoded_roles())
 
 
 def data_units(

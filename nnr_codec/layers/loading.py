@@ -93,9 +93,8 @@ def _check(state: State, tensors: TensorSource, strict: bool) -> None:
         if name in state:
             check_shape(name, shape, state[name])
             if state[name].is_meta:
-                raise InvalidModel(
-                    name, "is on the device 'meta' in the module: use to_empty first"
-                )
+                reason = "is on the device 'meta' in the module: use to_empty first"
+                raise InvalidModel(name, reason)
     if strict:
         _check_names(state, shapes, tensors.name)
 
@@ -148,14 +147,10 @@ def _load(
             if weight in layers:
                 made = factored(layers[weight], entry.weight(factors), entry.factors, shared)
                 replace_layer(module, weight, made)
-            if weight not in layers or _has(module, state[weight]):
+            # Another layer, which was not replaced, may be tied to the weight.
+            if weight not in layers or any(p is state[weight] for p in module.parameters()):
                 _copy(state[weight], entry.dense(factors))
             del factors
-
-
-def _has(module: nn.Module, tensor: torch.Tensor) -> bool:
-    """Whether a layer that was not replaced is tied to what was the weight of one that was."""
-    return any(parameter is tensor for parameter in module.parameters())
 
 
 def _copy(target: torch.Tensor, values: Array) -> None:
