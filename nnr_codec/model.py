@@ -106,9 +106,8 @@ class Parameter:
         if not isinstance(array, np.ndarray | np.generic):
             raise InvalidModel(name, f"is a {type(array).__name__}, not a numpy array")
         values = np.asarray(array)
-        return cls(
-            name, values.shape, supported_dtype(name, values.dtype), partial(_itself, values)
-        )
+        dtype = supported_dtype(name, values.dtype)
+        return cls(name, values.shape, dtype, partial(_itself, values))
 
     def read(self) -> Array:
         """Return the values: `shape`, `dtype`, row-major; not to be changed by the caller.
@@ -119,11 +118,9 @@ class Parameter:
         values = np.asarray(self.load())
         dtype = values.dtype.newbyteorder("=")
         if values.shape != self.shape or dtype != self.dtype:
-            raise InvalidModel(
-                self.name,
-                f"declared as {self.dtype} of shape {self.shape}, "
-                f"but its values are {dtype} of shape {values.shape}",
-            )
+            reason = f"declared as {self.dtype} of shape {self.shape}, "
+            reason += f"but its values are {dtype} of shape {values.shape}"
+            raise InvalidModel(self.name, reason)
         return np.asarray(values, dtype=self.dtype, order="C")
 
     def loaded(self) -> Parameter:

@@ -15,11 +15,10 @@ import numpy.typing as npt
 
 from .bitstream import ParsedUnit
 from .decoding.lazy_tensors import LazyMaker, LazyTensor
-from .decoding.selection import Layers, Selection
 from .decoding.stream_decoder import StreamDecoder
 from .decoding.stream_description import describe_stream
 from .decoding.stream_info import StreamInfo
-from .decoding.stream_map import StreamMap
+from .decoding.stream_map import Layers, Selection, StreamMap
 from .decoding.unit_reader import Bytes, Source, limited_units
 from .decoding.walk import Walk
 from .errors import BitstreamError, naming

@@ -43,9 +43,8 @@ def _parser() -> argparse.ArgumentParser:
 def _info(given: argparse.Namespace) -> int:
     limits = common.limits(given)
     if given.parent and not given.digest:
-        raise InvalidOptions(
-            "--parent", "is for --digest alone, since headers can be read without parents"
-        )
+        reason = "is for --digest alone, since headers can be read without parents"
+        raise InvalidOptions("--parent", reason)
     # A pipe is read once: its bytes serve the digest as well.
     source = sys.stdin.buffer.read() if given.input == "-" else given.input
     with NnrStream(source, limits=limits) as stream:

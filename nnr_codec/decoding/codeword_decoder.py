@@ -43,12 +43,6 @@ class CodedTensor:
     integers: Integers
 
 
-def invalid_payload(parsed: ParsedUnit, record: DataUnit, reason: str) -> InvalidBitstream:
-    """Return the error of a data unit whose payload is damaged."""
-    reason = f"tensor {record.names[0]!r}: {reason}"
-    return InvalidBitstream(parsed.unit.label, parsed.payload_offset, reason)
-
-
 class CodewordDecoder:
     """Decodes the codeword of one data unit."""
 
@@ -120,7 +114,7 @@ class CodewordDecoder:
         for entry in self._record.entry_points:
             starts.append((starts[-1][0] + entry.offset, entry.value8, entry.dq_state))
         if starts[-1][0] > 8 * len(payload):
-            raise self._invalid(_REASONS[DecodeStatus.ENTRY_POINT_MISMATCH])
+            raise self.invalid(_REASONS[DecodeStatus.ENTRY_POINT_MISMATCH])
         count = len(starts)
         run = -(-count // _RUNS)
         firsts = range(0, count, run)
@@ -137,7 +131,7 @@ class CodewordDecoder:
         ]
         for first, (status, ends) in zip(firsts, results, strict=True):
             if ends != starts[first + 1 : first + 1 + len(ends)]:
-                raise self._invalid(_REASONS[DecodeStatus.ENTRY_POINT_MISMATCH])
+                raise self.invalid(_REASONS[DecodeStatus.ENTRY_POINT_MISMATCH])
             self._check(status)
         return decoder.qp_delta, decoder.history_enabled, decoder.integers
 
@@ -158,7 +152,9 @@ class CodewordDecoder:
             end = unit.byte_offset + unit.size
             reason = f"tensor {self._record.names[0]!r}: the codeword goes on past the unit's end"
             raise TruncatedBitstream(unit.label, end, reason)
-        raise self._invalid(_REASONS[status])
+        raise self.invalid(_REASONS[status])
 
-    def _invalid(self, reason: str) -> InvalidBitstream:
-        return invalid_payload(self._parsed, self._record, reason)
+    def invalid(self, reason: str) -> InvalidBitstream:
+        """Return the error of a data unit whose payload is damaged."""
+        reason = f"tensor {self._record.names[0]!r}: {reason}"
+        return InvalidBitstream(self._parsed.unit.label, self._parsed.payload_offset, reason)

@@ -9,8 +9,8 @@ from ..errors import InvalidModel
 from ..factorization.files import factors_metadata
 from ..model import Array, Parameter
 from ..support.rereadable_file import RereadableFile
-from .selection import Layers
 from .stream_decoder import StreamDecoder
+from .stream_map import Layers
 from .unit_decoder import DecodedTensor
 
 

@@ -12,10 +12,9 @@ from ..errors import BitstreamError
 from ..factorization.factorizations import Factorization
 from ..options import DecodeLimits
 from ..support.ordered_calls import OrderedCalls
-from .finishing import OutlineMaker, ValueMaker
-from .selection import Layers, Selection
+from .finishing import ValueMaker
 from .series import CodedState, Series
-from .stream_map import StreamMap
+from .stream_map import Layers, Selection, StreamMap
 from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
 from .unit_reader import Source, data_units, opened
 from .walk import Walk
@@ -75,7 +74,7 @@ class StreamDecoder:
         with opened(source) as data:
             units = data_units(data, self._limits, selection, stream)
             outlines = (outline_data_unit(parsed) for parsed, _ in units)
-            yield from Walk(stream, selection, OutlineMaker()).tensors(outlines)
+            yield from Walk(stream, selection, ValueMaker(outlines=True)).tensors(outlines)
 
     def _states(self, parent: Source) -> dict[str, CodedState]:
         units = self._decode(parent, Selection(), StreamMap(), keep_integers=True)

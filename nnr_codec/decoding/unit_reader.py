@@ -11,8 +11,7 @@ from ..bitstream import DataUnit, ParsedUnit, Topology, parse_units
 from ..errors import BitstreamError, LimitExceeded, naming
 from ..options import DecodeLimits
 from ..support.rereadable_file import RereadableFile
-from .selection import Selection
-from .stream_map import StreamMap
+from .stream_map import Selection, StreamMap
 
 Bytes = bytes | bytearray | memoryview
 Source = Bytes | str | os.PathLike[str] | BinaryIO | RereadableFile

@@ -16,8 +16,7 @@ from ..factorization.factorizations import Factorization, factors_of
 from ..factorization.model_map import Extra
 from ..factorization.tensor_order import Named, in_order
 from ..factorization.tensor_rules import TensorRule
-from .selection import Selection
-from .stream_map import StreamMap
+from .stream_map import Selection, StreamMap
 
 T = TypeVar("T", bound=Named)
 M = TypeVar("M")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..decoding.selection import Layers, Selection
+from ..decoding.stream_map import Layers, Selection
 from ..decoding.unit_reader import Bytes, Source
 from ..errors import InvalidModel
 from ..factorization.factor_tracker import FactorTracker
