@@ -151,7 +151,7 @@ class _Sum:
         count, size, _ = self._total.shape
         return unfolded.reshape(count, size, -1)
 
-    def _pieces(self, unfolded: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _pieces(self, unfolded: Any) -> Iterator[torch.Tensor]:
         """Cut along samples and, if need be, along the first dimension of positions."""
         first = 2 + len(self.layout.shape[2:])
         item = np.dtype(np.float64).itemsize

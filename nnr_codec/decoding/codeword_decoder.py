@@ -81,10 +81,8 @@ class CodewordDecoder:
             if any(history_enabled for _, history_enabled, _ in tensors):
                 self._require_parents(layouts)  # without history, the codeword is misread
             self._check(status)
-        return [
-            CodedTensor(layout, qp_delta, integers)
-            for layout, (qp_delta, _, integers) in zip(layouts, tensors, strict=True)
-        ]
+        pairs = zip(layouts, tensors, strict=True)
+        return [CodedTensor(layout, delta, integers) for layout, (delta, _, integers) in pairs]
 
     def _entries(self, layouts: list[TensorLayout]) -> list[tuple[int, int, int]]:
         """Return the entry points that block rows answer to.

@@ -39,10 +39,8 @@ def limited_units(source: Any, limits: DecodeLimits, stream: StreamMap) -> Itera
     for parsed in parse_units(source, limits):
         stream.note(parsed)
         if isinstance(parsed.record, Topology):
-            formed = sum(
-                entry.elements * (1 + len(stream.ties(name)))
-                for name, entry in stream.model_map.factorizations.items()
-            )
+            weights = stream.model_map.factorizations.items()
+            formed = sum(entry.elements * (1 + len(stream.ties(n))) for n, entry in weights)
         elif isinstance(parsed.record, DataUnit):
             coded += parsed.record.decoded_elements
             if stream.model_map.extras:
