@@ -62,9 +62,8 @@ def calibrate(
             differently.
         InvalidOptions: there are no batches, or `max_bytes` is less than the diagonals take.
     """
-    layers = {
-        layer: name for layer, name in weight_layers(module).items() if only is None or name in only
-    }
+    named = weight_layers(module).items()
+    layers = {layer: name for layer, name in named if only is None or name in only}
     layouts: dict[str, RowLayout] = {}
     for layer, name in layers.items():
         layout = _layout(layer)
@@ -106,10 +105,8 @@ def _hooked(layers: Mapping[Any, str], sums: Mapping[str, _Sum]) -> Iterator[Non
 
         return add
 
-    handles = [
-        layer.register_forward_hook(hook(sums[name]), with_kwargs=True)
-        for layer, name in layers.items()
-    ]
+    hooks = [(layer, hook(sums[name])) for layer, name in layers.items()]
+    handles = [layer.register_forward_hook(add, with_kwargs=True) for layer, add in hooks]
     try:
         yield
     finally:

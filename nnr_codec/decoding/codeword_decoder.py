@@ -12,7 +12,7 @@ from .._core import BlockRowDecoder, DecodeStatus, decode_codeword
 from ..bitstream import DataUnit, ParsedUnit, PayloadType
 from ..bitstream.qp import qp_delta_bits
 from ..bitstream.unit_layout import Integers, ParentData, TensorLayout, tensor_layouts
-from ..errors import InvalidBitstream, TruncatedBitstream
+from ..errors import InvalidBitstream, MissingParent, TruncatedBitstream
 from .series import Series
 
 _REASONS = {
@@ -140,7 +140,8 @@ class CodewordDecoder:
     def _require_parents(self, layouts: list[TensorLayout]) -> None:
         """Tell a missing parent from damage."""
         for layout in layouts:
-            self._series.require(layout.name)
+            if layout.name not in self._series:
+                raise MissingParent(layout.name)
 
     def _check(self, status: DecodeStatus) -> None:
         if status == DecodeStatus.OK:

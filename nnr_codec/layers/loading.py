@@ -113,17 +113,11 @@ def _check_names(state: State, shapes: Mapping[str, Any], source: str) -> None:
 def _layers(module: nn.Module, state: State, tensors: TensorSource) -> dict[str, nn.Module]:
     """Return the layers to replace, by the names of their weights, all of which fit."""
     shapes = {parameter.name: parameter.shape for parameter in tensors.parameters}
-    layers = {
-        name: layer_of(
-            module,
-            name,
-            entry.form,
-            entry.shape,
-            entry.ranks([shapes[factor] for factor in entry.factors]),
-        )
-        for name, entry in tensors.factorizations.items()
-        if name in state
-    }
+    layers = {}
+    for name, entry in tensors.factorizations.items():
+        if name in state:
+            ranks = entry.ranks([shapes[factor] for factor in entry.factors])
+            layers[name] = layer_of(module, name, entry.form, entry.shape, ranks)
     check_distinct(module, layers)
     return layers
 
