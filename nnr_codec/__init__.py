@@ -23,7 +23,8 @@ from .errors import (
 )
 from .options import DecodeLimits, EncodeOptions
 from .stream import NnrStream
-from .stream import open_stream as open
+
+open = NnrStream
 
 __all__ = [
     "BitstreamError",

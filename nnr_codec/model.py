@@ -15,46 +15,21 @@ import numpy.typing as npt
 
 from nnr_codec.errors import InvalidModel
 
-__all__ = [
-    "Array",
-    "Float64",
-    "Model",
-    "Parameter",
-    "Role",
-    "dtype_name",
-    "dtype_of",
-    "is_extension",
-    "is_float",
-    "is_signed_float",
-    "supported_dtype",
-]
-
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
 Role = Literal["weight", "nonweight"]
 
 # The element types that can be coded, by numpy's canonical name. The name and not `dtype.str` or
 # `dtype.kind` is the key: those of bfloat16 (`<V2`, `V`) are the ones of untyped bytes.
-_EXTENSION_DTYPES = {
-    name: np.dtype(getattr(ml_dtypes, name))
-    for name in (
-        "bfloat16",
-        "float8_e4m3fn",
-        "float8_e4m3fnuz",
-        "float8_e5m2",
-        "float8_e5m2fnuz",
-        "float8_e8m0fnu",
-    )
-}
+_FLOAT8 = [f"float8_{kind}" for kind in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu")]
+_EXTENSION_DTYPES = {n: np.dtype(getattr(ml_dtypes, n)) for n in ("bfloat16", *_FLOAT8)}
+_INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 _DTYPES: dict[str, np.dtype[Any]] = {
-    **{name: np.dtype(name) for name in ("bool", "float16", "float32", "float64")},
-    **{
-        f"{sign}int{bits}": np.dtype(f"{sign}int{bits}")
-        for sign in ("", "u")
-        for bits in (8, 16, 32, 64)
-    },
+    **{n: np.dtype(n) for n in ("bool", "float16", "float32", "float64", *_INTEGERS)},
     **_EXTENSION_DTYPES,
 }
+DTYPE_NAMES = tuple(_DTYPES)
+"""Of the element types that can be coded."""
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -137,9 +112,8 @@ class Parameter:
         if not isinstance(array, np.ndarray | np.generic):
             raise InvalidModel(name, f"is a {type(array).__name__}, not a numpy array")
         values = np.asarray(array)
-        return cls(
-            name, values.shape, supported_dtype(name, values.dtype), partial(_itself, values)
-        )
+        dtype = supported_dtype(name, values.dtype)
+        return cls(name, values.shape, dtype, partial(_itself, values))
 
     def read(self) -> Array:
         """Return the values: `shape`, `dtype`, row-major; not to be changed by the caller.
@@ -150,11 +124,9 @@ class Parameter:
         values = np.asarray(self.load())
         dtype = values.dtype.newbyteorder("=")
         if values.shape != self.shape or dtype != self.dtype:
-            raise InvalidModel(
-                self.name,
-                f"declared as {self.dtype} of shape {self.shape}, "
-                f"but its values are {dtype} of shape {values.shape}",
-            )
+            reason = f"declared as {self.dtype} of shape {self.shape}, "
+            reason += f"but its values are {dtype} of shape {values.shape}"
+            raise InvalidModel(self.name, reason)
         return np.asarray(values, dtype=self.dtype, order="C")
 
     def loaded(self) -> Parameter:

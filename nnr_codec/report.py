@@ -97,7 +97,7 @@ class StreamTotals:
     @property
     def bytes(self) -> int:
         """Bytes of the stream."""
-        return self.header_bytes + sum(tensor.bytes for tensor in self.tensors)
+        return self.header_bytes + int(sum(tensor.bytes for tensor in self.tensors))
 
     @property
     def original_bytes(self) -> int:

@@ -15,11 +15,10 @@ import numpy.typing as npt
 
 from .bitstream import ParsedUnit
 from .decoding.lazy_tensors import LazyMaker, LazyTensor
-from .decoding.selection import Layers, Selection
 from .decoding.stream_decoder import StreamDecoder
 from .decoding.stream_description import describe_stream
 from .decoding.stream_info import StreamInfo
-from .decoding.stream_map import StreamMap
+from .decoding.stream_map import Layers, Selection, StreamMap
 from .decoding.unit_reader import Bytes, Source, limited_units
 from .decoding.walk import Walk
 from .errors import BitstreamError, naming
@@ -30,11 +29,17 @@ from .options import DecodeLimits
 class NnrStream(Mapping[str, npt.NDArray[Any]]):
     """The tensors of a bitstream by name, in stream order; each access decodes anew.
 
-    Only a factor that several weights share is kept, until each of them was read once.
+    Only a factor that several weights share is kept, until each of them was read once. The
+    arguments are those of :func:`nnr_codec.decode`; `source` is bytes or a path.
 
     Attributes:
         factorizations: the weights that come as factors, by name: their form, shape, and the names
             of the factors (which ``layers="factorized"`` gives).
+
+    Raises:
+        BitstreamError: the headers are damaged, or ask for what is not supported or allowed; a
+            damaged payload shows when its tensor is asked for.
+        OSError: the file cannot be read.
     """
 
     def __init__(
@@ -46,7 +51,6 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         limits: DecodeLimits | None = None,
         executor: Executor | None = None,
     ) -> None:
-        """Read the headers; the arguments and errors are those of :func:`nnr_codec.decode`."""
         selection, stream = Selection(layers), StreamMap()
         self._closed = False
         self._units: list[ParsedUnit] = []
@@ -116,23 +120,3 @@ def _mapped(path: str | os.PathLike[str]) -> mmap.mmap | bytes:
         if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
             return file.read()
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def open_stream(
-    source: Bytes | str | os.PathLike[str],
-    *,
-    parents: Sequence[Source] = (),
-    layers: Layers = "dense",
-    limits: DecodeLimits | None = None,
-    executor: Executor | None = None,
-) -> NnrStream:
-    """Open a bitstream as a mapping of names to tensors, decoded one by one when asked for.
-
-    The arguments are those of :func:`nnr_codec.decode`.
-
-    Raises:
-        BitstreamError: the headers are damaged, or ask for what is not supported or allowed; a
-            damaged payload shows when its tensor is asked for.
-        OSError: the file cannot be read.
-    """
-    return NnrStream(source, parents=parents, layers=layers, limits=limits, executor=executor)

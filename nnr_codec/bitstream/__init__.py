@@ -15,9 +15,6 @@
 ['unit 0 (NNR_STR)', 'unit 1 (NNR_MPS)']
 """
 
-from __future__ import annotations
-
-from .bits import BitReader, BitWriter
 from .codes import (
     CompressionFormat,
     DataFormat,
@@ -25,14 +22,12 @@ from .codes import (
     ParentType,
     PayloadType,
     TopologyFormat,
-    UnitType,
 )
 from .context import Context
 from .data_unit import entry_point_count
 from .records import (
     Codebook,
     DataUnit,
-    DecompositionEntry,
     EntryPoint,
     LayerParameterSet,
     ModelParameterSet,
@@ -43,16 +38,11 @@ from .records import (
     SparsificationEntry,
     StartUnit,
     Topology,
-    UnificationEntry,
-    UnitHeader,
 )
-from .stream_parser import ParsedUnit, Record, StreamParser, parse_units
+from .stream_parser import ParsedUnit, parse_units
 from .units import (
-    Unit,
-    data_unit_header,
     read_units,
     unit_start,
-    unit_type_name,
     write_data_unit,
     write_lps,
     write_mps,
@@ -64,14 +54,11 @@ from .units import (
 from .visitors import Element
 
 __all__ = [
-    "BitReader",
-    "BitWriter",
     "Codebook",
     "CompressionFormat",
     "Context",
     "DataFormat",
     "DataUnit",
-    "DecompositionEntry",
     "Element",
     "EntryPoint",
     "LayerParameterSet",
@@ -84,22 +71,14 @@ __all__ = [
     "PayloadType",
     "PruningEntry",
     "QuantizationData",
-    "Record",
     "SparsificationEntry",
     "StartUnit",
-    "StreamParser",
     "Topology",
     "TopologyFormat",
-    "UnificationEntry",
-    "Unit",
-    "UnitHeader",
-    "UnitType",
-    "data_unit_header",
     "entry_point_count",
     "parse_units",
     "read_units",
     "unit_start",
-    "unit_type_name",
     "write_data_unit",
     "write_lps",
     "write_mps",

@@ -18,11 +18,6 @@ MAX_CODE_BITS = 31
 _WINDOW_BYTES = 64
 
 
-def fits_unsigned(value: int, bits: int) -> bool:
-    """Whether 0 ≤ value < 2**bits."""
-    return value >= 0 and value >> bits == 0
-
-
 class BitReader:
     """A cursor over the bytes of one unit, which never reads past their end.
 
@@ -202,7 +197,7 @@ class BitWriter:
 
     def u(self, bits: int, value: int) -> None:
         """Write an unsigned number of ``bits`` bits, at most 512."""
-        if not fits_unsigned(value, bits):
+        if value < 0 or value >> bits:
             raise ValueError(f"{value} is not an unsigned number of {bits} bits")
         self._number = self._number << bits | value
         self.position += bits

@@ -19,6 +19,9 @@ class UnitType(IntEnum):
 
 FIRST_PRIVATE_UNIT_TYPE = 32
 
+QUANTIZATION_METHODS = 3
+"""Bits of the quantization method flags with which density and quantization parameter come."""
+
 
 class PayloadType(IntEnum):
     """nnr_compressed_data_unit_payload_type."""

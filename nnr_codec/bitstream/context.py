@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ..factorization.model_map import ModelMap
 from ..options import DecodeLimits
+from .codes import QUANTIZATION_METHODS
 from .records import LayerParameterSet, ModelParameterSet
 
 
@@ -37,8 +38,8 @@ class Context:
         None if neither carries them. A later LPS replaces an earlier one as a whole, so that one
         without them brings the MPS's back.
         """
-        if self.lps is not None and self.lps.has_quantization_parameter:
+        if self.lps and self.lps.lps_quantization_method_flags & QUANTIZATION_METHODS:
             return self.lps.lps_qp_density, self.lps.lps_quantization_parameter
-        if self.mps is not None and self.mps.has_quantization_parameter:
+        if self.mps and self.mps.mps_quantization_method_flags & QUANTIZATION_METHODS:
             return self.mps.mps_qp_density, self.mps.mps_quantization_parameter
         return None

@@ -21,16 +21,12 @@ MAX_ENTRY_POINTS = 2**22
 def data_unit(v: Visitor, unit: DataUnit, context: Context) -> None:
     """The header of an NNR_NDU up to its payload ("Compressed data unit")."""
     v.choice(unit, "payload_type", 5, PayloadType, "nnr_compressed_data_unit_payload_type")
-    several = v.present("nnr_multiple_topology_elements_present_flag", unit.is_block)
-    v.check(
-        several == unit.is_block,
-        "nnr_multiple_topology_elements_present_flag",
-        int(several),
-        "several elements are for BLOCK, and for BLOCK alone",
-    )
+    flag = "nnr_multiple_topology_elements_present_flag"
+    several = v.present(flag, unit.is_block)
+    reason = "several elements are for BLOCK, and for BLOCK alone"
+    v.check(several == unit.is_block, flag, int(several), reason)
     has_format = v.present(
-        "nnr_decompressed_data_format_present_flag",
-        unit.nnr_decompressed_data_format is not None,
+        "nnr_decompressed_data_format_present_flag", unit.nnr_decompressed_data_format is not None
     )
     v.u(unit, "input_parameters_present_flag", 1)
     _identifiers(v, unit, context, several)
@@ -208,22 +204,16 @@ def _check_complete(v: Visitor, unit: DataUnit, context: Context, has_codebook: 
     """Number of names; and, for writers, that nothing set was left out of the syntax."""
     names = unit.indices if context.indexed else unit.names
     expected = len(unit.name_roles())
-    v.check(
-        len(names) == expected, "names", len(names), f"must be {expected} by the block's contents"
-    )
+    reason = f"must be {expected} by the block's contents"
+    v.check(len(names) == expected, "names", len(names), reason)
     books = (2 if unit.is_decomposed_block else 1) if has_codebook else 0
     v.check(len(unit.codebooks) == books, "codebooks", len(unit.codebooks), f"must be {books}")
     node_fits = unit.node_id is None or context.profile == 1
     v.check(node_fits, "node_id", unit.node_id, "needs profile 1")
     parent_fits = unit.parent is None or context.parent_signalling
     v.check(parent_fits, "parent", unit.parent, "needs mps_parent_signalling_enabled_flag")
-    points = entry_point_count(unit)
-    v.check(
-        len(unit.entry_points) == points,
-        "entry_points",
-        len(unit.entry_points),
-        f"must be {points}",
-    )
+    points, count = entry_point_count(unit), len(unit.entry_points)
+    v.check(count == points, "entry_points", count, f"must be {points}")
     scanned = unit.scan_order == 0 or len(unit.tensor_dimensions or ()) > 1
     v.check(scanned, "scan_order", unit.scan_order, "needs two dimensions")
     inputs = unit.tensor_dimensions is None and unit.cabac_unary_length_minus1 is None

@@ -119,11 +119,6 @@ class ModelParameterSet:
     decomposition_performance_map: list[DecompositionEntry] | None = None
     validation_set_performance: float | None = None
 
-    @property
-    def has_quantization_parameter(self) -> bool:
-        """Whether density and quantization parameter are present."""
-        return bool(self.mps_quantization_method_flags & 3)
-
 
 @dataclass(slots=True)
 class LayerParameterSet:
@@ -136,11 +131,6 @@ class LayerParameterSet:
     sparsification_performance_map: list[SparsificationEntry] | None = None
     pruning_performance_map: list[PruningEntry] | None = None
     unification_performance_map: list[UnificationEntry] | None = None
-
-    @property
-    def has_quantization_parameter(self) -> bool:
-        """Whether density and quantization parameter are present."""
-        return bool(self.lps_quantization_method_flags & 3)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .codes import CompressionFormat, TopologyFormat
+from .codes import QUANTIZATION_METHODS, CompressionFormat, TopologyFormat
 from .context import Context
 from .records import (
     DecompositionEntry,
@@ -55,8 +55,7 @@ def model_parameter_set(v: Visitor, mps: ModelParameterSet, context: Context) ->
         v.present("mps_pruning_flag", mps.pruning_performance_map is not None),
         v.present("mps_unification_flag", mps.unification_performance_map is not None),
         v.present(
-            "mps_decomposition_performance_map_flag",
-            mps.decomposition_performance_map is not None,
+            "mps_decomposition_performance_map_flag", mps.decomposition_performance_map is not None
         ),
     ]
     _method_flags(v, mps, "mps_quantization_method_flags")
@@ -68,7 +67,7 @@ def model_parameter_set(v: Visitor, mps: ModelParameterSet, context: Context) ->
         v.zero("mps_reserved_zero_7bits", 7)
         parents = mps.mps_parent_signalling_enabled_flag
         v.check(not parents, "mps_parent_signalling_enabled_flag", parents, "needs profile 1")
-    if mps.has_quantization_parameter:
+    if mps.mps_quantization_method_flags & QUANTIZATION_METHODS:
         v.u(mps, "mps_qp_density", 3)
         v.field(mps, "mps_quantization_parameter", "i", 13)
     for present, structure in zip(maps, _PERFORMANCE_MAPS, strict=True):
@@ -117,7 +116,7 @@ def layer_parameter_set(v: Visitor, lps: LayerParameterSet, context: Context) ->
     ]
     _method_flags(v, lps, "lps_quantization_method_flags")
     v.zero("lps_reserved_zero_1bit", 1)
-    if lps.has_quantization_parameter:
+    if lps.lps_quantization_method_flags & QUANTIZATION_METHODS:
         v.u(lps, "lps_qp_density", 3)
         v.field(lps, "lps_quantization_parameter", "i", 13)
     for present, structure in zip(maps, _PERFORMANCE_MAPS[:3], strict=True):

@@ -29,6 +29,9 @@ class ParentData:
     history: npt.NDArray[np.uint8] | None = None
 
 
+_ParentLookup = Callable[[str, int], ParentData]
+
+
 @dataclass(frozen=True, slots=True)
 class TensorLayout:
     """One tensor of a data unit.
@@ -63,7 +66,7 @@ def look_up(integers: Integers, codebook: Codebook | None = None) -> Integers:
 
 
 def tensor_layouts(
-    record: DataUnit, context: Context, parent_data: Callable[[str, int], ParentData]
+    record: DataUnit, context: Context, parent_data: _ParentLookup
 ) -> list[TensorLayout]:
     """Return the tensors of a data unit in the order in which its codeword holds them.
 
@@ -74,24 +77,18 @@ def tensor_layouts(
             called only for units that have a parent.
     """
     names = dict(zip(record.name_roles(), record.names, strict=True))
-    return [
-        _layout(record, context, role, names[role], parent_data) for role in record.coding_roles()
-    ]
+    roles = record.coding_roles()
+    return [_layout(record, context, role, names[role], parent_data) for role in roles]
 
 
 def _layout(
-    record: DataUnit,
-    context: Context,
-    role: str,
-    name: str,
-    parent_data: Callable[[str, int], ParentData],
+    record: DataUnit, context: Context, role: str, name: str, parent_data: _ParentLookup
 ) -> TensorLayout:
     shape = role_shape(record, role)
     rows, cols = matrix_shape(shape)
-    codebook = _codebook(record, role)
-    earlier = ParentData()
-    if record.parent is not None:
-        earlier = parent_data(name, rows * cols)
+    has_codebook = bool(record.codebooks) and role in ("weight", "G", "H")
+    codebook = record.codebooks[role == "H"] if has_codebook else None
+    earlier = ParentData() if record.parent is None else parent_data(name, rows * cols)
     syntax = TensorSyntax(
         rows,
         cols,
@@ -117,9 +114,3 @@ def role_shape(record: DataUnit, role: str) -> tuple[int, ...]:
         return record.weight_shapes()[role == "H"]
     dimensions = record.tensor_dimensions or []
     return tuple(dimensions[:1])  # the vectors of a block have one element per output channel
-
-
-def _codebook(record: DataUnit, role: str) -> Codebook | None:
-    if not record.codebooks or role not in ("weight", "G", "H"):
-        return None
-    return record.codebooks[1 if role == "H" else 0]

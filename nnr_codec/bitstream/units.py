@@ -81,11 +81,6 @@ class Unit:
         return len(self.data)
 
     @property
-    def body(self) -> memoryview:
-        """The bytes after the common header."""
-        return self.data[self.header.byte_length :]
-
-    @property
     def is_private(self) -> bool:
         """Whether the unit is of a type (32 to 63) that every decoder skips."""
         return self.unit_type >= FIRST_PRIVATE_UNIT_TYPE

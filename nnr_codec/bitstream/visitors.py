@@ -136,27 +136,21 @@ class ReadVisitor(Visitor):
         return getattr(self.reader, kind)(size)  # called like the descriptors
 
     def code(self, element: str, kind: str, size: Any, value: Any) -> Any:
-        """Read one element."""
         return self._read(kind, size)
 
     def u(self, record: Any, name: str, bits: int) -> None:
-        """Read an unsigned attribute."""
         setattr(record, name, self.reader.u(bits))
 
     def ue(self, record: Any, name: str, order: int) -> None:
-        """Read an Exp-Golomb attribute."""
         setattr(record, name, self.reader.ue(order))
 
     def present(self, element: str, present: bool) -> bool:
-        """Read a flag that says whether something follows."""
         return self.reader.u(1) == 1
 
     def align(self) -> None:
-        """Read the alignment pattern."""
         self.reader.align()
 
     def field(self, record: Any, name: str, kind: str, size: Any, element: str = "") -> None:
-        """Read an attribute."""
         setattr(record, name, self._read(kind, size))
 
     def choice(
@@ -172,7 +166,6 @@ class ReadVisitor(Visitor):
     def values(
         self, record: Any, name: str, count: int, kind: str, size: Any, element: str = ""
     ) -> None:
-        """Read a list of numbers or strings."""
         setattr(record, name, [self._read(kind, size) for _ in range(count)])
 
     def child(self, record: Any, name: str, factory: type) -> Any:
@@ -190,7 +183,6 @@ class ReadVisitor(Visitor):
             yield items[-1]
 
     def element(self, items: list[Any], index: int, factory: type) -> Any:
-        """Append a fresh record."""
         items.append(factory())
         return items[-1]
 
@@ -200,7 +192,6 @@ class ReadVisitor(Visitor):
             raise self.reader.invalid(f"{element} = {value}: {reason}")
 
     def limit(self, name: str, value: int, allowed: int | None = None) -> None:
-        """Raise LimitExceeded."""
         allowed = getattr(self.limits, name) if allowed is None else allowed
         if value > allowed:
             raise LimitExceeded(name, value, allowed)
@@ -230,7 +221,6 @@ class WriteVisitor(Visitor):
         self._writer = writer
 
     def code(self, element: str, kind: str, size: Any, value: Any) -> Any:
-        """Write one element."""
         try:
             self._write[kind](size, value)
         except (ValueError, TypeError, AttributeError) as error:
@@ -238,18 +228,15 @@ class WriteVisitor(Visitor):
         return value
 
     def align(self) -> None:
-        """Write the alignment pattern."""
         self._writer.align()
 
     def choice(
         self, record: Any, name: str, bits: int, codes: type[IntEnum], element: str = ""
     ) -> None:
-        """Write one of ``codes``."""
         value = getattr(record, name)
         self.code(element or name, "u", bits, codes(value).value)
 
     def check(self, condition: bool, element: str, value: object, reason: str) -> None:
-        """Raise ValueError unless the condition holds."""
         if not condition:
             raise ValueError(f"{element} = {value!r}: {reason}")
 
@@ -261,7 +248,6 @@ class ListVisitor(Visitor):
         self.elements: list[Element] = []
 
     def code(self, element: str, kind: str, size: Any, value: Any) -> Any:
-        """List one element."""
         if kind in ("st", "rest"):
             descriptor = "st(v)" if kind == "st" else "bytes"
         else:
@@ -270,5 +256,4 @@ class ListVisitor(Visitor):
         return value
 
     def align(self) -> None:
-        """List the alignment pattern."""
         self.elements.append(Element("align", "align", None))

@@ -22,8 +22,6 @@ from .unfolding import windows
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MAX_BYTES", "calibrate"]
-
 MAX_BYTES = 1 << 30
 """Of all moments together, unless the user says otherwise."""
 _PIECE_BYTES = 1 << 25
@@ -64,9 +62,8 @@ def calibrate(
             differently.
         InvalidOptions: there are no batches, or `max_bytes` is less than the diagonals take.
     """
-    layers = {
-        layer: name for layer, name in weight_layers(module).items() if only is None or name in only
-    }
+    named = weight_layers(module).items()
+    layers = {layer: name for layer, name in named if only is None or name in only}
     layouts: dict[str, RowLayout] = {}
     for layer, name in layers.items():
         layout = _layout(layer)
@@ -108,10 +105,8 @@ def _hooked(layers: Mapping[Any, str], sums: Mapping[str, _Sum]) -> Iterator[Non
 
         return add
 
-    handles = [
-        layer.register_forward_hook(hook(sums[name]), with_kwargs=True)
-        for layer, name in layers.items()
-    ]
+    hooks = [(layer, hook(sums[name])) for layer, name in layers.items()]
+    handles = [layer.register_forward_hook(add, with_kwargs=True) for layer, add in hooks]
     try:
         yield
     finally:
@@ -153,7 +148,7 @@ class _Sum:
         count, size, _ = self._total.shape
         return unfolded.reshape(count, size, -1)
 
-    def _pieces(self, unfolded: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _pieces(self, unfolded: Any) -> Iterator[torch.Tensor]:
         """Cut along samples and, if need be, along the first dimension of positions."""
         first = 2 + len(self.layout.shape[2:])
         item = np.dtype(np.float64).itemsize

@@ -17,8 +17,6 @@ from ..errors import InvalidModel
 from ..factorization.map_checks import shortened
 from .moments import Calibration, InputMoments, RowLayout
 
-__all__ = ["load_calibration", "save_calibration"]
-
 _ENTRY = "nnr_calibration"
 _VERSION = 1
 _GREATEST = 2**63 - 1  # of counts and sizes
@@ -67,10 +65,8 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
         entry = json.loads(entry_text)
         if entry["version"] != _VERSION:
             raise InvalidModel(text, f"has version {entry['version']}, not {_VERSION}")
-        moments = {
-            name: _moments(text, name, weight, blocks[name])
-            for name, weight in entry["weights"].items()
-        }
+        weights = entry["weights"].items()
+        moments = {name: _moments(text, name, weight, blocks[name]) for name, weight in weights}
         return Calibration(moments, _whole(entry["samples"]), _names(entry["unused"]))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         reason = f"is not a valid calibration file: {type(error).__name__} {error}"

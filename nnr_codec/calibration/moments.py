@@ -1,4 +1,4 @@
-"""Second moments of the inputs of a weight, and the error of the layer's output by them.
+"""Second moments of the inputs of a weight, which tell the error of the layer's output.
 
 A layer multiplies vectors x, one for each position of its output, by the rows of its weight. If the
 weight changes by D, the squared error of the output at a position is, in the mean,
@@ -16,8 +16,6 @@ import numpy as np
 
 from ..errors import InvalidOptions
 from ..model import Array, Float64
-
-__all__ = ["Calibration", "InputMoments", "RowLayout", "block_sizes"]
 
 
 @dataclass(frozen=True)
@@ -95,19 +93,6 @@ class InputMoments:
         for index in range(count):
             full[:, index, :, index] = self.blocks[:, index]
         return full.reshape(groups, count * size, count * size)
-
-    def output_error(self, difference: Array) -> float:
-        """Return the mean squared error of the output, summed over its channels, at one position.
-
-        Exact for the samples of the calibration, unless `is_reduced`.
-
-        Args:
-            difference: between two weights, of `layout.shape`.
-        """
-        groups, count, size, _ = self.blocks.shape
-        rows = self.layout.rows(difference).astype(np.float64)
-        parts = rows.reshape(groups, -1, count, size).swapaxes(1, 2)
-        return float(np.sum((parts @ self.blocks) * parts))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["windows"]
-
 
 def windows(layer: Any, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     """Return what the kernel sees of `inputs` at each position of `output`.

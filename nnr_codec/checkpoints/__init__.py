@@ -97,7 +97,9 @@ def save_checkpoint(
     entries = dict(metadata or {})
     if not all(isinstance(part, str) for entry in entries.items() for part in entry):
         raise InvalidOptions("metadata", "keys and values have to be text")
-    _check_encodable(entries)
+    for key, value in entries.items():
+        if not _is_encodable(key) or not _is_encodable(value):
+            raise InvalidOptions("metadata", f"{key!r} cannot be written in UTF-8")
     parameters = _parameters(tensors)
     with atomic_output(text, overwrite=overwrite) as file:
         write(text, file, parameters, metadata=entries)
@@ -106,10 +108,7 @@ def save_checkpoint(
 
 
 def check_output(
-    path: str | os.PathLike[str],
-    *,
-    overwrite: bool,
-    graph: str | os.PathLike[str] | None = None,
+    path: str | os.PathLike[str], *, overwrite: bool, graph: str | os.PathLike[str] | None = None
 ) -> None:
     """Raise now what `save_checkpoint` would raise of `path` after long work.
 
@@ -138,53 +137,31 @@ def _writer(path: str, graph: str | os.PathLike[str] | None) -> Callable[..., No
 
 
 def _parameters(tensors: Tensors) -> list[Parameter]:
-    """Return `tensors` as parameters with distinct names of encodable text."""
-    renames: dict[str, str] = {}
-    if not isinstance(tensors, Mapping):
-        parameters = list(tensors)
-    else:
-        for name, value in tensors.items():
-            if isinstance(value, Parameter):
-                renames.setdefault(value.name, name)
-        parameters = [
-            dataclasses.replace(value, name=name)
-            if isinstance(value, Parameter)
-            else Parameter.from_array(name, value)
-            for name, value in tensors.items()
-        ]
-    names: set[str] = set()
-    for parameter in parameters:
-        name = parameter.name
+    """Return `tensors` as parameters with distinct names of encodable text.
+
+    Ties have the names that are written; those to what is not written before them are dropped.
+    """
+    items = tensors.items() if isinstance(tensors, Mapping) else [(p.name, p) for p in tensors]
+    renames: dict[str | None, str] = {}
+    written: dict[str | None, Parameter] = {}
+    for name, value in items:
+        if isinstance(value, Parameter):
+            renames.setdefault(value.name, name)
+    for name, value in items:
+        parameter = value if isinstance(value, Parameter) else Parameter.from_array(name, value)
         if not isinstance(name, str):
             raise InvalidModel(str(name), f"the name is a {type(name).__name__}, not text")
-        if name in names:
+        if name in written:
             raise InvalidModel(name, "two tensors have this name")
         if not _is_encodable(name):
             raise InvalidModel(name, "the name cannot be written in UTF-8")
         supported_dtype(name, parameter.dtype)
-        names.add(name)
-    return _retied(parameters, renames)
-
-
-def _retied(parameters: list[Parameter], renames: Mapping[str, str]) -> list[Parameter]:
-    """Give ties the names that are written, and drop those to what is not written before them."""
-    earlier: dict[str, tuple[tuple[int, ...], object]] = {}
-    result = []
-    for parameter in parameters:
-        described = (parameter.shape, parameter.dtype)
-        target = parameter.tied_to
-        if target is not None:
-            target = renames.get(target, target)
-            target = target if earlier.get(target) == described else None
-        result.append(dataclasses.replace(parameter, tied_to=target))
-        earlier[parameter.name] = described
-    return result
-
-
-def _check_encodable(entries: Mapping[str, str]) -> None:
-    for key, value in entries.items():
-        if not _is_encodable(key) or not _is_encodable(value):
-            raise InvalidOptions("metadata", f"{key!r} cannot be written in UTF-8")
+        first = written.get(renames.get(parameter.tied_to, parameter.tied_to))
+        if first and (first.shape, first.dtype) != (parameter.shape, parameter.dtype):
+            first = None
+        tied_to = first.name if first else None
+        written[name] = dataclasses.replace(parameter, name=name, tied_to=tied_to)
+    return list(written.values())
 
 
 def _is_encodable(text: str) -> bool:

@@ -14,8 +14,6 @@ from typing import BinaryIO
 
 from nnr_codec.errors import InvalidOptions
 
-__all__ = ["atomic_output"]
-
 _OPTION = "output"
 _MODE = 0o666  # less the umask, which the operating system takes off
 _DESCRIPTOR = re.compile(r"/dev/(?:std(?P<std>out|err)|fd/(?P<fd>\d+))|/proc/self/fd/(?P<proc>\d+)")

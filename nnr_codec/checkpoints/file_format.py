@@ -8,8 +8,6 @@ from typing import Literal
 
 from nnr_codec.checkpoints.reading import file_error, open_regular, parsing
 
-__all__ = ["Format", "format_of", "torch_folder"]
-
 Format = Literal["safetensors", "index", "npz", "torch", "onnx"]
 
 _HEAD_BYTES = 64
@@ -45,7 +43,8 @@ def format_of(path: str) -> Format:
         return "index"  # JSON; the binary length that begins a safetensors file has zeros
     if head[8:9] == b"{":  # after the eight bytes of its length, the JSON header of safetensors
         return "safetensors"
-    if _is_onnx(head) or os.path.splitext(path)[1].lower() == ".onnx":
+    is_onnx = head[:1] == b"\x08" and len(head) > 2 and head[2] in _ONNX_KEYS
+    if (is_onnx and 0 < head[1] <= _MAX_IR_VERSION) or os.path.splitext(path)[1].lower() == ".onnx":
         return "onnx"
     known = "safetensors (or an index of it), .npz, torch's, nor ONNX"
     raise file_error(path, f"is neither {known}, or it is damaged")
@@ -57,9 +56,3 @@ def torch_folder(archive: zipfile.ZipFile) -> str | None:
     folder = names[0].split("/")[0] if names else ""
     inside = all(name.startswith(f"{folder}/") for name in names)
     return folder if inside and f"{folder}/data.pkl" in names else None
-
-
-def _is_onnx(head: bytes) -> bool:
-    return (
-        len(head) > 2 and head[0] == 8 and 0 < head[1] <= _MAX_IR_VERSION and head[2] in _ONNX_KEYS
-    )

@@ -20,8 +20,6 @@ from nnr_codec.checkpoints.reading import file_error, open_regular, parsing
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, is_extension, supported_dtype
 
-__all__ = ["read", "write"]
-
 _SUFFIX = ".npy"
 _MAX_MEMBER_NAME_BYTES = 0xFFFF  # a 16-bit length (APPNOTE.TXT 4.4.10)
 _MAX_DEFLATE_RATIO = 1032  # 258 bytes of output from 2 bits of input
@@ -124,11 +122,7 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def write(
-    path: str,
-    file: BinaryIO,
-    parameters: Sequence[Parameter],
-    *,
-    metadata: Mapping[str, str],
+    path: str, file: BinaryIO, parameters: Sequence[Parameter], *, metadata: Mapping[str, str]
 ) -> None:
     """Write `parameters` as an `.npz` archive to `file`, one at a time, in order, uncompressed.
 
@@ -146,14 +140,11 @@ def write(
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for parameter in parameters:
             values = parameter.read()
-            _write_member(archive, parameter.name, values.astype(_stored(values), copy=False))
-            del values  # before the next one is read
+            stored = values.astype(values.dtype.newbyteorder("<"), copy=False)
+            _write_member(archive, parameter.name, stored)
+            del values, stored  # before the next one is read
         for key, text in metadata.items():
             _write_member(archive, key, np.array(text, dtype=f"<U{max(len(text), 1)}"))
-
-
-def _stored(values: Array) -> np.dtype[Any]:
-    return values.dtype.newbyteorder("<")
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -165,9 +156,8 @@ def _check_names(names: Sequence[str]) -> None:
         if len((name + _SUFFIX).encode()) > _MAX_MEMBER_NAME_BYTES:
             raise InvalidModel(name, "the name is too long for an .npz archive")
         if name + _SUFFIX in known:
-            raise InvalidModel(
-                name + _SUFFIX, f"np.load could not tell this name from {name!r} in an .npz archive"
-            )
+            reason = f"np.load could not tell this name from {name!r} in an .npz archive"
+            raise InvalidModel(name + _SUFFIX, reason)
 
 
 def _write_member(archive: zipfile.ZipFile, name: str, values: Array) -> None:

@@ -14,28 +14,11 @@ import numpy as np
 
 from nnr_codec.checkpoints.reading import file_error, open_regular, package_error, parsing
 from nnr_codec.errors import InvalidModel
-from nnr_codec.model import Array, Model, Parameter, dtype_of
-
-__all__ = ["read", "write"]
+from nnr_codec.model import DTYPE_NAMES, Array, Model, Parameter, dtype_of
 
 # onnx.proto, TensorProto.DataType, whose other types (text, complex, less than a byte) are refused.
-_DTYPES = {
-    "FLOAT": "float32",
-    "DOUBLE": "float64",
-    "BOOL": "bool",
-    **{
-        f"{sign}INT{bits}": f"{sign}int{bits}".lower() for sign in ("", "U") for bits in (8, 16, 32)
-    },
-    "INT64": "int64",
-    "UINT64": "uint64",
-    "FLOAT16": "float16",
-    "BFLOAT16": "bfloat16",
-    "FLOAT8E4M3FN": "float8_e4m3fn",
-    "FLOAT8E4M3FNUZ": "float8_e4m3fnuz",
-    "FLOAT8E5M2": "float8_e5m2",
-    "FLOAT8E5M2FNUZ": "float8_e5m2fnuz",
-    "FLOAT8E8M0": "float8_e8m0fnu",
-}
+_DTYPES = {name.upper().replace("_", ""): name for name in DTYPE_NAMES}
+_DTYPES |= {"FLOAT": "float32", "DOUBLE": "float64", "FLOAT8E8M0": "float8_e8m0fnu"}
 _MAX_BYTES = 2**31 - 1  # of a protobuf message
 _VALUE_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 
@@ -156,9 +139,8 @@ def _check_agreement(onnx: Any, source: str, model: Any, parameters: Sequence[Pa
     given = {parameter.name for parameter in parameters}
     for name in expected:
         if name not in given:
-            raise file_error(
-                source, "is an initializer of the graph, but not among the tensors", name
-            )
+            reason = "is an initializer of the graph, but not among the tensors"
+            raise file_error(source, reason, name)
     for parameter in parameters:
         if parameter.name not in expected:
             raise file_error(source, "is not an initializer of the graph", parameter.name)

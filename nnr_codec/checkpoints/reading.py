@@ -10,16 +10,12 @@ from typing import Any, BinaryIO
 
 from nnr_codec.errors import InvalidModel, NnrError
 
-__all__ = ["file_error", "open_regular", "package_error", "parsing", "unique_keys"]
-
 
 def file_error(path: str, reason: str, tensor: str | None = None) -> InvalidModel:
     """Return the error that names the file `path`, or the tensor `tensor` in it."""
-    return (
-        InvalidModel(path, reason)
-        if tensor is None
-        else InvalidModel(tensor, f"in {path!r}: {reason}")
-    )
+    if tensor is None:
+        return InvalidModel(path, reason)
+    return InvalidModel(tensor, f"in {path!r}: {reason}")
 
 
 def package_error(path: str, extra: str, error: ImportError) -> InvalidModel:
@@ -51,10 +47,8 @@ def parsing(path: str, tensor: str | None = None) -> Iterator[None]:
     except OSError as error:
         raise file_error(path, error.strerror or str(error), tensor) from error
     except Exception as error:
-        reason = str(error) or "no reason given"
-        raise file_error(
-            path, f"damaged file: {reason} ({type(error).__name__})", tensor
-        ) from error
+        reason = f"damaged file: {str(error) or 'no reason given'} ({type(error).__name__})"
+        raise file_error(path, reason, tensor) from error
 
 
 def open_regular(path: str) -> BinaryIO:

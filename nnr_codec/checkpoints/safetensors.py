@@ -20,8 +20,6 @@ from nnr_codec.checkpoints.reading import file_error, open_regular, parsing, uni
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, dtype_of
 
-__all__ = ["read", "write"]
-
 _DTYPES = {
     "BOOL": "bool",
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
@@ -97,11 +95,7 @@ def _parameter(
 
 
 def write(
-    path: str,
-    file: BinaryIO,
-    parameters: Sequence[Parameter],
-    *,
-    metadata: Mapping[str, str],
+    path: str, file: BinaryIO, parameters: Sequence[Parameter], *, metadata: Mapping[str, str]
 ) -> None:
     """Write `parameters` as safetensors to `file`, one at a time and in order.
 
@@ -132,8 +126,6 @@ def _header(parameters: Sequence[Parameter], metadata: Mapping[str, str]) -> byt
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     if len(text) > _MAX_HEADER_BYTES:
-        reason = (
-            f"names and metadata take {len(text)} bytes, safetensors allows {_MAX_HEADER_BYTES}"
-        )
-        raise InvalidOptions("output", reason)
+        sizes = f"{len(text)} bytes, safetensors allows {_MAX_HEADER_BYTES}"
+        raise InvalidOptions("output", f"names and metadata take {sizes}")
     return text

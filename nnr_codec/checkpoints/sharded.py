@@ -13,9 +13,7 @@ from typing import Any
 
 from nnr_codec.checkpoints import safetensors
 from nnr_codec.checkpoints.reading import file_error, open_regular, parsing, unique_keys
-from nnr_codec.model import Model, Parameter
-
-__all__ = ["read"]
+from nnr_codec.model import Model
 
 _MAP = "weight_map"
 _MAX_INDEX_BYTES = 100_000_000  # as for the header of a single file
@@ -40,13 +38,16 @@ def read(path: str) -> Model:
             stack.callback(model.close)
             shards[shard] = model
             metadata = {**model.metadata, **metadata}
-        parameters = [_find(path, shards, name, shard) for name, shard in shard_names.items()]
+        for name, shard in shard_names.items():
+            if name not in shards[shard]:
+                reason = f"is not in the shard {shard!r}, where the index has it"
+                raise file_error(path, reason, name)
+        parameters = [shards[shard][name] for name, shard in shard_names.items()]
         for shard, model in shards.items():
             for name in model:
                 if name not in shard_names:
-                    raise file_error(
-                        path, f"shard {shard!r} holds it, but the index does not", name
-                    )
+                    reason = f"shard {shard!r} holds it, but the index does not"
+                    raise file_error(path, reason, name)
         opened = stack.pop_all()
         return Model(parameters, metadata=metadata, source=path, on_close=opened.close)
 
@@ -75,9 +76,3 @@ def _shard_path(path: str, shard: str) -> str:
     if not shard or os.path.isabs(shard) or ":" in parts[0] or not parts[0] or ".." in parts:
         raise file_error(path, f"the shard {shard!r} is not in the folder of the index")
     return os.path.join(os.path.dirname(path), shard)
-
-
-def _find(path: str, shards: dict[str, Model], name: str, shard: str) -> Parameter:
-    if name not in shards[shard]:
-        raise file_error(path, f"is not in the shard {shard!r}, where the index has it", name)
-    return shards[shard][name]

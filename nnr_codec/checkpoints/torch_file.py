@@ -19,8 +19,6 @@ from nnr_codec.checkpoints.reading import file_error, open_regular, package_erro
 from nnr_codec.errors import InvalidModel
 from nnr_codec.model import Array, Model, Parameter, dtype_of, is_extension
 
-__all__ = ["read", "write"]
-
 _STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net")
 _SAFE_VERSION = (2, 6)
 # How torch names what it refuses to import.
@@ -184,11 +182,7 @@ def _values(torch: Any, tensor: Any, dtype: np.dtype[Any]) -> Array:
 
 
 def write(
-    path: str,
-    file: BinaryIO,
-    parameters: Sequence[Parameter],
-    *,
-    metadata: Mapping[str, str],
+    path: str, file: BinaryIO, parameters: Sequence[Parameter], *, metadata: Mapping[str, str]
 ) -> None:
     """Write `parameters` to `file` as a state dict that `torch.load(weights_only=True)` reads.
 

@@ -59,8 +59,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _decode(given: argparse.Namespace) -> int:
-    if given.verify is not None:
-        _check_verifiable(given)
+    if given.verify is not None and given.only is not None:
+        raise InvalidOptions("--verify", "needs the whole model: leave --only out")
+    is_file = os.path.isfile(given.output) or not os.path.exists(given.output)
+    if given.verify is not None and not is_file:  # a pipe, a device
+        raise InvalidOptions("--verify", f"needs a file to write, which {given.output!r} is not")
     check_output(given.output, overwrite=given.force, graph=given.graph)
     common.refuse_own_input(given.input, given.output)
     start = time.perf_counter()
@@ -78,13 +81,6 @@ def _decode(given: argparse.Namespace) -> int:
     digest = state.hexdigest() if state is not None else None
     _show(given, model.parameters, digest, time.perf_counter() - start)
     return common.DONE
-
-
-def _check_verifiable(given: argparse.Namespace) -> None:
-    if given.only is not None:
-        raise InvalidOptions("--verify", "needs the whole model: leave --only out")
-    if os.path.exists(given.output) and not os.path.isfile(given.output):  # a pipe, a device
-        raise InvalidOptions("--verify", f"needs a file to write, which {given.output!r} is not")
 
 
 def _write(given: argparse.Namespace, model: DecodedModel, state: ModelDigest | None) -> None:
@@ -129,15 +125,8 @@ def _show(
     elements = sum(tensor.size for tensor in tensors)
     if given.json:
         common.print_json(
-            {
-                "input": given.input,
-                "output": given.output,
-                "tensors": len(tensors),
-                "elements": elements,
-                "bytes": size,
-                "digest": digest,
-                "seconds": seconds,
-            }
+            {"input": given.input, "output": given.output, "tensors": len(tensors)}
+            | {"elements": elements, "bytes": size, "digest": digest, "seconds": seconds}
         )
     elif not given.quiet:
         print(

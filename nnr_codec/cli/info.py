@@ -11,7 +11,7 @@ from ..bitstream import ParsedUnit
 from ..decoding.stream_decoder import StreamDecoder
 from ..decoding.stream_info import StreamInfo, TensorInfo
 from ..errors import InvalidOptions
-from ..stream import open_stream
+from ..stream import NnrStream
 from ..support.digest import digest
 from . import _common as common
 from .text import printable, table
@@ -43,12 +43,11 @@ def _parser() -> argparse.ArgumentParser:
 def _info(given: argparse.Namespace) -> int:
     limits = common.limits(given)
     if given.parent and not given.digest:
-        raise InvalidOptions(
-            "--parent", "is for --digest alone, since headers can be read without parents"
-        )
+        reason = "is for --digest alone, since headers can be read without parents"
+        raise InvalidOptions("--parent", reason)
     # A pipe is read once: its bytes serve the digest as well.
     source = sys.stdin.buffer.read() if given.input == "-" else given.input
-    with open_stream(source, limits=limits) as stream:
+    with NnrStream(source, limits=limits) as stream:
         info = stream.info()
         units = stream.units() if given.units else []
         listed = [_unit_json(parsed) for parsed in units]

@@ -12,7 +12,7 @@ from .._core import BlockRowDecoder, DecodeStatus, decode_codeword
 from ..bitstream import DataUnit, ParsedUnit, PayloadType
 from ..bitstream.qp import qp_delta_bits
 from ..bitstream.unit_layout import Integers, ParentData, TensorLayout, tensor_layouts
-from ..errors import InvalidBitstream, TruncatedBitstream
+from ..errors import InvalidBitstream, MissingParent, TruncatedBitstream
 from .series import Series
 
 _REASONS = {
@@ -41,12 +41,6 @@ class CodedTensor:
     layout: TensorLayout
     qp_delta: int
     integers: Integers
-
-
-def invalid_payload(parsed: ParsedUnit, record: DataUnit, reason: str) -> InvalidBitstream:
-    """Return the error of a data unit whose payload is damaged."""
-    reason = f"tensor {record.names[0]!r}: {reason}"
-    return InvalidBitstream(parsed.unit.label, parsed.payload_offset, reason)
 
 
 class CodewordDecoder:
@@ -87,10 +81,8 @@ class CodewordDecoder:
             if any(history_enabled for _, history_enabled, _ in tensors):
                 self._require_parents(layouts)  # without history, the codeword is misread
             self._check(status)
-        return [
-            CodedTensor(layout, qp_delta, integers)
-            for layout, (qp_delta, _, integers) in zip(layouts, tensors, strict=True)
-        ]
+        pairs = zip(layouts, tensors, strict=True)
+        return [CodedTensor(layout, delta, integers) for layout, (delta, _, integers) in pairs]
 
     def _entries(self, layouts: list[TensorLayout]) -> list[tuple[int, int, int]]:
         """Return the entry points that block rows answer to.
@@ -120,7 +112,7 @@ class CodewordDecoder:
         for entry in self._record.entry_points:
             starts.append((starts[-1][0] + entry.offset, entry.value8, entry.dq_state))
         if starts[-1][0] > 8 * len(payload):
-            raise self._invalid(_REASONS[DecodeStatus.ENTRY_POINT_MISMATCH])
+            raise self.invalid(_REASONS[DecodeStatus.ENTRY_POINT_MISMATCH])
         count = len(starts)
         run = -(-count // _RUNS)
         firsts = range(0, count, run)
@@ -137,7 +129,7 @@ class CodewordDecoder:
         ]
         for first, (status, ends) in zip(firsts, results, strict=True):
             if ends != starts[first + 1 : first + 1 + len(ends)]:
-                raise self._invalid(_REASONS[DecodeStatus.ENTRY_POINT_MISMATCH])
+                raise self.invalid(_REASONS[DecodeStatus.ENTRY_POINT_MISMATCH])
             self._check(status)
         return decoder.qp_delta, decoder.history_enabled, decoder.integers
 
@@ -148,7 +140,8 @@ class CodewordDecoder:
     def _require_parents(self, layouts: list[TensorLayout]) -> None:
         """Tell a missing parent from damage."""
         for layout in layouts:
-            self._series.require(layout.name)
+            if layout.name not in self._series:
+                raise MissingParent(layout.name)
 
     def _check(self, status: DecodeStatus) -> None:
         if status == DecodeStatus.OK:
@@ -158,7 +151,9 @@ class CodewordDecoder:
             end = unit.byte_offset + unit.size
             reason = f"tensor {self._record.names[0]!r}: the codeword goes on past the unit's end"
             raise TruncatedBitstream(unit.label, end, reason)
-        raise self._invalid(_REASONS[status])
+        raise self.invalid(_REASONS[status])
 
-    def _invalid(self, reason: str) -> InvalidBitstream:
-        return invalid_payload(self._parsed, self._record, reason)
+    def invalid(self, reason: str) -> InvalidBitstream:
+        """Return the error of a data unit whose payload is damaged."""
+        reason = f"tensor {self._record.names[0]!r}: {reason}"
+        return InvalidBitstream(self._parsed.unit.label, self._parsed.payload_offset, reason)

@@ -9,9 +9,8 @@ from ..errors import InvalidModel
 from ..factorization.files import factors_metadata
 from ..model import Array, Parameter
 from ..support.rereadable_file import RereadableFile
-from .selection import Layers
 from .stream_decoder import StreamDecoder
-from .unit_decoder import DecodedTensor
+from .stream_map import Layers
 
 
 class DecodedModel:
@@ -44,20 +43,15 @@ class DecodedModel:
         Raises:
             BitstreamError: the headers are damaged, or ask for what is not supported or allowed.
         """
-        outlines: dict[str, DecodedTensor] = {
-            tensor.name: tensor for tensor in decoder.outline(source, layers)
-        }
+        outlines = {tensor.name: tensor for tensor in decoder.outline(source, layers)}
         self._outlines = outlines
-        self.parameters = [
-            Parameter(
-                tensor.name,
-                tensor.values.shape,
-                tensor.values.dtype,
-                partial(self._load, tensor.name),
-                tensor.tied_to if tensor.tied_to in outlines else None,
+        self.parameters = []
+        for name, tensor in outlines.items():
+            tied_to = tensor.tied_to if tensor.tied_to in outlines else None
+            shape, dtype = tensor.values.shape, tensor.values.dtype
+            self.parameters.append(
+                Parameter(name, shape, dtype, partial(self._load, name), tied_to)
             )
-            for tensor in outlines.values()
-        ]
         self.metadata = factors_metadata(decoder.factorizations, outlines)
         source.rewind()
         self._source = source.name

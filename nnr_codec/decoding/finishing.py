@@ -16,12 +16,18 @@ from .unit_decoder import DecodedTensor
 
 
 class ValueMaker:
-    """Makes decoded tensors of decoded tensors."""
+    """Makes decoded tensors of decoded tensors, or outlines of outlines, which have no values."""
+
+    def __init__(self, outlines: bool = False) -> None:
+        """`outlines`: values are zeros that take no memory."""
+        self._outlines = outlines
 
     def join(
         self, tensor: DecodedTensor, rule: TensorRule, part: DecodedTensor | None
     ) -> DecodedTensor:
         """Return a tensor made complete by its part; raises what `joined` raises."""
+        if self._outlines:
+            return tensor  # it is that of the whole already
         part_values = None if part is None else part.values
         return replace(tensor, values=joined(tensor.name, rule, tensor.values, part_values))
 
@@ -29,6 +35,8 @@ class ValueMaker:
         self, weight: str, entry: Factorization, factors: Sequence[DecodedTensor]
     ) -> DecodedTensor:
         """Return a weight made of factors; raises what `recomposed` raises."""
+        if self._outlines:
+            return DecodedTensor(weight, "dense", entry.outlined())
         values = recomposed(weight, entry, [factor.values for factor in factors])
         return DecodedTensor(weight, "dense", values)
 
@@ -37,22 +45,6 @@ class ValueMaker:
         if first is None:
             return DecodedTensor(extra.name, "empty", extra.empty())
         return DecodedTensor(extra.name, "tied", first.values, tied_to=first.name)
-
-
-class OutlineMaker(ValueMaker):
-    """Makes outlines of outlines: their values are zeros that take no memory."""
-
-    def join(
-        self, tensor: DecodedTensor, rule: TensorRule, part: DecodedTensor | None
-    ) -> DecodedTensor:
-        """Return the tensor, whose outline is that of the whole already."""
-        return tensor
-
-    def product(
-        self, weight: str, entry: Factorization, factors: Sequence[DecodedTensor]
-    ) -> DecodedTensor:
-        """Return the outline of a weight."""
-        return DecodedTensor(weight, "dense", entry.outlined())
 
 
 def joined(name: str, rule: TensorRule, values: Array, part: Array | None) -> Array:

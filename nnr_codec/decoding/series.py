@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..bitstream import NodeId
 from ..bitstream.unit_layout import Integers, ParentData
-from ..errors import InvalidBitstream, MissingParent
+from ..errors import InvalidBitstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +103,3 @@ class Series:
             reason = f"{name!r} has {elements} elements, {history.size} in an earlier stream"
             raise InvalidBitstream(label, offset, reason)
         return ParentData(self._last.get(name), history)
-
-    def require(self, name: str) -> None:
-        """Check that some stream of the series holds tensor `name`.
-
-        Raises:
-            MissingParent: none does.
-        """
-        if name not in self:
-            raise MissingParent(name)

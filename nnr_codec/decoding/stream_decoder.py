@@ -12,10 +12,9 @@ from ..errors import BitstreamError
 from ..factorization.factorizations import Factorization
 from ..options import DecodeLimits
 from ..support.ordered_calls import OrderedCalls
-from .finishing import OutlineMaker, ValueMaker
-from .selection import Layers, Selection
+from .finishing import ValueMaker
 from .series import CodedState, Series
-from .stream_map import StreamMap
+from .stream_map import Layers, Selection, StreamMap
 from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
 from .unit_reader import Source, data_units, opened
 from .walk import Walk
@@ -75,7 +74,7 @@ class StreamDecoder:
         with opened(source) as data:
             units = data_units(data, self._limits, selection, stream)
             outlines = (outline_data_unit(parsed) for parsed, _ in units)
-            yield from Walk(stream, selection, OutlineMaker()).tensors(outlines)
+            yield from Walk(stream, selection, ValueMaker(outlines=True)).tensors(outlines)
 
     def _states(self, parent: Source) -> dict[str, CodedState]:
         units = self._decode(parent, Selection(), StreamMap(), keep_integers=True)
@@ -99,10 +98,7 @@ class StreamDecoder:
                 yield decode_data_unit(parsed, self.series, keep_integers=keep_integers)
 
     def _decode_ahead(
-        self,
-        units: Iterator[tuple[ParsedUnit, DataUnit]],
-        executor: Executor,
-        keep_integers: bool,
+        self, units: Iterator[tuple[ParsedUnit, DataUnit]], executor: Executor, keep_integers: bool
     ) -> Iterator[list[DecodedTensor]]:
         decode = partial(_decoded_unit, keep_integers=keep_integers)
         with OrderedCalls(executor, decode, _MAX_PENDING) as calls:
@@ -115,7 +111,8 @@ class StreamDecoder:
                 if unit is None:
                     break
                 parsed, record = unit
-                if self._splits(record):
+                if record.entry_points and isinstance(executor, ThreadPoolExecutor):
+                    # The threads decode parts of a unit rather than units.
                     yield from calls.rest()
                     yield decode_data_unit(parsed, self.series, executor, keep_integers)
                     continue
@@ -124,10 +121,6 @@ class StreamDecoder:
                 names = [name for name, _ in record.decoded_roles()]
                 calls.submit(size, (parsed, self.series.part(names)))
             yield from calls.rest()
-
-    def _splits(self, record: DataUnit) -> bool:
-        """Whether the threads decode parts of a unit rather than units."""
-        return bool(record.entry_points) and isinstance(self._executor, ThreadPoolExecutor)
 
 
 def _decoded_unit(unit: tuple[ParsedUnit, Series], keep_integers: bool) -> list[DecodedTensor]:

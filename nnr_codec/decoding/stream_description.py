@@ -17,9 +17,8 @@ from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import Factorization, factors_of
 from ..factorization.model_map import Extra
 from ..factorization.tensor_rules import TensorRule
-from .selection import Selection
 from .stream_info import FactorizationInfo, StreamInfo, TensorInfo
-from .stream_map import StreamMap
+from .stream_map import Selection, StreamMap
 from .walk import Walk
 
 _KINDS = {

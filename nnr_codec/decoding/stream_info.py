@@ -137,7 +137,5 @@ class StreamInfo(StreamTotals):
             **self._totals(),
             "parameters": self.parameters,
         }
-        factorizations = [
-            {**asdict(weight), "elements": weight.elements} for weight in self.factorizations
-        ]
-        return {**totals, "per_tensor": self._rows(), "factorizations": factorizations}
+        weights = [{**asdict(w), "elements": w.elements} for w in self.factorizations]
+        return {**totals, "per_tensor": self._rows(), "factorizations": weights}

@@ -14,11 +14,11 @@ from .._core import dequantize, dequantize_in_place
 from ..bitstream import Codebook, DataFormat, DataUnit, NodeId, ParsedUnit, PayloadType
 from ..bitstream.qp import step_size
 from ..bitstream.unit_layout import Integers, look_up, role_shape
-from ..errors import InvalidBitstream, LimitExceeded, UnsupportedFeature
+from ..errors import LimitExceeded, UnsupportedFeature
 from ..factorization.map_checks import MapError
 from ..factorization.tensor_rules import TensorRule, apply_rule
 from ..model import dtype_of
-from .codeword_decoder import CodedTensor, CodewordDecoder, invalid_payload
+from .codeword_decoder import CodedTensor, CodewordDecoder
 from .ordered_product import summed_by_rank
 from .series import Series
 
@@ -96,11 +96,9 @@ class _UnitDecoder:
         self.parsed = parsed
         self.record = parsed.record
         self._codeword = CodewordDecoder(parsed, parsed.record, series)
+        self.invalid = self._codeword.invalid
         self._keep_integers = keep_integers
         self._quantization = parsed.context.quantization or (0, 0)
-
-    def invalid(self, reason: str) -> InvalidBitstream:
-        return invalid_payload(self.parsed, self.record, reason)
 
     def tensors(self, executor: Executor | None) -> list[DecodedTensor]:
         """Decode everything, in the order of the names in the header, the product last."""

@@ -11,8 +11,7 @@ from ..bitstream import DataUnit, ParsedUnit, Topology, parse_units
 from ..errors import BitstreamError, LimitExceeded, naming
 from ..options import DecodeLimits
 from ..support.rereadable_file import RereadableFile
-from .selection import Selection
-from .stream_map import StreamMap
+from .stream_map import Selection, StreamMap
 
 Bytes = bytes | bytearray | memoryview
 Source = Bytes | str | os.PathLike[str] | BinaryIO | RereadableFile
@@ -40,22 +39,17 @@ def limited_units(source: Any, limits: DecodeLimits, stream: StreamMap) -> Itera
     for parsed in parse_units(source, limits):
         stream.note(parsed)
         if isinstance(parsed.record, Topology):
-            formed = sum(
-                entry.elements * (1 + len(stream.ties(name)))
-                for name, entry in stream.model_map.factorizations.items()
-            )
+            weights = stream.model_map.factorizations.items()
+            formed = sum(entry.elements * (1 + len(stream.ties(n))) for n, entry in weights)
         elif isinstance(parsed.record, DataUnit):
-            coded += parsed.record.decoded_elements * (1 + _tie_count(parsed.record, stream))
+            coded += parsed.record.decoded_elements
+            if stream.model_map.extras:
+                names = [name for name, _ in parsed.record.decoded_roles()]
+                ties = sum(len(stream.ties(name)) for name in names)
+                coded += parsed.record.decoded_elements * ties
             if coded + formed > limits.max_elements:
                 raise LimitExceeded("max_elements", coded + formed, limits.max_elements)
         yield parsed
-
-
-def _tie_count(record: DataUnit, stream: StreamMap) -> int:
-    """Return how many tensors are tied to those of a unit."""
-    if not stream.model_map.extras:
-        return 0
-    return sum(len(stream.ties(name)) for name, _ in record.decoded_roles())
 
 
 def data_units(

@@ -91,12 +91,9 @@ class Factorization:
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of the map."""
-        entry: dict[str, Any] = {
-            "form": self.form,
-            "shape": list(self.shape),
-            "factors": list(self.factors),
-        }
-        return entry if self.dtype == "float32" else {**entry, "dtype": self.dtype}
+        dtype = {} if self.dtype == "float32" else {"dtype": self.dtype}
+        shape, factors = list(self.shape), list(self.factors)
+        return {"form": self.form, "shape": shape, "factors": factors, **dtype}
 
 
 def parse_factorization(name: str, data: Any, max_dimensions: int) -> Factorization:
@@ -114,9 +111,8 @@ def parse_factorization(name: str, data: Any, max_dimensions: int) -> Factorizat
     shape = checked_shape(data.get("shape"), max_dimensions)
     if 0 in shape:
         raise MapError(f"{shortened(name)}: a dimension is 0")
-    factors = tuple(
-        typed(factor, str, "factors") for factor in typed(data.get("factors"), list, "factors")
-    )
+    listed = typed(data.get("factors"), list, "factors")
+    factors = tuple(typed(factor, str, "factors") for factor in listed)
     if not 1 < len(factors) <= _MAX_FACTORS or len(set(factors)) != len(factors):
         raise MapError(f"{shortened(name)}: {len(factors)} factors, or one of them twice")
     dtype = checked_dtype(data.get("dtype", "float32"))
@@ -144,7 +140,7 @@ class FactorChecks:
         self._limits = limits
         self._operations = 0  # of all products so far
         for entry in factorizations.values():
-            _within(limits.max_elements_per_tensor, "max_elements_per_tensor", entry.elements)
+            self._check("max_elements_per_tensor", entry.elements)
 
     def __contains__(self, name: str) -> bool:
         """Whether coded tensor `name` is a factor."""
@@ -172,12 +168,11 @@ class FactorChecks:
             LimitExceeded: they are more than is allowed, alone or with those before.
         """
         self._operations += operations
-        limits, name = self._limits, "max_product_operations"
-        _within(limits.max_product_operations, name, operations)
-        name = "max_all_product_operations"  # a shared factor makes work for each of its weights
-        _within(limits.max_all_product_operations, name, self._operations)
+        self._check("max_product_operations", operations)
+        # A shared factor makes work for each of its weights.
+        self._check("max_all_product_operations", self._operations)
 
-
-def _within(allowed: int, limit: str, value: int) -> None:
-    if value > allowed:
-        raise LimitExceeded(limit, value, allowed)
+    def _check(self, limit: str, value: int) -> None:
+        allowed = getattr(self._limits, limit)
+        if value > allowed:
+            raise LimitExceeded(limit, value, allowed)

@@ -59,11 +59,8 @@ def factors_metadata(
         factorizations: of the stream.
         names: of the file's tensors; what is not all there is left out.
     """
-    complete = {
-        name: entry
-        for name, entry in factorizations.items()
-        if all(factor in names for factor in entry.factors)
-    }
+    entries = factorizations.items()
+    complete = {name: e for name, e in entries if all(f in names for f in e.factors)}
     return {KEY: ModelMap(factorizations=complete).to_text()} if complete else {}
 
 

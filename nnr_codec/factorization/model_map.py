@@ -181,9 +181,8 @@ class ModelMap:
         if self.order:
             data["order"] = BY_NAME if self.order.by_name else self.order.roles
         if self.factorizations:
-            data["factorizations"] = {
-                n: entry.to_json() for n, entry in self.factorizations.items()
-            }
+            weights = self.factorizations.items()
+            data["factorizations"] = {name: entry.to_json() for name, entry in weights}
         return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -208,17 +207,12 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
     check_keys(data, {"tensors", "extras", "order", "factorizations"}, "the map")
     tensors = typed(data.get("tensors", {}), dict, "tensors")
     extras = typed(data.get("extras", []), list, "extras")
-    rules = {
-        name: parse_tensor_rule(name, entry, max_dimensions) for name, entry in tensors.items()
-    }
+    rules = {n: parse_tensor_rule(n, entry, max_dimensions) for n, entry in tensors.items()}
     order = _order(data["order"]) if "order" in data else TensorOrder()
     weights = typed(data.get("factorizations", {}), dict, "factorizations")
-    factorizations = {
-        name: parse_factorization(name, entry, max_dimensions) for name, entry in weights.items()
-    }
-    model_map = ModelMap(
-        rules, tuple(_extra(entry, max_dimensions) for entry in extras), order, factorizations
-    )
+    factored = {n: parse_factorization(n, entry, max_dimensions) for n, entry in weights.items()}
+    extra_tensors = tuple(_extra(entry, max_dimensions) for entry in extras)
+    model_map = ModelMap(rules, extra_tensors, order, factored)
     if len({extra.name for extra in model_map.extras}) != len(model_map.extras):
         raise MapError("two extras have one name")
     model_map.check_parts()

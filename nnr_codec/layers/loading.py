@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..decoding.selection import Layers, Selection
+from ..decoding.stream_map import Layers, Selection
 from ..decoding.unit_reader import Bytes, Source
 from ..errors import InvalidModel
 from ..factorization.factor_tracker import FactorTracker
@@ -93,9 +93,8 @@ def _check(state: State, tensors: TensorSource, strict: bool) -> None:
         if name in state:
             check_shape(name, shape, state[name])
             if state[name].is_meta:
-                raise InvalidModel(
-                    name, "is on the device 'meta' in the module: use to_empty first"
-                )
+                reason = "is on the device 'meta' in the module: use to_empty first"
+                raise InvalidModel(name, reason)
     if strict:
         _check_names(state, shapes, tensors.name)
 
@@ -114,17 +113,11 @@ def _check_names(state: State, shapes: Mapping[str, Any], source: str) -> None:
 def _layers(module: nn.Module, state: State, tensors: TensorSource) -> dict[str, nn.Module]:
     """Return the layers to replace, by the names of their weights, all of which fit."""
     shapes = {parameter.name: parameter.shape for parameter in tensors.parameters}
-    layers = {
-        name: layer_of(
-            module,
-            name,
-            entry.form,
-            entry.shape,
-            entry.ranks([shapes[factor] for factor in entry.factors]),
-        )
-        for name, entry in tensors.factorizations.items()
-        if name in state
-    }
+    layers = {}
+    for name, entry in tensors.factorizations.items():
+        if name in state:
+            ranks = entry.ranks([shapes[factor] for factor in entry.factors])
+            layers[name] = layer_of(module, name, entry.form, entry.shape, ranks)
     check_distinct(module, layers)
     return layers
 
@@ -148,14 +141,10 @@ def _load(
             if weight in layers:
                 made = factored(layers[weight], entry.weight(factors), entry.factors, shared)
                 replace_layer(module, weight, made)
-            if weight not in layers or _has(module, state[weight]):
+            # Another layer, which was not replaced, may be tied to the weight.
+            if weight not in layers or any(p is state[weight] for p in module.parameters()):
                 _copy(state[weight], entry.dense(factors))
             del factors
-
-
-def _has(module: nn.Module, tensor: torch.Tensor) -> bool:
-    """Whether a layer that was not replaced is tied to what was the weight of one that was."""
-    return any(parameter is tensor for parameter in module.parameters())
 
 
 def _copy(target: torch.Tensor, values: Array) -> None:

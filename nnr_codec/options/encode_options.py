@@ -223,11 +223,8 @@ class EncodeOptions:
         if not values:
             return self
         encoding = {name: value for name, value in values.items() if name not in _WEIGHT_OPTIONS}
-        of_weight = {
-            _WEIGHT_OPTIONS[name].name: value
-            for name, value in values.items()
-            if name in _WEIGHT_OPTIONS
-        }
+        weight_values = [(_WEIGHT_OPTIONS.get(name), value) for name, value in values.items()]
+        of_weight = {field.name: value for field, value in weight_values if field}
         if of_weight:
             model = self.decomposition
             chooses_amount = of_weight.get("method") == "auto" != model.method

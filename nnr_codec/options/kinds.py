@@ -19,6 +19,9 @@ from ..errors import InvalidOptions
 
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3}
 _UNITS |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_SWITCHES = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
+
+_fields = cache(fields)
 
 
 def _refuse(*_: Any) -> Any:
@@ -33,7 +36,8 @@ class Kind:
         description: of the values, such as "a whole number from 0 to 7".
         convert: returns a value in Python's own type; ValueError or TypeError if it is no such
             value.
-        parse: returns the value that a text stands for, not yet checked; ValueError for another.
+        parse: returns the value that a text stands for, not yet checked; ValueError or KeyError
+            for another.
         metavar: what help texts call a value; None: the option is switched on or off.
     """
 
@@ -90,11 +94,6 @@ def convert_all(options: Any) -> None:
             object.__setattr__(options, declared.name, value)
 
 
-@cache
-def _fields(options: type) -> tuple[Field[Any], ...]:
-    return fields(options)
-
-
 def converted(value: Any, declared: Field[Any]) -> Any:
     """Return the value of an option in Python's own type.
 
@@ -138,14 +137,10 @@ def number(low: float, high: float = math.inf, *, or_low: bool = False) -> Kind:
 def choice(*values: Any) -> Kind:
     """Return the kind of an option that has one of a few values, texts or numbers."""
     texts = {str(value): value for value in values}
-
-    def convert(value: Any) -> Any:
-        return values[values.index(value)]
-
-    def parse(text: str) -> Any:
-        return texts[text] if text in texts else _refuse()
-
-    return Kind(f"one of {', '.join(map(repr, values))}", convert, parse, "|".join(texts))
+    description = f"one of {', '.join(map(repr, values))}"
+    return Kind(
+        description, lambda value: values[values.index(value)], texts.__getitem__, "|".join(texts)
+    )
 
 
 def automatic(kind: Kind) -> Kind:
@@ -160,19 +155,10 @@ def automatic(kind: Kind) -> Kind:
     return Kind(f"'auto' or {kind.description}", convert, parse, kind.metavar)
 
 
-def instance(of: type) -> Kind:
-    """Return the kind of the objects of a class."""
-    description = f"an object of {of.__name__}"
-    return Kind(description, lambda value: value if isinstance(value, of) else _refuse())
-
-
-def _switched(value: Any) -> bool:
-    return value if isinstance(value, bool) else _refuse()
-
-
-def _switch_text(text: str) -> bool:
-    values = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
-    return values[text.lower()] if text.lower() in values else _refuse()
+def instance(of: type, description: str = "", **more: Any) -> Kind:
+    """Return the kind of the objects of a class; `more`: other attributes of the kind."""
+    description = description or f"an object of {of.__name__}"
+    return Kind(description, lambda value: value if isinstance(value, of) else _refuse(), **more)
 
 
 def whole_or_fraction(value: Any) -> int | float:
@@ -196,7 +182,7 @@ def _globs(value: Any) -> tuple[Any, ...]:
     return tuple(value) if is_sequence else _refuse()
 
 
-SWITCH = Kind("True or False", _switched, _switch_text, None)
+SWITCH = instance(bool, "True or False", parse=lambda text: _SWITCHES[text.lower()], metavar=None)
 SIZE = Kind(
     "a number of bytes or a percentage above 0", whole_or_fraction, _size_text, "BYTES|PERCENT%"
 )

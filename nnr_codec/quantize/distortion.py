@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .._core import (
-    TensorSyntax,
-    TensorToEncode,
-    dequantize,
-    largest_magnitude,
-    measure_distortion,
-)
+from .._core import TensorSyntax, TensorToEncode, dequantize, largest_magnitude, measure_distortion
 
 __all__ = ["Distortion", "difference", "distortion", "largest_magnitude", "weight_error"]
 
@@ -40,10 +34,7 @@ class Distortion:
 
 
 def distortion(
-    values: npt.NDArray[Any],
-    levels: npt.NDArray[np.int32],
-    syntax: TensorSyntax,
-    step: float,
+    values: npt.NDArray[Any], levels: npt.NDArray[np.int32], syntax: TensorSyntax, step: float
 ) -> Distortion:
     """Compare a tensor with what a decoder makes of its integers.
 
@@ -73,7 +64,8 @@ def difference(
     squared_error = energy = 0.0
     overflows = False
     with np.errstate(over="ignore", invalid="ignore"):
-        for piece in _pieces(values.size):
+        for start in range(0, values.size, _PIECE):
+            piece = slice(start, start + _PIECE)
             original = values[piece].astype(np.float64)
             result = decoded(piece).astype(values.dtype, copy=False)
             error = result.astype(np.float64) - original
@@ -83,11 +75,6 @@ def difference(
             # Without a finite error there may be an infinity.
             overflows |= not math.isfinite(squared) and not np.isfinite(result).all()
     return Distortion(squared_error, energy, bool(overflows))
-
-
-def _pieces(size: int) -> Iterator[slice]:
-    for start in range(0, size, _PIECE):
-        yield slice(start, start + _PIECE)
 
 
 def weight_error(weight: npt.NDArray[Any], made: npt.NDArray[Any]) -> Distortion:

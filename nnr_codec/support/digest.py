@@ -11,8 +11,6 @@ import numpy as np
 from nnr_codec.errors import InvalidModel
 from nnr_codec.model import Array, supported_dtype
 
-__all__ = ["ModelDigest", "digest"]
-
 
 def digest(tensors: Iterable[tuple[str, Array]]) -> str:
     """Return the SHA-256 of `tensors`, (name, values) pairs in order, as 64 hexadecimal digits.

@@ -15,8 +15,6 @@ from typing import Any
 
 from ..errors import InvalidOptions, NnrError
 
-__all__ = ["call_function", "is_interruption", "load_function", "naming_failures"]
-
 
 def load_function(location: str, option: str, folder: Path | None = None) -> Callable[..., Any]:
     """Execute a file as a module of its own, and return a function of it.

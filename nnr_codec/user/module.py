@@ -18,17 +18,6 @@ from ..model import Parameter
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "apply",
-    "check_not_lazy",
-    "evaluating",
-    "in_mode",
-    "inputs_of",
-    "load_state",
-    "sample_count",
-    "weight_layers",
-]
-
 
 def inputs_of(batch: Any) -> Any:
     """Return the inputs of `batch`, which are all of it unless it is a pair with targets."""

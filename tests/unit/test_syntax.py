@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from syntax_support import PROFILES, Structure, check_identity, read, written
 
 from nnr_codec.bitstream.bits import BitReader
-from nnr_codec.bitstream.codes import CompressionFormat, PayloadType, TopologyFormat
+from nnr_codec.bitstream.codes import (
+    QUANTIZATION_METHODS,
+    CompressionFormat,
+    PayloadType,
+    TopologyFormat,
+)
 from nnr_codec.bitstream.context import Context
 from nnr_codec.bitstream.data_unit import data_unit, entry_point_count
 from nnr_codec.bitstream.records import (
@@ -91,7 +96,7 @@ def parameter_sets(draw: st.DrawFn) -> tuple[ModelParameterSet, Context]:
             **optional_maps(4),
         )
     )
-    if mps.has_quantization_parameter:
+    if mps.mps_quantization_method_flags & QUANTIZATION_METHODS:
         mps.mps_qp_density = draw(st.integers(0, 7))
         mps.mps_quantization_parameter = draw(st.integers(-4096, 4095))
     if profile == 1:
@@ -108,7 +113,7 @@ def parameter_sets(draw: st.DrawFn) -> tuple[ModelParameterSet, Context]:
 @st.composite
 def layer_sets(draw: st.DrawFn) -> tuple[LayerParameterSet, Context]:
     lps = draw(st.builds(LayerParameterSet, BITS, st.integers(0, 3), **optional_maps(3)))
-    if lps.has_quantization_parameter:
+    if lps.lps_quantization_method_flags & QUANTIZATION_METHODS:
         lps.lps_qp_density = draw(st.integers(0, 7))
         lps.lps_quantization_parameter = draw(st.integers(-4096, 4095))
     return lps, Context()

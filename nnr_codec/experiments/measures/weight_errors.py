@@ -19,7 +19,7 @@ import numpy as np
 
 from ...model import is_float
 from ...quantize.distortion import Distortion, weight_error
-from ...stream import open_stream
+from ...stream import NnrStream
 from ..methods.base import Arrays, Decoded
 
 ERRORS = ("weight_error", "kernel_error", "decomposed_error")
@@ -47,7 +47,7 @@ def weight_errors(before: Arrays, decoded: Decoded) -> dict[str, float | None]:
     if kernels:
         errors["kernel_error"] = _relative(kernels)
     if decoded.factored_stream is not None:
-        with open_stream(decoded.factored_stream) as stream:
+        with NnrStream(decoded.factored_stream) as stream:
             each = [_relative([distortions[name]]) for name in stream.factorizations]
         known = [error for error in each if error is not None]
         errors["decomposed_error"] = float(np.mean(known)) if len(known) == len(each) else None
