@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -81,44 +81,36 @@ class Quantizer(Protocol):
         """
 
 
-class _CoreQuantizer:
-    """A quantizer whose search is the core's."""
+@dataclass(frozen=True, slots=True)
+class CoreQuantizer:
+    """A quantizer whose search is the core's; the slope is -dD/dR at high rate, for a step of 1."""
 
-    _is_dependent: ClassVar[bool]
-    _slope: ClassVar[float]
-    _steps_between_integers: ClassVar[int]
+    is_dependent: bool
+    slope: float
 
     def integers(
         self, weights: Weights, step: float, rates: CodingRates, inputs: InputKnowledge
     ) -> Integers:
         """See :class:`Quantizer`."""
-        bit_cost = rates.lambda_scale * self._slope
+        bit_cost = rates.lambda_scale * self.slope
         unary_length = 1
         if bit_cost and rates.unary_length is None:
-            # There are no integers yet to choose it by: those that rounding makes do.
+            # There are no integers yet to choose it by: those that rounding makes do. Those of the
+            # trellis are of every other multiple.
             rounding = rates.syntax(dependent=False)
-            rounded = quantize(rounding, weights, step * self._steps_between_integers)
+            rounded = quantize(rounding, weights, 2 * step if self.is_dependent else step)
             unary_length = choose_unary_length(rounded)
-        syntax = rates.syntax(dependent=self._is_dependent, unary_length=unary_length)
+        syntax = rates.syntax(dependent=self.is_dependent, unary_length=unary_length)
         return quantize(syntax, weights, step, bit_cost, inputs.importance)
 
 
-class UniformQuantizer(_CoreQuantizer):
-    """The nearest multiples of the step, or with rates the best ones in sight."""
+UNIFORM = CoreQuantizer(False, _UNIFORM_SLOPE)
+"""The nearest multiples of the step, or with rates the best ones in sight."""
 
-    _is_dependent = False
-    _slope = _UNIFORM_SLOPE
-    _steps_between_integers = 1
-
-
-class DependentQuantizer(_CoreQuantizer):
-    """The best path through the trellis of two quantizers, each of every other multiple."""
-
-    _is_dependent = True
-    _slope = _DEPENDENT_SLOPE
-    _steps_between_integers = 2
+DEPENDENT = CoreQuantizer(True, _DEPENDENT_SLOPE)
+"""The best path through the trellis of two quantizers, each of every other multiple."""
 
 
 def quantizer_of(*, dependent: bool) -> Quantizer:
     """Return the quantizer that options ask for; `dependent`: the option dq."""
-    return DependentQuantizer() if dependent else UniformQuantizer()
+    return DEPENDENT if dependent else UNIFORM
