@@ -39,8 +39,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from conformance.studies.latency_cases import METHODS, Case, cases
-from conformance.studies.latency_table import COLUMNS, row_of, summary
+from conformance.studies.latency_rows import COLUMNS, METHODS, Case, cases, row_of, summary
 from conformance.subjects import source_of
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.cli.text import table
@@ -48,6 +47,7 @@ from nnr_codec.decompose import Decomposition, decompose_model
 from nnr_codec.decompose.layer_kinds import weights_of_model
 from nnr_codec.decompose.timing import times_in_turns
 from nnr_codec.errors import InvalidOptions
+from nnr_codec.experiments.batches import sample_count
 from nnr_codec.experiments.evaluation import load_tensors
 from nnr_codec.experiments.measures.complexity import measure_complexity
 from nnr_codec.experiments.subject import Subject
@@ -100,11 +100,9 @@ def samples(subject: Subject, count: int) -> Any:
         SystemExit: the subject has fewer.
     """
     parts = [inputs for inputs, _ in subject.sampled(limit=count).batches()]
-    if isinstance(parts[0], tuple):
-        joined: Any = tuple(torch.cat(values) for values in zip(*parts, strict=True))
-    else:
-        joined = torch.cat(parts)
-    available = len(joined[0] if isinstance(joined, tuple) else joined)
+    several = isinstance(parts[0], tuple)
+    joined: Any = tuple(map(torch.cat, zip(*parts, strict=True))) if several else torch.cat(parts)
+    available = sample_count(joined)
     if available != count:
         raise SystemExit(f"{subject.name}: has {available} samples, not {count}")
     return joined
@@ -208,12 +206,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="folder of models and data")
+    default = [source_of(subject) for subject in SUBJECTS]
+    about = "networks (default: four of conformance/subjects)"
     parser.add_argument(
-        "--subjects",
-        nargs="+",
-        metavar="FILE.py:FUNCTION",
-        default=[source_of(subject) for subject in SUBJECTS],
-        help="networks (default: four of conformance/subjects)",
+        "--subjects", nargs="+", metavar="FILE.py:FUNCTION", default=default, help=about
     )
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--ratios", type=float, nargs="+", default=[2.0, 3.0, 5.0])

@@ -65,12 +65,8 @@ def imagenet_folder(data: Path) -> tuple[Batches, Batches | None]:
 
 def _checkpoint(name: str, folder: Path) -> Path:
     """Return the network's only checkpoint in `folder`."""
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix in CHECKPOINT_SUFFIXES
-        and (path.stem == name or path.stem.startswith(f"{name}-"))
-    )
+    files = sorted(path for path in folder.iterdir() if path.suffix in CHECKPOINT_SUFFIXES)
+    paths = [path for path in files if f"{path.stem}-".startswith(f"{name}-")]
     if len(paths) != 1:
         names = ", ".join(path.name for path in paths) or f"no {name}.* or {name}-*.*"
         reason = f"{name} takes one checkpoint in {str(folder)!r}; there is {names}"
@@ -88,9 +84,10 @@ def _labelled_images(folder: Path, limit: int | None = None) -> Batches:
         count = len(classes)
         reason = f"{str(folder)!r} has {count} folders, not one for each of {CLASSES} classes"
         raise InvalidOptions("data", reason)
-    files = [
-        (path, label) for label, images in enumerate(classes) for path in _images_of(images)[:limit]
-    ]
+    files: list[tuple[Path, int]] = []
+    for label, images in enumerate(classes):
+        paths = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        files += [(path, label) for path in paths[:limit]]
 
     def load(indices: Sequence[int]) -> Batch:
         chosen = [files[index] for index in indices]
@@ -98,10 +95,6 @@ def _labelled_images(folder: Path, limit: int | None = None) -> Batches:
         return normalized(as_images(pixels)), np.array([label for _, label in chosen])
 
     return Batches(load, range(len(files)), IMAGES)
-
-
-def _images_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _cropped(path: Path) -> Array:
