@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Record = dict[str, Any]
-CodeCount = Callable[[Record, str], int]
 
 
 class EndOfUnit(ValueError):
@@ -81,16 +80,9 @@ class SyntaxWriter:
         room = 8 - len(self.bits) % 8
         self.bits += f"{record.get(name, 1 << (room - 1)):0{room}b}"
 
-    def entries(
-        self, record: Record, name: str, element: str, code: CodeCount, offset: int = 0
-    ) -> Iterator[Any]:
-        """A count called `element`, coded by `code`, and then the list `name`, to be coded.
-
-        The count is the length of the list plus `offset`, or what the record holds of it.
-        """
-        values = record.setdefault(name, [])
-        code({element: record.get(element, max(len(values) + offset, 0))}, element)
-        return iter(values)
+    def listed(self, record: Record, name: str, count: int) -> Iterator[Record]:
+        """The records of the list `name`, to be coded: all that are there, or `count` new ones."""
+        return iter(record.setdefault(name, []))
 
     def raw(self, data: bytes) -> None:
         """Bytes as they are, at any position."""
@@ -104,14 +96,17 @@ class SyntaxWriter:
 
 
 class SyntaxReader:
-    """Reads elements into the record, and tells `seen` the name and value of each."""
+    """Reads elements, as `SyntaxWriter` writes them, into the record.
+
+    It tells `seen` the name and the value of each.
+    """
 
     writing = False
 
     def __init__(self, data: bytes, first: int, end: int, seen: Callable[[str, Any], None]) -> None:
         self.source, self.position, self.end, self._seen = data, 8 * first, 8 * end, seen
 
-    def _take(self, bits: int) -> int:
+    def _bits(self, bits: int) -> int:
         if self.position + bits > self.end:
             raise EndOfUnit("a syntax element reaches past the end of its unit")
         first, last = self.position >> 3, (self.position + bits + 7) >> 3
@@ -119,64 +114,53 @@ class SyntaxReader:
         word = int.from_bytes(self.source[first:last], "big")
         return (word >> (8 * last - self.position)) & ((1 << bits) - 1)
 
-    def _found(self, record: Record, name: str, value: Any) -> Any:
+    def _store(self, record: Record, name: str, value: Any) -> Any:
         record[name] = value
         self._seen(name, value)
         return value
 
     def u(self, record: Record, name: str, bits: int, default: int = 0) -> int:
-        """An unsigned number of `bits` bits."""
-        return int(self._found(record, name, self._take(bits)))
+        return int(self._store(record, name, self._bits(bits)))
 
     def i(self, record: Record, name: str, bits: int) -> int:
-        """A two's complement number of `bits` bits."""
-        value = self._take(bits)
-        return int(self._found(record, name, value - ((value >> (bits - 1)) << bits)))
+        value = self._bits(bits)
+        return int(self._store(record, name, value - ((value >> (bits - 1)) << bits)))
 
     def ue(self, record: Record, name: str, k: int, default: int = 0) -> int:
-        """An Exp-Golomb code of growing order, from `k` on."""
-        return int(self._found(record, name, self._exp_golomb(k)))
+        return int(self._store(record, name, self._exp_golomb(k)))
 
     def ie(self, record: Record, name: str, k: int) -> int:
-        """A signed number."""
         x = self._exp_golomb(k)
-        return int(self._found(record, name, (x + 1) >> 1 if x & 1 else -(x >> 1)))
+        return int(self._store(record, name, (x + 1) >> 1 if x & 1 else -(x >> 1)))
 
     def _exp_golomb(self, k: int) -> int:
         x = 0
-        while not self._take(1):
+        while not self._bits(1):
             x += 1 << k
             k += 1
-        return x + self._take(k)
+        return x + self._bits(k)
 
     def flt(self, record: Record, name: str) -> None:
-        """A binary32 number."""
-        self._found(record, name, struct.unpack("<f", self._take(32).to_bytes(4, "big"))[0])
+        self._store(record, name, struct.unpack("<f", self._bits(32).to_bytes(4, "big"))[0])
 
     def st(self, record: Record, name: str) -> str:
-        """A text and its zero byte."""
         first = self.position >> 3
         stop = self.source.find(b"\0", first, self.end >> 3)
         if stop < 0:
             raise EndOfUnit("a string is not ended inside its unit")
         self.position = 8 * (stop + 1)
-        return str(self._found(record, name, self.source[first:stop].decode("utf-8", "replace")))
+        return str(self._store(record, name, self.source[first:stop].decode("utf-8", "replace")))
 
     def data(self, record: Record, name: str) -> None:
-        """Any bytes, to the end of the unit."""
-        self._found(record, name, self.source[self.position >> 3 : self.end >> 3])
+        self._store(record, name, self.source[self.position >> 3 : self.end >> 3])
         self.position = self.end
 
     def align(self, record: Record, name: str = "align") -> None:
-        """A bit 1, then bits 0 to the next byte boundary."""
-        self._found(record, name, self._take(8 - self.position % 8))
+        self._store(record, name, self._bits(8 - self.position % 8))
 
-    def entries(
-        self, record: Record, name: str, element: str, code: CodeCount, offset: int = 0
-    ) -> Iterator[Any]:
-        """A count called `element`, read by `code`, and then as many records, less `offset`."""
+    def listed(self, record: Record, name: str, count: int) -> Iterator[Record]:
         record[name] = []
-        for _ in range(code({}, element) - offset):
+        for _ in range(count):
             record[name].append({})
             yield record[name][-1]
 

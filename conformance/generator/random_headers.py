@@ -9,6 +9,7 @@ from typing import Any
 
 from .bits import Record
 from .syntax import (
+    MAPS,
     NNEF,
     NNR_LPS,
     NNR_QNT,
@@ -64,12 +65,26 @@ class Draws:
         return sum(self.below(2) << i for i in range(n))
 
 
-def class_accuracies(d: Draws, prefix: str) -> Record:
-    """The end of an entry of a performance map."""
+def map_entry(d: Draws, prefix: str, *numbers: str) -> Record:
+    """An entry of a performance map: numbers, and the accuracies of classes."""
     return {
+        **{name: d.number() for name in (*numbers, f"{prefix}_nn_accuracy")},
         f"{prefix}_count_classes": d.of(0, 1, 3),
         f"{prefix}_class_bitmask": d.of(0, 5, 1000),
         f"{prefix}_nn_class_accuracy": d.number(),
+    }
+
+
+def unification_entry(d: Draws) -> Record:
+    """An entry of the map of unification."""
+    return {
+        "count_reshaped_tensor_dimension": d.of(1, 3),
+        "reshaped_tensor_dimension": d.of(1, 300),
+        "count_super_block_dimension": d.of(1, 2),
+        "super_block_dimension": 8,
+        "count_block_dimension": d.of(1, 3),
+        "block_dimension": 4,
+        **map_entry(d, "upm", "unification_threshold"),
     }
 
 
@@ -78,37 +93,15 @@ def performance_maps(d: Draws, prefix: str, entries: bool) -> Record:
 
     Without `entries` the maps are empty.
     """
-    kinds = ("sparsification", "pruning")
-    record: Record = {f"{prefix}_{kind}_flag": d.below(2) for kind in kinds}
-    record[f"{prefix}_unification_flag"] = d.below(2)
+    record: Record = {f"{prefix}_{kind}_flag": d.below(2) for kind in MAPS}
+    makers = (
+        lambda: map_entry(d, "spm", "sparsification_threshold", "non_zero_ratio"),
+        lambda: map_entry(d, "ppm", "pruning_ratio"),
+        lambda: unification_entry(d),
+    )
     count = d.of(1, 2) if entries else 0
-    record["sparsification_performance_map"] = [
-        {
-            "sparsification_threshold": d.number(),
-            "non_zero_ratio": d.number(),
-            "spm_nn_accuracy": d.number(),
-            **class_accuracies(d, "spm"),
-        }
-        for _ in range(count)
-    ]
-    record["pruning_performance_map"] = [
-        {"pruning_ratio": d.number(), "ppm_nn_accuracy": d.number(), **class_accuracies(d, "ppm")}
-        for _ in range(count)
-    ]
-    record["unification_performance_map"] = [
-        {
-            "count_reshaped_tensor_dimension": d.of(1, 3),
-            "reshaped_tensor_dimension": d.of(1, 300),
-            "count_super_block_dimension": d.of(1, 2),
-            "super_block_dimension": 8,
-            "count_block_dimension": d.of(1, 3),
-            "block_dimension": 4,
-            "unification_threshold": d.number(),
-            "upm_nn_accuracy": d.number(),
-            **class_accuracies(d, "upm"),
-        }
-        for _ in range(count)
-    ]
+    for kind, make in zip(MAPS, makers, strict=True):
+        record[f"{kind}_performance_map"] = [make() for _ in range(count)]
     return record
 
 
@@ -130,13 +123,8 @@ def model_parameter_set(d: Draws, profile: int, common: bool, series: bool) -> R
         record |= performance_maps(d, "mps", not common)
     if d.chance(0.3):
         record["mps_decomposition_performance_map_flag"] = 1
-        numbers = (
-            "mse_threshold",
-            "dpm_nn_accuracy",
-            "nn_reduction_ratio",
-            "dpm_nn_class_accuracy",
-        )
-        entry = {"dpm_count_classes": d.of(0, 2), **{name: d.number() for name in numbers}}
+        numbers = "mse_threshold dpm_nn_accuracy nn_reduction_ratio dpm_nn_class_accuracy"
+        entry = {"dpm_count_classes": d.of(0, 2), **{name: d.number() for name in numbers.split()}}
         record["decomposition_performance_map"] = [] if common else [entry]
     if profile == 1:
         record["mps_parent_signalling_enabled_flag"] = int(series) or d.below(2)

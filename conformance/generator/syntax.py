@@ -7,18 +7,17 @@ over those of a stream. Payloads are bytes here: `coded_tensor.py` makes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from .bits import CodeCount, Coder, EndOfUnit, Record, SyntaxReader, SyntaxWriter
+from .bits import Coder, EndOfUnit, Record, SyntaxReader, SyntaxWriter
 
 NNR_STR, NNR_MPS, NNR_LPS, NNR_TPL, NNR_QNT, NNR_NDU, NNR_AGG = range(7)
 INT, FLOAT, RAW_FLOAT, BLOCK = range(4)
 DC, LS, BN, BI = 1, 2, 4, 8
 UNREC, NNEF, ONNX, PYT, TEF, PRUN, REFLIST = range(7)
-
-
-# ---- Units --------------------------------------------------------------------------------------
+MAPS = ("sparsification", "pruning", "unification")
 
 
 def unit(unit_type: int, content: bytes, **header: int) -> bytes:
@@ -46,15 +45,10 @@ def start_unit(c: Coder, r: Record) -> None:
     c.u(r, "general_profile_idc", 8)
 
 
-# ---- Parameter sets -----------------------------------------------------------------------------
-
-
 def model_parameter_set(c: Coder, r: Record, profile: int) -> None:
     """Section 4.1. A performance map is present if its flag is 1; its entries are a list."""
     c.u(r, "topology_carriage_flag", 1)
-    sparsification = c.u(r, "mps_sparsification_flag", 1)
-    pruning = c.u(r, "mps_pruning_flag", 1)
-    unification = c.u(r, "mps_unification_flag", 1)
+    maps = [c.u(r, f"mps_{kind}_flag", 1) for kind in MAPS]
     decomposition = c.u(r, "mps_decomposition_performance_map_flag", 1)
     methods = c.u(r, "mps_quantization_method_flags", 3)
     c.u(r, "mps_topology_indexed_reference_flag", 1)
@@ -63,10 +57,7 @@ def model_parameter_set(c: Coder, r: Record, profile: int) -> None:
         validation = second_edition(c, r)
     else:
         c.u(r, "reserved", 7)
-    if methods & 3:
-        c.u(r, "mps_qp_density", 3)
-        c.i(r, "mps_quantization_parameter", 13)
-    performance_maps(c, r, sparsification, pruning, unification)
+    end_of_parameter_set(c, r, "mps", methods, maps)
     if decomposition:
         decomposition_performance_map(c, r)
     if validation:
@@ -95,36 +86,43 @@ def layer_parameter_set(c: Coder, r: Record) -> None:
     """Section 4.3."""
     c.u(r, "lps_self_contained_flag", 1)
     c.u(r, "reserved", 8)
-    sparsification = c.u(r, "lps_sparsification_flag", 1)
-    pruning = c.u(r, "lps_pruning_flag", 1)
-    unification = c.u(r, "lps_unification_flag", 1)
+    maps = [c.u(r, f"lps_{kind}_flag", 1) for kind in MAPS]
     methods = c.u(r, "lps_quantization_method_flags", 3)
     c.u(r, "reserved_2", 1)
-    if methods & 3:
-        c.u(r, "lps_qp_density", 3)
-        c.i(r, "lps_quantization_parameter", 13)
-    performance_maps(c, r, sparsification, pruning, unification)
+    end_of_parameter_set(c, r, "lps", methods, maps)
     c.align(r)
 
 
-def performance_maps(
-    c: Coder, r: Record, sparsification: int, pruning: int, unification: int
+def end_of_parameter_set(
+    c: Coder, r: Record, prefix: str, methods: int, maps: Sequence[int]
 ) -> None:
-    """Section 4.2, but the map of decomposition."""
+    """What the flags of a parameter set announce: its quantization, and the maps of section 4.2.
+
+    The map of decomposition, which an LPS lacks, is not among them.
+    """
+    if methods & 3:
+        c.u(r, f"{prefix}_qp_density", 3)
+        c.i(r, f"{prefix}_quantization_parameter", 13)
+    sparsification, pruning, unification = maps
     if sparsification:
         numbers = ("sparsification_threshold", "non_zero_ratio", "spm_nn_accuracy")
         accuracy_map(c, r, "sparsification_performance_map", numbers, "spm")
     if pruning:
-        numbers = ("pruning_ratio", "ppm_nn_accuracy")
-        accuracy_map(c, r, "pruning_performance_map", numbers, "ppm")
+        accuracy_map(c, r, "pruning_performance_map", ("pruning_ratio", "ppm_nn_accuracy"), "ppm")
     if unification:
-        for entry in c.entries(r, "unification_performance_map", "upm_count", _eight_bits(c), 1):
+        for entry in map_entries(c, r, "unification_performance_map", "upm_count"):
             unification_entry(c, entry)
+
+
+def map_entries(c: Coder, r: Record, name: str, element: str) -> Iterator[Record]:
+    """The entries of a map, behind their number and one."""
+    count = c.u(r, element, 8, len(r.get(name, ())) + 1)
+    return c.listed(r, name, count - 1)
 
 
 def accuracy_map(c: Coder, r: Record, name: str, numbers: tuple[str, ...], prefix: str) -> None:
     """A map whose entries are numbers, and the accuracies of classes."""
-    for entry in c.entries(r, name, f"{prefix}_count", _eight_bits(c), 1):
+    for entry in map_entries(c, r, name, f"{prefix}_count"):
         for number in numbers:
             c.flt(entry, number)
         class_accuracies(c, entry, prefix)
@@ -143,10 +141,9 @@ def unification_entry(c: Coder, r: Record) -> None:
     for _ in range(c.ue(r, "count_reshaped_tensor_dimension", 1, 1) - 1):
         c.ue(r, "reshaped_tensor_dimension", 7)
     c.align(r)
-    for _ in range(c.u(r, "count_super_block_dimension", 8, 1) - 1):
-        c.u(r, "super_block_dimension", 8)
-    for _ in range(c.u(r, "count_block_dimension", 8, 1) - 1):
-        c.u(r, "block_dimension", 8)
+    for name in ("super_block_dimension", "block_dimension"):
+        for _ in range(c.u(r, f"count_{name}", 8, 1) - 1):
+            c.u(r, name, 8)
     c.flt(r, "unification_threshold")
     c.flt(r, "upm_nn_accuracy")
     class_accuracies(c, r, "upm")
@@ -154,19 +151,11 @@ def unification_entry(c: Coder, r: Record) -> None:
 
 def decomposition_performance_map(c: Coder, r: Record) -> None:
     """Section 4.2."""
-    name = "decomposition_performance_map"
-    for entry in c.entries(r, name, "dpm_count_thresholds", _eight_bits(c), 1):
+    for entry in map_entries(c, r, "decomposition_performance_map", "dpm_count_thresholds"):
         for number in ("mse_threshold", "dpm_nn_accuracy", "nn_reduction_ratio"):
             c.flt(entry, number)
         for _ in range(c.u(entry, "dpm_count_classes", 16)):
             c.flt(entry, "dpm_nn_class_accuracy")
-
-
-def _eight_bits(c: Coder) -> CodeCount:
-    return lambda record, name: c.u(record, name, 8)
-
-
-# ---- Topology and quantization data -------------------------------------------------------------
 
 
 def topology_unit(c: Coder, r: Record) -> None:
@@ -192,14 +181,10 @@ def quantization_unit(c: Coder, r: Record) -> None:
 
 def topology_elements_ids_list(c: Coder, r: Record, indexed: int) -> None:
     """Section 5.1. The entries of the list "names" are records of one name or index each."""
-
-    def count(record: Record, name: str) -> int:
-        minus2 = c.ue(record, name, 7)
-        if not indexed:
-            c.align(r, "align_of_names")
-        return minus2
-
-    for entry in c.entries(r, "names", "count_topology_elements_minus2", count, -2):
+    count = c.ue(r, "count_topology_elements_minus2", 7, max(len(r.get("names", ())) - 2, 0))
+    if not indexed:
+        c.align(r, "align_of_names")
+    for entry in c.listed(r, "names", count + 2):
         topology_element(c, entry, indexed)
     if indexed:
         c.align(r, "align_of_names")
@@ -216,9 +201,6 @@ def topology_element(c: Coder, r: Record, indexed: int) -> None:
         c.ue(r, "topology_elem_id_index", 7)
     else:
         c.st(r, "topology_elem_id")
-
-
-# ---- Compressed data unit -----------------------------------------------------------------------
 
 
 def data_unit_header(c: Coder, r: Record, profile: int, mps: Record) -> None:
@@ -321,10 +303,8 @@ def codebook(c: Coder, r: Record) -> None:
 
 def cabac_entry_point_list(c: Coder, r: Record) -> None:
     """Section 13. A writer takes as many entries as the record has."""
-    if not c.writing:
-        r["entry_points"] = [{} for _ in range(entry_point_count(r))]
     previous = None
-    for entry in r.get("entry_points", ()):
+    for entry in c.listed(r, "entry_points", 0 if c.writing else entry_point_count(r)):
         c.u(entry, "value8", 8)
         if r.get("dq_flag"):
             c.u(entry, "dq_state", 3)
@@ -340,11 +320,8 @@ def weight_shapes(r: Record) -> list[tuple[int, ...]]:
     dimensions = tuple(r["tensor_dimensions"])
     if not r.get("compressed_parameter_types", 0) & DC:
         return [dimensions]
-    elements = 1
-    for size in dimensions:
-        elements *= size
     g_rows, rank = r["g_number_of_rows"], r["decomposition_rank"]
-    shapes = [(g_rows, rank), (rank, elements // g_rows)]
+    shapes = [(g_rows, rank), (rank, math.prod(dimensions) // g_rows)]
     if r["nnr_compressed_data_unit_payload_type"] == BLOCK:
         return shapes
     ending = str(r["names"][0].get("topology_elem_id", ""))[-2:]
@@ -355,9 +332,6 @@ def entry_point_count(r: Record) -> int:
     """Section 13: one for each block row but the first."""
     side = 4 << r["scan_order"]
     return sum((shape[0] + side - 1) // side - 1 for shape in weight_shapes(r))
-
-
-# ---- Whole units --------------------------------------------------------------------------------
 
 
 def written(structure: Callable[..., Any], record: Record, *arguments: Any) -> bytes:

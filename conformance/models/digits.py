@@ -21,8 +21,6 @@ import numpy as np
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.model import Array
 
-__all__ = ["accuracy", "logits", "predictions"]
-
 TEST_SET = Path(__file__).with_name("digits_test.npz")
 PIXEL_MAX = 16  # images are integers from 0 to this
 BATCH_NORM_EPSILON = 1e-5  # what torch.nn.BatchNorm2d trained with

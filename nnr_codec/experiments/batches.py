@@ -8,8 +8,6 @@ from typing import Any
 
 from nnr_codec.errors import InvalidOptions
 
-__all__ = ["Batch", "Batches", "Load", "first_sample", "sample_count", "thinned"]
-
 Batch = tuple[Any, Any]
 """Inputs and targets of some samples; both are a tensor or an array, or a tuple of them, with
 samples along the first dimension. Targets are None where there are none."""

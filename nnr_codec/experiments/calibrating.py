@@ -13,8 +13,6 @@ from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.experiments.fingerprints import file_digest
 from nnr_codec.experiments.subject_source import find_subject
 
-__all__ = ["calibration_of"]
-
 
 def calibration_of(source: str, data: Path | None, stride: int) -> Calibration:
     """Return the moments of a subject's uncompressed network; those of the last call are kept.

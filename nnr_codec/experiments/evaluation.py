@@ -21,8 +21,6 @@ from nnr_codec.experiments.measures.metrics import AGREEMENT
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.model import Array
 
-__all__ = ["Evaluation", "evaluate", "load_tensors", "trained_module"]
-
 SEED = 0
 COUNTER = "num_batches_tracked"  # of batch norm: of no use once training is over; may be absent
 

@@ -16,8 +16,6 @@ from nnr_codec.experiments.measures.metrics import Metric, classification
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Subject"]
-
 
 @dataclass(frozen=True)
 class Subject:

@@ -35,8 +35,6 @@ from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.user.code import load_function, naming_failures
 
-__all__ = ["TORCHVISION", "check_name", "find_subject"]
-
 TORCHVISION = ("vgg16", "resnet50", "mobilenet_v2")
 """Names of networks that need no file; they run on ImageNet in folders."""
 

@@ -20,8 +20,6 @@ from nnr_codec.experiments.batches import Batch, Batches
 from nnr_codec.experiments.datasets.images import as_images, normalized
 from nnr_codec.model import Array
 
-__all__ = ["FILES", "cifar10_folder", "read_batch"]
-
 FILES = ("cifar-10-batches-py/test_batch", "cifar-10-batches-py/data_batch_1")
 CALIBRATION_STRIDE = 5
 

@@ -16,8 +16,6 @@ from nnr_codec.experiments.datasets.images import as_images, normalized, require
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.model import Array
 
-__all__ = ["imagenet_folder", "torchvision_network"]
-
 CLASSES = 1000
 SHORTER_SIDE = 256
 CROP = 224

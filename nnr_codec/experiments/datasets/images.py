@@ -11,8 +11,6 @@ import torch
 from nnr_codec.errors import InvalidOptions
 from nnr_codec.model import Array
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "as_images", "normalized", "required_files"]
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of pixels from 0 to 1, as torchvision's networks take them
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -20,14 +20,6 @@ from nnr_codec.experiments.batches import first_sample
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.layers import load_into
 
-__all__ = [
-    "COUNTERS",
-    "Complexity",
-    "factorized_complexity",
-    "measure_complexity",
-    "subject_complexity",
-]
-
 Counter = Callable[[Any, torch.Tensor, torch.Tensor], int]
 
 

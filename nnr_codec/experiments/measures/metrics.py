@@ -16,16 +16,6 @@ import numpy.typing as npt
 from nnr_codec.errors import InvalidModel
 from nnr_codec.model import Array, Float64
 
-__all__ = [
-    "AGREEMENT",
-    "Classification",
-    "Metric",
-    "Reconstruction",
-    "Retrieval",
-    "classification",
-    "unlabelled_classification",
-]
-
 AGREEMENT = "agreement"
 CHUNK = 1000  # samples
 Bool = npt.NDArray[np.bool_]
