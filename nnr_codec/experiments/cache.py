@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints.atomic import atomic_output
-from .cells import Cell, Facts, Measured, Samples
+from .cells import Cell, Facts, Measured
 from .fingerprints import evaluation_fingerprint
+from .methods.base import Arrays
 
 _KEY_DIGITS = 16
 _NAME_LENGTH = 80
@@ -94,7 +95,7 @@ class CellCache:
         return self._folder / f"{stem}.json", self._folder / f"{stem}.npz"
 
 
-def _digest(figures: Any, samples: Samples) -> str:
+def _digest(figures: Any, samples: Arrays) -> str:
     """Return the SHA-256 of a cell's figures and samples: others are not taken for them."""
     state = hashlib.sha256(json.dumps(figures, sort_keys=True, default=dict).encode())
     for name, values in sorted(samples.items()):

@@ -15,23 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..checkpoints import open_checkpoint
 from ..errors import NnrError
+from ..model import Array
 from ..user.code import is_interruption
 from .fingerprints import file_digest
 from .measures.weight_errors import weight_errors
 from .methods import Codec, Decoded, Encoded
+from .methods.base import Arrays
 from .methods.nnr import NnrCodec
 from .plan import Point, SubjectPlan
 
 if TYPE_CHECKING:
     from .batches import Batch
-    from .evaluation import Evaluation
     from .subject import Subject
-
-Samples = Mapping[str, npt.NDArray[Any]]
 
 SCORE = "score."
 """Before the names of scores, among a cell's values per sample."""
@@ -94,16 +92,12 @@ class Measured:
     """
 
     record: Mapping[str, Any]
-    samples: Samples
+    samples: Arrays
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell, or what it needs, that failed.
-
-    Attributes:
-        reason: what happened.
-    """
+    """A cell, or what it needs, that failed, and the reason."""
 
     reason: str
 
@@ -143,7 +137,7 @@ def examine(plan: SubjectPlan, data: Path | None) -> Facts:
     )
 
 
-def measure(cell: Cell, data: Path | None, reference: npt.NDArray[Any] | None = None) -> Measured:
+def measure(cell: Cell, data: Path | None, reference: Array | None = None) -> Measured:
     """Encode, decode and evaluate.
 
     Args:
@@ -175,12 +169,10 @@ def measure(cell: Cell, data: Path | None, reference: npt.NDArray[Any] | None = 
     return Measured(record, samples)
 
 
-def _encoded(
-    subject: SubjectPlan, codec: Codec, tensors: Mapping[str, npt.NDArray[Any]], data: Path | None
-) -> Encoded:
+def _encoded(subject: SubjectPlan, codec: Codec, tensors: Arrays, data: Path | None) -> Encoded:
     if not isinstance(codec, NnrCodec) or codec.calibration_stride is None:
         return codec.encode(tensors)
-    from .calibrating import calibration_of
+    from .evaluation import calibration_of
 
     with _one_thread:
         calibration = calibration_of(subject.source, data, codec.calibration_stride)
@@ -203,8 +195,8 @@ def _sizes(count: int, weights: int) -> dict[str, Any]:
 
 
 def _evaluated(
-    subject: Subject, tensors: Mapping[str, npt.NDArray[Any]], reference: npt.NDArray[Any] | None
-) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    subject: Subject, tensors: Arrays, reference: Array | None
+) -> tuple[dict[str, Any], dict[str, Array]]:
     from .evaluation import evaluate
 
     start = time.perf_counter()
@@ -216,16 +208,12 @@ def _evaluated(
         "divergence": _mean(evaluation.divergence),
         "evaluate_seconds": time.perf_counter() - start,
     }
-    return record, _per_sample(evaluation)
-
-
-def _per_sample(evaluation: Evaluation) -> dict[str, npt.NDArray[Any]]:
     samples = {SCORE + name: values for name, values in evaluation.scores.items()}
     samples |= {"divergence": evaluation.divergence, "agreement": evaluation.agreement}
-    return samples if evaluation.outputs is None else {**samples, "outputs": evaluation.outputs}
+    return record, samples | ({} if evaluation.outputs is None else {"outputs": evaluation.outputs})
 
 
-def _mean(values: npt.NDArray[Any]) -> float | None:
+def _mean(values: Array) -> float | None:
     """Return the mean, or None where it is not finite, which JSON cannot say."""
     mean = float(np.mean(values, dtype=np.float64))
     return mean if math.isfinite(mean) else None

@@ -1,4 +1,4 @@
-"""Running a network under test on its samples, with given tensors.
+"""Running a network under test on its samples, with given tensors, or to calibrate with it.
 
 On the processor, without gradients, in evaluation mode, and with a fixed seed for whatever draws
 numbers: the same tensors give the same outputs, on the same machine with as many threads.
@@ -9,16 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from nnr_codec.calibration.calibrate import calibrate
+from nnr_codec.calibration.moments import Calibration
 from nnr_codec.checkpoints import open_checkpoint
-from nnr_codec.errors import InvalidModel, NnrError
-from nnr_codec.experiments.batches import sample_count
+from nnr_codec.errors import InvalidModel, InvalidOptions, NnrError
+from nnr_codec.experiments.batches import sample_count, thinned
+from nnr_codec.experiments.fingerprints import file_digest
 from nnr_codec.experiments.measures.metrics import AGREEMENT
 from nnr_codec.experiments.subject import Subject
+from nnr_codec.experiments.subject_source import find_subject
 from nnr_codec.model import Array
 
 SEED = 0
@@ -162,3 +168,28 @@ def _naming(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise InvalidModel(name, f"{type(error).__name__}: {error}") from error
+
+
+def calibration_of(source: str, data: Path | None, stride: int) -> Calibration:
+    """Return the moments of a subject's uncompressed network; those of the last call are kept.
+
+    Args:
+        source: ``FILE.py:FUNCTION``, or the name of a torchvision network.
+        data: folder of models and data.
+        stride: every `stride`-th calibration sample is looked at.
+
+    Raises:
+        InvalidOptions: there is no such subject, or it has no samples to calibrate with.
+        InvalidModel: its tensors do not fit its module, or a layer's input is not finite.
+    """
+    subject = find_subject(source, data)
+    return _moments(source, data, stride, file_digest(subject.checkpoint))
+
+
+@lru_cache(maxsize=1)
+def _moments(source: str, data: Path | None, stride: int, checkpoint_digest: str) -> Calibration:
+    """The digest is there so that a checkpoint that has changed is looked at again."""
+    subject = find_subject(source, data)
+    if subject.calibration is None:
+        raise InvalidOptions("calibration_stride", f"{subject.name} has no calibration samples")
+    return calibrate(trained_module(subject), thinned(subject.calibration, stride, None)())

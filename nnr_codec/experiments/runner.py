@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import datetime
 import fnmatch
 import importlib.util
 import os
+import platform
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidOptions
 from .cache import CellCache, cell_key
 from .cells import Cell, Facts, Failure, Measured, attempt, examine, measure
-from .environment import run_facts
+from .fingerprints import codec_fingerprint
+from .methods.external import ExternalCodec
 from .plan import Plan, load_plan
 from .report.results import Results
 
 _PACKAGES = ("torch", "scipy", "matplotlib", "zstandard", "constriction")
+_NAMED_PACKAGES = ("nnr-codec", "numpy", "torch", "scipy", "zstandard", "constriction")
 _CELLS = "cells"
 _RESULT_FILES = {_CELLS, "plots", "results.csv", "results.json", "report.html"}
 Progress = Callable[[str, bool], object]
@@ -200,3 +205,27 @@ class Run:
     def _tell(self, cell: Cell, outcome: Measured | Failure) -> None:
         if self.progress is not None:
             self.progress(cell.name, isinstance(outcome, Measured))
+
+
+def run_facts(cells: Sequence[Cell], command: str) -> dict[str, Any]:
+    """Return what a page of results says of its making, JSON-ready."""
+    versions = {name: _version(name) for name in _NAMED_PACKAGES}
+    versions |= {"python": platform.python_version(), "codec files": codec_fingerprint()}
+    for cell in cells:
+        codec = cell.point.codec if cell.point else None
+        if isinstance(codec, ExternalCodec) and cell.method not in versions:
+            identity = attempt(codec.identity)
+            versions[cell.method] = "" if isinstance(identity, Failure) else identity["version"]
+    return {
+        "command": command,
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "versions": versions,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

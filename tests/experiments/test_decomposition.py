@@ -15,7 +15,7 @@ pytest.importorskip("constriction")
 pytest.importorskip("torch")
 
 from nnr_codec.checkpoints import save_checkpoint
-from nnr_codec.experiments.calibrating import calibration_of
+from nnr_codec.experiments.evaluation import calibration_of
 from nnr_codec.experiments.report.tables import csv_text, rows
 from nnr_codec.experiments.runner import run_plan
 

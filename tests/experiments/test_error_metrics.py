@@ -11,8 +11,8 @@ import nnr_codec
 from nnr_codec import EncodeOptions
 from nnr_codec.experiments.measures.weight_errors import weight_errors
 from nnr_codec.experiments.methods.base import Decoded
-from nnr_codec.experiments.methods.float16 import Float16Codec
 from nnr_codec.experiments.methods.nnr import NnrCodec
+from nnr_codec.experiments.methods.simple import Float16Codec
 from nnr_codec.options import DecompositionOptions
 
 Arrays = dict[str, np.ndarray]

@@ -13,8 +13,8 @@ from experiments_support import PLAN, save_plan
 pytest.importorskip("torch")  # ready subjects are networks
 
 from nnr_codec import EncodeOptions, InvalidOptions
-from nnr_codec.experiments.methods.integers import IntegerCodec
 from nnr_codec.experiments.methods.nnr import NnrCodec
+from nnr_codec.experiments.methods.simple import IntegerCodec
 from nnr_codec.experiments.plan import load_plan
 from nnr_codec.experiments.runner import planned_cells
 from nnr_codec.options import DecompositionOptions

@@ -8,11 +8,9 @@ from typing import Any
 
 from ...errors import InvalidOptions
 from .base import Codec, Decoded, Encoded
-from .byte_planes import BytePlaneCodec
 from .external import ExternalCodec
-from .float16 import Float16Codec
-from .integers import IntegerCodec
 from .nnr import NnrCodec
+from .simple import BytePlaneCodec, Float16Codec, IntegerCodec
 
 __all__ = ["CODECS", "Codec", "Decoded", "Encoded", "codec_from"]
 

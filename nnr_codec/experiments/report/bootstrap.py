@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..measures.metrics import Float64
+from ...model import Float64
 
 LEVEL = 0.95
 """Of the intervals."""
