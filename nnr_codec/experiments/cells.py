@@ -50,10 +50,14 @@ class Cell:
     point: Point | None = None
 
     @property
+    def label(self) -> str:
+        """What tells its point from the method's others; empty for the only one."""
+        return self.point.label if self.point else ""
+
+    @property
     def name(self) -> str:
         """Subject, method and point, as ``--only`` and messages have it."""
-        parts = [self.subject.name, self.method]
-        return "/".join([*parts, self.point.label] if self.point and self.point.label else parts)
+        return "/".join([self.subject.name, self.method, *filter(None, [self.label])])
 
 
 @dataclass(frozen=True)

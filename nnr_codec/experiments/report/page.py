@@ -15,6 +15,8 @@ from .plots import DECADES, KINDS, MOST_LOSS, Kind, Style, inline_svg, point_ide
 from .results import Results, SubjectResults, bd_rates, losses_of
 from .subject_tables import cell_rows, dotted, loss_rows, yardstick_table
 
+Losses = Mapping[str, Sequence[BytesAtLoss]]
+"""Of a subject, by method."""
 Plots = Mapping[tuple[str, Kind], str]
 """SVG of the plots, by subject and kind."""
 
@@ -28,7 +30,7 @@ def page(results: Results, plots: Plots) -> str:
     parts = [
         _head(results, subjects),
         _failures(results),
-        _summary(results, subjects, losses, drawn) if subjects else "",
+        _summary(results, losses, drawn) if subjects else "",
         _rates(results, rates, drawn) if len(results.plan.methods) > 1 and subjects else "",
         *(_subject(s, plots, losses[s.name], drawn, results) for s in subjects),
         _notes(results),
@@ -70,16 +72,12 @@ def _failures(results: Results) -> str:
     return f'<section class="card warn"><h2>{cells} failed</h2><ul>{lines}</ul></section>\n'
 
 
-def _summary(
-    results: Results,
-    subjects: Sequence[SubjectResults],
-    losses: Mapping[str, Mapping[str, Sequence[BytesAtLoss]]],
-    drawn: Mapping[str, Style],
-) -> str:
+def _summary(results: Results, losses: Mapping[str, Losses], drawn: Mapping[str, Style]) -> str:
     """The bytes of each method at one loss of accuracy, for all subjects."""
     drops = results.plan.drops
     which = drops.index(1.0) if 1.0 in drops else 0
     names = [method.name for method in results.plan.methods]
+    subjects = list(results.subjects())
     rows = [_summary_row(subject, losses[subject.name], names, which) for subject in subjects]
     header = ["network", "float32", "accuracy", *(dotted(name, drawn) for name in names)]
     methods = "".join(
@@ -99,10 +97,7 @@ def _summary(
 
 
 def _summary_row(
-    subject: SubjectResults,
-    losses: Mapping[str, Sequence[BytesAtLoss]],
-    names: Sequence[str],
-    which: int,
+    subject: SubjectResults, losses: Losses, names: Sequence[str], which: int
 ) -> list[Shown]:
     whole = int(subject.reference.record["bytes"])
     accuracy = subject.accuracy(subject.reference) or 0.0
@@ -116,9 +111,8 @@ def _summary_row(
     for name in names:
         count = sizes.get(name)
         if count is None:
-            row.append(
-                Shown(NONE, title="never within the loss" if name in sizes else "not measured")
-            )
+            reason = "never within the loss" if name in sizes else "not measured"
+            row.append(Shown(NONE, title=reason))
             continue
         bound = "≤ " if losses[name][which].is_bound else ""
         text = f"{bound}{size_text(count)}<small>{100 * count / whole:.3g} %</small>"
@@ -169,7 +163,7 @@ def _mean_cell(method: str, rates: Mapping[str, Mapping[str, BdRate]]) -> Shown:
 def _subject(
     subject: SubjectResults,
     plots: Plots,
-    losses: Mapping[str, Sequence[BytesAtLoss]],
+    losses: Losses,
     drawn: Mapping[str, Style],
     results: Results,
 ) -> str:
@@ -206,18 +200,18 @@ def _figures(subject: SubjectResults) -> str:
 def _plot(subject: SubjectResults, kind: Kind, plots: Plots) -> str:
     unit = subject.unit
     tips = {}
-    for name, cells in subject.methods.items():
-        for cell, measured in cells:
-            accuracy = subject.accuracy(measured)
-            point = f", {cell.point.label}" if cell.point and cell.point.label else ""
-            tips[point_identity(kind, cell)] = escape(
-                f"{name}{point}: {size_text(int(measured.record['bytes']))}, "
-                f"{100 * measured.record['ratio']:.3g} % of float32, {subject.facts.primary} "
-                f"{NONE if accuracy is None else f'{accuracy:.2f}'} {unit}, "
-                f"{subject.facts.divergence} {measured.record['divergence']:.3g}"
-                if measured.record["divergence"] is not None
-                else f"{name}{point}: outputs that are not finite"
+    for cell, measured in subject.cells:
+        record, accuracy = measured.record, subject.accuracy(measured)
+        accuracy_text = NONE if accuracy is None else f"{accuracy:.2f}"
+        text = "outputs that are not finite"
+        if record["divergence"] is not None:
+            text = (
+                f"{size_text(record['bytes'])}, {100 * record['ratio']:.3g} % of float32, "
+                f"{subject.facts.primary} {accuracy_text} {unit}, "
+                f"{subject.facts.divergence} {record['divergence']:.3g}"
             )
+        name = ", ".join(filter(None, [cell.method, cell.label]))
+        tips[point_identity(kind, cell)] = escape(f"{name}: {text}")
     label = escape(f"{subject.name}: size against {kind}")
     prefix = f"{_anchor(subject.name)}-{kind}-"
     return f"<figure>{inline_svg(plots[subject.name, kind], label, prefix, tips)}</figure>"

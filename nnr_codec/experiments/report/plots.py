@@ -109,22 +109,20 @@ def marks_of(subject: SubjectResults, kind: Kind) -> dict[str, list[Mark]]:
     whole = subject.accuracy(subject.reference)
     marks: dict[str, list[Mark]] = {}
     floor = _least_divergence(subject) if kind == "divergence" else None
-    for name, cells in subject.methods.items():
-        for cell, measured in cells:
-            accuracy = subject.accuracy(measured)
-            value = accuracy if kind == "accuracy" else measured.record["divergence"]
-            if value is None or (floor is not None and value < floor):
-                continue
-            kept = accuracy is not None and (whole is None or whole - accuracy <= MOST_LOSS)
-            size = 100 * float(measured.record["ratio"])
-            marks.setdefault(name, []).append(Mark(size, value, point_identity(kind, cell), kept))
+    for cell, measured in subject.cells:
+        accuracy = subject.accuracy(measured)
+        value = accuracy if kind == "accuracy" else measured.record["divergence"]
+        if value is None or (floor is not None and value < floor):
+            continue
+        kept = accuracy is not None and (whole is None or whole - accuracy <= MOST_LOSS)
+        mark = Mark(100 * measured.record["ratio"], value, point_identity(kind, cell), kept)
+        marks.setdefault(cell.method, []).append(mark)
     return marks
 
 
 def _least_divergence(subject: SubjectResults) -> float:
     """Return the least divergence that is drawn: above 0, and a few decades under the largest."""
-    cells = [measured for group in subject.methods.values() for _, measured in group]
-    values: list[float] = [measured.record["divergence"] or 0.0 for measured in cells]
+    values: list[float] = [cell.record["divergence"] or 0.0 for _, cell in subject.cells]
     return max(max(values) / 10.0**DECADES, sys.float_info.min)
 
 

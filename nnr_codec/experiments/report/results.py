@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..cells import SCORE, Cell, Facts, Failure, Measured
 from ..plan import Plan
@@ -35,6 +34,11 @@ class SubjectResults:
     facts: Facts
     reference: Measured
     methods: Mapping[str, Sequence[tuple[Cell, Measured]]]
+
+    @property
+    def cells(self) -> list[tuple[Cell, Measured]]:
+        """The cells of all methods, one method after the other."""
+        return [pair for cells in self.methods.values() for pair in cells]
 
     @property
     def is_share(self) -> bool:
@@ -109,8 +113,7 @@ def bd_rates(subject: SubjectResults, anchor: str) -> dict[str, BdRate]:
         for name, cells in subject.methods.items()
     }
     if anchor not in points:
-        missing = BdRate(None, reason="anchor was not measured")
-        return dict.fromkeys(points, missing)
+        return dict.fromkeys(points, BdRate(None, reason="anchor was not measured"))
     others = [name for name in points if name != anchor]
     return {name: bd_rate(points[name], points[anchor], subject.bd_interval) for name in others}
 
@@ -131,11 +134,5 @@ def losses_of(subject: SubjectResults, plan: Plan) -> dict[str, list[BytesAtLoss
         chosen = [0, *range(start, start + len(group))]
         start += len(group)
         sizes = [int(measured.record["bytes"]) for _, measured in reversed(group)]
-        results[name] = bytes_at_losses(
-            sizes, _columns(means, chosen), _columns(resampled, chosen), plan.drops
-        )
+        results[name] = bytes_at_losses(sizes, means[chosen], resampled[:, chosen], plan.drops)
     return results
-
-
-def _columns(values: npt.NDArray[np.float64], chosen: list[int]) -> npt.NDArray[np.float64]:
-    return values[..., chosen]

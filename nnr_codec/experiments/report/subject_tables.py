@@ -22,18 +22,20 @@ def loss_rows(
     subject: SubjectResults, losses: Mapping[str, Sequence[BytesAtLoss]], drawn: Mapping[str, Style]
 ) -> list[list[Shown]]:
     """Return a row for each method: its bytes at each loss, with their intervals."""
-    columns = zip(*losses.values(), strict=True)
     best = [
         min((loss.bytes for loss in column if loss.bytes is not None), default=None)
-        for column in columns
+        for column in zip(*losses.values(), strict=True)
     ]
-    rows = []
-    for name, method_losses in losses.items():
-        row = [Shown(dotted(name, drawn))]
-        for least, loss in zip(best, method_losses, strict=True):
-            row.append(_loss_cell(loss, loss.bytes == least))
-        rows.append(row)
-    return rows
+    return [
+        [
+            Shown(dotted(name, drawn)),
+            *(
+                _loss_cell(loss, loss.bytes == least)
+                for loss, least in zip(method_losses, best, strict=True)
+            ),
+        ]
+        for name, method_losses in losses.items()
+    ]
 
 
 def _loss_cell(loss: BytesAtLoss, is_best: bool) -> Shown:
@@ -54,37 +56,21 @@ def cell_rows(
     facts = subject.facts
     scores = list(subject.reference.record["scores"])
     header = ["method", "point", "bytes", "bit/weight", "% of float32", *map(escape, scores)]
-    header += [
-        f"Δ {facts.primary}",
-        "agreement, %",
-        escape(facts.divergence),
-        "weight error",
-        "encode, s",
-        "decode, s",
-    ]
-    rows = [
-        _cell_row(subject, scores, drawn, cell, measured)
-        for cells in subject.methods.values()
-        for cell, measured in cells
-    ]
-    return header, rows
+    header += [f"Δ {facts.primary}", "agreement, %", escape(facts.divergence)]
+    header += ["weight error", "encode, s", "decode, s"]
+    return header, [_cell_row(subject, drawn, *pair) for pair in subject.cells]
 
 
 def _cell_row(
-    subject: SubjectResults,
-    scores: Sequence[str],
-    drawn: Mapping[str, Style],
-    cell: Cell,
-    measured: Measured,
+    subject: SubjectResults, drawn: Mapping[str, Style], cell: Cell, measured: Measured
 ) -> list[Shown]:
-    record = measured.record
+    record, scores = measured.record, subject.reference.record["scores"]
     whole, accuracy = subject.accuracy(subject.reference), subject.accuracy(measured)
     change = None if whole is None or accuracy is None else accuracy - whole
     parts = ", ".join(f"{part} {count}" for part, count in record["breakdown"].items())
-    label = cell.point.label if cell.point else ""
     return [
         Shown(dotted(cell.method, drawn)),
-        Shown(escape(label)),
+        Shown(escape(cell.label)),
         Shown(whole_text(record["bytes"]), record["bytes"], title=parts),
         _number(record["bits_per_weight"], 3),
         _number(100 * record["ratio"], 2),
@@ -120,18 +106,16 @@ def _score(subject: SubjectResults, value: float | None, name: str) -> Shown:
 def yardstick_table(subject: SubjectResults, drawn: Mapping[str, Style]) -> str:
     """Return the entropy coder beside others on the same integers; empty if no cell has them."""
     rows = []
-    for cells in subject.methods.values():
-        for cell, measured in cells:
-            counts = measured.record["yardsticks"]
-            if not counts:
-                continue
-            payload = counts["payload_bytes"]
-            label = cell.point.label if cell.point else ""
-            row = [Shown(dotted(cell.method, drawn)), Shown(escape(label)), _count(payload)]
-            for name in ("entropy_bytes", "ans_bytes"):
-                change = 100 * (counts[name] / payload - 1)
-                row += [_count(counts[name]), Shown(f"{signed_text(change, 1)} %", change)]
-            rows.append(row)
+    for cell, measured in subject.cells:
+        counts = measured.record["yardsticks"]
+        if not counts:
+            continue
+        payload = counts["payload_bytes"]
+        row = [Shown(dotted(cell.method, drawn)), Shown(escape(cell.label)), _count(payload)]
+        for name in ("entropy_bytes", "ans_bytes"):
+            change = 100 * (counts[name] / payload - 1)
+            row += [_count(counts[name]), Shown(f"{signed_text(change, 1)} %", change)]
+        rows.append(row)
     if not rows:
         return ""
     header = ["method", "point", "DeepCABAC", "static entropy", "", "ANS with tables", ""]

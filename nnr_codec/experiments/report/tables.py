@@ -14,6 +14,7 @@ from .results import Results, bd_rates, losses_of
 
 _FIRST = ("subject", "method", "point", "status", "bytes", "bits_per_weight", "ratio")
 _JUDGED = ("agreement", "divergence", "divergence_kind", "samples", "parameters", "macs")
+_PLAN = ("title", "about", "seed", "resamples", "drops", "anchor")
 _YARDSTICKS = ("payload_bytes", "entropy_bytes", "ans_bytes")
 TIMES = ("encode_seconds", "decode_seconds", "evaluate_seconds")
 """Columns that differ from run to run."""
@@ -41,11 +42,10 @@ def rows(results: Results) -> list[dict[str, Any]]:
 
 
 def _row(cell: Cell, outcome: Measured | Failure, facts: Facts | Failure) -> dict[str, Any]:
-    label = cell.point.label if cell.point else ""
     row: dict[str, Any] = {
         "subject": cell.subject.name,
         "method": cell.method,
-        "point": label,
+        "point": cell.label,
         "status": "failed" if isinstance(outcome, Failure) else "measured",
     }
     if isinstance(outcome, Failure) or isinstance(facts, Failure):
@@ -89,44 +89,23 @@ def document(results: Results) -> dict[str, Any]:
         if isinstance(measured, Measured) and measured.record["breakdown"]
     }
     return {
-        "plan": {
-            "file": plan.path.name,
-            "title": plan.title,
-            "about": plan.about,
-            "seed": plan.seed,
-            "resamples": plan.resamples,
-            "drops": list(plan.drops),
-            "anchor": plan.anchor,
-        },
+        "plan": {"file": plan.path.name} | {name: getattr(plan, name) for name in _PLAN},
         "run": dict(results.run),
         "cells": rows(results),
         "breakdowns": breakdowns,
-        "bd_rates": _bd_rows(results),
-        "bytes_at_loss": _loss_rows(results),
-        "failures": failure_rows(results),
+        "bd_rates": [
+            {"subject": subject.name, "method": name, **asdict(rate)}
+            for subject in results.subjects()
+            for name, rate in bd_rates(subject, plan.anchor).items()
+        ],
+        "bytes_at_loss": [
+            {"subject": subject.name, "method": name, **asdict(loss)}
+            for subject in results.subjects()
+            for name, losses in losses_of(subject, plan).items()
+            for loss in losses
+        ],
+        "failures": [{"cell": cell.name, **asdict(why)} for cell, why in results.failures],
     }
-
-
-def _bd_rows(results: Results) -> list[dict[str, Any]]:
-    return [
-        {"subject": subject.name, "method": name, **asdict(rate)}
-        for subject in results.subjects()
-        for name, rate in bd_rates(subject, results.plan.anchor).items()
-    ]
-
-
-def _loss_rows(results: Results) -> list[dict[str, Any]]:
-    return [
-        {"subject": subject.name, "method": name, **asdict(loss)}
-        for subject in results.subjects()
-        for name, losses in losses_of(subject, results.plan).items()
-        for loss in losses
-    ]
-
-
-def failure_rows(results: Results) -> list[dict[str, str]]:
-    """Return each failed cell and why it failed."""
-    return [{"cell": cell.name, "reason": failure.reason} for cell, failure in results.failures]
 
 
 def without_times(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
