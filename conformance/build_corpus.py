@@ -41,14 +41,8 @@ _LONGEST_NOTE = 160  # characters
 
 def drafts() -> Iterator[Draft]:
     """All cases, with what they expect."""
-    for source in (
-        vector_cases,
-        feature_cases,
-        limit_cases,
-        issue_cases,
-        drawn_cases,
-        invalid_cases,
-    ):
+    valid = (vector_cases, feature_cases, limit_cases, issue_cases, drawn_cases)
+    for source in (*valid, invalid_cases):
         for name, files in source():
             yield name, completed(name, files)
 
@@ -131,12 +125,8 @@ def kept_evidence(folder: Path, files: CaseFiles) -> tuple[str, str]:
 def _same(case: Case, files: CaseFiles) -> bool:
     parents = [path.read_bytes() for path in case.parents]
     tensors = None if files.error else tuple(files.tensors or ())
-    return (case.stream.read_bytes(), parents, case.tensors, case.error) == (
-        files.stream,
-        _parents(case.name, files),
-        tensors,
-        files.error,
-    )
+    wanted = (files.stream, _parents(case.name, files), tensors, files.error)
+    return (case.stream.read_bytes(), parents, case.tensors, case.error) == wanted
 
 
 def build(peer: Decoder | None) -> int:

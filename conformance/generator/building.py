@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .arithmetic_encoder import ArithmeticEncoder
 from .bits import Record
-from .coded_tensor import TensorCoding, write_tensor
+from .coded_tensor import coding_of, write_tensor
 from .random_tensors import UnitPlan
 from .syntax import (
     BLOCK,
@@ -84,7 +83,8 @@ class DataUnit:
         record = {**self.plan.record(), **self.header}
         encoder = ArithmeticEncoder()
         for (name, shape, role), coded in zip(self.plan.coded(), self.tensors, strict=True):
-            coding = self._coding(coded, shape, role, record, profile)
+            coding = coding_of(record, shape, role, profile)
+            coding.base, coding.history, coding.skipped = coded.base, coded.history, coded.skipped
             if self.plan.payload != INT:
                 encoder.bypass(coded.qp_delta & (64 << self.density) - 1, 6 + self.density)
             values = list(coded.v) or [0] * (coding.rows * coding.cols)
@@ -102,26 +102,6 @@ class DataUnit:
             word = self.payload(word) if callable(self.payload) else self.payload
         header = written(data_unit_header, record, profile, mps)
         return unit(NNR_NDU, header + word, **self.unit_header)
-
-    def _coding(
-        self, coded: Coded, shape: Sequence[int], role: str, record: Record, profile: int
-    ) -> TensorCoding:
-        coding = TensorCoding(
-            rows=shape[0],
-            cols=math.prod(shape[1:]),
-            profile=profile,
-            scan_order=min(record.get("scan_order", 0), 4),
-            dq_flag=0 if self.plan.payload == INT else record.get("dq_flag", 0),
-            unary_length=record.get("cabac_unary_length_minus1", 9) + 1,
-            parent=bool(record.get("parent_node_id_present_flag")),
-            base=coded.base,
-            history=coded.history,
-            skipped=coded.skipped,
-        )
-        book = record.get("codebook_h" if role == "H" else "codebook")
-        if record.get("codebook_present_flag") and role != "vector" and profile == 1:
-            coding.codebook = (len(book["values"]), book["zero_offset"])
-        return coding
 
 
 def floats(v: Values, shape: Sequence[int], name: str = "w", **header: Any) -> DataUnit:

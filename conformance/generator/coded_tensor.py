@@ -6,10 +6,13 @@ moment at which it is coded. Nothing is optimized, and nothing of nnr_codec is u
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .arithmetic_encoder import ArithmeticEncoder, Context
+from .bits import Record
+from .syntax import INT
 
 NEXT = [(0, 2), (7, 5), (1, 3), (6, 4), (2, 0), (5, 7), (3, 1), (4, 6)]
 """The next state for an even and an odd integer (section 11)."""
@@ -59,6 +62,26 @@ class TensorCoding:
         if self.scan_order and self.is_matrix:
             return 4 << self.scan_order
         return max(self.rows, self.cols)
+
+
+def coding_of(record: Record, shape: Sequence[int], role: str, profile: int) -> TensorCoding:
+    """What a unit's header says of one of its tensors, a "weight", "G", "H" or "vector"."""
+    is_int = record["nnr_compressed_data_unit_payload_type"] == INT
+    coding = TensorCoding(
+        rows=shape[0],
+        cols=math.prod(shape[1:]),
+        profile=profile,
+        scan_order=min(record.get("scan_order", 0), 4),
+        dq_flag=0 if is_int else record.get("dq_flag", 0),
+        unary_length=record.get("cabac_unary_length_minus1", 9) + 1,
+        parent=bool(record.get("parent_node_id_present_flag")),
+    )
+    if record.get("codebook_present_flag") and role != "vector":
+        book = record["codebook_h" if role == "H" else "codebook"]
+        size, zero = len(book["values"]), book["zero_offset"]
+        coding.bounds = (-zero, size - 1 - zero)
+        coding.codebook = (size, zero) if profile == 1 else (0, 0)
+    return coding
 
 
 def quantizer_index(v: int, state: int) -> int:

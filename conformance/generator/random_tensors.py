@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from .arithmetic_encoder import ArithmeticEncoder
 from .bits import Record
-from .coded_tensor import TensorCoding, quantizer_index, write_tensor
+from .coded_tensor import TensorCoding, coding_of, quantizer_index, write_tensor
 from .random_headers import Draws, codebook
 from .syntax import (
     BI,
@@ -223,21 +223,7 @@ def choose_coding(
     d: Draws, name: str, dimensions: Sequence[int], role: str, state: StreamState, record: Record
 ) -> TensorCoding:
     """How one tensor of a unit is coded."""
-    book = record.get("codebook_h" if role == "H" else "codebook") if role != "vector" else None
-    is_int = record["nnr_compressed_data_unit_payload_type"] == INT
-    coding = TensorCoding(
-        rows=dimensions[0],
-        cols=math.prod(dimensions[1:]),
-        profile=state.profile,
-        scan_order=record.get("scan_order", 0),
-        dq_flag=0 if is_int else record["dq_flag"],
-        unary_length=record.get("cabac_unary_length_minus1", 9) + 1,
-        parent=bool(record.get("parent_node_id_present_flag")),
-    )
-    if book:
-        size, zero = len(book["values"]), book["zero_offset"]
-        coding.bounds = (-zero, size - 1 - zero)
-        coding.codebook = (size, zero) if state.profile == 1 else (0, 0)
+    coding = coding_of(record, dimensions, role, state.profile)
     past = state.past.get(name)
     if record.get("temporal_context_modeling_flag"):
         coding.base = past.latest if past else []

@@ -20,6 +20,7 @@ from torch.nn import functional
 from nnr_codec.experiments.subject import Subject
 
 MODELS = Path(__file__).parents[1] / "models"
+PARTS = ("test", "calibration")  # images that measure, and that calibrate
 PIXEL_MAX = 16  # images are integers from 0 to this
 
 
@@ -98,29 +99,15 @@ def separable_network() -> nn.Module:
     return nn.Sequential(layers)
 
 
-def cnn() -> Subject:
-    """Return the plain network as a subject."""
-    return _subject("digits_cnn", PlainNetwork)
-
-
-def residual() -> Subject:
-    """Return the residual network as a subject."""
-    return _subject("digits_residual", residual_network)
-
-
-def separable() -> Subject:
-    """Return the depthwise-separable network as a subject."""
-    return _subject("digits_separable", separable_network)
-
-
 def _subject(name: str, module: Callable[[], nn.Module]) -> Subject:
-    return Subject(
-        name,
-        module,
-        MODELS / f"{name}.safetensors",
-        batches=partial(batches, "digits_test.npz"),
-        calibration=partial(batches, "digits_calibration.npz"),
-    )
+    measured, calibration = (partial(batches, f"digits_{part}.npz") for part in PARTS)
+    checkpoint = MODELS / f"{name}.safetensors"
+    return Subject(name, module, checkpoint, measured, calibration=calibration)
+
+
+cnn = partial(_subject, "digits_cnn", PlainNetwork)
+residual = partial(_subject, "digits_residual", residual_network)
+separable = partial(_subject, "digits_separable", separable_network)
 
 
 def batches(file: str, size: int = 200) -> Iterator[tuple[torch.Tensor, np.ndarray]]:

@@ -21,6 +21,7 @@ from nnr_codec.experiments.datasets.images import required_files
 from nnr_codec.experiments.measures.metrics import Retrieval
 from nnr_codec.experiments.subject import Subject
 
+FILES = ("models/minilm_l6_v2_encoder.safetensors", "datasets/minilm_pairs.npz")
 WIDTH = 384
 INNER = 1536
 HEADS = 12
@@ -131,14 +132,8 @@ def samples(path: Path) -> Batches:
 
 
 def minilm_pairs(data: Path | None) -> Subject:
-    """Return MiniLM's encoder, measured on 100 pairs.
-
-    Raises:
-        InvalidOptions: a file is missing from `data`.
-    """
+    """Return MiniLM's encoder, measured on 100 pairs; raises what `required_files` raises."""
     name = "minilm_pairs"
-    checkpoint, pairs = required_files(
-        name, data, "models/minilm_l6_v2_encoder.safetensors", "datasets/minilm_pairs.npz"
-    )
+    checkpoint, pairs = required_files(name, data, *FILES)
     calibration, measured = halves(samples(pairs))
     return Subject(name, MiniLM, checkpoint, measured, Retrieval(), calibration)

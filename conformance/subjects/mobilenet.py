@@ -8,19 +8,18 @@ images of even index calibrate and the odd ones measure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from sample_files import arrays, halves, imagenet_pixels
+from sample_files import imagenet_halves
 from torch import nn
 from torch.nn import functional
 
-from nnr_codec.experiments.batches import Batch, Batches
-from nnr_codec.experiments.datasets.images import as_images, required_files
+from nnr_codec.experiments.datasets.images import required_files
 from nnr_codec.experiments.measures.metrics import unlabelled_classification
 from nnr_codec.experiments.subject import Subject
 
+FILES = ("models/mobilenetv1_025_vww96.safetensors", "datasets/imagenet_1k_sample.npz")
 SIDE = 96
 EPSILON = 1e-3  # of Keras's batch norm
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
@@ -70,25 +69,9 @@ class MobileNet(nn.Module):
         return logits
 
 
-def samples(path: Path) -> Batches:
-    """Return images of the ImageNet sample as the network takes them."""
-
-    def load(chosen: Sequence[int]) -> Batch:
-        pixels, _ = imagenet_pixels(path, chosen, SIDE)
-        return as_images(pixels) / 255, None
-
-    return Batches(load, range(len(arrays(path)["labels"])))
-
-
 def mobilenet_vww(data: Path | None) -> Subject:
-    """Return MobileNetV1, compared on 500 images.
-
-    Raises:
-        InvalidOptions: a file is missing from `data`.
-    """
+    """Return MobileNetV1, compared on 500 images; raises what `required_files` raises."""
     name = "mobilenet_vww"
-    checkpoint, images = required_files(
-        name, data, "models/mobilenetv1_025_vww96.safetensors", "datasets/imagenet_1k_sample.npz"
-    )
-    calibration, measured = halves(samples(images))
+    checkpoint, images = required_files(name, data, *FILES)
+    calibration, measured = imagenet_halves(images, lambda rgb: rgb / 255, SIDE, labelled=False)
     return Subject(name, MobileNet, checkpoint, measured, unlabelled_classification, calibration)

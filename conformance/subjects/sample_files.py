@@ -56,7 +56,27 @@ def sample_image(path: Path, index: int, side: int) -> Array:
     return np.asarray(image)
 
 
-def imagenet_pixels(path: Path, indices: Sequence[int], side: int = 224) -> tuple[Array, Array]:
-    """Return images of the ImageNet sample, uint8 (images, side, side, 3), and their labels."""
-    pixels = np.stack([sample_image(path, int(index), side) for index in indices])
-    return pixels, arrays(path)["labels"][np.asarray(indices)]
+def imagenet_halves(
+    path: Path,
+    prepare: Callable[[torch.Tensor], torch.Tensor],
+    side: int = 224,
+    *,
+    size: int = 100,
+    labelled: bool = True,
+) -> tuple[Batches, Batches]:
+    """Return the images of the ImageNet sample that calibrate, and those that are measured.
+
+    Args:
+        path: of the sample; its images of even index calibrate.
+        prepare: makes of float32 pixels 0..255, (images, 3, side, side), what the network takes.
+        side: to which the images are scaled.
+        size: images in a batch.
+        labelled: whether the labels are the targets, int64 (images,), or there are none.
+    """
+
+    def load(indices: Sequence[int]) -> Batch:
+        pixels = np.stack([sample_image(path, int(index), side) for index in indices])
+        labels = arrays(path)["labels"][np.asarray(indices)] if labelled else None
+        return prepare(as_images(pixels)), labels
+
+    return halves(Batches(load, range(len(arrays(path)["labels"])), size))

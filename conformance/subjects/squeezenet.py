@@ -6,18 +6,20 @@ which the images of even index calibrate and the odd ones measure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from sample_files import arrays, halves, imagenet_pixels
+from sample_files import imagenet_halves
 from torch import nn
 from torch.nn import functional
 
-from nnr_codec.experiments.batches import Batch, Batches
-from nnr_codec.experiments.datasets.images import as_images, required_files
+from nnr_codec.experiments.datasets.images import required_files
 from nnr_codec.experiments.subject import Subject
 
+FILES = (
+    "models/squeezenet1_0_imagenet_deepcomp.safetensors",
+    "datasets/imagenet_1k_sample.npz",
+)
 MEAN_BGR = (104.0, 117.0, 123.0)
 IMAGES = 20  # in a batch; each takes 4.6 MB after the first layer
 
@@ -65,29 +67,10 @@ class SqueezeNet(nn.Module):
         return maps.mean((2, 3))
 
 
-def samples(path: Path) -> Batches:
-    """Return images of the ImageNet sample as the network takes them."""
-    mean = torch.tensor(MEAN_BGR).view(3, 1, 1)
-
-    def load(chosen: Sequence[int]) -> Batch:
-        pixels, labels = imagenet_pixels(path, chosen)
-        return as_images(pixels).flip(1) - mean, labels
-
-    return Batches(load, range(len(arrays(path)["labels"])), IMAGES)
-
-
 def squeezenet_imagenet(data: Path | None) -> Subject:
-    """Return SqueezeNet, measured on 500 images.
-
-    Raises:
-        InvalidOptions: a file is missing from `data`.
-    """
+    """Return SqueezeNet, measured on 500 images; raises what `required_files` raises."""
     name = "squeezenet_imagenet"
-    checkpoint, images = required_files(
-        name,
-        data,
-        "models/squeezenet1_0_imagenet_deepcomp.safetensors",
-        "datasets/imagenet_1k_sample.npz",
-    )
-    calibration, measured = halves(samples(images))
+    checkpoint, images = required_files(name, data, *FILES)
+    mean = torch.tensor(MEAN_BGR).view(3, 1, 1)
+    calibration, measured = imagenet_halves(images, lambda rgb: rgb.flip(1) - mean, size=IMAGES)
     return Subject(name, SqueezeNet, checkpoint, measured, calibration=calibration)

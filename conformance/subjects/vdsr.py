@@ -67,19 +67,10 @@ class Vdsr(nn.Module):
 
 
 def vdsr_set5(data: Path | None) -> Subject:
-    """Return VDSR, measured on 12 samples.
-
-    Raises:
-        InvalidOptions: a file is missing from `data`.
-    """
+    """Return VDSR, measured on 12 samples; raises what `required_files` raises."""
     name = "vdsr_set5"
-    checkpoint, set5, imagenet = required_files(
-        name,
-        data,
-        "models/vdsr_set5.safetensors",
-        "datasets/set5y_4of5.npz",
-        "datasets/imagenet_1k_sample.npz",
-    )
+    sets = ("datasets/set5y_4of5.npz", "datasets/imagenet_1k_sample.npz")
+    checkpoint, set5, imagenet = required_files(name, data, "models/vdsr_set5.safetensors", *sets)
     images = arrays(set5)
     names = sorted(key.removesuffix("_gt") for key in images if key.endswith("_gt"))
     shapes = np.array([images[f"{image}_gt"].shape for image in names])

@@ -113,14 +113,8 @@ def write_case(folder: Path, case: CaseFiles) -> None:
             (folder / parents[-1]).write_bytes(parent)
         else:
             parents.append(parent)
-    known: dict[str, Any] = {
-        "exercises": case.exercises,
-        "section": case.section,
-        "evidence": case.evidence,
-        "errata": list(case.errata),
-        "note": case.note,
-        "parents": parents,
-    }
+    texts = ("exercises", "section", "evidence", "errata", "note")
+    known = {key: getattr(case, key) for key in texts} | {"parents": parents}
     known = {key: value for key, value in known.items() if value}
     if case.error is not None:
         known["error"] = case.error

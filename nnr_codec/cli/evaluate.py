@@ -93,8 +93,8 @@ def _show(given: argparse.Namespace, plan: Plan, results: Results) -> None:
         rates = bd_rates(subject, plan.anchor)
         for method, losses in losses_of(subject, plan).items():
             change = rates[method].change if method in rates else None
-            sizes = ["-" if one.bytes is None else size_text(one.bytes) for one in losses]
             rate = "-" if change is None else f"{100 * change:+.1f} %"
+            sizes = ["-" if one.bytes is None else size_text(one.bytes) for one in losses]
             rows.append([printable(subject.name), printable(method), rate, *sizes])
     if rows:
         print(table(header, rows))
@@ -105,22 +105,22 @@ def _show(given: argparse.Namespace, plan: Plan, results: Results) -> None:
 
 
 def _cells(results: Results) -> str:
-    rows = []
-    for subject in results.subjects():
-        for cells in subject.methods.values():
-            for cell, measured in cells:
-                accuracy = subject.accuracy(measured)
-                divergence = measured.record["divergence"]
-                rows.append(
-                    (
-                        printable(cell.name),
-                        str(measured.record["bytes"]),
-                        f"{measured.record['bits_per_weight']:.3f}",
-                        "-" if accuracy is None else f"{accuracy:.2f}",
-                        "-" if divergence is None else f"{divergence:.3g}",
-                    )
-                )
+    rows = [
+        (
+            printable(cell.name),
+            str(measured.record["bytes"]),
+            f"{measured.record['bits_per_weight']:.3f}",
+            _number(subject.accuracy(measured), ".2f"),
+            _number(measured.record["divergence"], ".3g"),
+        )
+        for subject in results.subjects()
+        for cell, measured in subject.cells
+    ]
     return table(("cell", "bytes", "bit/weight", "accuracy", "divergence"), rows)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 if __name__ == "__main__":

@@ -54,12 +54,9 @@ class CheckedTable:
             raise self.error(key, f"{value!r} is not a {_KINDS[kind]}")
         return value
 
-    def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    def texts(self, key: str, default: list[str] | None = None) -> tuple[str, ...]:
         """Return a list of strings; errors are those of `value`."""
-        if default is not None and key not in self._values:
-            self._known.append(key)
-            return default
-        texts = self.value(key, list)
+        texts = self.value(key, list, default)
         for text in texts:
             if not isinstance(text, str):
                 raise self.error(key, f"{text!r} is not a string")

@@ -39,13 +39,9 @@ TORCHVISION = ("vgg16", "resnet50", "mobilenet_v2")
 """Names of networks that need no file; they run on ImageNet in folders."""
 
 RETURNS = "a function returns (module, checkpoint, batches) or a Subject"
+_CIFAR10 = [f"resnet{n}_cifar10{kind}" for n in (8, 20, 56) for kind in ("", "_folder")]
 _FILES = {
-    "resnet8_cifar10": "cifar_resnets.py",
-    "resnet20_cifar10": "cifar_resnets.py",
-    "resnet56_cifar10": "cifar_resnets.py",
-    "resnet8_cifar10_folder": "cifar_resnets.py",
-    "resnet20_cifar10_folder": "cifar_resnets.py",
-    "resnet56_cifar10_folder": "cifar_resnets.py",
+    **dict.fromkeys(_CIFAR10, "cifar_resnets.py"),
     "squeezenet_imagenet": "squeezenet.py",
     "mobilenet_vww": "mobilenet.py",
     "vdsr_set5": "vdsr.py",

@@ -42,36 +42,23 @@ class Complexity:
     idle: tuple[str, ...] = ()
 
 
-def _linear(layer: nn.Linear, inputs: torch.Tensor, outputs: torch.Tensor) -> int:
-    """Each output is a sum over all inputs."""
-    return int(outputs.numel()) * int(layer.in_features)
-
-
 def _convolution(layer: nn.Conv2d, inputs: torch.Tensor, outputs: torch.Tensor) -> int:
     """Each output is a sum over a window of the channels of its group; zeros around included."""
-    window: int = math.prod(layer.kernel_size)
-    return int(outputs.numel()) * window * int(layer.in_channels // layer.groups)
+    return int(outputs.numel() * math.prod(layer.kernel_size) * layer.in_channels // layer.groups)
 
 
 def _transposed(layer: nn.ConvTranspose2d, inputs: torch.Tensor, outputs: torch.Tensor) -> int:
     """Each input goes to a window of the channels of its group."""
-    window: int = math.prod(layer.kernel_size)
-    return int(inputs.numel()) * window * int(layer.out_channels // layer.groups)
+    return int(inputs.numel() * math.prod(layer.kernel_size) * layer.out_channels // layer.groups)
 
 
-def _nothing(layer: nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> int:
-    return 0
-
-
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm,
+          nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RMSNorm)  # fmt: skip
 COUNTERS: dict[type[nn.Module], Counter] = {
-    nn.Linear: _linear,
+    nn.Linear: lambda layer, inputs, outputs: int(outputs.numel() * layer.in_features),
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
-    **dict.fromkeys(
-        (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm), _nothing
-    ),
-    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _nothing),
-    **dict.fromkeys((nn.RMSNorm, nn.Embedding, nn.PReLU), _nothing),
+    **dict.fromkeys((*_NORMS, nn.Embedding, nn.PReLU), lambda *_: 0),
 }
 """MACs of a layer, from itself, its first input and its output; of derived classes too."""
 
@@ -111,11 +98,9 @@ def factorized_complexity(subject: Subject, stream: bytes) -> Complexity:
         BitstreamError: the stream is damaged.
     """
 
-    def module() -> nn.Module:
-        # Not strict: the counters of batch norm may be absent.
-        return load_into(subject.module(), stream, strict=False)
-
-    return subject_complexity(replace(subject, module=module))
+    # Not strict: the counters of batch norm may be absent.
+    factorized = replace(subject, module=lambda: load_into(subject.module(), stream, strict=False))
+    return subject_complexity(factorized)
 
 
 def measure_complexity(
@@ -139,23 +124,13 @@ def measure_complexity(
         module.train(was_training)
         for handle in handles:
             handle.remove()
-    owners = {
-        name: layer
-        for name, layer in module.named_modules()
-        if any(True for _ in layer.parameters(recurse=False))
-    }
-    unknown = [name for name, layer in owners.items() if _counter_of(layer) is None]
-    idle = [name for name, layer in owners.items() if layer not in count.ran]
-    return Complexity(
-        sum(parameter.numel() for parameter in module.parameters()),
-        count.macs,
-        tuple(unknown),
-        tuple(name for name in idle if name not in unknown),
-    )
+    owners = {name: m for name, m in module.named_modules() if [*m.parameters(recurse=False)]}
+    unknown = tuple(name for name, layer in owners.items() if _counter_of(layer) is None)
+    ran = {name for name, layer in owners.items() if layer in count.ran}
+    idle = tuple(name for name in owners if name not in unknown and name not in ran)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return Complexity(parameters, count.macs, unknown, idle)
 
 
 def _counter_of(layer: nn.Module) -> Counter | None:
-    for kind in type(layer).__mro__:
-        if kind in COUNTERS:
-            return COUNTERS[kind]
-    return None
+    return next((COUNTERS[kind] for kind in type(layer).__mro__ if kind in COUNTERS), None)

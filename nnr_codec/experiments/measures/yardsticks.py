@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...bitstream import DataUnit, ParsedUnit, PayloadType, parse_units
 from ...decoding.unit_decoder import decode_data_unit
+from ...model import Array
 from ...options import DecodeLimits
 
 _ZSTD_LEVEL = 19
@@ -32,8 +32,8 @@ _ZSTD_LEVEL = 19
 class Histogram:
     """The distinct integers of a tensor, ascending, and how often each occurs; int64."""
 
-    values: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
+    values: Array
+    counts: Array
 
     @property
     def bits(self) -> float:
@@ -64,7 +64,7 @@ def yardsticks(data: bytes) -> dict[str, int]:
         BitstreamError: the stream is damaged.
     """
     payload, raw, bits, fixed = 0, 0, 0.0, 0
-    coded: list[tuple[npt.NDArray[np.int32], Histogram]] = []
+    coded: list[tuple[Array, Histogram]] = []
     for parsed in parse_units(data, DecodeLimits()):
         if not isinstance(parsed.record, DataUnit):
             continue
@@ -72,7 +72,8 @@ def yardsticks(data: bytes) -> dict[str, int]:
         if parsed.record.payload_type == PayloadType.RAW_FLOAT:
             raw += len(parsed.payload)
         for integers in _levels(parsed, parsed.record):
-            histogram = Histogram(*_counted(integers))
+            values, counts = np.unique(integers, return_counts=True)
+            histogram = Histogram(values.astype(np.int64), counts.astype(np.int64))
             bits += histogram.bits
             plain = histogram.fixed_width_bytes(integers.size)
             table = histogram.table_bytes()
@@ -84,12 +85,12 @@ def yardsticks(data: bytes) -> dict[str, int]:
     return {
         "payload_bytes": payload,
         "entropy_bytes": raw + math.ceil(bits / 8),
-        "ans_bytes": raw + fixed + _ans_bytes(coded),
+        "ans_bytes": raw + fixed + int(ans_coder(coded).get_compressed().nbytes if coded else 0),
     }
 
 
-def _levels(parsed: ParsedUnit, record: DataUnit) -> Iterator[npt.NDArray[np.int32]]:
-    """Yield the integers of a unit's tensors as they were coded, before the doubling."""
+def _levels(parsed: ParsedUnit, record: DataUnit) -> Iterator[Array]:
+    """Yield the integers of a unit's tensors as they were coded, before the doubling: int32."""
     for tensor in decode_data_unit(parsed, keep_integers=True):
         if tensor.integers is None:
             continue
@@ -99,28 +100,14 @@ def _levels(parsed: ParsedUnit, record: DataUnit) -> Iterator[npt.NDArray[np.int
         yield (np.sign(tensor.integers) * magnitudes).astype(np.int32)
 
 
-def _counted(
-    integers: npt.NDArray[np.int32],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    values, counts = np.unique(integers, return_counts=True)
-    return values.astype(np.int64), counts.astype(np.int64)
-
-
-def _ans_bytes(coded: list[tuple[npt.NDArray[np.int32], Histogram]]) -> int:
-    """Return the bytes that one ANS coder makes of all tensors."""
-    coder = ans_coder(coded)
-    return int(coder.get_compressed().nbytes) if coded else 0
-
-
-def ans_coder(coded: list[tuple[npt.NDArray[np.int32], Histogram]]) -> Any:
-    """Return constriction's coder that holds the tensors, the first on top."""
+def ans_coder(coded: list[tuple[Array, Histogram]]) -> Any:
+    """Return constriction's coder that holds the tensors' int32 integers, the first on top."""
     import constriction
 
     coder = constriction.stream.stack.AnsCoder()
     for integers, histogram in reversed(coded):
-        coder.encode_reverse(
-            np.searchsorted(histogram.values, integers).astype(np.int32), ans_model(histogram)
-        )
+        places = np.searchsorted(histogram.values, integers).astype(np.int32)
+        coder.encode_reverse(places, ans_model(histogram))
     return coder
 
 

@@ -71,7 +71,7 @@ class ExternalCodec:
         """
         table = CheckedTable(values, "external")
         encode, decode = _command(table, "encode"), _command(table, "decode")
-        version = table.texts("version", ())
+        version = table.texts("version", [])
         model_format = table.value("format", str, ".npz")
         timeout = table.value("timeout", float, 3600.0)
         if not 0 < timeout < math.inf:
@@ -118,16 +118,14 @@ class ExternalCodec:
         Raises:
             CommandFailure: the version cannot be told.
         """
-        version = ""
-        if self.version_command:
-            version = _version(tuple(self._filled(self.version_command, {})))
+        command = tuple(self._filled(self.version_command, {}))
         return {
             "codec": "external",
             "commands": [list(self.encode_command), list(self.decode_command)],
             "files": self._file_digests(),
             "format": self.model_format,
             "options": dict(self.values),
-            "version": version,
+            "version": _version(command) if command else "",
         }
 
     def _file_digests(self) -> dict[str, str]:
@@ -166,14 +164,8 @@ def _output(command: Sequence[str], timeout: float) -> str:
     # Files, not pipes: what a command has started, and left behind, may hold a pipe open for ever.
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
-            done = subprocess.run(
-                command,
-                check=False,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=errors,
-                timeout=timeout,
-            )
+            streams: Any = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": errors}
+            done = subprocess.run(command, check=False, timeout=timeout, **streams)
         except OSError as error:
             raise CommandFailure(f"{command[0]} cannot be run: {error.strerror}") from error
         except subprocess.TimeoutExpired as error:
@@ -217,9 +209,9 @@ def _check_names(arguments: list[str], options: Mapping[str, str]) -> None:
 
 def _reported_seconds(output: str, key: str) -> float | None:
     """Return the time that the last line of a command's output reports, if it does."""
-    lines = output.strip().splitlines()
+    lines = output.strip().splitlines() or [""]
     try:
-        report = json.loads(lines[-1]) if lines else None
+        report = json.loads(lines[-1])
     except json.JSONDecodeError:
         return None
     seconds = report.get(key) if isinstance(report, dict) else None
