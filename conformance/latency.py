@@ -39,8 +39,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from conformance.studies.latency_cases import METHODS, Case, cases
-from conformance.studies.latency_table import COLUMNS, row_of, summary
+from conformance.studies.latency_rows import COLUMNS, METHODS, Case, cases, row_of, summary
 from conformance.subjects import source_of
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.cli.text import table

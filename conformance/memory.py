@@ -140,17 +140,12 @@ def run_measured(command: Sequence[str], folder: Path | None = None) -> tuple[li
 
 
 def _table(figures: dict[str, Any]) -> str:
-    rows = [
-        (
-            run["run"],
-            f"{run['seconds']:.1f}",
-            f"{run['weights_per_second'] / 1e6:.2f}",
-            f"{run['peak_bytes'] / 1e6:.0f}",
-            f"{figures['bound_bytes'] / 1e6:.0f}",
-            "yes" if run["peak_bytes"] <= figures["bound_bytes"] else "NO",
-        )
-        for run in figures["runs"]
-    ]
+    rows, bound = [], figures["bound_bytes"]
+    for run in figures["runs"]:
+        peak, millions = run["peak_bytes"], run["weights_per_second"] / 1e6
+        figures_of_run = (f"{run['seconds']:.1f}", f"{millions:.2f}", f"{peak / 1e6:.0f}")
+        within = "yes" if peak <= bound else "NO"
+        rows.append((run["run"], *figures_of_run, f"{bound / 1e6:.0f}", within))
     sizes = (figures[f"{name}_bytes"] / 1e6 for name in ("model", "stream", "largest_tensor"))
     head = "{:.0f} MB -> {:.0f} MB, largest tensor {:.0f} MB".format(*sizes)
     return f"{head}\n{table(('run', 's', 'Mw/s', 'peak MB', 'bound MB', 'within'), rows)}"

@@ -121,12 +121,12 @@ def show_verdicts(cases: Sequence[Case], given: argparse.Namespace) -> int:
         explain=first_difference,
     )
     counts = Counter(verdict.status for verdict in verdicts)
+    totals = {status: counts[status] for status in (PASS, FAIL, DISAGREEMENT, NOT_RUN)}
     if given.json:
-        totals = {status: counts[status] for status in (PASS, FAIL, DISAGREEMENT, NOT_RUN)}
         verdict_rows = [_as_json(verdict) for verdict in verdicts]
         print(json.dumps({"counts": totals, "cases": verdict_rows}, ensure_ascii=False, indent=1))
     else:
-        parts = [f"{counts[status]} {status}" for status in (PASS, FAIL, DISAGREEMENT, NOT_RUN)]
+        parts = [f"{count} {status}" for status, count in totals.items()]
         print(f"{len(verdicts)} cases: {', '.join(parts)}")
     return 1 if counts[FAIL] else 0
 

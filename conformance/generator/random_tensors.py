@@ -50,13 +50,13 @@ class UnitPlan:
         shapes = weight_shapes(self.record())
         if self.payload != BLOCK:
             return [(self.names[0], shapes[0], "weight")]
-        names, vector = list(self.names), self.dimensions[:1]
-        weights = list(zip([names.pop(0) for _ in shapes], shapes, strict=True))
-        roles = [("G", "H") if len(weights) == 2 else ("weight",)][0]
-        scaling = [names.pop(0)] if self.types & LS else []
-        norm = [names.pop(0) for _ in range(4 if self.types & BN else 0)]
-        vectors = [(name, vector, "vector") for name in [*scaling, *names, *norm]]
-        return vectors + [(n, s, role) for (n, s), role in zip(weights, roles, strict=True)]
+        roles = ("G", "H") if len(shapes) == 2 else ("weight",)
+        names = iter(self.names)
+        weights = [(next(names), *rest) for rest in zip(shapes, roles, strict=True)]
+        scaling = [next(names)] if self.types & LS else []
+        norm = [next(names) for _ in range(4 if self.types & BN else 0)]
+        vectors = [(name, self.dimensions[:1], "vector") for name in [*scaling, *names, *norm]]
+        return vectors + weights
 
     def record(self) -> Record:
         """The elements of the header that follow from the plan."""
@@ -104,9 +104,8 @@ def plan(d: Draws, stem: str, common: bool) -> UnitPlan:
     types = d.of(0, 0, d.below(8) * 2)
     if payload == FLOAT and not common and d.chance(0.2):
         dimensions = (d.between(2, 12), d.between(2, 6))
-        return UnitPlan(
-            FLOAT, (stem + d.of("_G", "_H"),), dimensions, DC, d.between(1, 9), dimensions[0]
-        )
+        names = (stem + d.of("_G", "_H"),)
+        return UnitPlan(FLOAT, names, dimensions, DC, d.between(1, 9), dimensions[0])
     return UnitPlan(payload, (stem,), dimensions, types)
 
 

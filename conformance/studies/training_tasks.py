@@ -179,12 +179,7 @@ class RunLog:
     """Runs of an experiment, a line of JSON each: those that are there are not repeated."""
 
     def __init__(self, path: Path, settings: Sequence[str]) -> None:
-        """Read what is there.
-
-        Args:
-            path: of the lines; need not exist.
-            settings: names of what tells runs apart.
-        """
+        """Read what is there, if there is a file; `settings` names what tells runs apart."""
         self.path = path
         self._names = tuple(settings)
         self._done = {self._key(line) for line in self.lines()}
@@ -211,9 +206,7 @@ class RunLog:
     def run(self, settings: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]) -> None:
         """Do a run, on one thread and seeded by `settings["seed"]`, and append its line.
 
-        Args:
-            settings: by name.
-            work: returns the results by name.
+        `work` returns the results by name.
         """
         torch.set_num_threads(1)
         torch.manual_seed(settings["seed"])
@@ -250,14 +243,7 @@ def run_command(
     measure: Callable[[argparse.Namespace, RunLog], object],
     summary: Callable[[RunLog], str],
 ) -> None:
-    """Do the runs that are not there yet, or print what is there.
-
-    Args:
-        arguments: of `argument_parser`.
-        settings: names of what tells runs apart.
-        measure: does the runs.
-        summary: makes a table of them.
-    """
+    """Do the runs that are not there yet, or print what is there; `settings` as in `RunLog`."""
     log = RunLog(arguments.output, settings)
     if arguments.table:
         print(summary(log))

@@ -79,12 +79,7 @@ class SubjectPlan:
 
 @dataclass(frozen=True)
 class Point:
-    """An operating point of a method.
-
-    Attributes:
-        label: what differs from the method's other points, such as ``qp=-38``.
-        codec: the codec with all its options.
-    """
+    """A codec with all its options; the label is what differs between points, as ``qp=-38``."""
 
     label: str
     codec: Codec
@@ -92,13 +87,7 @@ class Point:
 
 @dataclass(frozen=True)
 class MethodPlan:
-    """A method of a plan.
-
-    Attributes:
-        name: what it is called in results.
-        about: a line for readers.
-        points: at least one.
-    """
+    """A method of a plan, at one operating point or more; `about` is a line for readers."""
 
     name: str
     about: str

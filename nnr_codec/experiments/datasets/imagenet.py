@@ -88,9 +88,10 @@ def _labelled_images(folder: Path, limit: int | None = None) -> Batches:
         count = len(classes)
         reason = f"{str(folder)!r} has {count} folders, not one for each of {CLASSES} classes"
         raise InvalidOptions("data", reason)
-    files = [
-        (path, label) for label, images in enumerate(classes) for path in _images_of(images)[:limit]
-    ]
+    files: list[tuple[Path, int]] = []
+    for label, images in enumerate(classes):
+        paths = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        files += [(path, label) for path in paths[:limit]]
 
     def load(indices: Sequence[int]) -> Batch:
         chosen = [files[index] for index in indices]
@@ -98,10 +99,6 @@ def _labelled_images(folder: Path, limit: int | None = None) -> Batches:
         return normalized(as_images(pixels)), np.array([label for _, label in chosen])
 
     return Batches(load, range(len(files)), IMAGES)
-
-
-def _images_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _cropped(path: Path) -> Array:

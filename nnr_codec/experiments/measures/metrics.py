@@ -64,7 +64,6 @@ class Classification:
 
     @property
     def primary(self) -> str:
-        """`"top1"`, or `"agreement"` without labels."""
         return f"top{self.tops[0]}" if self.tops else AGREEMENT
 
     divergence: ClassVar[str] = "KL"  # Kullback-Leibler, in nats

@@ -34,11 +34,7 @@ class NnrCodec:
     calibration_stride: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the stride.
-
-        Raises:
-            InvalidOptions: it is no whole number of 1 or more.
-        """
+        """Raise InvalidOptions if the stride is no whole number of 1 or more."""
         stride = self.calibration_stride
         if stride is not None and (type(stride) is not int or stride < 1):
             reason = f"{stride!r} is not a whole number of 1 or more"

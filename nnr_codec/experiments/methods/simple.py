@@ -1,16 +1,96 @@
-"""Simple methods, each packed by Zstandard: plain integers, half precision, byte planes."""
+"""Simple methods, each a safetensors file packed by Zstandard: integers, half precision, bytes."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from ...errors import InvalidModel, InvalidOptions
 from ...model import Array
-from .base import Arrays
-from .container import PackedCodec, pack, unpack
+from ..checked_table import options_of
+from .base import Arrays, Decoded, Encoded
+
+Packed = TypeVar("Packed", bound="PackedCodec")
+
+ZSTD_LEVEL = 19
+"""The strongest level that takes no more memory than the default window to decode."""
+
+
+@dataclass(frozen=True)
+class PackedCodec:
+    """A method that packs tensors which it makes of a model's; its fields are its options."""
+
+    codec: ClassVar[str]  # its name in plans
+
+    @classmethod
+    def from_options(cls: type[Packed], values: Mapping[str, Any], folder: Path) -> Packed:
+        """Return the codec with a plan's options; raises InvalidOptions for others."""
+        return options_of(cls, values)
+
+    def packed(self, tensors: Arrays) -> bytes:
+        """Return a model as bytes of `pack`."""
+        raise NotImplementedError
+
+    def unpacked(self, data: bytes) -> Arrays:
+        """Return the model that `packed` wrote."""
+        raise NotImplementedError
+
+    def encode(self, tensors: Arrays) -> Encoded:
+        """Encode a model; raises what `packed` raises."""
+        start = time.perf_counter()
+        data = self.packed(tensors)
+        return Encoded(data, time.perf_counter() - start)
+
+    def decode(self, data: bytes) -> Decoded:
+        """Decode what `encode` wrote."""
+        start = time.perf_counter()
+        tensors = self.unpacked(data)
+        return Decoded(tensors, time.perf_counter() - start)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options and the versions of the libraries."""
+        return {"codec": self.codec, **asdict(self), "versions": versions()}
+
+
+def pack(tensors: Arrays, note: Mapping[str, Any] | None = None) -> bytes:
+    """Return tensors, and a JSON-ready note, as bytes."""
+    import zstandard
+    from safetensors.numpy import save
+
+    metadata = {"note": json.dumps(note)} if note else None
+    plain = save({name: np.asarray(v, order="C") for name, v in tensors.items()}, metadata)
+    packed: bytes = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(plain)
+    return packed
+
+
+def unpack(data: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return the tensors and the note of `pack`."""
+    import zstandard
+    from safetensors.numpy import load
+
+    plain = zstandard.ZstdDecompressor().decompress(data)
+    header = json.loads(plain[8 : 8 + int.from_bytes(plain[:8], "little")])
+    note = header.get("__metadata__", {}).get("note", "{}")
+    return load(plain), json.loads(note)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides the container's bytes."""
+    import safetensors
+    import zstandard
+
+    return {
+        "safetensors": safetensors.__version__,
+        "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
+    }
+
 
 _VALUES, _SCALE = "values:", "scale:"  # before the names, so that none can meet another
 
@@ -32,20 +112,12 @@ class IntegerCodec(PackedCodec):
     bits: int = 8
 
     def __post_init__(self) -> None:
-        """Check the range.
-
-        Raises:
-            InvalidOptions: the bits are outside of it.
-        """
+        """Raise InvalidOptions if the bits are outside of their range."""
         if type(self.bits) is not int or not 2 <= self.bits <= 8:
             raise InvalidOptions("bits", f"{self.bits!r} is not a whole number from 2 to 8")
 
     def packed(self, tensors: Arrays) -> bytes:
-        """Return a model as bytes.
-
-        Raises:
-            InvalidModel: a weight is not finite.
-        """
+        """Return a model as bytes; raises InvalidModel if a weight is not finite."""
         packed: dict[str, Array] = {}
         for name, values in tensors.items():
             if values.dtype != np.float32 or values.ndim < 2:
@@ -83,16 +155,9 @@ class Float16Codec(PackedCodec):
     codec = "fp16"
 
     def packed(self, tensors: Arrays) -> bytes:
-        """Return a model as bytes.
-
-        Raises:
-            InvalidModel: a value is too large for binary16.
-        """
+        """Return a model as bytes; raises InvalidModel if a value is too large for binary16."""
         with np.errstate(over="ignore"):
-            halves = {
-                name: v.astype(np.float16) if v.dtype == np.float32 else v
-                for name, v in tensors.items()
-            }
+            halves = _converted(tensors, np.float32, np.float16)
         for name, values in halves.items():
             if values.dtype == np.float16 and not np.isfinite(values).all():
                 raise InvalidModel(name, "holds values beyond binary16")
@@ -100,10 +165,11 @@ class Float16Codec(PackedCodec):
 
     def unpacked(self, data: bytes) -> Arrays:
         tensors, _ = unpack(data)
-        return {
-            name: v.astype(np.float32) if v.dtype == np.float16 else v
-            for name, v in tensors.items()
-        }
+        return _converted(tensors, np.float16, np.float32)
+
+
+def _converted(tensors: Arrays, before: type, after: type) -> dict[str, Array]:
+    return {name: v.astype(after) if v.dtype == before else v for name, v in tensors.items()}
 
 
 @dataclass(frozen=True)
