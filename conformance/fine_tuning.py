@@ -216,11 +216,8 @@ def measure(arguments: argparse.Namespace, log: RunLog) -> None:
     for seed, name, rule, ratio, scheme in product(
         arguments.seeds, arguments.subjects, arguments.rules, arguments.ratios, arguments.schemes
     ):
-        training = {
-            "steps": arguments.steps or STEPS[name],
-            "batch": arguments.batch,
-            "smoothing": arguments.smoothing,
-        }
+        training = {"steps": arguments.steps or STEPS[name]}
+        training |= {"batch": arguments.batch, "smoothing": arguments.smoothing}
         rate = arguments.learning_rate or LEARNING_RATES[name][scheme][ratio > MILD]
         settings = {"subject": name, "scheme": scheme, "rule": rule, "ratio": ratio, "seed": seed,
                     **training, "learning_rate": rate, "validate": arguments.validate}  # fmt: skip

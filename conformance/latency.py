@@ -207,12 +207,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="folder of models and data")
+    default = [source_of(subject) for subject in SUBJECTS]
+    about = "networks (default: four of conformance/subjects)"
     parser.add_argument(
-        "--subjects",
-        nargs="+",
-        metavar="FILE.py:FUNCTION",
-        default=[source_of(subject) for subject in SUBJECTS],
-        help="networks (default: four of conformance/subjects)",
+        "--subjects", nargs="+", metavar="FILE.py:FUNCTION", default=default, help=about
     )
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--ratios", type=float, nargs="+", default=[2.0, 3.0, 5.0])

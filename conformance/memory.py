@@ -126,13 +126,8 @@ def run_measured(command: Sequence[str], folder: Path | None = None) -> tuple[li
     Raises:
         SystemExit: it fails.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", _PEAK, *command],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    whole = [sys.executable, "-c", _PEAK, *command]
+    done = subprocess.run(whole, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed with exit code {done.returncode}:\n{done.stderr}")
     *lines, peak = done.stdout.splitlines()

@@ -43,11 +43,10 @@ def write(folder, tensors):
     folder.mkdir()
     entries = []
     for i, (name, values) in enumerate(tensors.items()):
-        file = f"{i}.bin"
         little = values.astype(values.dtype.newbyteorder("<"))
-        (folder / file).write_bytes(little.tobytes())
-        shape = list(values.shape)
-        entries.append({"name": name, "dtype": values.dtype.name, "shape": shape, "file": file})
+        (folder / f"{i}.bin").write_bytes(little.tobytes())
+        entry = {"dtype": values.dtype.name, "shape": list(values.shape), "file": f"{i}.bin"}
+        entries.append({"name": name, **entry})
     (folder / "tensors.json").write_text(json.dumps(entries))
 
 

@@ -99,12 +99,8 @@ def run(task: Task, method: str, ratio: float, arguments: argparse.Namespace) ->
     if method != "dense":
         reestimate_batch_norm(module, task.train[0].split(500))
     held_out = None if task.held_out is None else top1(module, task.held_out)
-    return {
-        "parameters": dense - saved,
-        "of": dense,
-        "held_out": held_out,
-        "test": top1(module, task.test),
-    }
+    test = top1(module, task.test)
+    return {"parameters": dense - saved, "of": dense, "held_out": held_out, "test": test}
 
 
 def _ranks(module: nn.Module, ratio: float, form: Any) -> dict[str, Any]:

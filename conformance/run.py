@@ -48,27 +48,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="conformance.run", description="Judge a decoder by the conformance corpus."
     )
-    parser.add_argument(
-        "cases",
-        nargs="*",
-        metavar="CASE",
-        help="folders of cases, or names, categories, globs in the corpus; all of it by default",
-    )
-    parser.add_argument(
-        "--decoder",
-        default="nnr_codec",
-        metavar="CMD",
-        help="a command with {in}, {out}, {parents}; or nnr_codec (default), educational",
-    )
+    cases = "folders of cases, or names, categories, globs in the corpus; all of it by default"
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=cases)
+    text = "a command with {in}, {out}, {parents}; or nnr_codec (default), educational"
+    parser.add_argument("--decoder", default="nnr_codec", metavar="CMD", help=text)
     parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="side by side")
     parser.add_argument(
         "--timeout", type=_seconds, default=60.0, metavar="S", help="seconds a command has"
     )
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="cases that rest on our reading alone judge too; so for nnr_codec and educational",
-    )
+    text = "cases that rest on our reading alone judge too; so for nnr_codec and educational"
+    parser.add_argument("--strict", action="store_true", help=text)
     parser.add_argument(
         "--coverage", action="store_true", help="what the cases exercise; runs none"
     )
@@ -113,13 +102,8 @@ def show_verdicts(cases: Sequence[Case], given: argparse.Namespace) -> int:
         if not given.json and (given.verbose or verdict.status in (FAIL, DISAGREEMENT)):
             print(_line(verdict), flush=True)
 
-    verdicts = judge_all(
-        *(cases, decoder),
-        strict=strict,
-        jobs=given.jobs,
-        progress=progress,
-        explain=first_difference,
-    )
+    judging = {"jobs": given.jobs, "progress": progress, "explain": first_difference}
+    verdicts = judge_all(cases, decoder, strict=strict, **judging)
     counts = Counter(verdict.status for verdict in verdicts)
     totals = {status: counts[status] for status in (PASS, FAIL, DISAGREEMENT, NOT_RUN)}
     if given.json:

@@ -73,17 +73,13 @@ ELEMENTS: dict[str, tuple[int, ...]] = {
 }
 """Each syntax element, with the values that are to occur."""
 
-CONTEXTS = [
-    ("significance", 24),
-    ("significance, base", 16),
-    ("significance, history", 8),
-    ("sign", 3),
-    ("sign, base", 2),
-    ("greater-than", 512),
-    ("greater-than, base", 512),
-    ("remainder prefix", 31),
-]
-"""Groups of contexts, with their numbers for the greatest unary length, 256."""
+
+def context_groups(unary_length: int) -> dict[str, int]:
+    """The groups of contexts in their order, and how many each has."""
+    significance = {"significance": 24, "significance, base": 16, "significance, history": 8}
+    signs = {"sign": 3, "sign, base": 2}
+    greater = dict.fromkeys(("greater-than", "greater-than, base"), 2 * unary_length)
+    return {**significance, **signs, **greater, "remainder prefix": 31}
 
 
 @cache
@@ -91,14 +87,13 @@ def universe() -> frozenset[Item]:
     """All items."""
     items = {("element", f"{name}={v}") for name, values in ELEMENTS.items() for v in values}
     items |= {("element", name) for name, values in ELEMENTS.items() if not values}
-    items |= {(name, f"{i}: {v}") for name, count in CONTEXTS for i in range(count) for v in FLAG}
+    contexts = context_groups(256).items()
+    items |= {(name, f"{i}: {v}") for name, count in contexts for i in range(count) for v in FLAG}
     # The second bin j needs a magnitude of the base that is below j: there is none for j = 0 and 1.
     never = {("greater-than, base", f"{i}: {v}") for i in (1, 3) for v in FLAG}
-    items |= {(name, str(v)) for name in ("index flag", "row skip") for v in FLAG}
     items |= {("initialization index", str(e)) for e in range(9)}
-    items |= {
-        (f"{name}_enabled_flag", str(v)) for name in ("hist_dep_sig_prob", "row_skip") for v in FLAG
-    }
+    flags = ("index flag", "row skip", "hist_dep_sig_prob_enabled_flag", "row_skip_enabled_flag")
+    items |= {(name, str(v)) for name in flags for v in FLAG}
     items |= {("quantizer state", f"{s}, v mod 2 = {p}") for s in range(8) for p in FLAG}
     items |= {("RLPS", f"{r}, {c}") for r in range(8) for c in range(32)}
     items |= {("STEP", f"s{s}: {i}") for s in FLAG for i in range(32)}
@@ -133,7 +128,9 @@ def exercised(stream: bytes, parents: Sequence[bytes] = ()) -> set[Item]:
     try:
         for parent in parents:
             series.append(decoder.decode_bitstream(parent, series))
-        watch(decoder, hit)
+        labels: dict[int, Item] = {}
+        watch_coder(decoder, hit, labels)
+        watch_tensors(decoder, hit, labels)
         decoder.decode_bitstream(stream, series)
     except ValueError:
         pass
@@ -142,19 +139,11 @@ def exercised(stream: bytes, parents: Sequence[bytes] = ()) -> set[Item]:
 
 def context_label(number: int, unary_length: int) -> Item:
     """The group of a context and its place there."""
-    sizes = [24, 16, 8, 3, 2, 2 * unary_length, 2 * unary_length, 31]
-    for (name, _), size in zip(CONTEXTS, sizes, strict=True):
+    for name, size in context_groups(unary_length).items():
         if number < size:
             return name, str(number)
         number -= size
     raise ValueError(f"no context {number}")
-
-
-def watch(decoder: ModuleType, hit: Hit) -> None:
-    """Let a copy of the educational decoder tell what it does."""
-    labels: dict[int, Item] = {}
-    watch_coder(decoder, hit, labels)
-    watch_tensors(decoder, hit, labels)
 
 
 def watch_coder(decoder: ModuleType, hit: Hit, labels: dict[int, Item]) -> None:

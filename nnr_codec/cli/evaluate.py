@@ -31,22 +31,14 @@ def _parser() -> argparse.ArgumentParser:
         PROGRAM, "Run a core experiment: networks, coded in several ways, and what they still do."
     )
     parser.add_argument("plan", metavar="PLAN.toml", help="the experiment")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="RESULTS",
-        required=True,
-        help=f"folder of results, {PAGE} among them; a run that was interrupted goes on there",
-    )
+    output = f"folder of results, {PAGE} among them; a run that was interrupted goes on there"
+    parser.add_argument("-o", "--output", metavar="RESULTS", required=True, help=output)
     parser.add_argument(
         "-f", "--force", action="store_true", help="write into a folder that holds other files"
     )
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        default=os.environ.get(DATA_VARIABLE),
-        help=f"folder of models and data (default: the environment's {DATA_VARIABLE})",
-    )
+    default = os.environ.get(DATA_VARIABLE)
+    about = f"folder of models and data (default: the environment's {DATA_VARIABLE})"
+    parser.add_argument("--data", metavar="DIR", default=default, help=about)
     parser.add_argument("--only", metavar="GLOB", help="cells to measure: SUBJECT/METHOD/POINT")
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("-q", "--quiet", action="store_true", help="print errors alone")

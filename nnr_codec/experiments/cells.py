@@ -129,16 +129,9 @@ def examine(plan: SubjectPlan, data: Path | None) -> Facts:
     calibration, _ = _samples_digest(subject.calibration()) if subject.calibration else ("", 0)
     with _one_thread:
         cost = subject_complexity(subject)
-    return Facts(
-        checkpoint=file_digest(subject.checkpoint),
-        samples=digest,
-        calibration=calibration,
-        sample_count=count,
-        primary=subject.metric.primary,
-        divergence=subject.metric.divergence,
-        parameters=cost.parameters,
-        macs=None if cost.unknown else cost.macs,
-    )
+    digests = (file_digest(subject.checkpoint), digest, calibration)
+    metric, macs = subject.metric, None if cost.unknown else cost.macs
+    return Facts(*digests, count, metric.primary, metric.divergence, cost.parameters, macs)
 
 
 def measure(cell: Cell, data: Path | None, reference: Array | None = None) -> Measured:

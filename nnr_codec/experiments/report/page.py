@@ -8,6 +8,7 @@ from importlib.resources import files
 from statistics import fmean
 
 from ..cells import Facts
+from ..plan import Plan
 from .bd_rate import BdRate
 from .bootstrap import LEVEL, BytesAtLoss
 from .markup import NONE, Shown, signed_text, size_text, table, whole_text
@@ -32,7 +33,7 @@ def page(results: Results, plots: Plots) -> str:
         _failures(results),
         _summary(results, losses, drawn) if subjects else "",
         _rates(results, rates, drawn) if len(results.plan.methods) > 1 and subjects else "",
-        *(_subject(s, plots, losses[s.name], drawn, results) for s in subjects),
+        *(_subject(results.plan, s, plots, losses[s.name], drawn) for s in subjects),
         _notes(results),
     ]
     style, script = (files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
@@ -161,15 +162,11 @@ def _mean_cell(method: str, rates: Mapping[str, Mapping[str, BdRate]]) -> Shown:
 
 
 def _subject(
-    subject: SubjectResults,
-    plots: Plots,
-    losses: Losses,
-    drawn: Mapping[str, Style],
-    results: Results,
+    plan: Plan, subject: SubjectResults, plots: Plots, losses: Losses, drawn: Mapping[str, Style]
 ) -> str:
-    drops = ", ".join(f"{drop:g}" for drop in results.plan.drops)
+    drops = ", ".join(f"{drop:g}" for drop in plan.drops)
     unit = "points" if subject.is_share else subject.unit
-    loss_head = ["method", *(f"≤ {drop:g} {unit}" for drop in results.plan.drops)]
+    loss_head = ["method", *(f"≤ {drop:g} {unit}" for drop in plan.drops)]
     loss_table = table(loss_head, loss_rows(subject, losses, drawn))
     header, rows = cell_rows(subject, drawn)
     yardsticks = yardstick_table(subject, drawn)
