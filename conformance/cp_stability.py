@@ -94,11 +94,10 @@ def rows(model: Path, kernels: Sequence[str], shares: Sequence[float]) -> Iterat
 
 def text_of(figures: Sequence[dict[str, Any]]) -> str:
     """Return the rows as a table."""
-    cells = (
-        [f"{row[c]:.4g}" if isinstance(row[c], float) else str(row[c]) for c in COLUMNS]
-        for row in figures
+    cells = [[row[column] for column in COLUMNS] for row in figures]
+    return table(
+        COLUMNS, [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in cells]
     )
-    return table(COLUMNS, list(cells))
 
 
 def main() -> None:

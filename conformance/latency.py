@@ -47,6 +47,7 @@ from nnr_codec.decompose import Decomposition, decompose_model
 from nnr_codec.decompose.layer_kinds import weights_of_model
 from nnr_codec.decompose.timing import times_in_turns
 from nnr_codec.errors import InvalidOptions
+from nnr_codec.experiments.batches import sample_count
 from nnr_codec.experiments.evaluation import load_tensors
 from nnr_codec.experiments.measures.complexity import measure_complexity
 from nnr_codec.experiments.subject import Subject
@@ -99,11 +100,9 @@ def samples(subject: Subject, count: int) -> Any:
         SystemExit: the subject has fewer.
     """
     parts = [inputs for inputs, _ in subject.sampled(limit=count).batches()]
-    if isinstance(parts[0], tuple):
-        joined: Any = tuple(torch.cat(values) for values in zip(*parts, strict=True))
-    else:
-        joined = torch.cat(parts)
-    available = len(joined[0] if isinstance(joined, tuple) else joined)
+    several = isinstance(parts[0], tuple)
+    joined: Any = tuple(map(torch.cat, zip(*parts, strict=True))) if several else torch.cat(parts)
+    available = sample_count(joined)
     if available != count:
         raise SystemExit(f"{subject.name}: has {available} samples, not {count}")
     return joined

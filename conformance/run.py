@@ -102,8 +102,9 @@ def show_verdicts(cases: Sequence[Case], given: argparse.Namespace) -> int:
         if not given.json and (given.verbose or verdict.status in (FAIL, DISAGREEMENT)):
             print(_line(verdict), flush=True)
 
-    judging = {"jobs": given.jobs, "progress": progress, "explain": first_difference}
-    verdicts = judge_all(cases, decoder, strict=strict, **judging)
+    verdicts = judge_all(
+        cases, decoder, strict=strict, jobs=given.jobs, progress=progress, explain=first_difference
+    )
     counts = Counter(verdict.status for verdict in verdicts)
     totals = {status: counts[status] for status in (PASS, FAIL, DISAGREEMENT, NOT_RUN)}
     if given.json:
@@ -126,14 +127,8 @@ def _line(verdict: Verdict) -> str:
 
 
 def _as_json(verdict: Verdict) -> dict[str, object]:
-    case = verdict.case
-    return {
-        "case": case.name,
-        "status": verdict.status,
-        "detail": verdict.detail,
-        "evidence": case.evidence,
-        "errata": case.errata,
-    }
+    case, known = verdict.case, {"status": verdict.status, "detail": verdict.detail}
+    return {"case": case.name, **known, "evidence": case.evidence, "errata": case.errata}
 
 
 def show_coverage(cases: Sequence[Case], as_json: bool) -> int:

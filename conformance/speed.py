@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +129,14 @@ def run_ours(path: str, options: EncodeOptions, threads: int) -> dict[str, Any]:
         decode(result.data or b"", executor=executor)
         decoded = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # before the bins are counted
+    report = result.report
     return {
-        "weights": result.report.elements,
-        "bytes": result.report.bytes,
+        "weights": report.elements,
+        "bytes": report.bytes,
         "encode_seconds": encoded - start,
         "decode_seconds": decoded - encoded,
-        "nmse": result.report.nmse,
-        "bins": sum(_bins(model[t.name], t.qp, options) for t in result.report.tensors),
+        "nmse": report.nmse,
+        "bins": sum(_bins(model[t.name], t.qp, options) for t in report.tensors),
         "codec_peak_bytes": 1024 * peak,
     }
 
@@ -145,11 +147,9 @@ def _bins(values: np.ndarray, qp: int | None, options: EncodeOptions) -> int:
         return 0
     rows, cols = matrix_shape(values.shape or (1,))
     weights = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-    syntax = TensorSyntax(rows, cols, dependent_quantization=options.dq)
-    levels = quantize(syntax, weights, float(step_size(qp, options.qp_density)))
-    coded = TensorSyntax(
-        rows, cols, unary_length=choose_unary_length(levels), dependent_quantization=options.dq
-    )
+    syntax = partial(TensorSyntax, rows, cols, dependent_quantization=options.dq)
+    levels = quantize(syntax(), weights, float(step_size(qp, options.qp_density)))
+    coded = syntax(unary_length=choose_unary_length(levels))
     return int(TensorToEncode(coded, levels).count_bins())
 
 
@@ -157,19 +157,17 @@ def _row(cell: dict[str, Any]) -> tuple[str, ...]:
     ours, peer, threads = cell["ours"], cell["peer"], cell["threads"]
     million = ours["weights"] / 1e6
     bins = ours["bins"] or math.nan
+    times = ("encode_seconds", "decode_seconds")
+    speeds = [(million / ours[name], peer[name] / ours[name]) for name in times]
     return (
         cell["model"],
         str(cell["qp"]),
         f"{million:.2f}",
         str(ours["bytes"]),
         f"{ours['bytes'] / peer['bytes']:.4f}",
-        f"{million / ours['encode_seconds']:.2f}",
-        f"{peer['encode_seconds'] / ours['encode_seconds']:.2f}",
-        f"{million / ours['decode_seconds']:.2f}",
-        f"{peer['decode_seconds'] / ours['decode_seconds']:.2f}",
+        *(f"{figure:.2f}" for pair in speeds for figure in pair),
         f"{1e9 * ours['decode_seconds'] / bins:.1f}",
-        f"{ours['encode_seconds'] / threads['encode_seconds']:.2f}",
-        f"{ours['decode_seconds'] / threads['decode_seconds']:.2f}",
+        *(f"{ours[name] / threads[name]:.2f}" for name in times),
         f"{ours['codec_peak_bytes'] / 1e6:.0f}",
         f"{peer['peak_bytes'] / 1e6:.0f}",
     )

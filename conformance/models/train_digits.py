@@ -88,17 +88,15 @@ def train(build: Callable[[], nn.Module], images: torch.Tensor, labels: torch.Te
     return network.eval()
 
 
-def save_images(file: Path, images: Array, labels: Array) -> None:
-    """Write images and their labels as `.npz`."""
-    save_checkpoint(file, {"images": images, "labels": labels}, overwrite=True)
-
-
 def main() -> None:
     """Write the data, train and write the networks, and hold the numpy evaluator against torch."""
     train_images, test_images, train_labels, test_labels = split()
-    save_images(digits.TEST_SET, test_images, test_labels)
     few = slice(CALIBRATION)  # `split` has shuffled
-    save_images(HERE / "digits_calibration.npz", train_images[few], train_labels[few])
+    for path, images, numbers in (
+        (digits.TEST_SET, test_images, test_labels),
+        (HERE / "digits_calibration.npz", train_images[few], train_labels[few]),
+    ):
+        save_checkpoint(path, {"images": images, "labels": numbers}, overwrite=True)
     labels = torch.from_numpy(train_labels.astype(np.int64))
     for name, build in NETWORKS.items():
         network = train(build, as_input(train_images), labels)

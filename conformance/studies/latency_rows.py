@@ -33,8 +33,7 @@ class Case:
     def options(self) -> EncodeOptions:
         """The options of the encoder that decompose a model so."""
         values: dict[str, Any] = {"method": self.method, "compression_ratio": self.amount}
-        if self.method in OBJECTIVES:
-            objective = OBJECTIVES[self.method]
+        if objective := OBJECTIVES.get(self.method):
             values = {"method": "auto", "objective": objective, "energy": self.amount}
         return EncodeOptions(decomposition=DecompositionOptions(**values))
 

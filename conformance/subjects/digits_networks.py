@@ -84,9 +84,8 @@ def separable_network() -> nn.Module:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
 
     def add(name: str, inputs: int, outputs: int, size: int, stride: int, groups: int) -> None:
-        layers[f"{name}_conv"] = nn.Conv2d(
-            inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False
-        )
+        shape = {"padding": size // 2, "groups": groups}
+        layers[f"{name}_conv"] = nn.Conv2d(inputs, outputs, size, stride, **shape, bias=False)
         layers[f"{name}_bn"] = nn.BatchNorm2d(outputs)
         layers[f"{name}_relu"] = nn.ReLU()
 

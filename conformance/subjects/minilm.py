@@ -62,9 +62,8 @@ class Layer(nn.Module):
             projection(words).view(sentences, length, HEADS, -1).transpose(1, 2)
             for projection in self.get_submodule("attention.self").children()
         )
-        seen = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask[:, None, None]
-        )
+        visible = mask[:, None, None]
+        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
         joined = seen.transpose(1, 2).reshape(words.shape)
         words = self.attention["output"](joined, words)
         inner = functional.gelu(self.intermediate["dense"](words))

@@ -103,13 +103,8 @@ def _filled(words: Sequence[str], stream: Path, parents: Sequence[Path], out: Pa
 def _run(arguments: Sequence[str], out: Path, seconds: float) -> Outcome:
     with tempfile.TemporaryFile() as errors:
         try:
-            process = subprocess.Popen(
-                arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                start_new_session=True,
-            )
+            streams: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+            process = subprocess.Popen(arguments, stderr=errors, start_new_session=True, **streams)
         except (OSError, ValueError) as error:
             raise BadCommand(f"{arguments[0]!r} cannot be started: {error}") from None
         try:

@@ -70,11 +70,9 @@ def _chosen(batches: Iterable[Batch], stride: int, limit: int | None) -> Iterato
 
 
 def _part(values: Any, which: slice) -> Any:
-    if values is None:
-        return None
     if isinstance(values, tuple):
         return tuple(value[which] for value in values)
-    return values[which]
+    return None if values is None else values[which]
 
 
 def first_sample(inputs: Any) -> Any:

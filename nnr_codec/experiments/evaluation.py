@@ -105,10 +105,9 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Array]) -> None:
         if isinstance(target, torch.Tensor)
         and (name in tensors or name.rpartition(".")[2] != COUNTER)
     }
-    for name in module_tensors:
+    for name in (*module_tensors, *tensors):
         if name not in tensors:
             raise InvalidModel(name, "is missing from the tensors: the module has it")
-    for name in tensors:
         if name not in module_tensors:
             raise InvalidModel(name, "the module has no such tensor")
     with torch.no_grad():

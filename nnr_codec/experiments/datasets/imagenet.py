@@ -65,12 +65,8 @@ def imagenet_folder(data: Path) -> tuple[Batches, Batches | None]:
 
 def _checkpoint(name: str, folder: Path) -> Path:
     """Return the network's only checkpoint in `folder`."""
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix in CHECKPOINT_SUFFIXES
-        and (path.stem == name or path.stem.startswith(f"{name}-"))
-    )
+    files = sorted(path for path in folder.iterdir() if path.suffix in CHECKPOINT_SUFFIXES)
+    paths = [path for path in files if f"{path.stem}-".startswith(f"{name}-")]
     if len(paths) != 1:
         names = ", ".join(path.name for path in paths) or f"no {name}.* or {name}-*.*"
         reason = f"{name} takes one checkpoint in {str(folder)!r}; there is {names}"

@@ -36,9 +36,7 @@ def weight_errors(before: Arrays, decoded: Decoded) -> dict[str, float | None]:
     Returns:
         By name; None where an error is not finite, which JSON cannot say.
     """
-    weights = [
-        name for name, values in before.items() if values.ndim > 1 and is_float(values.dtype)
-    ]
+    weights = [name for name, v in before.items() if v.ndim > 1 and is_float(v.dtype)]
     distortions = {name: weight_error(before[name], decoded.tensors[name]) for name in weights}
     kernels = [distortions[name] for name in weights if before[name].ndim > 2]
     errors = {}

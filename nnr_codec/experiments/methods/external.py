@@ -79,7 +79,8 @@ class ExternalCodec:
         if model_format not in _FORMATS:
             raise InvalidOptions("format", f"{model_format!r} is none of {', '.join(_FORMATS)}")
         known = ("encode", "decode", "version", "format", "timeout")
-        rest = {name: _text(value) for name, value in values.items() if name not in known}
+        others = {name: value for name, value in values.items() if name not in known}
+        rest = {name: v if isinstance(v, str) else repr(v) for name, v in others.items()}
         _check_names([*encode, *decode, *version], rest)
         return cls(encode, decode, version, model_format, timeout, tuple(rest.items()), str(folder))
 
@@ -193,10 +194,6 @@ def _command(table: CheckedTable, key: str) -> tuple[str, ...]:
     if not words:
         raise InvalidOptions(key, "the command is empty")
     return words
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else repr(value)
 
 
 def _check_names(arguments: list[str], options: Mapping[str, str]) -> None:

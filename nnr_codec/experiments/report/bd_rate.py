@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from ...model import Float64
 
 Points = Sequence[tuple[float, float]]
 """(divergence, bytes) of a method at its operating points."""
@@ -68,7 +69,7 @@ def bd_rate(
     return BdRate(change, math.exp(low), math.exp(high), *counts)
 
 
-def _logarithms(points: Points) -> npt.NDArray[np.float64]:
+def _logarithms(points: Points) -> Float64:
     logs = [(math.log(d), math.log(b)) for d, b in points if d > 0 and b > 0]
     return np.array(logs, np.float64).reshape(-1, 2)
 
@@ -77,7 +78,7 @@ def _logarithm(value: float) -> float:
     return math.log(value) if value > 0 else -math.inf
 
 
-def lower_hull(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def lower_hull(points: Float64) -> Float64:
     """Return the points that no other beats in both coordinates, from left to right.
 
     Args:

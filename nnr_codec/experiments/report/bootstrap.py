@@ -79,10 +79,8 @@ def bytes_within(sizes: Sequence[float], losses: Float64, allowed: float) -> Flo
     fits = losses <= allowed
     first = np.argmax(fits, axis=-1)
     left = np.maximum(first - 1, 0)
-    better, worse = (
-        np.take_along_axis(losses, index[..., np.newaxis], axis=-1)[..., 0]
-        for index in (first, left)
-    )
+    places = np.stack([first, left], axis=-1)
+    better, worse = np.moveaxis(np.take_along_axis(losses, places, axis=-1), -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         part = np.where(first > 0, (allowed - better) / (worse - better), 0.0)
     sizes_at_loss = np.exp(logs[first] + part * (logs[left] - logs[first]))
