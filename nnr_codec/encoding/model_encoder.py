@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, BinaryIO
 
 from ..decoding.series import Series
@@ -20,6 +20,7 @@ from ..model import Model
 from ..options import EncodeOptions
 from ..report import EncodeReport, TensorReport
 from .plan import plan_stream
+from .size_estimate import SizeEstimate
 from .stream_encoder import Draft, encode_stream
 from .survey import survey_model
 from .target_size import WithinTarget, overflow_beyond_target, smaller_profile, within_target
@@ -75,7 +76,8 @@ def encode_model(
     if options.target_size is None:
         kept = WithinTarget(encode(options), qp_offset=0, encodings=1)
     else:
-        kept = within_target(encode, options, model)
+        estimate = cache(SizeEstimate(survey, options).bytes_at)
+        kept = within_target(encode, options, model, estimate)
     has_target = options.target_size is not None
     with overflow_beyond_target(kept.qp_offset) if has_target else nullcontext():
         errors = factoring_errors(survey.factored, kept.draft.factors, executor)

@@ -9,11 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ..factorization.forms import FactoredWeight
 from ..factorization.model_map import ModelMap
-from ..model import Model, Parameter
+from ..model import Float64, Model, Parameter
 from ..options import EncodeOptions
 from ..quantize.grids import exact_step
+from ..quantize.integer_rate import sampled
 from .exact import Representation, name_parts, represent
 from .factor_transport import FactorTransport, transport_factors
 from .model_mapping import (
@@ -28,6 +31,9 @@ from .tensor_work import results_of
 _BATCH = 1 << 18
 """Elements that small tensors have together where they are looked at in one call."""
 
+_SAMPLE = 1 << 11
+"""Values of a tensor by which its size is estimated."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSurvey:
@@ -39,12 +45,14 @@ class TensorSurvey:
         step_qp: of one that is, the qp of a step of which all values are multiples; None without
             such a step, or if all values are 0.
         largest: of one that is, the largest magnitude.
+        sample: of one that is, some values, float64, flat, if there is a target size.
     """
 
     is_quantized: bool = False
     exact: Representation | None = None
     step_qp: int | None = None
     largest: float = 0.0
+    sample: Float64 | None = None
 
     def names(self, parameter: Parameter) -> list[str]:
         """Return the names that the tensor has in data units, that of a part first."""
@@ -117,13 +125,15 @@ class _Question:
     is_quantized: bool
     is_exact: bool
     codebook: bool
+    needs_sample: bool
 
     @classmethod
     def about(cls, parameter: Parameter, options: EncodeOptions) -> _Question:
         quantized = is_quantized(parameter, options)
         exact = not quantized and may_need_representation(parameter)
         codebook = exact and bool(options.for_tensor(parameter.name).codebook)
-        return cls(parameter, options.qp_density, quantized, exact, codebook)
+        needs_sample = options.target_size is not None
+        return cls(parameter, options.qp_density, quantized, exact, codebook, needs_sample)
 
     def loaded(self) -> _Question | TensorSurvey:
         """Answer what takes less time than sending the tensor, else load it."""
@@ -138,7 +148,8 @@ class _Question:
         largest = largest_quantizable(self.parameter.name, values)
         step = exact_step(values, self.density)
         step_qp = step[0] if step is not None and largest else None
-        return TensorSurvey(is_quantized=True, step_qp=step_qp, largest=largest)
+        sample = sampled(values, _SAMPLE).astype(np.float64) if self.needs_sample else None
+        return TensorSurvey(is_quantized=True, step_qp=step_qp, largest=largest, sample=sample)
 
 
 @dataclass(frozen=True, slots=True)

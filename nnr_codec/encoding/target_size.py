@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -46,22 +45,26 @@ def smaller_profile(encode: DraftEncoder, options: EncodeOptions) -> Draft:
     return kept
 
 
-def within_target(encode: DraftEncoder, options: EncodeOptions, model: Model) -> WithinTarget:
+def within_target(
+    encode: DraftEncoder,
+    options: EncodeOptions,
+    model: Model,
+    estimate: Callable[[int], float],
+) -> WithinTarget:
     """Encode with the least offset of all qp at which the stream is within the target size.
 
     Args:
         encode: makes a stream.
         options: with a target size.
         model: what is encoded.
+        estimate: about the bytes of what is quantized at an offset.
 
     Raises:
-        InvalidOptions: the coarsest quantization is not enough, or nothing is quantized.
+        InvalidOptions: the coarsest quantization is not enough, overflows, or nothing is quantized.
     """
     parameters = model.values()
     # Else no offset changes anything.
     quantizes = any(is_quantized(parameter, options) for parameter in parameters)
-    coded = sum(p.size for p in parameters if p.tied_to is None)
-    bytes_per_step = max(coded, 1) / 8 / (1 << options.qp_density)
     target = options.target_size or 0
     original_bytes = sum(parameter.nbytes for parameter in parameters)
     allowed = int(target * original_bytes) if isinstance(target, float) else target
@@ -69,23 +72,31 @@ def within_target(encode: DraftEncoder, options: EncodeOptions, model: Model) ->
     exceeds, fits = lowest - 1, highest + 1  # offsets next to which the answer lies
     sizes: dict[int, int] = {}
     best: Draft | None = None
-    offset = min(max(0, lowest), highest)
+    overflow: QuantizationOverflow | None = None  # at the offset `fits`
     while fits - exceeds > 1:
-        with overflow_beyond_target(offset):
+        offset = _next_offset(sizes, allowed, exceeds, fits, estimate)
+        try:
             draft = encode(options.with_offset(offset))
+        except QuantizationOverflow as error:
+            overflow, fits = error, offset
+            continue
         sizes[offset] = draft.bytes
         if draft.bytes <= allowed:
-            dropped, best, fits = best, draft, offset
+            dropped, best, fits, overflow = best, draft, offset, None
         else:
             dropped, exceeds = draft, offset
         if dropped is not None:
             dropped.file.close()
-        offset = _next_offset(sizes, allowed, exceeds, fits, bytes_per_step)
-    if best is None:
-        least = "the coarsest quantization" if quantizes else "nothing is quantized: the stream"
-        reason = f"{allowed} bytes cannot be reached: {least} takes {sizes[highest]}"
-        raise InvalidOptions("target_size", reason)
-    return WithinTarget(best, fits, len(sizes))
+    if best is not None:
+        return WithinTarget(
+            best, min(o for o, size in sizes.items() if size <= allowed), len(sizes)
+        )
+    if overflow is not None:
+        with overflow_beyond_target(fits):
+            raise overflow
+    least = "the coarsest quantization" if quantizes else "nothing is quantized: the stream"
+    reason = f"{allowed} bytes cannot be reached: {least} takes {sizes[highest]}"
+    raise InvalidOptions("target_size", reason)
 
 
 @contextmanager
@@ -99,26 +110,22 @@ def overflow_beyond_target(offset: int) -> Iterator[None]:
 
 
 def _next_offset(
-    sizes: dict[int, int], allowed: int, exceeds: int, fits: int, bytes_per_step: float
+    sizes: Mapping[int, int],
+    allowed: int,
+    exceeds: int,
+    fits: int,
+    estimate: Callable[[int], float],
 ) -> int:
-    """Return where to look next, between an offset that is too fine and one that fits.
-
-    `bytes_per_step`: what a step of qp saves where all integers are large; it never saves more.
-    """
+    """Return where to look next, between an offset that is too fine and one that is coarse enough:
+    the finest one that seems to fit, by the estimate and what it misses at the nearest stream."""
+    low, high = exceeds + 1, fits - 1
     if len(sizes) >= _MAX_GUESSES:
-        guess = (exceeds + fits) // 2
-    elif exceeds in sizes and fits in sizes:
-        # Between a line and an exponential: the steps are short soon.
-        over, under = math.log(sizes[exceeds]), math.log(sizes[fits])
-        part = (over - math.log(allowed)) / (over - under)
-        guess = exceeds + round(part * (fits - exceeds))
-    else:
-        tried = sorted(sizes)
-        if len(tried) > 1:  # the slope at the end that is nearer to the answer
-            left, right = tried[-2:] if exceeds in sizes else tried[:2]
-            slope = (sizes[left] - sizes[right]) / (right - left)
-            bytes_per_step = min(max(slope, 1.0), bytes_per_step)
-        nearest = tried[-1] if exceeds in sizes else tried[0]
-        guess = nearest + round((sizes[nearest] - allowed) / bytes_per_step)
-        guess += 1 if exceeds in sizes else -1
-    return min(max(guess, exceeds + 1), fits - 1)
+        return (low + high) // 2
+    missed = 0.0
+    if sizes:
+        nearest = min(sizes, key=lambda offset: abs(sizes[offset] - allowed))
+        missed = sizes[nearest] - estimate(nearest)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if estimate(middle) + missed <= allowed else (middle + 1, high)
+    return low
