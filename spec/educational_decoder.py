@@ -10,7 +10,6 @@ Whatever is wrong with a bitstream, or is outside the document, raises ValueErro
 
 Tensors come as they were coded: local scaling and batch norm are tensors of their own, not applied.
 """
-
 from __future__ import annotations
 
 import argparse
@@ -28,9 +27,8 @@ MAX_WEIGHTS = 1 << 28  # our limit for one tensor: the size of its unit is none
 MAX_DIMENSIONS = 32  # our limit, numpy 1's
 
 
-def decode(
-    data: bytes, parents: Sequence[bytes] = (), factors: bool = False
-) -> dict[str, np.ndarray]:
+def decode(data: bytes, parents: Sequence[bytes] = (),
+           factors: bool = False) -> dict[str, np.ndarray]:
     """The tensors of a bitstream, by name, in stream order.
 
     parents: the earlier bitstreams of a series of updates, oldest first.
@@ -43,7 +41,6 @@ def decode(
 
 
 # ---- Notation -----------------------------------------------------------------------------------
-
 
 def require(condition: bool, sentence: str) -> None:
     if not condition:
@@ -119,7 +116,6 @@ class Tensor(NamedTuple):
 @dataclass
 class Bitstream:
     """What the units read so far have set, and the tensors that they gave."""
-
     series: Series
     general_profile_idc: int = 0
     mps_seen: bool = False
@@ -153,14 +149,8 @@ def units(data: bytes) -> Iterator[tuple[int, BitReader]]:
 
 def decode_bitstream(data: bytes, series: Series) -> dict[str, Tensor]:
     stream = Bitstream(series)
-    contents = {
-        NNR_STR: start_unit,
-        NNR_MPS: model_parameter_set,
-        NNR_LPS: layer_parameter_set,
-        NNR_TPL: topology_unit,
-        NNR_QNT: quantization_unit,
-        NNR_NDU: data_unit,
-    }
+    contents = {NNR_STR: start_unit, NNR_MPS: model_parameter_set, NNR_LPS: layer_parameter_set,
+                NNR_TPL: topology_unit, NNR_QNT: quantization_unit, NNR_NDU: data_unit}
     for number, (unit_type, reader) in enumerate(units(data)):
         require((unit_type == NNR_STR) == (number == 0), "NNR_STR must be the first unit alone")
         require(unit_type != NNR_AGG, "aggregate units are not supported")
@@ -177,7 +167,6 @@ def start_unit(reader: BitReader, stream: Bitstream) -> None:
 
 
 # ---- Parameter sets and performance maps --------------------------------------------------------
-
 
 def model_parameter_set(reader: BitReader, stream: Bitstream) -> None:
     require(not stream.mps_seen, "a second model parameter set")
@@ -231,9 +220,8 @@ def quantization_parameters(reader: BitReader, method_flags: int) -> tuple[int, 
     return reader.u(3), reader.i(13)  # density, parameter
 
 
-def performance_maps(
-    reader: BitReader, sparsification: int, pruning: int, unification: int, decomposition: int
-) -> None:
+def performance_maps(reader: BitReader, sparsification: int, pruning: int,
+                     unification: int, decomposition: int) -> None:
     """Accuracies at the encoder's operating points: they change nothing in what is decoded."""
     for present, numbers in ((sparsification, 3), (pruning, 2)):
         for _ in range(one_fewer(reader.u(8)) if present else 0):
@@ -316,15 +304,8 @@ def topology_element(reader: BitReader, elements: list[str] | None) -> str:
 
 INT, FLOAT, RAW_FLOAT, BLOCK = range(4)
 DC, LS, BN, BI = 1, 2, 4, 8  # compressed_parameter_types
-INTEGER_FORMATS = {
-    0: (32, np.int32),
-    2: (2, np.int8),
-    3: (3, np.int8),
-    4: (4, np.int8),
-    5: (8, np.int8),
-    6: (16, np.int16),
-    7: (64, np.int64),
-}
+INTEGER_FORMATS = {0: (32, np.int32), 2: (2, np.int8), 3: (3, np.int8), 4: (4, np.int8),
+                   5: (8, np.int8), 6: (16, np.int16), 7: (64, np.int64)}
 FLOAT_FORMATS = {1: np.float32, 8: np.float16, 9: np.float64}
 
 
@@ -356,10 +337,8 @@ def data_unit_header(reader: BitReader, stream: Bitstream) -> DataUnitHeader:
     header = DataUnitHeader(payload_type=reader.u(5))
     require(header.payload_type <= BLOCK, "the payload type of a data unit is reserved")
     multiple_topology_elements_present_flag = reader.u(1)
-    require(
-        multiple_topology_elements_present_flag == (header.payload_type == BLOCK),
-        "several topology elements go with a BLOCK payload, and with that alone",
-    )
+    require(multiple_topology_elements_present_flag == (header.payload_type == BLOCK),
+            "several topology elements go with a BLOCK payload, and with that alone")
     decompressed_data_format_present_flag, input_parameters_present_flag = reader.u(1), reader.u(1)
     indexed = stream.mps_topology_indexed_reference_flag
     elements = stream.topology_elements if indexed else None
@@ -438,12 +417,9 @@ def input_parameters(reader: BitReader, header: DataUnitHeader) -> None:
         header.unary_length = reader.u(8) + 1
     require(1 <= math.prod(header.dimensions) <= MAX_WEIGHTS, "a tensor is empty or too large")
     if header.parameter_types & DC:
-        require(
-            header.rank >= 1
-            and header.g_number_of_rows >= 1
-            and math.prod(header.dimensions) % header.g_number_of_rows == 0,
-            "a decomposition has rank 0, or its rows do not divide the tensor",
-        )
+        require(header.rank >= 1 and header.g_number_of_rows >= 1
+                and math.prod(header.dimensions) % header.g_number_of_rows == 0,
+                "a decomposition has rank 0, or its rows do not divide the tensor")
 
 
 def weight_shapes(header: DataUnitHeader) -> dict[str, tuple[int, ...]]:
@@ -451,16 +427,12 @@ def weight_shapes(header: DataUnitHeader) -> dict[str, tuple[int, ...]]:
     factor_name = header.names[0][-2:] in ("_G", "_H")
     if not header.parameter_types & DC or (header.payload_type != BLOCK and not factor_name):
         return {header.names[0]: header.dimensions}
-    shapes = {
-        "_G": (header.g_number_of_rows, header.rank),
-        "_H": (header.rank, math.prod(header.dimensions) // header.g_number_of_rows),
-    }
+    shapes = {"_G": (header.g_number_of_rows, header.rank),
+              "_H": (header.rank, math.prod(header.dimensions) // header.g_number_of_rows)}
     names = header.names[:2]
     stem = names[0][:-2]
-    require(
-        header.payload_type != BLOCK or names == [stem + "_G", stem + "_H"],
-        "the names of a decomposition's factors are not X_G and X_H",
-    )
+    require(header.payload_type != BLOCK or names == [stem + "_G", stem + "_H"],
+            "the names of a decomposition's factors are not X_G and X_H")
     return {name: shapes[name[-2:]] for name in names}
 
 
@@ -482,7 +454,6 @@ def cabac_entry_point_list(reader: BitReader, header: DataUnitHeader) -> None:
 
 
 # ---- Payloads -----------------------------------------------------------------------------------
-
 
 def data_unit(reader: BitReader, stream: Bitstream) -> None:
     require(stream.mps_seen, "a data unit comes before the model parameter set")
@@ -542,7 +513,6 @@ def read_qp_delta(codeword: ArithmeticDecoder, stream: Bitstream) -> int:
 
 
 # ---- Arithmetic decoder -------------------------------------------------------------------------
-
 
 class ArithmeticDecoder:
     """One codeword. value < range << 7 holds in every codeword that an encoder can write."""
@@ -610,44 +580,10 @@ class ArithmeticDecoder:
 
 # ---- Probability models -------------------------------------------------------------------------
 
-STEP = (
-    2512,
-    2288,
-    2064,
-    1840,
-    1616,
-    1392,
-    1168,
-    944,
-    720,
-    560,
-    464,
-    368,
-    272,
-    208,
-    144,
-    80,
-    64,
-    64,
-    64,
-    64,
-    64,
-    64,
-    64,
-    64,
-    64,
-    64,
-    64,
-    64,
-    64,
-    64,
-    64,
-    0,
-)
+STEP = (2512, 2288, 2064, 1840, 1616, 1392, 1168, 944, 720, 560, 464, 368, 272, 208, 144, 80,
+        64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 0)
 
-RLPS = [
-    [int(entry) for entry in row.split()]
-    for row in """\
+RLPS = [[int(entry) for entry in row.split()] for row in """\
 128 112 97 84 74 65 57 50 45 39 34 30 27 23 20 18 15 14 12 11 10 9 7 7 5 5 4 4 3 3 2 2
 142 125 108 93 82 72 63 56 50 43 38 33 30 26 22 20 17 16 13 12 11 10 8 8 6 6 5 5 3 3 2 2
 156 137 119 103 90 79 70 61 55 48 42 37 33 28 24 22 19 17 15 13 12 11 9 9 6 6 5 5 4 4 2 2
@@ -656,26 +592,15 @@ RLPS = [
 199 175 152 131 115 101 89 78 70 61 54 47 42 36 31 28 24 22 19 17 15 14 12 12 8 8 7 7 5 5 3 3
 213 187 163 140 123 108 95 84 75 65 58 50 45 39 33 30 26 24 20 18 16 15 13 13 9 9 7 7 5 5 3 3
 228 200 174 150 132 116 102 90 80 70 62 54 48 42 36 32 28 26 22 20 18 16 14 14 10 10 8 8 6 6 4 4
-""".splitlines()
-]
+""".splitlines()]
 
 # shift of s0, shift of s1, 16 * s0 + s1, s0
-INITIALIZATION = (
-    (5, 4, 0, 0),
-    (5, 4, -1310, -41),
-    (5, 4, 3039, 95),
-    (4, 5, 0, 0),
-    (6, 6, 962, 30),
-    (6, 6, 3039, 95),
-    (6, 6, -673, -21),
-    (7, 5, 0, 0),
-    (7, 5, 962, 30),
-)
+INITIALIZATION = ((5, 4, 0, 0), (5, 4, -1310, -41), (5, 4, 3039, 95), (4, 5, 0, 0), (6, 6, 962, 30),
+                  (6, 6, 3039, 95), (6, 6, -673, -21), (7, 5, 0, 0), (7, 5, 962, 30))
 
 
 class Model:
     """An estimate of a bin's probability by two states of different inertia."""
-
     __slots__ = ("a", "b", "e", "s0", "s1")
 
     def __init__(self, e: int = 0) -> None:
@@ -707,16 +632,9 @@ UNBOUNDED = 1 << 40  # above every magnitude that can be coded
 class CodedTensor:
     """The integers of one tensor: contexts, the flags before the integers, and the scan."""
 
-    def __init__(
-        self,
-        codeword: ArithmeticDecoder,
-        entry_points: Iterator,
-        stream: Bitstream,
-        header: DataUnitHeader,
-        name: str,
-        shape: tuple[int, ...],
-        codebook: Codebook | None,
-    ) -> None:
+    def __init__(self, codeword: ArithmeticDecoder, entry_points: Iterator, stream: Bitstream,
+                 header: DataUnitHeader, name: str, shape: tuple[int, ...],
+                 codebook: Codebook | None) -> None:
         self.codeword, self.entry_points, self.codebook = codeword, entry_points, codebook
         # Integers that are no weights' have no quantizers to alternate: the flag is ignored.
         self.dq_flag = header.dq_flag if header.payload_type != INT else 0
@@ -815,10 +733,8 @@ class CodedTensor:
                 integers[i] = dependent_index(k, self.state) if self.dq_flag else k
                 require(-(1 << 31) <= integers[i] < 1 << 31, "an integer does not fit 32 bits")
             if k and self.codebook:  # indices are doubled too
-                require(
-                    0 <= integers[i] + self.codebook.zero_offset < len(self.codebook.values),
-                    "an index lies outside of its codebook",
-                )
+                require(0 <= integers[i] + self.codebook.zero_offset < len(self.codebook.values),
+                        "an index lies outside of its codebook")
             if self.dq_flag:
                 self.state = NEXT_STATE[self.state][k & 1]
 
@@ -860,11 +776,8 @@ class CodedTensor:
 
     def decode_remainder(self, largest: int) -> int:
         smallest = k = 0
-        while (
-            k < PREFIX_BINS
-            and smallest + (1 << k) <= largest
-            and self.codeword.bin(self.contexts[self.prefix + k])
-        ):
+        while (k < PREFIX_BINS and smallest + (1 << k) <= largest
+               and self.codeword.bin(self.contexts[self.prefix + k])):
             smallest += 1 << k
             k += 1
         return smallest + self.codeword.bypass(k)
@@ -883,10 +796,8 @@ def dependent_index(k: int, state: int) -> int:
 
 # ---- Reconstruction -----------------------------------------------------------------------------
 
-
-def reconstruct(
-    integers: np.ndarray, qp_delta: int | None, stream: Bitstream, codebook: Codebook | None
-) -> np.ndarray:
+def reconstruct(integers: np.ndarray, qp_delta: int | None, stream: Bitstream,
+                codebook: Codebook | None) -> np.ndarray:
     if qp_delta is None:
         return integers
     density, qp = stream.quantization[0], stream.quantization[1] + qp_delta
@@ -903,20 +814,14 @@ def reconstruct(
 def data_format(values: np.ndarray, header: DataUnitHeader) -> type:
     """The type of the result, which integers must fit."""
     if header.payload_type == INT:
-        require(
-            header.data_format is None or header.data_format in INTEGER_FORMATS,
-            "an INT tensor has a data format that is reserved or no integer's",
-        )
+        require(header.data_format is None or header.data_format in INTEGER_FORMATS,
+                "an INT tensor has a data format that is reserved or no integer's")
         bits, dtype = INTEGER_FORMATS[header.data_format or 0]
-        require(
-            -(1 << (bits - 1)) <= int(values.min()) and int(values.max()) < 1 << (bits - 1),
-            "an integer does not fit its data format",
-        )
+        require(-(1 << (bits - 1)) <= int(values.min()) and int(values.max()) < 1 << (bits - 1),
+                "an integer does not fit its data format")
         return dtype
-    require(
-        header.data_format is None or header.data_format in FLOAT_FORMATS,
-        "a tensor of floats has a data format that is reserved or an integer's",
-    )
+    require(header.data_format is None or header.data_format in FLOAT_FORMATS,
+            "a tensor of floats has a data format that is reserved or an integer's")
     return FLOAT_FORMATS[header.data_format or 1]
 
 
@@ -934,13 +839,8 @@ def assemble(tensors: dict[str, Tensor], factors: bool) -> dict[str, np.ndarray]
             result[name] = converted(values, dtype)
         if dense_shape is None:
             continue
-        require(
-            g is not None
-            and h is not None
-            and g.dense_shape == h.dense_shape == dense_shape
-            and g.values.shape[1] == h.values.shape[0],
-            f"the factors of {dense!r} do not fit",
-        )
+        require(g is not None and h is not None and g.dense_shape == h.dense_shape == dense_shape
+                and g.values.shape[1] == h.values.shape[0], f"the factors of {dense!r} do not fit")
         require(dense not in tensors, f"the tensor {dense!r} occurs twice")
         if name.endswith("_G"):
             result[dense] = converted(product(g.values, h.values), dtype).reshape(dense_shape)
@@ -957,7 +857,6 @@ def product(g: np.ndarray, h: np.ndarray) -> np.ndarray:
 
 
 # ---- Updates ------------------------------------------------------------------------------------
-
 
 class Series:
     """The integers of the earlier bitstreams of a series."""
@@ -991,7 +890,6 @@ class Series:
 
 
 # ---- Command line -------------------------------------------------------------------------------
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Decode an NNR bitstream.")

@@ -20,7 +20,7 @@ from nnr_codec.experiments.runner import planned_cells
 from nnr_codec.options import DecompositionOptions
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+README = ROOT / "conformance" / "README.md"
 PLANS = sorted((ROOT / "conformance" / "plans").glob("*.toml"))
 
 
@@ -184,7 +184,7 @@ def test_there_are_plans() -> None:
     }
 
 
-def test_the_readme_s_plan_is_right(tmp_path: Path) -> None:
+def test_the_plan_of_the_readme_is_right(tmp_path: Path) -> None:
     (text,) = re.findall(r"^```toml\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
     (tmp_path / "my_networks.py").write_text("")
     path = tmp_path / "plan.toml"
