@@ -60,7 +60,8 @@ class TestTargetSize:
         report = encoded(model, target_size=10**9).report
         assert report.qp_offset == -128 + 75
         assert report.to_json()["qp_offset"] == -53
-        assert report.encodings == report.to_json()["encodings"] == 1  # the estimate tells that any stream fits
+        # The finest is tried first, as the estimate says that any stream fits.
+        assert report.encodings == report.to_json()["encodings"] == 1
 
     def test_unreachable_names_the_least(self, model: Arrays, tmp_path: Path) -> None:
         with pytest.raises(InvalidOptions, match=r"quantization takes \d+") as caught:
