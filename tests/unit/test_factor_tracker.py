@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from pathlib import Path
-from typing import Any
 
 import pytest
-from load_into_support import Net, net_stream, saved
 
 from nnr_codec.factorization.factor_tracker import FactorTracker
-from nnr_codec.layers import load_into
-from nnr_codec.model import Array, Parameter
 
 FACTORS = {"a": ("f", "s"), "b": ("s", "g"), "c": ("h", "s")}
 """Three weights that share one factor."""
@@ -48,24 +43,3 @@ def test_values_come_in_the_order_of_the_weight() -> None:
     assert [tracker.add(name, name.upper()) for name in "gsf"] == [[], ["b"], ["a"]]
     assert tracker.release("b") == ["S", "G"]
     assert tracker.release("a") == ["F", "S"]
-
-
-def test_loading_keeps_no_factors_of_weights_that_are_formed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At most three wait for the fourth, of CP; there are more than twenty tensors."""
-    alive: list[weakref.ref[Any]] = []
-    most, read = 0, Parameter.read
-
-    def watched(parameter: Parameter) -> Array:
-        nonlocal most
-        most = max(most, sum(reference() is not None for reference in alive))
-        values = read(parameter)
-        alive.append(weakref.ref(values))
-        return values
-
-    path = saved(".safetensors")(tmp_path, net_stream())
-    monkeypatch.setattr(Parameter, "read", watched)
-    load_into(Net(), path, layers="dense")
-    assert len(alive) > 20
-    assert most == 3

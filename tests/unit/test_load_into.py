@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from nnr_codec.layers import (  # noqa: E402
     loading,
     replacing,
 )
+from nnr_codec.model import Array, Parameter  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +157,24 @@ def test_counters_of_batch_norm_may_be_missing() -> None:
 def test_examples(module: Any) -> None:
     assert doctest.testmod(module).attempted > 3
     assert doctest.testmod(module).failed == 0
+
+
+def test_loading_keeps_no_factors_of_weights_that_are_formed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most three wait for the fourth, of CP; there are more than twenty tensors."""
+    alive: list[weakref.ref[Any]] = []
+    most, read = 0, Parameter.read
+
+    def watched(parameter: Parameter) -> Array:
+        nonlocal most
+        most = max(most, sum(reference() is not None for reference in alive))
+        values = read(parameter)
+        alive.append(weakref.ref(values))
+        return values
+
+    path = saved(".safetensors")(tmp_path, net_stream())
+    monkeypatch.setattr(Parameter, "read", watched)
+    load_into(Net(), path, layers="dense")
+    assert len(alive) > 20
+    assert most == 3

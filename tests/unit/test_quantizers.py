@@ -9,10 +9,10 @@ import pytest
 
 from nnr_codec._core import TensorSyntax, choose_unary_length, quantize
 from nnr_codec.quantize.quantizer import (
+    DEPENDENT,
+    UNIFORM,
     CodingRates,
-    DependentQuantizer,
     InputKnowledge,
-    UniformQuantizer,
     quantizer_of,
 )
 
@@ -27,8 +27,8 @@ def syntax(*, dependent: bool, unary_length: int = 1) -> TensorSyntax:
 
 
 def test_choice() -> None:
-    assert isinstance(quantizer_of(dependent=True), DependentQuantizer)
-    assert isinstance(quantizer_of(dependent=False), UniformQuantizer)
+    assert quantizer_of(dependent=True) is DEPENDENT
+    assert quantizer_of(dependent=False) is UNIFORM
 
 
 @each_quantizer
