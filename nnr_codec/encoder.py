@@ -18,6 +18,7 @@ from .checkpoints.atomic import atomic_output
 from .decoding.stream_decoder import StreamDecoder
 from .decoding.unit_reader import Source
 from .encoding.model_encoder import encode_model
+from .encoding.plan import stream_profile
 from .errors import InvalidModel, naming
 from .factorization.files import with_weights
 from .factorization.forms import FactoredWeight
@@ -83,6 +84,7 @@ def encode(
     options = options or EncodeOptions()
     start = time.perf_counter()
     series = StreamDecoder(parents=parents, executor=executor).series
+    stream_profile(options, series)  # refuses what no model could make right
 
     with (
         ExitStack() as files,

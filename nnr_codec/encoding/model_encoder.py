@@ -70,7 +70,11 @@ def encode_model(
         plan = plan_stream(survey, chosen, earlier)
         file: Any = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
         files.enter_context(file)
-        return encode_stream(plan, file, executor, progress)
+        try:
+            return encode_stream(plan, file, executor, progress)
+        except BaseException:
+            file.close()
+            raise
 
     encode = partial(smaller_profile, draft)
     if options.target_size is None:

@@ -100,7 +100,7 @@ def plan_stream(survey: ModelSurvey, options: EncodeOptions, series: Series) -> 
         InvalidModel: what has to be told of the model is too long.
         InvalidOptions: the profile has no updates.
     """
-    profile = _profile(options, series)
+    profile = stream_profile(options, series)
     mps = ModelParameterSet(
         mps_qp_density=options.qp_density,
         mps_parent_signalling_enabled_flag=int(series.depth > 0),
@@ -128,7 +128,12 @@ def plan_stream(survey: ModelSurvey, options: EncodeOptions, series: Series) -> 
     return StreamPlan(mps, context, text, units)
 
 
-def _profile(options: EncodeOptions, series: Series) -> int:
+def stream_profile(options: EncodeOptions, series: Series) -> int:
+    """Return the profile of a stream behind those of a series.
+
+    Raises:
+        InvalidOptions: the profile has no updates.
+    """
     if options.profile == 0 and series.depth:
         raise InvalidOptions("profile", "updates with parents need profile 1")
     if options.profile != "auto":

@@ -15,6 +15,9 @@ from .stream_encoder import Draft
 _MAX_GUESSES = 6
 """Streams after which the offset is found by halving, lest a strange model take hundreds."""
 
+_MAX_SLOPE = 4.0
+"""Of bytes over estimated ones, or the inverse, from one stream to another: two may be alike."""
+
 DraftEncoder = Callable[[EncodeOptions], Draft]
 """Encodes the whole stream with these options."""
 
@@ -26,7 +29,7 @@ class WithinTarget:
     Attributes:
         draft: the stream.
         qp_offset: what was added to every qp.
-        encodings: streams that were made to find it.
+        encodings: streams that were begun to find it.
     """
 
     draft: Draft
@@ -39,7 +42,10 @@ def smaller_profile(encode: DraftEncoder, options: EncodeOptions) -> Draft:
     first = encode(options)
     if options.profile != "auto" or first.profile == 1 or first.skippable_bytes <= 0:
         return first
-    second = encode(replace(options, profile=1))
+    try:
+        second = encode(replace(options, profile=1))
+    except QuantizationOverflow:  # as the rates are others
+        return first
     kept, dropped = (second, first) if second.bytes < first.bytes else (first, second)
     dropped.file.close()
     return kept
@@ -73,8 +79,13 @@ def within_target(
     sizes: dict[int, int] = {}
     best: Draft | None = None
     overflow: QuantizationOverflow | None = None  # at the offset `fits`
+    encodings = 0
     while fits - exceeds > 1:
-        offset = _next_offset(sizes, allowed, exceeds, fits, estimate)
+        if overflow is not None or encodings >= _MAX_GUESSES:
+            offset = (exceeds + fits) // 2
+        else:
+            offset = _next_offset(sizes, allowed, exceeds, fits, estimate)
+        encodings += 1
         try:
             draft = encode(options.with_offset(offset))
         except QuantizationOverflow as error:
@@ -88,9 +99,8 @@ def within_target(
         if dropped is not None:
             dropped.file.close()
     if best is not None:
-        return WithinTarget(
-            best, min(o for o, size in sizes.items() if size <= allowed), len(sizes)
-        )
+        best_offset = min(offset for offset, size in sizes.items() if size <= allowed)
+        return WithinTarget(best, best_offset, encodings)
     if overflow is not None:
         with overflow_beyond_target(fits):
             raise overflow
@@ -117,15 +127,22 @@ def _next_offset(
     estimate: Callable[[int], float],
 ) -> int:
     """Return where to look next, between an offset that is too fine and one that is coarse enough:
-    the finest one that seems to fit, by the estimate and what it misses at the nearest stream."""
+    the finest one that seems to fit, by the estimate on a line through the nearest streams."""
+    is_between = exceeds in sizes and fits in sizes
+    nearest = sorted(sizes, key=lambda offset: abs(sizes[offset] - allowed))[:2]
+    first, *second = (exceeds, fits) if is_between else nearest or (0,)
+    slope = 1.0
+    if second and (rise := estimate(first) - estimate(*second)):
+        slope = (sizes[first] - sizes[second[0]]) / rise
+        slope = slope if is_between else min(max(slope, 1 / _MAX_SLOPE), _MAX_SLOPE)
+    origin = sizes[first] - slope * estimate(first) if sizes else 0.0
     low, high = exceeds + 1, fits - 1
-    if len(sizes) >= _MAX_GUESSES:
-        return (low + high) // 2
-    missed = 0.0
-    if sizes:
-        nearest = min(sizes, key=lambda offset: abs(sizes[offset] - allowed))
-        missed = sizes[nearest] - estimate(nearest)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if estimate(middle) + missed <= allowed else (middle + 1, high)
-    return low
+        seems_to_fit = origin + slope * estimate(middle) <= allowed
+        low, high = (low, middle) if seems_to_fit else (middle + 1, high)
+    # Guesses that all miss on one side are each closer than the estimate is exact: go beyond.
+    beyond = 4 ** (len(sizes) - 2) if len(sizes) > 1 else 0
+    if (exceeds in sizes) != (fits in sizes):
+        low += beyond if exceeds in sizes else -beyond
+    return min(max(low, exceeds + 1), fits - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from ..errors import InvalidModel, UnsupportedFeature
 from ..model import Array, Model, Parameter, dtype_of, is_float
@@ -85,11 +85,10 @@ def with_weights(model: Model) -> tuple[Model, dict[str, FactoredWeight]]:
             continue
         for weight in factors.add(name, parameter.read()):
             weights[weight] = entries[weight].weight(factors.release(weight))
-            parameters.append(_dense(weight, entries[weight], weights[weight]))
+            parameters.append(_dense(weight, entries[weight], weights[weight].factors))
     metadata = {key: text for key, text in model.metadata.items() if key != KEY}
     return Model(parameters, metadata=metadata, source=model.source), weights
 
 
-def _dense(name: str, entry: Factorization, weight: FactoredWeight) -> Parameter:
-    dtype = dtype_of(entry.dtype)
-    return Parameter(name, entry.shape, dtype, lambda: weight.to_dense().astype(dtype))
+def _dense(name: str, entry: Factorization, factors: Sequence[Array]) -> Parameter:
+    return Parameter(name, entry.shape, dtype_of(entry.dtype), lambda: entry.dense(factors))

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of the codec: calls in order, rereadable files, digests."""
+"""Helpers of all rooms: calls in order and side by side, rereadable files, digests."""

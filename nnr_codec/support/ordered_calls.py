@@ -125,7 +125,7 @@ class _ThreadCalls(Generic[S, T]):
         result: Future[T] = Future()
         with self._lock:
             heapq.heappush(self._waiting, (-size, next(self._numbers), result, value))
-        self._executor.submit(self._run)
+        self._executor.submit(self._run).add_done_callback(self._cancel_if_dropped)
         return result
 
     def wait_for(self, result: Future[T]) -> None:
@@ -134,6 +134,13 @@ class _ThreadCalls(Generic[S, T]):
     def cancel(self, results: Iterable[Future[T]]) -> None:
         """Cancel the calls that have not begun."""
         for result in results:
+            result.cancel()
+
+    def _cancel_if_dropped(self, task: Future[None]) -> None:
+        """Cancel a call if the pool has been shut down and will not make it."""
+        if task.cancelled():
+            with self._lock:
+                result = heapq.heappop(self._waiting)[2]
             result.cancel()
 
     def _run(self) -> None:

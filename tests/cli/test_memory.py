@@ -11,7 +11,7 @@ import threading
 import tracemalloc
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -193,6 +193,26 @@ class TestOrderedCalls:
         waiting: list[int] = []
         assert list(results()) == list(range(len(sizes)))
         assert max(waiting) == most
+
+    def test_a_pool_that_drops_calls_leaves_none_waiting(self) -> None:
+        begun, may_end = threading.Event(), threading.Event()
+
+        def call(number: int) -> int:
+            begun.set()
+            may_end.wait(10)
+            return number
+
+        executor = ThreadPoolExecutor(1)
+        with OrderedCalls(executor, call, 4) as calls:
+            for number in range(3):
+                calls.submit(number, number)
+            begun.wait(10)
+            executor.shutdown(wait=False, cancel_futures=True)
+            may_end.set()
+            results = calls.rest()
+            assert next(results) == 0
+            with pytest.raises(CancelledError):
+                next(results)
 
     def test_errors_come_in_their_turn(self) -> None:
         with ThreadPoolExecutor(2) as executor, OrderedCalls(executor, reciprocal, 4) as calls:

@@ -12,6 +12,7 @@ import pytest
 import nnr_codec
 from nnr_codec import EncodeOptions, EncodeResult, InvalidOptions
 from nnr_codec.bitstream import DataUnit, parse_units
+from nnr_codec.encoding import model_encoder
 from nnr_codec.options import PRESETS
 
 Arrays = dict[str, np.ndarray]
@@ -92,6 +93,22 @@ class TestTargetSize:
         values = np.random.default_rng(0).normal(0, 15000, (100, 100)).clip(-65000, 65000)
         with pytest.raises(InvalidOptions, match=r"target_size.*'w'"):
             encoded({"w": values.astype(np.float16)}, target_size=0.05)
+
+    @pytest.mark.parametrize("density", [2, 7])
+    def test_overflow_ends_the_search_soon(
+        self, density: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        values = np.random.default_rng(0).normal(0, 1e4, (128, 128)).clip(-65504, 65504)
+        values[0, :8] = 65504  # at most steps, what decoders make of it is beyond the type
+        begun = []
+        encode_stream = model_encoder.encode_stream
+        monkeypatch.setattr(
+            model_encoder, "encode_stream", lambda *a: begun.append(0) or encode_stream(*a)
+        )
+        options = {"qp": 0, "nonweight_qp": 0, "qp_density": density, "target_size": 400}
+        with pytest.raises(InvalidOptions, match="target_size"):
+            encoded({"w": values.astype(np.float16)}, **options)
+        assert len(begun) <= 18  # guesses, and halvings of all offsets
 
     @pytest.mark.parametrize("target", [np.int64(900_000), np.float32(0.5)])
     def test_numbers_of_numpy(self, target: Any) -> None:
@@ -199,6 +216,12 @@ class TestRowSkipping:
         result = nnr_codec.encode(model, progress=lambda tensor: seen.append(tensor.name))
         assert result.report.profile == 0
         assert len(seen) == len(model)
+
+    def test_updates_of_profile_0_are_refused_before_tensors_are_read(self, model: Arrays) -> None:
+        damaged = {**model, "damaged": np.full(3, np.nan, np.float32)}
+        options, parent = EncodeOptions(profile=0), encoded(model).data
+        with pytest.raises(InvalidOptions, match="profile 1"):
+            nnr_codec.encode(damaged, options=options, parents=[parent])
 
     def test_a_profile_is_obeyed(self) -> None:
         model = pruned(0.5)
