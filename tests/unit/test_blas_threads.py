@@ -1,43 +1,43 @@
-"""One thread of BLAS's for all calls that overlap, and what was before for the process after."""
+"""One limit of BLAS threads for all calls that overlap, and then what was before."""
 
 from __future__ import annotations
 
 import threading
 
 import pytest
-from threadpoolctl import threadpool_info
 
-from nnr_codec.support.blas_threads import on_one_blas_thread
-
-
-def blas_threads() -> set[int]:
-    return {
-        library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
-    }
+from nnr_codec.support import blas_threads
 
 
-def test_calls_that_overlap_share_the_limit() -> None:
+def test_calls_that_overlap_share_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     first_ended, second_began = threading.Event(), threading.Event()
-    seen: list[set[int]] = []
+    limits: list[int | None] = [None]
 
-    @on_one_blas_thread
+    class Limits:
+        def __init__(self, count: int, api: str) -> None:
+            assert api == "blas"
+            limits.append(count)
+
+        def restore_original_limits(self) -> None:
+            limits.append(None)
+
+    monkeypatch.setattr(blas_threads, "threadpool_limits", Limits)
+
+    @blas_threads.on_one_blas_thread
     def first() -> None:
         second_began.wait(10)
 
-    @on_one_blas_thread
-    def second() -> None:
+    @blas_threads.on_one_blas_thread
+    def second() -> int | None:
         second_began.set()
         first_ended.wait(10)
-        seen.append(blas_threads())
+        return limits[-1]
 
-    before = blas_threads()
-    if before in (set(), {1}):
-        pytest.skip("BLAS has one thread as it is, or its threads cannot be set")
-    threads = [threading.Thread(target=call) for call in (first, second)]
-    for thread in threads:
-        thread.start()
-    threads[0].join()
-    first_ended.set()
-    threads[1].join()
-    assert seen == [{1}]
-    assert blas_threads() == before
+    thread = threading.Thread(target=lambda: (first(), first_ended.set()))
+    thread.start()
+    assert second() == 1
+    thread.join()
+    assert limits == [None, 1, None]
+    with pytest.raises(ZeroDivisionError):
+        blas_threads.on_one_blas_thread(lambda: 1 // 0)()
+    assert limits == [None, 1, None, 1, None]
