@@ -1,4 +1,4 @@
-"""Conformance: what any decoder of the bitstream has to get right, and small models to show it."""
+"""Conformance of decoders, core experiments, and studies of this codec; see README.md."""
 
 import sys
 from pathlib import Path

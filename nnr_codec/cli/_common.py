@@ -124,7 +124,7 @@ def parser_of(kind: Kind, *, checks: bool = False) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
             return kind.convert(kind.parse(text)) if checks else kind.parse(text)
-        except (KeyError, ValueError):
+        except (ArithmeticError, KeyError, ValueError):
             raise argparse.ArgumentTypeError(f"{text!r} is not {kind.description}") from None
 
     return parse

@@ -123,7 +123,7 @@ def parse_override(text: str) -> tuple[str, dict[str, Any]]:
         kind: Kind = TENSOR_OPTIONS[name].metadata["kind"]
         try:
             values[name] = kind.parse(value)
-        except (KeyError, ValueError):
+        except (ArithmeticError, KeyError, ValueError):
             reason = f"{name}: {value!r} in {text!r} is not {kind.description}"
             raise InvalidOptions("--set", reason) from None
     return glob, values

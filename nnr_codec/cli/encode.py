@@ -19,7 +19,7 @@ from ._options import add_options, encode_options
 from .text import printable, table
 
 PROGRAM = "nnr-encode"
-_USUAL_ENCODINGS = 5
+_USUAL_ENCODINGS = 3
 """Streams that are usually tried for a target size."""
 
 

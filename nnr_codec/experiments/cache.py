@@ -17,7 +17,7 @@ import numpy as np
 
 from ..checkpoints.atomic import atomic_output
 from .cells import Cell, Facts, Measured
-from .fingerprints import evaluation_fingerprint
+from .fingerprints import evaluation_fingerprint, file_digest
 from .methods.base import Arrays
 
 _KEY_DIGITS = 16
@@ -41,8 +41,9 @@ def cell_key(cell: Cell, facts: Facts) -> str:
         "torch": torch.__version__,
     }
     file, colon, _ = cell.subject.source.rpartition(":")
-    if colon:
-        decides["file"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    if colon:  # the files beside it as well, which it may import
+        beside = sorted(Path(file).parent.glob("*.py"))
+        decides["files"] = {path.name: file_digest(path) for path in beside}
     if cell.point is not None:
         decides["codec"] = cell.point.codec.identity()
     text = json.dumps(decides, sort_keys=True, default=dict)

@@ -76,8 +76,11 @@ def find_subject(
         return _torchvision_network(source, data).sampled(stride, limit)
     function = load_function(source, "subject", folder)
     with naming_failures(source, "subject"):
-        result = function(**_arguments(function, source, data))
+        result = _called(function, source, data)
     return _as_subject(result, source).sampled(stride, limit)
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def check_name(name: str) -> None:
@@ -104,22 +107,24 @@ def _torchvision_network(name: str, data: Path | None) -> Subject:
     return torchvision_network(name, data)
 
 
-def _arguments(function: Callable[..., Any], source: str, data: Path | None) -> dict[str, Any]:
-    """Return the arguments of a user's function by name: the folder of data, or none.
+def _called(function: Callable[..., Any], source: str, data: Path | None) -> Any:
+    """Call a user's function with the folder of data, if it takes any argument.
 
-    A parameter that has a default is left alone, unless its name is `data`.
+    A default stands where no folder is given.
     """
-    parameters = inspect.signature(function).parameters
-    names = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and (parameter.default is parameter.empty or name == "data")
-    ]
-    if len(names) > 1:
-        reason = f"takes {', '.join(names)}; it can take the folder of data, or nothing"
+    parameters = inspect.signature(function).parameters.values()
+    required = [p for p in parameters if p.default is p.empty and p.kind not in _VARIADIC]
+    if len(required) > 1:
+        names = ", ".join(parameter.name for parameter in required)
+        reason = f"takes {names}; it can take the folder of data, or nothing"
         raise InvalidOptions("subject", f"{source}: {reason}")
-    return dict.fromkeys(names, data)
+    if not parameters or (data is None and not required):
+        return function()
+    named = [p for p in parameters if p.name == "data"]
+    folder = (required or named or list(parameters))[0]
+    if folder.kind in _VARIADIC or folder.kind == folder.POSITIONAL_ONLY:
+        return function(data)
+    return function(**{folder.name: data})
 
 
 def _as_subject(result: Any, source: str) -> Subject:

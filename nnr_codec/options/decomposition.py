@@ -54,7 +54,7 @@ class DecompositionOptions:
             or "vbmf", the ranks that variational Bayesian matrix factorization finds, of "lr" and
             "tucker2".
         energy: 0 to 1, the part of the squared norm that is kept; with calibration, of the
-            outputs' one.
+            outputs'.
         compression_ratio: above 1: parameters of the whole model before over after.
         joint_scheme: what the layers of a group share: the right factor, the left one, or one of
             each in two branches.

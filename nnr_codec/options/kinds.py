@@ -107,7 +107,7 @@ def converted(value: Any, declared: Field[Any]) -> Any:
         if kind.metavar is not None and isinstance(value, bool):  # for Python a number, not for us
             _refuse()
         return kind.convert(value)
-    except (TypeError, ValueError):
+    except (ArithmeticError, TypeError, ValueError):
         raise InvalidOptions(called(declared), f"{value!r} is not {kind.description}") from None
 
 

@@ -69,13 +69,22 @@ def test_what_functions_take_and_return(tmp_path: Path, parameters: str, returne
         assert len(evaluate(subject, tensors_of(subject)).outputs) == 2
 
 
-@pytest.mark.parametrize("parameters", ["data", "folder", "size=3, data=None", "*, data"])
+@pytest.mark.parametrize(
+    "parameters",
+    ["data", "folder", "size=3, data=None", "*, data", "data, /", "folder=None", "data='/nowhere'"],
+)
 def test_functions_get_the_folder_of_data(tmp_path: Path, parameters: str) -> None:
-    name = "folder" if parameters == "folder" else "data"
+    name = "folder" if parameters.startswith("folder") else "data"
     text = f"def mine({parameters}): return min, {name} / 'small.npz', []"
     (tmp_path / "mine.py").write_text(text)
     found = find_subject(f"{tmp_path / 'mine.py'}:mine", tmp_path / "data")
     assert found.checkpoint == tmp_path / "data" / "small.npz"
+
+
+def test_a_default_stands_where_no_folder_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def mine(data='/somewhere'): return min, f'{data}/small.npz', []")
+    assert find_subject(f"{path}:mine").checkpoint == Path("/somewhere/small.npz")
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 8])

@@ -1,4 +1,4 @@
-"""The algebra of tensors, by tensorly: on numpy's arrays, whatever backend users have set."""
+"""The algebra of tensors, by tensorly: on numpy's arrays, whatever backends users have set."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import tensorly
-from tensorly import tenalg
+from tensorly.tenalg import core_tenalg as tenalg
 
 from ...model import Float64
 from .svd import leading_eigenvectors
