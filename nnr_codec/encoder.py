@@ -129,6 +129,8 @@ def _opened_model(source: ModelLike) -> Model:
         return Model(source.values(), metadata=source.metadata, source=source.source)
     if isinstance(source, str | os.PathLike):
         return open_checkpoint(source)
+    if not isinstance(source, Mapping):
+        raise InvalidModel("model", f"is a {type(source).__name__}: not a path, Model or mapping")
     return Model.from_arrays(source)
 
 

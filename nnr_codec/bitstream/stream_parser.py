@@ -1,6 +1,6 @@
 """Bad headers are refused here: units in their context, which may follow which, what they hold.
 
-See spec/bitstream.md, "Bitstream and units" for the order and "Checks on hostile input" for the
+See spec/bitstream.md, "Units" for the order and "Checks" for the
 refusals.
 """
 

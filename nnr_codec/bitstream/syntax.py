@@ -27,7 +27,7 @@ from .visitors import Visitor
 
 
 def unit_header(v: Visitor, header: UnitHeader) -> None:
-    """The common head of every unit ("Bitstream and units")."""
+    """The common head of every unit ("Units")."""
     v.u(header, "nnr_unit_size_flag", 1)
     v.u(header, "nnr_unit_size", header.size_bits)
     v.u(header, "nnr_unit_type", 6)
@@ -38,7 +38,7 @@ def unit_header(v: Visitor, header: UnitHeader) -> None:
 
 
 def start_unit(v: Visitor, start: StartUnit, context: Context) -> None:
-    """NNR_STR ("Bitstream and units")."""
+    """NNR_STR ("Units")."""
     v.u(start, "general_profile_idc", 8)
     if start.general_profile_idc > 1:
         v.unsupported("general_profile_idc", start.general_profile_idc, "unknown profile")

@@ -1,6 +1,6 @@
 """Framing: a bitstream as a sequence of units, read one by one and written one by one.
 
-See spec/bitstream.md, "Bitstream and units". What the units mean together is the business of
+See spec/bitstream.md, "Units". What the units mean together is the business of
 :class:`.stream_parser.StreamParser`.
 """
 

@@ -119,7 +119,7 @@ def check_output(
     text = os.fspath(path)
     _writer(text, graph)
     if not overwrite and os.path.isfile(text):
-        raise InvalidOptions("output", f"{text!r} exists already")
+        raise InvalidOptions("output", f"{text!r} exists already, and is not to be overwritten")
 
 
 def _writer(path: str, graph: str | os.PathLike[str] | None) -> Callable[..., None]:

@@ -81,7 +81,7 @@ def _in_place_of(text: str, overwrite: bool) -> Iterator[BinaryIO]:
 
 
 def _exists(path: str) -> InvalidOptions:
-    return InvalidOptions(_OPTION, f"{path!r} exists already")
+    return InvalidOptions(_OPTION, f"{path!r} exists already, and is not to be overwritten")
 
 
 def _open_direct(path: str) -> BinaryIO | None:

@@ -106,7 +106,7 @@ class Walk(Generic[T]):
     def _hand_out(self, tensor: T) -> Iterator[T]:
         """Yield a finished tensor, if it is selected: each one leaves through here.
 
-        (An update will add the base's tensor here; ties are made of what was handed out.)
+        What is to be done to each of them is done here; ties are made of what was handed out.
         """
         self._extras.keep(tensor)
         if self._selection.selects(tensor.name, tensor.role, self._stream):

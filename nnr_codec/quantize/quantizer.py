@@ -31,7 +31,7 @@ class CodingRates:
         scan_order: 0 row by row; 1 to 4 in blocks.
         second_edition: whether the stream is of profile 1.
         lambda_scale: weight of the bits against the squared error; at 1 a bit costs the slope of
-            the distortion at high rate (spec/bitstream.md, "Encoder notes"), at 0 nothing.
+            the distortion at high rate, at 0 nothing.
     """
 
     shape: tuple[int, ...]

@@ -18,7 +18,7 @@ from nnr_codec.quantize.quantizer import (
 
 STEP = 0.02
 WEIGHTS = np.random.default_rng(3).laplace(0, 0.05, 40 * 30).astype(np.float32)
-SLOPES = {False: math.log(2) / 6, True: 2.8 * math.log(2) / 6}  # spec, "Encoder notes"
+SLOPES = {False: math.log(2) / 6, True: 2.8 * math.log(2) / 6}  # -dD/dR at high rate
 each_quantizer = pytest.mark.parametrize("dependent", [False, True])
 
 

@@ -1,4 +1,4 @@
-// Decodes the integers of one tensor (spec/bitstream.md, "Coded tensor" to "Scan orders").
+// Decodes the integers of one tensor (spec/bitstream.md, "Coded tensor" to "Scan orders and entry points").
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // What the header of a data unit says of one coded tensor, and the rules that follow from it for
-// reader and writer alike (spec/bitstream.md, "Coded tensor" and "Scan orders").
+// reader and writer alike (spec/bitstream.md, "Coded tensor" and "Scan orders and entry points").
 #pragma once
 
 #include <cstdint>

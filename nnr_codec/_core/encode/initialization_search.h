@@ -1,5 +1,5 @@
 // Finds the initialization index of every context: codes its bins once per index and takes the
-// cheapest (spec/bitstream.md, "Encoder notes"). Of long runs of bins it looks at samples.
+// cheapest. Of long runs of bins it looks at samples.
 #pragma once
 
 #include <algorithm>
