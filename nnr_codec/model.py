@@ -162,6 +162,7 @@ class Model(Mapping[str, Parameter]):
     Attributes:
         metadata: the file's own text entries, such as `{"format": "pt"}`.
         source: path of the file, or None.
+        notes: sentences that tell what of the file is not in the model.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class Model(Mapping[str, Parameter]):
         *,
         metadata: Mapping[str, str] | None = None,
         source: str | None = None,
+        notes: Iterable[str] = (),
         on_close: Callable[[], object] | None = None,
     ) -> None:
         """Collect `parameters` in order; `on_close` is called once, by the first :meth:`close`.
@@ -182,6 +184,7 @@ class Model(Mapping[str, Parameter]):
         self._on_close = on_close
         self.metadata: dict[str, str] = dict(metadata or {})
         self.source = source
+        self.notes = tuple(notes)
         for parameter in parameters:
             if parameter.name in self._parameters:
                 raise InvalidModel(parameter.name, "two parameters have this name")

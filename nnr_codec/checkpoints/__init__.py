@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from nnr_codec.checkpoints import numpy_archive, onnx_file, safetensors, sharded, torch_file
 from nnr_codec.checkpoints.atomic import atomic_output
 from nnr_codec.checkpoints.file_format import Format, format_of
+from nnr_codec.checkpoints.folder import weights_in
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, supported_dtype
 
@@ -33,29 +34,55 @@ _WRITERS: dict[str, Callable[..., None]] = {
 }
 _READERS: dict[Format, Callable[[str], Model]] = {
     "safetensors": safetensors.read,
-    "index": sharded.read,
     "npz": numpy_archive.read,
-    "torch": torch_file.read,
     "onnx": onnx_file.read,
 }
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Model:
+def open_checkpoint(path: str | os.PathLike[str], *, key: str | None = None) -> Model:
     """Open the model file `path`, whose format is told by its content and not by its name.
 
-    Formats: safetensors, the index of sharded safetensors, npz, torch's state dicts (extra `torch`)
-    and ONNX (extra `onnx`; a file named `.onnx` is taken for one if it is nothing else).
+    Formats: safetensors, npz, torch's state dicts (extra `torch`), the index of shards of
+    safetensors or torch's, ONNX (extra `onnx`; a file named `.onnx` is taken for one if it is
+    nothing else), and a folder as transformers saves a model in.
 
     The file stays open until :meth:`Model.close`; its tensors are read one at a time, when they
     are needed, and come in the order of the file (safetensors: of the data; index: of its
-    weight_map; npz: of the members; torch: of the dict; ONNX: of the initializers).
+    weight_map; npz: of the members; torch: of the dict; ONNX: of the initializers). What of the
+    file is not in the model is told by its notes.
+
+    Args:
+        path: of the file.
+        key: of a torch file, the key of the state dict in it, keys of nested dicts with dots
+            between them, "." for the outermost dict. None: it is found, if there is just one.
 
     Raises:
         InvalidModel: the file is missing, unreadable, damaged or of an unknown format, or it holds
             a tensor that cannot be coded. Also from `read()` of the parameters.
+        InvalidOptions: there is no state dict at `key`, or the file is none of torch.
     """
     text = os.fspath(path)
-    return _READERS[format_of(text)](text)
+    if os.path.isdir(text):
+        text = weights_in(text)
+    kind = format_of(text)
+    if kind == "index":
+        return sharded.read(text, functools.partial(_read_shard, key=key))
+    return _read(text, kind, key)
+
+
+def _read_shard(path: str, key: str | None) -> Model:
+    kind = format_of(path)
+    if kind not in ("safetensors", "torch"):
+        raise InvalidModel(path, "is a shard, but no file of safetensors or torch")
+    return _read(path, kind, key)
+
+
+def _read(path: str, kind: Format, key: str | None) -> Model:
+    if kind == "torch":
+        return torch_file.read(path, key)
+    if key is not None:
+        raise InvalidOptions("key", f"is for files of torch, which {path!r} is not")
+    return _READERS[kind](path)
 
 
 def save_checkpoint(

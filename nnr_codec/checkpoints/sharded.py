@@ -1,4 +1,5 @@
-"""Sharded safetensors: a JSON index, `*.safetensors.index.json`, over files beside it.
+"""Sharded models: a JSON index over files of safetensors or torch beside it, named
+`*.safetensors.index.json` or `*.bin.index.json`.
 
 The index is an object whose member `weight_map` gives, for each tensor, the file that holds it.
 """
@@ -8,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from nnr_codec.checkpoints import safetensors
 from nnr_codec.checkpoints.reading import file_error, open_regular, parsing, unique_keys
 from nnr_codec.model import Model
 
@@ -19,8 +20,10 @@ _MAP = "weight_map"
 _MAX_INDEX_BYTES = 100_000_000  # as for the header of a single file
 
 
-def read(path: str) -> Model:
+def read(path: str, read_shard: Callable[[str], Model]) -> Model:
     """Open all the shards of the index `path`; the tensors come in the order of its weight_map.
+
+    `read_shard` opens one of them.
 
     Shards are taken from the folder of the index and the folders below it; links are followed. The
     metadata are those of the shards, of the first that has an entry of the name.
@@ -34,7 +37,7 @@ def read(path: str) -> Model:
         shards: dict[str, Model] = {}
         metadata: dict[str, str] = {}
         for shard in dict.fromkeys(shard_names.values()):
-            model = safetensors.read(_shard_path(path, shard))
+            model = read_shard(_shard_path(path, shard))
             stack.callback(model.close)
             shards[shard] = model
             metadata = {**model.metadata, **metadata}
@@ -48,8 +51,9 @@ def read(path: str) -> Model:
                 if name not in shard_names:
                     reason = f"shard {shard!r} holds it, but the index does not"
                     raise file_error(path, reason, name)
+        notes = [f"{shard}: {note}" for shard, model in shards.items() for note in model.notes]
         opened = stack.pop_all()
-        return Model(parameters, metadata=metadata, source=path, on_close=opened.close)
+        return Model(parameters, metadata=metadata, source=path, notes=notes, on_close=opened.close)
 
 
 def _read_index(path: str) -> dict[str, str]:
@@ -62,7 +66,7 @@ def _read_index(path: str) -> dict[str, str]:
     shard_names = index.get(_MAP) if isinstance(index, dict) else None
     if not isinstance(shard_names, dict):
         raise file_error(
-            path, f"is JSON, but not an index of safetensors: it lacks an object {_MAP!r}"
+            path, f"is JSON, but not the index of a sharded model: it lacks an object {_MAP!r}"
         )
     for name, shard in shard_names.items():
         if not isinstance(shard, str):

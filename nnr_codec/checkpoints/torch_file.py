@@ -1,4 +1,4 @@
-"""`.pt` and `.pth`: the state dicts that `torch.save` writes; code in them is never executed.
+"""`.pt`, `.pth`, `.bin`: the state dicts that `torch.save` writes; their code is never executed.
 
 torch is imported only when such a file is read or written. Versions before 2.6 executed code even
 under `weights_only=True` (CVE-2025-32434) and are refused.
@@ -6,50 +6,43 @@ under `weights_only=True` (CVE-2025-32434) and are refused.
 
 from __future__ import annotations
 
-import re
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from nnr_codec.checkpoints.file_format import torch_folder
-from nnr_codec.checkpoints.reading import file_error, open_regular, package_error, parsing
+from nnr_codec.checkpoints.reading import file_error, package_error, parsing
+from nnr_codec.checkpoints.state_dict import find_state_dict
+from nnr_codec.checkpoints.torch_loading import load
 from nnr_codec.errors import InvalidModel
 from nnr_codec.model import Array, Model, Parameter, dtype_of, is_extension
 
-_STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net")
 _SAFE_VERSION = (2, 6)
-# How torch names what it refuses to import.
-_FOREIGN = re.compile(r"GLOBAL (\S+) was not an allowed|unsupported GLOBAL (\S+) whose module")
 _METADATA = "nnr_metadata"  # attribute of the written OrderedDict
 
 
-def read(path: str) -> Model:
+def read(path: str, key: str | None = None) -> Model:
     """Open the state dict in the file `path`; its tensors come in its order, under its names.
 
-    The file holds a state dict, that is a dict with tensors, or a dict around one. The state dict
-    is the first of these that there is:
-
-    1. the dict with tensors under one of the keys `state_dict`, `model_state_dict`, `model`, `net`,
-       tried in this order;
-    2. the outer dict itself, if it has tensors;
-    3. the only dict with tensors under any key.
-
-    Entries that are not tensors are skipped. Tensors that are the same piece of memory, in the
-    same shape, strides and dtype, are tied to the first of them. The file is mapped into memory and
-    read lazily where its kind allows it (not before torch 1.6, not when compressed).
+    The file holds a state dict, that is a dict with tensors, or dicts around one
+    (:func:`~nnr_codec.checkpoints.state_dict.find_state_dict` tells which is chosen; `key` names
+    it). All else is left out, and named in the model's notes. Tensors that are the same piece of
+    memory, in the same shape, strides and dtype, are tied to the first of them. The file is mapped
+    into memory and read lazily where its kind allows it (not before torch 1.6, not when
+    compressed).
 
     Raises:
         InvalidModel: torch is not installed; the file is damaged, or holds objects that only code
-            from it could rebuild; no state dict is found; or a tensor is quantized, sparse,
-            complex, nested, without values, or of a dtype that cannot be coded.
+            from it could rebuild; no state dict is found, or several are; or a tensor is quantized,
+            sparse, complex, nested, without values, or of a dtype that cannot be coded.
+        InvalidOptions: there is no dict of tensors at `key`.
     """
     torch = _torch(path)
     with parsing(path):
-        content = _load(torch, path)
-    state = _state_dict(torch, path, content)
+        content = load(torch, path)
+    found = find_state_dict(path, content, key, lambda value: isinstance(value, torch.Tensor))
+    state = found.tensors
     tensors: dict[str, Any] = {}
     for name, tensor in state.items():
         if isinstance(tensor, torch.Tensor):
@@ -62,7 +55,9 @@ def read(path: str) -> Model:
     metadata = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, str)}
     # The file stays mapped as long as `tensors` holds its tensors.
     parameters = _parameters(torch, path, tensors)
-    return Model(parameters, metadata=metadata, source=path, on_close=tensors.clear)
+    return Model(
+        parameters, metadata=metadata, source=path, notes=found.notes(), on_close=tensors.clear
+    )
 
 
 def _torch(path: str) -> Any:
@@ -73,52 +68,6 @@ def _torch(path: str) -> Any:
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE_VERSION:
         raise file_error(path, f"needs torch 2.6 or later, not {torch.__version__}")
     return torch
-
-
-def _load(torch: Any, path: str) -> Any:
-    """Unpickle what consists of tensors and plain containers alone."""
-    mapped = False
-    with open_regular(path) as file:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                stored = all(info.compress_type == zipfile.ZIP_STORED for info in archive.filelist)
-                mapped = torch_folder(archive) is not None and stored
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:
-        named = _FOREIGN.search(str(error))
-        if named is not None:
-            what = named[1] or named[2]
-            reason = f"refused, since rebuilding the {what} in it would execute code"
-            raise file_error(path, reason) from error
-        # torch's text goes on with advice to load the file without this protection.
-        text = str(error).rpartition("WeightsUnpickler error: ")[2].split("(Could this error")[0]
-        reason = text.strip().split("\n")[0]
-        reason = f"damaged file, or one that cannot be read without executing code: {reason}"
-        raise file_error(path, f"{reason} ({type(error).__name__})") from error
-
-
-def _state_dict(torch: Any, path: str, content: Any) -> dict[Any, Any]:
-    """Find the state dict in the unpickled `content` by the rule in :func:`read`."""
-
-    def holds_tensors(value: object) -> bool:
-        return isinstance(value, dict) and any(isinstance(v, torch.Tensor) for v in value.values())
-
-    if not isinstance(content, dict):
-        raise file_error(path, f"holds a {type(content).__name__}, not a state dict")
-    inner: dict[Any, dict[Any, Any]] = {
-        key: value for key, value in content.items() if holds_tensors(value)
-    }
-    for key in _STATE_DICT_KEYS:
-        if key in inner:
-            return inner[key]
-    if holds_tensors(content) or not content:
-        return content
-    if len(inner) == 1:
-        return next(iter(inner.values()))
-    keys = ", ".join(repr(key) for key in list(inner or content)[:8])
-    what = "several dicts with tensors" if inner else "no tensors"
-    raise file_error(path, f"no state dict is found: there are {what}, at the keys {keys}")
 
 
 def _checked(torch: Any, path: str, name: str, tensor: Any) -> Any:

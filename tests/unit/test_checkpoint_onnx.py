@@ -1,4 +1,4 @@
-"""ONNX: initializers, read and replaced."""
+"""ONNX: tensors of graphs, read and replaced."""
 
 from __future__ import annotations
 
@@ -82,20 +82,34 @@ class TestReading:
             model["scalar"].read()
 
     @pytest.mark.parametrize("kind", ["STRING", "COMPLEX64", "INT4", "FLOAT4E2M1"])
-    def test_element_types_that_are_refused(self, tmp_path: Path, kind: str) -> None:
-        tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.DataType.Value(kind))
-        assert_refused(write_onnx(tmp_path, [tensor]), f"'w'.*{kind}")
+    def test_element_types_that_stay_in_the_graph(self, tmp_path: Path, kind: str) -> None:
+        odd = onnx.TensorProto(name="odd", data_type=onnx.TensorProto.DataType.Value(kind))
+        weight = onnx.numpy_helper.from_array(np.ones(3, np.float32), "w")
+        path = write_onnx(tmp_path, [odd, weight])
+        with open_checkpoint(path) as model:
+            assert model.names() == ["w"]
+            assert len(model.notes) == 1
+            assert "'odd'" in model.notes[0]
+            assert kind in model.notes[0]
+        save_checkpoint(tmp_path / "new.onnx", {"w": np.zeros(3, np.float32)}, graph=path)
+        replaced = onnx.load_model(tmp_path / "new.onnx").graph.initializer
+        assert replaced[0] == odd
+        assert onnx.numpy_helper.to_array(replaced[1]).tolist() == [0, 0, 0]
 
     def test_sparse(self, tmp_path: Path) -> None:
-        model = graph_of([])
-        model.graph.sparse_initializer.add().values.name = "w"
+        model = graph_of([onnx.numpy_helper.from_array(np.ones(3, np.float32), "w")])
+        model.graph.sparse_initializer.add().values.name = "few"
         onnx.save_model(model, tmp_path / "m.onnx")
-        assert_refused(tmp_path / "m.onnx", "'w'.*sparse")
+        with open_checkpoint(tmp_path / "m.onnx") as opened:
+            assert opened.names() == ["w"]
+            assert ["'few' stays" in note and "sparse" in note for note in opened.notes] == [True]
+
+    def test_a_file_without_weights(self, tmp_path: Path) -> None:
+        assert_refused(write_onnx(tmp_path, []), "no weights")
 
     def test_two_of_a_name(self, tmp_path: Path) -> None:
         tensor = onnx.numpy_helper.from_array(np.ones(1), "w")
-        with pytest.raises(InvalidModel, match="two parameters"):
-            loaded(write_onnx(tmp_path, [tensor, tensor]))
+        assert_refused(write_onnx(tmp_path, [tensor, tensor]), "'w'.*two initializers")
 
     @pytest.mark.parametrize("content", [b"", b"\0" * 50, b"nonsense", b"\x08\x08", b"\x12\0"])
     def test_damaged(self, tmp_path: Path, content: bytes) -> None:
@@ -198,10 +212,10 @@ class TestWriting:
     @pytest.mark.parametrize(
         ("changes", "name", "reason"),
         [
-            ({"more": np.ones(1)}, "more", "not an initializer"),
+            ({"more": np.ones(1)}, "more", "no tensor of the graph"),
             ({"scalar": np.ones(1, np.int64)}, "scalar", r"int64 of shape \(\), not"),
             ({"scalar": np.array(1, np.int32)}, "scalar", "not int32"),
-            ({"scalar": None}, "scalar", "not among the tensors"),
+            ({"scalar": None}, "scalar", "not among those"),
         ],
     )
     def test_tensors_have_to_agree(
@@ -234,3 +248,94 @@ class TestWriting:
             with pytest.raises(InvalidModel, match=graph):
                 save_checkpoint(tmp_path / "new.onnx", some(), graph=tmp_path / graph)
         assert os.listdir(tmp_path) == ["nothing"]
+
+
+def constant(name: str, values: np.ndarray) -> Any:
+    value = onnx.numpy_helper.from_array(values)
+    return onnx.helper.make_node("Constant", [], [name], value=value)
+
+
+def branch(name: str, tensors: dict[str, np.ndarray], nodes: list[Any]) -> Any:
+    made = [onnx.numpy_helper.from_array(array, key) for key, array in tensors.items()]
+    output = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)
+    return onnx.helper.make_graph(nodes, name, [], [output], initializer=made)
+
+
+class TestBelowTheGraph:
+    """Weights of Constant nodes, of branches, and of functions."""
+
+    def graph(self, folder: Path) -> Path:
+        model = graph_of([onnx.numpy_helper.from_array(np.ones((2, 2), np.float32), "top")])
+        inner = branch("inner", {"w": np.full((3, 1), 5, np.float32)}, [])
+        nested = onnx.helper.make_node("If", ["c"], ["out"], then_branch=inner, else_branch=inner)
+        first = branch("first", {"w": np.full((1, 2), 3, np.float32)}, [nested])
+        second = branch("second", {}, [constant("k", np.full((2, 3), 7, np.int8))])
+        model.graph.node.append(
+            onnx.helper.make_node("If", ["c"], ["z"], then_branch=first, else_branch=second)
+        )
+        model.graph.node.extend(
+            [
+                constant("k", np.arange(4, dtype=np.float16)),
+                constant("axes", np.array([0, 1])),
+                constant("scalar", np.array(2.0, np.float32)),
+                onnx.helper.make_node("Constant", [], ["text"], value_string="x"),
+            ]
+        )
+        opsets = [onnx.helper.make_opsetid("", 21)]
+        function = onnx.helper.make_function(
+            "own", "f", [], ["k"], [constant("k", np.ones(5, np.float32))], opsets
+        )
+        model.functions.append(function)
+        onnx.save_model(model, folder / "model.onnx")
+        return folder / "model.onnx"
+
+    def test_they_are_read(self, tmp_path: Path) -> None:
+        assert_same(
+            loaded(self.graph(tmp_path)),
+            {
+                "top": np.ones((2, 2), np.float32),
+                "w": np.full((1, 2), 3, np.float32),
+                "w.2": np.full((3, 1), 5, np.float32),
+                "w.3": np.full((3, 1), 5, np.float32),
+                "k": np.full((2, 3), 7, np.int8),
+                "k.2": np.arange(4, dtype=np.float16),
+                "k.3": np.ones(5, np.float32),
+            },
+        )
+
+    def test_they_are_put_back(self, tmp_path: Path) -> None:
+        path = self.graph(tmp_path)
+        changed = {name: array + 1 for name, array in loaded(path).items()}
+        save_checkpoint(tmp_path / "new.onnx", changed, graph=path)
+        assert_same(loaded(tmp_path / "new.onnx"), changed)
+        old, new = (onnx.load_model(tmp_path / name) for name in ("model.onnx", "new.onnx"))
+        for model in (old, new):
+            for node in model.graph.node:
+                if node.op_type == "If" or node.output[0] == "k":
+                    node.ClearField("attribute")
+            model.graph.ClearField("initializer")
+            model.ClearField("functions")
+        assert old == new
+
+    def test_names_that_differ_already(self, tmp_path: Path) -> None:
+        model = graph_of(
+            [
+                onnx.numpy_helper.from_array(np.full(1, i, np.float32), n)
+                for i, n in enumerate(("k.2", "k"))
+            ]
+        )
+        model.graph.node.append(constant("k", np.full(1, 9, np.float32)))
+        onnx.save_model(model, tmp_path / "model.onnx")
+        found = loaded(tmp_path / "model.onnx")
+        assert {name: array[0] for name, array in found.items()} == {"k.2": 0, "k": 1, "k.3": 9}
+
+    def test_places_outside_of_the_folder(self, tmp_path: Path) -> None:
+        model = graph_of([onnx.numpy_helper.from_array(np.ones(1), "w")])
+        node = constant("k", np.ones(3, np.float32))
+        tensor = node.attribute[0].t
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="../elsewhere")
+        model.graph.node.append(node)
+        onnx.save_model(model, tmp_path / "m.onnx")
+        assert_refused(tmp_path / "m.onnx", "'k'.*folder of the file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import os
 import zipfile
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nnr_codec.checkpoints import open_checkpoint, save_checkpoint
-from nnr_codec.errors import InvalidModel
+from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import dtype_of
 
 torch = pytest.importorskip("torch")
@@ -74,6 +75,11 @@ class TestReading:
             {"state_dict": {"w": one}, "model": {"v": one}},
             {"state_dict": 3, "model": {"w": one}},
             {"generator": {"w": one, "step": 3}, "epoch": 3},
+            {"step": torch.tensor(5), "weights": {"w": one}},
+            {"params": {"w": one}, "rng_state": torch.zeros(16, dtype=torch.uint8)},
+            {"model": {"encoder": {"w": one}}},
+            {"a": {"state_dict": {"w": one}, "optimizer": {"w": one, "v": one}}},
+            {"w": one, "optimizer_state": {"m": one}, "lr_scheduler": {"m": one}},
         ],
     )
     def test_the_state_dict_is_found(self, tmp_path: Path, content: Any) -> None:
@@ -84,7 +90,9 @@ class TestReading:
         [
             (one, "holds a Tensor"),
             ([one], "holds a list"),
-            ({"a": {"w": one}, "b": {"w": one}}, "several.*'a', 'b'"),
+            ({"a": {"w": one}, "b": {"w": one}}, "several.*'a', 'b'.*--key"),
+            ({"a": {"w": one}, "v": one}, r"several.*'\.', 'a'"),
+            ({"model": {"a": {"w": one}, "b": {"w": one}}}, r"several.*'model\.a', 'model\.b'"),
             ({"a": 1}, "no tensors.*'a'"),
             ({3: one}, "'3'.*int, not text"),
             ({"w": torch.zeros(2, dtype=torch.complex64)}, "'w'.*complex"),
@@ -94,6 +102,58 @@ class TestReading:
     )
     def test_refusals(self, tmp_path: Path, content: Any, reason: str) -> None:
         assert_refused(saved(tmp_path, content), reason)
+
+    def test_what_is_left_out_is_named(self, tmp_path: Path) -> None:
+        content = {"step": one, "model": {"part": {"w": one, "scale": 4.6}, "extra": [one]}}
+        with open_checkpoint(saved(tmp_path, content)) as model:
+            assert model.names() == ["w"]
+            (note,) = model.notes
+        assert "'step', 'model.extra', 'model.part.scale'" in note
+        with open_checkpoint(saved(tmp_path, {"w": one})) as model:
+            assert model.notes == ()
+
+    def test_many_things_left_out(self, tmp_path: Path) -> None:
+        content = {"w": one, **{f"x{i}": i for i in range(100)}}
+        with open_checkpoint(saved(tmp_path, content)) as model:
+            assert "'x7' and 92 more" in model.notes[0]
+
+    @pytest.mark.parametrize(
+        ("key", "name"),
+        [("a", "of a"), ("b", "of b"), ("b.c", "dotted"), ("b.d", "of d"), (".", "outer")],
+    )
+    def test_keys(self, tmp_path: Path, key: str, name: str) -> None:
+        content = {
+            **{"a": {"of a": one}, "b": {"of b": one, "d": {"of d": one}}},
+            **{"b.c": {"dotted": one}, "outer": one},
+        }
+        with open_checkpoint(saved(tmp_path, content), key=key) as model:
+            assert model.names() == [name]
+
+    @pytest.mark.parametrize(
+        ("key", "reason"),
+        [("zz", "nothing at 'zz'.*'a', 'n'"), ("a", "keys 'a.b'"), ("n", "int"), ("", "nothing")],
+    )
+    def test_keys_of_nothing(self, tmp_path: Path, key: str, reason: str) -> None:
+        path = saved(tmp_path, {"a": {"b": {"w": one}}, "n": 3})
+        with pytest.raises(InvalidOptions, match=reason) as caught:
+            open_checkpoint(path, key=key)
+        assert caught.value.option == "key"
+
+    def test_dicts_that_hold_themselves(self, tmp_path: Path) -> None:
+        content: dict[str, Any] = {"x": {"w": one}}
+        content |= {name: content for name in "abc"}
+        content["y"] = content["x"]
+        assert_same(loaded(saved(tmp_path, content)), {"w": np.ones(1, np.float32)})
+
+    def test_what_checkpoints_hold_beside_tensors(self, tmp_path: Path) -> None:
+        beside = {
+            "numbers": [np.float64(0.5), np.int64(3), np.bool_(True), np.str_("x"), np.float16(1)],
+            "array": np.arange(3.0),
+            "options": argparse.Namespace(path=Path("x"), lr=0.1),
+        }
+        assert_same(
+            loaded(saved(tmp_path, {"model": {"w": one}, **beside})), {"w": np.ones(1, "f4")}
+        )
 
     @pytest.mark.filterwarnings("ignore")
     def test_quantized_tensors(self, tmp_path: Path) -> None:
@@ -176,7 +236,13 @@ class TestSafety:
         assert not (tmp_path / "attacked").exists()
 
     def test_whole_modules(self, tmp_path: Path) -> None:
-        assert_refused(saved(tmp_path, torch.nn.Linear(1, 1)), r"Linear.*execute code")
+        reason = r"Linear.*execute code.*save the weights alone.*state_dict"
+        assert_refused(saved(tmp_path, torch.nn.Linear(1, 1)), reason)
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_programs(self, tmp_path: Path) -> None:
+        torch.jit.script(torch.nn.Linear(3, 3)).save(str(tmp_path / "model.pt"))
+        assert_refused(tmp_path / "model.pt", "TorchScript.*state_dict")
 
     @pytest.mark.parametrize("zipped", [True, False])
     def test_truncations(self, tmp_path: Path, zipped: bool) -> None:
