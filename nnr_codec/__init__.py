@@ -18,6 +18,7 @@ from .errors import (
     LimitExceeded,
     MissingParent,
     NnrError,
+    NnrWarning,
     TruncatedBitstream,
     UnsupportedFeature,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "MissingParent",
     "NnrError",
     "NnrStream",
+    "NnrWarning",
     "TruncatedBitstream",
     "UnsupportedFeature",
     "decode",

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -19,7 +20,7 @@ from .decoding.stream_decoder import StreamDecoder
 from .decoding.unit_reader import Source
 from .encoding.model_encoder import encode_model
 from .encoding.plan import stream_profile
-from .errors import InvalidModel, naming
+from .errors import InvalidModel, NnrWarning, naming
 from .factorization.files import with_weights
 from .factorization.forms import FactoredWeight
 from .model import Model
@@ -80,6 +81,9 @@ def encode(
         InvalidOptions: an option is out of range, or `out` cannot be written.
         BitstreamError: a parent is damaged.
         OSError: a file cannot be read or written.
+
+    Warns:
+        NnrWarning: for each of the report's notes.
     """
     options = options or EncodeOptions()
     start = time.perf_counter()
@@ -110,6 +114,8 @@ def encode(
         )
         shutil.copyfileobj(kept.file, output)
         data = output.getvalue() if isinstance(output, io.BytesIO) else None
+    for note in kept.report.notes:
+        warnings.warn(note, NnrWarning, stacklevel=2)
     return EncodeResult(replace(kept.report, seconds=time.perf_counter() - start), data)
 
 
@@ -126,7 +132,8 @@ def _naming(model: Model) -> AbstractContextManager[None]:
 def _opened_model(source: ModelLike) -> Model:
     if isinstance(source, Model):
         # The caller's stays open.
-        return Model(source.values(), metadata=source.metadata, source=source.source)
+        kept = {"metadata": source.metadata, "source": source.source, "notes": source.notes}
+        return Model(source.values(), **kept)
     if isinstance(source, str | os.PathLike):
         return open_checkpoint(source)
     if not isinstance(source, Mapping):

@@ -27,6 +27,10 @@ class NnrError(Exception):
         return _rebuilt, (type(self), self.args, self.__dict__)
 
 
+class NnrWarning(UserWarning):
+    """Something of a model is not as one may expect: left out, or damaged by a coarse step."""
+
+
 def _rebuilt(kind: type[NnrError], args: tuple[Any, ...], attributes: dict[str, Any]) -> NnrError:
     error = kind.__new__(kind)
     error.args = args

@@ -146,6 +146,8 @@ class EncodeReport(StreamTotals):
         unmatched: globs of the options that match no tensor.
         qp_offset: what was added to every qp to reach a target size.
         encodings: streams that were tried, this one included.
+        notes: sentences about what is not as one may expect: what was left out, coded exactly or
+            more finely, and what was damaged.
     """
 
     tensors: tuple[TensorReport, ...]
@@ -155,6 +157,7 @@ class EncodeReport(StreamTotals):
     unmatched: tuple[str, ...] = ()
     qp_offset: int = 0
     encodings: int = 1
+    notes: tuple[str, ...] = ()
 
     @property
     def nmse(self) -> float:
@@ -190,6 +193,7 @@ class EncodeReport(StreamTotals):
             "unmatched_globs": list(self.unmatched),
             "qp_offset": self.qp_offset,
             "encodings": self.encodings,
+            "notes": list(self.notes),
         }
         rows = zip(self._rows(), self.tensors, strict=True)
         return {**totals, "per_tensor": [{**row, **t.errors_to_json()} for row, t in rows]}

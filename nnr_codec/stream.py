@@ -35,6 +35,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     Attributes:
         factorizations: the weights that come as factors, by name: their form, shape, and the names
             of the factors (which ``layers="factorized"`` gives).
+        metadata: the text entries of the model's file, such as ``{"author": "…"}``.
 
     Raises:
         BitstreamError: the headers are damaged, or ask for what is not supported or allowed; a
@@ -56,6 +57,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self._units: list[ParsedUnit] = []
         self._tensors: dict[str, LazyTensor] = {}
         self.factorizations: Mapping[str, Factorization] = stream.factorizations
+        self.metadata: Mapping[str, str] = stream.metadata
         limits = limits or DecodeLimits()
         series = StreamDecoder(parents=parents, limits=limits, executor=executor).series
         data = source if isinstance(source, Bytes) else _mapped(source)

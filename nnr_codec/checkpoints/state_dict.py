@@ -96,7 +96,7 @@ def _chosen(
 
 
 def _dicts(content: dict[Any, Any]) -> Iterator[tuple[Path, dict[Any, Any]]]:
-    """Yield the dicts that may be state dicts, each once, from the outermost on, with their keys."""
+    """Yield the dicts that may be state dicts, each once, from the outermost on."""
     waiting: list[tuple[Path, dict[Any, Any]]] = [((), content)]
     known = {id(content)}
     for place, entry in waiting:

@@ -13,6 +13,7 @@ from ..checkpoints import check_output, save_checkpoint
 from ..decoding.decoded_model import DecodedModel
 from ..decoding.stream_decoder import StreamDecoder
 from ..errors import InvalidOptions
+from ..factorization.metadata import KEY, USUAL
 from ..model import Array, Parameter
 from ..support.digest import ModelDigest
 from ..support.rereadable_file import rereadable
@@ -74,7 +75,7 @@ def _decode(given: argparse.Namespace) -> int:
         )
         with rereadable(sys.stdin.buffer if given.input == "-" else given.input) as source:
             model = DecodedModel(decoder, source, given.layers, state.update if state else None)
-            if model.metadata and given.graph is not None:
+            if KEY in model.metadata and given.graph is not None:
                 reason = "factorized: an ONNX graph cannot hold factors"
                 raise InvalidOptions("--layers", reason)
             _write(given, model, state)
@@ -95,13 +96,14 @@ def _write(given: argparse.Namespace, model: DecodedModel, state: ModelDigest | 
             reason = f"its digest is {digest}, not {given.verify}; nothing was written"
             raise common.VerificationMismatch(f"{given.input}: {reason}")
 
+    is_safetensors = given.output.lower().endswith(".safetensors")
     total = sum(parameter.size for parameter in model.parameters)
     with common.progress_bar(given.quiet, total, "w") as advance:
         save_checkpoint(
             given.output,
             [_advancing(parameter, advance) for parameter in model.parameters],
             overwrite=given.force,
-            metadata=model.metadata,
+            metadata={**(USUAL if is_safetensors else {}), **model.metadata},
             graph=given.graph,
             complete=complete,
         )

@@ -22,7 +22,8 @@ class DecodedModel:
 
     Attributes:
         parameters: of the tensors, in order.
-        metadata: the model map of the factors among them, which goes along with them.
+        metadata: the text entries of the model's file, and the map of the factors among the
+            tensors, which goes along with them.
     """
 
     def __init__(
@@ -52,7 +53,8 @@ class DecodedModel:
             self.parameters.append(
                 Parameter(name, shape, dtype, partial(self._load, name), tied_to)
             )
-        self.metadata = factors_metadata(decoder.factorizations, outlines)
+        factors = factors_metadata(decoder.factorizations, outlines)
+        self.metadata = {**decoder.metadata, **factors}
         source.rewind()
         self._source = source.name
         self._tensors = decoder.tensors(source, layers)

@@ -33,6 +33,7 @@ class StreamDecoder:
         series: the earlier streams.
         factorizations: the weights that come as factors, of the stream whose headers were read
             last, by name.
+        metadata: the text entries of the model's file, of that stream.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class StreamDecoder:
         self._limits = limits or DecodeLimits()
         self._executor = executor
         self.factorizations: Mapping[str, Factorization] = {}
+        self.metadata: Mapping[str, str] = {}
         self.series = Series()
         for parent in parents:
             self.series.add(self._states(parent))
@@ -70,7 +72,7 @@ class StreamDecoder:
         Reads the headers, and decodes nothing.
         """
         selection, stream = replace(self._selection, layers=layers), StreamMap()
-        self.factorizations = stream.factorizations
+        self.factorizations, self.metadata = stream.factorizations, stream.metadata
         with opened(source) as data:
             units = data_units(data, self._limits, selection, stream)
             outlines = (outline_data_unit(parsed) for parsed, _ in units)

@@ -24,11 +24,13 @@ class StreamMap:
         model_map: the stream's map, which comes before the first data unit; empty without one.
         factorizations: the weights that come as factors, those of the map and of the decomposed
             blocks so far.
+        metadata: the text entries of the model's file.
     """
 
     def __init__(self) -> None:
         self.model_map = ModelMap()
         self.factorizations: dict[str, Factorization] = {}
+        self.metadata: dict[str, str] = {}
         self._ties: dict[str, list[str]] = {}
 
     def note(self, parsed: ParsedUnit) -> None:
@@ -37,6 +39,7 @@ class StreamMap:
         if model_map is not None and model_map is not self.model_map:
             self.model_map = model_map
             self.factorizations.update(model_map.factorizations)
+            self.metadata.update(model_map.metadata)
             for extra in model_map.extras:
                 if extra.tied_to is not None:
                     self._ties.setdefault(extra.tied_to, []).append(extra.name)

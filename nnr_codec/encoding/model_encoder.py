@@ -96,5 +96,6 @@ def encode_model(
         unmatched=tuple(options.unmatched_globs([*survey.names, *survey.coded_names])),
         qp_offset=kept.qp_offset,
         encodings=kept.encodings,
+        notes=survey.notes,
     )
     return EncodedModel(kept.draft.file, report)

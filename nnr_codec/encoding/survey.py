@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..factorization.forms import FactoredWeight
+from ..factorization.metadata import carried_metadata
 from ..factorization.model_map import ModelMap
 from ..model import Float64, Model, Parameter
 from ..options import EncodeOptions
@@ -70,6 +71,7 @@ class ModelSurvey:
         coded: the tensors that get data units, in order: factors in place of their weights.
         model_map: what decoders have to be told, except in which order the tensors were.
         tensors: what is known of each coded tensor, by name.
+        notes: sentences about what of the model's file is not coded.
     """
 
     names: list[str]
@@ -77,6 +79,7 @@ class ModelSurvey:
     coded: list[Parameter]
     model_map: ModelMap
     tensors: Mapping[str, TensorSurvey]
+    notes: tuple[str, ...] = ()
 
     @property
     def coded_names(self) -> list[str]:
@@ -112,8 +115,10 @@ def survey_model(
     exact = {name: survey.exact for name, survey in tensors.items() if survey.exact is not None}
     exact = name_parts(exact, [*model.names(), *reserved])
     tensors |= {name: TensorSurvey(exact=representation) for name, representation in exact.items()}
-    model_map = with_representations(model_map, exact)
-    return ModelSurvey(model.names(), factored, coded, model_map, tensors)
+    metadata, notes = carried_metadata(model.metadata)
+    model_map = replace(with_representations(model_map, exact), metadata=metadata)
+    notes = (*model.notes, *notes)
+    return ModelSurvey(model.names(), factored, coded, model_map, tensors, notes)
 
 
 @dataclass(frozen=True, slots=True)

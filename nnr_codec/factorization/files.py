@@ -87,7 +87,8 @@ def with_weights(model: Model) -> tuple[Model, dict[str, FactoredWeight]]:
             weights[weight] = entries[weight].weight(factors.release(weight))
             parameters.append(_dense(weight, entries[weight], weights[weight].factors))
     metadata = {key: text for key, text in model.metadata.items() if key != KEY}
-    return Model(parameters, metadata=metadata, source=model.source), weights
+    notes = model.notes
+    return Model(parameters, metadata=metadata, source=model.source, notes=notes), weights
 
 
 def _dense(name: str, entry: Factorization, factors: Sequence[Array]) -> Parameter:

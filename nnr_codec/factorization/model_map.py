@@ -31,10 +31,10 @@ from .map_checks import (
     shortened,
     typed,
 )
+from .metadata import KEY, parse_metadata
 from .tensor_order import BLOCK_ROLES, BY_NAME, TensorOrder
 from .tensor_rules import TensorRule, parse_tensor_rule
 
-KEY = "nnr_model_map"
 VERSION = 1
 _PREFIX = f'{{"{KEY}"'
 
@@ -77,16 +77,19 @@ class ModelMap:
         extras: tensors without a data unit, in order.
         order: how the coded tensors are ordered, if not as in the stream.
         factorizations: weights that are made of coded tensors, by name.
+        metadata: the text entries of the model's file.
     """
 
     tensors: Mapping[str, TensorRule] = field(default_factory=dict)
     extras: tuple[Extra, ...] = ()
     order: TensorOrder = field(default_factory=TensorOrder)
     factorizations: Mapping[str, Factorization] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether it says anything."""
-        return bool(self.tensors or self.extras or self.order or self.factorizations)
+        parts = (self.tensors, self.extras, self.order, self.factorizations, self.metadata)
+        return any(parts)
 
     @cached_property
     def owners(self) -> dict[str, str]:
@@ -183,6 +186,8 @@ class ModelMap:
         if self.factorizations:
             weights = self.factorizations.items()
             data["factorizations"] = {name: entry.to_json() for name, entry in weights}
+        if self.metadata:
+            data["metadata"] = dict(self.metadata)
         return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -204,7 +209,7 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
     version = data.pop(KEY)
     if type(version) is not int or version != VERSION:
         raise UnsupportedFeature(KEY, shortened(version), "unknown version")
-    check_keys(data, {"tensors", "extras", "order", "factorizations"}, "the map")
+    check_keys(data, {"tensors", "extras", "order", "factorizations", "metadata"}, "the map")
     tensors = typed(data.get("tensors", {}), dict, "tensors")
     extras = typed(data.get("extras", []), list, "extras")
     rules = {n: parse_tensor_rule(n, entry, max_dimensions) for n, entry in tensors.items()}
@@ -212,7 +217,8 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
     weights = typed(data.get("factorizations", {}), dict, "factorizations")
     factored = {n: parse_factorization(n, entry, max_dimensions) for n, entry in weights.items()}
     extra_tensors = tuple(_extra(entry, max_dimensions) for entry in extras)
-    model_map = ModelMap(rules, extra_tensors, order, factored)
+    metadata = parse_metadata(data.get("metadata", {}))
+    model_map = ModelMap(rules, extra_tensors, order, factored, metadata)
     if len({extra.name for extra in model_map.extras}) != len(model_map.extras):
         raise MapError("two extras have one name")
     model_map.check_parts()

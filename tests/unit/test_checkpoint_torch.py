@@ -141,7 +141,7 @@ class TestReading:
 
     def test_dicts_that_hold_themselves(self, tmp_path: Path) -> None:
         content: dict[str, Any] = {"x": {"w": one}}
-        content |= {name: content for name in "abc"}
+        content |= dict.fromkeys("abc", content)
         content["y"] = content["x"]
         assert_same(loaded(saved(tmp_path, content)), {"w": np.ones(1, np.float32)})
 
