@@ -42,6 +42,7 @@ __all__ = [
     "NnrWarning",
     "TruncatedBitstream",
     "UnsupportedFeature",
+    "__version__",
     "decode",
     "encode",
     "load_file",
@@ -53,3 +54,14 @@ __all__ = [
 def __dir__() -> list[str]:
     """Return the public names."""
     return list(__all__)
+
+
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import metadata  # late: it takes longer to load than most of the package
+
+    try:
+        return metadata.version("nnr-codec")
+    except metadata.PackageNotFoundError:  # run from a checkout
+        return "(not installed)"

@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from .calibration.moments import Calibration
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
+from .checkpoints.torch_tensors import is_module, model_of_module, model_of_tensors
 from .decoding.stream_decoder import StreamDecoder
 from .decoding.unit_reader import Source
 from .encoding.model_encoder import encode_model
@@ -27,7 +28,8 @@ from .model import Model
 from .options import EncodeOptions
 from .report import EncodeReport, TensorReport
 
-ModelLike = str | os.PathLike[str] | Model | Mapping[str, Any]
+ModelLike = str | os.PathLike[str] | Model | Mapping[str, Any] | Any
+"""A path, a Model, arrays or tensors by name, or a module of torch."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class EncodeResult:
     """
 
     report: EncodeReport
-    data: bytes | None
+    data: bytes | None = field(repr=False)
 
 
 def encode(
@@ -58,8 +60,9 @@ def encode(
     """Encode a model into an NNR bitstream.
 
     Args:
-        model_or_path: a checkpoint's path, a Model, or arrays by name. One of factors with their
-            map, as ``nnr-decode --layers factorized`` writes it, is the model of their weights.
+        model_or_path: a checkpoint's path, a Model, arrays or tensors of torch by name, or a module
+            of torch. One of factors with their map, as ``nnr-decode --layers factorized`` writes
+            it, is the model of their weights.
         out: file to write, which appears complete or not at all; None: return the bytes.
         options: how; by default ``EncodeOptions()``.
         factorizations: weights of the model, by name, that travel as these factors; their dense
@@ -136,9 +139,12 @@ def _opened_model(source: ModelLike) -> Model:
         return Model(source.values(), **kept)
     if isinstance(source, str | os.PathLike):
         return open_checkpoint(source)
+    if is_module(source):
+        return model_of_module(source)
     if not isinstance(source, Mapping):
-        raise InvalidModel("model", f"is a {type(source).__name__}: not a path, Model or mapping")
-    return Model.from_arrays(source)
+        kinds = "not a path, Model, mapping or module of torch"
+        raise InvalidModel("model", f"is a {type(source).__name__}: {kinds}")
+    return model_of_tensors(source)
 
 
 def save_file(

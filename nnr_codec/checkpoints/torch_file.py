@@ -8,15 +8,22 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, BinaryIO
-
-import numpy as np
 
 from nnr_codec.checkpoints.reading import file_error, package_error, parsing
 from nnr_codec.checkpoints.state_dict import find_state_dict
 from nnr_codec.checkpoints.torch_loading import load
+from nnr_codec.checkpoints.torch_tensors import (
+    array_of,
+    check_tensor,
+    numpy_dtype,
+    parameters_of,
+    tensor_of,
+)
 from nnr_codec.errors import InvalidModel
-from nnr_codec.model import Array, Model, Parameter, dtype_of, is_extension
+from nnr_codec.model import Array, Model, Parameter
 
 _SAFE_VERSION = (2, 6)
 _METADATA = "nnr_metadata"  # attribute of the written OrderedDict
@@ -49,12 +56,12 @@ def read(path: str, key: str | None = None) -> Model:
             if not isinstance(name, str):
                 raise file_error(path, f"the name is a {type(name).__name__}, not text", str(name))
             with parsing(path, name):
-                tensors[name] = _checked(torch, path, name, tensor)
+                tensors[name] = _checked(path, name, tensor)
     stated = getattr(state, _METADATA, None)
     entries = stated.items() if isinstance(stated, dict) else ()
     metadata = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, str)}
     # The file stays mapped as long as `tensors` holds its tensors.
-    parameters = _parameters(torch, path, tensors)
+    parameters = _parameters(path, tensors)
     return Model(
         parameters, metadata=metadata, source=path, notes=found.notes(), on_close=tensors.clear
     )
@@ -70,64 +77,32 @@ def _torch(path: str) -> Any:
     return torch
 
 
-def _checked(torch: Any, path: str, name: str, tensor: Any) -> Any:
-    """Return `tensor` without gradient once it is known that numpy can hold it."""
-    refusals = {
-        "quantized": tensor.is_quantized,
-        "nested": tensor.is_nested,
-        "sparse": tensor.layout != torch.strided,
-        "complex": tensor.is_complex(),
-        "without values": tensor.device.type != "cpu",
-    }
-    for kind, refused in refusals.items():
-        if refused:
-            raise file_error(path, f"tensors that are {kind} are not supported", name)
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
-        raise file_error(path, f"tensors of type {type(tensor).__name__} are not supported", name)
-    _dtype(path, name, tensor)
+def _checked(path: str, name: str, tensor: Any) -> Any:
+    """Return `tensor` once it is known that numpy can hold it, and that the file does."""
+    if tensor.device.type != "cpu":
+        raise file_error(path, "tensors that are without values are not supported", name)
+    try:
+        checked = check_tensor(name, tensor)
+    except InvalidModel as error:
+        raise file_error(path, error.reason, name) from None
     reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
     end = (tensor.storage_offset() + reach + 1) * tensor.element_size()
     if tensor.numel() and end > tensor.untyped_storage().nbytes():
         raise file_error(path, "damaged file: the tensor is larger than its storage", name)
-    return tensor.detach()
+    return checked
 
 
-def _dtype(path: str, name: str, tensor: Any) -> np.dtype[Any]:
-    text = str(tensor.dtype).removeprefix("torch.")
-    try:
-        return dtype_of(text)
-    except KeyError:
-        raise file_error(path, f"tensors of dtype {text} are not supported", name) from None
+def _parameters(path: str, tensors: dict[str, Any]) -> list[Parameter]:
+    def load(name: str) -> Array:
+        with parsing(path, name):
+            if name not in tensors:
+                raise file_error(path, "the model is closed", name)
+            return array_of(tensors[name], numpy_dtype(name, tensors[name]))
 
-
-def _parameters(torch: Any, path: str, tensors: dict[str, Any]) -> list[Parameter]:
-    first: dict[tuple[object, ...], str] = {}
-    parameters = []
-    for name, tensor in tensors.items():
-        tied_to = None
-        if tensor.numel():  # empty tensors have no memory to share
-            memory = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-            earlier = first.setdefault(memory, name)
-            tied_to = earlier if earlier != name else None
-
-        def load(name: str = name) -> Array:
-            with parsing(path, name):
-                if name not in tensors:
-                    raise file_error(path, "the model is closed", name)
-                return _values(torch, tensors[name], _dtype(path, name, tensors[name]))
-
-        shape = tuple(tensor.shape)
-        parameters.append(Parameter(name, shape, _dtype(path, name, tensor), load, tied_to))
-    return parameters
-
-
-def _values(torch: Any, tensor: Any, dtype: np.dtype[Any]) -> Array:
-    """Return the values; torch hands numpy only the types that numpy has itself."""
-    plain = tensor.resolve_neg().contiguous()
-    if not is_extension(dtype):
-        return np.asarray(plain.numpy())
-    bits = {1: torch.uint8, 2: torch.int16}[dtype.itemsize]
-    return np.asarray(plain.view(bits).numpy().view(dtype))
+    return [
+        replace(parameter, load=partial(load, parameter.name))
+        for parameter in parameters_of(tensors)
+    ]
 
 
 def write(
@@ -147,7 +122,7 @@ def write(
         if parameter.tied_to is not None:
             state[parameter.name] = state[parameter.tied_to].detach()
         else:
-            state[parameter.name] = _tensor(torch, parameter)
+            state[parameter.name] = tensor_of(parameter.name, parameter.read().copy())
     if metadata:
         setattr(state, _METADATA, dict(metadata))
     try:
@@ -156,15 +131,3 @@ def write(
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
-
-
-def _tensor(torch: Any, parameter: Parameter) -> Any:
-    """Return the values of `parameter` as a tensor of its own memory."""
-    values = parameter.read()
-    name = parameter.dtype.name
-    if not hasattr(torch, name):
-        raise InvalidModel(parameter.name, f"this version of torch has no dtype {name}")
-    if is_extension(parameter.dtype):
-        bits = {1: np.uint8, 2: np.int16}[parameter.dtype.itemsize]
-        return torch.from_numpy(values.view(bits).copy()).view(getattr(torch, name))
-    return torch.from_numpy(values.copy())

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from .. import __version__
 from ..errors import BitstreamError, InvalidOptions, NnrError
 from ..options import DecodeLimits
 from ..options.kinds import Kind, whole
@@ -33,16 +33,9 @@ class VerificationMismatch(NnrError):
 def parser(program: str, description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that all commands have."""
     result = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
-    result.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     result.add_argument("--json", action="store_true", help="results as JSON on stdout")
     return result
-
-
-def _version() -> str:
-    try:
-        return version("nnr-codec")
-    except PackageNotFoundError:  # run from a checkout
-        return "(not installed)"
 
 
 def add_threads(result: argparse.ArgumentParser) -> None:

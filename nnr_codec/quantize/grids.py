@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..bitstream.qp import qp_delta_bits, step_size
 from ..bitstream.unit_layout import Integers
 from ..factorization.words import words_of
+from ..model import Float64
 from .integer_rate import sampled
 
 _FIRST_SAMPLE = 32
@@ -121,13 +122,13 @@ def scale_of(values: npt.NDArray[Any]) -> float | None:
     magnitudes = _magnitudes(sampled(values, _SAMPLE))
     if magnitudes is None:
         return None
-    rough = _approximate_divisor(magnitudes, float(_half_ulps(magnitudes, values.dtype)[-1]))
+    rough = _approximate_divisor(magnitudes, float(half_ulps(magnitudes, values.dtype)[-1]))
     if rough is None:
         return None
     magnitudes = _magnitudes(values)
     if magnitudes is None or magnitudes.size > _MAX_MULTIPLE:
         return None
-    return _refined(magnitudes, _half_ulps(magnitudes, values.dtype), rough)
+    return _refined(magnitudes, half_ulps(magnitudes, values.dtype), rough)
 
 
 def _magnitudes(values: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
@@ -138,11 +139,10 @@ def _magnitudes(values: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
     return distinct if distinct.size and np.isfinite(distinct).all() else None
 
 
-def _half_ulps(
-    magnitudes: npt.NDArray[np.float64], dtype: np.dtype[Any]
-) -> npt.NDArray[np.float64]:
+def half_ulps(magnitudes: Float64, dtype: np.dtype[Any]) -> Float64:
+    """Return half of what the last bit of values of a type is worth."""
     exponents = np.frexp(magnitudes)[1]
-    halves: npt.NDArray[np.float64] = np.ldexp(1.0, exponents - 1 - _mantissa_bits(dtype))
+    halves: Float64 = np.ldexp(1.0, exponents - 1 - _mantissa_bits(dtype))
     return halves
 
 

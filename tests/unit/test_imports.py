@@ -16,8 +16,10 @@ import nnr_codec
 PACKAGE = Path(nnr_codec.__file__).parent
 CONFORMANCE = Path(__file__).parents[2] / "conformance"
 FLOORS = [
+    ["__main__"],
     ["cli"],
     ["experiments"],
+    ["torch"],
     ["encoder", "decoder", "stream"],  # the front doors
     ["training"],
     ["decompose"],
@@ -32,7 +34,7 @@ FLOORS = [
 ]
 """The rooms of the package: each imports rooms of the floors below its own alone."""
 
-FRONT_DOORS = FLOORS[2]
+FRONT_DOORS = FLOORS[4]
 ENCODER_ROOMS = {"encoder", "encoding", "decompose", "calibration", "training"}
 MOST_IN_ROOT = 12
 MOST_IN_A_FOLDER = 25
@@ -59,7 +61,8 @@ def _modules() -> dict[str, Path]:
 
 
 MODULES = _modules()
-LIBRARY = sorted(name for name in MODULES if not name.startswith("nnr_codec.cli"))
+_PROGRAMS = ("nnr_codec.cli", "nnr_codec.__main__")
+LIBRARY = sorted(name for name in MODULES if not name.startswith(_PROGRAMS))
 
 
 @functools.cache

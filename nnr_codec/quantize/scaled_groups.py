@@ -1,0 +1,156 @@
+"""Tensors that were quantized already, with a scale for each channel or group of elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bitstream.unit_layout import Integers
+from ..model import Float64
+from .grids import half_ulps
+
+_GROUP_SIZES = (16, 32, 64, 128, 256, 512, 1024)
+"""Elements of a row that usually share a scale."""
+
+_LEAST_ELEMENTS = 8
+"""Of a group: fewer might be multiples of one number by chance."""
+
+_MAX_MULTIPLE = 2**12
+"""Groups with larger integers are none: a scale would hardly save anything."""
+
+_SAMPLE_GROUPS = 6
+_MAX_ROUNDS = 48  # of Euclid's algorithm
+_SCALE_TYPES = (np.float16, np.float32)  # in the order in which they are tried
+_LEAST_SCALE, _GREATEST_SCALE = 2.0**-126, 2.0**128  # of normal binary32 numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Which elements share a scale: element i has that of the index (i // run) % count.
+
+    Attributes:
+        run: elements in a row, flat, that share a scale.
+        count: number of scales.
+    """
+
+    run: int
+    count: int
+
+    def in_rows(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the values with those of one scale in a row, in the order of scales."""
+        parts = values.reshape(-1, self.count, self.run)
+        return parts.transpose(1, 0, 2).reshape(self.count, -1)
+
+    def flat(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return what `in_rows` made rows of, flat."""
+        parts = rows.reshape(self.count, -1, self.run)
+        return parts.transpose(1, 0, 2).reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledGroups:
+    """Integers and scales whose products are the values of a tensor, once rounded.
+
+    Attributes:
+        groups: which elements share a scale.
+        levels: the integers, flat.
+        scales: binary16 or binary32, one for each group.
+    """
+
+    groups: Groups
+    levels: Integers
+    scales: npt.NDArray[np.floating[Any]]
+
+
+def scaled_groups(values: npt.NDArray[Any]) -> Iterator[ScaledGroups]:
+    """Yield the ways to write values as integers times scales of channels or groups.
+
+    A sample tells of ordinary values that there are none. The caller compares the products, which
+    are near the values, with them.
+
+    Args:
+        values: of a floating-point type, in their shape.
+    """
+    for groups in _candidates(values.shape):
+        rows = groups.in_rows(values)
+        chosen = np.arange(min(groups.count, _SAMPLE_GROUPS)) * groups.count
+        sample = rows[chosen // min(groups.count, _SAMPLE_GROUPS)]
+        if _scales(sample) is None:
+            continue
+        found = _scales(rows)
+        if found is not None:
+            scales, levels = found
+            yield ScaledGroups(groups, groups.flat(levels), scales)
+
+
+def _candidates(shape: tuple[int, ...]) -> Iterator[Groups]:
+    """Yield the groups that tensors of a shape usually have: channels, and parts of rows."""
+    size = math.prod(shape)
+    for axis, count in enumerate(shape):
+        if 1 < count <= size // _LEAST_ELEMENTS:
+            yield Groups(math.prod(shape[axis + 1 :]), count)
+    for run in _GROUP_SIZES:
+        if shape and shape[-1] % run == 0 and shape[-1] > run:
+            yield Groups(run, size // run)
+
+
+def _scales(
+    rows: npt.NDArray[Any],
+) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.int32]] | None:
+    """Return the scales of rows and their integers; None if a row has no scale."""
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        wide: Float64 = rows.astype(np.float64)
+    if not np.isfinite(wide).all():
+        return None
+    magnitudes = np.abs(wide)
+    half_ulp = half_ulps(magnitudes, rows.dtype)
+    rough = _divisors(magnitudes, half_ulp.max(axis=1))
+    if rough is None:
+        return None
+    multiples = np.rint(magnitudes / rough[:, None])
+    if multiples.max() > _MAX_MULTIPLE:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low = np.where(multiples > 0, (magnitudes - half_ulp) / multiples, 0).max(axis=1)
+        high = np.where(multiples > 0, (magnitudes + half_ulp) / multiples, np.inf).min(axis=1)
+    middle = np.where(np.isfinite(high), (low + high) / 2, rough)
+    for kind in _SCALE_TYPES:
+        with np.errstate(over="ignore"):
+            scales = middle.astype(kind)
+        wide_scales = scales.astype(np.float64)
+        is_normal = (wide_scales >= _LEAST_SCALE) & (wide_scales < _GREATEST_SCALE)
+        if is_normal.all() and ((wide_scales >= low) & (wide_scales <= high)).all():
+            levels = np.copysign(multiples, wide).astype(np.int32)
+            return scales, levels
+    return None
+
+
+def _divisors(magnitudes: Float64, errors: Float64) -> Float64 | None:
+    """Euclid's algorithm on all rows at once, whose values are uncertain by `errors`.
+
+    None if the values of a row are no multiples of one number. A row of zeros gets the divisor of
+    another row.
+    """
+    largest = magnitudes.max(axis=1)
+    has_values = largest > 0
+    if not has_values.any():
+        return None
+    divisors = np.where(magnitudes > 0, magnitudes, np.inf).min(axis=1)
+    divisors[~has_values] = divisors[has_values][0]
+    for _ in range(_MAX_ROUNDS):
+        too_fine = (divisors * _MAX_MULTIPLE < largest) | (divisors < 4 * errors)
+        if (too_fine & has_values).any():
+            return None
+        multiples = np.rint(magnitudes / divisors[:, None])
+        rest = np.abs(magnitudes - multiples * divisors[:, None])
+        # The divisor's own uncertainty grows with the multiple.
+        left = np.where(rest > errors[:, None] * (2 + multiples), rest, np.inf).min(axis=1)
+        if np.isinf(left).all():
+            return divisors
+        divisors = np.where(np.isinf(left), divisors, left)
+    return None
