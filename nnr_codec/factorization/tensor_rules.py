@@ -6,6 +6,7 @@ spec/model_map.md, "How a coded tensor comes back", has the definition of every 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ..model import dtype_of, is_float
+from .grid_meanings import Grid, GroupedGrid
 from .map_checks import MapError, check_keys, checked_dtype, checked_shape, shortened, typed
-from .words import is_rotated, words_from_signed
+from .meanings import Meaning
+from .word_meanings import Bits, Fields, Halves, Mantissas, Table
 
-MAX_TABLE = 2**16
-"""Entries of a table of values."""
+_MEANINGS: dict[str, type[Meaning]] = {
+    **{"scale": Grid, "scales": GroupedGrid, "table": Table, "low": Halves},
+    **{"mantissas": Mantissas, "fields": Fields, "bits": Bits},
+}
+"""By the key that tells each; where one has several of these keys, by the first."""
 
-_LEAST_SCALE, _GREATEST_SCALE = 2.0**-126, 2.0**128  # of normal binary32 numbers
-_MEANINGS = ("scale", "bits", "table", "low")
-_KEYS = {"dtype", "shape", *_MEANINGS}
+_KEYS = {"dtype", "shape"}.union(*(meaning.keys() for meaning in _MEANINGS.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,34 +35,39 @@ class TensorRule:
     Attributes:
         dtype: element type, by the name of ``nnr_codec.model.dtype_of``.
         shape: dimensions, of as many elements.
-        scale: the integers times this are the values.
-        bits: the integers are the values' bits, around this bias; with `low`: their high halves.
-        table: name of the part that holds the values, of which the integers are indices.
-        low: name of the part that holds the low halves of 64-bit values.
+        meaning: what its integers stand for.
     """
 
     dtype: str | None = None
     shape: tuple[int, ...] | None = None
-    scale: float | None = None
-    bits: int | None = None
-    table: str | None = None
-    low: str | None = None
+    meaning: Meaning | None = None
 
     @property
     def part(self) -> str | None:
         """Name of the second coded tensor that it is made of, or None."""
-        return self.low if self.table is None else self.table
+        return None if self.meaning is None else self.meaning.part
 
     @property
-    def meaning(self) -> str | None:
-        """What its integers are: "scale", "table", "low" or "bits"; None: nothing but values."""
-        keys = (key for key in ("scale", "table", "low", "bits") if getattr(self, key) is not None)
-        return next(keys, None)
+    def integers_per_value(self) -> int:
+        """How many integers are coded for each of its values."""
+        if not isinstance(self.meaning, Fields) or self.dtype is None:
+            return 1
+        return self.meaning.integers_in(dtype_of(self.dtype))
+
+    def check_elements(self, coded: int) -> None:
+        """Check that a tensor of so many coded elements has its shape.
+
+        Raises:
+            MapError: it has not.
+        """
+        if self.shape is not None and math.prod(self.shape) * self.integers_per_value != coded:
+            raise MapError(f"{coded} elements, not {self.shape} as in the model map")
 
     def to_json(self) -> dict[str, Any]:
         """Return the keys that say something."""
-        items = {key: getattr(self, key) for key in ("dtype", "shape", *_MEANINGS)}
-        return {key: value for key, value in items.items() if value is not None}
+        items = {"dtype": self.dtype, "shape": self.shape}
+        said = {key: value for key, value in items.items() if value is not None}
+        return said if self.meaning is None else said | self.meaning.to_json()
 
 
 def parse_tensor_rule(name: str, data: Any, max_dimensions: int) -> TensorRule:
@@ -69,48 +78,41 @@ def parse_tensor_rule(name: str, data: Any, max_dimensions: int) -> TensorRule:
     """
     typed(data, dict, name)
     check_keys(data, _KEYS, name)
-    rule = TensorRule(
-        checked_dtype(data["dtype"]) if "dtype" in data else None,
-        checked_shape(data["shape"], max_dimensions) if "shape" in data else None,
-        _scale(data["scale"]) if "scale" in data else None,
-        typed(data["bits"], int, "bits") if "bits" in data else None,
-        typed(data["table"], str, "table") if "table" in data else None,
-        typed(data["low"], str, "low") if "low" in data else None,
-    )
+    dtype = checked_dtype(data["dtype"]) if "dtype" in data else None
+    shape = checked_shape(data["shape"], max_dimensions) if "shape" in data else None
+    rule = TensorRule(dtype, shape, _meaning(name, data))
     _check_meaning(name, rule)
     return rule
 
 
-def _scale(value: Any) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and _LEAST_SCALE <= value < _GREATEST_SCALE:
-        scale = float(value)
-        if scale < _GREATEST_SCALE:  # to which whole numbers just below it are rounded
-            return scale
-    raise MapError(f"{shortened(value)} is no scale: a positive, normal binary32 number's size")
+def _meaning(name: str, data: Mapping[str, Any]) -> Meaning | None:
+    keys = [key for key in data if key not in ("dtype", "shape")]
+    telling = [key for key in _MEANINGS if key in keys]
+    if not telling:
+        if keys:
+            raise MapError(f"{shortened(name)}: {keys[0]} alone says nothing")
+        return None
+    kind = _MEANINGS[telling[0]]
+    others = [key for key in keys if key not in kind.keys()]
+    if others:
+        raise MapError(f"{shortened(name)}: {telling[0]} and {others[0]} exclude each other")
+    return kind.parse(data)
 
 
 def _check_meaning(name: str, rule: TensorRule) -> None:
-    """Check that an entry's keys go together."""
-    keys = [key for key in _MEANINGS if getattr(rule, key) is not None]
-    if not keys:
+    """Check that what an entry says goes together."""
+    if rule.meaning is None:
         return
-    if keys not in (["scale"], ["table"], ["bits"], ["low"], ["bits", "low"]):
-        raise MapError(f"{shortened(name)}: {' and '.join(keys)} exclude each other")
     if rule.dtype is None or rule.dtype == "bool":
-        raise MapError(f"{shortened(name)}: {keys[0]} needs a dtype that is not bool")
-    dtype = dtype_of(rule.dtype)
-    if rule.scale is not None:
-        fits = is_float(dtype)
-    else:
-        fits = (dtype.itemsize == 8) == (rule.low is not None)
-    if not fits:
-        raise MapError(f"{shortened(name)}: {keys[-1]} does not go with {dtype}")
+        raise MapError(f"{shortened(name)}: {rule.meaning.kind} needs a dtype that is not bool")
+    try:
+        rule.meaning.check(dtype_of(rule.dtype))
+    except MapError as error:
+        raise MapError(f"{shortened(name)}: {error}") from None
     if rule.part == name:
         raise MapError(f"{shortened(name)} is a part of itself")
-    word_bits = 8 * min(dtype.itemsize, 4)
-    if rule.bits is not None and (type(rule.bits) is bool or not 0 <= rule.bits < 1 << word_bits):
-        raise MapError(f"{shortened(name)}: {shortened(rule.bits)} is no bias of {word_bits} bits")
+    if isinstance(rule.meaning, Fields) and rule.shape is None:
+        raise MapError(f"{shortened(name)}: fields need a shape")
 
 
 def apply_rule(
@@ -126,15 +128,16 @@ def apply_rule(
     Raises:
         MapError: the entry does not fit them.
     """
-    if rule.shape is not None and math.prod(rule.shape) != values.size:
-        raise MapError(f"{values.size} elements, not {rule.shape} as in the model map")
+    rule.check_elements(values.size)
+    shape = values.shape if rule.shape is None else rule.shape
     if rule.dtype is not None:
         dtype = dtype_of(rule.dtype)
         if rule.meaning is None:
             values = _converted(values, dtype)
         else:
-            values = _from_integers(rule, _integers(values), part, dtype)
-    return values if rule.shape is None else values.reshape(rule.shape)
+            second = None if part is None else _integers(part)
+            values = rule.meaning.values(_integers(values), second, dtype)
+    return values.reshape(shape)
 
 
 def _converted(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -151,71 +154,4 @@ def _converted(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[An
 def _integers(values: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     if values.dtype != np.int32:
         raise MapError(f"the model map wants integers of 32 bits, the unit holds {values.dtype}")
-    return values
-
-
-def _from_integers(
-    rule: TensorRule,
-    integers: npt.NDArray[np.int32],
-    part: npt.NDArray[Any] | None,
-    dtype: np.dtype[Any],
-) -> npt.NDArray[Any]:
-    """Turn integers into the values that they stand for."""
-    if rule.scale is not None:
-        return _multiples(integers, rule.scale, dtype)
-    if rule.part is None:
-        return _words(rule, integers, dtype.itemsize, dtype).view(dtype)
-    if part is None:
-        raise MapError(f"{shortened(rule.part)} does not come before what it is a part of")
-    second = _integers(part)
-    if rule.table is not None:
-        return _looked_up(integers, second, dtype)
-    if second.shape != integers.shape:
-        raise MapError(f"halves of the shapes {integers.shape} and {second.shape}")
-    high = _words(rule, integers, 4, dtype).astype(np.uint64)
-    high <<= np.uint64(32)  # in place: such tensors are large
-    high |= second.view(np.uint32)
-    return high.view(dtype)
-
-
-def _multiples(
-    integers: npt.NDArray[np.int32], scale: float, dtype: np.dtype[Any]
-) -> npt.NDArray[Any]:
-    """Return the values on a grid, all of which are finite."""
-    ends = np.array([integers.min(), integers.max()], np.int32)
-    if not np.isfinite(scaled(ends, scale, dtype)).all():
-        raise MapError(f"a multiple of the scale {scale:g} is beyond {dtype}")
-    return scaled(integers, scale, dtype)
-
-
-def scaled(integers: npt.NDArray[np.int32], scale: float, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Multiply in binary64, round to binary32 (but for float64), then to `dtype`."""
-    with np.errstate(all="ignore"):
-        product = integers.astype(np.float64) * np.float64(scale)
-        return product if dtype == np.float64 else product.astype(np.float32).astype(dtype)
-
-
-def _words(
-    rule: TensorRule, integers: npt.NDArray[np.int32], itemsize: int, dtype: np.dtype[Any]
-) -> npt.NDArray[Any]:
-    if rule.bits is None:
-        return integers.view(np.uint32)
-    try:
-        return words_from_signed(integers, rule.bits, is_rotated(dtype), itemsize)
-    except ValueError as error:
-        raise MapError(str(error)) from None
-
-
-def _looked_up(
-    indices: npt.NDArray[np.int32], differences: npt.NDArray[np.int32], dtype: np.dtype[Any]
-) -> npt.NDArray[Any]:
-    """Look indices up, negative ones from the table's end."""
-    size = differences.size
-    if differences.ndim != 1 or size > MAX_TABLE:
-        raise MapError(f"a table of shape {differences.shape}; at most {MAX_TABLE} entries")
-    if int(indices.min()) < -size or int(indices.max()) >= size:
-        raise MapError("an index outside the table")
-    words = np.cumsum(differences.view(np.uint32), dtype=np.uint32)  # modulo 2**32
-    table = words.astype(f"u{dtype.itemsize}").view(dtype)
-    values: npt.NDArray[Any] = table[indices]
     return values

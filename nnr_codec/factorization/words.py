@@ -1,4 +1,5 @@
-"""Values as words of bits, and words as small signed integers (spec/model_map.md, "Words")."""
+"""Values as words of bits, and words as small signed integers (spec/model_map.md,
+"What integers mean")."""
 
 from __future__ import annotations
 
@@ -21,6 +22,12 @@ def words_of(values: npt.NDArray[Any]) -> Words:
 def is_rotated(dtype: np.dtype[Any]) -> bool:
     """Whether words of this type have a sign bit on top of a magnitude, and are rotated."""
     return is_signed_float(dtype)
+
+
+def mantissa_bits(dtype: np.dtype[Any]) -> int:
+    """Return the bits of the mantissa that words of a floating-point type have, not the hidden one."""
+    known = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}
+    return known.get(dtype.name, 3 if "e4m3" in dtype.name else 2)
 
 
 def rotated_left(words: Words) -> Words:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..bitstream.qp import qp_delta_bits, step_size
 from ..bitstream.unit_layout import Integers
-from ..factorization.words import words_of
+from ..factorization.words import mantissa_bits, words_of
 from ..model import Float64
 from .integer_rate import sampled
 
@@ -142,14 +142,8 @@ def _magnitudes(values: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
 def half_ulps(magnitudes: Float64, dtype: np.dtype[Any]) -> Float64:
     """Return half of what the last bit of values of a type is worth."""
     exponents = np.frexp(magnitudes)[1]
-    halves: Float64 = np.ldexp(1.0, exponents - 1 - _mantissa_bits(dtype))
+    halves: Float64 = np.ldexp(1.0, exponents - 2 - mantissa_bits(dtype))
     return halves
-
-
-def _mantissa_bits(dtype: np.dtype[Any]) -> int:
-    """Return the bits of precision of a floating-point type."""
-    known = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
-    return known.get(dtype.name, 4 if "e4m3" in dtype.name else 3)
 
 
 def _approximate_divisor(magnitudes: npt.NDArray[np.float64], error: float) -> float | None:
