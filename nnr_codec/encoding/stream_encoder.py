@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
 
-from ..bitstream import Topology, write_mps, write_start, write_topology
+from ..bitstream import StartUnit, Topology, write_record
 from ..report import TensorReport
 from .grouping import SAVED_BYTES
 from .plan import StreamPlan
@@ -68,8 +68,8 @@ def encode_stream(
         InvalidModel: a tensor cannot be coded.
     """
     profile = plan.context.profile
-    topology = Topology(topology_data=plan.map_text)
-    head = write_start(profile) + write_mps(plan.mps, profile) + write_topology(topology)
+    records = StartUnit(profile), plan.mps, Topology(topology_data=plan.map_text)
+    head = b"".join(write_record(record, profile) for record in records)
     file.write(head)
     draft = Draft(file, profile, len(head))
     encode = partial(encode_unit, plan.context)

@@ -88,7 +88,7 @@ def test_steps_outside_binary32() -> None:
             lps = nnr.LayerParameterSet(
                 lps_qp_density=density, lps_quantization_parameter=parameter
             )
-            found = outcome(start + nnr.write_lps(lps) + unit)
+            found = outcome(start + nnr.write_record(lps) + unit)
             assert is_error(found) or all(np.isfinite(np.frombuffer(found[0][3], found[0][1])))
     del context
 

@@ -16,10 +16,9 @@ from nnr_codec.bitstream import (
     ModelParameterSet,
     ParameterTypes,
     PayloadType,
+    StartUnit,
     Topology,
-    write_mps,
-    write_start,
-    write_topology,
+    write_record,
 )
 from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 
@@ -29,8 +28,8 @@ Levels = npt.NDArray[np.int32]
 def head(context: Context) -> bytes:
     """The units before the data units."""
     mps = context.mps or ModelParameterSet()
-    start = write_start(context.profile) + write_mps(mps, context.profile)
-    return start + write_topology(Topology())
+    start = write_record(StartUnit(context.profile)) + write_record(mps, context.profile)
+    return start + write_record(Topology())
 
 
 def block_names(types: int, stem: str = "layer") -> list[str]:

@@ -31,15 +31,12 @@ from nnr_codec.bitstream import (
     PruningEntry,
     QuantizationData,
     SparsificationEntry,
+    StartUnit,
     Topology,
     TopologyFormat,
     entry_point_count,
     write_data_unit,
-    write_lps,
-    write_mps,
-    write_quantization_data,
-    write_start,
-    write_topology,
+    write_record,
     write_unit,
 )
 from nnr_codec.bitstream.unit_layout import ParentData
@@ -62,10 +59,13 @@ def _with_mps(**fields: object) -> bytes:
     return head(context) + _data(context)
 
 
+def _start() -> bytes:
+    return write_record(StartUnit()) + write_record(ModelParameterSet())
+
+
 def _with_topology(*arguments: object) -> bytes:
     topology = Topology(*arguments)  # type: ignore[arg-type]
-    start = write_start(0) + write_mps(ModelParameterSet(), 0)
-    return start + write_topology(topology) + _data(PLAIN)
+    return _start() + write_record(topology) + _data(PLAIN)
 
 
 def _one_column(entry_points: int) -> bytes:
@@ -85,8 +85,8 @@ ACCEPTED = {
     "text as PyTorch topology": lambda: _with_topology(TopologyFormat.PYT, 0, "net"),
     "text as TensorFlow topology": lambda: _with_topology(TopologyFormat.TEF, 0, "net"),
     "a long topology": lambda: _with_topology(0, 0, "x" * 60000),
-    "no topology": lambda: write_start(0) + write_mps(ModelParameterSet(), 0) + _data(PLAIN),
-    "topology behind the data": lambda: head(PLAIN) + _data(PLAIN) + write_topology(Topology()),
+    "no topology": lambda: _start() + _data(PLAIN),
+    "topology behind the data": lambda: head(PLAIN) + _data(PLAIN) + write_record(Topology()),
     "no unary length": lambda: head(PLAIN) + _data(PLAIN, cabac_unary_length_minus1=None),
     "parameter types of a FLOAT unit": lambda: (
         head(PLAIN) + _data(PLAIN, compressed_parameter_types=14)
@@ -108,13 +108,13 @@ def _after_head(extra: bytes, context: Context = PLAIN) -> bytes:
 
 def _lps() -> bytes:
     lps = LayerParameterSet(lps_quantization_parameter=16)
-    return _after_head(write_lps(lps), replace(PLAIN, lps=lps))
+    return _after_head(write_record(lps), replace(PLAIN, lps=lps))
 
 
 REFUSED = {
     "layer parameter set": (_lps, "lps_decomposition_performance_map_flag"),
     "quantization data": (
-        lambda: _after_head(write_quantization_data(QuantizationData())),
+        lambda: _after_head(write_record(QuantizationData())),
         "not yet implemented",
     ),
     "private unit": (lambda: _after_head(write_unit(40, b"abc")), "40 is not specified"),
