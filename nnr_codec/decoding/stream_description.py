@@ -12,7 +12,7 @@ import numpy as np
 from .._core import TensorSyntax, decode_codeword, peek_qp_delta
 from ..bitstream import Context, DataUnit, ParsedUnit, PayloadType
 from ..bitstream.qp import qp_delta_bits
-from ..bitstream.unit_layout import ParentData, TensorLayout, tensor_layouts
+from ..bitstream.unit_layout import TensorLayout, tensor_layouts
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import Factorization, factors_of
 from ..factorization.model_map import Extra
@@ -108,7 +108,7 @@ def _rows(units: Sequence[ParsedUnit], stream: StreamMap) -> Iterator[list[_Row]
 
 def _tensors(parsed: ParsedUnit, record: DataUnit, stream: StreamMap) -> dict[str, TensorInfo]:
     """Describe the coded tensors of a data unit, by name; its bytes stand with the largest."""
-    layouts = tensor_layouts(record, parsed.context, lambda name, elements: ParentData())
+    layouts = tensor_layouts(record, parsed.context)
     largest = max(layouts, key=lambda layout: math.prod(layout.shape)).name
     coded = record.payload_type != PayloadType.RAW_FLOAT
     infos = {}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .._core import dequantize, dequantize_in_place
 from ..bitstream import Codebook, DataFormat, DataUnit, NodeId, ParsedUnit, PayloadType
 from ..bitstream.qp import step_size
-from ..bitstream.unit_layout import Integers, look_up, role_shape
+from ..bitstream.unit_layout import Integers, role_shape
 from ..errors import LimitExceeded, UnsupportedFeature
 from ..factorization.map_checks import MapError
 from ..factorization.tensor_rules import TensorRule, apply_rule
@@ -176,12 +176,15 @@ class _UnitDecoder:
             raise self.invalid(str(error)) from None
 
     def _apply_codebook(self, integers: Integers, codebook: Codebook | None) -> Integers:
-        if codebook is not None:
-            lowest, highest = int(integers.min()), int(integers.max())
-            past = len(codebook.values) - codebook.zero_offset
-            if lowest < -codebook.zero_offset or highest >= past:
-                raise self.invalid("an integer points outside the codebook")
-        return look_up(integers, codebook)
+        if codebook is None:
+            return integers
+        lowest, highest = int(integers.min()), int(integers.max())
+        past = len(codebook.values) - codebook.zero_offset
+        if lowest < -codebook.zero_offset or highest >= past:
+            raise self.invalid("an integer points outside the codebook")
+        values: Integers = np.array(codebook.values, dtype=np.int32)
+        looked_up: Integers = values[integers + np.int32(codebook.zero_offset)]
+        return looked_up
 
     def _to_float_type(self, values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         with np.errstate(over="ignore"):  # what is too large for the type becomes infinite

@@ -183,7 +183,7 @@ def _needs_codebook(vector: TensorPlan, search: ToolSearch) -> bool:
         PayloadType.FLOAT, [parameter.name], tensor_dimensions=list(parameter.shape) or [1]
     )
     with_codebook, without = (
-        len(search.smallest(record, tools, quantized.levels, quantized.qp).data)
+        len(search.smallest(record, tools, quantized.levels, quantized.qp))
         for tools in (options, replace(options, codebook=False))
     )
     return with_codebook + USUALLY_SAVED_BYTES < without

@@ -17,7 +17,7 @@ from ..decoding.series import Series
 from ..options import EncodeOptions
 from ..quantize.codebook import codebook_of, promises_codebook
 from .tensor_quantizer import QuantizedTensor
-from .unit_encoder import CodedLevels, EncodedUnit, encode_data_unit
+from .unit_encoder import CodedLevels, encode_data_unit
 
 _INFORMATION_LEFT = 0.25
 """The part of a zero's information that it takes where the contexts expect zeros (measured)."""
@@ -46,7 +46,7 @@ class ToolSearch:
         levels: Integers,
         qp: int,
         vectors: Mapping[str, CodedLevels] | None = None,
-    ) -> EncodedUnit:
+    ) -> bytes:
         """Encode with every combination of the tools that are allowed, and keep the smallest.
 
         Args:
@@ -56,8 +56,7 @@ class ToolSearch:
             qp: its quantization parameter; ignored for INT.
             vectors: the other tensors of a block, by role.
         """
-        units = self._candidates(record, options, levels, qp, vectors or {})
-        return min(units, key=lambda unit: len(unit.data))
+        return min(self._candidates(record, options, levels, qp, vectors or {}), key=len)
 
     def _candidates(
         self,
@@ -66,7 +65,7 @@ class ToolSearch:
         levels: Integers,
         qp: int,
         vectors: Mapping[str, CodedLevels],
-    ) -> Iterator[EncodedUnit]:
+    ) -> Iterator[bytes]:
         rows, cols = matrix_shape(tuple(record.tensor_dimensions or ()))
         record.dq_flag = int(options.dq)
         record.scan_order = options.scan_order if rows > 1 and cols > 1 else 0

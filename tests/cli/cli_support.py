@@ -112,7 +112,7 @@ def decomposed_stream() -> tuple[bytes, np.ndarray, np.ndarray]:
     )
     mps = ModelParameterSet()
     unit = encode_data_unit(record, {"G": CodedLevels(g), "H": CodedLevels(h)}, Context(0, mps))
-    data = write_record(StartUnit()) + write_record(mps) + unit.data
+    data = write_record(StartUnit()) + write_record(mps) + unit
     return data, g.astype(np.float32), h.astype(np.float32)
 
 

@@ -151,7 +151,7 @@ def block_stream(profile: int, scan_order: int) -> bytes:
     )
     sizes = {"G": 60, "H": 45}
     coded = {r: CodedLevels(ramp(sizes.get(r, 20))) for r in record.coding_roles()}
-    unit = encode_data_unit(record, coded, context).data
+    unit = encode_data_unit(record, coded, context)
     private = nnr.write_unit(33, b"anything")
     return start + private + nnr.write_record(lps) + nnr.write_record(nnr.Topology()) + unit
 

@@ -72,7 +72,7 @@ def random_levels(
 def unit(record: DataUnit, levels: Mapping[str, Levels], context: Context, **choices: Any) -> bytes:
     """The data unit of `record`; `choices` are those of ``CodedLevels`` for all of its tensors."""
     coded = {role: CodedLevels(values, **choices) for role, values in levels.items()}
-    return encode_data_unit(record, coded, context).data
+    return encode_data_unit(record, coded, context)
 
 
 def floats(name: str, shape: Sequence[int], **fields: Any) -> DataUnit:

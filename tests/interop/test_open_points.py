@@ -35,11 +35,13 @@ from nnr_codec.bitstream import (
     Topology,
     TopologyFormat,
     entry_point_count,
+    parse_units,
     write_data_unit,
     write_record,
     write_unit,
 )
 from nnr_codec.bitstream.unit_layout import ParentData
+from nnr_codec.decoding.unit_decoder import decode_data_unit
 from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 
 pytestmark = pytest.mark.interop
@@ -68,6 +70,11 @@ def _with_topology(*arguments: object) -> bytes:
     return _start() + write_record(topology) + _data(PLAIN)
 
 
+def _payload(unit: bytes) -> memoryview:
+    *_, parsed = parse_units(head(PLAIN) + unit)
+    return parsed.payload
+
+
 def _one_column(entry_points: int) -> bytes:
     """A matrix of one column with a scan order, its entry points empty: it has no block rows."""
     shape = (40, 1)
@@ -75,7 +82,7 @@ def _one_column(entry_points: int) -> bytes:
     coded = encode_data_unit(floats("w", shape), {"weight": CodedLevels(levels, -10)}, PLAIN)
     record = floats("w", shape, scan_order=1, entry_points=[EntryPoint()] * entry_points)
     assert entry_point_count(record) == entry_points
-    return head(PLAIN) + write_data_unit(record, coded.data[-coded.payload_bytes :], PLAIN)
+    return head(PLAIN) + write_data_unit(record, _payload(coded), PLAIN)
 
 
 ACCEPTED = {
@@ -155,7 +162,7 @@ def test_integers_with_dq_flag(peer: Peer) -> None:
     record = DataUnit(PayloadType.INT, ["i"], tensor_dimensions=list(SHAPE))
     coded = encode_data_unit(record, {"weight": CodedLevels(levels)}, PLAIN)
     record = replace(record, dq_flag=1)
-    data = write_data_unit(record, coded.data[-coded.payload_bytes :], PLAIN)
+    data = write_data_unit(record, _payload(coded), PLAIN)
     assert np.array_equal(peer.decode(head(PLAIN) + data)["i"].reshape(-1), levels)
 
 
@@ -167,14 +174,17 @@ def _series(base: Context, node_id: NodeId | None, parent: Parent, depth: int) -
         {"weight": CodedLevels(random_levels(rng, SHAPE, 1.5), -10)},
         base,
     )
-    integers = first.integers["weight"]
+    *_, parsed = parse_units(head(base) + first)
+    (tensor,) = decode_data_unit(parsed)
+    integers = tensor.integers
+    assert integers is not None
     second = encode_data_unit(
         floats("w", SHAPE, node_id=NodeId(0, 0, depth), parent=parent),
         {"weight": CodedLevels(random_levels(rng, SHAPE, 1.0), -10)},
         SIGNALLING,
         lambda _name, _elements: ParentData(integers, (integers != 0).astype(np.uint8)),
     )
-    return [head(base) + first.data, head(SIGNALLING) + second.data]
+    return [head(base) + first, head(SIGNALLING) + second]
 
 
 TEMPORAL = Parent(temporal_context_modeling_flag=1)

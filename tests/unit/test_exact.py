@@ -293,7 +293,7 @@ def test_signalling_nans_of_another_type_warn_of_nothing(dtype: str) -> None:
     parameters = DataUnit(PayloadType.RAW_FLOAT, ["w"], tensor_dimensions=[values.size])
     units[2:] = [
         with_map(tensors={"w": {"dtype": dtype}}),
-        encode_raw_floats(parameters, values, Context()).data,
+        encode_raw_floats(parameters, values, Context()),
     ]
     found = nnr_codec.decode(b"".join(units))["w"]
     assert found.dtype == dtype

@@ -266,7 +266,7 @@ def block_stream(model_map: str, units: Sequence[dict[str, str]]) -> bytes:
         )
         sizes = {role: 4 if role == "weight" else 2 for role in names}
         levels = {role: CodedLevels(np.ones(size, np.int32)) for role, size in sizes.items()}
-        data += encode_data_unit(record, levels, context).data
+        data += encode_data_unit(record, levels, context)
     return data
 
 

@@ -103,7 +103,7 @@ def block(*names: str, data_format: DataFormat | None = None) -> bytes:
         role: CodedLevels(np.arange(size, dtype=np.int32) - 5)
         for role, size in (("G", 8), ("H", 12))
     }
-    unit = encode_data_unit(record, coded, Context(0, mps)).data
+    unit = encode_data_unit(record, coded, Context(0, mps))
     return b"".join([write_record(StartUnit()), write_record(mps), write_record(Topology()), unit])
 
 
