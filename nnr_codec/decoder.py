@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .decoding.stream_decoder import StreamDecoder
+from .decoding.stream_decoder import Source, StreamDecoder
 from .decoding.stream_map import Layers
-from .decoding.unit_reader import Source
 from .options import DecodeLimits
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from .calibration.moments import Calibration
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
-from .decoding.stream_decoder import StreamDecoder
-from .decoding.unit_reader import Source
+from .decoding.stream_decoder import Source, StreamDecoder
 from .encoding.model_encoder import encode_model
 from .encoding.plan import stream_profile
 from .errors import InvalidModel, naming
@@ -86,11 +84,13 @@ def encode(
     series = StreamDecoder(parents=parents, executor=executor).series
     stream_profile(options, series)  # refuses what no model could make right
 
+    target: AbstractContextManager[BinaryIO] = nullcontext(io.BytesIO())
+    if out is not None:
+        target = atomic_output(out, overwrite=overwrite)
     with (
-        ExitStack() as files,
         _opened_model(model_or_path) as opened,
-        _naming(opened),
-        _output(out, overwrite=overwrite) as output,
+        naming(opened.source, InvalidModel),
+        target as output,
     ):
         model, given = with_weights(opened)
         if factorizations is None and options.decomposes:
@@ -99,28 +99,17 @@ def encode(
             dense = {name: parameter for name, parameter in model.items() if name not in given}
             made = decompose_model(dense, options, calibration=calibration, executor=executor)
             factorizations, options = made.factorizations, made.adapted(options)
-        kept = encode_model(
+        report = encode_model(
             model,
             {**given, **(factorizations or {})},
             options,
-            files,
+            output,
             series=series,
             executor=executor,
             progress=progress,
         )
-        shutil.copyfileobj(kept.file, output)
         data = output.getvalue() if isinstance(output, io.BytesIO) else None
-    return EncodeResult(replace(kept.report, seconds=time.perf_counter() - start), data)
-
-
-def _output(
-    out: str | os.PathLike[str] | None, *, overwrite: bool
-) -> AbstractContextManager[BinaryIO]:
-    return nullcontext(io.BytesIO()) if out is None else atomic_output(out, overwrite=overwrite)
-
-
-def _naming(model: Model) -> AbstractContextManager[None]:
-    return nullcontext() if model.source is None else naming(model.source, InvalidModel)
+    return EncodeResult(replace(report, seconds=time.perf_counter() - start), data)
 
 
 def _opened_model(source: ModelLike) -> Model:

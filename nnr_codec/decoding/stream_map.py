@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from ..bitstream import DataUnit, ParsedUnit
-from ..errors import InvalidOptions
+from ..bitstream import DataUnit, ParsedUnit, Topology, parse_units
+from ..errors import InvalidOptions, LimitExceeded
 from ..factorization.factorizations import Factorization
 from ..factorization.map_checks import MapError
 from ..factorization.model_map import ModelMap
 from ..factorization.tensor_rules import TensorRule
 from ..model import dtype_of, is_signed_float
+from ..options import DecodeLimits
 
 Layers = Literal["dense", "factorized"]
 
@@ -30,6 +32,28 @@ class StreamMap:
         self.model_map = ModelMap()
         self.factorizations: dict[str, Factorization] = {}
         self._ties: dict[str, list[str]] = {}
+
+    def units(self, source: Any, limits: DecodeLimits) -> Iterator[ParsedUnit]:
+        """Parse all units of a stream, within the limit of all elements, and note them.
+
+        The weights that are made of factors count with the first unit already, ties with their
+        tensor.
+        """
+        coded, formed = 0, 0
+        for parsed in parse_units(source, limits):
+            self.note(parsed)
+            if isinstance(parsed.record, Topology):
+                weights = self.model_map.factorizations.items()
+                formed = sum(entry.elements * (1 + len(self.ties(n))) for n, entry in weights)
+            elif isinstance(parsed.record, DataUnit):
+                coded += parsed.record.decoded_elements
+                if self.model_map.extras:
+                    names = [name for name, _ in parsed.record.decoded_roles()]
+                    ties = sum(len(self.ties(name)) for name in names)
+                    coded += parsed.record.decoded_elements * ties
+                if coded + formed > limits.max_elements:
+                    raise LimitExceeded("max_elements", coded + formed, limits.max_elements)
+            yield parsed
 
     def note(self, parsed: ParsedUnit) -> None:
         """Read a unit's header: the stream's map, or a weight in factors of its own."""

@@ -35,6 +35,8 @@ class Draft:
         factors: those of the coded tensors that are factors and do not come back exactly, by name.
         skippable_bytes: about what row skipping would have saved, had the profile allowed it, less
             what that profile costs.
+        qp_offset: what was added to every qp to reach a target size.
+        encodings: streams that were begun to reach it, this one included.
     """
 
     file: BinaryIO
@@ -43,6 +45,8 @@ class Draft:
     tensors: list[TensorReport] = field(default_factory=list)
     factors: dict[str, QuantizedFactor] = field(default_factory=dict)
     skippable_bytes: float = 0.0
+    qp_offset: int = 0
+    encodings: int = 1
 
     @property
     def bytes(self) -> int:
