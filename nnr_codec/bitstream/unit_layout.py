@@ -68,35 +68,32 @@ def tensor_layouts(
         parent_data: called for the tensors of a unit that has a parent; None: as without one.
     """
     names = dict(zip(record.name_roles(), record.names, strict=True))
-    roles = record.coding_roles()
-    return [_layout(record, context, role, names[role], parent_data) for role in roles]
-
-
-def _layout(
-    record: DataUnit, context: Context, role: str, name: str, parent_data: ParentLookup | None
-) -> TensorLayout:
-    shape = role_shape(record, role)
-    rows, cols = matrix_shape(shape)
-    has_codebook = bool(record.codebooks) and role in ("weight", "G", "H")
-    codebook = record.codebooks[role == "H"] if has_codebook else None
-    earlier = ParentData()
-    if record.parent is not None and parent_data is not None:
-        earlier = parent_data(name, rows * cols)
-    syntax = TensorSyntax(
-        rows,
-        cols,
-        unary_length=record.unary_length,
-        dependent_quantization=bool(record.dq_flag) and record.payload_type != PayloadType.INT,
-        scan_order=record.scan_order,
-        second_edition=context.profile == 1,
-        codebook_size=len(codebook.values) if codebook else 0,
-        codebook_zero_offset=codebook.zero_offset if codebook else 0,
-        parent_present=record.parent is not None,
-        temporal_contexts=bool(record.parent and record.parent.temporal_context_modeling_flag),
-        parent=earlier.integers,
-        history=earlier.history,
-    )
-    return TensorLayout(name, role, shape, syntax, codebook)
+    layouts = []
+    for role in record.coding_roles():
+        name = names[role]
+        shape = role_shape(record, role)
+        rows, cols = matrix_shape(shape)
+        has_codebook = bool(record.codebooks) and role in ("weight", "G", "H")
+        codebook = record.codebooks[role == "H"] if has_codebook else None
+        earlier = ParentData()
+        if record.parent is not None and parent_data is not None:
+            earlier = parent_data(name, rows * cols)
+        syntax = TensorSyntax(
+            rows,
+            cols,
+            unary_length=record.unary_length,
+            dependent_quantization=bool(record.dq_flag) and record.payload_type != PayloadType.INT,
+            scan_order=record.scan_order,
+            second_edition=context.profile == 1,
+            codebook_size=len(codebook.values) if codebook else 0,
+            codebook_zero_offset=codebook.zero_offset if codebook else 0,
+            parent_present=record.parent is not None,
+            temporal_contexts=bool(record.parent and record.parent.temporal_context_modeling_flag),
+            parent=earlier.integers,
+            history=earlier.history,
+        )
+        layouts.append(TensorLayout(name, role, shape, syntax, codebook))
+    return layouts
 
 
 def role_shape(record: DataUnit, role: str) -> tuple[int, ...]:

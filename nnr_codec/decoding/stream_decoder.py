@@ -16,14 +16,12 @@ from ..factorization.factorizations import Factorization
 from ..options import DecodeLimits
 from ..support.ordered_calls import OrderedCalls
 from ..support.rereadable_file import RereadableFile
+from ..support.shared_function import call_portably
 from .finishing import ValueMaker
 from .series import CodedState, Series
 from .stream_map import Layers, Selection, StreamMap
 from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
 from .walk import Walk
-
-_MAX_PENDING = 64
-"""Units decoded ahead of the one handed out, with an executor."""
 
 _BYTES_PER_ELEMENT = 8
 """What decoding holds of an element: its integer and its value."""
@@ -129,7 +127,7 @@ class StreamDecoder:
         self, units: Iterator[tuple[ParsedUnit, DataUnit]], executor: Executor, keep_integers: bool
     ) -> Iterator[list[DecodedTensor]]:
         decode = partial(_decoded_unit, keep_integers=keep_integers)
-        with OrderedCalls(executor, decode, _MAX_PENDING) as calls:
+        with OrderedCalls(executor, decode) as calls:
             while True:
                 try:
                     unit = next(units, None)
@@ -147,11 +145,11 @@ class StreamDecoder:
                 size = len(parsed.payload) + _BYTES_PER_ELEMENT * record.decoded_elements
                 yield from calls.room_for(size)
                 names = [name for name, _ in record.decoded_roles()]
-                calls.submit(size, (parsed, self.series.part(names)))
+                calls.submit(size, (parsed, names[0], self.series.part(names)))
             yield from calls.rest()
 
 
-def _decoded_unit(unit: tuple[ParsedUnit, Series], keep_integers: bool) -> list[DecodedTensor]:
-    """Decode a unit with the part of the series that concerns it."""
-    parsed, series = unit
-    return decode_data_unit(parsed, series, keep_integers=keep_integers)
+def _decoded_unit(unit: tuple[ParsedUnit, str, Series], keep_integers: bool) -> list[DecodedTensor]:
+    """Decode a unit, whose first tensor's name is told, with the part of the series for it."""
+    parsed, name, series = unit
+    return call_portably(name, decode_data_unit, parsed, series, None, keep_integers)

@@ -127,15 +127,9 @@ def _tensors(parsed: ParsedUnit, record: DataUnit, stream: StreamMap) -> dict[st
             scan_order=scan_order if coded else None,
             dq=bool(record.dq_flag) if coded else None,
             codebook_size=len(layout.codebook.values) if layout.codebook else None,
-            data_format=rule.dtype or _data_format(record),
+            data_format=rule.dtype or record.element_type,
         )
     return infos
-
-
-def _data_format(record: DataUnit) -> str:
-    if record.nnr_decompressed_data_format is not None:
-        return record.nnr_decompressed_data_format.name.lower()
-    return "int32" if record.payload_type == PayloadType.INT else "float32"
 
 
 def _qps(parsed: ParsedUnit, record: DataUnit, layouts: Sequence[TensorLayout]) -> list[int | None]:

@@ -136,8 +136,7 @@ def block_factorization(record: DataUnit, model_map: ModelMap) -> Factorization 
         return None
     rule = model_map.tensors.get(record.dense_name, TensorRule())
     shape = rule.shape or tuple(record.tensor_dimensions or ())
-    data_format = record.nnr_decompressed_data_format
-    dtype = rule.dtype or ("float32" if data_format is None else data_format.name.lower())
+    dtype = rule.dtype or record.element_type
     factors = [model_map.tensors.get(name, TensorRule()) for name in names]
     types = [dtype, *(factor.dtype for factor in factors if factor.dtype is not None)]
     if any(factor.shape is not None for factor in factors) or not all(map(_is_signed, types)):

@@ -30,6 +30,9 @@ _BIAS_SAMPLE = 2**12
 _BITS_OF_ENTRY = 8 * 50  # in the model map: name, dtype, key
 _BITS_OF_PART = 8 * 60  # the second unit's header, and its name in the map
 _BITS_OF_CODEBOOK_VALUE = 8  # about: the gaps between values are small
+_PART_FIELDS = {"table": "table", "halves": "low"}
+"""By the kind of what has a second tensor: where the map names that, and what its name ends in."""
+
 _STEM = 1000
 """Characters of a tensor's name that its part's begins with: names have at most 4096 bytes."""
 
@@ -41,7 +44,7 @@ class Representation:
     Attributes:
         kind: "raw" binary32 as it is; "step" integers times the step of `qp`; or integers whose
             meaning the map has: "grid", "table", "bits", "halves".
-        entry: what the map says; names of parts are still to be put in (`named`).
+        entry: what the map says; `name_parts` adds the name of a second tensor.
         unary_length: greater-than flags that suit the integers.
         qp: quantization parameter, of "step" alone.
     """
@@ -51,22 +54,11 @@ class Representation:
     unary_length: int = 11
     qp: int | None = None
 
-    def named(self, part: str) -> Representation:
-        """Return it with `part` as the name of its second tensor."""
-        if self.kind == "table":
-            return replace(self, entry=replace(self.entry, table=part))
-        return replace(self, entry=replace(self.entry, low=part))
-
-    @property
-    def part_suffix(self) -> str | None:
-        """What the name of its second tensor ends in; None: it has none."""
-        return {"table": ".table", "halves": ".low"}.get(self.kind)
-
     def integers(self, values: npt.NDArray[Any]) -> tuple[Integers, Integers | None]:
         """Return the tensor's integers, and those of its second tensor, flat."""
         flat = values.reshape(-1)
         if self.kind == "grid":
-            return _multiples(flat, float(self.entry.scale or 0)), None
+            return _integers_on_grid(flat, float(self.entry.scale or 0)), None
         if self.kind == "table":
             return _table(flat)
         words = words_of(flat)
@@ -145,7 +137,7 @@ def _on_grid(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:
     scale = scale_of(values)
     if scale is None or not 2.0**-126 <= scale < 2.0**128:
         return None
-    integers = _multiples(values, scale)
+    integers = _integers_on_grid(values, scale)
     exact = scaled(integers, scale, values.dtype)
     if not np.array_equal(words_of(exact), words_of(values)):
         return None
@@ -154,7 +146,7 @@ def _on_grid(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:
     return bits + _BITS_OF_ENTRY, Representation("grid", entry, length)
 
 
-def _multiples(values: npt.NDArray[Any], scale: float) -> Integers:
+def _integers_on_grid(values: npt.NDArray[Any], scale: float) -> Integers:
     return np.rint(values.astype(np.float64) / scale).astype(np.int32)
 
 
@@ -226,13 +218,15 @@ def name_parts(
     used = set(names)
     named = {}
     for name, representation in representations.items():
-        suffix = representation.part_suffix
-        if suffix is not None:
-            stem = name[:_STEM] + suffix
+        field_of_part = _PART_FIELDS.get(representation.kind)
+        if field_of_part is not None:
+            stem = f"{name[:_STEM]}.{field_of_part}"
             part, number = stem, 1
             while part in used:
                 part, number = f"{stem}{number}", number + 1
             used.add(part)
-            representation = representation.named(part)
+            change: dict[str, Any] = {field_of_part: part}
+            entry = replace(representation.entry, **change)
+            representation = replace(representation, entry=entry)
         named[name] = representation
     return named

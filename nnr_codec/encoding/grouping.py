@@ -24,14 +24,8 @@ _NORMS = (
     {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"},
     {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "var": "moving_variance"},
 )
-_HEADER_ORDER = (
-    "weight",
-    "beta",
-    "gamma",
-    "mean",
-    "var",
-    "bias",
-)  # of a block without local scaling
+_HEADER_ORDER = tuple(role for role in BLOCK_ROLES if role != "local_scaling")
+
 SAVED_BYTES = 6
 """What a vector takes less, at least, in a block: its unit's header and its codeword's end.
 

@@ -86,7 +86,7 @@ def encode_model(
         kept.header_bytes,
         seconds=0.0,
         profile=kept.profile,
-        unmatched=tuple(options.unmatched_globs([*survey.names, *survey.coded_names])),
+        unmatched=tuple(options.unmatched_globs([*model.names(), *survey.coded_names])),
         qp_offset=kept.qp_offset,
         encodings=kept.encodings,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from ..bitstream import Context, DataUnit, ModelParameterSet, NodeId, PayloadType
 from ..decoding.series import Series
@@ -218,9 +219,8 @@ def _units(
 def _identified(unit: UnitPlan, node_ids: Mapping[str, NodeId], series: Series) -> UnitPlan:
     """Return a unit with what it needs of the identities and the earlier streams of all tensors,
     which are as large as the model."""
-    names = [
-        name for tensor in unit.tensors.values() for name in tensor.survey.names(tensor.parameter)
-    ]
+    coded = (tensor.survey.coded_names(tensor.parameter) for tensor in unit.tensors.values())
+    names = list(chain.from_iterable(coded))
     return replace(
         unit, node_ids={name: node_ids[name] for name in names}, series=series.part(names)
     )

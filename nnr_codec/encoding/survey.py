@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -17,14 +18,10 @@ from ..model import Float64, Model, Parameter
 from ..options import EncodeOptions
 from ..quantize.grids import exact_step
 from ..quantize.integer_rate import sampled
+from ..support.shared_function import call_portably
 from .exact import Representation, name_parts, represent
 from .factor_transport import FactorTransport, transport_factors
-from .model_mapping import (
-    is_quantized,
-    map_model,
-    may_need_representation,
-    with_representations,
-)
+from .model_mapping import is_quantized, map_model, may_need_representation, with_representations
 from .tensor_quantizer import largest_quantizable
 from .tensor_work import results_of
 
@@ -54,7 +51,7 @@ class TensorSurvey:
     largest: float = 0.0
     sample: Float64 | None = None
 
-    def names(self, parameter: Parameter) -> list[str]:
+    def coded_names(self, parameter: Parameter) -> list[str]:
         """Return the names that the tensor has in data units, that of a part first."""
         part = self.exact.entry.part if self.exact is not None else None
         return [parameter.name] if part is None else [part, parameter.name]
@@ -65,14 +62,12 @@ class ModelSurvey:
     """What is known of a model before a stream of it is planned.
 
     Attributes:
-        names: of the model's tensors.
         factored: the weights that travel as factors, by name.
         coded: the tensors that get data units, in order: factors in place of their weights.
         model_map: what decoders have to be told, except in which order the tensors were.
         tensors: what is known of each coded tensor, by name.
     """
 
-    names: list[str]
     factored: Mapping[str, FactorTransport]
     coded: list[Parameter]
     model_map: ModelMap
@@ -81,8 +76,8 @@ class ModelSurvey:
     @property
     def coded_names(self) -> list[str]:
         """The names of all tensors in data units, in order."""
-        names = (self.tensors[parameter.name].names(parameter) for parameter in self.coded)
-        return [name for several in names for name in several]
+        names = (self.tensors[parameter.name].coded_names(parameter) for parameter in self.coded)
+        return list(chain.from_iterable(names))
 
 
 def survey_model(
@@ -113,7 +108,7 @@ def survey_model(
     exact = name_parts(exact, [*model.names(), *reserved])
     tensors |= {name: TensorSurvey(exact=representation) for name, representation in exact.items()}
     model_map = with_representations(model_map, exact)
-    return ModelSurvey(model.names(), factored, coded, model_map, tensors)
+    return ModelSurvey(factored, coded, model_map, tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +130,7 @@ class _Question:
         needs_sample = options.target_size is not None
         return cls(parameter, options.qp_density, quantized, exact, codebook, needs_sample)
 
-    def loaded(self) -> _Question | TensorSurvey:
+    def answered_or_loaded(self) -> _Question | TensorSurvey:
         """Answer what takes less time than sending the tensor, else load it."""
         return replace(self, parameter=self.parameter.loaded()) if self.is_exact else self.answer()
 
@@ -160,7 +155,7 @@ class _Batch:
     elements: int
 
     def loaded(self) -> _Batch:
-        loaded = [q.loaded() if isinstance(q, _Question) else q for q in self.questions]
+        loaded = [q.answered_or_loaded() if isinstance(q, _Question) else q for q in self.questions]
         return replace(self, questions=loaded)
 
 
@@ -180,4 +175,7 @@ def _batches(questions: Iterable[_Question]) -> Iterator[_Batch]:
 
 
 def _surveys(batch: _Batch) -> list[TensorSurvey]:
-    return [q.answer() if isinstance(q, _Question) else q for q in batch.questions]
+    return [
+        call_portably(q.parameter.name, q.answer) if isinstance(q, _Question) else q
+        for q in batch.questions
+    ]

@@ -14,6 +14,7 @@ from ..model import Parameter, dtype_name
 from ..options import EncodeOptions
 from ..quantize.grids import levels_on_step
 from ..report import TensorReport
+from ..support.shared_function import call_portably
 from .exact import Representation
 from .plan import TensorPlan, UnitPlan
 from .tensor_quantizer import QuantizedFactor, QuantizedTensor, quantize_tensor
@@ -57,7 +58,8 @@ def encode_unit(context: Context, unit: UnitPlan) -> EncodedTensors:
     Raises:
         InvalidModel: a tensor cannot be coded.
     """
-    return TensorEncoder(context, unit).encode()
+    first = next(iter(unit.tensors.values()))
+    return call_portably(first.parameter.name, TensorEncoder(context, unit).encode)
 
 
 class TensorEncoder:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._core import TensorToEncode, dequantize
+from .._core import TensorToEncode, dequantize, largest_magnitude
 from ..bitstream.qp import qp_delta_bits, step_size
 from ..bitstream.unit_layout import Integers
 from ..errors import InvalidModel, QuantizationOverflow
 from ..model import Parameter
 from ..options import EncodeOptions
-from ..quantize.distortion import Distortion, distortion, largest_magnitude
-from ..quantize.quantizer import CodingRates, InputKnowledge, Weights, quantizer_of
+from ..quantize.distortion import Distortion, distortion
+from ..quantize.quantizer import CodingRates, Weights, quantizer_of
 from .unit_encoder import CodedLevels
 
 _LEVEL_LIMIT = 2**31 - 8  # of |weight / step|: the integer, and those tried beside it, fit 32 bits
@@ -124,8 +124,7 @@ def quantize_tensor(
     qp = _coarse_enough(parameter, options, largest)
     step = step_size(qp, options.qp_density)
     rates = _rates(parameter.shape, options, profile)
-    quantizer = quantizer_of(dependent=options.dq)
-    levels = quantizer.integers(_binary32(values), step, rates, InputKnowledge())
+    levels = quantizer_of(dependent=options.dq).integers(_binary32(values), step, rates)
     # No tool changes what is decoded. Measured before there is a code, it needs less memory.
     syntax = rates.syntax(dependent=options.dq)
     error = distortion(values.reshape(-1), levels, syntax, step)

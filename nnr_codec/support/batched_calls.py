@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from .shared_function import Answer, SharedFunction, call_shared, pickled
+from .shared_function import SharedFunction, call_shared, pickled
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -52,13 +52,11 @@ class _Batch:
         results: of the calls without a result yet; the last of the batch.
         values: the pickled list of the arguments of all calls.
         count: of all calls.
-        copy: the function's bytes, if they went along.
     """
 
     results: list[Future[Any]]
     values: bytes
     count: int
-    copy: bytes | None = None
 
 
 class BatchedCalls(Generic[S, T]):
@@ -72,7 +70,7 @@ class BatchedCalls(Generic[S, T]):
         self._max_batches = BATCHES_PER_WORKER * workers.threads
         self.max_count = max(max_count, self._max_batches)
         self._max_batch_count = self.max_count // self._max_batches
-        self._under_way: dict[Future[Answer], _Batch] = {}
+        self._under_way: dict[Future[list[Any] | None], _Batch] = {}
         self._values: list[S] = []  # of the batch to come
         self._results: list[Future[T]] = []
         self._bytes = 0
@@ -117,12 +115,11 @@ class BatchedCalls(Generic[S, T]):
     def _send(self, batch: _Batch, lacks_function: bool = False) -> None:
         """Send what of a batch has no result yet."""
         first = batch.count - len(batch.results)
-        batch.copy = self._function.copy_to_send(required=lacks_function)
-        arguments = self._function.key, batch.copy, batch.values, first
+        copy = self._function.copy_to_send(required=lacks_function)
+        arguments = self._function.key, copy, batch.values, first
         try:
             task = self._executor.submit(call_shared, *arguments)
         except Exception as error:  # a broken pool's; it is raised in its turn
-            self._function.returned(batch.copy, None)
             _fail(batch.results, error)
         else:
             self._under_way[task] = batch
@@ -133,18 +130,14 @@ class BatchedCalls(Generic[S, T]):
         for task in done:
             batch = self._under_way.pop(task)
             try:
-                answer = task.result()
+                values = task.result()
             except BaseException as error:
-                self._function.returned(batch.copy, None)
                 _fail(batch.results, error)
                 continue
-            self._function.returned(batch.copy, answer)
-            count = len(answer.results)
-            for result, value in zip(batch.results[:count], answer.results, strict=True):
-                result.set_result(value)
-            del batch.results[:count]
+            for value in values or ():
+                batch.results.pop(0).set_result(value)
             if batch.results:
-                self._send(batch, lacks_function=count == 0)
+                self._send(batch, lacks_function=values is None)
 
 
 def _fail(results: Iterable[Future[Any]], error: BaseException) -> None:
