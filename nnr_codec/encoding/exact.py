@@ -88,13 +88,12 @@ def represent(
     if not is_float(values.dtype):
         return _of_integers(values)
     flat = values.reshape(-1)
-    is_wide = values.dtype.itemsize == 8
     candidates = [
-        _halves(flat) if is_wide else _bits(flat),
+        _in_words(flat),
         _raw(flat),
         _step(flat, density, codebook),
         _on_grid(flat),
-        None if is_wide else _in_table(flat),
+        _in_table(flat),
     ]
     return min((c for c in candidates if c is not None), key=lambda candidate: candidate[0])[1]
 
@@ -151,8 +150,9 @@ def _integers_on_grid(values: npt.NDArray[Any], scale: float) -> Integers:
 
 
 def _in_table(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:
-    words = words_of(values)
-    sample = sampled(words, _TABLE_SAMPLE)
+    if values.dtype.itemsize == 8:
+        return None
+    sample = sampled(words_of(values), _TABLE_SAMPLE)
     if sample.size > 16 and np.unique(sample).size > _MOST_DISTINCT * sample.size:
         return None
     indices, differences = _table(values)
@@ -182,18 +182,15 @@ def _table(values: npt.NDArray[Any]) -> tuple[Integers, Integers]:
     return (rank[inverse.reshape(-1)] - center).astype(np.int32), differences
 
 
-def _bits(values: npt.NDArray[Any]) -> tuple[float, Representation]:
-    words = words_of(values)
-    bits, bias, length = _best_bias(words, is_rotated(values.dtype))
+def _in_words(values: npt.NDArray[Any]) -> tuple[float, Representation]:
+    """Price the values as words, the halves of 64-bit ones apart."""
+    words, is_wide = words_of(values), values.dtype.itemsize == 8
+    high = (words >> 32).astype(np.uint32) if is_wide else words
+    bits, bias, length = _best_bias(high, is_rotated(values.dtype))
     entry = TensorRule(values.dtype.name, bits=bias)
-    return bits + _BITS_OF_ENTRY, Representation("bits", entry, length)
-
-
-def _halves(values: npt.NDArray[Any]) -> tuple[float, Representation]:
-    words = words_of(values)
-    bits, bias, length = _best_bias((words >> 32).astype(np.uint32), rotated=True)
+    if not is_wide:
+        return bits + _BITS_OF_ENTRY, Representation("bits", entry, length)
     bits += estimated_bits(words.astype(np.uint32).view(np.int32), (1,))[0]
-    entry = TensorRule(values.dtype.name, bits=bias)
     return bits + _BITS_OF_ENTRY + _BITS_OF_PART, Representation("halves", entry, length)
 
 

@@ -79,12 +79,9 @@ def _without_shared_blocks(
 ) -> dict[str, FactorTransport]:
     """Return weights of which none is a block whose factors a later one needs as tensors."""
     users = users_of({name: weight.entry.factors for name, weight in transports.items()})
-
-    def is_shared(weight: FactorTransport) -> bool:
-        return any(len(users[factor]) > 1 for factor in weight.entry.factors)
-
+    alone = {factor for factor, weights in users.items() if len(weights) == 1}
     return {
-        name: replace(weight, is_block=weight.is_block and not is_shared(weight))
+        name: replace(weight, is_block=weight.is_block and alone.issuperset(weight.entry.factors))
         for name, weight in transports.items()
     }
 

@@ -80,8 +80,8 @@ class QuantizedFactor:
                 break
         return cls(shape, integers, step_size(quantized.qp, options.qp_density))
 
-    def values(self) -> npt.NDArray[np.float32]:
-        """Return the decoded factor."""
+    def read(self) -> npt.NDArray[np.float32]:
+        """Return the decoded values."""
         return dequantize(self.integers.astype(np.int32, copy=False), self.step).reshape(self.shape)
 
 

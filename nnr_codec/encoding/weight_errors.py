@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy.typing as npt
 
 from ..errors import QuantizationOverflow
 from ..factorization.factor_tracker import FactorTracker
@@ -82,7 +79,7 @@ class _Comparison:
         weight, entry = self.transport.weight, self.transport.entry
         values = weight.read()
         unquantized = weight_error(values, self.transport.factored.to_dense())
-        decoded = weight_error(values, entry.dense([_decoded(factor) for factor in self.factors]))
+        decoded = weight_error(values, entry.dense([factor.read() for factor in self.factors]))
         if decoded.overflows and not unquantized.overflows:
             reason = f"its quantized factors make values too large for {weight.dtype}"
             raise QuantizationOverflow(weight.name, reason)
@@ -93,10 +90,6 @@ class _Comparison:
 def _errors(comparison: _Comparison) -> FactoringErrors:
     """Measure, in another process perhaps, whose BLAS has as many threads as it likes."""
     return call_portably(comparison.transport.weight.name, comparison.errors)
-
-
-def _decoded(factor: QuantizedFactor | Parameter) -> npt.NDArray[Any]:
-    return factor.read() if isinstance(factor, Parameter) else factor.values()
 
 
 def merged_reports(

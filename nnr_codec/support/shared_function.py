@@ -12,7 +12,6 @@ import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any, TypeVar
 
 from ..errors import NnrError
@@ -24,9 +23,6 @@ _PROTOCOL = 5  # of pickle: the first that copies arrays once
 _MAX_KEPT = 4
 """Functions that a worker keeps: one for each model that is coded at the same time, at the most."""
 
-_SMALL_BYTES = 4096
-"""Functions up to this size travel with each call, whose answer is about as large."""
-
 _kept: OrderedDict[bytes, Callable[[Any], Any]] = OrderedDict()
 _kept_lock = threading.Lock()  # a worker may have several threads
 
@@ -34,31 +30,6 @@ _kept_lock = threading.Lock()  # a worker may have several threads
 def pickled(value: Any) -> bytes:
     """Return the bytes of what a task carries; raises what the value's type raises."""
     return pickle.dumps(value, _PROTOCOL)
-
-
-class SharedFunction:
-    """A function of one argument that is sent to workers."""
-
-    def __init__(self, function: Callable[[Any], Any], workers: int) -> None:
-        """`workers`: processes that probably run it."""
-        self._bytes = pickled(function)
-        self.key = blake2b(self._bytes, digest_size=16).digest()
-        self._copies_left = workers
-
-    def copy_to_send(self, required: bool) -> bytes | None:
-        """Return the function's bytes if the next call should have them, else None.
-
-        As many of the first calls have them as there are workers.
-
-        Args:
-            required: a worker lacked them for this call.
-        """
-        if required or len(self._bytes) <= _SMALL_BYTES:
-            return self._bytes
-        if not self._copies_left:
-            return None
-        self._copies_left -= 1
-        return self._bytes
 
 
 def call_shared(key: bytes, function: bytes | None, values: bytes, first: int) -> list[Any] | None:
