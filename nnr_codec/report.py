@@ -193,3 +193,12 @@ class EncodeReport(StreamTotals):
         }
         rows = zip(self._rows(), self.tensors, strict=True)
         return {**totals, "per_tensor": [{**row, **t.errors_to_json()} for row, t in rows]}
+
+
+def size_text(count: float) -> str:
+    """Return bytes for people: three digits and a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:#.3g} {unit}"

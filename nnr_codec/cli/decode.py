@@ -14,6 +14,7 @@ from ..decoding.decoded_model import DecodedModel
 from ..decoding.stream_decoder import StreamDecoder
 from ..errors import InvalidOptions
 from ..model import Array, Parameter
+from ..report import size_text
 from ..support.digest import ModelDigest
 from ..support.rereadable_file import rereadable
 from . import _common as common
@@ -132,7 +133,7 @@ def _show(
         print(
             f"{printable(given.input)} -> {printable(given.output)}: "
             f"{common.counted(len(tensors), 'tensor')}, {common.counted(elements, 'weight')}, "
-            f"{common.human_bytes(size)}, {seconds:.2f} s"
+            f"{size_text(size)}, {seconds:.2f} s"
         )
 
 
