@@ -60,10 +60,10 @@ def encode(
         out: file to write, which appears complete or not at all; None: return the bytes.
         options: how; by default ``EncodeOptions()``.
         factorizations: weights of the model, by name, that travel as these factors; their dense
-            values are read for the report alone, which tells the error of what decoders make of the
+            values are read for the report alone: of the error of what decoders make of the
             factors. An array that several of them have is coded once. What `options` say of a
             weight holds for its factors ``<weight>.factor0``, … as well. None: what
-            `options.decomposition` asks for (:func:`nnr_codec.decompose.decompose_model`).
+            `options.decomposition` gives (:func:`nnr_codec.decompose.decompose_model`).
         calibration: second moments of the layers' inputs, for the decomposition.
         parents: the earlier streams of a series, oldest first, for contexts alone: the model
             already is a difference.

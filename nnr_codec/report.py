@@ -27,7 +27,8 @@ class TensorReport:
         decomposition_squared_error: what that would be if the factors were not quantized; 0 for all
             other tensors. The rest of `squared_error` is about what quantization adds.
         factors: the reports of the factors that are coded for it (an earlier weight may have coded
-            others); bytes are shared out among those of one data unit. Their errors are their own.
+            others); bytes are shared out among those of one data unit. The errors are the
+            factors'.
     """
 
     name: str

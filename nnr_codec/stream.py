@@ -25,7 +25,7 @@ from .options import DecodeLimits
 
 
 class NnrStream(Mapping[str, npt.NDArray[Any]]):
-    """The tensors of a bitstream by name, in stream order; each access decodes anew.
+    """The tensors of a bitstream by name, in stream order; each access decodes again.
 
     Only a factor that several weights share is kept, until each of them was read once. The
     arguments are those of :func:`nnr_codec.decode`; `source` is bytes or a path.
@@ -105,7 +105,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self._units = []
         self._tensors = {}
         if self._file is not None:
-            with suppress(BufferError):  # somebody still holds a unit: it goes with the last one
+            with suppress(BufferError):  # a unit is still in use: the last one closes it
                 self._file.close()
 
     def __enter__(self) -> NnrStream:

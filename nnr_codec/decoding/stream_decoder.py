@@ -150,6 +150,6 @@ class StreamDecoder:
 
 
 def _decoded_unit(unit: tuple[ParsedUnit, str, Series], keep_integers: bool) -> list[DecodedTensor]:
-    """Decode a unit, whose first tensor's name is told, with the part of the series for it."""
+    """Decode a unit, given with the name of its first tensor and its part of the series."""
     parsed, name, series = unit
     return call_portably(name, decode_data_unit, parsed, series, None, keep_integers)

@@ -1,4 +1,4 @@
-"""What a stream's headers have said so far, by the names of tensors, and which are asked for."""
+"""What a stream's headers have said so far, by the names of tensors, and which are selected."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class StreamMap:
             yield parsed
 
     def note(self, parsed: ParsedUnit) -> None:
-        """Read a unit's header: the stream's map, or a weight in factors of its own."""
+        """Read a unit's header: the stream's map, or a block's weight in factors."""
         model_map, record = parsed.context.model_map, parsed.record
         if model_map is not None and model_map is not self.model_map:
             self.model_map = model_map
@@ -78,8 +78,8 @@ class StreamMap:
         return self.model_map.users.get(name, [])
 
     def results(self, name: str) -> list[str]:
-        """Return the names under which coded tensor `name` comes back: its own, those of the
-        weights that are made of it, and of all ties to them; of a part: those of its owner."""
+        """Return the names of what is decoded of coded tensor `name`: of itself (for a part: of its
+        owner), of the weights that are made of it, and of all ties to these."""
         owner = self.model_map.owners.get(name, name)
         names = [owner, *self.weights_of(owner)]
         return [*names, *(tied for result in names for tied in self.ties(result))]
@@ -87,7 +87,7 @@ class StreamMap:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is asked for of a stream; the arguments are those of :func:`nnr_codec.decode`.
+    """What is to be decoded of a stream; the arguments are those of :func:`nnr_codec.decode`.
 
     Raises:
         InvalidOptions: there are no such layers, or `only` is no text.
@@ -107,19 +107,18 @@ class Selection:
         return self.only is None or fnmatch.fnmatchcase(name, self.only)
 
     def selects(self, name: str, role: str, stream: StreamMap) -> bool:
-        """Whether a tensor is asked for: a factor also by the name of a weight made of it."""
+        """Whether a tensor is selected: a factor also by the name of a weight made of it."""
         weights = [name[:-2]] if role in ("G", "H") else stream.weights_of(name)
         left_out = bool(weights) if self.layers == "dense" else role == "dense"
         return not left_out and (self.only is None or any(map(self.matches, [name, *weights])))
 
     def forms(self, weight: str, stream: StreamMap) -> bool:
-        """Whether a weight is to be formed of its factors: it, or a tie to it, is asked for."""
+        """Whether a weight is to be formed of its factors: it, or a tie to it, is selected."""
         ties = stream.ties(weight)
         return any(map(self.matches, [weight, *ties] if self.layers == "dense" else ties))
 
     def needs(self, record: DataUnit, stream: StreamMap) -> bool:
-        """Whether a unit holds a tensor that is asked for, or one that such a one is tied to or
-        made of."""
+        """Whether a unit holds a selected tensor, or one that a selected tensor needs."""
         names = (name for coded, _ in record.decoded_roles() for name in stream.results(coded))
         return self.only is None or any(map(self.matches, names))
 

@@ -1,6 +1,6 @@
 """Exact representations: what a tensor is coded as so that every bit of it comes back.
 
-The model map stands before the data units, and tells what integers mean. So the representations
+The model map stands before the data units, and says what integers mean. So the representations
 are chosen by estimates in the survey, one tensor at a time (`represent`), and coded later.
 """
 

@@ -98,7 +98,7 @@ def plan_stream(survey: ModelSurvey, options: EncodeOptions, series: Series) -> 
         series: the earlier streams; without any, the stream is no update.
 
     Raises:
-        InvalidModel: what has to be told of the model is too long.
+        InvalidModel: the model map is too long.
         InvalidOptions: the profile has no updates.
     """
     profile = stream_profile(options, series)
@@ -161,7 +161,7 @@ def _grouped(survey: ModelSurvey, tensors: Mapping[str, TensorPlan], context: Co
 
 def _may_join(weight: TensorPlan, vector: TensorPlan, search: ToolSearch) -> bool:
     """Whether a weight and a vector can be in one block, whose header says some things once; what
-    is on a step does better in a unit of its own."""
+    is on a step is smaller in a unit by itself."""
     first, second = weight.options, vector.options
     return (
         weight.survey.is_quantized

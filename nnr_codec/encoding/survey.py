@@ -1,4 +1,4 @@
-"""The survey: what can be known of each tensor by itself, found out in one walk over a model.
+"""The survey: what can be known of each tensor by itself, learned in one walk over a model.
 
 None of it depends on a qp or a profile: it serves however often the model is encoded.
 """
@@ -64,7 +64,7 @@ class ModelSurvey:
     Attributes:
         factored: the weights that travel as factors, by name.
         coded: the tensors that get data units, in order: factors in place of their weights.
-        model_map: what decoders have to be told, except in which order the tensors were.
+        model_map: what decoders need to know, except the order of the tensors.
         tensors: what is known of each coded tensor, by name.
     """
 
@@ -86,7 +86,7 @@ def survey_model(
     options: EncodeOptions,
     executor: Executor | None = None,
 ) -> ModelSurvey:
-    """Read each tensor that is coded, and tell what is to be known of it.
+    """Read each tensor that is coded, and return what is known of it.
 
     Args:
         model: the model.
@@ -113,7 +113,7 @@ def survey_model(
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What is to be found out of one tensor."""
+    """What is to be learned of one tensor."""
 
     parameter: Parameter
     density: int
@@ -131,7 +131,7 @@ class _Question:
         return cls(parameter, options.qp_density, quantized, exact, codebook, needs_sample)
 
     def answered_or_loaded(self) -> _Question | TensorSurvey:
-        """Answer what takes less time than sending the tensor, else load it."""
+        """Answer if that is quicker than sending the tensor; else load it for another process."""
         return replace(self, parameter=self.parameter.loaded()) if self.is_exact else self.answer()
 
     def answer(self) -> TensorSurvey:

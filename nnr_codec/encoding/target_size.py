@@ -13,7 +13,7 @@ from .model_mapping import is_quantized
 from .stream_encoder import Draft
 
 _MAX_GUESSES = 6
-"""Streams after which the offset is found by halving, lest a strange model take hundreds."""
+"""Streams after which the range of offsets is halved, which bounds their number."""
 
 _MAX_SLOPE = 4.0
 """Of bytes over estimated ones, or the inverse, from one stream to another: two may be alike."""

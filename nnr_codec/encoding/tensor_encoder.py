@@ -28,7 +28,7 @@ _DATA_FORMATS = {
     "float16": DataFormat.FLOAT16,
     "float64": DataFormat.FLOAT64,
 }
-"""What nnr_decompressed_data_format tells every decoder; other types stand in the model map."""
+"""What nnr_decompressed_data_format can say; other types stand in the model map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ class EncodedTensors:
 
 
 def encode_unit(context: Context, unit: UnitPlan) -> EncodedTensors:
-    """Encode what goes into one data unit, in any order and by any worker.
+    """Encode one data unit, in any order and by any worker.
 
     Args:
         context: profile and parameter sets of the stream.
-        unit: what goes into it.
+        unit: what it holds.
 
     Raises:
         InvalidModel: a tensor cannot be coded.
@@ -82,7 +82,7 @@ class TensorEncoder:
         return self._encode_integers(weight) if exact is None else self._encode_exact(weight, exact)
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
-        """Return the header of a unit that tells the type of its tensor."""
+        """Return the header of a unit that says the type of its tensor."""
         record = self._part_record(parameter.name, parameter.shape, payload_type)
         record.nnr_decompressed_data_format = _DATA_FORMATS.get(dtype_name(parameter.dtype))
         return record

@@ -42,8 +42,7 @@ class QuantizedTensor:
 
     @property
     def qp_raised(self) -> bool:
-        """Whether the qp is greater than that of the options, at which integers would not fit 32
-        bits."""
+        """Whether the qp exceeds that of the options, at which integers would not fit 32 bits."""
         return self.qp != nominal_qp(self.parameter, self.options)
 
     @property
@@ -55,7 +54,7 @@ class QuantizedTensor:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedFactor:
-    """A factor as decoders find it.
+    """A factor as decoders have it.
 
     Attributes:
         shape: its dimensions.
@@ -69,7 +68,7 @@ class QuantizedFactor:
 
     @classmethod
     def of(cls, quantized: QuantizedTensor, profile: int) -> QuantizedFactor:
-        """Return what decoders find of a factor in a stream of this profile."""
+        """Return what decoders have of a factor in a stream of this profile."""
         options, shape = quantized.options, quantized.parameter.shape
         syntax = _rates(shape, options, profile).syntax(dependent=options.dq)
         integers = TensorToEncode(syntax, quantized.levels).reconstruct()

@@ -20,7 +20,7 @@ from .tensor_quantizer import QuantizedTensor
 from .unit_encoder import CodedLevels, encode_data_unit
 
 _INFORMATION_LEFT = 0.25
-"""The part of a zero's information that it takes where the contexts expect zeros (measured)."""
+"""The part of a zero's information that it costs where the contexts expect zeros (measured)."""
 
 _MOST_BITS_OF_ZERO = 0.15
 
@@ -135,7 +135,7 @@ class ToolSearch:
     ) -> Iterator[bool]:
         yield False
         # In blocks, a skipped row moves the dq state otherwise than its zeros would: the quantizer
-        # has not reckoned with that.
+        # does not know that.
         possible = self._context.profile == 1 and not (options.dq and options.scan_order)
         wanted = options.row_skipping and possible and min(levels.shape) > 1
         if wanted and not levels.any(axis=1).all():
@@ -146,7 +146,7 @@ class ToolSearch:
 
 
 def skippable_bytes(quantized: QuantizedTensor) -> float:
-    """Return about how many bytes rows of zeros take, if it is left to us to skip them."""
+    """Return about how many bytes rows of zeros take, if the options let us skip them."""
     options, levels = quantized.options, quantized.levels
     rows, cols = matrix_shape(quantized.parameter.shape)
     if min(rows, cols) < 2 or (options.dq and options.scan_order):

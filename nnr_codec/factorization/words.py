@@ -1,4 +1,4 @@
-"""Values as words of bits, and words as small signed integers (spec/model_map.md, "Words")."""
+"""Values as words of bits, and words as small signed integers (spec/model_map.md, "The text")."""
 
 from __future__ import annotations
 

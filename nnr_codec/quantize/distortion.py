@@ -1,4 +1,4 @@
-"""What quantization does to a tensor, measured piece by piece, so that it takes no memory."""
+"""What quantization does to a tensor, measured piece by piece, which needs little memory."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _DEPENDENT_SLOPE = 4 * 0.7 * _UNIFORM_SLOPE
 
 @dataclass(frozen=True, slots=True)
 class CodingRates:
-    """How a tensor's integers will be coded, which tells how many bits they take.
+    """How a tensor's integers will be coded, on which their bits depend.
 
     Attributes:
         shape: of the tensor.

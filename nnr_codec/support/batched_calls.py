@@ -82,7 +82,7 @@ class BatchedCalls(Generic[S, T]):
         self._bytes = 0
 
     def submit(self, size: int, value: S) -> Future[T]:
-        """Make a call that takes `size` bytes, sooner or later."""
+        """Make a call that takes `size` bytes, with others in a batch."""
         result: Future[T] = Future()
         self._values.append(value)
         self._results.append(result)

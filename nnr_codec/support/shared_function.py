@@ -28,7 +28,7 @@ _kept_lock = threading.Lock()  # a worker may have several threads
 
 
 def pickled(value: Any) -> bytes:
-    """Return the bytes of what a task carries; raises what the value's type raises."""
+    """Return a value as bytes for a task; raises what the value's type raises."""
     return pickle.dumps(value, _PROTOCOL)
 
 
