@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .decoding.stream_decoder import StreamDecoder
+from .decoding.stream_decoder import Source, StreamDecoder
 from .decoding.stream_map import Layers
-from .decoding.unit_reader import Source
 from .options import DecodeLimits
 
 
@@ -29,7 +28,7 @@ def decode(
     Args:
         source: the bitstream: bytes, a path, or a binary file or pipe.
         parents: the earlier streams of a series of updates, oldest first. They serve the contexts
-            alone; the result is this stream's own tensors (of an update: differences).
+            alone; the result is the tensors of this stream (of an update: differences).
         only: a glob; tensors whose names do not match are neither decoded nor returned.
         layers: "dense" gives the weight that a decomposed layer stands for, under its name;
             "factorized" gives the factors, with names ending in ``.factor0``, ``.factor1``, …, or

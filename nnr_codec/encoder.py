@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
@@ -17,8 +16,7 @@ from .calibration.moments import Calibration
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
 from .checkpoints.torch_tensors import is_module, model_of_module, model_of_tensors
-from .decoding.stream_decoder import StreamDecoder
-from .decoding.unit_reader import Source
+from .decoding.stream_decoder import Source, StreamDecoder
 from .encoding.model_encoder import encode_model
 from .encoding.plan import stream_profile
 from .errors import InvalidModel, NnrWarning, naming
@@ -66,10 +64,10 @@ def encode(
         out: file to write, which appears complete or not at all; None: return the bytes.
         options: how; by default ``EncodeOptions()``.
         factorizations: weights of the model, by name, that travel as these factors; their dense
-            values are read for the report alone, which tells the error of what decoders make of the
+            values are read for the report alone: of the error of what decoders make of the
             factors. An array that several of them have is coded once. What `options` say of a
             weight holds for its factors ``<weight>.factor0``, … as well. None: what
-            `options.decomposition` asks for (:func:`nnr_codec.decompose.decompose_model`).
+            `options.decomposition` gives (:func:`nnr_codec.decompose.decompose_model`).
         calibration: second moments of the layers' inputs, for the decomposition.
         parents: the earlier streams of a series, oldest first, for contexts alone: the model
             already is a difference.
@@ -93,11 +91,13 @@ def encode(
     series = StreamDecoder(parents=parents, executor=executor).series
     stream_profile(options, series)  # refuses what no model could make right
 
+    target: AbstractContextManager[BinaryIO] = nullcontext(io.BytesIO())
+    if out is not None:
+        target = atomic_output(out, overwrite=overwrite)
     with (
-        ExitStack() as files,
         _opened_model(model_or_path) as opened,
-        _naming(opened),
-        _output(out, overwrite=overwrite) as output,
+        naming(opened.source, InvalidModel),
+        target as output,
     ):
         model, given = with_weights(opened)
         if factorizations is None and options.decomposes:
@@ -106,30 +106,19 @@ def encode(
             dense = {name: parameter for name, parameter in model.items() if name not in given}
             made = decompose_model(dense, options, calibration=calibration, executor=executor)
             factorizations, options = made.factorizations, made.adapted(options)
-        kept = encode_model(
+        report = encode_model(
             model,
             {**given, **(factorizations or {})},
             options,
-            files,
+            output,
             series=series,
             executor=executor,
             progress=progress,
         )
-        shutil.copyfileobj(kept.file, output)
         data = output.getvalue() if isinstance(output, io.BytesIO) else None
-    for note in kept.report.notes:
+    for note in report.notes:
         warnings.warn(note, NnrWarning, stacklevel=2)
-    return EncodeResult(replace(kept.report, seconds=time.perf_counter() - start), data)
-
-
-def _output(
-    out: str | os.PathLike[str] | None, *, overwrite: bool
-) -> AbstractContextManager[BinaryIO]:
-    return nullcontext(io.BytesIO()) if out is None else atomic_output(out, overwrite=overwrite)
-
-
-def _naming(model: Model) -> AbstractContextManager[None]:
-    return nullcontext() if model.source is None else naming(model.source, InvalidModel)
+    return EncodeResult(replace(report, seconds=time.perf_counter() - start), data)
 
 
 def _opened_model(source: ModelLike) -> Model:

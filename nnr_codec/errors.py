@@ -134,13 +134,14 @@ class MissingParent(BitstreamError):
 
 
 @contextmanager
-def naming(path: str | os.PathLike[str], kind: type[NnrError]) -> Iterator[None]:
-    """Let errors of `kind`, and those of the operating system, name the file unless they do."""
-    text = os.fspath(path)
+def naming(path: str | os.PathLike[str] | None, kind: type[NnrError]) -> Iterator[None]:
+    """Let errors of `kind`, and those of the operating system, name the file, if there is one,
+    unless they do."""
+    text = None if path is None else os.fspath(path)
     try:
         yield
     except kind as error:
-        if error.source is None and repr(text) not in str(error):
+        if text is not None and error.source is None and repr(text) not in str(error):
             error.source = text
         raise
     except OSError as error:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from types import TracebackType
 from typing import Any, Literal
 
 import ml_dtypes
@@ -43,22 +42,22 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 @cache
 def dtype_name(dtype: np.dtype[Any]) -> str:
-    """Return `dtype.name`, which numpy puts together anew, and slowly, whenever it is asked for."""
+    """Return `dtype.name`, which numpy composes at each access, slowly."""
     return dtype.name
 
 
 def is_extension(dtype: np.dtype[Any]) -> bool:
-    """Tell whether `dtype` is bfloat16 or a float8 type, which numpy has from `ml_dtypes` alone."""
+    """Whether `dtype` is bfloat16 or a float8 type, which numpy has from `ml_dtypes` alone."""
     return dtype_name(dtype) in _EXTENSION_DTYPES
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
-    """Tell whether `dtype`, which can be coded, is a floating-point type."""
+    """Whether `dtype`, which can be coded, is a floating-point type."""
     return dtype.kind == "f" or is_extension(dtype)
 
 
 def is_signed_float(dtype: np.dtype[Any]) -> bool:
-    """Tell whether `dtype` is a floating-point type with a sign bit and a zero.
+    """Whether `dtype` is a floating-point type with a sign bit and a zero.
 
     All are but float8_e8m0fnu, which holds positive powers of two alone: nothing to quantize.
     """
@@ -160,7 +159,7 @@ class Model(Mapping[str, Parameter]):
     from the open file by :meth:`Parameter.read`, from any thread, until the model is closed.
 
     Attributes:
-        metadata: the file's own text entries, such as `{"format": "pt"}`.
+        metadata: the file's text entries, such as `{"format": "pt"}`.
         source: path of the file, or None.
         notes: sentences that tell what of the file is not in the model.
     """
@@ -238,10 +237,5 @@ class Model(Mapping[str, Parameter]):
     def __enter__(self) -> Model:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -27,7 +27,8 @@ class TensorReport:
         decomposition_squared_error: what that would be if the factors were not quantized; 0 for all
             other tensors. The rest of `squared_error` is about what quantization adds.
         factors: the reports of the factors that are coded for it (an earlier weight may have coded
-            others); bytes are shared out among those of one data unit. Their errors are their own.
+            others); bytes are shared out among those of one data unit. The errors are the
+            factors'.
     """
 
     name: str
@@ -197,3 +198,12 @@ class EncodeReport(StreamTotals):
         }
         rows = zip(self._rows(), self.tensors, strict=True)
         return {**totals, "per_tensor": [{**row, **t.errors_to_json()} for row, t in rows]}
+
+
+def size_text(count: float) -> str:
+    """Return bytes for people: three digits and a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:#.3g} {unit}"

@@ -1,4 +1,4 @@
-"""A bitstream as a lazily read mapping: names to tensors, decoded when asked for."""
+"""A bitstream as a mapping of names to tensors, which are decoded when they are read."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import nullcontext, suppress
-from functools import partial
+from contextlib import suppress
 from typing import Any
 
 import numpy.typing as npt
 
 from .bitstream import ParsedUnit
 from .decoding.lazy_tensors import LazyMaker, LazyTensor
-from .decoding.stream_decoder import StreamDecoder
+from .decoding.stream_decoder import Bytes, Source, StreamDecoder
 from .decoding.stream_description import describe_stream
 from .decoding.stream_info import StreamInfo
 from .decoding.stream_map import Layers, Selection, StreamMap
-from .decoding.unit_reader import Bytes, Source, limited_units
 from .decoding.walk import Walk
 from .errors import BitstreamError, naming
 from .factorization.factorizations import Factorization
@@ -27,7 +25,7 @@ from .options import DecodeLimits
 
 
 class NnrStream(Mapping[str, npt.NDArray[Any]]):
-    """The tensors of a bitstream by name, in stream order; each access decodes anew.
+    """The tensors of a bitstream by name, in stream order; each access decodes again.
 
     Only a factor that several weights share is kept, until each of them was read once. The
     arguments are those of :func:`nnr_codec.decode`; `source` is bytes or a path.
@@ -39,8 +37,9 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
 
     Raises:
         BitstreamError: the headers are damaged, or ask for what is not supported or allowed; a
-            damaged payload shows when its tensor is asked for.
+            damaged payload shows when its tensor is read.
         OSError: the file cannot be read.
+        ValueError: a tensor, `info` or `units` is read after `close`.
     """
 
     def __init__(
@@ -62,12 +61,10 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         series = StreamDecoder(parents=parents, limits=limits, executor=executor).series
         data = source if isinstance(source, Bytes) else _mapped(source)
         self._file = data if isinstance(data, mmap.mmap) else None
-        self._naming = (
-            nullcontext if isinstance(source, Bytes) else partial(naming, source, BitstreamError)
-        )
+        self._path = None if isinstance(source, Bytes) else source
         try:
-            with self._naming():
-                self._units.extend(limited_units(data, limits, stream))
+            with naming(self._path, BitstreamError):
+                self._units.extend(stream.units(data, limits))
         except BaseException:
             self.close()
             raise
@@ -76,10 +73,9 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self._tensors = {t.name: t for t in walk.tensors(maker.coded(self._units))}
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        if self._closed:
-            raise ValueError("the stream is closed")
+        self._check_open()
         tensor = self._tensors[name]
-        with self._naming():
+        with naming(self._path, BitstreamError):
             return tensor.read()
 
     def __iter__(self) -> Iterator[str]:
@@ -93,19 +89,25 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
 
     def info(self) -> StreamInfo:
         """Return what the headers say, without decoding."""
+        self._check_open()
         return describe_stream(self._units)
 
     def units(self) -> list[ParsedUnit]:
         """Return all units, parsed."""
+        self._check_open()
         return list(self._units)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the stream is closed")
+
     def close(self) -> None:
-        """Release the file; tensors cannot be read any more."""
+        """Release the file; nothing can be read any more, and the mapping is empty."""
         self._closed = True
         self._units = []
         self._tensors = {}
         if self._file is not None:
-            with suppress(BufferError):  # somebody still holds a unit: it goes with the last one
+            with suppress(BufferError):  # a unit is still in use: the last one closes it
                 self._file.close()
 
     def __enter__(self) -> NnrStream:

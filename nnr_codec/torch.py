@@ -18,7 +18,7 @@ import torch
 
 from . import decoder, encoder
 from .checkpoints.torch_tensors import tensor_of
-from .decoding.unit_reader import Source
+from .decoding.stream_decoder import Source
 from .options import EncodeOptions
 
 __all__ = ["decode", "encode", "load_file", "save_file"]

@@ -8,7 +8,7 @@
 * :mod:`.stream_parser`: units in their context.
 
 >>> from nnr_codec.bitstream import *
->>> stream = write_start(0) + write_mps(ModelParameterSet(), 0)
+>>> stream = write_record(StartUnit()) + write_record(ModelParameterSet())
 >>> stream.hex(" ")
 '00 04 02 00 00 08 06 81 00 40 00 80'
 >>> [parsed.unit.label for parsed in parse_units(stream)]
@@ -44,11 +44,7 @@ from .units import (
     read_units,
     unit_start,
     write_data_unit,
-    write_lps,
-    write_mps,
-    write_quantization_data,
-    write_start,
-    write_topology,
+    write_record,
     write_unit,
 )
 from .visitors import Element
@@ -80,10 +76,6 @@ __all__ = [
     "read_units",
     "unit_start",
     "write_data_unit",
-    "write_lps",
-    "write_mps",
-    "write_quantization_data",
-    "write_start",
-    "write_topology",
+    "write_record",
     "write_unit",
 ]

@@ -273,6 +273,13 @@ class DataUnit:
         return 10 if value is None else value + 1
 
     @property
+    def element_type(self) -> str:
+        """What nnr_decompressed_data_format, or its absence, says: "float32", "int4", …"""
+        if self.nnr_decompressed_data_format is not None:
+            return self.nnr_decompressed_data_format.name.lower()
+        return "int32" if self.payload_type == PayloadType.INT else "float32"
+
+    @property
     def element_count(self) -> int:
         """Elements of the (recomposed) weight; 0 if the unit has no dimensions."""
         return prod(self.tensor_dimensions) if self.tensor_dimensions else 0

@@ -6,7 +6,7 @@ refusals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,38 +18,12 @@ from ..factorization.tensor_order import TensorOrder
 from ..options import DecodeLimits
 from .codes import PayloadType, TopologyFormat, UnitType
 from .context import Context
-from .data_unit import data_unit
-from .records import (
-    DataUnit,
-    LayerParameterSet,
-    ModelParameterSet,
-    QuantizationData,
-    StartUnit,
-    Topology,
-)
-from .syntax import (
-    layer_parameter_set,
-    model_parameter_set,
-    quantization_unit,
-    start_unit,
-    topology_unit,
-    unit_header,
-)
-from .units import Unit, read_units
-from .visitors import Element, ListVisitor, ReadVisitor, Visitor
+from .records import DataUnit, LayerParameterSet, ModelParameterSet, StartUnit, Topology
+from .syntax import unit_header
+from .units import STRUCTURES, Record, Unit, read_units
+from .visitors import Element, ListVisitor, ReadVisitor
 
-Record = StartUnit | ModelParameterSet | LayerParameterSet | Topology | QuantizationData | DataUnit
-
-_STRUCTURES: dict[int, tuple[Callable[[], Any], Callable[[Visitor, Any, Context], None]]] = {
-    UnitType.NNR_STR: (StartUnit, start_unit),
-    UnitType.NNR_MPS: (ModelParameterSet, model_parameter_set),
-    UnitType.NNR_LPS: (LayerParameterSet, layer_parameter_set),
-    UnitType.NNR_TPL: (Topology, topology_unit),
-    UnitType.NNR_QNT: (QuantizationData, quantization_unit),
-    UnitType.NNR_NDU: (DataUnit, data_unit),
-}
-
-
+_RECORDS = {unit_type: record for record, (unit_type, _) in STRUCTURES.items()}
 _AFTER_MPS = (UnitType.NNR_LPS, UnitType.NNR_NDU)
 
 
@@ -88,7 +62,7 @@ class ParsedUnit:
         visitor = ListVisitor()
         unit_header(visitor, self.unit.header)
         if self.record is not None:
-            _STRUCTURES[self.unit.unit_type][1](visitor, self.record, self.context)
+            STRUCTURES[type(self.record)][1](visitor, self.record, self.context)
         return visitor.elements
 
 
@@ -145,7 +119,7 @@ class StreamParser:
             return
         if kind == UnitType.NNR_AGG:
             raise UnsupportedFeature("nnr_unit_type", "NNR_AGG", "aggregate units")
-        if kind not in _STRUCTURES:
+        if kind not in _RECORDS:
             raise _invalid(unit, f"nnr_unit_type = {kind}: reserved value")
         if unit.header.partial_data_counter is not None:
             raise UnsupportedFeature("partial_data_counter_present_flag", 1, "partial data")
@@ -155,11 +129,10 @@ class StreamParser:
             raise _invalid(unit, "comes before the NNR_MPS")
 
     def _parse_known(self, unit: Unit) -> ParsedUnit:
-        factory, structure = _STRUCTURES[unit.unit_type]
         before = self.context
-        record = factory()
+        record = _RECORDS[UnitType(unit.unit_type)]()
         reader = unit.reader()
-        structure(ReadVisitor(reader, before.limits), record, before)
+        STRUCTURES[type(record)][1](ReadVisitor(reader, before.limits), record, before)
         if isinstance(record, DataUnit):
             self._check_data_unit(unit, record, unit.size - reader.bytes_read)
         elif reader.bits_left:

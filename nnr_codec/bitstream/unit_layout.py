@@ -29,7 +29,8 @@ class ParentData:
     history: npt.NDArray[np.uint8] | None = None
 
 
-_ParentLookup = Callable[[str, int], ParentData]
+ParentLookup = Callable[[str, int], ParentData]
+"""Gives a tensor's data of the earlier streams, by its name and element count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,54 +57,43 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[0], math.prod(shape[1:])) if shape else (1, 1)
 
 
-def look_up(integers: Integers, codebook: Codebook | None = None) -> Integers:
-    """Return the codebook's values for `integers`, which lie inside it; themselves without one."""
-    if codebook is None:
-        return integers
-    values: Integers = np.array(codebook.values, dtype=np.int32)
-    looked_up: Integers = values[integers + np.int32(codebook.zero_offset)]
-    return looked_up
-
-
 def tensor_layouts(
-    record: DataUnit, context: Context, parent_data: _ParentLookup
+    record: DataUnit, context: Context, parent_data: ParentLookup | None = None
 ) -> list[TensorLayout]:
     """Return the tensors of a data unit in the order in which its codeword holds them.
 
     Args:
         record: the header, with dimensions.
         context: the profile and parameter sets in force.
-        parent_data: gives a tensor's data of the earlier streams, by name and element count;
-            called only for units that have a parent.
+        parent_data: called for the tensors of a unit that has a parent; None: as without one.
     """
     names = dict(zip(record.name_roles(), record.names, strict=True))
-    roles = record.coding_roles()
-    return [_layout(record, context, role, names[role], parent_data) for role in roles]
-
-
-def _layout(
-    record: DataUnit, context: Context, role: str, name: str, parent_data: _ParentLookup
-) -> TensorLayout:
-    shape = role_shape(record, role)
-    rows, cols = matrix_shape(shape)
-    has_codebook = bool(record.codebooks) and role in ("weight", "G", "H")
-    codebook = record.codebooks[role == "H"] if has_codebook else None
-    earlier = ParentData() if record.parent is None else parent_data(name, rows * cols)
-    syntax = TensorSyntax(
-        rows,
-        cols,
-        unary_length=record.unary_length,
-        dependent_quantization=bool(record.dq_flag) and record.payload_type != PayloadType.INT,
-        scan_order=record.scan_order,
-        second_edition=context.profile == 1,
-        codebook_size=len(codebook.values) if codebook else 0,
-        codebook_zero_offset=codebook.zero_offset if codebook else 0,
-        parent_present=record.parent is not None,
-        temporal_contexts=bool(record.parent and record.parent.temporal_context_modeling_flag),
-        parent=earlier.integers,
-        history=earlier.history,
-    )
-    return TensorLayout(name, role, shape, syntax, codebook)
+    layouts = []
+    for role in record.coding_roles():
+        name = names[role]
+        shape = role_shape(record, role)
+        rows, cols = matrix_shape(shape)
+        has_codebook = bool(record.codebooks) and role in ("weight", "G", "H")
+        codebook = record.codebooks[role == "H"] if has_codebook else None
+        earlier = ParentData()
+        if record.parent is not None and parent_data is not None:
+            earlier = parent_data(name, rows * cols)
+        syntax = TensorSyntax(
+            rows,
+            cols,
+            unary_length=record.unary_length,
+            dependent_quantization=bool(record.dq_flag) and record.payload_type != PayloadType.INT,
+            scan_order=record.scan_order,
+            second_edition=context.profile == 1,
+            codebook_size=len(codebook.values) if codebook else 0,
+            codebook_zero_offset=codebook.zero_offset if codebook else 0,
+            parent_present=record.parent is not None,
+            temporal_contexts=bool(record.parent and record.parent.temporal_context_modeling_flag),
+            parent=earlier.integers,
+            history=earlier.history,
+        )
+        layouts.append(TensorLayout(name, role, shape, syntax, codebook))
+    return layouts
 
 
 def role_shape(record: DataUnit, role: str) -> tuple[int, ...]:

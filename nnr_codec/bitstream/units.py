@@ -40,6 +40,18 @@ SHORT_UNIT_BYTES = 1 << 15
 
 MAX_UNIT_BYTES = (1 << 31) - 1
 
+Record = StartUnit | ModelParameterSet | LayerParameterSet | Topology | QuantizationData | DataUnit
+
+STRUCTURES: dict[type[Record], tuple[UnitType, Callable[[Visitor, Any, Context], None]]] = {
+    StartUnit: (UnitType.NNR_STR, start_unit),
+    ModelParameterSet: (UnitType.NNR_MPS, model_parameter_set),
+    LayerParameterSet: (UnitType.NNR_LPS, layer_parameter_set),
+    Topology: (UnitType.NNR_TPL, topology_unit),
+    QuantizationData: (UnitType.NNR_QNT, quantization_unit),
+    DataUnit: (UnitType.NNR_NDU, data_unit),
+}
+"""By what a unit holds: its type, and its syntax behind the common header."""
+
 _READ_BYTES = 1 << 20
 _TYPE_NAMES = {int(code): code.name for code in UnitType}
 
@@ -231,40 +243,19 @@ def write_unit(unit_type: int, *parts: bytes | bytearray | memoryview) -> bytes:
     return b"".join([unit_start(unit_type, sum(len(part) for part in parts)), *parts])
 
 
-def _written(structure: Callable[[Visitor, Any, Context], None], record: Any, at: Context) -> bytes:
+def _written(record: Record, context: Context) -> bytes:
     writer = BitWriter()
-    structure(WriteVisitor(writer), record, at)
+    STRUCTURES[type(record)][1](WriteVisitor(writer), record, context)
     return writer.to_bytes()
 
 
-def write_start(profile: int) -> bytes:
-    """The NNR_STR unit of profile 0 or 1."""
-    return write_unit(UnitType.NNR_STR, _written(start_unit, StartUnit(profile), Context()))
+def write_record(record: Record, profile: int = 0) -> bytes:
+    """The unit of any record but a data unit's, in the syntax of a profile.
 
-
-def write_mps(mps: ModelParameterSet, profile: int) -> bytes:
-    """The NNR_MPS unit."""
-    return write_unit(UnitType.NNR_MPS, _written(model_parameter_set, mps, Context(profile)))
-
-
-def write_lps(lps: LayerParameterSet) -> bytes:
-    """An NNR_LPS unit."""
-    return write_unit(UnitType.NNR_LPS, _written(layer_parameter_set, lps, Context()))
-
-
-def write_topology(topology: Topology) -> bytes:
-    """An NNR_TPL unit."""
-    return write_unit(UnitType.NNR_TPL, _written(topology_unit, topology, Context()))
-
-
-def write_quantization_data(data: QuantizationData) -> bytes:
-    """An NNR_QNT unit."""
-    return write_unit(UnitType.NNR_QNT, _written(quantization_unit, data, Context()))
-
-
-def data_unit_header(record: DataUnit, context: Context) -> bytes:
-    """The header of a data unit between the common header and the payload, ``align`` included."""
-    return _written(data_unit, record, context)
+    Raises:
+        ValueError: a record that the syntax cannot say.
+    """
+    return write_unit(STRUCTURES[type(record)][0], _written(record, Context(profile)))
 
 
 def write_data_unit(
@@ -276,7 +267,7 @@ def write_data_unit(
         ValueError: a record that the syntax cannot say.
         InvalidModel: a name that is no proper string, or more bytes than a unit can have.
     """
-    header = data_unit_header(record, context)
+    header = _written(record, context)
     if len(header) + len(payload) > MAX_UNIT_BYTES - UnitHeader(1).byte_length:
         name = record.names[0] if record.names else f"index {record.indices[0]}"
         raise InvalidModel(name, "its code is longer than a unit can be (2**31 - 1 bytes)")

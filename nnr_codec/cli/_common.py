@@ -212,16 +212,6 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def human_bytes(count: int) -> str:
-    """Return a number of bytes for people: three digits and a decimal unit."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.3g} {unit}"
-        size /= 1000
-    raise AssertionError("unreachable")
-
-
 def shape_text(shape: tuple[int, ...]) -> str:
     """Return a shape such as 64x3x3x3; a scalar is "scalar"."""
     return "x".join(map(str, shape)) or "scalar"

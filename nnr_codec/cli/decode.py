@@ -15,6 +15,7 @@ from ..decoding.stream_decoder import StreamDecoder
 from ..errors import InvalidOptions
 from ..factorization.metadata import KEY, USUAL
 from ..model import Array, Parameter
+from ..report import size_text
 from ..support.digest import ModelDigest
 from ..support.rereadable_file import rereadable
 from . import _common as common
@@ -134,7 +135,7 @@ def _show(
         print(
             f"{printable(given.input)} -> {printable(given.output)}: "
             f"{common.counted(len(tensors), 'tensor')}, {common.counted(elements, 'weight')}, "
-            f"{common.human_bytes(size)}, {seconds:.2f} s"
+            f"{size_text(size)}, {seconds:.2f} s"
         )
 
 

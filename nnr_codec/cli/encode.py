@@ -12,7 +12,7 @@ from ..encoder import encode
 from ..errors import InvalidOptions
 from ..model import Model
 from ..options import PRESETS, EncodeOptions
-from ..report import EncodeReport
+from ..report import EncodeReport, size_text
 from . import _common as common
 from ._decomposition import add_decomposition, check_needed, decompose, show_skipped
 from ._options import add_options, encode_options
@@ -146,7 +146,7 @@ def summary(source: str, output: str, report: EncodeReport) -> str:
         f"{printable(source)} -> {printable(output)}: "
         f"{common.counted(len(report.tensors), 'tensor')}{factored}, "
         f"{common.counted(report.elements, 'weight')}{parameters}, "
-        f"{common.human_bytes(report.original_bytes)} -> {common.human_bytes(report.bytes)} "
+        f"{size_text(report.original_bytes)} -> {size_text(report.bytes)} "
         f"({100 * report.ratio:.2f} %), {report.bits_per_weight:.3f} bit/weight, "
         f"NMSE {report.nmse:.3g}{alone}{offset}, {report.seconds:.2f} s"
     )

@@ -9,10 +9,10 @@ import sys
 from ..errors import InvalidOptions
 from ..experiments.plan import Plan, load_plan
 from ..experiments.report.files import PAGE
-from ..experiments.report.markup import size_text
 from ..experiments.report.results import Results, bd_rates, losses_of
 from ..experiments.report.tables import document
 from ..experiments.runner import planned_cells, run_plan, usable_folder
+from ..report import size_text
 from . import _common as common
 from .text import printable, table
 

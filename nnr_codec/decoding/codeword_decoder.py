@@ -138,7 +138,7 @@ class CodewordDecoder:
         return self._series.parent_data(name, elements, label=unit.label, offset=unit.byte_offset)
 
     def _require_parents(self, layouts: list[TensorLayout]) -> None:
-        """Tell a missing parent from damage."""
+        """Raise the error of a missing parent, which would look like damage."""
         for layout in layouts:
             if layout.name not in self._series:
                 raise MissingParent(layout.name)

@@ -1,4 +1,4 @@
-"""Tensors of an open stream that are decoded when they are read, each time anew."""
+"""Tensors of an open stream that are decoded each time that they are read."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class LazyMaker:
 class SharedFactors:
     """Keeps what several weights are made of until each of them was formed once, in any order.
 
-    For weights that are asked for one by one: a factor is not decoded anew for each of them. When
-    all have been formed, it goes, and with the next one it all begins again.
+    So a factor is not decoded for each weight again when they are read one by one. When all were
+    formed it is dropped, to be decoded again with the next one.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class SharedFactors:
         self._lock = threading.Lock()
 
     def add_weight(self, weight: str, factors: Iterable[LazyTensor]) -> None:
-        """Expect that a weight will be asked for."""
+        """Expect a weight to be read."""
         for factor in factors:
             self._users.setdefault(factor.name, set()).add(weight)
 

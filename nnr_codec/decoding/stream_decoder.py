@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any, BinaryIO
 
 from ..bitstream import DataUnit, ParsedUnit
-from ..errors import BitstreamError
+from ..errors import BitstreamError, naming
 from ..factorization.factorizations import Factorization
 from ..options import DecodeLimits
 from ..support.ordered_calls import OrderedCalls
+from ..support.rereadable_file import RereadableFile
+from ..support.shared_function import call_portably
 from .finishing import ValueMaker
 from .series import CodedState, Series
 from .stream_map import Layers, Selection, StreamMap
 from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
-from .unit_reader import Source, data_units, opened
 from .walk import Walk
-
-_MAX_PENDING = 64
-"""Units decoded ahead of the one handed out, with an executor."""
 
 _BYTES_PER_ELEMENT = 8
 """What decoding holds of an element: its integer and its value."""
+
+Bytes = bytes | bytearray | memoryview
+Source = Bytes | str | os.PathLike[str] | BinaryIO | RereadableFile
+"""What a bitstream is read from."""
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[Any]:
+    """Give bytes, files and pipes as they are, and open paths; errors name the file."""
+    if isinstance(source, str | os.PathLike):
+        with open(source, "rb") as file, naming(source, BitstreamError):
+            yield file
+        return
+    name = getattr(source, "name", None)  # of an unnamed temporary file: a number
+    with naming(name if isinstance(name, str) else None, BitstreamError):
+        yield source
 
 
 class StreamDecoder:
@@ -73,10 +90,19 @@ class StreamDecoder:
         """
         selection, stream = replace(self._selection, layers=layers), StreamMap()
         self.factorizations, self.metadata = stream.factorizations, stream.metadata
-        with opened(source) as data:
-            units = data_units(data, self._limits, selection, stream)
+        with _opened(source) as data:
+            units = self._needed_units(data, selection, stream)
             outlines = (outline_data_unit(parsed) for parsed, _ in units)
             yield from Walk(stream, selection, ValueMaker(outlines=True)).tensors(outlines)
+
+    def _needed_units(
+        self, data: Any, selection: Selection, stream: StreamMap
+    ) -> Iterator[tuple[ParsedUnit, DataUnit]]:
+        """Yield the data units to decode, with their headers; note all units in `stream`."""
+        for parsed in stream.units(data, self._limits):
+            record = parsed.record
+            if isinstance(record, DataUnit) and selection.needs(record, stream):
+                yield parsed, record
 
     def _states(self, parent: Source) -> dict[str, CodedState]:
         units = self._decode(parent, Selection(), StreamMap(), keep_integers=True)
@@ -91,8 +117,8 @@ class StreamDecoder:
         self, source: Source, selection: Selection, stream: StreamMap, keep_integers: bool = False
     ) -> Iterator[list[DecodedTensor]]:
         """Yield the tensors of each data unit that is needed."""
-        with opened(source) as data:
-            units = data_units(data, self._limits, selection, stream)
+        with _opened(source) as data:
+            units = self._needed_units(data, selection, stream)
             if self._executor is not None:
                 yield from self._decode_ahead(units, self._executor, keep_integers)
                 return
@@ -103,7 +129,7 @@ class StreamDecoder:
         self, units: Iterator[tuple[ParsedUnit, DataUnit]], executor: Executor, keep_integers: bool
     ) -> Iterator[list[DecodedTensor]]:
         decode = partial(_decoded_unit, keep_integers=keep_integers)
-        with OrderedCalls(executor, decode, _MAX_PENDING) as calls:
+        with OrderedCalls(executor, decode) as calls:
             while True:
                 try:
                     unit = next(units, None)
@@ -121,11 +147,11 @@ class StreamDecoder:
                 size = len(parsed.payload) + _BYTES_PER_ELEMENT * record.decoded_elements
                 yield from calls.room_for(size)
                 names = [name for name, _ in record.decoded_roles()]
-                calls.submit(size, (parsed, self.series.part(names)))
+                calls.submit(size, (parsed, names[0], self.series.part(names)))
             yield from calls.rest()
 
 
-def _decoded_unit(unit: tuple[ParsedUnit, Series], keep_integers: bool) -> list[DecodedTensor]:
-    """Decode a unit with the part of the series that concerns it."""
-    parsed, series = unit
-    return decode_data_unit(parsed, series, keep_integers=keep_integers)
+def _decoded_unit(unit: tuple[ParsedUnit, str, Series], keep_integers: bool) -> list[DecodedTensor]:
+    """Decode a unit, given with the name of its first tensor and its part of the series."""
+    parsed, name, series = unit
+    return call_portably(name, decode_data_unit, parsed, series, None, keep_integers)

@@ -12,7 +12,7 @@ import numpy as np
 from .._core import TensorSyntax, decode_codeword, peek_qp_delta
 from ..bitstream import Context, DataUnit, ParsedUnit, PayloadType
 from ..bitstream.qp import qp_delta_bits
-from ..bitstream.unit_layout import ParentData, TensorLayout, tensor_layouts
+from ..bitstream.unit_layout import TensorLayout, tensor_layouts
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import Factorization, factors_of
 from ..factorization.model_map import Extra
@@ -108,7 +108,7 @@ def _rows(units: Sequence[ParsedUnit], stream: StreamMap) -> Iterator[list[_Row]
 
 def _tensors(parsed: ParsedUnit, record: DataUnit, stream: StreamMap) -> dict[str, TensorInfo]:
     """Describe the coded tensors of a data unit, by name; its bytes stand with the largest."""
-    layouts = tensor_layouts(record, parsed.context, lambda name, elements: ParentData())
+    layouts = tensor_layouts(record, parsed.context)
     largest = max(layouts, key=lambda layout: math.prod(layout.shape)).name
     coded = record.payload_type != PayloadType.RAW_FLOAT
     infos = {}
@@ -127,15 +127,9 @@ def _tensors(parsed: ParsedUnit, record: DataUnit, stream: StreamMap) -> dict[st
             scan_order=scan_order if coded else None,
             dq=bool(record.dq_flag) if coded else None,
             codebook_size=len(layout.codebook.values) if layout.codebook else None,
-            data_format=rule.dtype or _data_format(record),
+            data_format=rule.dtype or record.element_type,
         )
     return infos
-
-
-def _data_format(record: DataUnit) -> str:
-    if record.nnr_decompressed_data_format is not None:
-        return record.nnr_decompressed_data_format.name.lower()
-    return "int32" if record.payload_type == PayloadType.INT else "float32"
 
 
 def _qps(parsed: ParsedUnit, record: DataUnit, layouts: Sequence[TensorLayout]) -> list[int | None]:

@@ -41,10 +41,10 @@ class TensorInfo(_Decoded):
         role: "weight", or the tensor's role in its block.
         unit: index of its data unit in the stream.
         bytes: bytes of the data unit; 0 for the smaller tensors of a block.
-        qp: quantization parameter; None where only decoding would tell, or there is none.
+        qp: quantization parameter; None where only decoding would show it, or there is none.
         unary_length, scan_order, dq: as coded; None for raw floats.
         codebook_size: entries, or None.
-        data_format: element type that the stream asks for.
+        data_format: element type of the decoded values.
     """
 
     name: str
@@ -128,7 +128,7 @@ class StreamInfo(StreamTotals):
         return coded + sum(weight.original_bytes for weight in self.factorizations)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON-ready data."""
+        """Return totals, tensors and weights as JSON-ready data."""
         totals = {
             "profile": self.profile,
             "qp_density": self.qp_density,

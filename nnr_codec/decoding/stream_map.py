@@ -1,18 +1,20 @@
-"""What a stream's headers have said so far, by the names of tensors, and which are asked for."""
+"""What a stream's headers have said so far, by the names of tensors, and which are selected."""
 
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from ..bitstream import DataUnit, ParsedUnit
-from ..errors import InvalidOptions
+from ..bitstream import DataUnit, ParsedUnit, Topology, parse_units
+from ..errors import InvalidOptions, LimitExceeded
 from ..factorization.factorizations import Factorization
 from ..factorization.map_checks import MapError
 from ..factorization.model_map import ModelMap
 from ..factorization.tensor_rules import TensorRule
 from ..model import dtype_of, is_signed_float
+from ..options import DecodeLimits
 
 Layers = Literal["dense", "factorized"]
 
@@ -33,8 +35,30 @@ class StreamMap:
         self.metadata: dict[str, str] = {}
         self._ties: dict[str, list[str]] = {}
 
+    def units(self, source: Any, limits: DecodeLimits) -> Iterator[ParsedUnit]:
+        """Parse all units of a stream, within the limit of all elements, and note them.
+
+        The weights that are made of factors count with the first unit already, ties with their
+        tensor.
+        """
+        coded, formed = 0, 0
+        for parsed in parse_units(source, limits):
+            self.note(parsed)
+            if isinstance(parsed.record, Topology):
+                weights = self.model_map.factorizations.items()
+                formed = sum(entry.elements * (1 + len(self.ties(n))) for n, entry in weights)
+            elif isinstance(parsed.record, DataUnit):
+                coded += parsed.record.decoded_elements
+                if self.model_map.extras:
+                    names = [name for name, _ in parsed.record.decoded_roles()]
+                    ties = sum(len(self.ties(name)) for name in names)
+                    coded += parsed.record.decoded_elements * ties
+                if coded + formed > limits.max_elements:
+                    raise LimitExceeded("max_elements", coded + formed, limits.max_elements)
+            yield parsed
+
     def note(self, parsed: ParsedUnit) -> None:
-        """Read a unit's header: the stream's map, or a weight in factors of its own."""
+        """Read a unit's header: the stream's map, or a block's weight in factors."""
         model_map, record = parsed.context.model_map, parsed.record
         if model_map is not None and model_map is not self.model_map:
             self.model_map = model_map
@@ -57,8 +81,8 @@ class StreamMap:
         return self.model_map.users.get(name, [])
 
     def results(self, name: str) -> list[str]:
-        """Return the names under which coded tensor `name` comes back: its own, those of the
-        weights that are made of it, and of all ties to them; of a part: those of its owner."""
+        """Return the names of what is decoded of coded tensor `name`: of itself (for a part: of its
+        owner), of the weights that are made of it, and of all ties to these."""
         owner = self.model_map.owners.get(name, name)
         names = [owner, *self.weights_of(owner)]
         return [*names, *(tied for result in names for tied in self.ties(result))]
@@ -66,7 +90,7 @@ class StreamMap:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is asked for of a stream; the arguments are those of :func:`nnr_codec.decode`.
+    """What is to be decoded of a stream; the arguments are those of :func:`nnr_codec.decode`.
 
     Raises:
         InvalidOptions: there are no such layers, or `only` is no text.
@@ -86,19 +110,18 @@ class Selection:
         return self.only is None or fnmatch.fnmatchcase(name, self.only)
 
     def selects(self, name: str, role: str, stream: StreamMap) -> bool:
-        """Whether a tensor is asked for: a factor also by the name of a weight made of it."""
+        """Whether a tensor is selected: a factor also by the name of a weight made of it."""
         weights = [name[:-2]] if role in ("G", "H") else stream.weights_of(name)
         left_out = bool(weights) if self.layers == "dense" else role == "dense"
         return not left_out and (self.only is None or any(map(self.matches, [name, *weights])))
 
     def forms(self, weight: str, stream: StreamMap) -> bool:
-        """Whether a weight is to be formed of its factors: it, or a tie to it, is asked for."""
+        """Whether a weight is to be formed of its factors: it, or a tie to it, is selected."""
         ties = stream.ties(weight)
         return any(map(self.matches, [weight, *ties] if self.layers == "dense" else ties))
 
     def needs(self, record: DataUnit, stream: StreamMap) -> bool:
-        """Whether a unit holds a tensor that is asked for, or one that such a one is tied to or
-        made of."""
+        """Whether a unit holds a selected tensor, or one that a selected tensor needs."""
         names = (name for coded, _ in record.decoded_roles() for name in stream.results(coded))
         return self.only is None or any(map(self.matches, names))
 
@@ -115,8 +138,7 @@ def block_factorization(record: DataUnit, model_map: ModelMap) -> Factorization 
         return None
     rule = model_map.tensors.get(record.dense_name, TensorRule())
     shape = rule.shape or tuple(record.tensor_dimensions or ())
-    data_format = record.nnr_decompressed_data_format
-    dtype = rule.dtype or ("float32" if data_format is None else data_format.name.lower())
+    dtype = rule.dtype or record.element_type
     factors = [model_map.tensors.get(name, TensorRule()) for name in names]
     types = [dtype, *(factor.dtype for factor in factors if factor.dtype is not None)]
     if any(factor.shape is not None for factor in factors) or not all(map(_is_signed, types)):

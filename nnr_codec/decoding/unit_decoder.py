@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .._core import dequantize, dequantize_in_place
 from ..bitstream import Codebook, DataFormat, DataUnit, NodeId, ParsedUnit, PayloadType
 from ..bitstream.qp import step_size
-from ..bitstream.unit_layout import Integers, look_up, role_shape
+from ..bitstream.unit_layout import Integers, role_shape
 from ..errors import LimitExceeded, UnsupportedFeature
 from ..factorization.map_checks import MapError
 from ..factorization.tensor_rules import TensorRule, apply_rule
@@ -34,7 +34,7 @@ class DecodedTensor:
     Attributes:
         name: its name.
         role: "weight", "G", "H", "local_scaling", "bias", "beta", "gamma", "mean", "var"; or
-            "dense": a product of factors; or "tied" or "empty": without a unit of its own.
+            "dense": a product of factors; or "tied" or "empty": without a data unit.
         values: float32, or what nnr_decompressed_data_format says; integers: int32 likewise.
         integers: the coded integers after the doubling, flat int32, for later streams of a
             series; None for raw floats and for the product, and where they are not kept.
@@ -67,7 +67,7 @@ def decode_data_unit(
         keep_integers: give the integers beside the values, for a later stream of the series.
 
     Raises:
-        BitstreamError: the unit is damaged, needs a missing parent, or asks for too much.
+        BitstreamError: the unit is damaged, needs a missing parent, or exceeds the memory.
     """
     unit = _UnitDecoder(parsed, series or Series(), keep_integers)
     try:
@@ -83,7 +83,7 @@ def outline_data_unit(parsed: ParsedUnit) -> list[DecodedTensor]:
     Names, roles, shapes and element types follow from the headers, which alone are looked at.
 
     Raises:
-        BitstreamError: the unit asks for what is not supported, or contradicts the model map.
+        BitstreamError: the unit needs what is not supported, or contradicts the model map.
     """
     unit = _UnitDecoder(parsed, Series())
     return [unit.outlined(name, role) for name, role in unit.record.decoded_roles()]
@@ -101,7 +101,7 @@ class _UnitDecoder:
         self._quantization = parsed.context.quantization or (0, 0)
 
     def tensors(self, executor: Executor | None) -> list[DecodedTensor]:
-        """Decode everything, in the order of the names in the header, the product last."""
+        """Decode all tensors, in the order of the names in the header, the product last."""
         if self.record.payload_type == PayloadType.RAW_FLOAT:
             return self._raw_floats()
         coded = self._codeword.decode(executor)
@@ -158,7 +158,7 @@ class _UnitDecoder:
             node_id = self.record.node_id
             return DecodedTensor(layout.name, layout.role, values, integers, node_id=node_id)
         qp, step = self._step(tensor)
-        # Factors' integers are needed for the product yet.
+        # The integers of factors are still needed for the product.
         if self._keep_integers or layout.role in ("G", "H") or _is_wide(layout.codebook):
             weights = _dequantized(indexed, step, layout.codebook)
         else:
@@ -176,12 +176,15 @@ class _UnitDecoder:
             raise self.invalid(str(error)) from None
 
     def _apply_codebook(self, integers: Integers, codebook: Codebook | None) -> Integers:
-        if codebook is not None:
-            lowest, highest = int(integers.min()), int(integers.max())
-            past = len(codebook.values) - codebook.zero_offset
-            if lowest < -codebook.zero_offset or highest >= past:
-                raise self.invalid("an integer points outside the codebook")
-        return look_up(integers, codebook)
+        if codebook is None:
+            return integers
+        lowest, highest = int(integers.min()), int(integers.max())
+        past = len(codebook.values) - codebook.zero_offset
+        if lowest < -codebook.zero_offset or highest >= past:
+            raise self.invalid("an integer points outside the codebook")
+        values: Integers = np.array(codebook.values, dtype=np.int32)
+        looked_up: Integers = values[integers + np.int32(codebook.zero_offset)]
+        return looked_up
 
     def _to_float_type(self, values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         with np.errstate(over="ignore"):  # what is too large for the type becomes infinite
@@ -197,7 +200,7 @@ class _UnitDecoder:
         return values.astype(dtype, copy=False)
 
     def _dtype(self) -> np.dtype[Any]:
-        """Return the element type that the unit's header asks for.
+        """Return the element type that the unit's header gives.
 
         Raises:
             UnsupportedFeature: integers of floats, or floats of integers.
@@ -208,7 +211,7 @@ class _UnitDecoder:
             return np.dtype(np.int32 if is_integer else np.float32)
         if data_format.name.startswith("INT") != is_integer:
             kinds = ("floats", "integers") if is_integer else ("integers", "floats")
-            reason = f"{kinds[0]} were asked for in a unit of {kinds[1]}"
+            reason = f"a type of {kinds[0]} in a unit of {kinds[1]}"
             raise UnsupportedFeature("nnr_decompressed_data_format", data_format.name, reason)
         return np.dtype(np.int8 if data_format in _SMALL_INTEGERS else data_format.name.lower())
 

@@ -1,7 +1,7 @@
 """The walk from coded to finished tensors: order, parts, products of factors, ties, empty tensors.
 
 Decoding, the outline of a stream, the index of an open one and its description walk alike; they
-differ in what a tensor carries: values, a shape, how to read it, a row of a table.
+differ in what comes with a tensor: values, a shape, how to read it, a row of a table.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ is smaller so, and its error is not larger.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from io import BytesIO
 
 import numpy as np
 
@@ -137,9 +137,8 @@ def _coded(
     moment: Float64 | None,
 ) -> _Coded:
     """Encode a weight in a stream of its own, decode it, and measure."""
-    with ExitStack() as files:
-        factorizations = {} if made is None else {name: made}
-        draft = encode_model(Model.from_arrays({name: values}), factorizations, options, files)
-        draft.file.seek(0)
-        decoded = next(t for t in StreamDecoder().tensors(draft.file) if t.name == name)
-        return _Coded(draft.report.bytes, squared_error(values, decoded.values, moment))
+    stream = BytesIO()
+    factorizations = {} if made is None else {name: made}
+    report = encode_model(Model.from_arrays({name: values}), factorizations, options, stream)
+    decoded = next(t for t in StreamDecoder().tensors(stream.getbuffer()) if t.name == name)
+    return _Coded(report.bytes, squared_error(values, decoded.values, moment))

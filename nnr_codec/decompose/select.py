@@ -14,6 +14,7 @@ from ..model import Parameter
 from ..options import DecompositionOptions, EncodeOptions, matches_tensor
 from ..support.blas_threads import on_one_blas_thread
 from ..support.ordered_calls import ordered_results
+from ..support.shared_function import call_portably
 from .auto_size import LARGER, SizeTask, smallest
 from .auto_work import MORE_WORK, WorkBench, least_work
 from .decomposition import Decomposition
@@ -252,7 +253,7 @@ class _Selection:
 @on_one_blas_thread
 def _result(function: Callable[[Any], Any], task: Any) -> Any:
     """Return what a function makes of a task, in another process perhaps."""
-    return function(task)
+    return call_portably(task.weight.name, function, task)
 
 
 def _with_values(task: Any) -> Any:

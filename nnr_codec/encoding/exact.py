@@ -1,6 +1,6 @@
 """Exact representations: what a tensor is coded as so that every bit of it comes back.
 
-The model map stands before the data units, and tells what integers mean. So the representations
+The model map stands before the data units, and says what integers mean. So the representations
 are chosen by estimates in the survey, one tensor at a time (`represent`), and coded later.
 """
 
@@ -30,6 +30,9 @@ _BIAS_SAMPLE = 2**12
 _BITS_OF_ENTRY = 8 * 50  # in the model map: name, dtype, key
 _BITS_OF_PART = 8 * 60  # the second unit's header, and its name in the map
 _BITS_OF_CODEBOOK_VALUE = 8  # about: the gaps between values are small
+_PART_FIELDS = {"table": "table", "halves": "low"}
+"""By the kind of what has a second tensor: where the map names that, and what its name ends in."""
+
 _STEM = 1000
 """Characters of a tensor's name that its part's begins with: names have at most 4096 bytes."""
 
@@ -41,7 +44,7 @@ class Representation:
     Attributes:
         kind: "raw" binary32 as it is; "step" integers times the step of `qp`; or integers whose
             meaning the map has: "grid", "table", "bits", "halves".
-        entry: what the map says; names of parts are still to be put in (`named`).
+        entry: what the map says; `name_parts` adds the name of a second tensor.
         unary_length: greater-than flags that suit the integers.
         qp: quantization parameter, of "step" alone.
     """
@@ -51,22 +54,11 @@ class Representation:
     unary_length: int = 11
     qp: int | None = None
 
-    def named(self, part: str) -> Representation:
-        """Return it with `part` as the name of its second tensor."""
-        if self.kind == "table":
-            return replace(self, entry=replace(self.entry, table=part))
-        return replace(self, entry=replace(self.entry, low=part))
-
-    @property
-    def part_suffix(self) -> str | None:
-        """What the name of its second tensor ends in; None: it has none."""
-        return {"table": ".table", "halves": ".low"}.get(self.kind)
-
     def integers(self, values: npt.NDArray[Any]) -> tuple[Integers, Integers | None]:
         """Return the tensor's integers, and those of its second tensor, flat."""
         flat = values.reshape(-1)
         if self.kind == "grid":
-            return _multiples(flat, float(self.entry.scale or 0)), None
+            return _integers_on_grid(flat, float(self.entry.scale or 0)), None
         if self.kind == "table":
             return _table(flat)
         words = words_of(flat)
@@ -96,13 +88,12 @@ def represent(
     if not is_float(values.dtype):
         return _of_integers(values)
     flat = values.reshape(-1)
-    is_wide = values.dtype.itemsize == 8
     candidates = [
-        _halves(flat) if is_wide else _bits(flat),
+        _in_words(flat),
         _raw(flat),
         _step(flat, density, codebook),
         _on_grid(flat),
-        None if is_wide else _in_table(flat),
+        _in_table(flat),
     ]
     return min((c for c in candidates if c is not None), key=lambda candidate: candidate[0])[1]
 
@@ -145,7 +136,7 @@ def _on_grid(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:
     scale = scale_of(values)
     if scale is None or not 2.0**-126 <= scale < 2.0**128:
         return None
-    integers = _multiples(values, scale)
+    integers = _integers_on_grid(values, scale)
     exact = scaled(integers, scale, values.dtype)
     if not np.array_equal(words_of(exact), words_of(values)):
         return None
@@ -154,13 +145,14 @@ def _on_grid(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:
     return bits + _BITS_OF_ENTRY, Representation("grid", entry, length)
 
 
-def _multiples(values: npt.NDArray[Any], scale: float) -> Integers:
+def _integers_on_grid(values: npt.NDArray[Any], scale: float) -> Integers:
     return np.rint(values.astype(np.float64) / scale).astype(np.int32)
 
 
 def _in_table(values: npt.NDArray[Any]) -> tuple[float, Representation] | None:
-    words = words_of(values)
-    sample = sampled(words, _TABLE_SAMPLE)
+    if values.dtype.itemsize == 8:
+        return None
+    sample = sampled(words_of(values), _TABLE_SAMPLE)
     if sample.size > 16 and np.unique(sample).size > _MOST_DISTINCT * sample.size:
         return None
     indices, differences = _table(values)
@@ -190,18 +182,15 @@ def _table(values: npt.NDArray[Any]) -> tuple[Integers, Integers]:
     return (rank[inverse.reshape(-1)] - center).astype(np.int32), differences
 
 
-def _bits(values: npt.NDArray[Any]) -> tuple[float, Representation]:
-    words = words_of(values)
-    bits, bias, length = _best_bias(words, is_rotated(values.dtype))
+def _in_words(values: npt.NDArray[Any]) -> tuple[float, Representation]:
+    """Price the values as words, the halves of 64-bit ones apart."""
+    words, is_wide = words_of(values), values.dtype.itemsize == 8
+    high = (words >> 32).astype(np.uint32) if is_wide else words
+    bits, bias, length = _best_bias(high, is_rotated(values.dtype))
     entry = TensorRule(values.dtype.name, bits=bias)
-    return bits + _BITS_OF_ENTRY, Representation("bits", entry, length)
-
-
-def _halves(values: npt.NDArray[Any]) -> tuple[float, Representation]:
-    words = words_of(values)
-    bits, bias, length = _best_bias((words >> 32).astype(np.uint32), rotated=True)
+    if not is_wide:
+        return bits + _BITS_OF_ENTRY, Representation("bits", entry, length)
     bits += estimated_bits(words.astype(np.uint32).view(np.int32), (1,))[0]
-    entry = TensorRule(values.dtype.name, bits=bias)
     return bits + _BITS_OF_ENTRY + _BITS_OF_PART, Representation("halves", entry, length)
 
 
@@ -226,13 +215,15 @@ def name_parts(
     used = set(names)
     named = {}
     for name, representation in representations.items():
-        suffix = representation.part_suffix
-        if suffix is not None:
-            stem = name[:_STEM] + suffix
+        field_of_part = _PART_FIELDS.get(representation.kind)
+        if field_of_part is not None:
+            stem = f"{name[:_STEM]}.{field_of_part}"
             part, number = stem, 1
             while part in used:
                 part, number = f"{stem}{number}", number + 1
             used.add(part)
-            representation = representation.named(part)
+            change: dict[str, Any] = {field_of_part: part}
+            entry = replace(representation.entry, **change)
+            representation = replace(representation, entry=entry)
         named[name] = representation
     return named

@@ -38,7 +38,7 @@ class FactorTransport:
 
     @property
     def names(self) -> list[str]:
-        """The names that no other tensor may have: its own, and those of the factors."""
+        """The names that no other tensor may have: of the weight and of its new factors."""
         name = self.weight.name
         names = [name, *(factor.name for factor in self.new_factors)]
         return [*names, f"{name}_G", f"{name}_H"] if self.is_block else names
@@ -79,18 +79,15 @@ def _without_shared_blocks(
 ) -> dict[str, FactorTransport]:
     """Return weights of which none is a block whose factors a later one needs as tensors."""
     users = users_of({name: weight.entry.factors for name, weight in transports.items()})
-
-    def is_shared(weight: FactorTransport) -> bool:
-        return any(len(users[factor]) > 1 for factor in weight.entry.factors)
-
+    alone = {factor for factor, weights in users.items() if len(weights) == 1}
     return {
-        name: replace(weight, is_block=weight.is_block and not is_shared(weight))
+        name: replace(weight, is_block=weight.is_block and alone.issuperset(weight.entry.factors))
         for name, weight in transports.items()
     }
 
 
 def _check(parameter: Parameter, factored: FactoredWeight) -> None:
-    """Check that factors can stand for a tensor, and that our own decoder takes them."""
+    """Check that factors can stand for a tensor, within the default limits of decoders."""
     name, limits = parameter.name, DecodeLimits()
     if factored.form not in FORMS:
         raise InvalidModel(name, f"unknown form {factored.form!r}")
@@ -105,7 +102,7 @@ def _check(parameter: Parameter, factored: FactoredWeight) -> None:
         raise InvalidModel(name, f"has more than {limits.max_elements_per_tensor} elements")
     operations = type(factored).product_operations(factored.shape, factored.ranks)
     if operations > limits.max_product_operations:
-        raise InvalidModel(name, f"its product takes {operations} multiplications")
+        raise InvalidModel(name, f"its product needs {operations} multiplications")
 
 
 def _named(
@@ -120,7 +117,7 @@ def _named(
     are_new = [id(factor) not in known_factors for factor in factored.factors]
     for index, factor in enumerate(factored.factors):
         name = known_factors.get(id(factor), "")
-        # Each weight has a new factor at least, which tells its position in the stream.
+        # Each weight has at least one new factor, whose position in the stream is the weight's.
         if are_new[index] or name in names or (index == 0 and not any(are_new)):
             name = f"{parameter.name}.factor{index}"
             known_factors.setdefault(id(factor), name)
@@ -133,7 +130,7 @@ def _named(
 def _fits_block(
     factored: FactoredWeight, factors: Sequence[Parameter], options: EncodeOptions
 ) -> bool:
-    """Whether the standard has a unit for a weight: two factors of its own, quantized alike."""
+    """Whether the standard has a unit for a weight: two factors, both new, quantized alike."""
     if factored.form != "lr" or len(factors) != 2:
         return False
     left, right = (options.for_tensor(parameter.name) for parameter in factors)

@@ -1,6 +1,6 @@
 """Which tensors of a model go into one BLOCK unit: a layer's weight, bias and batch norm.
 
-Layers are told from names. PyTorch: ``X.weight``, ``X.bias``, and a batch norm's ``Y.weight``,
+Layers are recognized by names. PyTorch: ``X.weight``, ``X.bias``, and a batch norm's ``Y.weight``,
 ``Y.bias``, ``Y.running_mean``, ``Y.running_var``. Keras: ``X/kernel``, ``X/bias``, ``X/gamma`` and
 so on, as long as the kernel's first dimension, and not its last, is that of the outputs.
 """
@@ -24,21 +24,15 @@ _NORMS = (
     {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"},
     {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "var": "moving_variance"},
 )
-_HEADER_ORDER = (
-    "weight",
-    "beta",
-    "gamma",
-    "mean",
-    "var",
-    "bias",
-)  # of a block without local scaling
-SAVED_BYTES = 6
-"""What a vector takes less, at least, in a block: its unit's header and its codeword's end.
+_HEADER_ORDER = tuple(role for role in BLOCK_ROLES if role != "local_scaling")
 
-It is what a group is sure to save, against the map's bytes for its order, which are certain."""
+SAVED_BYTES = 6
+"""What a vector saves at least in a block: its unit's header and its codeword's end.
+
+The map's bytes for the order, which are certain, are weighed against it."""
 
 USUALLY_SAVED_BYTES = 8
-"""What a vector takes less as a rule, against what else would make it smaller by itself."""
+"""What a vector saves as a rule, against what else would make it smaller by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +59,7 @@ def group_layers(
     map_bytes: Callable[[TensorOrder], int],
     by_name: bool = True,
 ) -> Grouping:
-    """Return the grouping that saves most, such that the order can be told in few bytes.
+    """Return the grouping that saves most, with an order that takes few bytes in the map.
 
     Args:
         parameters: what is coded, in the order of the model.

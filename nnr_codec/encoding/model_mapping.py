@@ -1,4 +1,4 @@
-"""The encoder's side of the model map: what of a model is coded, and what the map has to tell."""
+"""The encoder's side of the model map: what of a model is coded, and what the map says."""
 
 from __future__ import annotations
 
@@ -64,14 +64,13 @@ def map_model(
 
 
 def is_quantized(parameter: Parameter, options: EncodeOptions) -> bool:
-    """Tell whether a parameter is quantized, so that its size depends on its qp."""
+    """Whether a parameter is quantized, so that its size depends on its qp."""
     coded = parameter.size > 0 and parameter.tied_to is None
     return coded and is_signed_float(parameter.dtype) and options.quantizes(parameter.name)
 
 
 def may_need_representation(parameter: Parameter) -> bool:
-    """Tell whether a parameter that is not quantized may need an exact representation: floats, and
-    integers of more than 31 bits."""
+    """Whether what is not quantized may need an exact representation: floats and wide integers."""
     wide = dtype_name(parameter.dtype) in ("int64", "uint64", "uint32")
     return wide or is_float(parameter.dtype)
 
@@ -88,7 +87,7 @@ def with_representations(model_map: ModelMap, exact: Mapping[str, Representation
 
 
 def _check(parameter: Parameter) -> None:
-    """Refuse what our own decoder would, before anything is read."""
+    """Refuse what decoders with the default limits would, before anything is read."""
     limits = DecodeLimits()
     name, shape = parameter.name, parameter.shape
     if not isinstance(name, str):

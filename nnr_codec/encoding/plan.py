@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from ..bitstream import Context, DataUnit, ModelParameterSet, NodeId, PayloadType
 from ..decoding.series import Series
@@ -97,7 +98,7 @@ def plan_stream(survey: ModelSurvey, options: EncodeOptions, series: Series) -> 
         series: the earlier streams; without any, the stream is no update.
 
     Raises:
-        InvalidModel: what has to be told of the model is too long.
+        InvalidModel: the model map is too long.
         InvalidOptions: the profile has no updates.
     """
     profile = stream_profile(options, series)
@@ -160,7 +161,7 @@ def _grouped(survey: ModelSurvey, tensors: Mapping[str, TensorPlan], context: Co
 
 def _may_join(weight: TensorPlan, vector: TensorPlan, search: ToolSearch) -> bool:
     """Whether a weight and a vector can be in one block, whose header says some things once; what
-    is on a step does better in a unit of its own."""
+    is on a step is smaller in a unit by itself."""
     first, second = weight.options, vector.options
     return (
         weight.survey.is_quantized
@@ -183,7 +184,7 @@ def _needs_codebook(vector: TensorPlan, search: ToolSearch) -> bool:
         PayloadType.FLOAT, [parameter.name], tensor_dimensions=list(parameter.shape) or [1]
     )
     with_codebook, without = (
-        len(search.smallest(record, tools, quantized.levels, quantized.qp).data)
+        len(search.smallest(record, tools, quantized.levels, quantized.qp))
         for tools in (options, replace(options, codebook=False))
     )
     return with_codebook + USUALLY_SAVED_BYTES < without
@@ -218,9 +219,8 @@ def _units(
 def _identified(unit: UnitPlan, node_ids: Mapping[str, NodeId], series: Series) -> UnitPlan:
     """Return a unit with what it needs of the identities and the earlier streams of all tensors,
     which are as large as the model."""
-    names = [
-        name for tensor in unit.tensors.values() for name in tensor.survey.names(tensor.parameter)
-    ]
+    coded = (tensor.survey.coded_names(tensor.parameter) for tensor in unit.tensors.values())
+    names = list(chain.from_iterable(coded))
     return replace(
         unit, node_ids={name: node_ids[name] for name in names}, series=series.part(names)
     )

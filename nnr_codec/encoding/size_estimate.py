@@ -1,4 +1,4 @@
-"""About how many bytes a model takes at an offset of all qp: where a target size is looked for."""
+"""About how many bytes a model takes at an offset of all qp: for the search for a target size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .tensor_quantizer import nominal_qp
 class SizeEstimate:
     """The bytes of the quantized tensors, by the means of their integers in samples.
 
-    Integers are reckoned as geometrically distributed, which is right to some percent.
+    Integers are assumed to be geometrically distributed, which is right to some percent.
     """
 
     def __init__(self, survey: ModelSurvey, options: EncodeOptions) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
 
-from ..bitstream import Topology, write_mps, write_start, write_topology
+from ..bitstream import StartUnit, Topology, write_record
 from ..report import TensorReport
 from .grouping import SAVED_BYTES
 from .plan import StreamPlan
@@ -35,6 +35,8 @@ class Draft:
         factors: those of the coded tensors that are factors and do not come back exactly, by name.
         skippable_bytes: about what row skipping would have saved, had the profile allowed it, less
             what that profile costs.
+        qp_offset: what was added to every qp to reach a target size.
+        encodings: streams that were begun to reach it, this one included.
     """
 
     file: BinaryIO
@@ -43,6 +45,8 @@ class Draft:
     tensors: list[TensorReport] = field(default_factory=list)
     factors: dict[str, QuantizedFactor] = field(default_factory=dict)
     skippable_bytes: float = 0.0
+    qp_offset: int = 0
+    encodings: int = 1
 
     @property
     def bytes(self) -> int:
@@ -68,8 +72,8 @@ def encode_stream(
         InvalidModel: a tensor cannot be coded.
     """
     profile = plan.context.profile
-    topology = Topology(topology_data=plan.map_text)
-    head = write_start(profile) + write_mps(plan.mps, profile) + write_topology(topology)
+    records = StartUnit(profile), plan.mps, Topology(topology_data=plan.map_text)
+    head = b"".join(write_record(record, profile) for record in records)
     file.write(head)
     draft = Draft(file, profile, len(head))
     encode = partial(encode_unit, plan.context)

@@ -1,4 +1,4 @@
-"""The survey: what can be known of each tensor by itself, found out in one walk over a model.
+"""The survey: what can be known of each tensor by itself, learned in one walk over a model.
 
 None of it depends on a qp or a profile: it serves however often the model is encoded.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -18,14 +19,10 @@ from ..model import Float64, Model, Parameter
 from ..options import EncodeOptions
 from ..quantize.grids import exact_step
 from ..quantize.integer_rate import sampled
+from ..support.shared_function import call_portably
 from .exact import Representation, name_parts, represent
 from .factor_transport import FactorTransport, transport_factors
-from .model_mapping import (
-    is_quantized,
-    map_model,
-    may_need_representation,
-    with_representations,
-)
+from .model_mapping import is_quantized, map_model, may_need_representation, with_representations
 from .tensor_quantizer import largest_quantizable
 from .tensor_work import results_of
 
@@ -55,7 +52,7 @@ class TensorSurvey:
     largest: float = 0.0
     sample: Float64 | None = None
 
-    def names(self, parameter: Parameter) -> list[str]:
+    def coded_names(self, parameter: Parameter) -> list[str]:
         """Return the names that the tensor has in data units, that of a part first."""
         part = self.exact.entry.part if self.exact is not None else None
         return [parameter.name] if part is None else [part, parameter.name]
@@ -66,15 +63,13 @@ class ModelSurvey:
     """What is known of a model before a stream of it is planned.
 
     Attributes:
-        names: of the model's tensors.
         factored: the weights that travel as factors, by name.
         coded: the tensors that get data units, in order: factors in place of their weights.
-        model_map: what decoders have to be told, except in which order the tensors were.
+        model_map: what decoders need to know, except the order of the tensors.
         tensors: what is known of each coded tensor, by name.
         notes: sentences about what of the model's file is not coded.
     """
 
-    names: list[str]
     factored: Mapping[str, FactorTransport]
     coded: list[Parameter]
     model_map: ModelMap
@@ -84,8 +79,8 @@ class ModelSurvey:
     @property
     def coded_names(self) -> list[str]:
         """The names of all tensors in data units, in order."""
-        names = (self.tensors[parameter.name].names(parameter) for parameter in self.coded)
-        return [name for several in names for name in several]
+        names = (self.tensors[parameter.name].coded_names(parameter) for parameter in self.coded)
+        return list(chain.from_iterable(names))
 
 
 def survey_model(
@@ -94,7 +89,7 @@ def survey_model(
     options: EncodeOptions,
     executor: Executor | None = None,
 ) -> ModelSurvey:
-    """Read each tensor that is coded, and tell what is to be known of it.
+    """Read each tensor that is coded, and return what is known of it.
 
     Args:
         model: the model.
@@ -117,13 +112,12 @@ def survey_model(
     tensors |= {name: TensorSurvey(exact=representation) for name, representation in exact.items()}
     metadata, notes = carried_metadata(model.metadata)
     model_map = replace(with_representations(model_map, exact), metadata=metadata)
-    notes = (*model.notes, *notes)
-    return ModelSurvey(model.names(), factored, coded, model_map, tensors, notes)
+    return ModelSurvey(factored, coded, model_map, tensors, (*model.notes, *notes))
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What is to be found out of one tensor."""
+    """What is to be learned of one tensor."""
 
     parameter: Parameter
     density: int
@@ -140,8 +134,8 @@ class _Question:
         needs_sample = options.target_size is not None
         return cls(parameter, options.qp_density, quantized, exact, codebook, needs_sample)
 
-    def loaded(self) -> _Question | TensorSurvey:
-        """Answer what takes less time than sending the tensor, else load it."""
+    def answered_or_loaded(self) -> _Question | TensorSurvey:
+        """Answer if that is quicker than sending the tensor; else load it for another process."""
         return replace(self, parameter=self.parameter.loaded()) if self.is_exact else self.answer()
 
     def answer(self) -> TensorSurvey:
@@ -165,7 +159,7 @@ class _Batch:
     elements: int
 
     def loaded(self) -> _Batch:
-        loaded = [q.loaded() if isinstance(q, _Question) else q for q in self.questions]
+        loaded = [q.answered_or_loaded() if isinstance(q, _Question) else q for q in self.questions]
         return replace(self, questions=loaded)
 
 
@@ -185,4 +179,7 @@ def _batches(questions: Iterable[_Question]) -> Iterator[_Batch]:
 
 
 def _surveys(batch: _Batch) -> list[TensorSurvey]:
-    return [q.answer() if isinstance(q, _Question) else q for q in batch.questions]
+    return [
+        call_portably(q.parameter.name, q.answer) if isinstance(q, _Question) else q
+        for q in batch.questions
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..errors import InvalidOptions, QuantizationOverflow
 from ..model import Model
@@ -13,28 +13,13 @@ from .model_mapping import is_quantized
 from .stream_encoder import Draft
 
 _MAX_GUESSES = 6
-"""Streams after which the offset is found by halving, lest a strange model take hundreds."""
+"""Streams after which the range of offsets is halved, which bounds their number."""
 
 _MAX_SLOPE = 4.0
 """Of bytes over estimated ones, or the inverse, from one stream to another: two may be alike."""
 
 DraftEncoder = Callable[[EncodeOptions], Draft]
 """Encodes the whole stream with these options."""
-
-
-@dataclass(frozen=True, slots=True)
-class WithinTarget:
-    """The stream that is within a target size.
-
-    Attributes:
-        draft: the stream.
-        qp_offset: what was added to every qp.
-        encodings: streams that were begun to find it.
-    """
-
-    draft: Draft
-    qp_offset: int
-    encodings: int
 
 
 def smaller_profile(encode: DraftEncoder, options: EncodeOptions) -> Draft:
@@ -54,14 +39,16 @@ def smaller_profile(encode: DraftEncoder, options: EncodeOptions) -> Draft:
 def within_target(
     encode: DraftEncoder,
     options: EncodeOptions,
+    target: float,
     model: Model,
     estimate: Callable[[int], float],
-) -> WithinTarget:
+) -> Draft:
     """Encode with the least offset of all qp at which the stream is within the target size.
 
     Args:
         encode: makes a stream.
-        options: with a target size.
+        options: of the encoder.
+        target: bytes; or, if it is no integer, the fraction of the model's bytes.
         model: what is encoded.
         estimate: about the bytes of what is quantized at an offset.
 
@@ -71,7 +58,6 @@ def within_target(
     parameters = model.values()
     # Else no offset changes anything.
     quantizes = any(is_quantized(parameter, options) for parameter in parameters)
-    target = options.target_size or 0
     original_bytes = sum(parameter.nbytes for parameter in parameters)
     allowed = int(target * original_bytes) if isinstance(target, float) else target
     lowest, highest = options.offset_range() if quantizes else (0, 0)
@@ -91,6 +77,7 @@ def within_target(
         except QuantizationOverflow as error:
             overflow, fits = error, offset
             continue
+        draft.qp_offset = offset
         sizes[offset] = draft.bytes
         if draft.bytes <= allowed:
             dropped, best, fits, overflow = best, draft, offset, None
@@ -99,8 +86,8 @@ def within_target(
         if dropped is not None:
             dropped.file.close()
     if best is not None:
-        best_offset = min(offset for offset, size in sizes.items() if size <= allowed)
-        return WithinTarget(best, best_offset, encodings)
+        best.encodings = encodings
+        return best
     if overflow is not None:
         with overflow_beyond_target(fits):
             raise overflow

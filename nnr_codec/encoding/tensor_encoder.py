@@ -7,18 +7,19 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from .._core import choose_unary_length
 from ..bitstream import Context, DataFormat, DataUnit, ParameterTypes, PayloadType
 from ..errors import InvalidModel
 from ..model import Parameter, dtype_name
 from ..options import EncodeOptions
 from ..quantize.grids import levels_on_step
 from ..report import TensorReport
-from .decomposed_unit import decomposed_unit
+from ..support.shared_function import call_portably
 from .exact import Representation
 from .plan import TensorPlan, UnitPlan
 from .tensor_quantizer import QuantizedFactor, QuantizedTensor, quantize_tensor
 from .tool_search import ToolSearch, skippable_bytes
-from .unit_encoder import EncodedUnit, encode_raw_floats
+from .unit_encoder import encode_data_unit, encode_raw_floats
 
 _DATA_FORMATS = {
     "int8": DataFormat.INT8,
@@ -27,7 +28,7 @@ _DATA_FORMATS = {
     "float16": DataFormat.FLOAT16,
     "float64": DataFormat.FLOAT64,
 }
-"""What nnr_decompressed_data_format tells every decoder; other types stand in the model map."""
+"""What nnr_decompressed_data_format can say; other types stand in the model map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,17 @@ class EncodedTensors:
 
 
 def encode_unit(context: Context, unit: UnitPlan) -> EncodedTensors:
-    """Encode what goes into one data unit, in any order and by any worker.
+    """Encode one data unit, in any order and by any worker.
 
     Args:
         context: profile and parameter sets of the stream.
-        unit: what goes into it.
+        unit: what it holds.
 
     Raises:
         InvalidModel: a tensor cannot be coded.
     """
-    return TensorEncoder(context, unit).encode()
+    first = next(iter(unit.tensors.values()))
+    return call_portably(first.parameter.name, TensorEncoder(context, unit).encode)
 
 
 class TensorEncoder:
@@ -80,7 +82,7 @@ class TensorEncoder:
         return self._encode_integers(weight) if exact is None else self._encode_exact(weight, exact)
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
-        """Return the header of a unit that tells the type of its tensor."""
+        """Return the header of a unit that says the type of its tensor."""
         record = self._part_record(parameter.name, parameter.shape, payload_type)
         record.nnr_decompressed_data_format = _DATA_FORMATS.get(dtype_name(parameter.dtype))
         return record
@@ -98,34 +100,33 @@ class TensorEncoder:
     def _encode_integers(self, tensor: TensorPlan) -> EncodedTensors:
         record = self._record(tensor.parameter, PayloadType.INT)
         levels = tensor.parameter.read().astype(np.int32).reshape(-1)
-        unit = self._search.smallest(record, replace(tensor.options, dq=False), levels, 0)
-        return _exactly(tensor.parameter, "int", unit.data)
+        data = self._search.smallest(record, replace(tensor.options, dq=False), levels, 0)
+        return _exactly(tensor.parameter, "int", data)
 
     def _encode_exact(self, tensor: TensorPlan, exact: Representation) -> EncodedTensors:
         parameter = tensor.parameter
         if exact.kind == "raw":
             record = self._record(parameter, PayloadType.RAW_FLOAT)
             values = parameter.read().astype(np.float32, copy=False)
-            unit = encode_raw_floats(record, values, self._context)
-            return _exactly(parameter, "raw", unit.data)
+            return _exactly(parameter, "raw", encode_raw_floats(record, values, self._context))
         options = replace(tensor.options, dq=False, unary_length=exact.unary_length)
         if exact.qp is not None:
             on_step = self._on_step(parameter, options, exact.qp)
             if on_step is None:  # in the survey they were
                 raise InvalidModel(parameter.name, "was changed while it was encoded")
-            return _exactly(parameter, "step", on_step.data, exact.qp)
+            return _exactly(parameter, "step", on_step, exact.qp)
         levels, second = exact.integers(parameter.read())
         record = self._part_record(parameter.name, parameter.shape)
-        data = self._search.smallest(record, options, levels, 0).data
+        data = self._search.smallest(record, options, levels, 0)
         if second is not None and exact.entry.part is not None:
             shape = second.shape if exact.kind == "table" else parameter.shape
             record = self._part_record(exact.entry.part, shape)
             # Differences and low halves are large: flags of single values do not help.
             options = replace(options, unary_length=1)
-            data = self._search.smallest(record, options, second, 0).data + data
+            data = self._search.smallest(record, options, second, 0) + data
         return _exactly(parameter, exact.kind, data)
 
-    def _on_step(self, parameter: Parameter, options: EncodeOptions, qp: int) -> EncodedUnit | None:
+    def _on_step(self, parameter: Parameter, options: EncodeOptions, qp: int) -> bytes | None:
         """Code the integers that times a step are a tensor's values, as they are or by a codebook
         if that is smaller, whatever it promises; None if there are no such integers."""
         levels = levels_on_step(parameter.read(), qp, options.qp_density)
@@ -139,20 +140,20 @@ class TensorEncoder:
         """Encode a tensor, or those of a layer as a BLOCK; a tensor exactly if that is smaller."""
         quantized = self._quantized()
         weight = quantized["weight"]
-        data = self._quantized_unit(quantized).data
+        data = self._quantized_unit(quantized)
         step_qp = self._unit.tensors["weight"].survey.step_qp
         if len(quantized) == 1 and step_qp is not None and weight.distortion.squared_error:
             on_step = self._on_step(weight.parameter, weight.options, step_qp)
-            if on_step is not None and len(on_step.data) <= len(data):
-                report = _report(weight.parameter, "step", len(on_step.data), step_qp)
+            if on_step is not None and len(on_step) <= len(data):
+                report = _report(weight.parameter, "step", len(on_step), step_qp)
                 report = replace(report, energy=weight.distortion.energy)
-                return EncodedTensors(on_step.data, [report], skippable_bytes(weight))
+                return EncodedTensors(on_step, [report], skippable_bytes(weight))
         unit_bytes = {"weight": len(data)}
         reports = [_quantized_report(t, unit_bytes.get(role, 0)) for role, t in quantized.items()]
         factors = self._factors(quantized)
         return EncodedTensors(data, reports, skippable_bytes(weight), factors)
 
-    def _quantized_unit(self, quantized: Mapping[str, QuantizedTensor]) -> EncodedUnit:
+    def _quantized_unit(self, quantized: Mapping[str, QuantizedTensor]) -> bytes:
         weight = quantized["weight"]
         is_block = len(quantized) > 1
         record = self._record(
@@ -168,10 +169,42 @@ class TensorEncoder:
         """Encode the factors G and H of a weight as a decomposed BLOCK."""
         quantized = self._quantized()
         left, right = quantized["G"], quantized["H"]
-        data = decomposed_unit(name, shape, left, right, self._context).data
+        data = self._decomposed_unit(name, shape, left, right)
         share = len(data) * left.levels.size // (left.levels.size + right.levels.size)
         reports = [_quantized_report(left, share), _quantized_report(right, len(data) - share)]
         return EncodedTensors(data, reports, factors=self._factors(quantized))
+
+    def _decomposed_unit(
+        self, name: str, shape: tuple[int, ...], left: QuantizedTensor, right: QuantizedTensor
+    ) -> bytes:
+        """Encode G and H of a dense weight, with the unary length that is the smaller.
+
+        Their options agree in what the header says once. The unit has neither codebooks nor
+        contexts of earlier streams, and in profile 1 no identity, which its two tensors would have
+        to share.
+        """
+        rows, rank = left.parameter.shape
+        record = DataUnit(
+            PayloadType.BLOCK,
+            [f"{name}_G", f"{name}_H"],
+            compressed_parameter_types=int(ParameterTypes.DC),
+            decomposition_rank=rank,
+            g_number_of_rows=rows,
+            tensor_dimensions=list(shape),
+            dq_flag=int(left.options.dq),
+        )
+        # A matrix of one column has entry points that say nothing.
+        sides = (*left.parameter.shape, *right.parameter.shape)
+        record.scan_order = left.options.scan_order if min(sides) > 1 else 0
+        chosen = left.options.unary_length
+        best = {choose_unary_length(factor.levels) for factor in (left, right)}
+        lengths = best if chosen == "auto" else {chosen}
+        coded = {"G": left.coded_levels, "H": right.coded_levels}
+        units = []
+        for length in sorted(lengths):
+            record.cabac_unary_length_minus1 = length - 1
+            units.append(encode_data_unit(record, coded, self._context))
+        return min(units, key=len)
 
     def _quantized(self) -> dict[str, QuantizedTensor]:
         """Quantize the tensors of a unit, by role."""

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._core import TensorToEncode, dequantize
+from .._core import TensorToEncode, dequantize, largest_magnitude
 from ..bitstream.qp import qp_delta_bits, step_size
 from ..bitstream.unit_layout import Integers
 from ..errors import InvalidModel, QuantizationOverflow
 from ..model import Parameter
 from ..options import EncodeOptions
-from ..quantize.distortion import Distortion, distortion, largest_magnitude
-from ..quantize.quantizer import CodingRates, InputKnowledge, Weights, quantizer_of
+from ..quantize.distortion import Distortion, distortion
+from ..quantize.quantizer import CodingRates, Weights, quantizer_of
 from .unit_encoder import CodedLevels
 
 _LEVEL_LIMIT = 2**31 - 8  # of |weight / step|: the integer, and those tried beside it, fit 32 bits
@@ -42,8 +42,7 @@ class QuantizedTensor:
 
     @property
     def qp_raised(self) -> bool:
-        """Whether the qp is greater than that of the options, at which integers would not fit 32
-        bits."""
+        """Whether the qp exceeds that of the options, at which integers would not fit 32 bits."""
         return self.qp != nominal_qp(self.parameter, self.options)
 
     @property
@@ -55,7 +54,7 @@ class QuantizedTensor:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedFactor:
-    """A factor as decoders find it.
+    """A factor as decoders have it.
 
     Attributes:
         shape: its dimensions.
@@ -69,7 +68,7 @@ class QuantizedFactor:
 
     @classmethod
     def of(cls, quantized: QuantizedTensor, profile: int) -> QuantizedFactor:
-        """Return what decoders find of a factor in a stream of this profile."""
+        """Return what decoders have of a factor in a stream of this profile."""
         options, shape = quantized.options, quantized.parameter.shape
         syntax = _rates(shape, options, profile).syntax(dependent=options.dq)
         integers = TensorToEncode(syntax, quantized.levels).reconstruct()
@@ -80,8 +79,8 @@ class QuantizedFactor:
                 break
         return cls(shape, integers, step_size(quantized.qp, options.qp_density))
 
-    def values(self) -> npt.NDArray[np.float32]:
-        """Return the decoded factor."""
+    def read(self) -> npt.NDArray[np.float32]:
+        """Return the decoded values."""
         return dequantize(self.integers.astype(np.int32, copy=False), self.step).reshape(self.shape)
 
 
@@ -124,8 +123,7 @@ def quantize_tensor(
     qp = _coarse_enough(parameter, options, largest)
     step = step_size(qp, options.qp_density)
     rates = _rates(parameter.shape, options, profile)
-    quantizer = quantizer_of(dependent=options.dq)
-    levels = quantizer.integers(_binary32(values), step, rates, InputKnowledge())
+    levels = quantizer_of(dependent=options.dq).integers(_binary32(values), step, rates)
     # No tool changes what is decoded. Measured before there is a code, it needs less memory.
     syntax = rates.syntax(dependent=options.dq)
     error = distortion(values.reshape(-1), levels, syntax, step)

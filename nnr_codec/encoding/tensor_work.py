@@ -9,9 +9,6 @@ from typing import Protocol, Self, TypeVar
 
 from ..support.ordered_calls import ordered_results
 
-_MAX_PENDING = 64
-"""Calls under way, and results that wait for their turn, with an executor."""
-
 _BYTES_PER_ELEMENT = 12
 """What work on an element holds: its value, its integer, and what decoders make of that."""
 
@@ -39,17 +36,12 @@ def results_of(
     Threads read the tensors by themselves. To other workers, which cannot have the open file, the
     values are sent, and `function` with all that is bound to it.
     """
-    is_sent = are_elsewhere(executor)
+    is_sent = executor is not None and not isinstance(executor, ThreadPoolExecutor)
     arguments = (
         (_BYTES_PER_ELEMENT * task.elements, task.loaded if is_sent else partial(_itself, task))
         for task in tasks
     )
-    return ordered_results(executor, function, arguments, _MAX_PENDING)
-
-
-def are_elsewhere(executor: Executor | None) -> bool:
-    """Whether the workers are other processes than this one."""
-    return executor is not None and not isinstance(executor, ThreadPoolExecutor)
+    return ordered_results(executor, function, arguments)
 
 
 def _itself(task: S) -> S:

@@ -17,10 +17,10 @@ from ..decoding.series import Series
 from ..options import EncodeOptions
 from ..quantize.codebook import codebook_of, promises_codebook
 from .tensor_quantizer import QuantizedTensor
-from .unit_encoder import CodedLevels, EncodedUnit, encode_data_unit
+from .unit_encoder import CodedLevels, encode_data_unit
 
 _INFORMATION_LEFT = 0.25
-"""The part of a zero's information that it takes where the contexts expect zeros (measured)."""
+"""The part of a zero's information that it costs where the contexts expect zeros (measured)."""
 
 _MOST_BITS_OF_ZERO = 0.15
 
@@ -46,7 +46,7 @@ class ToolSearch:
         levels: Integers,
         qp: int,
         vectors: Mapping[str, CodedLevels] | None = None,
-    ) -> EncodedUnit:
+    ) -> bytes:
         """Encode with every combination of the tools that are allowed, and keep the smallest.
 
         Args:
@@ -56,8 +56,7 @@ class ToolSearch:
             qp: its quantization parameter; ignored for INT.
             vectors: the other tensors of a block, by role.
         """
-        units = self._candidates(record, options, levels, qp, vectors or {})
-        return min(units, key=lambda unit: len(unit.data))
+        return min(self._candidates(record, options, levels, qp, vectors or {}), key=len)
 
     def _candidates(
         self,
@@ -66,7 +65,7 @@ class ToolSearch:
         levels: Integers,
         qp: int,
         vectors: Mapping[str, CodedLevels],
-    ) -> Iterator[EncodedUnit]:
+    ) -> Iterator[bytes]:
         rows, cols = matrix_shape(tuple(record.tensor_dimensions or ()))
         record.dq_flag = int(options.dq)
         record.scan_order = options.scan_order if rows > 1 and cols > 1 else 0
@@ -136,7 +135,7 @@ class ToolSearch:
     ) -> Iterator[bool]:
         yield False
         # In blocks, a skipped row moves the dq state otherwise than its zeros would: the quantizer
-        # has not reckoned with that.
+        # does not know that.
         possible = self._context.profile == 1 and not (options.dq and options.scan_order)
         wanted = options.row_skipping and possible and min(levels.shape) > 1
         if wanted and not levels.any(axis=1).all():
@@ -147,7 +146,7 @@ class ToolSearch:
 
 
 def skippable_bytes(quantized: QuantizedTensor) -> float:
-    """Return about how many bytes rows of zeros take, if it is left to us to skip them."""
+    """Return about how many bytes rows of zeros take, if the options let us skip them."""
     options, levels = quantized.options, quantized.levels
     rows, cols = matrix_shape(quantized.parameter.shape)
     if min(rows, cols) < 2 or (options.dq and options.scan_order):

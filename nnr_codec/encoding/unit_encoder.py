@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from .._core import TensorToEncode, encode_codeword
 from ..bitstream import Context, DataUnit, EntryPoint, PayloadType, write_data_unit
 from ..bitstream.qp import qp_delta_bits
-from ..bitstream.unit_layout import Integers, ParentData, tensor_layouts
+from ..bitstream.unit_layout import Integers, ParentLookup, tensor_layouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,35 +35,13 @@ class CodedLevels:
     indices: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedUnit:
-    """A data unit.
-
-    Attributes:
-        record: its header.
-        data: the whole unit.
-        payload_bytes: bytes of the codeword or raw floats in it.
-        tensors: the core's tensors by role.
-    """
-
-    record: DataUnit
-    data: bytes
-    payload_bytes: int
-    tensors: dict[str, TensorToEncode]
-
-    @property
-    def integers(self) -> dict[str, Integers]:
-        """What a decoder finds for each role: the integers after the doubling, flat."""
-        return {role: tensor.reconstruct() for role, tensor in self.tensors.items()}
-
-
 def encode_data_unit(
     record: DataUnit,
     coded: Mapping[str, CodedLevels],
     context: Context,
-    parent_data: Callable[[str, int], ParentData] | None = None,
-) -> EncodedUnit:
-    """Encode an INT, FLOAT or BLOCK unit.
+    parent_data: ParentLookup | None = None,
+) -> bytes:
+    """Return an INT, FLOAT or BLOCK unit.
 
     Args:
         record: its header; the entry points are filled in.
@@ -71,10 +49,9 @@ def encode_data_unit(
         context: the profile and parameter sets in force.
         parent_data: as of ``tensor_layouts``.
     """
-    layouts = tensor_layouts(record, context, parent_data or (lambda name, elements: ParentData()))
     density, base_qp = context.quantization or (0, 0)
     tensors = []
-    for layout in layouts:
+    for layout in tensor_layouts(record, context, parent_data):
         source = coded[layout.role]
         tensors.append(
             TensorToEncode(
@@ -92,12 +69,10 @@ def encode_data_unit(
     record.entry_points = [
         EntryPoint(value8, dq_state, offset) for offset, value8, dq_state in entries
     ]
-    data = write_data_unit(record, payload, context)
-    roles = (layout.role for layout in layouts)
-    return EncodedUnit(record, data, len(payload), dict(zip(roles, tensors, strict=True)))
+    return write_data_unit(record, payload, context)
 
 
-def encode_raw_floats(record: DataUnit, values: np.ndarray, context: Context) -> EncodedUnit:
-    """Encode a RAW_FLOAT unit: binary32 values as they are."""
+def encode_raw_floats(record: DataUnit, values: np.ndarray, context: Context) -> bytes:
+    """Return a RAW_FLOAT unit: binary32 values as they are."""
     payload = np.ascontiguousarray(values, dtype="<f4").reshape(-1).view(np.uint8).data
-    return EncodedUnit(record, write_data_unit(record, payload, context), len(payload), {})
+    return write_data_unit(record, payload, context)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy.typing as npt
 
 from ..errors import QuantizationOverflow
 from ..factorization.factor_tracker import FactorTracker
@@ -15,9 +12,10 @@ from ..model import Parameter
 from ..quantize.distortion import Distortion, weight_error
 from ..report import TensorReport
 from ..support.blas_threads import on_one_blas_thread
+from ..support.shared_function import call_portably
 from .factor_transport import FactorTransport
 from .tensor_quantizer import QuantizedFactor
-from .tensor_work import are_elsewhere, results_of
+from .tensor_work import results_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +56,7 @@ def factoring_errors(
         )
         for transport in transports.values()
     )
-    measure = _errors if are_elsewhere(executor) else _Comparison.errors
-    errors = results_of(executor, measure, comparisons)
+    errors = results_of(executor, _errors, comparisons)
     return dict(zip(transports, errors, strict=True))
 
 
@@ -82,7 +79,7 @@ class _Comparison:
         weight, entry = self.transport.weight, self.transport.entry
         values = weight.read()
         unquantized = weight_error(values, self.transport.factored.to_dense())
-        decoded = weight_error(values, entry.dense([_decoded(factor) for factor in self.factors]))
+        decoded = weight_error(values, entry.dense([factor.read() for factor in self.factors]))
         if decoded.overflows and not unquantized.overflows:
             reason = f"its quantized factors make values too large for {weight.dtype}"
             raise QuantizationOverflow(weight.name, reason)
@@ -91,12 +88,8 @@ class _Comparison:
 
 @on_one_blas_thread
 def _errors(comparison: _Comparison) -> FactoringErrors:
-    """Measure in another process, whose BLAS has as many threads as it likes."""
-    return comparison.errors()
-
-
-def _decoded(factor: QuantizedFactor | Parameter) -> npt.NDArray[Any]:
-    return factor.read() if isinstance(factor, Parameter) else factor.values()
+    """Measure, in another process perhaps, whose BLAS has as many threads as it likes."""
+    return call_portably(comparison.transport.weight.name, comparison.errors)
 
 
 def merged_reports(
@@ -104,7 +97,7 @@ def merged_reports(
     transports: Mapping[str, FactorTransport],
     errors: Mapping[str, FactoringErrors],
 ) -> Iterator[TensorReport]:
-    """Yield the reports of a model's tensors, one for each weight in the place of its factors'.
+    """Yield the reports of a model's tensors, those of a weight's factors in one.
 
     `errors`: of the weights, by name.
     """

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..decoding.stream_decoder import Bytes, Source
 from ..decoding.stream_map import Layers, Selection
-from ..decoding.unit_reader import Bytes, Source
 from ..errors import InvalidModel
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import factors_of

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from ..checkpoints import open_checkpoint
 from ..checkpoints.file_format import format_of
 from ..decoding.decoded_model import DecodedModel
-from ..decoding.stream_decoder import StreamDecoder
+from ..decoding.stream_decoder import Bytes, Source, StreamDecoder
 from ..decoding.stream_map import Layers
-from ..decoding.unit_reader import Bytes, Source
 from ..errors import InvalidModel
 from ..factorization.factorizations import Factorization
 from ..factorization.files import factorizations_of

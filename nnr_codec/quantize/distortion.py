@@ -1,4 +1,4 @@
-"""What quantization does to a tensor, measured piece by piece, so that it takes no memory."""
+"""What quantization does to a tensor, measured piece by piece, which needs little memory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._core import TensorSyntax, TensorToEncode, dequantize, largest_magnitude, measure_distortion
-
-__all__ = ["Distortion", "difference", "distortion", "largest_magnitude", "weight_error"]
+from .._core import TensorSyntax, TensorToEncode, dequantize, measure_distortion
 
 _PIECE = 1 << 15
 """Elements looked at together: what is computed of them in binary64 stays in the cache."""

@@ -116,8 +116,8 @@ def _qp_of(odd: int, power: int, density: int) -> int | None:
 def scale_of(values: npt.NDArray[Any]) -> float | None:
     """Return a number of which all values are integer multiples, rounded to their type.
 
-    The caller compares them nevertheless. None if there is no such number; a sample tells so of
-    ordinary values.
+    The caller compares them nevertheless. None if there is no such number; a sample shows
+    that of ordinary values.
     """
     magnitudes = _magnitudes(sampled(values, _SAMPLE))
     if magnitudes is None:

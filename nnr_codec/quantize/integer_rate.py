@@ -32,8 +32,8 @@ def estimated_bits(
 ) -> tuple[float, int]:
     """Return about how many bits integers take, and the unary length that takes the fewest.
 
-    Sign, greater-than flags and remainder prefix adapt to the integers and are reckoned as their
-    entropy (of zero order); the remainder's suffix is plain bits.
+    Sign, greater-than flags and remainder prefix adapt to the integers and count as their entropy
+    (of zero order); the remainder's suffix is plain bits.
     """
     sample = sampled(integers).astype(np.int64)
     magnitudes = np.abs(sample)

@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from .shared_function import Answer, SharedFunction, call_shared, pickled
+from .shared_function import call_shared, pickled
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -19,6 +20,9 @@ BATCHES_PER_WORKER = 4
 _BATCH_BYTES = 1 << 20
 """A batch is sent when its calls take this: tens of milliseconds of work, beside which what an
 executor adds to a task (about 0.3 ms for processes, a few for a cluster) does not count."""
+
+_SMALL_BYTES = 4096
+"""Functions up to this size travel with each call, whose answer is about as large."""
 
 
 class Workers(NamedTuple):
@@ -52,13 +56,11 @@ class _Batch:
         results: of the calls without a result yet; the last of the batch.
         values: the pickled list of the arguments of all calls.
         count: of all calls.
-        copy: the function's bytes, if they went along.
     """
 
     results: list[Future[Any]]
     values: bytes
     count: int
-    copy: bytes | None = None
 
 
 class BatchedCalls(Generic[S, T]):
@@ -68,17 +70,19 @@ class BatchedCalls(Generic[S, T]):
         """`max_count`: calls under way at the most, unless there are more workers."""
         self._executor = executor
         workers = workers_of(executor)
-        self._function = SharedFunction(function, workers.processes)
+        self._function = pickled(function)
+        self._key = blake2b(self._function, digest_size=16).digest()
+        self._copies_left = workers.processes
         self._max_batches = BATCHES_PER_WORKER * workers.threads
         self.max_count = max(max_count, self._max_batches)
         self._max_batch_count = self.max_count // self._max_batches
-        self._under_way: dict[Future[Answer], _Batch] = {}
+        self._under_way: dict[Future[list[Any] | None], _Batch] = {}
         self._values: list[S] = []  # of the batch to come
         self._results: list[Future[T]] = []
         self._bytes = 0
 
     def submit(self, size: int, value: S) -> Future[T]:
-        """Make a call that takes `size` bytes, sooner or later."""
+        """Make a call that takes `size` bytes, with others in a batch."""
         result: Future[T] = Future()
         self._values.append(value)
         self._results.append(result)
@@ -117,12 +121,12 @@ class BatchedCalls(Generic[S, T]):
     def _send(self, batch: _Batch, lacks_function: bool = False) -> None:
         """Send what of a batch has no result yet."""
         first = batch.count - len(batch.results)
-        batch.copy = self._function.copy_to_send(required=lacks_function)
-        arguments = self._function.key, batch.copy, batch.values, first
+        has_copy = lacks_function or self._copies_left > 0 or len(self._function) <= _SMALL_BYTES
+        self._copies_left -= has_copy
+        copy = self._function if has_copy else None
         try:
-            task = self._executor.submit(call_shared, *arguments)
+            task = self._executor.submit(call_shared, self._key, copy, batch.values, first)
         except Exception as error:  # a broken pool's; it is raised in its turn
-            self._function.returned(batch.copy, None)
             _fail(batch.results, error)
         else:
             self._under_way[task] = batch
@@ -133,18 +137,14 @@ class BatchedCalls(Generic[S, T]):
         for task in done:
             batch = self._under_way.pop(task)
             try:
-                answer = task.result()
+                values = task.result()
             except BaseException as error:
-                self._function.returned(batch.copy, None)
                 _fail(batch.results, error)
                 continue
-            self._function.returned(batch.copy, answer)
-            count = len(answer.results)
-            for result, value in zip(batch.results[:count], answer.results, strict=True):
-                result.set_result(value)
-            del batch.results[:count]
+            for value in values or ():
+                batch.results.pop(0).set_result(value)
             if batch.results:
-                self._send(batch, lacks_function=count == 0)
+                self._send(batch, lacks_function=values is None)
 
 
 def _fail(results: Iterable[Future[Any]], error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""The digest of a model: one number that tells whether two sets of tensors are the same."""
+"""The digest of a model: one number by which two sets of tensors are compared."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ModelDigest:
         self._state = hashlib.sha256()
 
     def update(self, name: str, values: Array) -> None:
-        """Take the next tensor; raises what :func:`digest` raises."""
+        """Add the next tensor; raises what :func:`digest` raises."""
         array = np.asarray(values)
         dtype = supported_dtype(name, array.dtype)
         try:

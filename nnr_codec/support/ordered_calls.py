@@ -15,6 +15,9 @@ from .batched_calls import BatchedCalls
 S = TypeVar("S")
 T = TypeVar("T")
 
+MAX_WAITING = 64
+"""Calls under way, and results that wait for their turn, as a rule."""
+
 MAX_WAITING_BYTES = 1 << 29
 """What the calls that are under way, or whose results wait, may take together; a single call may
 take more. Enough for a few threads with layers of 100 MB each."""
@@ -31,7 +34,7 @@ class OrderedCalls(Generic[S, T]):
         self,
         executor: Executor,
         function: Callable[[S], T],
-        max_count: int,
+        max_count: int = MAX_WAITING,
         max_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
         """`function`, `max_count`: those of :func:`ordered_results`."""
@@ -78,7 +81,7 @@ def ordered_results(
     executor: Executor | None,
     function: Callable[[S], T],
     arguments: Iterable[tuple[int, Callable[[], S]]],
-    max_count: int,
+    max_count: int = MAX_WAITING,
 ) -> Iterator[T]:
     """Yield `function` of each argument in order; with an executor, a few calls ahead.
 

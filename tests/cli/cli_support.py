@@ -19,9 +19,9 @@ from nnr_codec.bitstream import (
     ModelParameterSet,
     ParameterTypes,
     PayloadType,
+    StartUnit,
     parse_units,
-    write_mps,
-    write_start,
+    write_record,
 )
 from nnr_codec.checkpoints import open_checkpoint, save_checkpoint
 from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
@@ -112,7 +112,7 @@ def decomposed_stream() -> tuple[bytes, np.ndarray, np.ndarray]:
     )
     mps = ModelParameterSet()
     unit = encode_data_unit(record, {"G": CodedLevels(g), "H": CodedLevels(h)}, Context(0, mps))
-    data = write_start(0) + write_mps(mps, 0) + unit.data
+    data = write_record(StartUnit()) + write_record(mps) + unit
     return data, g.astype(np.float32), h.astype(np.float32)
 
 

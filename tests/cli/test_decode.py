@@ -34,9 +34,9 @@ from nnr_codec import EncodeOptions
 from nnr_codec.bitstream import (
     DataUnit,
     ModelParameterSet,
+    StartUnit,
     parse_units,
-    write_mps,
-    write_start,
+    write_record,
     write_unit,
 )
 from nnr_codec.bitstream.codes import FIRST_PRIVATE_UNIT_TYPE
@@ -308,7 +308,7 @@ class TestPipes:
         arguments = [script("nnr-decode"), "-", "-o", str(tmp_path / "o.npz"), "--limit", limit]
         pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
         with subprocess.Popen(arguments, bufsize=0, **pipes) as process:
-            process.stdin.write(write_start(0) + write_mps(ModelParameterSet(), 0))
+            process.stdin.write(write_record(StartUnit()) + write_record(ModelParameterSet()))
             with suppress(BrokenPipeError):
                 while True:
                     process.stdin.write(write_unit(FIRST_PRIVATE_UNIT_TYPE, bytes(1000)))

@@ -23,14 +23,7 @@ from cli_support import (
 )
 
 import nnr_codec
-from nnr_codec.bitstream import (
-    ModelParameterSet,
-    Topology,
-    write_mps,
-    write_start,
-    write_topology,
-    write_unit,
-)
+from nnr_codec.bitstream import ModelParameterSet, StartUnit, Topology, write_record, write_unit
 from nnr_codec.support.digest import digest
 
 COLUMNS = ["tensor", "shape", "kind", "bytes", "bit/weight", "qp", "N", "scan", "dq"]
@@ -145,7 +138,7 @@ class TestJson:
 
     def test_numbers_that_json_lacks(self, run: Run, tmp_path: Path) -> None:
         mps = ModelParameterSet(validation_set_performance=float("nan"))
-        (tmp_path / "nan.nnr").write_bytes(write_start(1) + write_mps(mps, 1))
+        (tmp_path / "nan.nnr").write_bytes(write_record(StartUnit(1)) + write_record(mps, 1))
         done = run("nnr-info", tmp_path / "nan.nnr", "--json", "--units")
         json.loads(done.out, parse_constant=pytest.fail)
 
@@ -172,7 +165,7 @@ class TestUnits:
         assert 0 < units[3]["payload_bytes"] < units[3]["bytes"]
 
     def test_long_values_are_cut(self, run: Run, tmp_path: Path) -> None:
-        stream = write_start(0) + write_topology(Topology(topology_data="t" * 5000))
+        stream = write_record(StartUnit()) + write_record(Topology(topology_data="t" * 5000))
         (tmp_path / "t.nnr").write_bytes(stream + write_unit(40, b"private"))
         out = run("nnr-info", tmp_path / "t.nnr", "--units").out
         assert "t" * 100 in out

@@ -221,8 +221,9 @@ class TestOpen:
         with nnr_codec.open(tmp_path / "m.nnr") as stream:
             pass
         assert "first.bias" not in stream
-        with pytest.raises(ValueError, match="closed"):
-            stream["first.bias"]
+        for read in (lambda: stream["first.bias"], stream.info, stream.units):
+            with pytest.raises(ValueError, match="closed"):
+                read()
 
     def test_blocks_of_rows_with_a_busy_pool(self) -> None:
         """Tensors taken from inside the pool that is to decode their block rows: no deadlock."""

@@ -18,10 +18,11 @@ pytest.importorskip("zstandard")
 pytest.importorskip("constriction")
 pytest.importorskip("torch")
 
-from nnr_codec.experiments.report.markup import signed_text, size_text, small_text, whole_text
+from nnr_codec.experiments.report.markup import signed_text, small_text, whole_text
 from nnr_codec.experiments.report.plots import KINDS, plot, styles, svg_text
 from nnr_codec.experiments.report.results import Results
 from nnr_codec.experiments.runner import run_plan
+from nnr_codec.report import size_text
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

@@ -129,7 +129,8 @@ def own_streams() -> list[bytes]:
 def head(profile: int = 0, **mps: Any) -> tuple[bytes, nnr.Context]:
     """A stream's first units, and the context behind them."""
     record = nnr.ModelParameterSet(**mps)
-    return nnr.write_start(profile) + nnr.write_mps(record, profile), nnr.Context(profile, record)
+    start = nnr.write_record(nnr.StartUnit(profile)) + nnr.write_record(record, profile)
+    return start, nnr.Context(profile, record)
 
 
 def block_stream(profile: int, scan_order: int) -> bytes:
@@ -150,9 +151,9 @@ def block_stream(profile: int, scan_order: int) -> bytes:
     )
     sizes = {"G": 60, "H": 45}
     coded = {r: CodedLevels(ramp(sizes.get(r, 20))) for r in record.coding_roles()}
-    unit = encode_data_unit(record, coded, context).data
+    unit = encode_data_unit(record, coded, context)
     private = nnr.write_unit(33, b"anything")
-    return start + private + nnr.write_lps(lps) + nnr.write_topology(nnr.Topology()) + unit
+    return start + private + nnr.write_record(lps) + nnr.write_record(nnr.Topology()) + unit
 
 
 # ---- Mutants ------------------------------------------------------------------------------------

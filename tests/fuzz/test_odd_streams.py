@@ -88,7 +88,7 @@ def test_steps_outside_binary32() -> None:
             lps = nnr.LayerParameterSet(
                 lps_qp_density=density, lps_quantization_parameter=parameter
             )
-            found = outcome(start + nnr.write_lps(lps) + unit)
+            found = outcome(start + nnr.write_record(lps) + unit)
             assert is_error(found) or all(np.isfinite(np.frombuffer(found[0][3], found[0][1])))
     del context
 
@@ -101,7 +101,7 @@ def test_products_beyond_the_float_format_are_infinite(data_format: Any) -> None
         names=["w"], tensor_dimensions=[3], nnr_decompressed_data_format=data_format
     )
     levels = CodedLevels(np.array([-(2**20), 0, 2**20], np.int32), qp=500 - 1)
-    unit = encode_data_unit(record, {"weight": levels}, context).data
+    unit = encode_data_unit(record, {"weight": levels}, context)
     values = nnr_codec.decode(start + unit)["w"]
     assert values.tolist() == [-np.inf, 0, np.inf]
 
@@ -112,7 +112,7 @@ def test_weights_beyond_float16_are_infinite() -> None:
         names=["w"], tensor_dimensions=[2], nnr_decompressed_data_format=nnr.DataFormat.FLOAT16
     )
     levels = CodedLevels(np.array([70_000, -1], np.int32), qp=0)
-    unit = encode_data_unit(record, {"weight": levels}, context).data
+    unit = encode_data_unit(record, {"weight": levels}, context)
     assert nnr_codec.decode(start + unit)["w"].tolist() == [np.inf, -1]
 
 
@@ -160,7 +160,7 @@ def test_vectors_of_a_block_count_as_elements() -> None:
         nnr.PayloadType.BLOCK, names, compressed_parameter_types=14, tensor_dimensions=[100]
     )
     coded = {role: CodedLevels(ramp(100)) for role in record.coding_roles()}
-    stream = start + encode_data_unit(record, coded, context).data
+    stream = start + encode_data_unit(record, coded, context)
     assert sum(a.size for a in nnr_codec.decode(stream).values()) == 700
     with pytest.raises(LimitExceeded):
         nnr_codec.decode(stream, limits=DecodeLimits(max_elements=699))

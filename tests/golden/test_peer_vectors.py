@@ -200,13 +200,13 @@ def _again(parsed: ParsedUnit, spy: Spy, parent_data: Any) -> bytes:
     assert isinstance(record, DataUnit)
     if record.payload_type == PayloadType.RAW_FLOAT:
         values = np.frombuffer(parsed.payload, "<f4")
-        return encode_raw_floats(record, values, parsed.context).data
+        return encode_raw_floats(record, values, parsed.context)
     coded = {}
     _, base_qp = parsed.context.quantization or (0, 0)
     for role in record.coding_roles():
         qp = 0 if record.payload_type == PayloadType.INT else base_qp + spy.qp_deltas.pop(0)
         coded[role] = _choices(spy.tensors.pop(0), qp)
-    return encode_data_unit(record, coded, parsed.context, parent_data).data
+    return encode_data_unit(record, coded, parsed.context, parent_data)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,10 +16,9 @@ from nnr_codec.bitstream import (
     ModelParameterSet,
     ParameterTypes,
     PayloadType,
+    StartUnit,
     Topology,
-    write_mps,
-    write_start,
-    write_topology,
+    write_record,
 )
 from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 
@@ -29,8 +28,8 @@ Levels = npt.NDArray[np.int32]
 def head(context: Context) -> bytes:
     """The units before the data units."""
     mps = context.mps or ModelParameterSet()
-    start = write_start(context.profile) + write_mps(mps, context.profile)
-    return start + write_topology(Topology())
+    start = write_record(StartUnit(context.profile)) + write_record(mps, context.profile)
+    return start + write_record(Topology())
 
 
 def block_names(types: int, stem: str = "layer") -> list[str]:
@@ -73,7 +72,7 @@ def random_levels(
 def unit(record: DataUnit, levels: Mapping[str, Levels], context: Context, **choices: Any) -> bytes:
     """The data unit of `record`; `choices` are those of ``CodedLevels`` for all of its tensors."""
     coded = {role: CodedLevels(values, **choices) for role, values in levels.items()}
-    return encode_data_unit(record, coded, context).data
+    return encode_data_unit(record, coded, context)
 
 
 def floats(name: str, shape: Sequence[int], **fields: Any) -> DataUnit:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnr_codec import decode
-from nnr_codec.bitstream import Topology, read_units, write_topology
+from nnr_codec.bitstream import Topology, read_units, write_record
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -39,7 +39,7 @@ def assert_same(ours: Tensors, theirs: Tensors, *, same_dtype: bool = True) -> N
 def without_map(stream: bytes | None) -> bytes:
     """Return a stream of ours with an empty topology unit: every tensor as it is coded."""
     units = [bytes(unit.data) for unit in read_units(stream or b"")]
-    return b"".join([*units[:2], write_topology(Topology()), *units[3:]])
+    return b"".join([*units[:2], write_record(Topology()), *units[3:]])
 
 
 def check_stream(peer: Any, *streams: bytes, same_dtype: bool = True) -> Tensors:

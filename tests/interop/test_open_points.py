@@ -31,18 +31,17 @@ from nnr_codec.bitstream import (
     PruningEntry,
     QuantizationData,
     SparsificationEntry,
+    StartUnit,
     Topology,
     TopologyFormat,
     entry_point_count,
+    parse_units,
     write_data_unit,
-    write_lps,
-    write_mps,
-    write_quantization_data,
-    write_start,
-    write_topology,
+    write_record,
     write_unit,
 )
 from nnr_codec.bitstream.unit_layout import ParentData
+from nnr_codec.decoding.unit_decoder import decode_data_unit
 from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 
 pytestmark = pytest.mark.interop
@@ -62,10 +61,18 @@ def _with_mps(**fields: object) -> bytes:
     return head(context) + _data(context)
 
 
+def _start() -> bytes:
+    return write_record(StartUnit()) + write_record(ModelParameterSet())
+
+
 def _with_topology(*arguments: object) -> bytes:
     topology = Topology(*arguments)  # type: ignore[arg-type]
-    start = write_start(0) + write_mps(ModelParameterSet(), 0)
-    return start + write_topology(topology) + _data(PLAIN)
+    return _start() + write_record(topology) + _data(PLAIN)
+
+
+def _payload(unit: bytes) -> memoryview:
+    *_, parsed = parse_units(head(PLAIN) + unit)
+    return parsed.payload
 
 
 def _one_column(entry_points: int) -> bytes:
@@ -75,7 +82,7 @@ def _one_column(entry_points: int) -> bytes:
     coded = encode_data_unit(floats("w", shape), {"weight": CodedLevels(levels, -10)}, PLAIN)
     record = floats("w", shape, scan_order=1, entry_points=[EntryPoint()] * entry_points)
     assert entry_point_count(record) == entry_points
-    return head(PLAIN) + write_data_unit(record, coded.data[-coded.payload_bytes :], PLAIN)
+    return head(PLAIN) + write_data_unit(record, _payload(coded), PLAIN)
 
 
 ACCEPTED = {
@@ -85,8 +92,8 @@ ACCEPTED = {
     "text as PyTorch topology": lambda: _with_topology(TopologyFormat.PYT, 0, "net"),
     "text as TensorFlow topology": lambda: _with_topology(TopologyFormat.TEF, 0, "net"),
     "a long topology": lambda: _with_topology(0, 0, "x" * 60000),
-    "no topology": lambda: write_start(0) + write_mps(ModelParameterSet(), 0) + _data(PLAIN),
-    "topology behind the data": lambda: head(PLAIN) + _data(PLAIN) + write_topology(Topology()),
+    "no topology": lambda: _start() + _data(PLAIN),
+    "topology behind the data": lambda: head(PLAIN) + _data(PLAIN) + write_record(Topology()),
     "no unary length": lambda: head(PLAIN) + _data(PLAIN, cabac_unary_length_minus1=None),
     "parameter types of a FLOAT unit": lambda: (
         head(PLAIN) + _data(PLAIN, compressed_parameter_types=14)
@@ -108,13 +115,13 @@ def _after_head(extra: bytes, context: Context = PLAIN) -> bytes:
 
 def _lps() -> bytes:
     lps = LayerParameterSet(lps_quantization_parameter=16)
-    return _after_head(write_lps(lps), replace(PLAIN, lps=lps))
+    return _after_head(write_record(lps), replace(PLAIN, lps=lps))
 
 
 REFUSED = {
     "layer parameter set": (_lps, "lps_decomposition_performance_map_flag"),
     "quantization data": (
-        lambda: _after_head(write_quantization_data(QuantizationData())),
+        lambda: _after_head(write_record(QuantizationData())),
         "not yet implemented",
     ),
     "private unit": (lambda: _after_head(write_unit(40, b"abc")), "40 is not specified"),
@@ -155,7 +162,7 @@ def test_integers_with_dq_flag(peer: Peer) -> None:
     record = DataUnit(PayloadType.INT, ["i"], tensor_dimensions=list(SHAPE))
     coded = encode_data_unit(record, {"weight": CodedLevels(levels)}, PLAIN)
     record = replace(record, dq_flag=1)
-    data = write_data_unit(record, coded.data[-coded.payload_bytes :], PLAIN)
+    data = write_data_unit(record, _payload(coded), PLAIN)
     assert np.array_equal(peer.decode(head(PLAIN) + data)["i"].reshape(-1), levels)
 
 
@@ -167,14 +174,17 @@ def _series(base: Context, node_id: NodeId | None, parent: Parent, depth: int) -
         {"weight": CodedLevels(random_levels(rng, SHAPE, 1.5), -10)},
         base,
     )
-    integers = first.integers["weight"]
+    *_, parsed = parse_units(head(base) + first)
+    (tensor,) = decode_data_unit(parsed)
+    integers = tensor.integers
+    assert integers is not None
     second = encode_data_unit(
         floats("w", SHAPE, node_id=NodeId(0, 0, depth), parent=parent),
         {"weight": CodedLevels(random_levels(rng, SHAPE, 1.0), -10)},
         SIGNALLING,
         lambda _name, _elements: ParentData(integers, (integers != 0).astype(np.uint8)),
     )
-    return [head(base) + first.data, head(SIGNALLING) + second.data]
+    return [head(base) + first, head(SIGNALLING) + second]
 
 
 TEMPORAL = Parent(temporal_context_modeling_flag=1)

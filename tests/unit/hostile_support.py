@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import nnr_codec
-from nnr_codec.bitstream import Topology, read_units, write_topology
+from nnr_codec.bitstream import Topology, read_units, write_record
 from nnr_codec.decoding.stream_decoder import StreamDecoder
 
 LR: dict[str, Any] = {"form": "lr", "shape": [4, 6], "factors": ["g", "h"]}
@@ -33,7 +33,7 @@ def stream_with(data: dict[str, Any], arrays: dict[str, np.ndarray] | None = Non
     plain = nnr_codec.encode(arrays or tensors()).data or b""
     units = [bytes(unit.data) for unit in read_units(plain)]
     text = json.dumps({"nnr_model_map": 1, **data}, separators=(",", ":"))
-    return b"".join([*units[:2], write_topology(Topology(topology_data=text)), *units[3:]])
+    return b"".join([*units[:2], write_record(Topology(topology_data=text)), *units[3:]])
 
 
 def weight(**changes: Any) -> dict[str, Any]:

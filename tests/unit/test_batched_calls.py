@@ -54,7 +54,6 @@ class Simulated(Executor):
         task = pickle.dumps((function, args))
         self.sizes.append(len(task))
         self._monkeypatch.setattr(shared_function, "_kept", self.kept[worker])
-        self._monkeypatch.setattr(shared_function, "_process_token", str(worker))
         done: Future[Any] = Future()
         try:
             function, args = pickle.loads(task)

@@ -15,11 +15,10 @@ from nnr_codec.bitstream import (
     DataUnit,
     ModelParameterSet,
     PayloadType,
+    StartUnit,
     Topology,
     TopologyFormat,
-    write_mps,
-    write_start,
-    write_topology,
+    write_record,
 )
 from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 
@@ -28,8 +27,8 @@ CONTEXT = Context(0, ModelParameterSet())
 
 def stream(record: DataUnit, levels: dict[str, list[int]], qp: int) -> bytes:
     coded = {role: CodedLevels(np.array(v, np.int32), qp) for role, v in levels.items()}
-    unit = encode_data_unit(record, coded, CONTEXT).data
-    return write_start(0) + write_mps(ModelParameterSet(), 0) + unit
+    unit = encode_data_unit(record, coded, CONTEXT)
+    return write_record(StartUnit()) + write_record(ModelParameterSet()) + unit
 
 
 def decomposed(g: list[int], h: list[int], qp: int, **fields: Any) -> np.ndarray:
@@ -112,7 +111,7 @@ def test_factor_with_an_indexed_name(ending: str) -> None:
         scan_order=1,
     )
     levels = (np.arange(shape[0] * shape[1]) % 5 - 2).astype(np.int32)
-    unit = encode_data_unit(record, {"weight": CodedLevels(levels, 0)}, context).data
+    unit = encode_data_unit(record, {"weight": CodedLevels(levels, 0)}, context)
     topology = Topology(TopologyFormat.REFLIST, 0, "", list(reference_list))
-    data = write_start(0) + write_mps(mps, 0) + write_topology(topology) + unit
+    data = write_record(StartUnit()) + write_record(mps) + write_record(topology) + unit
     assert np.array_equal(decode(data)["w" + ending], levels.reshape(shape).astype(np.float32))

@@ -18,14 +18,7 @@ from hypothesis import strategies as st
 
 import nnr_codec
 from nnr_codec import EncodeOptions
-from nnr_codec.bitstream import (
-    Context,
-    DataUnit,
-    PayloadType,
-    Topology,
-    read_units,
-    write_topology,
-)
+from nnr_codec.bitstream import Context, DataUnit, PayloadType, Topology, read_units, write_record
 from nnr_codec.bitstream.qp import step_size
 from nnr_codec.decoding import finishing
 from nnr_codec.encoding.unit_encoder import encode_raw_floats
@@ -72,7 +65,7 @@ def exactly(model: dict[str, np.ndarray], options: EncodeOptions = LOSSLESS) -> 
 def with_map(**data: Any) -> bytes:
     """Return a topology unit with a model map of these keys."""
     text = json.dumps({"nnr_model_map": 1, **data}, separators=(",", ":"))
-    return write_topology(Topology(topology_data=text))
+    return write_record(Topology(topology_data=text))
 
 
 @st.composite
@@ -240,7 +233,7 @@ def test_other_decoders_see_ordinary_tensors() -> None:
     data = nnr_codec.encode({"w": np.array([2**40 + 5, -1])}).data
     assert data is not None
     units = [bytes(unit.data) for unit in read_units(data)]
-    units[2] = write_topology(Topology())
+    units[2] = write_record(Topology())
     found = nnr_codec.decode(b"".join(units))
     assert {name: tensor.tolist() for name, tensor in found.items()} == {
         "w.low": [5, -1],
@@ -300,7 +293,7 @@ def test_signalling_nans_of_another_type_warn_of_nothing(dtype: str) -> None:
     parameters = DataUnit(PayloadType.RAW_FLOAT, ["w"], tensor_dimensions=[values.size])
     units[2:] = [
         with_map(tensors={"w": {"dtype": dtype}}),
-        encode_raw_floats(parameters, values, Context()).data,
+        encode_raw_floats(parameters, values, Context()),
     ]
     found = nnr_codec.decode(b"".join(units))["w"]
     assert found.dtype == dtype

@@ -151,6 +151,50 @@ def test_error_of_a_tensor(executor: Executor) -> None:
     assert caught.value.parameter == "3.weight"
 
 
+class ForeignError(Exception):
+    """Cannot be made again of what pickle keeps of it: the message."""
+
+    def __init__(self, library: str, reason: str) -> None:
+        super().__init__(f"{library}: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ForeignError, self.args
+
+
+def _refuse(*arguments: Any, **options: Any) -> Any:
+    raise ForeignError("libforeign", "no convergence")
+
+
+@pytest.mark.parametrize(
+    ("function", "tensor"),
+    [
+        ("encoding.survey.represent", "0.steps"),
+        ("encoding.tensor_encoder.quantize_tensor", "0.weight"),
+        ("encoding.weight_errors.weight_error", "1.weight"),
+        ("decompose.select.decomposed", "1.weight"),
+    ],
+)
+def test_foreign_errors_name_the_tensor(
+    monkeypatch: pytest.MonkeyPatch, function: str, tensor: str
+) -> None:
+    """An exception that cannot be unpickled would break the pool."""
+    monkeypatch.setattr(f"nnr_codec.{function}", _refuse)
+    options = EncodeOptions(decomposition=DecompositionOptions("lr", rank=4))
+    message = rf"tensor '{tensor}': ForeignError: libforeign: no convergence"
+    pool = ProcessPoolExecutor(1, mp_context=get_context("fork"))
+    with pool as executor, pytest.raises(nnr_codec.NnrError, match=message):
+        nnr_codec.encode(weights(0), options=options, executor=executor)
+
+
+def test_foreign_errors_of_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = nnr_codec.encode(weights(0), options=EncodeOptions(group=False)).data or b""
+    monkeypatch.setattr("nnr_codec.decoding.stream_decoder.decode_data_unit", _refuse)
+    pool = ProcessPoolExecutor(1, mp_context=get_context("fork"))
+    message = r"'0\.weight': ForeignError: libforeign: no convergence"
+    with pool as executor, pytest.raises(nnr_codec.NnrError, match=message):
+        nnr_codec.decode(data, executor=executor)
+
+
 @pytest.fixture
 def task_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of each task that process pools pickle."""

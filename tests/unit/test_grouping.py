@@ -22,11 +22,10 @@ from nnr_codec.bitstream import (
     ParameterTypes,
     ParsedUnit,
     PayloadType,
+    StartUnit,
     Topology,
     parse_units,
-    write_mps,
-    write_start,
-    write_topology,
+    write_record,
 )
 from nnr_codec.decoding.stream_decoder import StreamDecoder
 from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
@@ -252,8 +251,8 @@ def test_a_pipe_is_held_back_by_one_unit_at_most() -> None:
 def block_stream(model_map: str, units: Sequence[dict[str, str]]) -> bytes:
     """Blocks of one row, with these names by role."""
     context = Context(0, ModelParameterSet())
-    data = write_start(0) + write_mps(ModelParameterSet(), 0)
-    data += write_topology(Topology(topology_data=model_map))
+    data = write_record(StartUnit()) + write_record(ModelParameterSet())
+    data += write_record(Topology(topology_data=model_map))
     for names in units:
         types = ParameterTypes.BI if "bias" in names else 0
         types |= ParameterTypes.DC if "G" in names else 0
@@ -267,7 +266,7 @@ def block_stream(model_map: str, units: Sequence[dict[str, str]]) -> bytes:
         )
         sizes = {role: 4 if role == "weight" else 2 for role in names}
         levels = {role: CodedLevels(np.ones(size, np.int32)) for role, size in sizes.items()}
-        data += encode_data_unit(record, levels, context).data
+        data += encode_data_unit(record, levels, context)
     return data
 
 

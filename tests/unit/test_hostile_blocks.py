@@ -18,11 +18,10 @@ from nnr_codec.bitstream import (
     ModelParameterSet,
     ParameterTypes,
     PayloadType,
+    StartUnit,
     Topology,
     read_units,
-    write_mps,
-    write_start,
-    write_topology,
+    write_record,
 )
 from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 
@@ -35,7 +34,7 @@ def test_a_factor_of_a_block_is_none() -> None:
     for name, factors in (("x", ["w_G", "w_H"]), ("w", ["w_G", "w_H"])):
         entry = {"factorizations": {name: {**LR, "factors": factors}}}
         text = json.dumps({"nnr_model_map": 1, **entry}, separators=(",", ":"))
-        hostile = b"".join([*units[:2], write_topology(Topology(topology_data=text)), *units[3:]])
+        hostile = b"".join([*units[:2], write_record(Topology(topology_data=text)), *units[3:]])
         with pytest.raises(InvalidBitstream):
             nnr_codec.decode(hostile)
 
@@ -60,7 +59,7 @@ def test_blocks_of_which_the_map_says_more(entries: Any, shape: Any) -> None:
     data = nnr_codec.encode({"w": weights["w"].to_dense()}, factorizations=weights).data or b""
     units = [bytes(unit.data) for unit in read_units(data)]
     text = json.dumps({"nnr_model_map": 1, "tensors": entries}, separators=(",", ":"))
-    topology = write_topology(Topology(topology_data=text))
+    topology = write_record(Topology(topology_data=text))
     start = [unit for unit in units[:-1] if b"nnr_model_map" not in unit]
     data = b"".join([*start, topology, units[-1]])
     found = nnr_codec.open(data).factorizations
@@ -80,7 +79,7 @@ def test_a_factor_of_a_block_is_no_part(part: str) -> None:
     entry = {"z": {"dtype": "float32", "table": part}}
     text = json.dumps({"nnr_model_map": 1, "tensors": entry}, separators=(",", ":"))
     last = bytes(list(read_units(vector))[-1].data)
-    data = b"".join([*units[:2], write_topology(Topology(topology_data=text)), units[3], last])
+    data = b"".join([*units[:2], write_record(Topology(topology_data=text)), units[3], last])
     with nnr_codec.open(data) as stream:
         assert not stream.info().factorizations
         assert not stream.factorizations
@@ -104,8 +103,8 @@ def block(*names: str, data_format: DataFormat | None = None) -> bytes:
         role: CodedLevels(np.arange(size, dtype=np.int32) - 5)
         for role, size in (("G", 8), ("H", 12))
     }
-    unit = encode_data_unit(record, coded, Context(0, mps)).data
-    return b"".join([write_start(0), write_mps(mps, 0), write_topology(Topology()), unit])
+    unit = encode_data_unit(record, coded, Context(0, mps))
+    return b"".join([write_record(StartUnit()), write_record(mps), write_record(Topology()), unit])
 
 
 @pytest.mark.parametrize("read", READERS)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnr_codec
-from nnr_codec.bitstream import Topology, read_units, write_topology
+from nnr_codec.bitstream import Topology, read_units, write_record
 from nnr_codec.factorization.map_checks import MapError
 from nnr_codec.factorization.model_map import Extra, ModelMap, parse_model_map
 from nnr_codec.factorization.tensor_rules import TensorRule
@@ -84,7 +84,7 @@ def test_quantized_bfloat16() -> None:
 
 def test_a_plain_model_has_no_map() -> None:
     data = nnr_codec.encode({"w": np.ones((2, 2), np.float32)}).data
-    assert write_topology(Topology()) in data
+    assert write_record(Topology()) in data
 
 
 MAP = ModelMap(
@@ -148,7 +148,7 @@ def stream_with(data: dict[str, Any], *, last: bool = False) -> bytes:
     model = {"i": np.array([1, 300], np.int32), "w": np.ones((2, 2), np.float32)}
     units = [bytes(unit.data) for unit in read_units(nnr_codec.encode(model).data)]
     text = json.dumps({"nnr_model_map": 1, **data}, separators=(",", ":"))
-    topology = write_topology(Topology(topology_data=text))
+    topology = write_record(Topology(topology_data=text))
     units[2:3] = [] if last else [topology]
     return b"".join(units) + (topology if last else b"")
 
@@ -252,7 +252,7 @@ def test_ties_to_what_is_not_handed_out(target: str, layers: Any) -> None:
     units = [bytes(unit.data) for unit in read_units(stream)]
     extra = {"name": "t", "after": "c.weight", "tied_to": target}
     text = json.dumps({"nnr_model_map": 1, "extras": [extra]}, separators=(",", ":"))
-    data = b"".join([*units[:2], write_topology(Topology(topology_data=text)), *units[3:]])
+    data = b"".join([*units[:2], write_record(Topology(topology_data=text)), *units[3:]])
     whole = {**nnr_codec.decode(stream), **nnr_codec.decode(stream, layers="factorized")}
     for tensors in (nnr_codec.decode(data, layers=layers), nnr_codec.open(data, layers=layers)):
         np.testing.assert_array_equal(tensors["t"], whole[target])

@@ -334,7 +334,7 @@ def test_limits_are_kept(limit: str) -> None:
         stream = (VECTORS / "dc_p0_block_scan0_dq.nnc").read_bytes()
     else:
         stream = nnr_codec.encode({"w": np.ones((2, 2), np.float32)}).data
-    topology = nnr_codec.bitstream.write_topology(nnr_codec.bitstream.Topology(topology_data="x"))
+    topology = nnr_codec.bitstream.write_record(nnr_codec.bitstream.Topology(topology_data="x"))
     stream += topology
     assert nnr_codec.decode(stream)
     with pytest.raises(LimitExceeded) as caught:

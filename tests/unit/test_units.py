@@ -30,8 +30,8 @@ from nnr_codec.options import DecodeLimits
 SHARED = Path(os.environ.get("NNR_SHARED") or Path(__file__).parents[2] / ".." / "shared")
 VECTORS = sorted((SHARED / "peer" / "vectors").glob("*.nnc"))
 
-START = nnr.write_start(0)
-MPS = nnr.write_mps(nnr.ModelParameterSet(), 0)
+START = nnr.write_record(nnr.StartUnit())
+MPS = nnr.write_record(nnr.ModelParameterSet())
 CONTEXT = nnr.Context(0, nnr.ModelParameterSet())
 
 
@@ -40,7 +40,7 @@ def data_unit(name: str = "w", payload: bytes = b"\x12\x34", **fields: Any) -> b
     return nnr.write_data_unit(record, payload, CONTEXT)
 
 
-STREAM = START + MPS + nnr.write_topology(nnr.Topology()) + data_unit("a") + data_unit("b")
+STREAM = START + MPS + nnr.write_record(nnr.Topology()) + data_unit("a") + data_unit("b")
 
 
 def parse(stream: bytes, limits: DecodeLimits | None = None) -> list[nnr.ParsedUnit]:
@@ -50,7 +50,7 @@ def parse(stream: bytes, limits: DecodeLimits | None = None) -> list[nnr.ParsedU
 def test_known_units() -> None:
     assert START.hex() == "00040200"
     assert MPS.hex() == "0008068100400080"
-    assert nnr.write_topology(nnr.Topology()).hex() == "00060e000000"
+    assert nnr.write_record(nnr.Topology()).hex() == "00060e000000"
 
 
 def test_whole_stream() -> None:
@@ -190,7 +190,7 @@ def test_no_room_for_the_partial_data_counter() -> None:
 
 
 PRIVATE = nnr.write_unit(40, b"anything")
-LPS = nnr.write_lps(nnr.LayerParameterSet(lps_qp_density=3, lps_quantization_parameter=-7))
+LPS = nnr.write_record(nnr.LayerParameterSet(lps_qp_density=3, lps_quantization_parameter=-7))
 
 
 @pytest.mark.parametrize(
@@ -245,13 +245,13 @@ def test_limits() -> None:
 def test_indices_point_into_the_reference_list() -> None:
     mps = nnr.ModelParameterSet(mps_topology_indexed_reference_flag=1)
     names = nnr.Topology(nnr.TopologyFormat.REFLIST, names=["a", "b", "c"])
-    head = START + nnr.write_mps(mps, 0)
+    head = START + nnr.write_record(mps)
 
     def unit(index: int) -> bytes:
         record = nnr.DataUnit(indices=[index], tensor_dimensions=[4])
         return nnr.write_data_unit(record, b"", nnr.Context(0, mps))
 
-    stream = head + nnr.write_topology(names) + unit(2)
+    stream = head + nnr.write_record(names) + unit(2)
     assert parse(stream)[-1].record.names == ["c"]
     assert parse(stream + unit(0))[-1].record.names == ["a"]
     with pytest.raises(InvalidBitstream, match="already"):
@@ -272,11 +272,11 @@ def test_factors_have_one_stem() -> None:
     )
     mps = nnr.ModelParameterSet()
     with pytest.raises(InvalidBitstream, match="factors"):
-        parse(START + nnr.write_mps(mps, 0) + nnr.write_data_unit(record, b"", nnr.Context(0, mps)))
+        parse(START + nnr.write_record(mps) + nnr.write_data_unit(record, b"", nnr.Context(0, mps)))
 
 
 def test_quantization_must_be_known() -> None:
-    silent = nnr.write_mps(nnr.ModelParameterSet(mps_quantization_method_flags=0), 0)
+    silent = nnr.write_record(nnr.ModelParameterSet(mps_quantization_method_flags=0))
     with pytest.raises(InvalidBitstream, match="quantization parameter"):
         parse(START + silent + data_unit())
     assert parse(START + silent + LPS + data_unit())[-1].context.quantization == (3, -7)
@@ -287,7 +287,7 @@ def test_quantization_must_be_known() -> None:
 
 
 def test_private_and_other_units_are_carried() -> None:
-    data = nnr.write_quantization_data(nnr.QuantizationData(quantization_data="x"))
+    data = nnr.write_record(nnr.QuantizationData(quantization_data="x"))
     parsed = parse(START + PRIVATE + MPS + LPS + data + data_unit())
     assert parsed[1].record is None
     assert parsed[1].payload == b"anything"
@@ -330,12 +330,10 @@ def test_the_peers_units_written_again() -> None:
     for path in VECTORS:
         for parsed in nnr.parse_units(path.read_bytes()):
             record, unit, context = parsed.record, parsed.unit, parsed.context
-            again = {
-                nnr.StartUnit: lambda r: nnr.write_start(r.general_profile_idc),
-                nnr.ModelParameterSet: lambda r, at=context: nnr.write_mps(r, at.profile),
-                nnr.Topology: nnr.write_topology,
-                nnr.DataUnit: lambda r, p=parsed: nnr.write_data_unit(r, p.payload, p.context),
-            }[type(record)](record)
+            if isinstance(record, nnr.DataUnit):
+                again = nnr.write_data_unit(record, parsed.payload, context)
+            else:
+                again = nnr.write_record(record, context.profile)
             assert again == bytes(unit.data), (path.name, unit.label)
             data_units += isinstance(record, nnr.DataUnit)
     assert data_units > 400

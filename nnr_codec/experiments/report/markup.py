@@ -55,15 +55,6 @@ def table(
     )
 
 
-def size_text(count: float) -> str:
-    """Return bytes for people: three digits and a decimal unit."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:#.3g} {unit}"
-
-
 def whole_text(count: int) -> str:
     """Return a whole number in groups of three digits."""
     return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")

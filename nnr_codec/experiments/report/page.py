@@ -7,11 +7,12 @@ from html import escape
 from importlib.resources import files
 from statistics import fmean
 
+from ...report import size_text
 from ..cells import Facts
 from ..plan import Plan
 from .bd_rate import BdRate
 from .bootstrap import LEVEL, BytesAtLoss
-from .markup import NONE, Shown, signed_text, size_text, table, whole_text
+from .markup import NONE, Shown, signed_text, table, whole_text
 from .plots import DECADES, KINDS, MOST_LOSS, Kind, Style, inline_svg, point_identity, styles
 from .results import Results, SubjectResults, bd_rates, losses_of
 from .subject_tables import cell_rows, dotted, loss_rows, yardstick_table

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ...report import size_text
 from ..cells import Cell, Measured
 from .bootstrap import BytesAtLoss
-from .markup import NONE, Shown, signed_text, size_text, small_text, table, whole_text
+from .markup import NONE, Shown, signed_text, small_text, table, whole_text
 from .plots import Style
 from .results import SubjectResults
 
