@@ -28,9 +28,6 @@ _KINDS = {
     PayloadType.BLOCK: "block",
 }
 
-_MEANINGS = {"scale": "grid", "table": "table", "bits": "bits", "low": "halves"}
-"""What the model map makes of INT units."""
-
 
 def describe_stream(units: Sequence[ParsedUnit]) -> StreamInfo:
     """Return what the headers of a whole stream say."""
@@ -117,8 +114,8 @@ def _tensors(parsed: ParsedUnit, record: DataUnit, stream: StreamMap) -> dict[st
         scan_order = record.scan_order if len(layout.shape) > 1 else 0  # vectors have none
         infos[layout.name] = TensorInfo(
             name=layout.name,
-            shape=layout.shape,
-            kind=_MEANINGS.get(rule.meaning or "", _KINDS[record.payload_type]),
+            shape=rule.shape if rule.shape and rule.integers_per_value > 1 else layout.shape,
+            kind=rule.meaning.kind if rule.meaning else _KINDS[record.payload_type],
             role=layout.role,
             unit=parsed.unit.index,
             bytes=parsed.unit.size if layout.name == largest else 0,

@@ -129,11 +129,11 @@ class _UnitDecoder:
         shape = role_shape(self.record, role)
         dtype = self._dtype()
         rule = self._rule(name) or TensorRule()
-        if rule.shape is not None:
-            if math.prod(rule.shape) != math.prod(shape):
-                reason = f"{math.prod(shape)} elements, not {rule.shape} as in the model map"
-                raise self.invalid(reason)
-            shape = rule.shape
+        try:
+            rule.check_elements(math.prod(shape))
+        except MapError as error:
+            raise self.invalid(str(error)) from None
+        shape = shape if rule.shape is None else rule.shape
         if rule.dtype is not None:
             dtype = dtype_of(rule.dtype)
         return DecodedTensor(name, role, np.broadcast_to(np.zeros((), dtype), shape))

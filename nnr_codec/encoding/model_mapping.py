@@ -12,11 +12,15 @@ from ..factorization.model_map import Extra, ModelMap
 from ..factorization.tensor_rules import TensorRule
 from ..model import Parameter, dtype_name, is_float, is_signed_float
 from ..options import DecodeLimits, EncodeOptions
-from .exact import Representation
 from .factor_transport import FactorTransport
+from .representation import Representation
 
 _STANDARD_TYPES = frozenset(["int8", "int16", "int32", "int64", "float16", "float32", "float64"])
 """Element types that nnr_decompressed_data_format, or its absence, tells decoders."""
+
+
+_LEAST_PACKED = 64
+"""Elements of integers for which it may pay to unpack them."""
 
 
 def map_model(
@@ -70,9 +74,11 @@ def is_quantized(parameter: Parameter, options: EncodeOptions) -> bool:
 
 
 def may_need_representation(parameter: Parameter) -> bool:
-    """Whether what is not quantized may need an exact representation: floats and wide integers."""
+    """Whether what is not quantized may need an exact representation: floats, wide integers, and
+    integers that may be packed fields."""
     wide = dtype_name(parameter.dtype) in ("int64", "uint64", "uint32")
-    return wide or is_float(parameter.dtype)
+    packed = parameter.dtype.kind in "iu" and parameter.size >= _LEAST_PACKED
+    return wide or packed or is_float(parameter.dtype)
 
 
 def with_representations(model_map: ModelMap, exact: Mapping[str, Representation]) -> ModelMap:
@@ -81,8 +87,8 @@ def with_representations(model_map: ModelMap, exact: Mapping[str, Representation
     for name, representation in exact.items():
         entry = representation.entry
         if entry.meaning is not None:
-            shape = tensors.get(name, TensorRule()).shape
-            tensors[name] = replace(entry, shape=shape)
+            known = tensors.get(name, TensorRule())
+            tensors[name] = replace(entry, shape=known.shape if entry.shape is None else entry.shape)
     return replace(model_map, tensors=tensors)
 
 

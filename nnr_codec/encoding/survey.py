@@ -20,9 +20,10 @@ from ..options import EncodeOptions
 from ..quantize.grids import exact_step
 from ..quantize.integer_rate import sampled
 from ..support.shared_function import call_portably
-from .exact import Representation, name_parts, represent
+from .exact import name_parts, represent
 from .factor_transport import FactorTransport, transport_factors
 from .model_mapping import is_quantized, map_model, may_need_representation, with_representations
+from .representation import Representation
 from .tensor_quantizer import largest_quantizable
 from .tensor_work import results_of
 

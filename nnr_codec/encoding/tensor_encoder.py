@@ -15,8 +15,9 @@ from ..options import EncodeOptions
 from ..quantize.grids import levels_on_step
 from ..report import TensorReport
 from ..support.shared_function import call_portably
-from .exact import Representation
+from .exact import integers_of
 from .plan import TensorPlan, UnitPlan
+from .representation import Representation
 from .tensor_quantizer import QuantizedFactor, QuantizedTensor, quantize_tensor
 from .tool_search import ToolSearch, skippable_bytes
 from .unit_encoder import encode_data_unit, encode_raw_floats
@@ -115,14 +116,17 @@ class TensorEncoder:
             if on_step is None:  # in the survey they were
                 raise InvalidModel(parameter.name, "was changed while it was encoded")
             return _exactly(parameter, "step", on_step, exact.qp)
-        levels, second = exact.integers(parameter.read())
-        record = self._part_record(parameter.name, parameter.shape)
+        levels, second = integers_of(exact, parameter.name, parameter.read())
+        shape = parameter.shape
+        fields = exact.entry.integers_per_value
+        if fields > 1:
+            shape = (*shape[:-1], shape[-1] * fields) if shape else (fields,)
+        record = self._part_record(parameter.name, shape)
         data = self._search.smallest(record, options, levels, 0)
         if second is not None and exact.entry.part is not None:
-            shape = second.shape if exact.kind == "table" else parameter.shape
-            record = self._part_record(exact.entry.part, shape)
-            # Differences and low halves are large: flags of single values do not help.
-            options = replace(options, unary_length=1)
+            part_shape = parameter.shape if second.size == levels.size else second.shape
+            record = self._part_record(exact.entry.part, part_shape)
+            options = replace(options, unary_length=exact.part_unary_length)
             data = self._search.smallest(record, options, second, 0) + data
         return _exactly(parameter, exact.kind, data)
 

@@ -98,9 +98,7 @@ class GroupedGrid(Meaning):
         return scales
 
 
-def scaled(
-    integers: Integers, scale: float | Float64, dtype: np.dtype[Any]
-) -> npt.NDArray[Any]:
+def scaled(integers: Integers, scale: float | Float64, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Multiply in binary64, round to binary32 (but for float64), then to `dtype`."""
     with np.errstate(all="ignore"):
         product = integers.astype(np.float64) * scale

@@ -43,16 +43,16 @@ class Meaning:
         Raises:
             MapError: a value is of another type.
         """
-        return cls(**{key: _read(key, entry[key]) for key in cls.keys() if key in entry})
+        return cls(**{key: _read(key, entry[key]) for key in cls.map_keys() if key in entry})
 
     @classmethod
-    def keys(cls) -> list[str]:
+    def map_keys(cls) -> list[str]:
         """Return the keys that it may have in the map."""
         return [field.name for field in fields(cls)]
 
     def to_json(self) -> dict[str, Any]:
         """Return the keys that say something."""
-        items = {key: getattr(self, key) for key in self.keys()}
+        items = {key: getattr(self, key) for key in self.map_keys()}
         return {key: value for key, value in items.items() if value is not None}
 
     def check(self, dtype: np.dtype[Any]) -> None:

@@ -25,7 +25,7 @@ _MEANINGS: dict[str, type[Meaning]] = {
 }
 """By the key that tells each; where one has several of these keys, by the first."""
 
-_KEYS = {"dtype", "shape"}.union(*(meaning.keys() for meaning in _MEANINGS.values()))
+_KEYS = {"dtype", "shape"}.union(*(meaning.map_keys() for meaning in _MEANINGS.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _meaning(name: str, data: Mapping[str, Any]) -> Meaning | None:
             raise MapError(f"{shortened(name)}: {keys[0]} alone says nothing")
         return None
     kind = _MEANINGS[telling[0]]
-    others = [key for key in keys if key not in kind.keys()]
+    others = [key for key in keys if key not in kind.map_keys()]
     if others:
         raise MapError(f"{shortened(name)}: {telling[0]} and {others[0]} exclude each other")
     return kind.parse(data)

@@ -161,9 +161,7 @@ class Fields(Meaning):
         return words.astype(f"u{dtype.itemsize}", copy=False).view(dtype)
 
 
-def _words(
-    integers: Integers, bias: int, dtype: np.dtype[Any], itemsize: int
-) -> npt.NDArray[Any]:
+def _words(integers: Integers, bias: int, dtype: np.dtype[Any], itemsize: int) -> npt.NDArray[Any]:
     try:
         return words_from_signed(integers, bias, is_rotated(dtype), itemsize)
     except ValueError as error:

@@ -25,7 +25,7 @@ def is_rotated(dtype: np.dtype[Any]) -> bool:
 
 
 def mantissa_bits(dtype: np.dtype[Any]) -> int:
-    """Return the bits of the mantissa that words of a floating-point type have, not the hidden one."""
+    """Return the bits that a floating-point type stores of a mantissa: not the hidden one."""
     known = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}
     return known.get(dtype.name, 3 if "e4m3" in dtype.name else 2)
 

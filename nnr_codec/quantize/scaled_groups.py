@@ -24,6 +24,7 @@ _MAX_MULTIPLE = 2**12
 """Groups with larger integers are none: a scale would hardly save anything."""
 
 _SAMPLE_GROUPS = 6
+_SAMPLE_OF_GROUP = 256  # elements
 _MAX_ROUNDS = 48  # of Euclid's algorithm
 _SCALE_TYPES = (np.float16, np.float32)  # in the order in which they are tried
 _LEAST_SCALE, _GREATEST_SCALE = 2.0**-126, 2.0**128  # of normal binary32 numbers
@@ -45,6 +46,15 @@ class Groups:
         """Return the values with those of one scale in a row, in the order of scales."""
         parts = values.reshape(-1, self.count, self.run)
         return parts.transpose(1, 0, 2).reshape(self.count, -1)
+
+    def sample(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return some of what `in_rows` gives, and of each row as many as tell of its scale."""
+        parts = values.reshape(-1, self.count, self.run)
+        count = min(self.count, _SAMPLE_GROUPS)
+        some = np.arange(count) * self.count // count
+        long_enough = -(-_SAMPLE_OF_GROUP // self.run)
+        rows = parts[:long_enough, some, :_SAMPLE_OF_GROUP].transpose(1, 0, 2)
+        return rows.reshape(count, -1)
 
     def flat(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return what `in_rows` made rows of, flat."""
@@ -77,12 +87,9 @@ def scaled_groups(values: npt.NDArray[Any]) -> Iterator[ScaledGroups]:
         values: of a floating-point type, in their shape.
     """
     for groups in _candidates(values.shape):
-        rows = groups.in_rows(values)
-        chosen = np.arange(min(groups.count, _SAMPLE_GROUPS)) * groups.count
-        sample = rows[chosen // min(groups.count, _SAMPLE_GROUPS)]
-        if _scales(sample) is None:
+        if _scales(groups.sample(values)) is None:
             continue
-        found = _scales(rows)
+        found = _scales(groups.in_rows(values))
         if found is not None:
             scales, levels = found
             yield ScaledGroups(groups, groups.flat(levels), scales)
@@ -109,7 +116,7 @@ def _scales(
         return None
     magnitudes = np.abs(wide)
     half_ulp = half_ulps(magnitudes, rows.dtype)
-    rough = _divisors(magnitudes, half_ulp.max(axis=1))
+    rough = _divisors(magnitudes, half_ulp)
     if rough is None:
         return None
     multiples = np.rint(magnitudes / rough[:, None])
@@ -130,8 +137,8 @@ def _scales(
     return None
 
 
-def _divisors(magnitudes: Float64, errors: Float64) -> Float64 | None:
-    """Euclid's algorithm on all rows at once, whose values are uncertain by `errors`.
+def _divisors(magnitudes: Float64, half_ulps_of: Float64) -> Float64 | None:
+    """Euclid's algorithm on all rows at once, whose values are uncertain by half an ulp.
 
     None if the values of a row are no multiples of one number. A row of zeros gets the divisor of
     another row.
@@ -140,17 +147,24 @@ def _divisors(magnitudes: Float64, errors: Float64) -> Float64 | None:
     has_values = largest > 0
     if not has_values.any():
         return None
-    divisors = np.where(magnitudes > 0, magnitudes, np.inf).min(axis=1)
+    rows = np.arange(len(magnitudes))
+    smallest = np.where(magnitudes > 0, magnitudes, np.inf).argmin(axis=1)
+    divisors, uncertain = magnitudes[rows, smallest], half_ulps_of[rows, smallest]
     divisors[~has_values] = divisors[has_values][0]
     for _ in range(_MAX_ROUNDS):
-        too_fine = (divisors * _MAX_MULTIPLE < largest) | (divisors < 4 * errors)
+        too_fine = (divisors * _MAX_MULTIPLE < largest) | (divisors < 4 * uncertain)
         if (too_fine & has_values).any():
             return None
         multiples = np.rint(magnitudes / divisors[:, None])
         rest = np.abs(magnitudes - multiples * divisors[:, None])
         # The divisor's own uncertainty grows with the multiple.
-        left = np.where(rest > errors[:, None] * (2 + multiples), rest, np.inf).min(axis=1)
-        if np.isinf(left).all():
+        errors = half_ulps_of + multiples * uncertain[:, None]
+        left = np.where(rest > 1.01 * errors, rest, np.inf)
+        smallest = left.argmin(axis=1)
+        least = left[rows, smallest]
+        if np.isinf(least).all():
             return divisors
-        divisors = np.where(np.isinf(left), divisors, left)
+        is_smaller = np.isfinite(least)
+        divisors = np.where(is_smaller, least, divisors)
+        uncertain = np.where(is_smaller, errors[rows, smallest], uncertain)
     return None

@@ -22,7 +22,7 @@ from nnr_codec.bitstream import Context, DataUnit, PayloadType, Topology, read_u
 from nnr_codec.bitstream.qp import step_size
 from nnr_codec.decoding import finishing
 from nnr_codec.encoding.unit_encoder import encode_raw_floats
-from nnr_codec.factorization.tensor_rules import scaled
+from nnr_codec.factorization.grid_meanings import scaled
 from nnr_codec.factorization.words import is_rotated, signed_from_words, words_from_signed, words_of
 from nnr_codec.model import dtype_of
 from nnr_codec.quantize.grids import exact_step, scale_of
