@@ -50,7 +50,9 @@ def represent(
     """
     if is_float(values.dtype):
         return min(_of_floats(values, density, codebook), key=_expected_bits)
-    candidates = [] if values.dtype == bool else list(words_of_integers(values.reshape(-1), values.shape))
+    candidates = (
+        [] if values.dtype == bool else list(words_of_integers(values.reshape(-1), values.shape))
+    )
     if _fits_int(values):
         as_they_are = estimated_bits(sampled(values).astype(np.int64))[0]
         as_they_are *= values.size / sampled(values).size

@@ -15,7 +15,7 @@ from ..model import Float64
 from ..quantize.codebook import codebook_of
 from ..quantize.grids import exact_step, scale_of
 from ..quantize.integer_rate import estimated_bits
-from ..quantize.scaled_groups import Groups, ScaledGroups, scaled_groups
+from ..quantize.scaled_groups import ScaledGroups, scaled_groups
 from .representation import BITS_OF_PART, UNNAMED, Representation, of_meaning
 
 _BITS_OF_CODEBOOK_VALUE = 8  # about: the gaps between values are small

@@ -39,9 +39,7 @@ def words_of_floats(values: npt.NDArray[Any]) -> Iterator[Representation]:
             yield _with_mantissas(values)
 
 
-def words_of_integers(
-    values: npt.NDArray[Any], shape: tuple[int, ...]
-) -> Iterator[Representation]:
+def words_of_integers(values: npt.NDArray[Any], shape: tuple[int, ...]) -> Iterator[Representation]:
     """Yield the representations of integers, flat, that are made of their bits."""
     if values.dtype.itemsize == 8:
         yield of_meaning(Halves(UNNAMED), values, 64.0 * values.size + BITS_OF_PART, 1, 1)

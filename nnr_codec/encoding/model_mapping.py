@@ -88,7 +88,9 @@ def with_representations(model_map: ModelMap, exact: Mapping[str, Representation
         entry = representation.entry
         if entry.meaning is not None:
             known = tensors.get(name, TensorRule())
-            tensors[name] = replace(entry, shape=known.shape if entry.shape is None else entry.shape)
+            tensors[name] = replace(
+                entry, shape=known.shape if entry.shape is None else entry.shape
+            )
     return replace(model_map, tensors=tensors)
 
 

@@ -36,6 +36,7 @@ class Grid(Meaning):
         if not is_scale or float(self.scale) >= _GREATEST_SCALE:
             what = "a positive, normal binary32 number's size"
             raise MapError(f"{shortened(self.scale)} is no scale: {what}")
+        _check_negative_zero(self.negative_zero)
 
     def values(
         self, integers: Integers, part: Integers | None, dtype: np.dtype[Any]
@@ -68,6 +69,7 @@ class GroupedGrid(Meaning):
             raise MapError(f"run: {shortened(self.run)} is no number of elements")
         if self.scale_dtype not in (None, *_SCALE_TYPES):
             raise MapError(f"scale_dtype: {shortened(self.scale_dtype)} is no type of scales")
+        _check_negative_zero(self.negative_zero)
 
     def values(
         self, integers: Integers, part: Integers | None, dtype: np.dtype[Any]
@@ -118,6 +120,11 @@ def _with_zeros(
     if negative_zero is not None:
         values[integers == negative_zero] = -0.0
     return values
+
+
+def _check_negative_zero(value: int | None) -> None:
+    if value is not None and not -(2**31) <= value < 2**31:
+        raise MapError(f"negative_zero: {shortened(value)} is no integer of 32 bits")
 
 
 def _check_type(key: str, dtype: np.dtype[Any]) -> None:

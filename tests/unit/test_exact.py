@@ -368,9 +368,14 @@ def test_zero_is_the_integer_zero() -> None:
 
 
 def stream_with(tensors: dict[str, Any], extras: list[Any] | None = None) -> bytes:
-    """A stream of p (INT, 2), i (INT, 2), w (FLOAT, 2 x 2), q (INT, 2 x 2) with this map."""
+    """A stream of p (INT, 2), i (INT, 2), w (FLOAT, 2 x 2), q (INT, 2 x 2) with this map, and of
+    mantissas m, and bits of scales h, f, big."""
     model = {
         "p": np.array([1, 300], np.int32),
+        "m": np.array([1 << 21, ~(3 << 21)], np.int32),
+        "h": np.array([0x3C00, 0x400], np.int32),
+        "f": np.array([0.25], np.float32).view(np.int32),
+        "big": np.array([300.0], np.float32).view(np.int32),
         "i": np.array([1, -2], np.int32),
         "w": np.ones((2, 2), np.float32),
         "q": np.ones((2, 2), np.int32),
@@ -391,11 +396,18 @@ def test_maps_by_hand() -> None:
         ({"dtype": "uint32", "bits": 7}, [8, 5]),
         ({"dtype": "int64", "low": "p"}, [2**32 + 1, -(2**33) + 300]),
         ({"dtype": "uint16", "table": "p"}, [301, 1]),
+        ({"dtype": "float32", "scale": 0.5, "negative_zero": 1}, [-0.0, -1.0]),
+        ({"dtype": "float32", "mantissas": "m", "bits": 127}, [2.5, -0.4375]),
+        ({"dtype": "float16", "scales": "h", "run": 1, "scale_dtype": "float16"}, [1.0, -4.0]),
+        ({"dtype": "float32", "scales": "f", "run": 2}, [0.25, -0.5]),
+        ({"dtype": "uint8", "fields": 4, "shape": [1]}, [8 + 1 + 16 * (8 - 2)]),
     ):
         found = nnr_codec.decode(stream_with({"i": entry}))
         assert found["i"].tolist() == expected
         assert found["i"].dtype == entry["dtype"]
-        assert ("p" in found) == (len(set(entry) & {"low", "table"}) == 0)
+        assert [np.signbit(v) for v in found["i"]] == [np.signbit(v) for v in expected]
+        parts = {entry.get(key) for key in ("low", "table", "mantissas", "scales")}
+        assert not parts & set(found)
 
 
 HOSTILE: list[tuple[dict[str, Any], list[Any]]] = [
@@ -414,6 +426,41 @@ HOSTILE: list[tuple[dict[str, Any], list[Any]]] = [
     ({"s": {"dtype": "float32", "scale": 0.5}}, []),
     ({"i": {"dtype": "float32", "scale": 0.5, "bits": 0}}, []),
     *(({"i": {"dtype": "float16", "bits": b}}, []) for b in (-1, 2**16, 0.5, True, "0")),
+    *(
+        ({"i": {"dtype": "float32", "scale": 0.5, "negative_zero": z}}, [])
+        for z in (2**31, -(2**40), 10**30, 0.5, True, "1", None)
+    ),
+    ({"i": {"dtype": "float32", "negative_zero": 1}}, []),
+    ({"i": {"dtype": "float32", "run": 1}}, []),
+    ({"i": {"dtype": "float32", "scales": "f"}}, []),
+    *(
+        ({"i": {"dtype": "float32", "scales": "f", "run": run}}, [])
+        for run in (0, -1, 3, 2**31, 2**64, 10**30, 1.0, True)
+    ),
+    *(({"i": {"dtype": d, "scales": "f", "run": 2}}, []) for d in ("int32", "float8_e8m0fnu")),
+    ({"i": {"dtype": "float32", "scales": "f", "run": 2, "scale_dtype": "float64"}}, []),
+    ({"i": {"dtype": "float32", "scales": "f", "run": 2, "scale_dtype": "float16"}}, []),  # inf
+    ({"i": {"dtype": "float32", "scales": "p", "run": 1}}, []),  # denormal
+    ({"i": {"dtype": "float32", "scales": "q", "run": 1}}, []),  # of two dimensions
+    ({"i": {"dtype": "float32", "scales": "missing", "run": 1}}, []),
+    ({"i": {"dtype": "float8_e4m3fn", "scales": "big", "run": 2}}, []),
+    ({"i": {"dtype": "float32", "scales": "f", "run": 2, "scale": 1.0}}, []),
+    ({"i": {"dtype": "float32", "mantissas": "m"}}, []),
+    *(
+        ({"i": {"dtype": "float32", "mantissas": "m", "bits": b}}, [])
+        for b in (-1, 0, 1, 255, 256, 2**40, True)
+    ),
+    ({"i": {"dtype": "float16", "mantissas": "m", "bits": 15}}, []),
+    ({"i": {"dtype": "float64", "mantissas": "m", "bits": 1023}}, []),
+    ({"i": {"dtype": "int32", "mantissas": "m", "bits": 127}}, []),
+    ({"i": {"dtype": "float8_e8m0fnu", "mantissas": "m", "bits": 127}}, []),
+    ({"q": {"dtype": "float32", "mantissas": "m", "bits": 127}}, []),  # of another shape
+    ({"i": {"dtype": "uint8", "fields": 4}}, []),
+    *(({"i": {"dtype": "uint8", "fields": f, "shape": [1]}}, []) for f in (0, 1, 3, 8, -4, True)),
+    *(({"i": {"dtype": "uint8", "fields": 4, "shape": s}}, []) for s in ([2], [0], [], [4])),
+    ({"i": {"dtype": "float16", "fields": 4, "shape": [1]}}, []),
+    ({"i": {"dtype": "int64", "fields": 4, "shape": [1]}}, []),
+    ({"p": {"dtype": "uint8", "fields": 4, "shape": [1]}}, []),  # 300 is no field
     ({"i": {"dtype": "float64", "bits": 0}}, []),
     ({"i": {"dtype": "int64", "table": "p"}}, []),
     ({"i": {"dtype": "int32", "low": "p"}}, []),
@@ -472,3 +519,94 @@ def test_parts_count_as_elements() -> None:
     nnr_codec.decode(data, limits=nnr_codec.DecodeLimits(max_elements=20))
     with pytest.raises(nnr_codec.LimitExceeded, match="max_elements"):
         nnr_codec.decode(data, limits=nnr_codec.DecodeLimits(max_elements=19))
+
+
+def fake_quantized(bits: int, groups: str, scale_dtype: Any, plus_zero: bool) -> np.ndarray:
+    """Return weights as people have them who quantize, and scale back, by themselves."""
+    weights = RNG(bits).normal(0, 0.05, (48, 64)).astype(np.float32)
+    shape = {"tensor": (1, -1), "rows": (48, -1), "groups": (-1, 32), "columns": (48, 64)}[groups]
+    parts = weights.T if groups == "columns" else weights.reshape(shape)
+    most = 2 ** (bits - 1) - 1
+    scales = (np.abs(parts).max(1, keepdims=True) / most).astype(scale_dtype).astype(np.float32)
+    levels = np.clip(np.rint(parts / scales), -most, most) + (0 if plus_zero else -0.0)
+    made = (levels * scales).astype(np.float32)
+    return np.ascontiguousarray(made.T if groups == "columns" else made.reshape(48, 64))
+
+
+@pytest.mark.parametrize("plus_zero", [True, False])
+@pytest.mark.parametrize("scale_dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("groups", ["tensor", "rows", "columns", "groups"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_weights_that_are_quantized_already(
+    bits: int, groups: str, scale_dtype: Any, plus_zero: bool
+) -> None:
+    values = fake_quantized(bits, groups, scale_dtype, plus_zero)
+    result = exactly({"w": values})
+    (row,) = result.report.tensors
+    if groups != "tensor":
+        assert row.kind == "groups"
+    scales = {"tensor": 1, "rows": 48, "columns": 64, "groups": 96}[groups]
+    scale_bytes = 1.1 * scales * np.dtype(scale_dtype).itemsize
+    assert row.bytes < values.size * bits / 8 * 1.08 + scale_bytes + 150
+
+
+@pytest.mark.parametrize("shape", [(40, 8, 3, 3), (40, 72), (2, 3, 480)])
+def test_channels_of_other_shapes(shape: tuple[int, ...]) -> None:
+    weights = RNG(0).normal(0, 1, shape).astype(np.float32)
+    axes = tuple(range(1, len(shape)))
+    scales = (np.abs(weights).max(axes, keepdims=True) / 127).astype(np.float32)
+    result = exactly({"w": np.rint(weights / scales) * scales})
+    assert kinds(result) == {"w": "groups"}
+
+
+def test_a_group_of_zeros() -> None:
+    values = fake_quantized(4, "rows", np.float32, True)
+    values[7] = 0
+    assert kinds(exactly({"w": values})) == {"w": "groups"}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_groups_of_narrower_types(dtype: str) -> None:
+    values = fake_quantized(4, "groups", np.float16, True).astype(dtype)
+    assert kinds(exactly({"w": values})) == {"w": "groups"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "most"),
+    [
+        ("bfloat16", 0.05, 0.668),
+        ("float16", 0.05, 0.855),
+        ("float32", 0.05, 0.902),
+        ("float8_e4m3fn", 100, 0.83),
+    ],
+)
+def test_ordinary_weights_take_about_their_entropy(dtype: str, scale: float, most: float) -> None:
+    values = RNG(1).normal(0, scale, (256, 256)).astype(dtype_of(dtype))
+    words, counts = np.unique(words_of(values), return_counts=True)
+    entropy = -(counts * np.log2(counts / values.size)).sum() / 8
+    result = exactly({"w": values})
+    assert len(result.data) < most * values.nbytes
+    if words.size < 2**12:  # else the sample does not tell the entropy
+        assert len(result.data) < 1.012 * entropy + 300
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "uint8", "int16"])
+def test_packed_weights_are_unpacked(dtype: str) -> None:
+    count = 2 * np.dtype(dtype).itemsize
+    levels = np.clip(np.rint(RNG(2).normal(8, 1.5, (64, 48, count))), 0, 15).astype(np.uint32)
+    words = (levels << (4 * np.arange(count, dtype=np.uint32))).sum(-1, dtype=np.uint32)
+    values = words.astype(f"u{np.dtype(dtype).itemsize}").view(dtype)
+    result = exactly({"w": values})
+    assert kinds(result) == {"w": "fields"}
+    assert result.report.bytes < 0.7 * values.nbytes
+    with nnr_codec.open(result.data) as stream:
+        (row,) = stream.info().tensors
+    assert (row.shape, row.original_bytes) == (values.shape, values.nbytes)
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS])
+def test_what_is_incompressible_hardly_grows(dtype: str) -> None:
+    raw = RNG(3).bytes(32768)
+    values = np.frombuffer(raw, f"u{dtype_of(dtype).itemsize}").view(dtype_of(dtype))
+    result = exactly({"w": values.reshape(64, -1)})
+    assert len(result.data) <= 1.011 * len(raw) + 300
