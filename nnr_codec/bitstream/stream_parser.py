@@ -24,7 +24,6 @@ from .units import STRUCTURES, Record, Unit, read_units
 from .visitors import Element, ListVisitor, ReadVisitor
 
 _RECORDS = {unit_type: record for record, (unit_type, _) in STRUCTURES.items()}
-_AFTER_MPS = (UnitType.NNR_LPS, UnitType.NNR_NDU)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ class StreamParser:
             raise UnsupportedFeature("partial_data_counter_present_flag", 1, "partial data")
         if kind == UnitType.NNR_MPS and self.context.mps is not None:
             raise _invalid(unit, "a second NNR_MPS")
-        if kind in _AFTER_MPS and self.context.mps is None:
+        if kind in (UnitType.NNR_LPS, UnitType.NNR_NDU) and self.context.mps is None:
             raise _invalid(unit, "comes before the NNR_MPS")
 
     def _parse_known(self, unit: Unit) -> ParsedUnit:
