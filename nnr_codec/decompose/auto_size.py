@@ -25,8 +25,6 @@ from .forms import forms_of_layer
 from .layer_kinds import LayerWeight
 from .ranks.error_curve import error_curve
 
-__all__ = ["LARGER", "SizeTask", "smallest"]
-
 LARGER = "would take more bytes"
 
 _SHARES = (0.2, 0.5, 0.8)

@@ -22,8 +22,6 @@ from .timing import times_in_turns
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MORE_WORK", "WorkBench", "least_work"]
-
 MORE_WORK = "would not have less to do"
 
 _ENERGY = 0.99

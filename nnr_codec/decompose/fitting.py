@@ -16,16 +16,6 @@ from .layer_kinds import LayerWeight
 from .ranks.error_curve import ErrorCurve, fewest_parameters
 from .ranks.rank_options import Ranks
 
-__all__ = [
-    "Form",
-    "Task",
-    "decompose_to",
-    "decompose_within",
-    "decomposed",
-    "usable",
-    "values_of",
-]
-
 Form = type[FactoredWeight]
 
 

@@ -13,8 +13,6 @@ from ..model import Parameter, is_signed_float
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Kind", "LayerWeight", "weights_of_model"]
-
 _COLOURS = 3  # channels of most images
 
 Kind = Literal["linear", "pointwise", "convolution", "transposed", "grouped", "depthwise", "other"]

@@ -27,8 +27,6 @@ from .row_moments import moment_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Decomposition", "decompose_model"]
-
 Progress = Callable[[str], object]
 
 _PENDING = 16

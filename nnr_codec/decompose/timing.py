@@ -9,8 +9,6 @@ import numpy as np
 
 from ..model import Float64
 
-__all__ = ["times_in_turns"]
-
 
 def times_in_turns(
     calls: Sequence[Callable[[], object]], rounds: int, seconds: float = 0.0

@@ -12,8 +12,6 @@ from ..user.module import apply, evaluating, inputs_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["reestimate_batch_norm"]
-
 
 def reestimate_batch_norm(module: torch.nn.Module, batches: Iterable[Any]) -> tuple[str, ...]:
     """Set the running means and variances of batch norm to those of `batches`, in place.

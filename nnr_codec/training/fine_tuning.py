@@ -15,8 +15,6 @@ from ..user.module import apply, in_mode
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["fine_tune"]
-
 
 def fine_tune(
     module: torch.nn.Module,

@@ -31,8 +31,6 @@ from ..user.module import weight_layers
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LowRankProjection", "ranks_at_ratio"]
-
 Ranks = int | tuple[int, int]
 """The rank of an SVD, or the two of Tucker-2: (outputs, inputs)."""
 

@@ -10,8 +10,6 @@ from ...factorization.forms import FORMS, FactoredWeight
 from ..layer_kinds import LayerWeight
 from .fitting import Fitting
 
-__all__ = ["fitting_of", "form_of_method", "forms_of_layer", "has_first_layer"]
-
 _FORMS_OF_METHODS = {"ce1": "cp"}
 """Words of the forms of methods that are not called by them."""
 

@@ -23,8 +23,6 @@ from .rank_options import (
     vbmf_ranks,
 )
 
-__all__ = ["NO_FEWER", "Candidate", "Results", "chosen_tasks"]
-
 NO_FEWER = "would not have fewer parameters"
 
 Results = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]

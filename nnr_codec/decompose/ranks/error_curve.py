@@ -14,8 +14,6 @@ from ...model import Array, Float64
 from ..algorithms.kernel import checked_weight
 from ..forms import fitting_of
 
-__all__ = ["Choice", "ErrorCurve", "error_curve", "fewest_parameters", "merged"]
-
 _LEVELS = 400
 """Of parameters, evenly spaced by logarithm: a curve has the best choice up to each."""
 
