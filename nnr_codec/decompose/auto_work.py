@@ -122,23 +122,20 @@ class _Run:
 
     def share_of_time(self, made: FactoredWeight) -> float:
         """Time a layer that runs on factors against this one, until it is not faster."""
-        worst = 0.0
-        for _ in range(_TIMINGS):
-            worst = max(worst, self._share_once(made))
-            if worst >= 1 - _TIME_MARGIN:
-                break
-        return worst
-
-    def _share_once(self, made: FactoredWeight) -> float:
         import torch
 
         from ..layers import factored
 
-        layers: tuple[Any, Any] = (self.layer, factored(self.layer, made))
-        with torch.inference_mode():
-            calls = [partial(layer, self.inputs) for layer in layers]
-            times = times_in_turns(calls, _ROUNDS, _SECONDS)
-        return float(np.median(times[:, 1] / times[:, 0]))
+        worst = 0.0
+        for _ in range(_TIMINGS):
+            layers: tuple[Any, Any] = (self.layer, factored(self.layer, made))
+            with torch.inference_mode():
+                calls = [partial(layer, self.inputs) for layer in layers]
+                times = times_in_turns(calls, _ROUNDS, _SECONDS)
+            worst = max(worst, float(np.median(times[:, 1] / times[:, 0])))
+            if worst >= 1 - _TIME_MARGIN:
+                break
+        return worst
 
 
 def _positions(tensor: torch.Tensor, taps: int) -> tuple[int, ...]:
@@ -192,7 +189,7 @@ def least_work(
         least, factors = bench.enough, None
         for form in forms_of_layer(weight):
             curve = error_curve(form, values, moment, weight.name)
-            # Work depends on ranks alone: factors that cannot win need not be found.
+            # Work depends on ranks alone: factors that cannot win need not be computed.
             hopeful = curve.fewest(_HOPE * allowed)
             if hopeful is None or bench.share(weight, _blank(hopeful, weight.shape)) >= least:
                 continue
