@@ -62,11 +62,12 @@ def calibrate(
             differently.
         InvalidOptions: there are no batches, or `max_bytes` is less than the diagonals take.
     """
-    named = weight_layers(module).items()
-    layers = {layer: name for layer, name in named if only is None or name in only}
+    named: dict[Any, str] = weight_layers(module)
+    layers = {layer: name for layer, name in named.items() if only is None or name in only}
     layouts: dict[str, RowLayout] = {}
     for layer, name in layers.items():
-        layout = _layout(layer)
+        transposed = getattr(layer, "transposed", False)
+        layout = RowLayout(tuple(layer.weight.shape), getattr(layer, "groups", 1), transposed)
         if layouts.setdefault(name, layout) != layout:
             raise InvalidModel(name, "is tied to the weight of a layer that reads it differently")
     sizes = block_sizes(layouts, max_bytes)
@@ -82,11 +83,6 @@ def calibrate(
     moments = {name: total.mean() for name, total in sums.items() if total.positions}
     unused = tuple(name for name in sums if name not in moments)
     return Calibration(moments, samples, unused)
-
-
-def _layout(layer: Any) -> RowLayout:
-    transposed = getattr(layer, "transposed", False)
-    return RowLayout(tuple(layer.weight.shape), getattr(layer, "groups", 1), transposed)
 
 
 @contextmanager
