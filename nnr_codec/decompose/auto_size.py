@@ -62,7 +62,7 @@ def smallest(task: SizeTask) -> tuple[FactoredWeight | str, int | None]:
     best: tuple[FactoredWeight | str, int | None] = (LARGER, None)
     try:
         dense_size, allowed = _coded(task, values, _alone(task.options), None)
-        least = dense_size - _SURELY_SMALLER
+        least: float = dense_size - _SURELY_SMALLER
         for made in _candidates(task, values, allowed):
             size, qp = _at_equal_error(task, values, made, allowed)
             if size < least:
