@@ -50,7 +50,7 @@ def calibrate(
     Args:
         module: whose state dict names the weights.
         batches: of samples along the first dimension: inputs, or pairs (inputs, targets). Inputs
-            are a tensor, a tuple of what the module takes, or a dict of that by keyword.
+            are a tensor, a tuple of the module's arguments, or a dict of those by keyword.
         only: the names of the weights that are wanted; all by default.
         max_bytes: for all moments together. What would take more is reduced to blocks along the
             diagonal, the largest first: :func:`~.moments.block_sizes` has the rule, and

@@ -52,9 +52,9 @@ def weights_of_model(
     """Return the weights that layers multiply their inputs by, in the order of the model.
 
     Args:
-        model: tensors by name. Without a module, those of floats with two and more dimensions are
-            taken for weights. A convolution with one input channel for each group looks like one
-            with a single input channel: both are taken for depthwise ones, but for the first
+        model: tensors by name. Without a module, those of floats with two and more dimensions
+            count as weights. A convolution with one input channel for each group looks like one
+            with a single input channel: both count as depthwise ones, but for the first
             layer; other groups cannot be seen, nor whether a convolution is transposed.
         module: whose layers say what they are. What it has no layer for is of kind "other".
 

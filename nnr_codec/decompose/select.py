@@ -67,8 +67,8 @@ def decompose_model(
         calibration: second moments of the layers' inputs: then it is the error of the outputs
             that forms and ranks are chosen by, and that all but joint forms minimize.
         executor: decomposes weights side by side.
-        progress: called with the name of a weight whenever a step of its is done: what its ranks
-            follow from is found, and it is decomposed.
+        progress: called with the name of a weight after each of its steps: the choice of its ranks,
+            and its decomposition.
 
     Raises:
         InvalidModel: a weight does not fit the module.
@@ -126,7 +126,7 @@ def _check_ratio(
     if after * ratio > model_parameters * (1 + _ROUNDING):
         reason = "nothing is decomposed"
         if decomposition.factorizations:
-            reason = f"the ranks that weights have of their own give {model_parameters / after:.4g}"
+            reason = f"the ranks set for single weights give {model_parameters / after:.4g}"
         raise InvalidOptions("compression_ratio", f"{ratio}: {reason}")
 
 
@@ -208,9 +208,7 @@ class _Selection:
         """Decompose the weights that take fewer bytes so, at the error of plain quantization."""
         tasks = [SizeTask(w, self.options, self._moment(w)) for w in weights]
         for task, (made, qp) in zip(tasks, self._results(smallest, tasks), strict=True):
-            self.decomposition.add(task.weight.name, made)
-            if qp is not None:
-                self.decomposition.set_qp(task.weight.name, qp)
+            self.decomposition.add(task.weight.name, made, qp)
 
     def decompose_for_work(
         self, weights: Sequence[LayerWeight], module: torch.nn.Module | None, inputs: Any

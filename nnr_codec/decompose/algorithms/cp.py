@@ -45,7 +45,6 @@ def cp(
         rank: 1 to the number of elements over the largest dimension; that many reproduce it.
         moment: second moment of the unfolded input, n x n, n = S·d1·d2: then the error of the
             output is minimized, and is not larger than without.
-        name: the weight's name, for errors.
 
     Returns:
         Factors in float32; the vectors of a term all have the same norm.

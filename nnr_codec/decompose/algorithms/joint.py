@@ -78,7 +78,7 @@ def joint_parameters(shapes: Sequence[Sequence[int]], rank: int, scheme: JointSc
 def joint_rank(shapes: Sequence[Sequence[int]], fraction: float, scheme: JointScheme) -> int:
     """Return the highest rank at which a group keeps at most a fraction of its parameters.
 
-    It is at least 1, whatever that takes, and not above what the shared factor can use.
+    It is at least 1, even if that keeps more, and not above what the shared factor can use.
 
     Raises:
         InvalidOptions: the fraction is not above 0.
