@@ -16,7 +16,7 @@ from ..options import DecompositionOptions
 from .fitting import decompose_within, values_of
 from .forms import forms_of_layer
 from .layer_kinds import LayerWeight
-from .ranks.error_curve import Choice, error_curve
+from .ranks.error_curve import error_curve
 from .timing import times_in_turns
 
 if TYPE_CHECKING:
@@ -191,7 +191,11 @@ def least_work(
             curve = error_curve(form, values, moment, weight.name)
             # Work depends on ranks alone: factors that cannot win need not be computed.
             hopeful = curve.fewest(_HOPE * allowed)
-            if hopeful is None or bench.share(weight, _blank(hopeful, weight.shape)) >= least:
+            if hopeful is None:
+                continue
+            shapes = form.factor_shapes(weight.shape, hopeful.ranks)
+            blank = form(weight.shape, tuple(np.ones(shape, np.float32) for shape in shapes))
+            if bench.share(weight, blank) >= least:
                 continue
             made = decompose_within(curve, allowed, values, moment, weight.name)
             share = math.inf if made is None else bench.share(weight, made)
@@ -200,9 +204,3 @@ def least_work(
     except InvalidModel as error:
         return error.reason
     return MORE_WORK if factors is None else factors
-
-
-def _blank(choice: Choice, shape: tuple[int, ...]) -> FactoredWeight:
-    """Return factors of the right shapes, and of no meaning."""
-    shapes = choice.form.factor_shapes(shape, choice.ranks)
-    return choice.form(shape, tuple(np.ones(s, np.float32) for s in shapes))

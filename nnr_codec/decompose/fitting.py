@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InvalidModel
-from ..factorization.forms import FactoredWeight
+from ..factorization.factored_weight import FactoredWeight, Ranks
 from ..model import Array, Float64
 from .algorithms.kernel import checked_weight, relative_error
 from .forms import fitting_of
 from .layer_kinds import LayerWeight
 from .ranks.error_curve import ErrorCurve
-from .ranks.rank_options import Ranks
 
 Form = type[FactoredWeight]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ...errors import InvalidModel, InvalidOptions
+from ...factorization.factored_weight import Ranks
 from ...model import Float64
 from ...options import DecompositionOptions, EncodeOptions
 from ..algorithms.kernel import relative_error
@@ -15,7 +16,6 @@ from ..layer_kinds import LayerWeight
 from .allocation import allocate, largest_fraction
 from .error_curve import ErrorCurve, error_curve, merged
 from .rank_options import (
-    Ranks,
     energy_ranks,
     rank_of_fraction,
     ranks_of_fraction,
@@ -199,10 +199,10 @@ def _common_fraction(
     def tasks_at(fraction: float) -> list[Task]:
         return [c.task(ranks_at(c, fraction)) for c in candidates]
 
-    fraction = largest_fraction(
-        lambda fraction: sum(map(_parameters, tasks_at(fraction))), ratio, model_parameters, others
-    )
-    return tasks_at(fraction)
+    def parameters(fraction: float) -> int:
+        return sum(map(_parameters, tasks_at(fraction)))
+
+    return tasks_at(largest_fraction(parameters, ratio, model_parameters, others))
 
 
 def _parameters(task: Task) -> int:

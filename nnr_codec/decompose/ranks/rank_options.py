@@ -8,14 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...errors import InvalidOptions
-from ...factorization.forms import FactoredWeight
+from ...factorization.factored_weight import FactoredWeight, Ranks
 from ...model import Array, Float64
 from ..algorithms.kernel import checked_ranks, checked_weight
 from ..algorithms.vbmf import vbmf_rank
 from ..forms import fitting_of
 from .error_curve import ErrorCurve, error_curve
-
-Ranks = tuple[int, ...]
 
 _ROUNDING = 1e-12  # what shares of energy and of parameters may miss
 
