@@ -75,7 +75,8 @@ def layer_of(
     layer = module.get_submodule(path)
     kind = type(layer).__name__
     if attribute != "weight":
-        raise InvalidModel(name, f"comes as factors, and is no layer's weight but {kind}'s own")
+        reason = f"comes as factors, and is no layer's weight: it is {attribute!r} of a {kind}"
+        raise InvalidModel(name, reason)
     if layer is module:
         raise InvalidModel(name, f"the {kind} cannot be replaced in place: it is the module itself")
     try:
