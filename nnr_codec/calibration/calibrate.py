@@ -8,7 +8,7 @@ batches give the same moments, on the same machine with as many threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -88,21 +88,10 @@ def calibrate(
 @contextmanager
 def _hooked(layers: Mapping[Any, str], sums: Mapping[str, _Sum]) -> Iterator[None]:
     """Let every call of a layer add to the sum of its weight."""
-    import torch
-
-    def hook(total: _Sum) -> Callable[..., None]:
-        def add(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            inputs = args[0] if args else kwargs["input"]
-            if not inputs.isfinite().all():
-                raise InvalidModel(total.name, "the input of its layer is not finite")
-            values = inputs.detach().cpu()
-            values = values if values.dtype == torch.float64 else values.float()
-            total.add(windows(layer, values, output))
-
-        return add
-
-    hooks = [(layer, hook(sums[name])) for layer, name in layers.items()]
-    handles = [layer.register_forward_hook(add, with_kwargs=True) for layer, add in hooks]
+    handles = [
+        layer.register_forward_hook(sums[name].add, with_kwargs=True)
+        for layer, name in layers.items()
+    ]
     try:
         yield
     finally:
@@ -119,9 +108,16 @@ class _Sum:
         self.positions = 0
         self._total = np.zeros((layout.groups * layout.width // size, size, size))
 
-    def add(self, unfolded: torch.Tensor) -> None:
-        """Add what :func:`~.unfolding.windows` returned."""
-        for piece in self._pieces(unfolded):
+    def add(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Add the input of a layer's call; a hook."""
+        import torch
+
+        inputs = args[0] if args else kwargs["input"]
+        if not inputs.isfinite().all():
+            raise InvalidModel(self.name, "the input of its layer is not finite")
+        values = inputs.detach().cpu()
+        values = values if values.dtype == torch.float64 else values.float()
+        for piece in self._pieces(windows(layer, values, output)):
             x = self._by_block(piece)
             self._total += x @ x.swapaxes(1, 2)  # numpy sees the symmetry and halves the work
             self.positions += x.shape[2]

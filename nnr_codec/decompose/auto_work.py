@@ -151,14 +151,11 @@ def _runs(module: torch.nn.Module, inputs: Any) -> dict[str, _Run]:
 
     runs: dict[str, _Run] = {}
 
-    def hook(name: str) -> Any:
-        def note(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-            runs.setdefault(name, _Run(layer, args[0] if args else kwargs["input"], outputs))
-
-        return note
+    def note(name: str, layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
+        runs.setdefault(name, _Run(layer, args[0] if args else kwargs["input"], outputs))
 
     handles = [
-        layer.register_forward_hook(hook(name), with_kwargs=True)
+        layer.register_forward_hook(partial(note, name), with_kwargs=True)
         for layer, name in weight_layers(module).items()
     ]
     try:
