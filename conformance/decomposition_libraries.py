@@ -38,7 +38,7 @@ Float64 = npt.NDArray[np.float64]
 Factors = list[Float64]
 
 MODELS = sorted((Path(__file__).parent / "models").glob("*.safetensors"))
-SWEEPS, GROWTH = 50, 0.005
+SWEEPS = 50
 COLUMNS = ("algorithm", "by", "error", "sensitivity", "seconds")
 
 
@@ -93,7 +93,7 @@ TERMS: dict[tuple[str, str], Callable[[Float64], Factors]] = {
     ("CP", "our start and ALS"): lambda kernel: fit(
         kernel, sliced_start(kernel, _rank(kernel)), SWEEPS
     )[0],
-    ("CP", "ours, stable"): lambda kernel: stable_fit(kernel, _rank(kernel), GROWTH),
+    ("CP", "ours, stable"): lambda kernel: stable_fit(kernel, _rank(kernel)),
 }
 
 

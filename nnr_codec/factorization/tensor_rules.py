@@ -162,7 +162,7 @@ def _from_integers(
 ) -> npt.NDArray[Any]:
     """Turn integers into the values that they stand for."""
     if rule.scale is not None:
-        return _multiples(integers, rule.scale, dtype)
+        return _values_on_grid(integers, rule.scale, dtype)
     if rule.part is None:
         return _words(rule, integers, dtype.itemsize, dtype).view(dtype)
     if part is None:
@@ -178,7 +178,7 @@ def _from_integers(
     return high.view(dtype)
 
 
-def _multiples(
+def _values_on_grid(
     integers: npt.NDArray[np.int32], scale: float, dtype: np.dtype[Any]
 ) -> npt.NDArray[Any]:
     """Return the values on a grid, all of which are finite."""
