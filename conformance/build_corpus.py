@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from .generate import generate, generated_case
+from .generate import generated_case
 from .generator.feature_cases import Draft, feature_cases
 from .generator.invalid_cases import invalid_cases
 from .generator.limit_cases import issue_cases, limit_cases
@@ -96,10 +96,9 @@ def drawn_cases() -> Iterator[Draft]:
     """A selection of random streams."""
     for common, seeds in ((True, COMMON_SEEDS), (False, SEEDS)):
         for seed in seeds:
-            made = generate(seed, common=common)
-            if len(made.stream) + sum(map(len, made.parents)) <= LARGEST_DRAWN:
-                name = f"features/random_{'common_' * common}{seed:02}"
-                yield name, generated_case(seed, made, common=common)
+            files = generated_case(seed, common)
+            if len(files.stream) + sum(map(len, files.parents)) <= LARGEST_DRAWN:
+                yield f"features/random_{'common_' * common}{seed:02}", files
 
 
 def ask_peer(folder: Path, peer: Decoder) -> tuple[str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from ..suite.cases import CaseFiles
@@ -52,11 +53,15 @@ def case(
     return name, CaseFiles(data, exercises, section, errata=errata, **more)
 
 
+def category(category_name: str, *groups: Iterable[Draft]) -> Iterator[Draft]:
+    """The cases of all groups, under the name of their category."""
+    for name, files in chain(*groups):
+        yield f"{category_name}/{name}", files
+
+
 def feature_cases() -> Iterator[Draft]:
-    """All of the category "features"."""
-    for group in (payloads, blocks, coding, codebooks, parameter_sets, other_units, updates):
-        for name, files in group():
-            yield f"features/{name}", files
+    return category("features", payloads(), blocks(), coding(), codebooks(), parameter_sets(),
+                    other_units(), updates())  # fmt: skip
 
 
 def payloads() -> Iterator[Draft]:
@@ -283,7 +288,7 @@ def updates() -> Iterator[Draft]:
     text = "a parent whose ids are those of the tensor, which has no node id"
     yield update_case("parent_ids", series, text, "E1", "E29")
     text = "every greater-than context where base is not 0, of N = 256"
-    *parents, last = wide_contexts(EVERY_MAGNITUDE)
+    *parents, last = wide_contexts()
     yield case("greater_than_base_contexts", last, text, "9", parents=parents)
 
 
@@ -308,11 +313,12 @@ def update_series(dq: int, temporal: int, history: int, **ids: Any) -> list[byte
     return [data, *(stream(u, profile=1, **SIGNALLING) for u in (other, last))]
 
 
-def wide_contexts(every: list[int]) -> list[bytes]:
+def wide_contexts() -> list[bytes]:
     """An update with each magnitude twice, once over a small base and once over a large one."""
-    base = [1 if m > 0 else 300 for m in every]
+    base = [1 if m > 0 else 300 for m in EVERY_MAGNITUDE]
     node = {"node_id_present_flag": 1, "cabac_unary_length_minus1": 255}
     parent = {"parent_node_id_present_flag": 1, "temporal_context_modeling_flag": 1}
     first = floats(base, (len(base),), **node, put_node_depth=1)
-    last = floats(Coded(every, base=base), (len(base),), **node, **parent, put_node_depth=2)
+    coded = Coded(EVERY_MAGNITUDE, base=base)
+    last = floats(coded, (len(base),), **node, **parent, put_node_depth=2)
     return [stream(u, profile=1, **SIGNALLING) for u in (first, last)]

@@ -21,11 +21,9 @@ from .syntax import (
     LS,
     NNR_NDU,
     RAW_FLOAT,
-    data_unit_header,
     named,
-    unit,
+    unit_of,
     weight_shapes,
-    written,
 )
 
 INTEGER_BITS = {None: 32, 0: 32, 2: 2, 3: 3, 4: 4, 5: 8, 6: 16, 7: 32}
@@ -150,9 +148,9 @@ def data_unit(d: Draws, p: UnitPlan, state: StreamState) -> bytes:
         payload = struct.pack(f"<{len(numbers)}f", *numbers)
     else:
         payload = codeword(d, p, state, record)
-    header = written(data_unit_header, record, state.profile, state.mps)
-    size = {"nnr_unit_size_flag": 1} if d.chance(0.1) else {}
-    return unit(NNR_NDU, header + payload, independently_decodable_flag=d.below(2), **size)
+    header = {"nnr_unit_size_flag": 1} if d.chance(0.1) else {}
+    header["independently_decodable_flag"] = d.below(2)
+    return unit_of(NNR_NDU, record, state.profile, state.mps, payload=payload, **header)
 
 
 def choose_header(d: Draws, p: UnitPlan, state: StreamState, record: Record) -> None:

@@ -8,6 +8,7 @@ watched while it decodes the payloads. An item is a group and a text, such as ("
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -114,26 +115,19 @@ def exercised(stream: bytes, parents: Sequence[bytes] = ()) -> set[Item]:
         items.add((group, text))
 
     def seen(name: str, value: Any) -> None:
-        name = {"offset_first": "offset"}.get(name, name)
         if name in ELEMENTS:
             hit("element", f"{name}={value}" if value in ELEMENTS[name] else name)
 
-    try:
-        for _ in read_units(stream, seen):
-            pass
-    except (EndOfUnit, IndexError, KeyError, ZeroDivisionError):
-        pass  # not all that is refused can be read
+    # Not all that is refused can be read.
+    with suppress(EndOfUnit, IndexError, KeyError, ZeroDivisionError):
+        read_units(stream, seen)
     decoder = educational.load()
-    series = decoder.Series()
-    try:
-        for parent in parents:
-            series.append(decoder.decode_bitstream(parent, series))
+    with suppress(ValueError):
+        series = educational.series_of(decoder, parents)
         labels: dict[int, Item] = {}
         watch_coder(decoder, hit, labels)
         watch_tensors(decoder, hit, labels)
         decoder.decode_bitstream(stream, series)
-    except ValueError:
-        pass
     return items
 
 

@@ -35,6 +35,14 @@ def educational_decoder() -> ModuleType:
     return load()
 
 
+def series_of(decoder: ModuleType, parents: Sequence[bytes]) -> Any:
+    """What the earlier streams of a series leave; raises ValueError if one is refused."""
+    series = decoder.Series()
+    for parent in parents:
+        series.append(decoder.decode_bitstream(parent, series))
+    return series
+
+
 def described(stream: bytes, parents: Sequence[bytes] = ()) -> list[ExpectedTensor]:
     """What the decoder gives: the tensors, and the factors of those that are decomposed.
 
@@ -42,10 +50,7 @@ def described(stream: bytes, parents: Sequence[bytes] = ()) -> list[ExpectedTens
         ValueError: it refuses the stream.
     """
     decoder = educational_decoder()
-    series = decoder.Series()
-    for parent in parents:
-        series.append(decoder.decode_bitstream(parent, series))
-    coded = decoder.decode_bitstream(stream, series)
+    coded = decoder.decode_bitstream(stream, series_of(decoder, parents))
     dense, both = decoder.assemble(coded, False), decoder.assemble(coded, True)
     return describe(both, both.keys() - dense.keys())
 
