@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -17,13 +16,11 @@ from .cases import Case, ExpectedTensor, describe
 
 PATH = Path(__file__).parents[2] / "spec" / "educational_decoder.py"
 
-_numbers = itertools.count()
-
 
 def load(source: str | None = None) -> ModuleType:
     """Execute the decoder, or another version of its source, as a module of its own."""
     text = PATH.read_text(encoding="utf-8") if source is None else source
-    module = ModuleType(f"educational_decoder_{next(_numbers)}")
+    module = ModuleType("educational_decoder")
     sys.modules[module.__name__] = module  # its dataclasses look it up
     exec(compile(text, str(PATH), "exec"), module.__dict__)
     return module
