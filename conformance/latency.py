@@ -29,7 +29,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +38,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from conformance.studies.figures import argument_parser
 from conformance.studies.latency_rows import COLUMNS, METHODS, Case, cases, row_of, summary
 from conformance.subjects import source_of
 from nnr_codec.checkpoints import open_checkpoint
@@ -48,7 +48,7 @@ from nnr_codec.decompose.layer_kinds import weights_of_model
 from nnr_codec.decompose.timing import times_in_turns
 from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.batches import sample_count
-from nnr_codec.experiments.evaluation import load_tensors
+from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.experiments.measures.complexity import measure_complexity
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.experiments.subject_source import find_subject
@@ -72,7 +72,6 @@ class Network:
     name: str
     module: nn.Module
     model: Mapping[str, Parameter]
-    has_kernels: bool
 
 
 @dataclass(frozen=True)
@@ -81,16 +80,6 @@ class Rounds:
 
     count: int
     seconds: float
-
-
-@contextmanager
-def opened(subject: Subject) -> Iterator[Network]:
-    """Open a subject's checkpoint, and load it into a new module."""
-    module = subject.module().eval()
-    with open_checkpoint(subject.checkpoint) as model:
-        load_tensors(module, dict(model.arrays()))
-        kinds = {weight.kind for weight in weights_of_model(model, module)}
-        yield Network(subject.name, module, model, "convolution" in kinds)
 
 
 def samples(subject: Subject, count: int) -> Any:
@@ -190,10 +179,11 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for source in arguments.subjects:
         subject = find_subject(source, arguments.data)
         batches = {count: samples(subject, count) for count in arguments.samples}
-        with opened(subject) as network:
-            for case in cases(
-                arguments.methods, arguments.ratios, arguments.energies, network.has_kernels
-            ):
+        module = trained_module(subject).eval()
+        with open_checkpoint(subject.checkpoint) as model:
+            has_kernels = "convolution" in {w.kind for w in weights_of_model(model, module)}
+            network = Network(subject.name, module, model)
+            for case in cases(arguments.methods, arguments.ratios, arguments.energies, has_kernels):
                 for row in measure(network, batches, case, rounds):
                     figures.append(row)
                     print(" ".join(row_of(row)), row.get("refused", ""), file=sys.stderr)
@@ -201,10 +191,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, help="folder of models and data")
     default = [source_of(subject) for subject in SUBJECTS]
     about = "networks (default: four of conformance/subjects)"
@@ -217,7 +204,6 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 32], help="at a time")
     parser.add_argument("--rounds", type=int, default=11, help="of dense and factorized, at least")
     parser.add_argument("--seconds", type=float, default=2.0, help="of rounds, if they are short")
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     figures = run(arguments)

@@ -81,7 +81,10 @@ def run(task: Task, method: str, ratio: float, arguments: argparse.Namespace) ->
     """Train and judge one network; return what is reported of it."""
     module = trained_module(task.subject)
     dense = sum(parameter.numel() for parameter in module.parameters())
-    ranks = {} if method == "dense" else _ranks(module, ratio, arguments.form)
+    *names, _ = weight_layers(module).values()  # without the classifier: ten classes need rank ten
+    ranks = ranks_at_ratio(module, ratio, form=arguments.form, only=names)
+    if method == "dense":
+        ranks = {}
     projection = LowRankProjection(module, ranks, every=arguments.every)
     tuned = partial(train, module, task, steps=arguments.steps, batch=arguments.batch,
                     smoothing=arguments.smoothing)  # fmt: skip
@@ -101,12 +104,6 @@ def run(task: Task, method: str, ratio: float, arguments: argparse.Namespace) ->
     held_out = None if task.held_out is None else top1(module, task.held_out)
     test = top1(module, task.test)
     return {"parameters": dense - saved, "of": dense, "held_out": held_out, "test": test}
-
-
-def _ranks(module: nn.Module, ratio: float, form: Any) -> dict[str, Any]:
-    """Return the ranks of all layers but the first and the classifier: ten classes need ten."""
-    *names, _ = weight_layers(module).values()
-    return ranks_at_ratio(module, ratio, form=form, only=names)
 
 
 def measure(arguments: argparse.Namespace, log: RunLog) -> None:
@@ -164,7 +161,6 @@ def summary(log: RunLog) -> str:
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argument_parser(__doc__)
     parser.add_argument("--subjects", nargs="+", default=[*DIGITS, RESNET8])
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)

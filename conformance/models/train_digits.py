@@ -14,6 +14,7 @@ of torch may give slightly different weights.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,16 @@ from torch import nn
 from torch.nn import functional
 
 from conformance.models import digits
-from conformance.subjects.digits_networks import PlainNetwork, residual_network, separable_network
+from conformance.studies.training_tasks import shifted
+from conformance.subjects.digits_networks import (
+    PlainNetwork,
+    as_input,
+    residual_network,
+    separable_network,
+)
 from nnr_codec.checkpoints import save_checkpoint
 from nnr_codec.model import Array
+from nnr_codec.training import fine_tune
 
 SEED = 17
 TEST_SHARE = 1 / 3
@@ -54,20 +62,6 @@ def split() -> tuple[Array, Array, Array, Array]:
     return tuple(parts)
 
 
-def as_input(images: Array) -> torch.Tensor:
-    """Return uint8 images (images, 8, 8) as the network's input."""
-    return torch.from_numpy(images[:, np.newaxis].astype(np.float32) / digits.PIXEL_MAX)
-
-
-def shifted(images: torch.Tensor) -> torch.Tensor:
-    """Move each image by up to MAX_SHIFT pixels, zeros coming in."""
-    padded = functional.pad(images, (MAX_SHIFT,) * 4)
-    moves = torch.randint(0, 2 * MAX_SHIFT + 1, (len(images), 2)).tolist()
-    return torch.stack(
-        [image[:, y : y + 8, x : x + 8] for image, (y, x) in zip(padded, moves, strict=True)]
-    )
-
-
 def train(build: Callable[[], nn.Module], images: torch.Tensor, labels: torch.Tensor) -> nn.Module:
     """Train a new network on `images` and `labels` with a fixed seed."""
     torch.manual_seed(SEED)
@@ -77,14 +71,13 @@ def train(build: Callable[[], nn.Module], images: torch.Tensor, labels: torch.Te
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
     steps = EPOCHS * -(-len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, steps)
-    for _ in range(EPOCHS):
-        for picked in torch.randperm(len(images)).split(BATCH):
-            outputs = network(shifted(images[picked]))
-            loss = functional.cross_entropy(outputs, labels[picked], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    batches = (
+        (shifted(images[picked], MAX_SHIFT), labels[picked])
+        for _ in range(EPOCHS)
+        for picked in torch.randperm(len(images)).split(BATCH)
+    )
+    loss = partial(functional.cross_entropy, label_smoothing=0.05)
+    fine_tune(network, optimizer, batches, loss, steps=steps, after_step=schedule.step)
     return network.eval()
 
 

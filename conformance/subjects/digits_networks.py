@@ -114,5 +114,9 @@ def batches(file: str, size: int = 200) -> Iterator[tuple[torch.Tensor, np.ndarr
     with np.load(MODELS / file) as archive:
         images, labels = archive["images"], archive["labels"]
     for start in range(0, len(images), size):
-        pixels = images[start : start + size, np.newaxis].astype(np.float32) / PIXEL_MAX
-        yield torch.from_numpy(pixels), labels[start : start + size]
+        yield as_input(images[start : start + size]), labels[start : start + size]
+
+
+def as_input(images: np.ndarray) -> torch.Tensor:
+    """Return uint8 images (images, 8, 8) as networks take them."""
+    return torch.from_numpy(images[:, np.newaxis].astype(np.float32) / PIXEL_MAX)
