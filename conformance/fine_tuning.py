@@ -80,8 +80,6 @@ LEARNING_RATES = {
     RESNET8: {LR: (1e-3, 3e-3), LR_CP: (1e-4, 3e-3)},
 }
 STEPS = {RESNET8: 100, **dict.fromkeys(DIGITS, 200)}
-SETTINGS = ("subject", "scheme", "rule", "ratio", "seed", "steps", "batch", "smoothing",
-            "learning_rate", "validate")  # fmt: skip
 STATISTICS_IMAGES = 500  # that moments and batch norm are estimated on, at most
 
 
@@ -192,7 +190,6 @@ def make_bench(name: str, data: Path | None, fold: int, validate: bool) -> Bench
 
 
 def measure(arguments: argparse.Namespace, log: RunLog) -> None:
-    """Do all runs that are not in the log yet."""
     for seed, name, rule, ratio, scheme in product(
         arguments.seeds, arguments.subjects, arguments.rules, arguments.ratios, arguments.schemes
     ):
@@ -220,7 +217,7 @@ def main() -> None:
     parser.add_argument(
         "--validate", action="store_true", help="judge by training images that are then left out"
     )
-    run_command(parser.parse_args(), SETTINGS, measure, summary)
+    run_command(parser.parse_args(), measure, summary)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .generator.random_headers import (
     Draws,
-    layer_parameter_set_unit,
+    layer_parameter_set,
     model_parameter_set,
     private_unit,
     quantization_data,
@@ -24,7 +24,7 @@ from .generator.random_headers import (
     topology,
 )
 from .generator.random_tensors import Past, StreamState, UnitPlan, data_unit, plan
-from .generator.syntax import INT, NNR_MPS, NNR_STR, RAW_FLOAT, unit_of
+from .generator.syntax import INT, NNR_LPS, NNR_MPS, NNR_STR, RAW_FLOAT, unit_of
 from .suite.cases import CaseFiles, write_case
 from .suite.educational import described
 
@@ -51,7 +51,7 @@ def generate(seed: int, *, common: bool = False) -> list[bytes]:
         indexed = int(not common and sum(len(p.names) for p in held) > 1 and d.chance(0.2))
         mps["mps_topology_indexed_reference_flag"] = indexed
         density, parameter = mps["mps_qp_density"], mps["mps_quantization_parameter"]
-        state = StreamState(profile, mps, density, parameter, common, past, numbers, step == 0)
+        state = StreamState(profile, mps, density, parameter, common, past, numbers)
         streams.append(_stream(d, held, state))
         _remember(past, state.integers)
     return streams
@@ -82,11 +82,11 @@ def _stream(d: Draws, plans: list[UnitPlan], state: StreamState) -> bytes:
 
 def _layer_parameters(d: Draws, state: StreamState) -> bytes:
     """An LPS, and what is in force behind it: its quantization, or that of the MPS (E38)."""
-    data, lps = layer_parameter_set_unit(d)
+    lps = layer_parameter_set(d)
     source, prefix = (lps, "lps") if "lps_qp_density" in lps else (state.mps, "mps")
     state.density = source[f"{prefix}_qp_density"]
     state.parameter = source[f"{prefix}_quantization_parameter"]
-    return data
+    return unit_of(NNR_LPS, lps)
 
 
 def _remember(past: dict[str, Past], integers: dict[str, list[int]]) -> None:

@@ -50,8 +50,6 @@ from nnr_codec.training import LowRankProjection, ranks_at_ratio, reestimate_bat
 from nnr_codec.user.module import weight_layers
 
 METHODS = ("none", "fine-tuning", "projection", "dense")
-SETTINGS = ("subject", "method", "seed", "ratio", "form", "every", "steps", "batch", "smoothing",
-            "learning_rate")  # fmt: skip
 
 
 class Product(nn.Module):
@@ -107,7 +105,6 @@ def run(task: Task, method: str, ratio: float, arguments: argparse.Namespace) ->
 
 
 def measure(arguments: argparse.Namespace, log: RunLog) -> None:
-    """Do all runs that are not in the log yet."""
     for seed, name, method, ratio in product(
         arguments.seeds, arguments.subjects, arguments.methods, arguments.ratios
     ):
@@ -169,7 +166,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--every", type=int, default=200, help="steps between replacements")
     parser.add_argument("--learning-rate", type=float, help="the subject's own by default")
-    run_command(parser.parse_args(), SETTINGS, measure, summary)
+    run_command(parser.parse_args(), measure, summary)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,9 @@ from .syntax import (
     unit_of,
 )
 
-DENSITY = 2
 MPS: Record = {
     "mps_quantization_method_flags": 1,
-    "mps_qp_density": DENSITY,
+    "mps_qp_density": 2,
     "mps_quantization_parameter": -8,
 }
 """The step is a quarter with qp_delta 0."""
@@ -72,7 +71,6 @@ class DataUnit:
     entries: dict[int, Record] = field(default_factory=dict)
     payload: Any = None
     terminating_bin: int = 1
-    density: int = DENSITY
     unit_header: dict[str, int] = field(default_factory=dict)
     q: dict[str, list[int]] = field(default_factory=dict)
     points: list[dict[str, int]] = field(default_factory=list)
@@ -82,7 +80,8 @@ class DataUnit:
         encoder = ArithmeticEncoder()
         for (name, shape, role), coded in zip(self.plan.coded(), self.tensors, strict=True):
             if self.plan.payload != INT:
-                encoder.bypass(coded.qp_delta & (64 << self.density) - 1, 6 + self.density)
+                bits = 6 + mps["mps_qp_density"]
+                encoder.bypass(coded.qp_delta & (1 << bits) - 1, bits)
             self.q[name] = coded.write(encoder, coding_of(record, shape, role, profile))
         word = encoder.finish(self.terminating_bin)
         self.points = encoder.entry_points(word)

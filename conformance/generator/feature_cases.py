@@ -189,7 +189,7 @@ def codebooks() -> Iterator[Draft]:
 def parameter_sets() -> Iterator[Draft]:
     """Densities, methods, performance maps, what profile 1 adds, LPS."""
     for density in range(8):
-        made = replace(floats(Coded(ramp(12), qp_delta=-9), (12,)), density=density)
+        made = floats(Coded(ramp(12), qp_delta=-9), (12,))
         data = stream(made, mps_qp_density=density, mps_quantization_parameter=-5)
         yield case(f"qp_density_{density}", data, f"qp_density {density}", "12")
     nine = floats(ramp(9), (9,))

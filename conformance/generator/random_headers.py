@@ -11,7 +11,6 @@ from .bits import Record
 from .syntax import (
     MAPS,
     NNEF,
-    NNR_LPS,
     NNR_QNT,
     NNR_TPL,
     ONNX,
@@ -134,12 +133,12 @@ def model_parameter_set(d: Draws, profile: int, common: bool, series: bool) -> R
     return record
 
 
-def layer_parameter_set_unit(d: Draws) -> tuple[bytes, Record]:
-    """An LPS, with a quantization parameter or without; the unit and the record."""
+def layer_parameter_set(d: Draws) -> Record:
+    """An LPS, with a quantization parameter or without."""
     record = {"lps_self_contained_flag": d.below(2), **performance_maps(d, "lps", True)}
     if d.chance(0.7):
         record |= quantization(d, "lps")
-    return unit_of(NNR_LPS, record), record
+    return record
 
 
 def topology(d: Draws, common: bool) -> bytes:

@@ -88,7 +88,6 @@ class StreamState:
     common: bool
     past: dict[str, Past] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)  # parameter_id by first name
-    first: bool = True  # of its series
     reference_list: list[str] = field(default_factory=list)
     integers: dict[str, list[int]] = field(default_factory=dict)
 
@@ -179,7 +178,7 @@ def choose_ids(d: Draws, p: UnitPlan, state: StreamState, record: Record) -> Non
     record["parameter_id"] = state.numbers.setdefault(name, len(state.numbers))
     before = state.past.get(name)
     record["put_node_depth"] = before.occurrences + 1 if before else 1
-    if state.first or not state.mps["mps_parent_signalling_enabled_flag"] or before is None:
+    if not state.mps["mps_parent_signalling_enabled_flag"] or before is None:
         return
     record["parent_node_id_present_flag"] = int(d.chance(0.85))
     if record["parent_node_id_present_flag"]:

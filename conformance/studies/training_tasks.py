@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -139,16 +139,9 @@ def train(
     optimizer: Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer] = _sgd,
     after_step: Callable[[], object] = lambda: None,
 ) -> None:
-    """Train all parameters that require it, the learning rate falling to 0.
+    """Train all parameters that require it by `steps` batches of `batch` images.
 
-    Args:
-        module: in place.
-        task: images, and the first learning rate.
-        steps: batches.
-        batch: images of each.
-        smoothing: of labels.
-        optimizer: makes one of parameters and the first learning rate; SGD by default.
-        after_step: called after each step.
+    The learning rate falls from the task's to 0; `smoothing` is that of the labels.
 
     Raises:
         InvalidModel: the loss is not finite.
@@ -177,14 +170,11 @@ def top1(module: nn.Module, samples: Samples) -> float:
     return 100 * float((predictions == labels).double().mean())
 
 
+@dataclass(frozen=True)
 class RunLog:
     """Runs of an experiment, a line of JSON each: those that are there are not repeated."""
 
-    def __init__(self, path: Path, settings: Sequence[str]) -> None:
-        """Read what is there, if there is a file; `settings` names what tells runs apart."""
-        self.path = path
-        self._names = tuple(settings)
-        self._done = {self._key(line) for line in self.lines()}
+    path: Path
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the runs: settings and results."""
@@ -200,7 +190,7 @@ class RunLog:
         return [(common, list(group)) for common, group in groupby(lines, key)]
 
     def __contains__(self, settings: Mapping[str, Any]) -> bool:
-        return self._key(settings) in self._done
+        return any(settings.items() <= line.items() for line in self.lines())
 
     def run(self, settings: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]) -> None:
         """Do a run, seeded by `settings["seed"]`; append its line with the results of `work`."""
@@ -212,10 +202,6 @@ class RunLog:
         with self.path.open("a") as file:
             file.write(line + "\n")
         print(line, file=sys.stderr)
-        self._done.add(self._key(settings))
-
-    def _key(self, line: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(line[name] for name in self._names)
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
@@ -234,16 +220,12 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
 
 def run_command(
     arguments: argparse.Namespace,
-    settings: Sequence[str],
     measure: Callable[[argparse.Namespace, RunLog], object],
     summary: Callable[[RunLog], str],
 ) -> None:
-    """Do the runs that are not there yet, or print what is there; `settings` as in `RunLog`.
-
-    Runs have one thread.
-    """
+    """Do the runs that are not in the log yet, on one thread, or print what is there."""
     torch.set_num_threads(1)
-    log = RunLog(arguments.output, settings)
+    log = RunLog(arguments.output)
     if arguments.table:
         print(summary(log))
     else:

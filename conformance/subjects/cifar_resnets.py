@@ -66,8 +66,7 @@ class ResNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps = functional.relu(self.bn1(self.conv1(images)))
         maps = self.layer3(self.layer2(self.layer1(maps)))
-        logits: torch.Tensor = self.linear(maps.mean((2, 3)))
-        return logits
+        return self.linear(maps.mean((2, 3)))
 
 
 class TinyStack(nn.Module):
@@ -103,8 +102,7 @@ class TinyResNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps = functional.relu(self.bn0(self.conv0(images)))
         maps = self.stack3(self.stack2(self.stack1(maps)))
-        logits: torch.Tensor = self.fc(maps.mean((2, 3)))
-        return logits
+        return self.fc(maps.mean((2, 3)))
 
 
 def _unchanged(images: torch.Tensor) -> torch.Tensor:

@@ -43,8 +43,7 @@ class PlainNetwork(nn.Module):
         maps = functional.relu(self.bn1(self.conv1(images)))
         maps = functional.max_pool2d(functional.relu(self.bn2(self.conv2(maps))), 2)
         maps = functional.max_pool2d(functional.relu(self.bn3(self.conv3(maps))), 2)
-        outputs: torch.Tensor = self.fc(maps.flatten(1))
-        return outputs
+        return self.fc(maps.flatten(1))
 
 
 class ResidualBlock(nn.Module):
