@@ -99,7 +99,6 @@ def _remember(past: dict[str, Past], integers: dict[str, list[int]]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return the exit code."""
     parser = argparse.ArgumentParser("conformance.generate", description="Random valid streams.")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="the first seed")
     parser.add_argument("--count", type=int, default=1, metavar="N", help="how many streams")

@@ -57,12 +57,12 @@ from nnr_codec.layers import factorize
 from nnr_codec.model import Parameter
 from nnr_codec.user.module import apply
 
-SUBJECTS = (
-    "cifar_resnets.py:resnet20_cifar10",
-    "cifar_resnets.py:resnet56_cifar10",
-    "squeezenet.py:squeezenet_imagenet",
-    "minilm.py:minilm_pairs",
-)
+SUBJECTS = [
+    source_of("cifar_resnets.py:resnet20_cifar10"),
+    source_of("cifar_resnets.py:resnet56_cifar10"),
+    source_of("squeezenet.py:squeezenet_imagenet"),
+    source_of("minilm.py:minilm_pairs"),
+]
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,6 @@ def layer_quotients(
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure all networks."""
     rounds = Rounds(arguments.rounds, arguments.seconds)
     figures = []
     for source in arguments.subjects:
@@ -193,10 +192,9 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, help="folder of models and data")
-    default = [source_of(subject) for subject in SUBJECTS]
     about = "networks (default: four of conformance/subjects)"
     parser.add_argument(
-        "--subjects", nargs="+", metavar="FILE.py:FUNCTION", default=default, help=about
+        "--subjects", nargs="+", metavar="FILE.py:FUNCTION", default=SUBJECTS, help=about
     )
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--ratios", type=float, nargs="+", default=[2.0, 3.0, 5.0])

@@ -46,7 +46,6 @@ sys.exit(code)
 
 
 def main() -> int:
-    """Run the command line; return the exit code."""
     parser = argument_parser(__doc__)
     parser.add_argument("--size", type=float, default=2e9, help="bytes of the checkpoint")
     parser.add_argument("--largest", type=float, default=5e7, help="bytes of its largest tensors")
@@ -59,12 +58,7 @@ def main() -> int:
 
 
 def parameters(size: float, largest: float) -> Iterator[Parameter]:
-    """Yield the parameters of a checkpoint of about `size` bytes: matrices and their biases.
-
-    Args:
-        size: bytes of all tensors together.
-        largest: bytes of each matrix, of float32.
-    """
+    """Yield a checkpoint of about `size` bytes: matrices of `largest` bytes, and their biases."""
     rows = max(1, int(largest) // (4 * _COLUMNS))
     float32 = np.dtype(np.float32)
     for number in range(max(1, int(size) // (4 * _COLUMNS * rows))):

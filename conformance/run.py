@@ -25,7 +25,6 @@ OURS = {"nnr_codec": decoders.nnr_codec_decoder, "educational": decoders.educati
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit code."""
     parser = _parser()
     given = parser.parse_args(arguments)
     if not 1 <= given.jobs <= 256:

@@ -136,7 +136,6 @@ def run_ours(path: str, options: EncodeOptions, threads: int) -> dict[str, Any]:
 
 
 def _bins(values: np.ndarray, qp: int | None, options: EncodeOptions) -> int:
-    """Count the bins of a tensor's integers."""
     if qp is None:
         return 0
     rows, cols = matrix_shape(values.shape or (1,))

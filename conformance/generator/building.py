@@ -57,7 +57,7 @@ class DataUnit:
     """A data unit to be made, and what is to be wrong with it.
 
     Attributes:
-        tensors: in the order of the payload.
+        tensors: in the order of the payload, integers alone or with choices.
         header: elements that differ from those that follow from the plan.
         entries: what entry points are to say instead: their numbers, and elements.
         payload: in place of the codeword; or a function of it.
@@ -66,7 +66,7 @@ class DataUnit:
     """
 
     plan: UnitPlan
-    tensors: Sequence[Coded]
+    tensors: Sequence[Values]
     header: Record = field(default_factory=dict)
     entries: dict[int, Record] = field(default_factory=dict)
     payload: Any = None
@@ -78,7 +78,8 @@ class DataUnit:
     def bytes(self, profile: int = 0, mps: Record = MPS) -> bytes:
         record = {**self.plan.record(), **self.header}
         encoder = ArithmeticEncoder()
-        for (name, shape, role), coded in zip(self.plan.coded(), self.tensors, strict=True):
+        for (name, shape, role), values in zip(self.plan.coded(), self.tensors, strict=True):
+            coded = values if isinstance(values, Coded) else Coded(values)
             if self.plan.payload != INT:
                 bits = 6 + mps["mps_qp_density"]
                 encoder.bypass(coded.qp_delta & (1 << bits) - 1, bits)
@@ -96,11 +97,11 @@ class DataUnit:
 
 
 def floats(v: Values, shape: Sequence[int], name: str = "w", **header: Any) -> DataUnit:
-    return DataUnit(UnitPlan(FLOAT, (name,), tuple(shape)), [_coded(v)], header)
+    return DataUnit(UnitPlan(FLOAT, (name,), tuple(shape)), [v], header)
 
 
 def integers(v: Values, shape: Sequence[int], name: str = "i", **header: Any) -> DataUnit:
-    return DataUnit(UnitPlan(INT, (name,), tuple(shape)), [_coded(v)], header)
+    return DataUnit(UnitPlan(INT, (name,), tuple(shape)), [v], header)
 
 
 def block(
@@ -115,21 +116,15 @@ def block(
 ) -> DataUnit:
     """A BLOCK unit; its integers in the order of the payload."""
     plan = UnitPlan(BLOCK, tuple(names), tuple(shape), types, rank, g_rows)
-    return DataUnit(plan, [_coded(v) for v in tensors], header)
-
-
-def _coded(v: Values) -> Coded:
-    return v if isinstance(v, Coded) else Coded(v)
+    return DataUnit(plan, tensors, header)
 
 
 def with_codebook(values: list[int], zero_offset: int, **more: int) -> Record:
-    """What a header says of a codebook."""
     book = {"values": values, "zero_offset": zero_offset, **more}
     return {"codebook_present_flag": 1, "codebook": book}
 
 
 def with_format(number: int) -> Record:
-    """What a header says of the data format."""
     name = "nnr_decompressed_data_format"
     return {f"{name}_present_flag": 1, name: number}
 

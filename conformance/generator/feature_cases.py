@@ -67,7 +67,7 @@ def feature_cases() -> Iterator[Draft]:
 def payloads() -> Iterator[Draft]:
     """Payload types, data formats, shapes."""
     numbers = struct.pack("<6f", 1.5, -0.0, float("inf"), float("-inf"), 1e-45, 3.4e38)
-    raw = DataUnit(UnitPlan(RAW_FLOAT, ("r",), (2, 3)), [Coded([0] * 6)], payload=numbers)
+    raw = DataUnit(UnitPlan(RAW_FLOAT, ("r",), (2, 3)), [[0] * 6], payload=numbers)
     yield case("raw_float", raw, "a RAW_FLOAT payload, infinities and -0 included", "6")
     extremes = integers([0, 1, -1, (1 << 31) - 1, -(1 << 31), 77], (6,))
     yield case("integers", extremes, "an INT payload with the extremes of int32", "6")
@@ -104,7 +104,7 @@ def blocks() -> Iterator[Draft]:
     yield case("block_dc_entry_points", both, text, "13", "E16")
     for ending, shape in (("_G", (6, 2)), ("_H", (2, 10))):
         plan = UnitPlan(FLOAT, ("w" + ending,), (6, 10), DC, 2, 6)
-        factor = DataUnit(plan, [Coded(ramp(math.prod(shape)))])
+        factor = DataUnit(plan, [ramp(math.prod(shape))])
         text = f"a factor {ending[1]} in a unit of its own"
         yield case(f"factor{ending.lower()}", factor, text, "6", "E9")
 
@@ -267,7 +267,7 @@ def indexed_names() -> Iterator[Draft]:
     data = stream(listed, *units, mps_topology_indexed_reference_flag=1)
     yield case("indexed_names", data, "names as indices into a reference list", "5.1", "E8")
     plan = UnitPlan(FLOAT, ("w_H",), (6, 30), DC, 10, 6)
-    factor = DataUnit(plan, [Coded(ramp(300))], {"names": index[3:], "scan_order": 1})
+    factor = DataUnit(plan, [ramp(300)], {"names": index[3:], "scan_order": 1})
     data = stream(listed, factor, mps_topology_indexed_reference_flag=1)
     text = "a factor of its own with an indexed name: its shape depends on the name"
     yield case("indexed_factor", data, text, "13", "E8", "E9")

@@ -57,7 +57,7 @@ def bombs() -> Iterator[Draft]:
     yield case("dimensions_3000", flat, "3000 dimensions", "15", error="limit")
     header = {"decomposition_rank": LARGEST, "g_number_of_rows": 1 << 16}
     plan = UnitPlan(FLOAT, ("w_G",), (1,), DC, 1, 1)
-    factor = DataUnit(plan, [Coded([0])], header, payload=b"\0\0")
+    factor = DataUnit(plan, [[0]], header, payload=b"\0\0")
     yield case("rank_2_31", factor, "a factor of 2^47 elements", "15", error="limit")
     past = floats([-(1 << 32), 1 << 31], (2,))
     text = "integers beyond 32 bits, which the binarization reaches"

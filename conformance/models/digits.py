@@ -106,7 +106,6 @@ def summary(before: str, after: str, bitstream: str | None = None) -> str:
 
 
 def main() -> None:
-    """Run the command line: BEFORE AFTER [BITSTREAM]."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("before", help="checkpoint of the digits network")
     parser.add_argument("after", help="the same after encoding and decoding")

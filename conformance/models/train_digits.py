@@ -25,13 +25,8 @@ from torch import nn
 from torch.nn import functional
 
 from conformance.models import digits
-from conformance.studies.training_tasks import shifted
-from conformance.subjects.digits_networks import (
-    PlainNetwork,
-    as_input,
-    residual_network,
-    separable_network,
-)
+from conformance.studies.training_tasks import DIGITS, shifted
+from conformance.subjects.digits_networks import as_input
 from nnr_codec.checkpoints import save_checkpoint
 from nnr_codec.model import Array
 from nnr_codec.training import fine_tune
@@ -45,11 +40,6 @@ WEIGHT_DECAY = 5e-4
 MAX_SHIFT = 1  # pixels, of the training images
 CALIBRATION = 500  # images
 HERE = Path(__file__).parent
-NETWORKS = {
-    "digits_cnn": PlainNetwork,
-    "digits_residual": residual_network,
-    "digits_separable": separable_network,
-}
 
 
 def split() -> tuple[Array, Array, Array, Array]:
@@ -91,15 +81,15 @@ def main() -> None:
     ):
         save_checkpoint(path, {"images": images, "labels": numbers}, overwrite=True)
     labels = torch.from_numpy(train_labels.astype(np.int64))
-    for name, build in NETWORKS.items():
-        network = train(build, as_input(train_images), labels)
+    for name, subject_of in DIGITS.items():
+        subject = subject_of()
+        network = train(subject.module, as_input(train_images), labels)
         tensors = {
             key: tensor.numpy()
             for key, tensor in network.state_dict().items()
             if not key.endswith("num_batches_tracked")
         }
-        path = HERE / f"{name}.safetensors"
-        save_checkpoint(path, tensors, overwrite=True, metadata={"format": "pt"})
+        save_checkpoint(subject.checkpoint, tensors, overwrite=True, metadata={"format": "pt"})
         with torch.no_grad():
             predictions = network(as_input(test_images)).argmax(dim=1).numpy()
         if name == "digits_cnn" and np.any(predictions != digits.predictions(tensors, test_images)):

@@ -118,11 +118,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, Callable[[torch.Tensor],
 
 
 def _subject(name: str, data: Path | None) -> Subject:
-    """Return a network, measured on `datasets/cifar10_test.npz`.
-
-    Raises:
-        InvalidOptions: a file is missing from `data`.
-    """
+    """Return a network, measured on `datasets/cifar10_test.npz`; raises as `required_files`."""
     module, stem, prepare = NETWORKS[name]
     files = ("datasets/cifar10_test.npz", "datasets/cifar10_calib.npz")
     checkpoint, *samples = required_files(name, data, f"models/{stem}.safetensors", *files)
