@@ -28,7 +28,7 @@ import copy
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -81,6 +81,10 @@ class Rounds:
     count: int
     seconds: float
 
+    def times(self, calls: Sequence[Callable[[], object]], parts: int = 1) -> np.ndarray:
+        """Return what `times_in_turns` does, in one of so many parts of the seconds."""
+        return times_in_turns(calls, self.count, self.seconds / parts)
+
 
 def samples(subject: Subject, count: int) -> Any:
     """Return the inputs of the first `count` samples as one batch.
@@ -124,9 +128,7 @@ def compare(
     """Return operations and times of a module, and of one with some weights as factors."""
     modules = (dense, factorize(copy.deepcopy(dense), weights))
     costs = [measure_complexity(module, inputs) for module in modules]
-    times = times_in_turns(
-        [partial(apply, module, inputs) for module in modules], rounds.count, rounds.seconds
-    )
+    times = rounds.times([partial(apply, module, inputs) for module in modules])
     return {
         "forms": dict(Counter(weight.form for weight in weights.values())),
         "parameters": [cost.parameters for cost in costs],
@@ -161,14 +163,10 @@ def layer_quotients(
     for handle in handles:
         handle.remove()
     medians = {}
-    # A part of the time for each; the rounds at least are the same.
-    seconds = rounds.seconds / max(1, len(layer_inputs))
     for name, arguments in layer_inputs.items():
         layers = [module.get_submodule(paths[name]) for module in (dense, factorized)]
-        times = times_in_turns(
-            [partial(layer, *arguments) for layer in layers], rounds.count, seconds
-        )
-        medians[name] = quotients(times)[1]
+        calls = [partial(layer, *arguments) for layer in layers]
+        medians[name] = quotients(rounds.times(calls, parts=len(layer_inputs)))[1]
     return medians
 
 
