@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from .generate import generate, generated_case
+from .generate import generated_case
 from .generator.feature_cases import Draft, feature_cases
 from .generator.invalid_cases import invalid_cases
 from .generator.limit_cases import issue_cases, limit_cases
-from .suite.cases import CORPUS, BadCase, Case, CaseFiles, load_case, write_case
+from .suite.cases import CORPUS, BadCase, CaseFiles, load_case, write_case
 from .suite.decoders import command
 from .suite.educational import described
 from .suite.judging import DISAGREEMENT, FAIL, Decoder, judge
@@ -96,10 +96,9 @@ def drawn_cases() -> Iterator[Draft]:
     """A selection of random streams."""
     for common, seeds in ((True, COMMON_SEEDS), (False, SEEDS)):
         for seed in seeds:
-            made = generate(seed, common=common)
-            if len(made.stream) + sum(map(len, made.parents)) <= LARGEST_DRAWN:
-                name = f"features/random_{'common_' * common}{seed:02}"
-                yield name, generated_case(seed, made, common=common)
+            files = generated_case(seed, common)
+            if len(files.stream) + sum(map(len, files.parents)) <= LARGEST_DRAWN:
+                yield f"features/random_{'common_' * common}{seed:02}", files
 
 
 def ask_peer(folder: Path, peer: Decoder) -> tuple[str, str]:
@@ -119,14 +118,11 @@ def kept_evidence(folder: Path, files: CaseFiles) -> tuple[str, str]:
         case = load_case(folder)
     except BadCase:
         return "text", ""
-    return (case.evidence, case.note) if _same(case, files) else ("text", "")
-
-
-def _same(case: Case, files: CaseFiles) -> bool:
     parents = [path.read_bytes() for path in case.parents]
     tensors = None if files.error else tuple(files.tensors or ())
     wanted = (files.stream, _parents(case.name, files), tensors, files.error)
-    return (case.stream.read_bytes(), parents, case.tensors, case.error) == wanted
+    same = (case.stream.read_bytes(), parents, case.tensors, case.error) == wanted
+    return (case.evidence, case.note) if same else ("text", "")
 
 
 def build(peer: Decoder | None) -> int:
@@ -151,10 +147,7 @@ def build(peer: Decoder | None) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="conformance.build_corpus", description="Build the corpus."
-    )
+    parser = argparse.ArgumentParser("conformance.build_corpus", description="Build the corpus.")
     parser.add_argument("--peer", metavar="PYTHON", help="of an environment with the reference")
     given = parser.parse_args(arguments)
     peer = None

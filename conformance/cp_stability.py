@@ -11,9 +11,7 @@ its terms' norms spread evenly, has 15 uniform steps up to its largest magnitude
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,8 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
+from tensorly.decomposition import parafac
 
-from nnr_codec.cli.text import table
+from conformance.studies.figures import argument_parser, as_table
 from nnr_codec.decompose.algorithms.cp import cp
 from nnr_codec.decompose.algorithms.cp_terms import sensitivity
 from nnr_codec.decompose.algorithms.kernel import relative_error
@@ -47,13 +46,18 @@ def factors_of(kernel: npt.NDArray[np.float64], rank: int, method: str) -> Facto
     """Return the factors by one of METHODS."""
     if method == "ours":
         return [factor.astype(np.float64) for factor in cp(kernel, rank).factors]
-    from tensorly.decomposition import parafac
-
     start = "svd" if method == "ALS from SVD" else "random"
+    return plain_als(kernel, rank, start, SWEEPS, 1e-10)
+
+
+def plain_als(
+    kernel: npt.NDArray[np.float64], rank: int, start: Any, sweeps: int, tolerance: float
+) -> Factors:
+    """Return tensorly's factors; `start` is its `init`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of fewer vectors than terms in its start
         weights, factors = parafac(
-            kernel, rank, n_iter_max=SWEEPS, init=start, tol=1e-10, random_state=0
+            kernel, rank, n_iter_max=sweeps, init=start, tol=tolerance, random_state=0
         )
     return [factors[0] * weights, *factors[1:]]
 
@@ -92,29 +96,14 @@ def rows(model: Path, kernels: Sequence[str], shares: Sequence[float]) -> Iterat
                 yield {"kernel": name, "rank": rank, "method": method, **figures}
 
 
-def text_of(figures: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as a table."""
-    cells = [[row[column] for column in COLUMNS] for row in figures]
-    return table(
-        COLUMNS, [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in cells]
-    )
-
-
 def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--model", type=Path, default=MODEL, help="safetensors; our own by default")
     parser.add_argument("--kernels", nargs="+", default=KERNELS)
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="0 to 1")
-    parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     figures = list(rows(given.model, given.kernels, given.shares))
-    if given.json:
-        json.dump(figures, sys.stdout, indent=2)
-    else:
-        print(text_of(figures))
+    print(json.dumps(figures, indent=2) if given.json else as_table(COLUMNS, figures))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,8 @@ mean sensitivity over the kernel's squared norm, and the processor's time for al
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,21 +21,22 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 from scipy.sparse.linalg import svds
 from tensorly import cp_to_tensor, tenalg
-from tensorly.decomposition import parafac, partial_tucker
+from tensorly.decomposition import partial_tucker
 from tensorly.tenalg.svd import randomized_svd, symeig_svd
 from tensorly.tenalg.svd import truncated_svd as lapack_svd
 
-from nnr_codec.cli.text import table
+from conformance.cp_stability import Factors, plain_als
+from conformance.studies.figures import argument_parser, as_table
 from nnr_codec.decompose.algorithms.cp import fit, sliced_start, stable_fit
 from nnr_codec.decompose.algorithms.cp_terms import sensitivity
+from nnr_codec.decompose.algorithms.kernel import relative_error
 from nnr_codec.decompose.algorithms.svd import truncated_svd
 from nnr_codec.decompose.algorithms.tucker import orthonormal_tucker2
 
 Float64 = npt.NDArray[np.float64]
-Factors = list[Float64]
 
 MODELS = sorted((Path(__file__).parent / "models").glob("*.safetensors"))
-SWEEPS, GROWTH = 50, 0.005
+SWEEPS = 50
 COLUMNS = ("algorithm", "by", "error", "sensitivity", "seconds")
 
 
@@ -65,14 +63,11 @@ def _rank(kernel: Float64) -> int:
 
 
 def _parafac(kernel: Float64, start: Any) -> Factors:
-    weights, factors = parafac(
-        kernel, _rank(kernel), n_iter_max=SWEEPS, init=start, tol=1e-6, random_state=0
-    )
-    return [factors[0] * weights, *factors[1:]]
+    return plain_als(kernel, _rank(kernel), start, SWEEPS, 1e-6)
 
 
-def _from_our_start(kernel: Float64) -> Factors:
-    return _parafac(kernel, (None, sliced_start(kernel, _rank(kernel))))
+def _our_start(kernel: Float64) -> Factors:
+    return sliced_start(kernel, _rank(kernel))
 
 
 MATRICES: dict[tuple[str, str], Callable[[Float64, int], Any]] = {
@@ -89,11 +84,11 @@ KERNELS: dict[tuple[str, str], Callable[[Float64], Float64]] = {
 }
 TERMS: dict[tuple[str, str], Callable[[Float64], Factors]] = {
     ("CP", "tensorly (SVD, ALS)"): lambda kernel: _parafac(kernel, "svd"),
-    ("CP", "our start, tensorly's ALS"): _from_our_start,
-    ("CP", "our start and ALS"): lambda kernel: fit(
-        kernel, sliced_start(kernel, _rank(kernel)), SWEEPS
-    )[0],
-    ("CP", "ours, stable"): lambda kernel: stable_fit(kernel, _rank(kernel), GROWTH),
+    ("CP", "our start, tensorly's ALS"): lambda kernel: _parafac(
+        kernel, (None, _our_start(kernel))
+    ),
+    ("CP", "our start and ALS"): lambda kernel: fit(kernel, _our_start(kernel), SWEEPS)[0],
+    ("CP", "ours, stable"): lambda kernel: stable_fit(kernel, _rank(kernel)),
 }
 
 
@@ -116,10 +111,8 @@ def rows(models: Sequence[Path]) -> Iterator[dict[str, Any]]:
     matrices = [matrix for _, second in pairs for matrix in second]
     for names, svd in MATRICES.items():
         yield _row(names, matrices, lambda m, svd=svd: _product(svd(m, min(m.shape) // 4)))
-    for names, tucker in KERNELS.items():
-        yield _row(names, kernels, tucker)
-    for names, terms in TERMS.items():
-        yield _row(names, kernels, terms)
+    for names, decompose in (KERNELS | TERMS).items():
+        yield _row(names, kernels, decompose)
 
 
 def _row(
@@ -128,36 +121,22 @@ def _row(
     errors, sensitivities, seconds = [], [], 0.0
     for weight in weights:
         start = time.process_time()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of fewer vectors than terms in a start
-            made = decompose(weight)
+        made = decompose(weight)
         seconds += time.process_time() - start
-        energy = float(np.vdot(weight, weight))
         if isinstance(made, list):
-            sensitivities.append(sensitivity(made) / energy)
+            sensitivities.append(sensitivity(made) / float(np.vdot(weight, weight)))
             made = cp_to_tensor((None, made))
-        errors.append(float(np.sum((weight - made) ** 2)) / energy)
+        errors.append(relative_error(weight, made))
     mean = float(np.mean(sensitivities)) if sensitivities else None
     return dict(zip(COLUMNS, (*names, float(np.mean(errors)), mean, seconds), strict=True))
 
 
 def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("models", nargs="*", type=Path, default=MODELS, help="safetensors")
-    parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
-    measured = list(rows(given.models))
-    if given.json:
-        print(json.dumps(measured, indent=1))
-        return
-    cells = [
-        [f"{row[c]:.4g}" if isinstance(row[c], float) else str(row[c] or "") for c in COLUMNS]
-        for row in measured
-    ]
-    sys.stdout.write(table(COLUMNS, cells))
+    figures = list(rows(given.models))
+    print(json.dumps(figures, indent=2) if given.json else as_table(COLUMNS, figures))
 
 
 if __name__ == "__main__":

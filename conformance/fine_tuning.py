@@ -34,7 +34,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,6 @@ from conformance.studies.training_tasks import (
     FOLDS,
     RESNET8,
     RunLog,
-    Samples,
     Task,
     argument_parser,
     make_task,
@@ -57,17 +56,17 @@ from conformance.studies.training_tasks import (
     train,
 )
 from nnr_codec.calibration.calibrate import calibrate
-from nnr_codec.calibration.moments import Calibration
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.decompose import Decomposition, decompose_model
 from nnr_codec.errors import InvalidModel, InvalidOptions
+from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.experiments.measures.metrics import classification
 from nnr_codec.layers import factorize
 from nnr_codec.model import Array, Model
 from nnr_codec.options import DecompositionOptions, EncodeOptions
 from nnr_codec.options.decomposition import Method
 from nnr_codec.training import reestimate_batch_norm
-from nnr_codec.user.module import load_state, weight_layers
+from nnr_codec.user.module import weight_layers
 
 LR, LR_CP = SCHEMES = ("LR", "LR + CP")
 COMMON, WATER_FILLING = RULES = ("common fraction", "water-filling")
@@ -81,8 +80,6 @@ LEARNING_RATES = {
     RESNET8: {LR: (1e-3, 3e-3), LR_CP: (1e-4, 3e-3)},
 }
 STEPS = {RESNET8: 100, **dict.fromkeys(DIGITS, 200)}
-SETTINGS = ("subject", "scheme", "rule", "ratio", "seed", "steps", "batch", "smoothing",
-            "learning_rate", "validate")  # fmt: skip
 STATISTICS_IMAGES = 500  # that moments and batch norm are estimated on, at most
 
 
@@ -102,59 +99,41 @@ class Point:
 
     def options(self, weights: Sequence[str]) -> EncodeOptions:
         """Return the options that say so; `weights` are those of all layers, in their order."""
-        if self.rule == WATER_FILLING:
-            return self._options("lr" if self.scheme == LR else "cp")
-        dense = {"decompose": "none"}
-        overrides: list[tuple[str, dict[str, Any]]] = [(weights[0], dense), (weights[-1], dense)]
-        if self.scheme == LR:
-            overrides.insert(0, ("*", {"decompose": "lr"}))
-        return replace(self._options("ce1"), overrides=tuple(overrides))
-
-    def _options(self, method: Method) -> EncodeOptions:
+        method: Method = "lr" if self.scheme == LR else "cp"
+        overrides: list[tuple[str, dict[str, Any]]] = []
+        if self.rule == COMMON:
+            method = "ce1"
+            overrides = [("*", {"decompose": "lr"})] if self.scheme == LR else []
+            overrides += [(name, {"decompose": "none"}) for name in (weights[0], weights[-1])]
         decomposition = DecompositionOptions(method=method, compression_ratio=self.ratio)
-        return EncodeOptions(decomposition=decomposition)
+        return EncodeOptions(decomposition=decomposition, overrides=tuple(overrides))
 
 
 class Bench:
-    """A trained network with its images; what several runs need of it is computed once."""
+    """A trained network with its images; what several runs need of it is computed once.
+
+    Attributes:
+        judged: images that are not trained on.
+        statistics_images: training images that moments and batch norm are estimated on.
+        reference: outputs of the uncompressed network.
+        calibration: moments of the inputs of its layers.
+    """
 
     def __init__(self, task: Task) -> None:
         self.task = task
         with open_checkpoint(task.subject.checkpoint) as model:
             self.model = Model.from_arrays(dict(model.arrays()))
+        self.judged = task.test if task.held_out is None else task.held_out
+        self.statistics_images = task.train[0][:STATISTICS_IMAGES]
+        module = trained_module(task.subject)
+        self.reference: Array = outputs_of(module, self.judged[0]).numpy()
+        self.calibration = calibrate(module, self.statistics_images.split(100))
         self._decompositions: dict[Point, Decomposition] = {}
-
-    @property
-    def judged(self) -> Samples:
-        """Images that are not trained on."""
-        return self.task.test if self.task.held_out is None else self.task.held_out
-
-    @property
-    def statistics_images(self) -> torch.Tensor:
-        """The training images that moments and batch norm are estimated on."""
-        return self.task.train[0][:STATISTICS_IMAGES]
-
-    def module(self) -> nn.Module:
-        """Return a new module of the trained network."""
-        module = self.task.subject.module()
-        load_state(module, self.model)
-        return module
-
-    @cached_property
-    def reference(self) -> Array:
-        """Outputs of the uncompressed network."""
-        outputs: Array = outputs_of(self.module(), self.judged[0]).numpy()
-        return outputs
-
-    @cached_property
-    def calibration(self) -> Calibration:
-        """Moments of the inputs of the uncompressed network's layers."""
-        return calibrate(self.module(), self.statistics_images.split(100))
 
     def decomposed(self, point: Point) -> Decomposition:
         """Return the factors; raises InvalidOptions where the ratio is out of reach."""
         if point not in self._decompositions:
-            module = self.module()
+            module = trained_module(self.task.subject)
             options = point.options(list(weight_layers(module).values()))
             self._decompositions[point] = decompose_model(
                 self.model, options, module=module, calibration=self.calibration
@@ -168,7 +147,6 @@ class Bench:
         return {f"top1_{state}": self.top1(outputs), f"kl_{state}": divergence.mean()}
 
     def top1(self, outputs: Array) -> float:
-        """Return accuracy in percent."""
         return float(100 * classification.scores(outputs, self.judged[1])["top1"].mean())
 
 
@@ -187,7 +165,7 @@ def run(
             raise
         return {**result, "failure": str(error)}
     # Twice as fast as torch's usual order of elements: the chains have many depthwise layers.
-    module = factorize(bench.module(), decomposition.factorizations)
+    module = factorize(trained_module(bench.task.subject), decomposition.factorizations)
     module.to(memory_format=torch.channels_last)
     result["parameters"] = total - decomposition.saved
     result |= bench.verdict(module, "decomposed")
@@ -212,7 +190,6 @@ def make_bench(name: str, data: Path | None, fold: int, validate: bool) -> Bench
 
 
 def measure(arguments: argparse.Namespace, log: RunLog) -> None:
-    """Do all runs that are not in the log yet."""
     for seed, name, rule, ratio, scheme in product(
         arguments.seeds, arguments.subjects, arguments.rules, arguments.ratios, arguments.schemes
     ):
@@ -230,7 +207,6 @@ def measure(arguments: argparse.Namespace, log: RunLog) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argument_parser(__doc__)
     parser.add_argument("--subjects", nargs="+", default=SUBJECTS, choices=[*DIGITS, RESNET8])
     parser.add_argument("--schemes", nargs="+", default=SCHEMES, choices=SCHEMES)
@@ -241,7 +217,7 @@ def main() -> None:
     parser.add_argument(
         "--validate", action="store_true", help="judge by training images that are then left out"
     )
-    run_command(parser.parse_args(), SETTINGS, measure, summary)
+    run_command(parser.parse_args(), measure, summary)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from .generator.random_headers import (
     Draws,
-    layer_parameter_set_unit,
+    layer_parameter_set,
     model_parameter_set,
     private_unit,
     quantization_data,
@@ -25,22 +24,13 @@ from .generator.random_headers import (
     topology,
 )
 from .generator.random_tensors import Past, StreamState, UnitPlan, data_unit, plan
-from .generator.syntax import INT, NNR_MPS, NNR_STR, RAW_FLOAT, start_unit, unit, written
-from .generator.syntax import model_parameter_set as mps_syntax
+from .generator.syntax import INT, NNR_LPS, NNR_MPS, NNR_STR, RAW_FLOAT, unit_of
 from .suite.cases import CaseFiles, write_case
 from .suite.educational import described
 
 
-@dataclass(frozen=True)
-class GeneratedStream:
-    """A stream, and the earlier ones of its series, oldest first."""
-
-    stream: bytes
-    parents: tuple[bytes, ...] = ()
-
-
-def generate(seed: int, *, common: bool = False) -> GeneratedStream:
-    """Make a random valid stream.
+def generate(seed: int, *, common: bool = False) -> list[bytes]:
+    """Make a random valid stream: the last one returned, behind the earlier ones of its series.
 
     Args:
         seed: a number of 0 or more; it alone decides.
@@ -61,10 +51,10 @@ def generate(seed: int, *, common: bool = False) -> GeneratedStream:
         indexed = int(not common and sum(len(p.names) for p in held) > 1 and d.chance(0.2))
         mps["mps_topology_indexed_reference_flag"] = indexed
         density, parameter = mps["mps_qp_density"], mps["mps_quantization_parameter"]
-        state = StreamState(profile, mps, density, parameter, common, past, numbers, step == 0)
+        state = StreamState(profile, mps, density, parameter, common, past, numbers)
         streams.append(_stream(d, held, state))
         _remember(past, state.integers)
-    return GeneratedStream(streams[-1], tuple(streams[:-1]))
+    return streams
 
 
 def _names(d: Draws) -> list[str]:
@@ -74,10 +64,10 @@ def _names(d: Draws) -> list[str]:
 
 def _stream(d: Draws, plans: list[UnitPlan], state: StreamState) -> bytes:
     mps = state.mps
-    units = [unit(NNR_STR, written(start_unit, {"general_profile_idc": state.profile}))]
+    units = [unit_of(NNR_STR, {"general_profile_idc": state.profile})]
     extras = 0.0 if state.common else 0.15
     units += [private_unit(d)] if d.chance(extras) else []
-    units.append(unit(NNR_MPS, written(mps_syntax, mps, state.profile)))
+    units.append(unit_of(NNR_MPS, mps, state.profile))
     units += [topology(d, state.common)] if d.chance(0.7) else []
     if mps["mps_topology_indexed_reference_flag"]:
         state.reference_list = [name for p in plans for name in p.names]
@@ -92,11 +82,11 @@ def _stream(d: Draws, plans: list[UnitPlan], state: StreamState) -> bytes:
 
 def _layer_parameters(d: Draws, state: StreamState) -> bytes:
     """An LPS, and what is in force behind it: its quantization, or that of the MPS (E38)."""
-    data, lps = layer_parameter_set_unit(d)
+    lps = layer_parameter_set(d)
     source, prefix = (lps, "lps") if "lps_qp_density" in lps else (state.mps, "mps")
     state.density = source[f"{prefix}_qp_density"]
     state.parameter = source[f"{prefix}_quantization_parameter"]
-    return data
+    return unit_of(NNR_LPS, lps)
 
 
 def _remember(past: dict[str, Past], integers: dict[str, list[int]]) -> None:
@@ -109,9 +99,7 @@ def _remember(past: dict[str, Past], integers: dict[str, list[int]]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return the exit code."""
-    what = "Random valid streams."
-    parser = argparse.ArgumentParser(prog="conformance.generate", description=what)
+    parser = argparse.ArgumentParser("conformance.generate", description="Random valid streams.")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="the first seed")
     parser.add_argument("--count", type=int, default=1, metavar="N", help="how many streams")
     parser.add_argument("--common", action="store_true", help="only widely implemented syntax")
@@ -120,9 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.seed < 0 or given.count < 1:
         parser.error("--seed is 0 or more, --count at least 1")
     for seed in range(given.seed, given.seed + given.count):
-        case = generated_case(seed, generate(seed, common=given.common), common=given.common)
         try:
-            write_case(given.output / f"seed_{seed}", case)
+            write_case(given.output / f"seed_{seed}", generated_case(seed, given.common))
         except OSError as error:
             print(f"conformance.generate: {error}", file=sys.stderr)
             return 1
@@ -130,16 +117,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def generated_case(seed: int, made: GeneratedStream, *, common: bool) -> CaseFiles:
+def generated_case(seed: int, common: bool) -> CaseFiles:
     """The case of a generated stream; its tensors are those of the educational decoder."""
+    *parents, stream = generate(seed, common=common)
     what = "syntax that other decoders read as well" if common else "all syntax"
-    return CaseFiles(
-        stream=made.stream,
-        parents=made.parents,
-        exercises=f"random stream, {what}: seed {seed}",
-        section="2-14",
-        tensors=described(made.stream, made.parents),
-    )
+    text = f"random stream, {what}: seed {seed}"
+    return CaseFiles(stream, text, "2-14", parents, described(stream, parents))
 
 
 if __name__ == "__main__":

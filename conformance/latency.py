@@ -28,8 +28,7 @@ import copy
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +38,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from conformance.studies.figures import argument_parser
 from conformance.studies.latency_rows import COLUMNS, METHODS, Case, cases, row_of, summary
 from conformance.subjects import source_of
 from nnr_codec.checkpoints import open_checkpoint
@@ -48,7 +48,7 @@ from nnr_codec.decompose.layer_kinds import weights_of_model
 from nnr_codec.decompose.timing import times_in_turns
 from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.batches import sample_count
-from nnr_codec.experiments.evaluation import load_tensors
+from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.experiments.measures.complexity import measure_complexity
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.experiments.subject_source import find_subject
@@ -57,12 +57,12 @@ from nnr_codec.layers import factorize
 from nnr_codec.model import Parameter
 from nnr_codec.user.module import apply
 
-SUBJECTS = (
-    "cifar_resnets.py:resnet20_cifar10",
-    "cifar_resnets.py:resnet56_cifar10",
-    "squeezenet.py:squeezenet_imagenet",
-    "minilm.py:minilm_pairs",
-)
+SUBJECTS = [
+    source_of("cifar_resnets.py:resnet20_cifar10"),
+    source_of("cifar_resnets.py:resnet56_cifar10"),
+    source_of("squeezenet.py:squeezenet_imagenet"),
+    source_of("minilm.py:minilm_pairs"),
+]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,6 @@ class Network:
     name: str
     module: nn.Module
     model: Mapping[str, Parameter]
-    has_kernels: bool
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,9 @@ class Rounds:
     count: int
     seconds: float
 
-
-@contextmanager
-def opened(subject: Subject) -> Iterator[Network]:
-    """Open a subject's checkpoint, and load it into a new module."""
-    module = subject.module().eval()
-    with open_checkpoint(subject.checkpoint) as model:
-        load_tensors(module, dict(model.arrays()))
-        kinds = {weight.kind for weight in weights_of_model(model, module)}
-        yield Network(subject.name, module, model, "convolution" in kinds)
+    def times(self, calls: Sequence[Callable[[], object]], parts: int = 1) -> np.ndarray:
+        """Return what `times_in_turns` does, in one of so many parts of the seconds."""
+        return times_in_turns(calls, self.count, self.seconds / parts)
 
 
 def samples(subject: Subject, count: int) -> Any:
@@ -135,9 +128,7 @@ def compare(
     """Return operations and times of a module, and of one with some weights as factors."""
     modules = (dense, factorize(copy.deepcopy(dense), weights))
     costs = [measure_complexity(module, inputs) for module in modules]
-    times = times_in_turns(
-        [partial(apply, module, inputs) for module in modules], rounds.count, rounds.seconds
-    )
+    times = rounds.times([partial(apply, module, inputs) for module in modules])
     return {
         "forms": dict(Counter(weight.form for weight in weights.values())),
         "parameters": [cost.parameters for cost in costs],
@@ -172,28 +163,24 @@ def layer_quotients(
     for handle in handles:
         handle.remove()
     medians = {}
-    # A part of the time for each; the rounds at least are the same.
-    seconds = rounds.seconds / max(1, len(layer_inputs))
     for name, arguments in layer_inputs.items():
         layers = [module.get_submodule(paths[name]) for module in (dense, factorized)]
-        times = times_in_turns(
-            [partial(layer, *arguments) for layer in layers], rounds.count, seconds
-        )
-        medians[name] = quotients(times)[1]
+        calls = [partial(layer, *arguments) for layer in layers]
+        medians[name] = quotients(rounds.times(calls, parts=len(layer_inputs)))[1]
     return medians
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure all networks."""
     rounds = Rounds(arguments.rounds, arguments.seconds)
     figures = []
     for source in arguments.subjects:
         subject = find_subject(source, arguments.data)
         batches = {count: samples(subject, count) for count in arguments.samples}
-        with opened(subject) as network:
-            for case in cases(
-                arguments.methods, arguments.ratios, arguments.energies, network.has_kernels
-            ):
+        module = trained_module(subject).eval()
+        with open_checkpoint(subject.checkpoint) as model:
+            has_kernels = "convolution" in {w.kind for w in weights_of_model(model, module)}
+            network = Network(subject.name, module, model)
+            for case in cases(arguments.methods, arguments.ratios, arguments.energies, has_kernels):
                 for row in measure(network, batches, case, rounds):
                     figures.append(row)
                     print(" ".join(row_of(row)), row.get("refused", ""), file=sys.stderr)
@@ -201,15 +188,11 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, help="folder of models and data")
-    default = [source_of(subject) for subject in SUBJECTS]
     about = "networks (default: four of conformance/subjects)"
     parser.add_argument(
-        "--subjects", nargs="+", metavar="FILE.py:FUNCTION", default=default, help=about
+        "--subjects", nargs="+", metavar="FILE.py:FUNCTION", default=SUBJECTS, help=about
     )
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--ratios", type=float, nargs="+", default=[2.0, 3.0, 5.0])
@@ -217,7 +200,6 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 32], help="at a time")
     parser.add_argument("--rounds", type=int, default=11, help="of dense and factorized, at least")
     parser.add_argument("--seconds", type=float, default=2.0, help="of rounds, if they are short")
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     figures = run(arguments)

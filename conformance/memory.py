@@ -10,7 +10,6 @@ a little more than twice the size of the checkpoint, and is removed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance.studies.figures import argument_parser
 from nnr_codec.checkpoints import save_checkpoint
 from nnr_codec.cli.text import table
 from nnr_codec.model import Parameter
@@ -46,33 +46,19 @@ sys.exit(code)
 
 
 def main() -> int:
-    """Run the command line; return the exit code."""
-    arguments = _parser().parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        figures = measure(Path(folder), arguments.size, arguments.largest)
-    if arguments.json:
-        print(json.dumps(figures, indent=2))
-    else:
-        print(_table(figures))
-    return 1 if any(run["peak_bytes"] > figures["bound_bytes"] for run in figures["runs"]) else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--size", type=float, default=2e9, help="bytes of the checkpoint")
     parser.add_argument("--largest", type=float, default=5e7, help="bytes of its largest tensors")
     parser.add_argument("--folder", help="where to make the temporary folder")
-    parser.add_argument("--json", action="store_true")
-    return parser
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        figures = measure(Path(folder), arguments.size, arguments.largest)
+    print(json.dumps(figures, indent=2) if arguments.json else _table(figures))
+    return 1 if any(run["peak_bytes"] > figures["bound_bytes"] for run in figures["runs"]) else 0
 
 
 def parameters(size: float, largest: float) -> Iterator[Parameter]:
-    """Yield the parameters of a checkpoint of about `size` bytes: matrices and their biases.
-
-    Args:
-        size: bytes of all tensors together.
-        largest: bytes of each matrix, of float32.
-    """
+    """Yield a checkpoint of about `size` bytes: matrices of `largest` bytes, and their biases."""
     rows = max(1, int(largest) // (4 * _COLUMNS))
     float32 = np.dtype(np.float32)
     for number in range(max(1, int(size) // (4 * _COLUMNS * rows))):

@@ -50,8 +50,6 @@ from nnr_codec.training import LowRankProjection, ranks_at_ratio, reestimate_bat
 from nnr_codec.user.module import weight_layers
 
 METHODS = ("none", "fine-tuning", "projection", "dense")
-SETTINGS = ("subject", "method", "seed", "ratio", "form", "every", "steps", "batch", "smoothing",
-            "learning_rate")  # fmt: skip
 
 
 class Product(nn.Module):
@@ -81,7 +79,10 @@ def run(task: Task, method: str, ratio: float, arguments: argparse.Namespace) ->
     """Train and judge one network; return what is reported of it."""
     module = trained_module(task.subject)
     dense = sum(parameter.numel() for parameter in module.parameters())
-    ranks = {} if method == "dense" else _ranks(module, ratio, arguments.form)
+    *names, _ = weight_layers(module).values()  # without the classifier: ten classes need rank ten
+    ranks = ranks_at_ratio(module, ratio, form=arguments.form, only=names)
+    if method == "dense":
+        ranks = {}
     projection = LowRankProjection(module, ranks, every=arguments.every)
     tuned = partial(train, module, task, steps=arguments.steps, batch=arguments.batch,
                     smoothing=arguments.smoothing)  # fmt: skip
@@ -103,14 +104,7 @@ def run(task: Task, method: str, ratio: float, arguments: argparse.Namespace) ->
     return {"parameters": dense - saved, "of": dense, "held_out": held_out, "test": test}
 
 
-def _ranks(module: nn.Module, ratio: float, form: Any) -> dict[str, Any]:
-    """Return the ranks of all layers but the first and the classifier: ten classes need ten."""
-    *names, _ = weight_layers(module).values()
-    return ranks_at_ratio(module, ratio, form=form, only=names)
-
-
 def measure(arguments: argparse.Namespace, log: RunLog) -> None:
-    """Do all runs that are not in the log yet."""
     for seed, name, method, ratio in product(
         arguments.seeds, arguments.subjects, arguments.methods, arguments.ratios
     ):
@@ -164,7 +158,6 @@ def summary(log: RunLog) -> str:
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argument_parser(__doc__)
     parser.add_argument("--subjects", nargs="+", default=[*DIGITS, RESNET8])
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
@@ -173,7 +166,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--every", type=int, default=200, help="steps between replacements")
     parser.add_argument("--learning-rate", type=float, help="the subject's own by default")
-    run_command(parser.parse_args(), SETTINGS, measure, summary)
+    run_command(parser.parse_args(), measure, summary)
 
 
 if __name__ == "__main__":

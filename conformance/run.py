@@ -19,15 +19,18 @@ from collections.abc import Mapping, Sequence
 from .suite import decoders
 from .suite.cases import BadCase, Case, find_cases
 from .suite.coverage import Item, exercised, group_of, missing, universe
-from .suite.educational import first_difference
-from .suite.judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Decoder, Verdict, judge_all
+from .suite.judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Verdict, judge_all
 
-OURS = ("nnr_codec", "educational")
+OURS = {"nnr_codec": decoders.nnr_codec_decoder, "educational": decoders.educational}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit code."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if not 1 <= given.jobs <= 256:
+        parser.error("--jobs is 1 to 256")
+    if not 0 < given.timeout < 1e6:
+        parser.error("--timeout is more than 0")
     try:
         cases = find_cases(given.cases)
         if given.coverage:
@@ -52,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=cases)
     text = "a command with {in}, {out}, {parents}; or nnr_codec (default), educational"
     parser.add_argument("--decoder", default="nnr_codec", metavar="CMD", help=text)
-    parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="side by side")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="side by side")
     parser.add_argument(
-        "--timeout", type=_seconds, default=60.0, metavar="S", help="seconds a command has"
+        "--timeout", type=float, default=60.0, metavar="S", help="seconds a command has"
     )
     text = "cases that rest on our reading alone judge too; so for nnr_codec and educational"
     parser.add_argument("--strict", action="store_true", help=text)
@@ -66,45 +69,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _jobs(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= 256:
-        raise argparse.ArgumentTypeError("1 to 256")
-    return count
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < 1e6:
-        raise argparse.ArgumentTypeError("more than 0")
-    return seconds
-
-
-def find_decoder(text: str, seconds: float) -> Decoder:
-    """The decoder that --decoder names.
-
-    Raises:
-        BadCommand: it is neither one of ours nor a command line.
-    """
-    if text == "nnr_codec":
-        return decoders.nnr_codec_decoder()
-    if text == "educational":
-        return decoders.educational()
-    return decoders.command(text, seconds)
-
-
 def show_verdicts(cases: Sequence[Case], given: argparse.Namespace) -> int:
     """Judge, and print what came of it; return the exit code."""
-    decoder = find_decoder(given.decoder, given.timeout)
-    strict = given.strict or given.decoder in OURS
-
-    def progress(verdict: Verdict) -> None:
+    ours = OURS.get(given.decoder)
+    decoder = ours() if ours else decoders.command(given.decoder, given.timeout)
+    strict = given.strict or ours is not None
+    verdicts = []
+    for verdict in judge_all(cases, decoder, strict=strict, jobs=given.jobs):
+        verdicts.append(verdict)
         if not given.json and (given.verbose or verdict.status in (FAIL, DISAGREEMENT)):
             print(_line(verdict), flush=True)
-
-    verdicts = judge_all(
-        cases, decoder, strict=strict, jobs=given.jobs, progress=progress, explain=first_difference
-    )
     counts = Counter(verdict.status for verdict in verdicts)
     totals = {status: counts[status] for status in (PASS, FAIL, DISAGREEMENT, NOT_RUN)}
     if given.json:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from conformance.memory import run_measured
+from conformance.studies.figures import argument_parser
 from nnr_codec import EncodeOptions, decode, encode
 from nnr_codec._core import TensorSyntax, TensorToEncode, choose_unary_length, quantize
 from nnr_codec.bitstream.qp import step_size
@@ -42,10 +43,10 @@ _COLUMNS = ("model", "qp", "Mw", "bytes", "/peer", "enc Mw/s", "/peer", "dec Mw/
 
 
 def main() -> None:
-    """Run the command line."""
     arguments = _parser().parse_args()
     if arguments.run_ours:
-        print(json.dumps(run_ours(arguments.run_ours, _options(arguments), arguments.threads)))
+        options = EncodeOptions(qp=arguments.qp[0], lambda_scale=arguments.lambda_scale)
+        print(json.dumps(run_ours(arguments.run_ours, options, arguments.threads)))
         return
     paths = sorted(
         path
@@ -57,14 +58,12 @@ def main() -> None:
         for qp in arguments.qp:
             print(f"{path.stem}, qp {qp} …", file=sys.stderr)
             cells.append(compare(path, qp, arguments))
-    if arguments.json:
-        print(json.dumps(cells, indent=2))
-    else:
-        print(table(_COLUMNS, [_row(cell) for cell in cells]))
+    rows = [_row(cell) for cell in cells]
+    print(json.dumps(cells, indent=2) if arguments.json else table(_COLUMNS, rows))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--peer", help="python with NNCodec")
     parser.add_argument("--data", default=".", help="folder of models")
     parser.add_argument("--models", default="*", help="glob of model names")
@@ -72,13 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lambda-scale", type=float, default=0.0)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="also timed with so many")
-    parser.add_argument("--json", action="store_true")
     parser.add_argument("--run-ours", help=argparse.SUPPRESS)
     return parser
-
-
-def _options(arguments: argparse.Namespace) -> EncodeOptions:
-    return EncodeOptions(qp=arguments.qp[0], lambda_scale=arguments.lambda_scale)
 
 
 def compare(path: Path, qp: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -142,7 +136,6 @@ def run_ours(path: str, options: EncodeOptions, threads: int) -> dict[str, Any]:
 
 
 def _bins(values: np.ndarray, qp: int | None, options: EncodeOptions) -> int:
-    """Count the bins of a tensor's integers."""
     if qp is None:
         return 0
     rows, cols = matrix_shape(values.shape or (1,))

@@ -38,9 +38,7 @@ class SyntaxWriter:
             self.bits += f"{value & ((1 << bits) - 1):0{bits}b}"
         return value
 
-    def i(self, record: Record, name: str, bits: int) -> int:
-        """A two's complement number of `bits` bits."""
-        return self.u(record, name, bits)
+    i = u  # two's complement, to which `u` cuts negative numbers
 
     def ue(self, record: Record, name: str, k: int, default: int = 0) -> int:
         """An Exp-Golomb code of growing order, from `k` on."""

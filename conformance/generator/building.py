@@ -8,7 +8,7 @@ from typing import Any
 
 from .arithmetic_encoder import ArithmeticEncoder
 from .bits import Record
-from .coded_tensor import coding_of, write_tensor
+from .coded_tensor import TensorCoding, coding_of, write_tensor
 from .random_tensors import UnitPlan
 from .syntax import (
     BLOCK,
@@ -19,19 +19,12 @@ from .syntax import (
     NNR_NDU,
     NNR_STR,
     NNR_TPL,
-    data_unit_header,
-    layer_parameter_set,
-    model_parameter_set,
-    start_unit,
-    topology_unit,
-    unit,
-    written,
+    unit_of,
 )
 
-DENSITY = 2
 MPS: Record = {
     "mps_quantization_method_flags": 1,
-    "mps_qp_density": DENSITY,
+    "mps_qp_density": 2,
     "mps_quantization_parameter": -8,
 }
 """The step is a quarter with qp_delta 0."""
@@ -50,6 +43,11 @@ class Coded:
     history: Sequence[bool] | None = None
     skipped: Sequence[bool] | None = None
 
+    def write(self, encoder: ArithmeticEncoder, coding: TensorCoding) -> list[int]:
+        """Write the tensor; return its indices q."""
+        coding.base, coding.history, coding.skipped = self.base, self.history, self.skipped
+        return write_tensor(encoder, coding, lambda _: self.index, lambda place, _: self.v[place])
+
 
 Values = Sequence[int] | Coded
 
@@ -59,7 +57,7 @@ class DataUnit:
     """A data unit to be made, and what is to be wrong with it.
 
     Attributes:
-        tensors: in the order of the payload.
+        tensors: in the order of the payload, integers alone or with choices.
         header: elements that differ from those that follow from the plan.
         entries: what entry points are to say instead: their numbers, and elements.
         payload: in place of the codeword; or a function of it.
@@ -68,29 +66,24 @@ class DataUnit:
     """
 
     plan: UnitPlan
-    tensors: Sequence[Coded]
+    tensors: Sequence[Values]
     header: Record = field(default_factory=dict)
     entries: dict[int, Record] = field(default_factory=dict)
     payload: Any = None
     terminating_bin: int = 1
-    density: int = DENSITY
     unit_header: dict[str, int] = field(default_factory=dict)
     q: dict[str, list[int]] = field(default_factory=dict)
     points: list[dict[str, int]] = field(default_factory=list)
 
     def bytes(self, profile: int = 0, mps: Record = MPS) -> bytes:
-        """Make the unit."""
         record = {**self.plan.record(), **self.header}
         encoder = ArithmeticEncoder()
-        for (name, shape, role), coded in zip(self.plan.coded(), self.tensors, strict=True):
-            coding = coding_of(record, shape, role, profile)
-            coding.base, coding.history, coding.skipped = coded.base, coded.history, coded.skipped
+        for (name, shape, role), values in zip(self.plan.coded(), self.tensors, strict=True):
+            coded = values if isinstance(values, Coded) else Coded(values)
             if self.plan.payload != INT:
-                encoder.bypass(coded.qp_delta & (64 << self.density) - 1, 6 + self.density)
-            values = list(coded.v) or [0] * (coding.rows * coding.cols)
-            draw = (lambda v: lambda position, _: v[position])(values)
-            index = (lambda e: lambda _: e)(coded.index)
-            self.q[name] = write_tensor(encoder, coding, index, draw)
+                bits = 6 + mps["mps_qp_density"]
+                encoder.bypass(coded.qp_delta & (1 << bits) - 1, bits)
+            self.q[name] = coded.write(encoder, coding_of(record, shape, role, profile))
         word = encoder.finish(self.terminating_bin)
         self.points = encoder.entry_points(word)
         points = list(self.points)
@@ -100,18 +93,15 @@ class DataUnit:
         record.setdefault("entry_points", points)
         if self.payload is not None:
             word = self.payload(word) if callable(self.payload) else self.payload
-        header = written(data_unit_header, record, profile, mps)
-        return unit(NNR_NDU, header + word, **self.unit_header)
+        return unit_of(NNR_NDU, record, profile, mps, payload=word, **self.unit_header)
 
 
 def floats(v: Values, shape: Sequence[int], name: str = "w", **header: Any) -> DataUnit:
-    """A FLOAT unit of one tensor."""
-    return DataUnit(UnitPlan(FLOAT, (name,), tuple(shape)), [_coded(v)], header)
+    return DataUnit(UnitPlan(FLOAT, (name,), tuple(shape)), [v], header)
 
 
 def integers(v: Values, shape: Sequence[int], name: str = "i", **header: Any) -> DataUnit:
-    """An INT unit."""
-    return DataUnit(UnitPlan(INT, (name,), tuple(shape)), [_coded(v)], header)
+    return DataUnit(UnitPlan(INT, (name,), tuple(shape)), [v], header)
 
 
 def block(
@@ -126,43 +116,34 @@ def block(
 ) -> DataUnit:
     """A BLOCK unit; its integers in the order of the payload."""
     plan = UnitPlan(BLOCK, tuple(names), tuple(shape), types, rank, g_rows)
-    return DataUnit(plan, [_coded(v) for v in tensors], header)
-
-
-def _coded(v: Values) -> Coded:
-    return v if isinstance(v, Coded) else Coded(v)
+    return DataUnit(plan, tensors, header)
 
 
 def with_codebook(values: list[int], zero_offset: int, **more: int) -> Record:
-    """What a header says of a codebook."""
     book = {"values": values, "zero_offset": zero_offset, **more}
     return {"codebook_present_flag": 1, "codebook": book}
 
 
 def with_format(number: int) -> Record:
-    """What a header says of the data format."""
     name = "nnr_decompressed_data_format"
     return {f"{name}_present_flag": 1, name: number}
 
 
 def start(profile: int = 0) -> bytes:
-    """The start unit."""
-    return unit(NNR_STR, written(start_unit, {"general_profile_idc": profile}))
+    return unit_of(NNR_STR, {"general_profile_idc": profile})
 
 
 def parameters(profile: int = 0, **mps: Any) -> bytes:
     """The model parameter set, with these elements in place of those of `MPS`."""
-    return unit(NNR_MPS, written(model_parameter_set, {**MPS, **mps}, profile))
+    return unit_of(NNR_MPS, {**MPS, **mps}, profile)
 
 
 def layer_parameters(**lps: Any) -> bytes:
-    """A layer parameter set."""
-    return unit(NNR_LPS, written(layer_parameter_set, lps))
+    return unit_of(NNR_LPS, lps)
 
 
 def topology(**record: Any) -> bytes:
-    """A topology unit."""
-    return unit(NNR_TPL, written(topology_unit, record))
+    return unit_of(NNR_TPL, record)
 
 
 def stream(*units: DataUnit | bytes, profile: int = 0, **mps: Any) -> bytes:

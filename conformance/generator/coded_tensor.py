@@ -48,7 +48,6 @@ class TensorCoding:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it has more than one row and more than one column."""
         return self.rows > 1 and self.cols > 1
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from ..suite.cases import CaseFiles
@@ -52,17 +53,21 @@ def case(
     return name, CaseFiles(data, exercises, section, errata=errata, **more)
 
 
+def category(category_name: str, *groups: Iterable[Draft]) -> Iterator[Draft]:
+    """The cases of all groups, under the name of their category."""
+    for name, files in chain(*groups):
+        yield f"{category_name}/{name}", files
+
+
 def feature_cases() -> Iterator[Draft]:
-    """All of the category "features"."""
-    for group in (payloads, blocks, coding, codebooks, parameter_sets, other_units, updates):
-        for name, files in group():
-            yield f"features/{name}", files
+    return category("features", payloads(), blocks(), coding(), codebooks(), parameter_sets(),
+                    other_units(), updates())  # fmt: skip
 
 
 def payloads() -> Iterator[Draft]:
     """Payload types, data formats, shapes."""
     numbers = struct.pack("<6f", 1.5, -0.0, float("inf"), float("-inf"), 1e-45, 3.4e38)
-    raw = DataUnit(UnitPlan(RAW_FLOAT, ("r",), (2, 3)), [Coded([0] * 6)], payload=numbers)
+    raw = DataUnit(UnitPlan(RAW_FLOAT, ("r",), (2, 3)), [[0] * 6], payload=numbers)
     yield case("raw_float", raw, "a RAW_FLOAT payload, infinities and -0 included", "6")
     extremes = integers([0, 1, -1, (1 << 31) - 1, -(1 << 31), 77], (6,))
     yield case("integers", extremes, "an INT payload with the extremes of int32", "6")
@@ -99,7 +104,7 @@ def blocks() -> Iterator[Draft]:
     yield case("block_dc_entry_points", both, text, "13", "E16")
     for ending, shape in (("_G", (6, 2)), ("_H", (2, 10))):
         plan = UnitPlan(FLOAT, ("w" + ending,), (6, 10), DC, 2, 6)
-        factor = DataUnit(plan, [Coded(ramp(math.prod(shape)))])
+        factor = DataUnit(plan, [ramp(math.prod(shape))])
         text = f"a factor {ending[1]} in a unit of its own"
         yield case(f"factor{ending.lower()}", factor, text, "6", "E9")
 
@@ -184,7 +189,7 @@ def codebooks() -> Iterator[Draft]:
 def parameter_sets() -> Iterator[Draft]:
     """Densities, methods, performance maps, what profile 1 adds, LPS."""
     for density in range(8):
-        made = replace(floats(Coded(ramp(12), qp_delta=-9), (12,)), density=density)
+        made = floats(Coded(ramp(12), qp_delta=-9), (12,))
         data = stream(made, mps_qp_density=density, mps_quantization_parameter=-5)
         yield case(f"qp_density_{density}", data, f"qp_density {density}", "12")
     nine = floats(ramp(9), (9,))
@@ -262,7 +267,7 @@ def indexed_names() -> Iterator[Draft]:
     data = stream(listed, *units, mps_topology_indexed_reference_flag=1)
     yield case("indexed_names", data, "names as indices into a reference list", "5.1", "E8")
     plan = UnitPlan(FLOAT, ("w_H",), (6, 30), DC, 10, 6)
-    factor = DataUnit(plan, [Coded(ramp(300))], {"names": index[3:], "scan_order": 1})
+    factor = DataUnit(plan, [ramp(300)], {"names": index[3:], "scan_order": 1})
     data = stream(listed, factor, mps_topology_indexed_reference_flag=1)
     text = "a factor of its own with an indexed name: its shape depends on the name"
     yield case("indexed_factor", data, text, "13", "E8", "E9")
@@ -283,7 +288,7 @@ def updates() -> Iterator[Draft]:
     text = "a parent whose ids are those of the tensor, which has no node id"
     yield update_case("parent_ids", series, text, "E1", "E29")
     text = "every greater-than context where base is not 0, of N = 256"
-    *parents, last = wide_contexts(EVERY_MAGNITUDE)
+    *parents, last = wide_contexts()
     yield case("greater_than_base_contexts", last, text, "9", parents=parents)
 
 
@@ -308,11 +313,12 @@ def update_series(dq: int, temporal: int, history: int, **ids: Any) -> list[byte
     return [data, *(stream(u, profile=1, **SIGNALLING) for u in (other, last))]
 
 
-def wide_contexts(every: list[int]) -> list[bytes]:
+def wide_contexts() -> list[bytes]:
     """An update with each magnitude twice, once over a small base and once over a large one."""
-    base = [1 if m > 0 else 300 for m in every]
+    base = [1 if m > 0 else 300 for m in EVERY_MAGNITUDE]
     node = {"node_id_present_flag": 1, "cabac_unary_length_minus1": 255}
     parent = {"parent_node_id_present_flag": 1, "temporal_context_modeling_flag": 1}
     first = floats(base, (len(base),), **node, put_node_depth=1)
-    last = floats(Coded(every, base=base), (len(base),), **node, **parent, put_node_depth=2)
+    coded = Coded(EVERY_MAGNITUDE, base=base)
+    last = floats(coded, (len(base),), **node, **parent, put_node_depth=2)
     return [stream(u, profile=1, **SIGNALLING) for u in (first, last)]

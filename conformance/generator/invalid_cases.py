@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..suite.cases import CaseFiles
 from .building import (
     SIGNALLING,
     DataUnit,
@@ -24,7 +23,7 @@ from .building import (
     with_codebook,
     with_format,
 )
-from .feature_cases import Draft, case, layer, update_series
+from .feature_cases import Draft, case, category, layer, update_series
 from .syntax import DC, NNR_AGG, NNR_MPS, NNR_NDU, NNR_QNT, NNR_STR, REFLIST, named, unit
 
 
@@ -56,19 +55,14 @@ POINTS = {
 
 
 def invalid_cases() -> Iterator[Draft]:
-    """All of the category "invalid"."""
-    sections = ("2", "4", "4.4", "5", "5.1", "5.2", "6", "13", "7")
-    groups = (units, parameter_sets, topologies, headers, names, codebooks, payloads, entry_points,
-              codewords)  # fmt: skip
-    for section, group in zip(sections, groups, strict=True):
-        for name, content, wrong, error in group():
-            data = content if isinstance(content, bytes) else stream(content)
-            yield (
-                f"invalid/{name}",
-                CaseFiles(data, wrong, section, error=error, errata=points(name)),
-            )
-    for name, files in updates():
-        yield f"invalid/{name}", files
+    sections = {"2": units, "4": parameter_sets, "4.4": topologies, "5": headers, "5.1": names,
+                "5.2": codebooks, "6": payloads, "13": entry_points, "7": codewords}  # fmt: skip
+    mistakes = (
+        case(name, content, wrong, section, *points(name), error=error)
+        for section, group in sections.items()
+        for name, content, wrong, error in group()
+    )
+    return category("invalid", mistakes, updates())
 
 
 def points(name: str) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from .bits import Record
 from .syntax import (
     MAPS,
     NNEF,
-    NNR_LPS,
     NNR_QNT,
     NNR_TPL,
     ONNX,
@@ -19,12 +18,9 @@ from .syntax import (
     REFLIST,
     TEF,
     UNREC,
-    layer_parameter_set,
     named,
-    quantization_unit,
-    topology_unit,
     unit,
-    written,
+    unit_of,
 )
 
 WORDS = ["net", "größe", "layer 4", "β", "(conv → relu)", "", "0"]
@@ -76,7 +72,6 @@ def map_entry(d: Draws, prefix: str, *numbers: str) -> Record:
 
 
 def unification_entry(d: Draws) -> Record:
-    """An entry of the map of unification."""
     return {
         "count_reshaped_tensor_dimension": d.of(1, 3),
         "reshaped_tensor_dimension": d.of(1, 300),
@@ -138,12 +133,12 @@ def model_parameter_set(d: Draws, profile: int, common: bool, series: bool) -> R
     return record
 
 
-def layer_parameter_set_unit(d: Draws) -> tuple[bytes, Record]:
-    """An LPS, with a quantization parameter or without; the unit and the record."""
+def layer_parameter_set(d: Draws) -> Record:
+    """An LPS, with a quantization parameter or without."""
     record = {"lps_self_contained_flag": d.below(2), **performance_maps(d, "lps", True)}
     if d.chance(0.7):
         record |= quantization(d, "lps")
-    return unit(NNR_LPS, written(layer_parameter_set, record)), record
+    return record
 
 
 def topology(d: Draws, common: bool) -> bytes:
@@ -157,17 +152,15 @@ def topology(d: Draws, common: bool) -> bytes:
         record["topology_data"] = (
             zlib.compress(text.encode()) if deflated else b"\0\1" + b"\xff" * 9
         )
-    return unit(NNR_TPL, written(topology_unit, record))
+    return unit_of(NNR_TPL, record)
 
 
 def reference_list(names: list[str]) -> bytes:
     """The topology unit that names are indices into."""
-    record = {"topology_storage_format": REFLIST, "names": named(*names)}
-    return unit(NNR_TPL, written(topology_unit, record))
+    return unit_of(NNR_TPL, {"topology_storage_format": REFLIST, "names": named(*names)})
 
 
 def quantization_data(d: Draws) -> bytes:
-    """A quantization data unit."""
     deflated = d.below(2)
     data = zlib.compress(b"scales") if deflated else d.of(*WORDS)
     record = {
@@ -175,7 +168,7 @@ def quantization_data(d: Draws) -> bytes:
         "quantization_compression_format": deflated,
         "quantization_data": data,
     }
-    return unit(NNR_QNT, written(quantization_unit, record))
+    return unit_of(NNR_QNT, record)
 
 
 def private_unit(d: Draws) -> bytes:
@@ -185,9 +178,9 @@ def private_unit(d: Draws) -> bytes:
     return unit(d.of(32, 63), content, **(split if d.chance(0.5) else {}))
 
 
-def codebook(d: Draws, least_size: int = 1) -> Record:
+def codebook(d: Draws) -> Record:
     """A codebook of any size and zero_offset, wide ones of 32 bits included."""
-    size = max(d.of(1, 2, 3, 4, 9, 20, 33), least_size)
+    size = d.of(1, 2, 3, 4, 9, 20, 33)
     zero = d.of(0, size // 2, size - 1, d.below(size))
     wide = d.chance(0.1) and size > 1
     values = [d.between(-300, 100)]

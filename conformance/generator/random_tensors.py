@@ -21,11 +21,9 @@ from .syntax import (
     LS,
     NNR_NDU,
     RAW_FLOAT,
-    data_unit_header,
     named,
-    unit,
+    unit_of,
     weight_shapes,
-    written,
 )
 
 INTEGER_BITS = {None: 32, 0: 32, 2: 2, 3: 3, 4: 4, 5: 8, 6: 16, 7: 32}
@@ -90,7 +88,6 @@ class StreamState:
     common: bool
     past: dict[str, Past] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)  # parameter_id by first name
-    first: bool = True  # of its series
     reference_list: list[str] = field(default_factory=list)
     integers: dict[str, list[int]] = field(default_factory=dict)
 
@@ -150,9 +147,9 @@ def data_unit(d: Draws, p: UnitPlan, state: StreamState) -> bytes:
         payload = struct.pack(f"<{len(numbers)}f", *numbers)
     else:
         payload = codeword(d, p, state, record)
-    header = written(data_unit_header, record, state.profile, state.mps)
-    size = {"nnr_unit_size_flag": 1} if d.chance(0.1) else {}
-    return unit(NNR_NDU, header + payload, independently_decodable_flag=d.below(2), **size)
+    header = {"nnr_unit_size_flag": 1} if d.chance(0.1) else {}
+    header["independently_decodable_flag"] = d.below(2)
+    return unit_of(NNR_NDU, record, state.profile, state.mps, payload=payload, **header)
 
 
 def choose_header(d: Draws, p: UnitPlan, state: StreamState, record: Record) -> None:
@@ -181,7 +178,7 @@ def choose_ids(d: Draws, p: UnitPlan, state: StreamState, record: Record) -> Non
     record["parameter_id"] = state.numbers.setdefault(name, len(state.numbers))
     before = state.past.get(name)
     record["put_node_depth"] = before.occurrences + 1 if before else 1
-    if state.first or not state.mps["mps_parent_signalling_enabled_flag"] or before is None:
+    if not state.mps["mps_parent_signalling_enabled_flag"] or before is None:
         return
     record["parent_node_id_present_flag"] = int(d.chance(0.85))
     if record["parent_node_id_present_flag"]:

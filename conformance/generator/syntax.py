@@ -1,8 +1,8 @@
 """The syntax of spec/bitstream.md, 2 to 5 and 13: each structure once, for both directions.
 
 The functions have the order and the names of the document's tables. Each takes a coder of `bits.py`
-and a record, which a writer reads and a reader fills. `write_*` make whole units; `read_units` goes
-over those of a stream. Payloads are bytes here: `coded_tensor.py` makes them.
+and a record, which a writer reads and a reader fills. Payloads are bytes here: `coded_tensor.py`
+makes them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,15 @@ def unit(unit_type: int, content: bytes, **header: int) -> bytes:
     defaults = {"nnr_unit_size": size, "independently_decodable_flag": 1}
     unit_header(coder, {"nnr_unit_type": unit_type, **defaults, **header, "flag": long})
     return coder.bytes() + content
+
+
+def unit_of(
+    unit_type: int, record: Record, *arguments: Any, payload: bytes = b"", **header: int
+) -> bytes:
+    """A unit of a record's elements, and a payload behind them; `arguments` of its structure."""
+    coder = SyntaxWriter()
+    STRUCTURES[unit_type](coder, record, *arguments)
+    return unit(unit_type, coder.bytes() + payload, **header)
 
 
 def unit_header(c: Coder, r: Record) -> None:
@@ -309,7 +318,7 @@ def cabac_entry_point_list(c: Coder, r: Record) -> None:
         if r.get("dq_flag"):
             c.u(entry, "dq_state", 3)
         if previous is None:
-            previous = c.ue(entry, "offset_first", 11, entry.get("offset", 0))
+            previous = c.ue(entry, "offset", 11)
         else:
             entry.setdefault("offset_difference", entry.get("offset", 0) - previous)
             previous += c.ie(entry, "offset_difference", 7)
@@ -334,17 +343,18 @@ def entry_point_count(r: Record) -> int:
     return sum((shape[0] + side - 1) // side - 1 for shape in weight_shapes(r))
 
 
-def written(structure: Callable[..., Any], record: Record, *arguments: Any) -> bytes:
-    """The bytes of a structure."""
-    coder = SyntaxWriter()
-    structure(coder, record, *arguments)
-    return coder.bytes()
+STRUCTURES: dict[int, Callable[..., None]] = {
+    NNR_STR: start_unit,
+    NNR_MPS: model_parameter_set,
+    NNR_LPS: layer_parameter_set,
+    NNR_TPL: topology_unit,
+    NNR_QNT: quantization_unit,
+    NNR_NDU: data_unit_header,
+}
 
 
-def read_units(data: bytes, seen: Callable[[str, Any], None]) -> Iterator[tuple[int, Record]]:
-    """Yield type and record of each unit of a valid stream; tell `seen` of each element.
-
-    The record of a data unit holds its payload's bytes as well.
+def read_units(data: bytes, seen: Callable[[str, Any], None]) -> None:
+    """Read the units of a valid stream, but no payloads; tell `seen` of each element.
 
     Raises:
         EndOfUnit: an element reaches past its unit.
@@ -358,21 +368,11 @@ def read_units(data: bytes, seen: Callable[[str, Any], None]) -> Iterator[tuple[
         if header["nnr_unit_size"] < 3 or c.end > 8 * len(data):
             raise EndOfUnit("the size of a unit is wrong")
         record, kind = Record(), header["nnr_unit_type"]
-        if kind == NNR_STR:
-            start_unit(c, record)
-            profile = record["general_profile_idc"]
-        elif kind == NNR_MPS:
-            model_parameter_set(c, record, profile)
-            mps = record
-        elif kind == NNR_NDU:
-            data_unit_header(c, record, profile, mps)
-            record["payload"] = data[c.position >> 3 : c.end >> 3]
-        elif kind in OTHER_UNITS:
-            OTHER_UNITS[kind](c, record)
+        if kind in STRUCTURES:
+            arguments = {NNR_MPS: (profile,), NNR_NDU: (profile, mps)}.get(kind, ())
+            STRUCTURES[kind](c, record, *arguments)
+        profile = record.get("general_profile_idc", profile)
+        mps = record if kind == NNR_MPS else mps
         if record.get("topology_storage_format") == REFLIST:
             mps["reference_list"] = [entry["topology_elem_id"] for entry in record["names"]]
-        yield kind, record
         position = c.end >> 3
-
-
-OTHER_UNITS = {NNR_LPS: layer_parameter_set, NNR_TPL: topology_unit, NNR_QNT: quantization_unit}

@@ -43,8 +43,7 @@ def accuracy(tensors: Mapping[str, Array]) -> float:
 
 def predictions(tensors: Mapping[str, Array], images: Array) -> Array:
     """Return the most likely digit for each of `images`: int64, (images,)."""
-    result: Array = np.argmax(logits(tensors, images), axis=1)
-    return result
+    return np.argmax(logits(tensors, images), axis=1)
 
 
 def logits(tensors: Mapping[str, Array], images: Array) -> Array:
@@ -57,8 +56,7 @@ def logits(tensors: Mapping[str, Array], images: Array) -> Array:
         if pooled:
             maps = _pool(maps)
     flat = maps.reshape(len(maps), -1)
-    result: Array = flat @ values["fc.weight"].T + values["fc.bias"]
-    return result
+    return flat @ values["fc.weight"].T + values["fc.bias"]
 
 
 def load_test_set() -> tuple[Array, Array]:
@@ -74,24 +72,21 @@ def _convolve(maps: Array, weight: Array) -> Array:
     """
     padded = np.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, weight.shape[2:], axis=(2, 3))
-    result: Array = np.einsum("nihwyx,oiyx->nohw", windows, weight, optimize=True)
-    return result
+    return np.einsum("nihwyx,oiyx->nohw", windows, weight, optimize=True)
 
 
 def _batch_norm(maps: Array, values: Mapping[str, Array], layer: str) -> Array:
     deviation = np.sqrt(values[f"{layer}.running_var"] + np.float32(BATCH_NORM_EPSILON))
     scale = values[f"{layer}.weight"] / deviation
     shift = values[f"{layer}.bias"] - values[f"{layer}.running_mean"] * scale
-    result: Array = maps * scale[:, np.newaxis, np.newaxis] + shift[:, np.newaxis, np.newaxis]
-    return result
+    return maps * scale[:, np.newaxis, np.newaxis] + shift[:, np.newaxis, np.newaxis]
 
 
 def _pool(maps: Array) -> Array:
     """Take the maximum of each 2x2 square of `maps`, (images, channels, height, width)."""
     images, channels, height, width = maps.shape
     squares = maps.reshape(images, channels, height // 2, 2, width // 2, 2)
-    result: Array = squares.max(axis=(3, 5))
-    return result
+    return squares.max(axis=(3, 5))
 
 
 def summary(before: str, after: str, bitstream: str | None = None) -> str:
@@ -111,7 +106,6 @@ def summary(before: str, after: str, bitstream: str | None = None) -> str:
 
 
 def main() -> None:
-    """Run the command line: BEFORE AFTER [BITSTREAM]."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("before", help="checkpoint of the digits network")
     parser.add_argument("after", help="the same after encoding and decoding")

@@ -14,6 +14,7 @@ of torch may give slightly different weights.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,11 @@ from torch import nn
 from torch.nn import functional
 
 from conformance.models import digits
-from conformance.subjects.digits_networks import PlainNetwork, residual_network, separable_network
+from conformance.studies.training_tasks import DIGITS, shifted
+from conformance.subjects.digits_networks import as_input
 from nnr_codec.checkpoints import save_checkpoint
 from nnr_codec.model import Array
+from nnr_codec.training import fine_tune
 
 SEED = 17
 TEST_SHARE = 1 / 3
@@ -37,11 +40,6 @@ WEIGHT_DECAY = 5e-4
 MAX_SHIFT = 1  # pixels, of the training images
 CALIBRATION = 500  # images
 HERE = Path(__file__).parent
-NETWORKS = {
-    "digits_cnn": PlainNetwork,
-    "digits_residual": residual_network,
-    "digits_separable": separable_network,
-}
 
 
 def split() -> tuple[Array, Array, Array, Array]:
@@ -54,20 +52,6 @@ def split() -> tuple[Array, Array, Array, Array]:
     return tuple(parts)
 
 
-def as_input(images: Array) -> torch.Tensor:
-    """Return uint8 images (images, 8, 8) as the network's input."""
-    return torch.from_numpy(images[:, np.newaxis].astype(np.float32) / digits.PIXEL_MAX)
-
-
-def shifted(images: torch.Tensor) -> torch.Tensor:
-    """Move each image by up to MAX_SHIFT pixels, zeros coming in."""
-    padded = functional.pad(images, (MAX_SHIFT,) * 4)
-    moves = torch.randint(0, 2 * MAX_SHIFT + 1, (len(images), 2)).tolist()
-    return torch.stack(
-        [image[:, y : y + 8, x : x + 8] for image, (y, x) in zip(padded, moves, strict=True)]
-    )
-
-
 def train(build: Callable[[], nn.Module], images: torch.Tensor, labels: torch.Tensor) -> nn.Module:
     """Train a new network on `images` and `labels` with a fixed seed."""
     torch.manual_seed(SEED)
@@ -77,14 +61,13 @@ def train(build: Callable[[], nn.Module], images: torch.Tensor, labels: torch.Te
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
     steps = EPOCHS * -(-len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, steps)
-    for _ in range(EPOCHS):
-        for picked in torch.randperm(len(images)).split(BATCH):
-            outputs = network(shifted(images[picked]))
-            loss = functional.cross_entropy(outputs, labels[picked], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    batches = (
+        (shifted(images[picked], MAX_SHIFT), labels[picked])
+        for _ in range(EPOCHS)
+        for picked in torch.randperm(len(images)).split(BATCH)
+    )
+    loss = partial(functional.cross_entropy, label_smoothing=0.05)
+    fine_tune(network, optimizer, batches, loss, steps=steps, after_step=schedule.step)
     return network.eval()
 
 
@@ -98,15 +81,15 @@ def main() -> None:
     ):
         save_checkpoint(path, {"images": images, "labels": numbers}, overwrite=True)
     labels = torch.from_numpy(train_labels.astype(np.int64))
-    for name, build in NETWORKS.items():
-        network = train(build, as_input(train_images), labels)
+    for name, subject_of in DIGITS.items():
+        subject = subject_of()
+        network = train(subject.module, as_input(train_images), labels)
         tensors = {
             key: tensor.numpy()
             for key, tensor in network.state_dict().items()
             if not key.endswith("num_batches_tracked")
         }
-        path = HERE / f"{name}.safetensors"
-        save_checkpoint(path, tensors, overwrite=True, metadata={"format": "pt"})
+        save_checkpoint(subject.checkpoint, tensors, overwrite=True, metadata={"format": "pt"})
         with torch.no_grad():
             predictions = network(as_input(test_images)).argmax(dim=1).numpy()
         if name == "digits_cnn" and np.any(predictions != digits.predictions(tensors, test_images)):

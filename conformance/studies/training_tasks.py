@@ -13,10 +13,10 @@ import argparse
 import json
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,10 @@ class Task:
         images, labels = self.train
         while True:
             for picked in torch.randperm(len(images)).split(size):
-                yield self._altered(images[picked]), labels[picked]
+                moved = shifted(images[picked], self.shift)
+                mirrored = torch.rand(len(moved)) < (0.5 if self.flip else 0.0)
+                altered = torch.where(mirrored[:, None, None, None], moved.flip(3), moved)
+                yield altered, labels[picked]
 
     def for_validation(self) -> Task:
         """Return the same with training images alone: one of `VALIDATION_FOLDS` is held out."""
@@ -78,16 +81,16 @@ class Task:
         held_out = images[mask], labels[mask]
         return replace(self, train=(images[~mask], labels[~mask]), held_out=held_out, test=held_out)
 
-    def _altered(self, images: torch.Tensor) -> torch.Tensor:
-        height, width = images.shape[2:]
-        padded = functional.pad(images, (self.shift,) * 4)
-        moves = torch.randint(0, 2 * self.shift + 1, (len(images), 2)).tolist()
-        mirrored = torch.rand(len(images)) < (0.5 if self.flip else 0.0)
-        moved = torch.stack(
-            [image[:, y : y + height, x : x + width]
-             for image, (y, x) in zip(padded, moves, strict=True)]
-        )  # fmt: skip
-        return torch.where(mirrored[:, None, None, None], moved.flip(3), moved)
+
+def shifted(images: torch.Tensor, most: int) -> torch.Tensor:
+    """Move each image (channels, height, width) by up to `most` pixels, zeros coming in."""
+    height, width = images.shape[2:]
+    padded = functional.pad(images, (most,) * 4)
+    moves = torch.randint(0, 2 * most + 1, (len(images), 2)).tolist()
+    return torch.stack(
+        [image[:, y : y + height, x : x + width]
+         for image, (y, x) in zip(padded, moves, strict=True)]
+    )  # fmt: skip
 
 
 def make_task(name: str, data: Path | None, seed: int, learning_rate: float | None) -> Task:
@@ -115,10 +118,9 @@ def make_task(name: str, data: Path | None, seed: int, learning_rate: float | No
     )  # fmt: skip
 
 
-def _joined(batches: Callable[[], Any] | None) -> Samples:
-    pairs = list(batches() if batches is not None else [])
-    labels = np.concatenate([labels for _, labels in pairs]).astype(np.int64)
-    return torch.cat([images for images, _ in pairs]), torch.from_numpy(labels)
+def _joined(batches: Callable[[], Any]) -> Samples:
+    images, labels = zip(*batches(), strict=True)
+    return torch.cat(images), torch.from_numpy(np.concatenate(labels).astype(np.int64))
 
 
 def _sgd(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
@@ -137,16 +139,9 @@ def train(
     optimizer: Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer] = _sgd,
     after_step: Callable[[], object] = lambda: None,
 ) -> None:
-    """Train all parameters that require it, the learning rate falling to 0.
+    """Train all parameters that require it by `steps` batches of `batch` images.
 
-    Args:
-        module: in place.
-        task: images, and the first learning rate.
-        steps: batches.
-        batch: images of each.
-        smoothing: of labels.
-        optimizer: makes one of parameters and the first learning rate; SGD by default.
-        after_step: called after each step.
+    The learning rate falls from the task's to 0; `smoothing` is that of the labels.
 
     Raises:
         InvalidModel: the loss is not finite.
@@ -175,14 +170,11 @@ def top1(module: nn.Module, samples: Samples) -> float:
     return 100 * float((predictions == labels).double().mean())
 
 
+@dataclass(frozen=True)
 class RunLog:
     """Runs of an experiment, a line of JSON each: those that are there are not repeated."""
 
-    def __init__(self, path: Path, settings: Sequence[str]) -> None:
-        """Read what is there, if there is a file; `settings` names what tells runs apart."""
-        self.path = path
-        self._names = tuple(settings)
-        self._done = {self._key(line) for line in self.lines()}
+    path: Path
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the runs: settings and results."""
@@ -194,21 +186,14 @@ class RunLog:
         self, key: Callable[[dict[str, Any]], tuple[Any, ...]]
     ) -> list[tuple[tuple[Any, ...], list[dict[str, Any]]]]:
         """Return the runs with equal keys together, in the order of the keys."""
-        groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-        for line in self.lines():
-            groups[key(line)].append(line)
-        return sorted(groups.items(), key=lambda group: group[0])
+        lines = sorted(self.lines(), key=key)
+        return [(common, list(group)) for common, group in groupby(lines, key)]
 
     def __contains__(self, settings: Mapping[str, Any]) -> bool:
-        """Whether there is a run of these settings."""
-        return self._key(settings) in self._done
+        return any(settings.items() <= line.items() for line in self.lines())
 
     def run(self, settings: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]) -> None:
-        """Do a run, on one thread and seeded by `settings["seed"]`, and append its line.
-
-        `work` returns the results by name.
-        """
-        torch.set_num_threads(1)
+        """Do a run, seeded by `settings["seed"]`; append its line with the results of `work`."""
         torch.manual_seed(settings["seed"])
         start = time.perf_counter()
         result = work()
@@ -217,10 +202,6 @@ class RunLog:
         with self.path.open("a") as file:
             file.write(line + "\n")
         print(line, file=sys.stderr)
-        self._done.add(self._key(settings))
-
-    def _key(self, line: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(line[name] for name in self._names)
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
@@ -239,12 +220,12 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
 
 def run_command(
     arguments: argparse.Namespace,
-    settings: Sequence[str],
     measure: Callable[[argparse.Namespace, RunLog], object],
     summary: Callable[[RunLog], str],
 ) -> None:
-    """Do the runs that are not there yet, or print what is there; `settings` as in `RunLog`."""
-    log = RunLog(arguments.output, settings)
+    """Do the runs that are not in the log yet, on one thread, or print what is there."""
+    torch.set_num_threads(1)
+    log = RunLog(arguments.output)
     if arguments.table:
         print(summary(log))
     else:

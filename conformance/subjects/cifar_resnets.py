@@ -21,6 +21,7 @@ from nnr_codec.experiments.datasets.images import normalized, required_files
 from nnr_codec.experiments.subject import Subject
 
 KERAS_EPSILON = 1e-3  # of batch norm
+SAMPLES = ("datasets/cifar10_test.npz", "datasets/cifar10_calib.npz")
 
 
 class Block(nn.Module):
@@ -66,8 +67,7 @@ class ResNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps = functional.relu(self.bn1(self.conv1(images)))
         maps = self.layer3(self.layer2(self.layer1(maps)))
-        logits: torch.Tensor = self.linear(maps.mean((2, 3)))
-        return logits
+        return self.linear(maps.mean((2, 3)))
 
 
 class TinyStack(nn.Module):
@@ -103,8 +103,7 @@ class TinyResNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps = functional.relu(self.bn0(self.conv0(images)))
         maps = self.stack3(self.stack2(self.stack1(maps)))
-        logits: torch.Tensor = self.fc(maps.mean((2, 3)))
-        return logits
+        return self.fc(maps.mean((2, 3)))
 
 
 def _unchanged(images: torch.Tensor) -> torch.Tensor:
@@ -120,30 +119,21 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, Callable[[torch.Tensor],
 
 
 def _subject(name: str, data: Path | None) -> Subject:
-    """Return a network, measured on `datasets/cifar10_test.npz`.
-
-    Raises:
-        InvalidOptions: a file is missing from `data`.
-    """
-    module, stem, prepare = NETWORKS[name]
-    files = ("datasets/cifar10_test.npz", "datasets/cifar10_calib.npz")
+    """Return a network with images; raises what `required_files` raises."""
+    module, stem, prepare = NETWORKS[name.removesuffix("_folder")]
+    from_folder = name.endswith("_folder")
+    files = cifar10.FILES if from_folder else SAMPLES
     checkpoint, *samples = required_files(name, data, f"models/{stem}.safetensors", *files)
-    measured, calibration = (labelled_images(path, prepare) for path in samples)
-    return Subject(name, module, checkpoint, measured, calibration=calibration)
-
-
-def _folder_subject(network: str, data: Path | None) -> Subject:
-    """Return a network, measured on CIFAR-10's own test images; raises as `_subject` does."""
-    module, stem, prepare = NETWORKS[network]
-    name = f"{network}_folder"
-    checkpoint, test, _ = required_files(name, data, f"models/{stem}.safetensors", *cifar10.FILES)
-    measured, calibration = cifar10.cifar10_folder(test.parents[1], prepare)
+    if from_folder:
+        measured, calibration = cifar10.cifar10_folder(samples[0].parents[1], prepare)
+    else:
+        measured, calibration = (labelled_images(path, prepare) for path in samples)
     return Subject(name, module, checkpoint, measured, calibration=calibration)
 
 
 resnet8_cifar10 = partial(_subject, "resnet8_cifar10")
 resnet20_cifar10 = partial(_subject, "resnet20_cifar10")
 resnet56_cifar10 = partial(_subject, "resnet56_cifar10")
-resnet8_cifar10_folder = partial(_folder_subject, "resnet8_cifar10")
-resnet20_cifar10_folder = partial(_folder_subject, "resnet20_cifar10")
-resnet56_cifar10_folder = partial(_folder_subject, "resnet56_cifar10")
+resnet8_cifar10_folder = partial(_subject, "resnet8_cifar10_folder")
+resnet20_cifar10_folder = partial(_subject, "resnet20_cifar10_folder")
+resnet56_cifar10_folder = partial(_subject, "resnet56_cifar10_folder")

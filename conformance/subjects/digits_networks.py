@@ -43,8 +43,7 @@ class PlainNetwork(nn.Module):
         maps = functional.relu(self.bn1(self.conv1(images)))
         maps = functional.max_pool2d(functional.relu(self.bn2(self.conv2(maps))), 2)
         maps = functional.max_pool2d(functional.relu(self.bn3(self.conv3(maps))), 2)
-        outputs: torch.Tensor = self.fc(maps.flatten(1))
-        return outputs
+        return self.fc(maps.flatten(1))
 
 
 class ResidualBlock(nn.Module):
@@ -114,5 +113,9 @@ def batches(file: str, size: int = 200) -> Iterator[tuple[torch.Tensor, np.ndarr
     with np.load(MODELS / file) as archive:
         images, labels = archive["images"], archive["labels"]
     for start in range(0, len(images), size):
-        pixels = images[start : start + size, np.newaxis].astype(np.float32) / PIXEL_MAX
-        yield torch.from_numpy(pixels), labels[start : start + size]
+        yield as_input(images[start : start + size]), labels[start : start + size]
+
+
+def as_input(images: np.ndarray) -> torch.Tensor:
+    """Return uint8 images (images, 8, 8) as networks take them."""
+    return torch.from_numpy(images[:, np.newaxis].astype(np.float32) / PIXEL_MAX)

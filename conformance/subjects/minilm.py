@@ -40,8 +40,7 @@ class AddedAndNormalized(nn.Module):
         self.LayerNorm = nn.LayerNorm(WIDTH, EPSILON)
 
     def forward(self, inner: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.LayerNorm(words + self.dense(inner))
-        return result
+        return self.LayerNorm(words + self.dense(inner))
 
 
 class Layer(nn.Module):
@@ -67,8 +66,7 @@ class Layer(nn.Module):
         joined = seen.transpose(1, 2).reshape(words.shape)
         words = self.attention["output"](joined, words)
         inner = functional.gelu(self.intermediate["dense"](words))
-        result: torch.Tensor = self.output(inner, words)
-        return result
+        return self.output(inner, words)
 
 
 class Embeddings(nn.Module):
@@ -84,8 +82,7 @@ class Embeddings(nn.Module):
         positions = torch.arange(words.shape[1])
         types = torch.zeros_like(positions)  # a single sentence
         words = words + self.position_embeddings(positions) + self.token_type_embeddings(types)
-        result: torch.Tensor = self.LayerNorm(words)
-        return result
+        return self.LayerNorm(words)
 
 
 class MiniLM(nn.Module):

@@ -65,8 +65,7 @@ class MobileNet(nn.Module):
         maps = functional.relu(self.bn0(self.conv0(images)))
         for number in range(1, len(STRIDES) + 1):
             maps = self.get_submodule(f"block{number}")(maps)
-        logits: torch.Tensor = self.fc(maps.mean((2, 3)))
-        return logits
+        return self.fc(maps.mean((2, 3)))
 
 
 def mobilenet_vww(data: Path | None) -> Subject:

@@ -63,8 +63,7 @@ class SqueezeNet(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(512, 1000, 1, padding=1), nn.ReLU())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        maps: torch.Tensor = self.classifier(self.features(images))
-        return maps.mean((2, 3))
+        return self.classifier(self.features(images)).mean((2, 3))
 
 
 def squeezenet_imagenet(data: Path | None) -> Subject:

@@ -115,8 +115,7 @@ def _load_coarse(path: Path, indices: Sequence[int]) -> Batch:
 def _luma(pixels: Array) -> Array:
     """Return uint8 RGB (height, width, 3) as luma in studio range: float32, 0 to 1."""
     luma = 16 + pixels.astype(np.float32) / PEAK @ np.array(LUMA, np.float32)
-    result: Array = (luma / PEAK).astype(np.float32)
-    return result
+    return (luma / PEAK).astype(np.float32)
 
 
 def _down_and_up(luma: Array, scale: int) -> Array:

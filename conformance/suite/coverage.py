@@ -8,6 +8,7 @@ watched while it decodes the payloads. An item is a group and a text, such as ("
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -114,26 +115,19 @@ def exercised(stream: bytes, parents: Sequence[bytes] = ()) -> set[Item]:
         items.add((group, text))
 
     def seen(name: str, value: Any) -> None:
-        name = {"offset_first": "offset"}.get(name, name)
         if name in ELEMENTS:
             hit("element", f"{name}={value}" if value in ELEMENTS[name] else name)
 
-    try:
-        for _ in read_units(stream, seen):
-            pass
-    except (EndOfUnit, IndexError, KeyError, ZeroDivisionError):
-        pass  # not all that is refused can be read
+    # Not all that is refused can be read.
+    with suppress(EndOfUnit, IndexError, KeyError, ZeroDivisionError):
+        read_units(stream, seen)
     decoder = educational.load()
-    series = decoder.Series()
-    try:
-        for parent in parents:
-            series.append(decoder.decode_bitstream(parent, series))
+    with suppress(ValueError):
+        series = educational.series_of(decoder, parents)
         labels: dict[int, Item] = {}
         watch_coder(decoder, hit, labels)
         watch_tensors(decoder, hit, labels)
         decoder.decode_bitstream(stream, series)
-    except ValueError:
-        pass
     return items
 
 
@@ -151,24 +145,16 @@ def watch_coder(decoder: ModuleType, hit: Hit, labels: dict[int, Item]) -> None:
     coder = decoder.ArithmeticDecoder
     plain_bin, plain_end = coder.bin, coder.end_of_codeword
 
-    known: set[tuple[object, ...]] = set()  # so that each is put into words once
-
     def watched_bin(self: Any, model: Any) -> int:
         s0, s1 = model.s0, model.s1
         row, column = self.range >> 5 & 7, abs(16 * s0 + s1 >> 7)
         value: int = plain_bin(self, model)
         d = 1 if value else -1
-        first, second = 16 + (d * s0 >> 3), 16 + (d * s1 >> 7)
-        label = labels.get(id(model), ("row skip", ""))
-        tables, context = (row, column, first, second), (label, value)
-        if tables not in known:
-            known.add(tables)
-            hit("RLPS", f"{row}, {column}")
-            hit("STEP", f"s0: {first}")
-            hit("STEP", f"s1: {second}")
-        if context not in known:
-            known.add(context)
-            hit(label[0], f"{label[1]}: {value}" if label[1] else str(value))
+        hit("RLPS", f"{row}, {column}")
+        hit("STEP", f"s0: {16 + (d * s0 >> 3)}")
+        hit("STEP", f"s1: {16 + (d * s1 >> 7)}")
+        group, number = labels.get(id(model), ("row skip", ""))
+        hit(group, f"{number}: {value}" if number else str(value))
         return value
 
     def watched_end(self: Any) -> int:

@@ -8,14 +8,14 @@ import shlex
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from .decoder_output import read_output
 from .educational import educational_decoder
-from .judging import Decoder, Outcome
+from .judging import Decoder, Outcome, Tensors
 
 _MESSAGE_LENGTH = 200  # characters of what a decoder says
 
@@ -35,29 +35,30 @@ def nnr_codec_decoder() -> Decoder:
     except ImportError as error:
         raise BadCommand(f"nnr_codec is not installed ({error}); --decoder names another") from None
 
-    def run(stream: Path, parents: Sequence[Path]) -> Outcome:
-        try:
-            return Outcome("tensors", nnr_codec.decode(stream, parents=parents))
-        except nnr_codec.BitstreamError as error:
-            return Outcome("refused", detail=f"{type(error).__name__}: {error}")
-        except Exception as error:
-            return Outcome("crash", detail=f"{type(error).__name__}: {error}")
-
-    return run
+    return _in_process(
+        lambda stream, parents: nnr_codec.decode(stream, parents=parents), nnr_codec.BitstreamError
+    )
 
 
 def educational(module: ModuleType | None = None) -> Decoder:
     """spec/educational_decoder.py in this process, or another version of it."""
     decoder = module or educational_decoder()
 
+    def decode(stream: Path, parents: Sequence[Path]) -> Tensors:
+        return decoder.decode(stream.read_bytes(), [path.read_bytes() for path in parents], True)
+
+    return _in_process(decode, ValueError)
+
+
+def _in_process(
+    decode: Callable[[Path, Sequence[Path]], Tensors], refusal: type[Exception]
+) -> Decoder:
     def run(stream: Path, parents: Sequence[Path]) -> Outcome:
-        earlier = [path.read_bytes() for path in parents]
         try:
-            return Outcome("tensors", decoder.decode(stream.read_bytes(), earlier, True))
-        except ValueError as error:
-            return Outcome("refused", detail=str(error))
+            return Outcome("tensors", decode(stream, parents))
         except Exception as error:
-            return Outcome("crash", detail=f"{type(error).__name__}: {error}")
+            kind = "refused" if isinstance(error, refusal) else "crash"
+            return Outcome(kind, detail=f"{type(error).__name__}: {error}")
 
     return run
 

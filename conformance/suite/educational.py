@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -17,13 +16,11 @@ from .cases import Case, ExpectedTensor, describe
 
 PATH = Path(__file__).parents[2] / "spec" / "educational_decoder.py"
 
-_numbers = itertools.count()
-
 
 def load(source: str | None = None) -> ModuleType:
     """Execute the decoder, or another version of its source, as a module of its own."""
     text = PATH.read_text(encoding="utf-8") if source is None else source
-    module = ModuleType(f"educational_decoder_{next(_numbers)}")
+    module = ModuleType("educational_decoder")
     sys.modules[module.__name__] = module  # its dataclasses look it up
     exec(compile(text, str(PATH), "exec"), module.__dict__)
     return module
@@ -35,6 +32,14 @@ def educational_decoder() -> ModuleType:
     return load()
 
 
+def series_of(decoder: ModuleType, parents: Sequence[bytes]) -> Any:
+    """What the earlier streams of a series leave; raises ValueError if one is refused."""
+    series = decoder.Series()
+    for parent in parents:
+        series.append(decoder.decode_bitstream(parent, series))
+    return series
+
+
 def described(stream: bytes, parents: Sequence[bytes] = ()) -> list[ExpectedTensor]:
     """What the decoder gives: the tensors, and the factors of those that are decomposed.
 
@@ -42,10 +47,7 @@ def described(stream: bytes, parents: Sequence[bytes] = ()) -> list[ExpectedTens
         ValueError: it refuses the stream.
     """
     decoder = educational_decoder()
-    series = decoder.Series()
-    for parent in parents:
-        series.append(decoder.decode_bitstream(parent, series))
-    coded = decoder.decode_bitstream(stream, series)
+    coded = decoder.decode_bitstream(stream, series_of(decoder, parents))
     dense, both = decoder.assemble(coded, False), decoder.assemble(coded, True)
     return describe(both, both.keys() - dense.keys())
 

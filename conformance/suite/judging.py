@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .cases import Case, ExpectedTensor, digest
+from .educational import first_difference
 
 PASS, FAIL, DISAGREEMENT, NOT_RUN = "pass", "fail", "disagreement", "not run"
 
@@ -108,30 +109,20 @@ def _difference(tensor: ExpectedTensor, values: npt.NDArray[Any], exact_type: bo
 
 
 def judge_all(
-    cases: Sequence[Case],
-    decoder: Decoder,
-    *,
-    strict: bool = False,
-    jobs: int = 1,
-    progress: Callable[[Verdict], None] = lambda _: None,
-    explain: Callable[[Case, Tensors], str] = lambda *_: "",
-) -> list[Verdict]:
-    """Judge a decoder by all cases, `jobs` at a time; in the order of the cases.
+    cases: Sequence[Case], decoder: Decoder, *, strict: bool = False, jobs: int = 1
+) -> Iterator[Verdict]:
+    """Judge a decoder by all cases, `jobs` at a time; yield in the order of the cases.
 
-    `explain` adds to the message on tensors that are not those expected.
+    Where tensors are not those expected, the detail has the first difference as well.
     """
 
     def judged(case: Case) -> Verdict:
         outcome = decoder(case.stream, case.parents)
         verdict = judge(case, outcome, strict)
         if verdict.status in (FAIL, DISAGREEMENT) and outcome.tensors and case.tensors:
-            more = explain(case, outcome.tensors)
+            more = first_difference(case, outcome.tensors)
             verdict = replace(verdict, detail=verdict.detail + (f"; {more}" if more else ""))
         return verdict
 
-    verdicts = []
     with ThreadPoolExecutor(jobs) as pool:
-        for verdict in pool.map(judged, cases):
-            progress(verdict)
-            verdicts.append(verdict)
-    return verdicts
+        yield from pool.map(judged, cases)

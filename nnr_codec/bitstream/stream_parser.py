@@ -24,7 +24,6 @@ from .units import STRUCTURES, Record, Unit, read_units
 from .visitors import Element, ListVisitor, ReadVisitor
 
 _RECORDS = {unit_type: record for record, (unit_type, _) in STRUCTURES.items()}
-_AFTER_MPS = (UnitType.NNR_LPS, UnitType.NNR_NDU)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ class StreamParser:
             raise UnsupportedFeature("partial_data_counter_present_flag", 1, "partial data")
         if kind == UnitType.NNR_MPS and self.context.mps is not None:
             raise _invalid(unit, "a second NNR_MPS")
-        if kind in _AFTER_MPS and self.context.mps is None:
+        if kind in (UnitType.NNR_LPS, UnitType.NNR_NDU) and self.context.mps is None:
             raise _invalid(unit, "comes before the NNR_MPS")
 
     def _parse_known(self, unit: Unit) -> ParsedUnit:
@@ -166,17 +165,14 @@ class StreamParser:
         self._factors = FactorChecks(model_map.factorizations, self.context.limits)
         self.context = replace(self.context, model_map=model_map)
 
-    def _resolved(self, unit: Unit, indices: list[int]) -> list[str]:
-        """Return the names that indices stand for in the latest reference list."""
-        for index in indices:
-            if index >= len(self.context.reference_list):
-                reason = f"topology_elem_id_index = {index}: not in a reference list before it"
-                raise _invalid(unit, reason)
-        return [self.context.reference_list[index] for index in indices]
-
     def _check_data_unit(self, unit: Unit, record: DataUnit, payload_bytes: int) -> None:
         if self.context.indexed:
-            record.names = self._resolved(unit, record.indices)
+            listed = self.context.reference_list
+            for index in record.indices:
+                if index >= len(listed):
+                    reason = f"topology_elem_id_index = {index}: not in a reference list before it"
+                    raise _invalid(unit, reason)
+            record.names = [listed[index] for index in record.indices]
         stem = record.dense_name if record.is_decomposed_block else None
         if stem is not None and record.names[:2] != [f"{stem}_G", f"{stem}_H"]:
             raise _invalid(unit, f"factors named {record.names[:2]}: not X_G and X_H")

@@ -56,12 +56,6 @@ _READ_BYTES = 1 << 20
 _TYPE_NAMES = {int(code): code.name for code in UnitType}
 
 
-def unit_type_name(unit_type: int) -> str:
-    """The name of a unit type, such as ``"NNR_NDU"``, ``"reserved 9"``, ``"private 40"``."""
-    kind = "private" if unit_type >= FIRST_PRIVATE_UNIT_TYPE else "reserved"
-    return _TYPE_NAMES.get(unit_type) or f"{kind} {unit_type}"
-
-
 @dataclass(frozen=True, slots=True)
 class Unit:
     """One unit as it stands in the bitstream.
@@ -99,8 +93,10 @@ class Unit:
 
     @property
     def label(self) -> str:
-        """What errors call the unit, such as ``"unit 3 (NNR_NDU)"``."""
-        return f"unit {self.index} ({unit_type_name(self.unit_type)})"
+        """What errors call the unit: ``"unit 3 (NNR_NDU)"``, ``"unit 4 (private 40)"``."""
+        kind = "private" if self.is_private else "reserved"
+        name = _TYPE_NAMES.get(self.unit_type) or f"{kind} {self.unit_type}"
+        return f"unit {self.index} ({name})"
 
     def reader(self) -> BitReader:
         """A bit reader that stands after the common header."""

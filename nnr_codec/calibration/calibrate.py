@@ -8,7 +8,7 @@ batches give the same moments, on the same machine with as many threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ def calibrate(
     Args:
         module: whose state dict names the weights.
         batches: of samples along the first dimension: inputs, or pairs (inputs, targets). Inputs
-            are a tensor, a tuple of what the module takes, or a dict of that by keyword.
+            are a tensor, a tuple of the module's arguments, or a dict of those by keyword.
         only: the names of the weights that are wanted; all by default.
         max_bytes: for all moments together. What would take more is reduced to blocks along the
             diagonal, the largest first: :func:`~.moments.block_sizes` has the rule, and
@@ -62,11 +62,12 @@ def calibrate(
             differently.
         InvalidOptions: there are no batches, or `max_bytes` is less than the diagonals take.
     """
-    named = weight_layers(module).items()
-    layers = {layer: name for layer, name in named if only is None or name in only}
+    named: dict[Any, str] = weight_layers(module)
+    layers = {layer: name for layer, name in named.items() if only is None or name in only}
     layouts: dict[str, RowLayout] = {}
     for layer, name in layers.items():
-        layout = _layout(layer)
+        transposed = getattr(layer, "transposed", False)
+        layout = RowLayout(tuple(layer.weight.shape), getattr(layer, "groups", 1), transposed)
         if layouts.setdefault(name, layout) != layout:
             raise InvalidModel(name, "is tied to the weight of a layer that reads it differently")
     sizes = block_sizes(layouts, max_bytes)
@@ -84,29 +85,13 @@ def calibrate(
     return Calibration(moments, samples, unused)
 
 
-def _layout(layer: Any) -> RowLayout:
-    transposed = getattr(layer, "transposed", False)
-    return RowLayout(tuple(layer.weight.shape), getattr(layer, "groups", 1), transposed)
-
-
 @contextmanager
 def _hooked(layers: Mapping[Any, str], sums: Mapping[str, _Sum]) -> Iterator[None]:
     """Let every call of a layer add to the sum of its weight."""
-    import torch
-
-    def hook(total: _Sum) -> Callable[..., None]:
-        def add(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            inputs = args[0] if args else kwargs["input"]
-            if not inputs.isfinite().all():
-                raise InvalidModel(total.name, "the input of its layer is not finite")
-            values = inputs.detach().cpu()
-            values = values if values.dtype == torch.float64 else values.float()
-            total.add(windows(layer, values, output))
-
-        return add
-
-    hooks = [(layer, hook(sums[name])) for layer, name in layers.items()]
-    handles = [layer.register_forward_hook(add, with_kwargs=True) for layer, add in hooks]
+    handles = [
+        layer.register_forward_hook(sums[name].add, with_kwargs=True)
+        for layer, name in layers.items()
+    ]
     try:
         yield
     finally:
@@ -123,9 +108,16 @@ class _Sum:
         self.positions = 0
         self._total = np.zeros((layout.groups * layout.width // size, size, size))
 
-    def add(self, unfolded: torch.Tensor) -> None:
-        """Add what :func:`~.unfolding.windows` returned."""
-        for piece in self._pieces(unfolded):
+    def add(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Add the input of a layer's call; a hook."""
+        import torch
+
+        inputs = args[0] if args else kwargs["input"]
+        if not inputs.isfinite().all():
+            raise InvalidModel(self.name, "the input of its layer is not finite")
+        values = inputs.detach().cpu()
+        values = values if values.dtype == torch.float64 else values.float()
+        for piece in self._pieces(windows(layer, values, output)):
             x = self._by_block(piece)
             self._total += x @ x.swapaxes(1, 2)  # numpy sees the symmetry and halves the work
             self.positions += x.shape[2]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InvalidOptions
-from ..model import Array, Float64
+from ..model import Float64
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,6 @@ class RowLayout:
         """Values in x."""
         return self.channels * self.taps
 
-    def rows(self, weight: Array) -> Array:
-        """Return `weight`, of `shape`, as (groups, T / groups, width)."""
-        if not self.transposed:
-            return weight.reshape(self.groups, -1, self.width)
-        apart = weight.reshape(self.groups, self.channels, -1, self.taps)
-        return apart.swapaxes(1, 2).reshape(self.groups, -1, self.width)
-
-    def weight(self, rows: Array) -> Array:
-        """Return the weight of `shape` whose rows are `rows`, (groups, T / groups, width)."""
-        if not self.transposed:
-            return rows.reshape(self.shape)
-        apart = rows.reshape(self.groups, -1, self.channels, self.taps)
-        return apart.swapaxes(1, 2).reshape(self.shape)
-
 
 @dataclass(frozen=True)
 class InputMoments:
@@ -80,11 +66,6 @@ class InputMoments:
     layout: RowLayout
     blocks: Float64
     positions: int
-
-    @property
-    def is_reduced(self) -> bool:
-        """Whether there are several blocks, because a single one would have taken too much."""
-        return bool(self.blocks.shape[1] > 1)
 
     def matrices(self) -> Float64:
         """Return E[x xᵀ] as (groups, width, width), with zeros where nothing is known."""
@@ -112,21 +93,24 @@ class Calibration:
 
     @property
     def reduced(self) -> tuple[str, ...]:
-        """Names of the weights that have blocks in place of a full matrix, to save memory."""
-        return tuple(name for name, moments in self.moments.items() if moments.is_reduced)
+        """Names of the weights that have several blocks instead of one full matrix."""
+        return tuple(name for name, m in self.moments.items() if m.blocks.shape[1] > 1)
 
 
 def block_sizes(layouts: Mapping[str, RowLayout], max_bytes: int) -> dict[str, int]:
     """Return the size of the blocks of each weight, so that all moments fit in `max_bytes`.
 
-    All have one full block, if that fits. Otherwise the weight that takes most gets smaller blocks,
+    All have one full block, if that fits. Otherwise the weight of most bytes gets smaller blocks,
     again and again: of fewer channels, of a single channel, and then of fewer taps, down to the
     diagonal alone. Sizes divide the width.
 
     Raises:
         InvalidOptions: not even the diagonals fit.
     """
-    choices = {name: _divisions(layout) for name, layout in layouts.items()}
+    choices = {}
+    for name, layout in layouts.items():
+        by_channels = [channels * layout.taps for channels in _divisors(layout.channels)]
+        choices[name] = by_channels + _divisors(layout.taps)[1:]  # largest first
 
     def size_of(name: str) -> int:
         layout = layouts[name]
@@ -138,17 +122,9 @@ def block_sizes(layouts: Mapping[str, RowLayout], max_bytes: int) -> dict[str, i
         if not divisible:
             reason = f"{max_bytes} bytes are too few: the diagonals alone take {total}"
             raise InvalidOptions("max_bytes", reason)
-        largest = max(divisible, key=size_of)
-        before = size_of(largest)
-        choices[largest].pop(0)
-        total -= before - size_of(largest)
+        choices[max(divisible, key=size_of)].pop(0)
+        total = sum(map(size_of, layouts))
     return {name: sizes[0] for name, sizes in choices.items()}
-
-
-def _divisions(layout: RowLayout) -> list[int]:
-    """Return the sizes that blocks can have, largest first."""
-    channels = [channels * layout.taps for channels in _divisors(layout.channels)]
-    return channels + _divisors(layout.taps)[1:]
 
 
 def _divisors(number: int) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,19 +10,6 @@ import numpy.typing as npt
 from ..bitstream import NodeId
 from ..bitstream.unit_layout import Integers, ParentData
 from ..errors import InvalidBitstream
-
-
-@dataclass(frozen=True, slots=True)
-class CodedState:
-    """What a stream leaves behind of one tensor.
-
-    Attributes:
-        integers: flat int32; None for raw floats.
-        node_id: the identity of its unit, or None.
-    """
-
-    integers: Integers | None
-    node_id: NodeId | None
 
 
 class Series:
@@ -41,13 +27,18 @@ class Series:
         self._last: dict[str, Integers] = {}
         self._history: dict[str, npt.NDArray[np.uint8]] = {}
 
-    def add(self, tensors: Mapping[str, CodedState]) -> None:
-        """Append a stream, to be called only when the whole of it was decoded without error."""
+    def add(self, tensors: Mapping[str, tuple[Integers | None, NodeId | None]]) -> None:
+        """Append a stream, to be called only when the whole of it was decoded without error.
+
+        Args:
+            tensors: by name its integers, flat int32, or None for raw floats; and the identity of
+                its unit, or None.
+        """
         expected = self.node_ids(tensors)
-        for name, state in tensors.items():
-            self._node_ids[name] = state.node_id or expected[name]
-            if state.integers is not None:
-                self._add_integers(name, state.integers)
+        for name, (integers, node_id) in tensors.items():
+            self._node_ids[name] = node_id or expected[name]
+            if integers is not None:
+                self._add_integers(name, integers)
         self.depth += 1
 
     def _add_integers(self, name: str, integers: Integers) -> None:

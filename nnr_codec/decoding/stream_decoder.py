@@ -10,7 +10,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, BinaryIO
 
-from ..bitstream import DataUnit, ParsedUnit
+from ..bitstream import DataUnit, NodeId, ParsedUnit
+from ..bitstream.unit_layout import Integers
 from ..errors import BitstreamError, naming
 from ..factorization.factorizations import Factorization
 from ..options import DecodeLimits
@@ -18,7 +19,7 @@ from ..support.ordered_calls import OrderedCalls
 from ..support.rereadable_file import RereadableFile
 from ..support.shared_function import call_portably
 from .finishing import ValueMaker
-from .series import CodedState, Series
+from .series import Series
 from .stream_map import Layers, Selection, StreamMap
 from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
 from .walk import Walk
@@ -104,10 +105,10 @@ class StreamDecoder:
             if isinstance(record, DataUnit) and selection.needs(record, stream):
                 yield parsed, record
 
-    def _states(self, parent: Source) -> dict[str, CodedState]:
+    def _states(self, parent: Source) -> dict[str, tuple[Integers | None, NodeId | None]]:
         units = self._decode(parent, Selection(), StreamMap(), keep_integers=True)
         return {
-            tensor.name: CodedState(tensor.integers, tensor.node_id)
+            tensor.name: (tensor.integers, tensor.node_id)
             for unit in units
             for tensor in unit
             if tensor.role != "dense"

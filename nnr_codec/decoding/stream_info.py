@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..model import dtype_of
+from ..model import DTYPE_NAMES, dtype_of
 from ..report import StreamTotals
 
 
@@ -25,10 +25,8 @@ class _Decoded:
     @property
     def original_bytes(self) -> int:
         """Bytes of the values when decoded; integers of a few bits come as bytes."""
-        try:
-            return self.elements * dtype_of(self.data_format).itemsize
-        except KeyError:
-            return self.elements
+        is_known = self.data_format in DTYPE_NAMES
+        return self.elements * (dtype_of(self.data_format).itemsize if is_known else 1)
 
 
 @dataclass(frozen=True, slots=True)

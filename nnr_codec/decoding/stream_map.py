@@ -13,7 +13,7 @@ from ..factorization.factorizations import Factorization
 from ..factorization.map_checks import MapError
 from ..factorization.model_map import ModelMap
 from ..factorization.tensor_rules import TensorRule
-from ..model import dtype_of, is_signed_float
+from ..model import DTYPE_NAMES, dtype_of, is_signed_float
 from ..options import DecodeLimits
 
 Layers = Literal["dense", "factorized"]
@@ -153,7 +153,4 @@ def block_factorization(record: DataUnit, model_map: ModelMap) -> Factorization 
 
 def _is_signed(dtype: str) -> bool:
     """Whether factors can have a type; some integers of the standard are none of a tensor's."""
-    try:
-        return is_signed_float(dtype_of(dtype))
-    except KeyError:
-        return False
+    return dtype in DTYPE_NAMES and is_signed_float(dtype_of(dtype))

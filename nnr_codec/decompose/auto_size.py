@@ -1,11 +1,12 @@
 """The form and ranks with which a weight takes the fewest bytes, at the error that it has without.
 
-Both ways are gone to the end: quantized, coded, decoded. A weight is decomposed only if the stream
+Dense weight and factors are quantized, coded and decoded. A weight is decomposed only if the stream
 is smaller so, and its error is not larger.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -24,8 +25,6 @@ from .fitting import decompose_within, values_of
 from .forms import forms_of_layer
 from .layer_kinds import LayerWeight
 from .ranks.error_curve import error_curve
-
-__all__ = ["LARGER", "SizeTask", "smallest"]
 
 LARGER = "would take more bytes"
 
@@ -49,7 +48,7 @@ class SizeTask:
     Attributes:
         weight: which.
         options: of the encoder.
-        moment: of the layer's unfolded input, or None: the error is then the weight's.
+        moment: of the layer's unfolded input; without one the error is the weight's.
     """
 
     weight: LayerWeight
@@ -57,37 +56,26 @@ class SizeTask:
     moment: Float64 | None = None
 
 
-@dataclass(frozen=True)
-class _Coded:
-    """A weight in a stream of its own."""
-
-    size: int
-    error: float
-
-
 def smallest(task: SizeTask) -> tuple[FactoredWeight | str, int | None]:
     """Return the factors that take the fewest bytes and their qp; or why there are none."""
-    weight, options = task.weight, _single(task)
-    values = values_of(weight)
+    values = values_of(task.weight)
+    best: tuple[FactoredWeight | str, int | None] = (LARGER, None)
     try:
-        dense = _coded(values, weight.name, options, None, task.moment)
-        best, smallest_factors, smallest_qp = dense.size - _SURELY_SMALLER, None, None
-        qp = options.for_tensor(weight.name).qp
-        for made in _candidates(task, values, dense.error):
-            coded, chosen = _at_equal_error(task, values, made, dense.error, qp)
-            if coded is not None and coded.size < best:
-                best, smallest_factors, smallest_qp = coded.size, made, chosen
+        dense_size, allowed = _coded(task, values, _alone(task.options), None)
+        least: float = dense_size - _SURELY_SMALLER
+        for made in _candidates(task, values, allowed):
+            size, qp = _at_equal_error(task, values, made, allowed)
+            if size < least:
+                least, best = size, (made, qp)
     except InvalidModel as error:
         return error.reason, None
-    return (LARGER, None) if smallest_factors is None else (smallest_factors, smallest_qp)
+    return best
 
 
-def _single(task: SizeTask) -> EncodeOptions:
-    """Return the options with which a weight is coded in a stream of its own."""
-    carriage = task.options.decomposition.carriage
-    return replace(
-        task.options, target_size=None, decomposition=DecompositionOptions(carriage=carriage)
-    )
+def _alone(options: EncodeOptions) -> EncodeOptions:
+    """Return the options with which a weight is coded in a stream without others."""
+    carriage = options.decomposition.carriage
+    return replace(options, target_size=None, decomposition=DecompositionOptions(carriage=carriage))
 
 
 def _candidates(task: SizeTask, values: Array, allowed: float) -> Iterator[FactoredWeight]:
@@ -110,35 +98,35 @@ def _candidates(task: SizeTask, values: Array, allowed: float) -> Iterator[Facto
 
 
 def _at_equal_error(
-    task: SizeTask, values: Array, made: FactoredWeight, allowed: float, qp: int
-) -> tuple[_Coded | None, int]:
-    """Quantize factors as coarsely as the allowed error lets them."""
-    single = _single(task)
-    finest, coarsest = single.qp_range
-    low = max(qp - (_FINER << single.qp_density), finest)
-    high = min(qp + (_COARSER << single.qp_density), coarsest)
-    best, best_qp = None, low
+    task: SizeTask, values: Array, made: FactoredWeight, allowed: float
+) -> tuple[float, int]:
+    """Return size and qp of factors quantized as coarsely as the allowed error lets them.
+
+    Where no step is fine enough, the size is infinite.
+    """
+    options = _alone(task.options)
+    qp = options.for_tensor(task.weight.name).qp
+    finest, coarsest = options.qp_range
+    low = max(qp - (_FINER << options.qp_density), finest)
+    high = min(qp + (_COARSER << options.qp_density), coarsest)
+    best = math.inf, low
     while low <= high:
         middle = (low + high) // 2
-        options = replace(single, overrides=(*single.overrides, ("*", {"qp": middle})))
-        coded = _coded(values, task.weight.name, options, made, task.moment)
-        if coded.error <= allowed:
-            best, best_qp, low = coded, middle, middle + 1
+        overrides = (*options.overrides, ("*", {"qp": middle}))
+        size, error = _coded(task, values, replace(options, overrides=overrides), made)
+        if error <= allowed:
+            best, low = (size, middle), middle + 1
         else:
             high = middle - 1
-    return best, best_qp
+    return best
 
 
 def _coded(
-    values: Array,
-    name: str,
-    options: EncodeOptions,
-    made: FactoredWeight | None,
-    moment: Float64 | None,
-) -> _Coded:
-    """Encode a weight in a stream of its own, decode it, and measure."""
-    stream = BytesIO()
+    task: SizeTask, values: Array, options: EncodeOptions, made: FactoredWeight | None
+) -> tuple[int, float]:
+    """Return the bytes of a stream of the weight alone, dense or as factors, and its error."""
+    name, stream = task.weight.name, BytesIO()
     factorizations = {} if made is None else {name: made}
     report = encode_model(Model.from_arrays({name: values}), factorizations, options, stream)
     decoded = next(t for t in StreamDecoder().tensors(stream.getbuffer()) if t.name == name)
-    return _Coded(report.bytes, squared_error(values, decoded.values, moment))
+    return report.bytes, squared_error(values, decoded.values, task.moment)

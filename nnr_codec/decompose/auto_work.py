@@ -16,13 +16,11 @@ from ..options import DecompositionOptions
 from .fitting import decompose_within, values_of
 from .forms import forms_of_layer
 from .layer_kinds import LayerWeight
-from .ranks.error_curve import Choice, error_curve
+from .ranks.error_curve import error_curve
 from .timing import times_in_turns
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = ["MORE_WORK", "WorkBench", "least_work"]
 
 MORE_WORK = "would not have less to do"
 
@@ -124,23 +122,20 @@ class _Run:
 
     def share_of_time(self, made: FactoredWeight) -> float:
         """Time a layer that runs on factors against this one, until it is not faster."""
-        worst = 0.0
-        for _ in range(_TIMINGS):
-            worst = max(worst, self._share_once(made))
-            if worst >= 1 - _TIME_MARGIN:
-                break
-        return worst
-
-    def _share_once(self, made: FactoredWeight) -> float:
         import torch
 
         from ..layers import factored
 
-        layers: tuple[Any, Any] = (self.layer, factored(self.layer, made))
-        with torch.inference_mode():
-            calls = [partial(layer, self.inputs) for layer in layers]
-            times = times_in_turns(calls, _ROUNDS, _SECONDS)
-        return float(np.median(times[:, 1] / times[:, 0]))
+        worst = 0.0
+        for _ in range(_TIMINGS):
+            layers: tuple[Any, Any] = (self.layer, factored(self.layer, made))
+            with torch.inference_mode():
+                calls = [partial(layer, self.inputs) for layer in layers]
+                times = times_in_turns(calls, _ROUNDS, _SECONDS)
+            worst = max(worst, float(np.median(times[:, 1] / times[:, 0])))
+            if worst >= 1 - _TIME_MARGIN:
+                break
+        return worst
 
 
 def _positions(tensor: torch.Tensor, taps: int) -> tuple[int, ...]:
@@ -156,14 +151,11 @@ def _runs(module: torch.nn.Module, inputs: Any) -> dict[str, _Run]:
 
     runs: dict[str, _Run] = {}
 
-    def hook(name: str) -> Any:
-        def note(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-            runs.setdefault(name, _Run(layer, args[0] if args else kwargs["input"], outputs))
-
-        return note
+    def note(name: str, layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
+        runs.setdefault(name, _Run(layer, args[0] if args else kwargs["input"], outputs))
 
     handles = [
-        layer.register_forward_hook(hook(name), with_kwargs=True)
+        layer.register_forward_hook(partial(note, name), with_kwargs=True)
         for layer, name in weight_layers(module).items()
     ]
     try:
@@ -194,9 +186,13 @@ def least_work(
         least, factors = bench.enough, None
         for form in forms_of_layer(weight):
             curve = error_curve(form, values, moment, weight.name)
-            # Work depends on ranks alone: factors that cannot win need not be found.
+            # Work depends on ranks alone: factors that cannot win need not be computed.
             hopeful = curve.fewest(_HOPE * allowed)
-            if hopeful is None or bench.share(weight, _blank(hopeful, weight.shape)) >= least:
+            if hopeful is None:
+                continue
+            shapes = form.factor_shapes(weight.shape, hopeful.ranks)
+            blank = form(weight.shape, tuple(np.ones(shape, np.float32) for shape in shapes))
+            if bench.share(weight, blank) >= least:
                 continue
             made = decompose_within(curve, allowed, values, moment, weight.name)
             share = math.inf if made is None else bench.share(weight, made)
@@ -205,9 +201,3 @@ def least_work(
     except InvalidModel as error:
         return error.reason
     return MORE_WORK if factors is None else factors
-
-
-def _blank(choice: Choice, shape: tuple[int, ...]) -> FactoredWeight:
-    """Return factors of the right shapes, and of no meaning."""
-    shapes = choice.form.factor_shapes(shape, choice.ranks)
-    return choice.form(shape, tuple(np.ones(s, np.float32) for s in shapes))

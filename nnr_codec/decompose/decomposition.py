@@ -18,7 +18,7 @@ class Decomposition:
     Attributes:
         factorizations: the decomposed weights, by name, in the order of the model.
         skipped: why other weights stay dense, by name.
-        overrides: options of the factors' own, as in `EncodeOptions.overrides`.
+        overrides: options of factors, as in `EncodeOptions.overrides`.
     """
 
     factorizations: dict[str, FactoredWeight] = field(default_factory=dict)
@@ -32,16 +32,14 @@ class Decomposition:
         factors = {id(f): f.size for w in self.factorizations.values() for f in w.factors}
         return dense - sum(factors.values())
 
-    def add(self, name: str, made: FactoredWeight | str) -> None:
-        """Note what a weight became: factors, or the reason why it has none."""
+    def add(self, name: str, made: FactoredWeight | str, qp: int | None = None) -> None:
+        """Note what a weight became: factors and perhaps their qp, or the reason for none."""
+        if qp is not None:
+            self.overrides = (*self.overrides, (f"{escaped(name)}.factor*", {"qp": qp}))
         if isinstance(made, str):
             self.skipped[name] = made
         else:
             self.factorizations[name] = made
-
-    def set_qp(self, name: str, qp: int) -> None:
-        """Quantize the factors of a weight with a qp of their own."""
-        self.overrides = (*self.overrides, (f"{escaped(name)}.factor*", {"qp": qp}))
 
     def adapted(self, options: EncodeOptions) -> EncodeOptions:
         """Return options of the encoder, with what the factors need."""

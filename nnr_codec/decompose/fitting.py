@@ -8,25 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InvalidModel
-from ..factorization.forms import FactoredWeight
+from ..factorization.factored_weight import FactoredWeight, Ranks
 from ..model import Array, Float64
 from .algorithms.kernel import checked_weight, relative_error
 from .forms import fitting_of
 from .layer_kinds import LayerWeight
-from .ranks.error_curve import ErrorCurve, fewest_parameters
-from .ranks.rank_options import Ranks
-
-__all__ = [
-    "Form",
-    "Task",
-    "decompose_to",
-    "decompose_within",
-    "decomposed",
-    "usable",
-    "values_of",
-]
+from .ranks.error_curve import ErrorCurve
 
 Form = type[FactoredWeight]
+
+_TRIES, _MOST_TRIES = 4, 12
+"""Decompositions made to meet an error, each from what the one before has missed it by: so many
+for fewer parameters, and so many for any that meets it."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +46,16 @@ def values_of(weight: LayerWeight) -> Array:
 
 
 def decomposed(task: Task) -> FactoredWeight | str:
-    """Carry a task out; a weight that cannot be decomposed gives the reason."""
+    """Return the factors of a task, or the reason why the weight cannot be decomposed."""
+    weight = task.weight
     try:
-        return decompose_to(
-            task.form, values_of(task.weight), task.ranks, task.moment, task.weight.name
-        )
+        return decompose_to(task.form, values_of(weight), task.ranks, task.moment, weight.name)
     except InvalidModel as error:
         return error.reason
 
 
 def usable(weights: Iterable[tuple[LayerWeight, Form]], skipped: dict[str, str]) -> set[str]:
-    """Return the names of the weights that can be decomposed; note in `skipped` why others cannot.
-
-    Args:
-        weights: and the forms that they are meant to get.
-        skipped: reasons by name, added to.
-    """
+    """Return the names of the weights that can get these forms; add to `skipped` why not others."""
     names = set()
     for weight, form in weights:
         try:
@@ -87,22 +74,34 @@ def decompose_within(
     moment: Float64 | None = None,
     name: str = "weight",
 ) -> FactoredWeight | None:
-    """Decompose a weight with few parameters, within a relative squared error, if that is found.
+    """Return the decomposition of fewest parameters found that really has at most an error.
 
     Args:
-        curve: the errors to expect of a form of the weight.
-        error: 0 to 1; of the output where the moment is given.
+        curve: the errors to expect of the weight's forms, which are corrected by those reached.
+        error: squared and relative, 0 to 1; of the output where the moment is given.
         values, moment, name: as of `decompose_to`.
 
     Raises:
         InvalidModel: the weight cannot be decomposed.
     """
-    return fewest_parameters(
-        curve,
-        error,
-        lambda choice: decompose_to(choice.form, values, choice.ranks, moment, name),
-        lambda made: relative_error(values, made.to_dense(), moment),
-    )
+    best: FactoredWeight | None = None
+    tried: set[tuple[int, ...]] = set()
+    correction = 1.0
+    for tries in range(_MOST_TRIES):
+        if tries >= _TRIES and best is not None:
+            break
+        choice = curve.fewest(error / correction)
+        if choice is None or choice.ranks in tried:
+            break
+        tried.add(choice.ranks)
+        made = decompose_to(choice.form, values, choice.ranks, moment, name)
+        reached = relative_error(values, made.to_dense(), moment)
+        if reached <= error and (best is None or made.parameter_count < best.parameter_count):
+            best = made
+        if choice.error <= 0 or reached <= 0:
+            break
+        correction = reached / choice.error
+    return best
 
 
 def decompose_to(
@@ -112,14 +111,11 @@ def decompose_to(
     moment: Float64 | None = None,
     name: str = "weight",
 ) -> FactoredWeight:
-    """Decompose a weight into a form of its own.
+    """Decompose a weight into a form of a single weight.
 
     Args:
-        form: of a single weight.
-        values: of the weight, of a shape that the form has.
-        ranks: of the form.
+        values: of a shape that the form has.
         moment: of the unfolded input: then the error of the output is minimized.
-        name: the weight's name, for errors.
 
     Raises:
         InvalidModel: the weight cannot be decomposed.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from ..options.decomposition import JointScheme
 from .algorithms.joint import JOINT_FITTINGS
@@ -12,27 +11,14 @@ from .algorithms.joint import JOINT_FITTINGS
 _BESIDE_BLOCKS = re.compile(r"downsample|shortcut|proj_?conv|skip", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class JointGroup:
-    """Layers that share a factor.
-
-    Attributes:
-        stage: what their names have in common.
-        names: of the weights, at least two, in the model's order.
-    """
-
-    stage: str
-    names: tuple[str, ...]
+Members = dict[tuple[str, tuple[int, ...]], list[str]]
+"""Names of weights by their stage and shape."""
 
 
 def joint_groups(
-    shapes: Mapping[str, Sequence[int]],
-    scheme: JointScheme,
-    *,
-    first_stage: bool = False,
-    has_first: bool = True,
-) -> tuple[JointGroup, ...]:
-    """Return the groups of a model's repeated layers.
+    shapes: Mapping[str, Sequence[int]], scheme: JointScheme
+) -> tuple[tuple[str, ...], ...]:
+    """Return the groups of a model's repeated layers: names of two and more weights, in order.
 
     A group is the weights of equal shape of one stage. The stage is the part of a name before its
     first whole number (`layer2` of `layer2.1.conv1.weight`, `encoder.layer` of
@@ -41,40 +27,32 @@ def joint_groups(
     first often is, joins the group of its stage that it fits in all else, where the scheme mixes
     depths.
 
-    Left alone are the first weight, those of a stage with no other member (classifiers), depthwise
-    convolutions, shortcuts, and the first of several stages that have groups.
+    Left alone are weights of a stage with no other member (classifiers), depthwise convolutions,
+    shortcuts, and the first of several stages that have groups.
 
     Args:
-        shapes: of the model's weights by name, in order; those of fewer than two or more than four
-            dimensions are passed over.
+        shapes: of the model's weights but the first, by name, in order; those of fewer than two or
+            more than four dimensions are passed over.
         scheme: as of `joint`.
-        first_stage: whether the first stage joins, too.
-        has_first: whether the first of `shapes` is the model's first weight.
     """
     weights = {name: tuple(shape) for name, shape in shapes.items() if 2 <= len(shape) <= 4}
-    members: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for name in list(weights)[1 if has_first else 0 :]:
-        shape = weights[name]
+    members: Members = {}
+    for name, shape in weights.items():
         if not _BESIDE_BLOCKS.search(name) and not (shape[1] == 1 and len(shape) > 2):
             members.setdefault((_stage(name), shape), []).append(name)
     repeated = {key for key, names in members.items() if len(names) > 1}
     if JOINT_FITTINGS[scheme].mixes_depths:
         _join_halves(members, repeated)
-    groups = [
-        JointGroup(stage, tuple(name for name in weights if name in members[stage, shape]))
-        for stage, shape in members
-        if (stage, shape) in repeated
-    ]
-    stages = list(dict.fromkeys(group.stage for group in groups))
-    if len(stages) > 1 and not first_stage:
-        groups = [group for group in groups if group.stage != stages[0]]
-    return tuple(groups)
+    stages = list(dict.fromkeys(stage for stage, shape in members if (stage, shape) in repeated))
+    used = stages[1:] or stages
+    return tuple(
+        tuple(name for name in weights if name in names)
+        for (stage, shape), names in members.items()
+        if (stage, shape) in repeated and stage in used
+    )
 
 
-def _join_halves(
-    members: dict[tuple[str, tuple[int, ...]], list[str]],
-    repeated: set[tuple[str, tuple[int, ...]]],
-) -> None:
+def _join_halves(members: Members, repeated: set[tuple[str, tuple[int, ...]]]) -> None:
     """Move single layers of half the input depth to the group of their stage."""
     for stage, (outputs, inputs, *taps) in sorted(repeated):
         half = stage, (outputs, inputs // 2, *taps)

@@ -59,7 +59,7 @@ def select_joint(
 ) -> None:
     """Decompose the groups of a model's repeated layers, and note why other layers stay dense.
 
-    Layers with different options of their own share nothing.
+    Layers whose options differ share nothing.
 
     Args:
         weights: of the layers that may share a factor, in the order of the model.
@@ -73,9 +73,12 @@ def select_joint(
     """
     names = usable(((weight, JointRight) for weight in weights), decomposition.skipped)
     groups = list(_groups([weight for weight in weights if weight.name in names], options))
-    if not groups and options.decomposition.method == "joint":
-        _check_ratio(options.decomposition.compression_ratio, model_parameters, decomposition.saved)
-    fraction = _fraction_of_ratio(groups, model_parameters, decomposition.saved)
+    saved, ratio = decomposition.saved, options.decomposition.compression_ratio
+    nothing_shared = options.decomposition.method == "joint" and not groups
+    if nothing_shared and ratio is not None and model_parameters - saved > model_parameters / ratio:
+        reason = "there is no group of repeated layers that could share a factor"
+        raise InvalidOptions("compression_ratio", f"{ratio}: {reason}")
+    fraction = _fraction_of_ratio(groups, model_parameters, saved)
     for group in groups:
         _decompose(group, fraction, decomposition)
         if progress is not None:
@@ -91,9 +94,9 @@ def _groups(weights: Sequence[LayerWeight], options: EncodeOptions) -> Iterator[
     may_share = [w for w in weights if w.kind in _SHARING and not w.is_first]
     shapes = {weight.name: weight.shape for weight in may_share}
     scheme = options.decomposition.joint_scheme
-    for group in joint_groups(shapes, scheme, has_first=False):
+    for names in joint_groups(shapes, scheme):
         apart: dict[DecompositionOptions, list[LayerWeight]] = {}
-        for name in group.names:
+        for name in names:
             member_options = options.for_tensor(name).decomposition
             apart.setdefault(member_options, []).append(by_name[name])
         yield from (
@@ -117,15 +120,8 @@ def _decompose(group: _Group, fraction_of_ratio: float, decomposition: Decomposi
         decomposition.factorizations.update(joint(values, rank, group.options.joint_scheme))
 
 
-def _check_ratio(ratio: float | None, model_parameters: int, saved: int) -> None:
-    """Check that a model whose layers share nothing has the ratio asked for without that."""
-    if ratio is not None and model_parameters - saved > model_parameters / ratio:
-        reason = "there is no group of repeated layers that could share a factor"
-        raise InvalidOptions("compression_ratio", f"{ratio}: {reason}")
-
-
 def _fraction_of_ratio(groups: Sequence[_Group], model_parameters: int, saved: int) -> float:
-    """Return the fraction to keep of every group, the largest that gives the ratio asked for.
+    """Return the fraction to keep of every group, the largest that gives the model's ratio.
 
     Args:
         groups: of which some may have a rank or an energy instead: they are counted as dense.
@@ -135,9 +131,8 @@ def _fraction_of_ratio(groups: Sequence[_Group], model_parameters: int, saved: i
     by_ratio = [group for group in groups if group.options.compression_ratio is not None]
     if not by_ratio:
         return 1.0
-    ratio = cast(
-        "float", by_ratio[0].options.compression_ratio
-    )  # the model's: no layer has its own
+    # The model's: no layer has another.
+    ratio = cast("float", by_ratio[0].options.compression_ratio)
     others = model_parameters - saved - sum(group.dense for group in by_ratio)
 
     def parameters(fraction: float) -> int:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InvalidModel
 from ..model import Parameter, is_signed_float
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = ["Kind", "LayerWeight", "weights_of_model"]
 
 _COLOURS = 3  # channels of most images
 
@@ -54,9 +52,9 @@ def weights_of_model(
     """Return the weights that layers multiply their inputs by, in the order of the model.
 
     Args:
-        model: tensors by name. Without a module, those of floats with two and more dimensions are
-            taken for weights. A convolution with one input channel for each group looks like one
-            with a single input channel: both are taken for depthwise ones, but for the first
+        model: tensors by name. Without a module, those of floats with two and more dimensions
+            count as weights. A convolution with one input channel for each group looks like one
+            with a single input channel: both count as depthwise ones, but for the first
             layer; other groups cannot be seen, nor whether a convolution is transposed.
         module: whose layers say what they are. What it has no layer for is of kind "other".
 
@@ -73,7 +71,10 @@ def weights_of_model(
     ]
     if module is None:
         kinds = _kinds_by_shape(candidates)
-        order = [*(p.name for p in candidates if _is_of_images(p, kinds)), *kinds]
+        # A file's order does not tell the first layer, as files are often sorted by name: it is
+        # rather a convolution of red, green and blue.
+        of_images = [p for p in candidates if kinds[p.name] == "convolution"]
+        order = [*(p.name for p in of_images if p.shape[1] == _COLOURS), *kinds]
     else:
         in_module = _kinds_in(module)
         kinds = {parameter.name: _kind_in_module(parameter, in_module) for parameter in candidates}
@@ -89,14 +90,6 @@ def _kinds_by_shape(candidates: Iterable[Parameter]) -> dict[str, Kind]:
         is_first = all(kind == "other" for kind in kinds.values())
         kinds[parameter.name] = _kind_by_shape(parameter.shape, is_first=is_first)
     return kinds
-
-
-def _is_of_images(weight: Parameter, kinds: Mapping[str, Kind]) -> bool:
-    """Whether a weight is of a convolution of red, green and blue: of a first layer.
-
-    The order of a file does not tell, as files are often sorted by name: "classifier" comes first.
-    """
-    return kinds[weight.name] == "convolution" and weight.shape[1] == _COLOURS
 
 
 def _kind_by_shape(shape: tuple[int, ...], *, is_first: bool) -> Kind:
@@ -126,14 +119,15 @@ def _kinds_in(module: torch.nn.Module) -> dict[str, tuple[Kind, tuple[int, ...]]
     from ..user.module import weight_layers
 
     kinds: dict[str, tuple[Kind, tuple[int, ...]]] = {}
-    for layer, name in weight_layers(module).items():
+    layers: dict[Any, str] = weight_layers(module)
+    for layer, name in layers.items():
         kind, shape = _kind_of_layer(layer), tuple(layer.weight.shape)
         if kinds.setdefault(name, (kind, shape))[0] != kind:
             kinds[name] = "other", shape  # a weight that two kinds of layers share
     return kinds
 
 
-def _kind_of_layer(layer: torch.nn.Module) -> Kind:
+def _kind_of_layer(layer: Any) -> Kind:
     shape = tuple(layer.weight.shape)
     if len(shape) == 2:
         return "linear"

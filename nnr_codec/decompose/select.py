@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..calibration.moments import Calibration
 from ..errors import InvalidOptions
-from ..model import Parameter
+from ..factorization.forms import FactoredWeight
+from ..model import Float64, Parameter
 from ..options import DecompositionOptions, EncodeOptions, matches_tensor
 from ..support.blas_threads import on_one_blas_thread
 from ..support.ordered_calls import ordered_results
@@ -23,12 +24,9 @@ from .forms import form_of_method, forms_of_layer, has_first_layer
 from .joint_selection import ALONE, select_joint
 from .layer_kinds import LayerWeight, weights_of_model
 from .ranks.chosen_ranks import NO_FEWER, Candidate, chosen_tasks
-from .row_moments import moment_of
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = ["Decomposition", "decompose_model"]
 
 Progress = Callable[[str], object]
 
@@ -70,8 +68,8 @@ def decompose_model(
         calibration: second moments of the layers' inputs: then it is the error of the outputs
             that forms and ranks are chosen by, and that all but joint forms minimize.
         executor: decomposes weights side by side.
-        progress: called with the name of a weight whenever a step of its is done: what its ranks
-            follow from is found, and it is decomposed.
+        progress: called with the name of a weight after each of its steps: the choice of its ranks,
+            and its decomposition.
 
     Raises:
         InvalidModel: a weight does not fit the module.
@@ -119,22 +117,18 @@ def _check_named(
 def _check_ratio(
     weight_options: DecompositionOptions, model_parameters: int, decomposition: Decomposition
 ) -> None:
-    """Check that a model whose weights all stay dense, or have ranks of their own, has the ratio.
+    """Check that a model whose weights all stay dense, or have set ranks, has the ratio.
 
     Where the ratio chooses ranks, these have it, and other errors have told what is out of reach.
     """
     ratio, after = weight_options.compression_ratio, model_parameters - decomposition.saved
-    if (
-        weight_options.method == "none"
-        or ratio is None
-        or after * ratio <= model_parameters * (1 + _ROUNDING)
-    ):
+    if weight_options.method == "none" or ratio is None:
         return
-    if decomposition.factorizations:
-        reason = f"the ranks that weights have of their own give {model_parameters / after:.4g}"
-    else:
+    if after * ratio > model_parameters * (1 + _ROUNDING):
         reason = "nothing is decomposed"
-    raise InvalidOptions("compression_ratio", f"{ratio}: {reason}")
+        if decomposition.factorizations:
+            reason = f"the ranks set for single weights give {model_parameters / after:.4g}"
+        raise InvalidOptions("compression_ratio", f"{ratio}: {reason}")
 
 
 def _eligible(
@@ -184,6 +178,10 @@ def _obstacle(
     return None
 
 
+def _forms(weight: LayerWeight, method: str) -> tuple[type[FactoredWeight], ...]:
+    return forms_of_layer(weight) if method == "auto" else (form_of_method(weight, method),)
+
+
 @dataclass(frozen=True)
 class _Selection:
     """The steps of :func:`decompose_model`, with what they have in common."""
@@ -199,27 +197,19 @@ class _Selection:
     ) -> None:
         """Decompose weights into the form that the method tells, or the ratio, each by itself."""
         candidates = [
-            self._candidate(weight, weight_options) for weight, weight_options in eligible
+            Candidate(weight, _forms(weight, each.method), each, self._moment(weight))
+            for weight, each in eligible
         ]
         skipped = self.decomposition.skipped
         chosen = chosen_tasks(candidates, self.options, model_parameters, skipped, self._results)
         for task, made in zip(chosen, self._results(decomposed, chosen), strict=True):
             self.decomposition.add(task.weight.name, made)
 
-    def _candidate(self, weight: LayerWeight, weight_options: DecompositionOptions) -> Candidate:
-        is_free = weight_options.method == "auto"
-        forms = (
-            forms_of_layer(weight) if is_free else (form_of_method(weight, weight_options.method),)
-        )
-        return Candidate(weight, forms, weight_options, moment_of(weight, self.calibration))
-
     def decompose_for_size(self, weights: Sequence[LayerWeight]) -> None:
         """Decompose the weights that take fewer bytes so, at the error of plain quantization."""
-        tasks = [SizeTask(w, self.options, moment_of(w, self.calibration)) for w in weights]
+        tasks = [SizeTask(w, self.options, self._moment(w)) for w in weights]
         for task, (made, qp) in zip(tasks, self._results(smallest, tasks), strict=True):
-            self.decomposition.add(task.weight.name, made)
-            if qp is not None:
-                self.decomposition.set_qp(task.weight.name, qp)
+            self.decomposition.add(task.weight.name, made, qp)
 
     def decompose_for_work(
         self, weights: Sequence[LayerWeight], module: torch.nn.Module | None, inputs: Any
@@ -230,9 +220,22 @@ class _Selection:
         bench = WorkBench(self.options.decomposition, module, inputs)
         for weight in weights:
             energy = self.options.for_tensor(weight.name).decomposition.energy
-            made = least_work(weight, bench, moment_of(weight, self.calibration), energy)
+            made = least_work(weight, bench, self._moment(weight), energy)
             self.decomposition.add(weight.name, made)
             self._done(weight)
+
+    def _moment(self, weight: LayerWeight) -> Float64 | None:
+        """Return E[x xᵀ] for x in the order of the weight's unfolding, or None if it is not known.
+
+        Of groups it is the mean: they share the first factor. A transposed convolution's weight is
+        unfolded in another order than its inputs, so there is none.
+        """
+        known = self.calibration.moments.get(weight.name) if self.calibration else None
+        if known is None or known.layout.transposed:
+            return None
+        matrices = known.matrices()
+        moment: Float64 = matrices[0] if len(matrices) == 1 else matrices.mean(axis=0)
+        return moment
 
     def _results(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
         """Yield what a function makes of each task, and tell of its weight when that is done."""

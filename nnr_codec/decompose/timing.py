@@ -1,4 +1,4 @@
-"""Timing calls against each other on a processor that does other things, too. Needs torch."""
+"""Timing calls against each other on a processor that is shared. Needs the extra `torch`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 
 from ..model import Float64
 
-__all__ = ["times_in_turns"]
-
 
 def times_in_turns(
     calls: Sequence[Callable[[], object]], rounds: int, seconds: float = 0.0
@@ -19,8 +17,8 @@ def times_in_turns(
 
     What changes slowly (the processor's frequency, other programs) is alike within a round, so that
     the quotients of a round tell more than those of medians. Every second round runs backwards:
-    none always comes after the same other. If torch has one thread, its processor time is taken,
-    which leaves out the time of other programs; else what passed.
+    none always comes after the same other. If torch has one thread, it is processor time, without
+    that of other programs; else wall time.
 
     Args:
         calls: what is timed; each is called once before, for what happens the first time.
@@ -30,7 +28,9 @@ def times_in_turns(
     Returns:
         Seconds, (rounds, calls).
     """
-    clock = _clock()
+    import torch
+
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for call in calls:
         call()
     order = list(range(len(calls)))
@@ -45,9 +45,3 @@ def times_in_turns(
         times.append(row)
         order.reverse()
     return np.array(times)
-
-
-def _clock() -> Callable[[], float]:
-    import torch
-
-    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter

@@ -167,8 +167,7 @@ def _convolution_stems(stem: str) -> Iterator[str]:
 
 
 def _grouped(parameters: Sequence[Parameter], layers: Iterable[Group]) -> list[Group]:
-    """Return the units of a model: the layers, and the other tensors by themselves, each where its
-    first tensor stands."""
+    """Return the layers and the other tensors as units, each where its first tensor stands."""
     owner = {vector.name: layer for layer in layers for vector in layer.values()}
     groups: dict[str, Group] = {}
     for parameter in parameters:

@@ -16,7 +16,7 @@ from ..errors import InvalidModel, QuantizationOverflow
 from ..model import Parameter
 from ..options import EncodeOptions
 from ..quantize.distortion import Distortion, distortion
-from ..quantize.quantizer import CodingRates, Weights, quantizer_of
+from ..quantize.quantizer import CodingRates, InputKnowledge, Weights, quantizer_of
 from .unit_encoder import CodedLevels
 
 _LEVEL_LIMIT = 2**31 - 8  # of |weight / step|: the integer, and those tried beside it, fit 32 bits
@@ -123,7 +123,8 @@ def quantize_tensor(
     qp = _coarse_enough(parameter, options, largest)
     step = step_size(qp, options.qp_density)
     rates = _rates(parameter.shape, options, profile)
-    levels = quantizer_of(dependent=options.dq).integers(_binary32(values), step, rates)
+    quantizer = quantizer_of(dependent=options.dq)
+    levels = quantizer.integers(_binary32(values), step, rates, InputKnowledge())
     # No tool changes what is decoded. Measured before there is a code, it needs less memory.
     syntax = rates.syntax(dependent=options.dq)
     error = distortion(values.reshape(-1), levels, syntax, step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
 from typing import Protocol, Self, TypeVar
 
 from ..support.ordered_calls import ordered_results
@@ -38,11 +37,7 @@ def results_of(
     """
     is_sent = executor is not None and not isinstance(executor, ThreadPoolExecutor)
     arguments = (
-        (_BYTES_PER_ELEMENT * task.elements, task.loaded if is_sent else partial(_itself, task))
+        (_BYTES_PER_ELEMENT * task.elements, task.loaded if is_sent else lambda task=task: task)
         for task in tasks
     )
     return ordered_results(executor, function, arguments)
-
-
-def _itself(task: S) -> S:
-    return task

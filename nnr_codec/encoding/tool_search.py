@@ -6,13 +6,14 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from .._core import choose_unary_length, count_zero_rows
 from ..bitstream import Codebook, Context, DataUnit, NodeId, Parent, PayloadType
-from ..bitstream.unit_layout import Integers, ParentData, matrix_shape
+from ..bitstream.unit_layout import Integers, matrix_shape
 from ..decoding.series import Series
 from ..options import EncodeOptions
 from ..quantize.codebook import codebook_of, promises_codebook
@@ -37,6 +38,7 @@ class ToolSearch:
         """`node_ids`: the identities of the tensors in `series`, the earlier streams, by name."""
         self._context = context
         self._series = series or Series()
+        self._parent_data = partial(self._series.parent_data, label="parent", offset=0)
         self._node_ids = node_ids or {}
 
     def smallest(
@@ -140,9 +142,6 @@ class ToolSearch:
         wanted = options.row_skipping and possible and min(levels.shape) > 1
         if wanted and not levels.any(axis=1).all():
             yield True
-
-    def _parent_data(self, name: str, elements: int) -> ParentData:
-        return self._series.parent_data(name, elements, label="parent", offset=0)
 
 
 def skippable_bytes(quantized: QuantizedTensor) -> float:

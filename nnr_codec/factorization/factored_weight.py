@@ -28,7 +28,7 @@ class FactoredWeight(ABC):
     Attributes:
         shape: dimensions of the dense weight as in the model: (T, S) of a linear layer, (T, S, d)
             or (T, S, d1, d2) of a convolution with T outputs and S inputs; transposed convolutions
-            keep their own order (S, T, d1, d2).
+            have the order (S, T, d1, d2).
         factors: float arrays, in the order in which a stream names them.
 
     Raises:
@@ -55,7 +55,7 @@ class FactoredWeight(ABC):
 
     @property
     def ranks(self) -> Ranks:
-        """The ranks, in the form's own order."""
+        """The ranks, in the form's order."""
         return tuple(self.factors[factor].shape[axis] for factor, axis in self._rank_axes)
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
+from functools import partial
 
 from ..errors import InvalidModel, UnsupportedFeature
 from ..model import Array, Model, Parameter, dtype_of, is_float
@@ -85,11 +86,9 @@ def with_weights(model: Model) -> tuple[Model, dict[str, FactoredWeight]]:
             continue
         for weight in factors.add(name, parameter.read()):
             weights[weight] = entries[weight].weight(factors.release(weight))
-            parameters.append(_dense(weight, entries[weight], weights[weight].factors))
+            entry = entries[weight]
+            dense = partial(entry.dense, weights[weight].factors)
+            parameters.append(Parameter(weight, entry.shape, dtype_of(entry.dtype), dense))
     metadata = {key: text for key, text in model.metadata.items() if key != KEY}
-    notes = model.notes
-    return Model(parameters, metadata=metadata, source=model.source, notes=notes), weights
-
-
-def _dense(name: str, entry: Factorization, factors: Sequence[Array]) -> Parameter:
-    return Parameter(name, entry.shape, dtype_of(entry.dtype), lambda: entry.dense(factors))
+    kept = {"metadata": metadata, "source": model.source, "notes": model.notes}
+    return Model(parameters, **kept), weights

@@ -7,7 +7,7 @@ mean", defines them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -41,8 +41,11 @@ class Meaning:
         """Read the keys of a map's entry.
 
         Raises:
-            MapError: a value is of another type.
+            MapError: a value is missing, or of another type.
         """
+        for field in fields(cls):
+            if field.default is MISSING and field.name not in entry:
+                raise MapError(f"{cls.kind} needs {field.name}")
         return cls(**{key: _read(key, entry[key]) for key in cls.map_keys() if key in entry})
 
     @classmethod

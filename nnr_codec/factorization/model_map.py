@@ -46,8 +46,8 @@ class Extra:
     Attributes:
         name: its name.
         after: name of the coded tensor or factored weight that it follows; None: it comes first.
-        tied_to: name of the coded tensor or factored weight, not behind it, whose values are its
-            own; None: it is empty, and has `dtype` and `shape`.
+        tied_to: name of the coded tensor or factored weight, not behind it, whose values it shares;
+            None: it is empty, and has `dtype` and `shape`.
     """
 
     name: str

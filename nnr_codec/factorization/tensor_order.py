@@ -1,7 +1,7 @@
 """The order in which tensors come back, where the units of a stream have another.
 
-A BLOCK unit gives the tensors of a layer in an order of its own. What order the checkpoint had, the
-model map says in one word or one list for the whole stream (spec/model_map.md, "order").
+A BLOCK unit gives the tensors of a layer in a fixed order. What order the checkpoint had, the model
+map says in one word or one list for the whole stream (spec/model_map.md, "order").
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ BLOCK_ROLES = ("weight", "local_scaling", "beta", "gamma", "mean", "var", "bias"
 
 
 class Named(Protocol):
-    """What can be put in order: a name, and the role in a data unit."""
+    """What can be put in order: the name of a tensor, and its role in its data unit."""
 
     @property
-    def name(self) -> str:
-        """Name of the tensor."""
+    def name(self) -> str: ...
 
     @property
-    def role(self) -> str:
-        """Its role in its data unit."""
+    def role(self) -> str: ...
 
 
 T = TypeVar("T", bound=Named)
@@ -66,7 +64,7 @@ def in_order(units: Iterable[list[T]], order: Callable[[], TensorOrder]) -> Iter
 
     Args:
         units: the tensors of each unit, in stream order; by name, with ascending least names.
-        order: tells their order; asked when the first unit is there.
+        order: tells their order; called when the first unit has come.
     """
     waiting: list[tuple[str, T]] = []
     for tensors in units:

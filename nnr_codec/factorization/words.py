@@ -1,5 +1,7 @@
-"""Values as words of bits, and words as small signed integers (spec/model_map.md,
-"What integers mean")."""
+"""Values as words of bits, and words as small signed integers.
+
+spec/model_map.md, "What integers mean", has the definition.
+"""
 
 from __future__ import annotations
 

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .layout import Layout, depthwise, rows_first, unchanged
+from ..factorization.factored_weight import Shape
+from .layout import Layout, rows_first, unchanged
 from .parts import is_convolution, is_transposed, pointwise, tiled, tiled_transposed, with_taps
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,8 @@ def _cp(layer: Any, shape: Shape, ranks: Sequence[int]) -> Chain:
     for axis, (name, size) in enumerate(zip(names, taps, strict=True)):
         kernel = tuple(size if other == axis else 1 for other in range(dimensions))
         part = with_taps(layer, rank, rank, (axis,), groups=rank)
-        middle.append(ChainLayer(name, 2 + axis, part, depthwise(size, rank, kernel)))
+        layout = Layout((size, rank), (size, rank), (1, 0), (rank, 1, *kernel))
+        middle.append(ChainLayer(name, 2 + axis, part, layout))
     first, last = _reduce(1, inputs, rank, dimensions), _expand(0, rank, outputs, dimensions)
     return [first, *middle, last]
 

@@ -18,7 +18,7 @@ SharedParameters = MutableMapping[tuple[str, Layout], nn.Parameter]
 
 
 class FactorizedLayer(nn.Sequential):
-    """A chain of ordinary layers in the place of one, equal to it up to rounding.
+    """A chain of ordinary layers that stands for one, equal to it up to rounding.
 
     Its children are called "reduce" and "expand" for the form "lr", with "vertical" and
     "horizontal" between them for "cp" and "ht2" ("taps" if the kernel is 1-d), or "core" for
@@ -36,7 +36,7 @@ class FactorizedLayer(nn.Sequential):
 
         Args:
             layer: the one to replace: linear, an embedding or a convolution. It gives stride,
-                padding, dilation and groups; its bias is taken over as it is.
+                padding, dilation and groups; its bias is shared.
             form: word of the model map.
             shape: of its weight.
             ranks: of the form.
@@ -127,14 +127,14 @@ def factored(
     names: Sequence[str] | None = None,
     shared: SharedParameters | None = None,
 ) -> FactorizedLayer:
-    """Return a layer that runs on the factors of `weight` in the place of `layer`.
+    """Return a layer that runs on the factors of `weight` and stands for `layer`.
 
     Args:
         layer: linear, an embedding or a convolution, which is left as it is; the parameters are of
             its dtype and on its device, and its bias is shared.
         weight: of the shape that the layer's has.
         names: of the factors; what has one name is one parameter. Without names nothing is shared.
-        shared: parameters of other layers, which this one may share and adds its own to.
+        shared: parameters of other layers, which this one may share, and adds to.
 
     Raises:
         ValueError: the weight has another shape, or such layers are not executed in this form.

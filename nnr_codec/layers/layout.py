@@ -50,11 +50,6 @@ def rows_first(rows: int, columns: int, taps: int = 0, *, swapped: bool = False)
     return Layout((rows, columns), (rows, columns), permutation, (*sizes, *ones))
 
 
-def depthwise(taps: int, rank: int, weight_taps: tuple[int, ...]) -> Layout:
-    """Return the layout of a factor (taps, rank) as a depthwise convolution of `weight_taps`."""
-    return Layout((taps, rank), (taps, rank), (1, 0), (rank, 1, *weight_taps))
-
-
 def unchanged(factor_shape: tuple[int, ...], weight_shape: tuple[int, ...]) -> Layout:
     """Return the layout of a factor whose elements stay in their order."""
     size = math.prod(factor_shape)

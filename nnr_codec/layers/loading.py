@@ -39,9 +39,8 @@ def load_into(
     padding, dilation and groups, which the source does not know; hooks of the old layer are lost.
     Dtype, device and requires_grad are the old weight's. A factor that several layers share is one
     parameter of all of them. All other tensors are copied into the module's; to a layer that is
-    tied to a weight in factors, their product is. Everything that the
-    headers tell is checked before anything is changed; a payload that turns out to be damaged
-    leaves the module partly loaded.
+    tied to a weight in factors, their product is. What the headers tell is checked before anything
+    is changed; a payload that turns out to be damaged leaves the module partly loaded.
 
     Args:
         module: a module with the tensors and layers of the source, as the model had them before it
@@ -130,6 +129,9 @@ def _load(
     weights = tensors.factorizations
     tracker = FactorTracker[Array](factors_of(weights), state.__contains__)
     shared: SharedParameters = {}
+    replaced = set(layers.values())
+    parts = (part for part in module.modules() if part not in replaced)
+    kept = {id(p) for part in parts for p in part.parameters(recurse=False)}
     for parameter in tensors.parameters:
         name, values = parameter.name, parameter.read()
         if name in state and name not in tracker:
@@ -141,8 +143,8 @@ def _load(
             if weight in layers:
                 made = factored(layers[weight], entry.weight(factors), entry.factors, shared)
                 replace_layer(module, weight, made)
-            # Another layer, which was not replaced, may be tied to the weight.
-            if weight not in layers or any(p is state[weight] for p in module.parameters()):
+            # Another layer, which is not replaced, may be tied to the weight.
+            if weight not in layers or id(state[weight]) in kept:
                 _copy(state[weight], entry.dense(factors))
             del factors
 

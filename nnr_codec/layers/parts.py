@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -43,7 +43,6 @@ class _TiledTransposed:
     def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
         layer: Any = self
         dimensions = len(layer.kernel_size)
-        convolve = _TRANSPOSE[dimensions]
         output_padding = layer._output_padding(
             input,
             output_size,
@@ -53,7 +52,7 @@ class _TiledTransposed:
             dimensions,
             layer.dilation,
         )
-        return convolve(
+        result: torch.Tensor = _TRANSPOSE[dimensions](
             input,
             _tiled(layer.weight, layer.groups),
             layer.bias,
@@ -63,6 +62,7 @@ class _TiledTransposed:
             layer.groups,
             layer.dilation,
         )
+        return result
 
 
 class TiledConvTranspose1d(_TiledTransposed, nn.ConvTranspose1d):
@@ -93,12 +93,12 @@ def _tiled(weight: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def is_convolution(layer: nn.Module) -> bool:
-    """Whether a layer is a convolution, not transposed, that can be taken apart."""
+    """Whether a layer is a convolution, not transposed, that factors can replace."""
     return type(layer) in _CONVOLUTIONS
 
 
 def is_transposed(layer: nn.Module) -> bool:
-    """Whether a layer is a transposed convolution that can be taken apart."""
+    """Whether a layer is a transposed convolution that factors can replace."""
     return type(layer) in _TRANSPOSED
 
 
@@ -111,7 +111,12 @@ def pointwise(dimensions: int, inputs: int, outputs: int, groups: int = 1) -> nn
 
 
 def with_taps(
-    layer: Any, inputs: int, outputs: int, axes: Iterable[int] | None = None, groups: int = 1
+    layer: Any,
+    inputs: int,
+    outputs: int,
+    axes: Iterable[int] | None = None,
+    groups: int = 1,
+    kinds: Sequence[Any] = _CONVOLUTIONS,
 ) -> nn.Module:
     """Return a convolution that has the kernel of `layer` along some axes, and 1 along the others.
 
@@ -120,43 +125,8 @@ def with_taps(
         inputs, outputs: channels.
         axes: spatial axes, from 0; None: all.
         groups: of the new convolution.
+        kinds: its classes in 1-d, 2-d and 3-d.
     """
-    return _along(_CONVOLUTIONS, layer, inputs, outputs, axes, groups)
-
-
-def tiled(layer: Any, rank: int) -> nn.Module:
-    """Return a convolution to `rank` channels for each group of `layer`, by one weight."""
-    kinds = _CONVOLUTIONS if layer.groups == 1 else _TILED
-    channels = rank * layer.groups
-    return _along(kinds, layer, layer.in_channels, channels, None, layer.groups)
-
-
-def tiled_transposed(layer: Any, rank: int) -> nn.Module:
-    """Return the transposed convolution from `rank` channels for each group of `layer`."""
-    dimensions = len(layer.kernel_size)
-    kinds = _TRANSPOSED if layer.groups == 1 else _TILED_TRANSPOSED
-    return kinds[dimensions - 1](
-        rank * layer.groups,
-        layer.out_channels,
-        layer.kernel_size,
-        stride=layer.stride,
-        padding=layer.padding,
-        output_padding=layer.output_padding,
-        groups=layer.groups,
-        bias=False,
-        dilation=layer.dilation,
-        device=_META,
-    )
-
-
-def _along(
-    kinds: tuple[Any, ...],
-    layer: Any,
-    inputs: int,
-    outputs: int,
-    axes: Iterable[int] | None,
-    groups: int,
-) -> nn.Module:
     dimensions = len(layer.kernel_size)
     chosen = set(range(dimensions) if axes is None else axes)
 
@@ -178,3 +148,28 @@ def _along(
         device=_META,
     )
     return part
+
+
+def tiled(layer: Any, rank: int) -> nn.Module:
+    """Return a convolution to `rank` channels for each group of `layer`, by one weight."""
+    kinds = _CONVOLUTIONS if layer.groups == 1 else _TILED
+    channels = rank * layer.groups
+    return with_taps(layer, layer.in_channels, channels, groups=layer.groups, kinds=kinds)
+
+
+def tiled_transposed(layer: Any, rank: int) -> nn.Module:
+    """Return the transposed convolution from `rank` channels for each group of `layer`."""
+    dimensions = len(layer.kernel_size)
+    kinds = _TRANSPOSED if layer.groups == 1 else _TILED_TRANSPOSED
+    return kinds[dimensions - 1](
+        rank * layer.groups,
+        layer.out_channels,
+        layer.kernel_size,
+        stride=layer.stride,
+        padding=layer.padding,
+        output_padding=layer.output_padding,
+        groups=layer.groups,
+        bias=False,
+        dilation=layer.dilation,
+        device=_META,
+    )

@@ -75,7 +75,8 @@ def layer_of(
     layer = module.get_submodule(path)
     kind = type(layer).__name__
     if attribute != "weight":
-        raise InvalidModel(name, f"comes as factors, and is no layer's weight but {kind}'s own")
+        reason = f"comes as factors, and is no layer's weight: it is {attribute!r} of a {kind}"
+        raise InvalidModel(name, reason)
     if layer is module:
         raise InvalidModel(name, f"the {kind} cannot be replaced in place: it is the module itself")
     try:
@@ -86,7 +87,7 @@ def layer_of(
 
 
 def check_distinct(module: nn.Module, names: Iterable[str]) -> None:
-    """Check that no layer of the module has two of these weights, each with factors of its own.
+    """Check that no layer of the module has two of these weights, each with other factors.
 
     Raises:
         InvalidModel: the module has one layer under both names.
@@ -106,7 +107,7 @@ def replace_layer(module: nn.Module, name: str, made: FactorizedLayer) -> None:
 
     Args:
         module: changed in place.
-        name: of the weight, which `layer_of` has found to fit.
+        name: of the weight, which `layer_of` has checked.
         made: of that layer.
     """
     layer = module.get_submodule(name.rpartition(".")[0])

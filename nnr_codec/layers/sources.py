@@ -74,7 +74,7 @@ def _stream(source: Bytes | str | os.PathLike[str], stack: ExitStack) -> Rereada
 
 
 def _is_model_file(path: str) -> bool:
-    """Whether a file is one by its content; else it is taken for a bitstream."""
+    """Whether a file is one by its content; all others count as bitstreams."""
     try:
         format_of(path)
     except InvalidModel:

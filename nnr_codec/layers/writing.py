@@ -54,7 +54,7 @@ def dense_state(module: nn.Module) -> dict[str, Array]:
 
 
 def _weight(layer: FactorizedLayer, seen: _Arrays) -> FactoredWeight:
-    """Return the factors of a layer; arrays `seen` before are taken from there, new ones added."""
+    """Return the factors of a layer; arrays `seen` before are reused, new ones added."""
     factors = []
     for parameter, layout in layer.factor_parameters():
         key = (id(parameter), layout)

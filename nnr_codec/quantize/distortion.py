@@ -47,10 +47,10 @@ def distortion(
         squared_error, energy, largest = measure_distortion(syntax, levels, step, values)
         return Distortion(squared_error, energy, not np.isfinite(largest))
     integers = TensorToEncode(syntax, levels).reconstruct()
-    return difference(values, lambda piece: dequantize(integers[piece], step))
+    return _difference(values, lambda piece: dequantize(integers[piece], step))
 
 
-def difference(
+def _difference(
     values: npt.NDArray[Any], decoded: Callable[[slice], npt.NDArray[np.floating[Any]]]
 ) -> Distortion:
     """Compare a tensor with what comes back.
@@ -76,13 +76,9 @@ def difference(
 
 
 def weight_error(weight: npt.NDArray[Any], made: npt.NDArray[Any]) -> Distortion:
-    """Compare a weight with what decoders, or its factors, make of it.
+    """Compare a weight with what decoders, or its factors, make of it, of the same shape.
 
     Sums over values that are not finite are not finite either.
-
-    Args:
-        weight: as it was.
-        made: of its shape.
     """
     flat = made.reshape(-1)
-    return difference(weight.reshape(-1), lambda piece: flat[piece])
+    return _difference(weight.reshape(-1), lambda piece: flat[piece])

@@ -48,10 +48,7 @@ def exact_step(values: npt.NDArray[Any], density: int) -> tuple[int, Integers] |
 def levels_on_step(values: npt.NDArray[Any], qp: int, density: int) -> Integers | None:
     """Return the integers that times the step of `qp` are the values, bit by bit; None without.
 
-    Args:
-        values: of a floating-point type.
-        qp: quantization parameter.
-        density: qp_density.
+    The values are of a floating-point type, the integers flat.
     """
     narrow = as_binary32(values.reshape(-1))
     if narrow is None:

@@ -49,7 +49,9 @@ def estimated_bits(
         second, second_contexts = _entropy(suffix)
         bins = 2 * sample.size + int(flags.sum()) + int(suffix.sum())
         coded = first + second + float(suffix.sum()) + _LOSS_OF_BIN * bins
-        costs.append((scale * coded + _BITS_OF_CONTEXT * (first_contexts + second_contexts), length))
+        costs.append(
+            (scale * coded + _BITS_OF_CONTEXT * (first_contexts + second_contexts), length)
+        )
     return min(costs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,19 +54,22 @@ class CodingRates:
 
 
 @dataclass(frozen=True, slots=True)
-class Quantizer:
-    """What chooses the integers of a tensor; its search is the core's.
+class InputKnowledge:
+    """What is known of the inputs that a tensor's weights are multiplied with.
 
     Attributes:
-        is_dependent: whether the integers are those of dependent quantization.
-        slope: -dD/dR at high rate, for a step of 1.
+        importance: float32, flat: factors of the weights' squared errors; None: nothing is known,
+            and all errors count alike.
     """
 
-    is_dependent: bool
-    slope: float
+    importance: Weights | None = None
+
+
+class Quantizer(Protocol):
+    """What chooses the integers of a tensor."""
 
     def integers(
-        self, weights: Weights, step: float, rates: CodingRates, importance: Weights | None = None
+        self, weights: Weights, step: float, rates: CodingRates, inputs: InputKnowledge
     ) -> Integers:
         """Return the integers of weights as they are coded; flat.
 
@@ -73,9 +77,21 @@ class Quantizer:
             weights: float32, flat; |weight / step| below 2**31 - 8.
             step: the step size.
             rates: what the integers cost.
-            importance: float32, flat: factors of the weights' squared errors, by what is known of
-                the inputs that they are multiplied with; None: all errors count alike.
+            inputs: says which errors matter.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class CoreQuantizer:
+    """A quantizer whose search is the core's; the slope is -dD/dR at high rate, for a step of 1."""
+
+    is_dependent: bool
+    slope: float
+
+    def integers(
+        self, weights: Weights, step: float, rates: CodingRates, inputs: InputKnowledge
+    ) -> Integers:
+        """See :class:`Quantizer`."""
         bit_cost = rates.lambda_scale * self.slope
         unary_length = 1
         if bit_cost and rates.unary_length is None:
@@ -85,13 +101,13 @@ class Quantizer:
             rounded = quantize(rounding, weights, 2 * step if self.is_dependent else step)
             unary_length = choose_unary_length(rounded)
         syntax = rates.syntax(dependent=self.is_dependent, unary_length=unary_length)
-        return quantize(syntax, weights, step, bit_cost, importance)
+        return quantize(syntax, weights, step, bit_cost, inputs.importance)
 
 
-UNIFORM = Quantizer(False, _UNIFORM_SLOPE)
+UNIFORM = CoreQuantizer(False, _UNIFORM_SLOPE)
 """The nearest multiples of the step, or with rates the best ones in sight."""
 
-DEPENDENT = Quantizer(True, _DEPENDENT_SLOPE)
+DEPENDENT = CoreQuantizer(True, _DEPENDENT_SLOPE)
 """The best path through the trellis of two quantizers, each of every other multiple."""
 
 

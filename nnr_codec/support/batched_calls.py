@@ -122,7 +122,8 @@ class BatchedCalls(Generic[S, T]):
         """Send what of a batch has no result yet."""
         first = batch.count - len(batch.results)
         has_copy = lacks_function or self._copies_left > 0 or len(self._function) <= _SMALL_BYTES
-        self._copies_left -= has_copy
+        if has_copy:
+            self._copies_left -= 1
         copy = self._function if has_copy else None
         try:
             task = self._executor.submit(call_shared, self._key, copy, batch.values, first)

@@ -12,6 +12,7 @@ import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from traceback import format_exception
 from typing import Any, TypeVar
 
 from ..errors import NnrError
@@ -69,7 +70,7 @@ def call_portably(tensor: str, function: Callable[..., T], *arguments: Any) -> T
     Raises:
         Exception: what the function raises.
         NnrError: that cannot be pickled, or not be made again, which would break a pool without a
-            word of the cause; the message names the tensor.
+            word of the cause; the message names the tensor, a note has the trace.
     """
     try:
         return function(*arguments)
@@ -79,6 +80,7 @@ def call_portably(tensor: str, function: Callable[..., T], *arguments: Any) -> T
             pickle.loads(pickled(error.with_traceback(None)))  # as pools send it
         except Exception:
             failure = NnrError(f"tensor {tensor!r}: {type(error).__name__}: {error}")
+            failure.add_note("".join(format_exception(error.with_traceback(traceback))))
         error.__traceback__ = traceback
     raise failure  # outside the handler: some libraries would pickle the first error along
 

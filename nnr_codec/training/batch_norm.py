@@ -12,8 +12,6 @@ from ..user.module import apply, evaluating, inputs_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["reestimate_batch_norm"]
-
 
 def reestimate_batch_norm(module: torch.nn.Module, batches: Iterable[Any]) -> tuple[str, ...]:
     """Set the running means and variances of batch norm to those of `batches`, in place.
@@ -39,7 +37,7 @@ def reestimate_batch_norm(module: torch.nn.Module, batches: Iterable[Any]) -> tu
     from torch import nn
 
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    statistics = {
+    statistics: dict[Any, _Statistics] = {
         part: _Statistics(name)
         for name, part in module.named_modules()
         if isinstance(part, kinds) and part.running_mean is not None

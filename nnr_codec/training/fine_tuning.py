@@ -15,8 +15,6 @@ from ..user.module import apply, in_mode
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["fine_tune"]
-
 
 def fine_tune(
     module: torch.nn.Module,
@@ -27,27 +25,27 @@ def fine_tune(
     steps: int,
     after_step: Callable[[], object] | None = None,
 ) -> list[float]:
-    """Take `steps` steps of `optimizer` on `module`, in training mode; return the losses.
+    """Make `steps` steps of `optimizer` on `module`, in training mode; return the losses.
 
     Args:
-        module: factored layers or not; each part is in its own mode again afterwards.
+        module: factored layers or not; each part is in its previous mode again afterwards.
         optimizer: of the module's parameters.
-        batches: pairs (inputs, targets); gone through again and again. Inputs are a tensor, a tuple
-            of what the module takes, or a dict of that by keyword.
+        batches: pairs (inputs, targets), iterated again and again. Inputs are a tensor, a tuple
+            of the module's arguments, or a dict of those by keyword.
         loss: of outputs and targets; a scalar.
         steps: batches to train on.
         after_step: called after each step: a schedule, or `LowRankProjection.step`, or both.
 
     Raises:
         InvalidModel: the loss is not finite.
-        InvalidOptions: `batches` end before `steps` and cannot be gone through again.
+        InvalidOptions: `batches` end before `steps` and cannot be iterated again.
     """
     losses: list[float] = []
     supply = _endless(batches)
     with in_mode(module, training=True):
         for step in range(steps):
             inputs, targets = next(supply)
-            value = loss(apply(module, inputs), targets)
+            value: Any = loss(apply(module, inputs), targets)
             losses.append(float(value.detach()))
             if not math.isfinite(losses[-1]):
                 raise InvalidModel("loss", f"is {losses[-1]} in step {step} of training")

@@ -31,8 +31,6 @@ from ..user.module import weight_layers
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LowRankProjection", "ranks_at_ratio"]
-
 Ranks = int | tuple[int, int]
 """The rank of an SVD, or the two of Tucker-2: (outputs, inputs)."""
 
@@ -66,8 +64,8 @@ class LowRankProjection:
                 its matrix shape[0] x the rest, two for Tucker-2, which is for convolutions.
             every: steps of the optimizer between two replacements; 100 to 5000 in the paper, whose
                 training is long.
-            tiles: with more than one tile, each is replaced by its own SVD of the given rank;
-                Tucker-2 takes none. Such a kernel has no factored form.
+            tiles: with more than one tile, each is replaced by an SVD of the given rank;
+                Tucker-2 has none. Such a kernel has no factored form.
 
         Raises:
             InvalidOptions: `ranks` name a parameter that there is not, or are impossible for its
@@ -189,8 +187,7 @@ def _check(name: str, shape: tuple[int, ...], rank: Ranks, tiles: tuple[int, int
     checked_ranks(LowRank, shape, (rank,), name)
     rows, columns = shape[0] // tiles[0], math.prod(shape[1:]) // tiles[1]
     if rank > min(rows, columns):
-        reason = f"{name!r}: rank {rank}, and tiles of {rows} x {columns}"
-        raise InvalidOptions("rank", reason)
+        raise InvalidOptions("rank", f"{name!r}: rank {rank}, and tiles of {rows} x {columns}")
 
 
 def _parameters(shape: tuple[int, ...], rank: Ranks, tiles: tuple[int, int]) -> int:
@@ -224,7 +221,7 @@ def _proportional_ranks(shape: tuple[int, ...], fraction: float) -> tuple[int, i
 
 
 def _tiled(weight: Array, rank: int, tiles: tuple[int, int], name: str) -> Array:
-    """Return `weight`, float32, with its own truncated SVD in place of each tile of its matrix."""
+    """Return `weight`, float32, each tile of its matrix replaced by a truncated SVD of it."""
     matrix = checked_weight(weight, LowRank, name).reshape(weight.shape[0], -1)
     bands = []
     for band in np.array_split(matrix, tiles[0], axis=0):

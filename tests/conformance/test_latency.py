@@ -140,7 +140,7 @@ def test_latency_is_minimized_for_each_number_of_samples(monkeypatch: pytest.Mon
         return Decomposition()
 
     monkeypatch.setattr(latency, "decompose_model", decompose)
-    network = latency.Network("n", nn.Linear(4, 4), {}, has_kernels=False)
+    network = latency.Network("n", nn.Linear(4, 4), {})
     batches = {count: torch.ones(count, 4) for count in (1, 8)}
     rounds = latency.Rounds(1, 0.0)
     for method, expected in (("auto-latency", [1, 8]), ("auto-macs", [1]), ("lr", [1])):

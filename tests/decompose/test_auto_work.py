@@ -243,12 +243,13 @@ def test_calls_take_turns_in_both_directions(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_processor_time_if_there_is_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    clocks = SimpleNamespace(process_time=lambda: 1.0, perf_counter=lambda: 2.0)
-    monkeypatch.setattr(timing, "time", clocks)
+    ticks = {"process_time": itertools.count(0, 1), "perf_counter": itertools.count(0, 2)}
+    clocks = {name: partial(next, count) for name, count in ticks.items()}
+    monkeypatch.setattr(timing, "time", SimpleNamespace(**clocks))
     seen = []
     for threads in (1, 2):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        seen.append(timing._clock()())
+        seen.append(timing.times_in_turns([int], 1).item())
     assert seen == [1.0, 2.0]
 
 

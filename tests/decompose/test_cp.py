@@ -227,8 +227,6 @@ def test_errors_name_the_layer() -> None:
     for rank in (0, 37):
         with pytest.raises(InvalidOptions, match=r"'a\.weight'"):
             cp(random_kernel((4, 4, 3, 3)), rank, name="a.weight")
-    with pytest.raises(InvalidOptions, match="error_growth"):
-        cp(random_kernel((4, 4, 3, 3)), 2, error_growth=-0.1)
     with pytest.raises(InvalidOptions, match=r"core of a\.weight"):
         hybrid_cp(random_kernel((4, 4, 3, 3)), 30, (2, 2), name="a.weight")
 

@@ -16,7 +16,7 @@ from nnr_codec.decompose.algorithms.svd import low_rank
 from nnr_codec.decompose.algorithms.tucker import tucker2
 from nnr_codec.decompose.fitting import decompose_to
 from nnr_codec.decompose.ranks.error_curve import error_curve
-from nnr_codec.decompose.ranks.rank_options import best_ranks, energy_ranks
+from nnr_codec.decompose.ranks.rank_options import energy_ranks, resolved_ranks
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 
@@ -61,7 +61,7 @@ LOW_RANK = {"ones", "single"}
 def test_kernels(name: str, method: str) -> None:
     form, decompose = METHODS[method]
     weight = KERNELS[name]
-    error = relative_error(weight, decompose(weight, best_ranks(form, weight, 0.3)).to_dense())
+    error = relative_error(weight, decompose(weight, resolved_ranks(form, weight, 0.3)).to_dense())
     assert error <= (1e-5 if name in LOW_RANK else 1.0)
 
 
@@ -76,7 +76,7 @@ def test_kernels(name: str, method: str) -> None:
 def test_moments(name: str, moment: Array, method: str) -> None:
     form, decompose = METHODS[method]
     weight = KERNELS[name]
-    ranks = best_ranks(form, weight, 0.25)
+    ranks = resolved_ranks(form, weight, 0.25)
     plain, aware = decompose(weight, ranks), decompose(weight, ranks, moment=moment)
     assert np.isfinite(aware.to_dense()).all()
     if moment.any():

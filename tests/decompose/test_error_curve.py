@@ -24,13 +24,8 @@ from nnr_codec.decompose.algorithms.kernel import damped, squared_error
 from nnr_codec.decompose.algorithms.separable import SeparableNorm
 from nnr_codec.decompose.algorithms.svd import low_rank
 from nnr_codec.decompose.algorithms.tucker import tucker2
-from nnr_codec.decompose.ranks.error_curve import (
-    Choice,
-    ErrorCurve,
-    error_curve,
-    fewest_parameters,
-    merged,
-)
+from nnr_codec.decompose.fitting import decompose_within
+from nnr_codec.decompose.ranks.error_curve import Choice, ErrorCurve, error_curve, merged
 from nnr_codec.factorization.forms import CP, HT2, FactoredWeight, LowRank, Tucker2
 
 METHODS: dict[type[FactoredWeight], Any] = {
@@ -113,19 +108,14 @@ def test_an_error_is_met_by_few_parameters() -> None:
     for form in ONE_LAYER:
         curve = error_curve(form, weight)
         for error in (0.5, 0.35):
-            made = fewest_parameters(
-                curve,
-                error,
-                lambda choice: made_of(choice, weight),
-                lambda made: relative_error(weight, made.to_dense()) ** 2,
-            )
+            made = decompose_within(curve, error, weight)
             assert made is not None
             assert relative_error(weight, made.to_dense()) ** 2 <= error
             expected = curve.fewest(error)
             assert expected is not None
             assert made.parameter_count <= expected.parameters
     # Out of reach, or not to be met by fewer parameters than the dense weight has.
-    assert fewest_parameters(error_curve(LowRank, weight), 0.0, made_of, lambda made: 0.0) is None
+    assert decompose_within(error_curve(LowRank, weight), 0.0, weight) is None
 
 
 def test_expectations_that_are_wrong_are_corrected() -> None:
@@ -135,12 +125,7 @@ def test_expectations_that_are_wrong_are_corrected() -> None:
     wanted = curve.fewest(0.3)
     assert wanted is not None
     for factor in (0.5, 0.8, 1.25, 2.0):
-        made = fewest_parameters(
-            curve.scaled(factor),
-            0.3,
-            lambda choice: made_of(choice, weight),
-            lambda made: relative_error(weight, made.to_dense()) ** 2,
-        )
+        made = decompose_within(curve.scaled(factor), 0.3, weight)
         assert made is not None
         assert abs(made.ranks[0] - wanted.ranks[0]) <= 1
 

@@ -52,5 +52,23 @@ def test_methods_give_low_rank_where_their_form_is_not_meant() -> None:
     for other in (weight("linear", 4, 3), weight("transposed", 4, 3, 3, 3)):
         assert {form_of_method(other, method) for method in methods} == {LowRank}
     first = weight("convolution", 4, 3, 3, 3, is_first=True)
-    assert form_of_method(first, "ht2") is LowRank
     assert form_of_method(first, "cp") is CP
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "is_first", "form"),
+    [
+        ("convolution", (64, 64, 3, 3), False, HT2),
+        ("convolution", (64, 64, 1, 7), False, HT2),
+        ("convolution", (16, 3, 3, 3), True, LowRank),
+        ("convolution", (32, 1, 5, 5), True, LowRank),
+        ("convolution", (64, 1, 3, 3), False, LowRank),
+        ("convolution", (64, 32, 5), False, LowRank),
+        ("pointwise", (64, 64, 1, 1), False, LowRank),
+        ("linear", (10, 64), False, LowRank),
+    ],
+)
+def test_which_form_the_published_scheme_gives(
+    kind: Kind, shape: tuple[int, ...], is_first: bool, form: type[FactoredWeight]
+) -> None:
+    assert form_of_method(weight(kind, *shape, is_first=is_first), "ht2") is form

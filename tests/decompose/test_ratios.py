@@ -134,7 +134,7 @@ def test_a_ratio_beside_ranks_of_all_weights() -> None:
     own = (("[ab]", {"rank": 8}),)
     found = decomposed(model, "lr", compression_ratio=3.0, overrides=own)
     assert {weight.ranks for weight in found.factorizations.values()} == {(8,)}
-    reason = r"compression_ratio: 6\.0: the ranks that weights have of their own give 3\.7"
+    reason = r"compression_ratio: 6\.0: the ranks set for single weights give 3\.7"
     with pytest.raises(InvalidOptions, match=reason):
         decomposed(model, "lr", compression_ratio=6.0, overrides=own)
 

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from nnr_codec import InvalidModel, InvalidOptions
 from nnr_codec.decompose.algorithms.ht2 import ht2
 from nnr_codec.decompose.algorithms.tucker import tucker2
-from nnr_codec.decompose.forms.ht2 import form_of_layer
 from nnr_codec.factorization.forms import HT2, Tucker2
 
 SHAPES = st.lists(st.integers(1, 8), min_size=3, max_size=4)
@@ -180,25 +179,3 @@ def test_errors_name_the_layer() -> None:
             method(np.zeros((2, 2, 3, 3), np.float32), ranks, name="a.weight")
         with pytest.raises(InvalidModel, match="no form of shape"):
             method(random_kernel((4, 4)), ranks)
-
-
-@pytest.mark.parametrize(
-    ("shape", "options", "form"),
-    [
-        ((64, 64, 3, 3), {}, "ht2"),
-        ((64, 64, 1, 7), {}, "ht2"),
-        ((16, 3, 3, 3), {"first": True}, "lr"),
-        ((32, 1, 5, 5), {"first": True}, "lr"),
-        ((64, 64, 1, 1), {}, "lr"),
-        ((128, 64, 3, 3), {"downsampling": True}, "lr"),
-        ((10, 64), {}, "lr"),
-        ((64, 32, 5), {}, "lr"),
-        ((64, 1, 3, 3), {}, None),
-        ((64,), {}, None),
-        ((8, 8, 3, 3, 3), {}, None),
-    ],
-)
-def test_which_form_the_published_scheme_gives(
-    shape: tuple[int, ...], options: dict[str, bool], form: str | None
-) -> None:
-    assert form_of_layer(shape, **options) == form

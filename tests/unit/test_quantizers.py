@@ -12,6 +12,7 @@ from nnr_codec.quantize.quantizer import (
     DEPENDENT,
     UNIFORM,
     CodingRates,
+    InputKnowledge,
     quantizer_of,
 )
 
@@ -33,7 +34,7 @@ def test_choice() -> None:
 @each_quantizer
 def test_without_rates(dependent: bool) -> None:
     rates = CodingRates((40, 30))
-    levels = quantizer_of(dependent=dependent).integers(WEIGHTS, STEP, rates)
+    levels = quantizer_of(dependent=dependent).integers(WEIGHTS, STEP, rates, InputKnowledge())
     assert np.array_equal(levels, quantize(syntax(dependent=dependent), WEIGHTS, STEP))
 
 
@@ -42,12 +43,14 @@ def test_without_rates(dependent: bool) -> None:
 def test_with_rates(dependent: bool, unary_length: int | None) -> None:
     """The unary length is that of rounded integers, if none is given."""
     rates = CodingRates((40, 30), unary_length=unary_length, lambda_scale=1.0)
-    levels = quantizer_of(dependent=dependent).integers(WEIGHTS, STEP, rates)
+    levels = quantizer_of(dependent=dependent).integers(WEIGHTS, STEP, rates, InputKnowledge())
     rounded = quantize(syntax(dependent=False), WEIGHTS, 2 * STEP if dependent else STEP)
     length = unary_length or choose_unary_length(rounded)
     expected = syntax(dependent=dependent, unary_length=length)
     assert np.array_equal(levels, quantize(expected, WEIGHTS, STEP, SLOPES[dependent]))
-    without = quantizer_of(dependent=dependent).integers(WEIGHTS, STEP, CodingRates((40, 30)))
+    without = quantizer_of(dependent=dependent).integers(
+        WEIGHTS, STEP, CodingRates((40, 30)), InputKnowledge()
+    )
     assert not np.array_equal(levels, without)
 
 
@@ -57,8 +60,8 @@ def test_importance(dependent: bool) -> None:
     importance = np.where(np.arange(WEIGHTS.size) % 2, 20, 0.5).astype(np.float32)
     rates = CodingRates((40, 30), unary_length=3, lambda_scale=1.0)
     quantizer = quantizer_of(dependent=dependent)
-    aware = quantizer.integers(WEIGHTS, STEP, rates, importance)
+    aware = quantizer.integers(WEIGHTS, STEP, rates, InputKnowledge(importance))
     expected = syntax(dependent=dependent, unary_length=3)
     same = quantize(expected, WEIGHTS, STEP, SLOPES[dependent], importance)
     assert np.array_equal(aware, same)
-    assert not np.array_equal(aware, quantizer.integers(WEIGHTS, STEP, rates))
+    assert not np.array_equal(aware, quantizer.integers(WEIGHTS, STEP, rates, InputKnowledge()))

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...errors import InvalidOptions
 from ...factorization.forms import CP
 from ...model import Array, Float64
 from . import tucker
-from .cp_stability import bounded_sensitivity
-from .cp_terms import contracted, gram_product, solved
+from .cp_stability import EXACT, bounded_sensitivity
+from .cp_terms import gram_product, rescaled, solved, swept
 from .cp_weighted import weighted_fit
 from .kernel import checked_ranks, checked_weight, closest, damped, squared_error
 from .svd import truncated_svd
@@ -30,7 +29,6 @@ _CYCLES = 4  # of fit and correction, at most
 _CYCLE_TOLERANCE = 2e-3  # of the squared error, gained by a cycle; less ends the cycles
 _SWEEPS = 50  # of ALS in a cycle, at most
 _TOLERANCE = 1e-4  # of the squared error, gained in a sweep; less ends the fit
-_EXACT = 1e-13  # squared error per squared norm: nothing to gain
 
 
 def cp(
@@ -38,7 +36,6 @@ def cp(
     rank: int,
     *,
     moment: Float64 | None = None,
-    error_growth: float = ERROR_GROWTH,
     name: str = "weight",
 ) -> CP:
     """Approximate a kernel by `rank` rank-one terms.
@@ -48,9 +45,6 @@ def cp(
         rank: 1 to the number of elements over the largest dimension; that many reproduce it.
         moment: second moment of the unfolded input, n x n, n = S·d1·d2: then the error of the
             output is minimized, and is not larger than without.
-        error_growth: the error's bound is that of the best plain fit times 1 + error_growth;
-            0 or more.
-        name: the weight's name, for errors.
 
     Returns:
         Factors in float32; the vectors of a term all have the same norm.
@@ -60,28 +54,21 @@ def cp(
     """
     values = checked_weight(weight, CP, name, moment)
     checked_ranks(CP, weight.shape, (rank,), name)
-    plain = stable_fit(values, rank, error_growth)
+    plain = stable_fit(values, rank)
     if moment is None:
         return _form(plain)
     aware = weighted_fit(values, plain, damped(moment))
     return closest(values, [_form(plain), _form(aware)], moment)
 
 
-def hybrid_cp(
-    weight: Array,
-    rank: int,
-    core_ranks: Sequence[int],
-    *,
-    error_growth: float = ERROR_GROWTH,
-    name: str = "weight",
-) -> CP:
+def hybrid_cp(weight: Array, rank: int, core_ranks: Sequence[int], *, name: str = "weight") -> CP:
     """Approximate a kernel by Tucker-2, and its core by `rank` rank-one terms.
 
     The terms lie in the spaces that Tucker-2 spans. That is faster than `cp`, as the core is
     smaller. The result is of the form CP: U_T·A and U_S·B are its first factors.
 
     Args:
-        weight, error_growth, name: as of `cp`.
+        weight, name: as of `cp`.
         rank: as of `cp` of the core.
         core_ranks: r_T, r_S of Tucker-2.
 
@@ -91,7 +78,7 @@ def hybrid_cp(
     values = checked_weight(weight, CP, name)
     core, outputs, inputs = tucker.orthonormal_tucker2(values, core_ranks, name)
     checked_ranks(CP, core.shape, (rank,), f"core of {name}")
-    first, second, *rest = stable_fit(core, rank, error_growth)
+    first, second, *rest = stable_fit(core, rank)
     return _form([outputs @ first, inputs @ second, *rest])
 
 
@@ -104,21 +91,18 @@ def fit(kernel: Float64, factors: Sequence[Float64], sweeps: int) -> tuple[list[
         sweeps: at most; a sweep that gains little is the last.
     """
     best = list(factors)
-    unfolded = kernel.reshape(len(kernel), -1)
+    last = kernel.ndim - 1
     energy = float(np.vdot(kernel, kernel))
-    error = squared_error(unfolded, best[0] @ khatri_rao(best[1:]).T)
+    error = squared_error(kernel, best[0] @ khatri_rao(best[1:]).T)
     for _ in range(sweeps):
-        if error <= _EXACT * energy:
+        if error <= EXACT * energy:
             break
-        trial = list(best)
-        trial[0] = solved(gram_product(trial, 0), unfolded @ khatri_rao(trial[1:]))
-        partial = (unfolded.T @ trial[0]).reshape(*kernel.shape[1:], -1)
-        for mode in range(1, kernel.ndim):
-            target = contracted(partial, trial[1:], mode - 1)
-            trial[mode] = solved(gram_product(trial, mode), target)
+        trial, target = swept(
+            kernel, best, lambda f, mode, target: solved(gram_product(f, mode), target)
+        )
         # The target of the last mode is all that the error needs: no product of all factors.
-        gram = gram_product(trial, mode) * (trial[mode].T @ trial[mode])
-        reached = energy - 2 * float(np.vdot(trial[mode], target)) + float(gram.sum())
+        gram = gram_product(trial, last) * (trial[last].T @ trial[last])
+        reached = energy - 2 * float(np.vdot(trial[last], target)) + float(gram.sum())
         gain = error - reached
         if gain > 0:
             best, error = trial, max(reached, 0.0)
@@ -127,28 +111,18 @@ def fit(kernel: Float64, factors: Sequence[Float64], sweeps: int) -> tuple[list[
     return best, error
 
 
-def stable_fit(kernel: Float64, rank: int, growth: float) -> list[Float64]:
-    """Return factors of a good fit and of small sensitivity.
+def stable_fit(kernel: Float64, rank: int) -> list[Float64]:
+    """Return `rank` terms of small sensitivity, within `ERROR_GROWTH` of the best fit's error.
 
-    Fits and corrections take turns: a correction leads out of the narrow valleys in which ALS
+    Fits and corrections alternate: a correction leads out of the narrow valleys in which ALS
     hardly moves, so the next fit soon is better than the last.
-
-    Args:
-        kernel: T x …
-        rank: number of terms.
-        growth: the error is at most that of the best fit times 1 + growth.
-
-    Raises:
-        InvalidOptions: the growth is not 0 or more.
     """
-    if not growth >= 0:
-        raise InvalidOptions("error_growth", f"{growth} is not 0 or more")
     factors = sliced_start(kernel, rank)
     least = math.inf
     for _ in range(_CYCLES):
         factors, error = fit(kernel, factors, _SWEEPS)
         before, least = least, min(least, error)
-        factors = bounded_sensitivity(kernel, factors, least * (1 + growth) ** 2)
+        factors = bounded_sensitivity(kernel, factors, least * (1 + ERROR_GROWTH) ** 2)
         if before - least <= _CYCLE_TOLERANCE * least:
             break
     return factors
@@ -182,7 +156,5 @@ def sliced_start(kernel: Float64, rank: int) -> list[Float64]:
 
 def _form(factors: Sequence[Float64]) -> CP:
     """Return the form, each term's norm spread evenly over its vectors."""
-    norms = [np.linalg.norm(factor, axis=0) for factor in factors]
-    level = np.prod(norms, axis=0) ** (1 / len(factors))
-    scaled = [f * (level / np.where(n > 0, n, 1.0)) for f, n in zip(factors, norms, strict=True)]
-    return CP(tuple(map(len, factors)), tuple(f.astype(np.float32) for f in scaled))
+    even = rescaled(factors, [np.linalg.norm(factor, axis=0) for factor in factors])
+    return CP(tuple(map(len, factors)), tuple(factor.astype(np.float32) for factor in even))

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...model import Float64
-from .cp_terms import contracted, gram_product, sensitivity, weights_of_norms
-from .tensors import khatri_rao
+from .cp_terms import gram_product, rescaled, sensitivity, swept, weights_of_norms
+
+EXACT = 1e-13
+"""Squared error per squared norm, up to which a fit has nothing to gain and nothing to trade."""
 
 _MAX_SWEEPS = 40
 _TOLERANCE = 1e-2  # of the sensitivity, gained in a sweep; less ends the correction
-_EXACT = 1e-13  # squared error per squared norm below which there is nothing to trade
 _BISECTIONS = 36  # of the multiplier's logarithm: to some 1e-9
 
 
@@ -32,25 +33,18 @@ def bounded_sensitivity(kernel: Float64, factors: Sequence[Float64], bound: floa
         bound: of the squared error. Next to 0 the factors are scaled, but not changed.
     """
     current = balanced(factors)
-    unfolded = kernel.reshape(len(kernel), -1)
     energy = float(np.vdot(kernel, kernel))
-    if bound <= _EXACT * energy:
+    if bound <= EXACT * energy:
         return current
+
+    def corrected(factors: Sequence[Float64], mode: int, target: Float64) -> Float64:
+        gram, weights = gram_product(factors, mode), weights_of_norms(factors, mode)
+        return _least_norms(gram, target, weights, energy, bound)
+
     reached = sensitivity(current)
     for _ in range(_MAX_SWEEPS):
-        before = reached
-        for mode in range(kernel.ndim):
-            if mode == 0:
-                target = unfolded @ khatri_rao(current[1:])
-            else:
-                if mode == 1:
-                    projected = (unfolded.T @ current[0]).reshape(*kernel.shape[1:], -1)
-                target = contracted(projected, current[1:], mode - 1)
-            current[mode] = _least_norms(
-                gram_product(current, mode), target, weights_of_norms(current, mode), energy, bound
-            )
-        current = balanced(current)
-        reached = sensitivity(current)
+        current = balanced(swept(kernel, current, corrected)[0])
+        before, reached = reached, sensitivity(current)
         if before - reached <= _TOLERANCE * before:
             break
     return current
@@ -61,9 +55,7 @@ def balanced(factors: Sequence[Float64]) -> list[Float64]:
 
     That is where all elements of a term have the same mean square, whatever the vector.
     """
-    means = [np.sqrt(np.mean(factor**2, axis=0)) for factor in factors]
-    level = np.prod(means, axis=0) ** (1 / len(factors))
-    return [f * (level / np.where(m > 0, m, 1.0)) for f, m in zip(factors, means, strict=True)]
+    return rescaled(factors, [np.sqrt(np.mean(factor**2, axis=0)) for factor in factors])
 
 
 def _least_norms(

@@ -5,11 +5,12 @@ Factors are float64 matrices, one of each mode, n_k x R.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ...model import Float64
+from .tensors import khatri_rao
 
 _RIDGE = 1e-12  # of the mean diagonal: keeps equations solvable where terms are parallel
 
@@ -22,6 +23,36 @@ def contracted(tensor: Float64, factors: Sequence[Float64], kept: int) -> Float6
             shape[mode], shape[-1] = factors[mode].shape
             tensor = (tensor * factors[mode].reshape(shape)).sum(axis=mode)
     return tensor
+
+
+def swept(
+    kernel: Float64,
+    factors: Sequence[Float64],
+    improved: Callable[[Sequence[Float64], int, Float64], Float64],
+) -> tuple[list[Float64], Float64]:
+    """Return the factors, each improved after the other, and the target of the last.
+
+    Args:
+        kernel: T x …
+        factors: to start from.
+        improved: returns a better factor, from all factors, its mode and its target: the kernel
+            times all other factors, n_mode x R.
+    """
+    current = list(factors)
+    unfolded = kernel.reshape(len(kernel), -1)
+    target = unfolded @ khatri_rao(current[1:])
+    current[0] = improved(current, 0, target)
+    partial = (unfolded.T @ current[0]).reshape(*kernel.shape[1:], -1)
+    for mode in range(1, kernel.ndim):
+        target = contracted(partial, current[1:], mode - 1)
+        current[mode] = improved(current, mode, target)
+    return current, target
+
+
+def rescaled(factors: Sequence[Float64], sizes: Sequence[Float64]) -> list[Float64]:
+    """Return the same terms, each one's vectors scaled from their sizes, (R,), to one size."""
+    level = np.prod(sizes, axis=0) ** (1 / len(factors))
+    return [f * (level / np.where(s > 0, s, 1.0)) for f, s in zip(factors, sizes, strict=True)]
 
 
 def gram_product(factors: Sequence[Float64], left_out: int) -> Float64:

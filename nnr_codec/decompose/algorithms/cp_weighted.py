@@ -60,7 +60,7 @@ def _improved(
     """Return factor `mode` after some steps towards the minimum over it alone.
 
     Args:
-        factors: all factors; the first one is of the outputs, mode 1 or more is asked for.
+        factors: all factors; the first one is of the outputs; `mode` is 1 or more.
         target: moment·Wᵀ·A, folded to S x taps x R.
     """
     norms = penalty * weights_of_norms(factors, mode)
@@ -81,7 +81,7 @@ def _improved(
 def _squared_error(
     factors: Sequence[Float64], weighted: Float64, moment: Float64, energy: float
 ) -> float:
-    """Return the squared norm of (W - Ŵ)·moment^½ from W·moment and W's own squared norm."""
+    """Return the squared norm of (W - Ŵ)·moment^½ from W·moment and W's squared norm."""
     rest = khatri_rao(factors[1:])
     cross = float(np.vdot(weighted @ rest, factors[0]))
     square = float(np.sum((rest.T @ moment @ rest) * (factors[0].T @ factors[0])))

@@ -34,7 +34,6 @@ def ht2(
         ranks: R1, R13, R3. R13 is cut to what the two others and the taps can fill.
         moment: second moment of the unfolded input, n x n, n = S·d1·d2: then X is taken in the
             norm of the output (see `SeparableNorm`), if its error is smaller so.
-        name: the weight's name, for errors.
 
     Returns:
         Factors in float32, scaled evenly.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ...errors import InvalidModel, InvalidOptions
 from ...factorization.forms import FactoredWeight, JointBinary, JointLeft, JointRight
@@ -20,10 +19,7 @@ from .svd import truncated_svd
 _ROUNDS = 30  # of alternation in the binary scheme, as published
 _TOLERANCE = 1e-6  # of the squared error, gained in a round; less ends the alternation
 
-Branch = tuple[list[Float64], Float64]
-"""The factors that members have alone, and the shared one."""
-
-Factors = tuple[npt.NDArray[np.float32], ...]
+Factors = tuple[Float64, ...]
 
 
 def joint(
@@ -50,19 +46,23 @@ def joint(
     form = fitting.form
     if len(weights) < 2:
         raise InvalidOptions("joint_scheme", f"only {len(weights)} weights to share a factor")
-    first = next(iter(weights))
+    first, first_shape = next((name, weight.shape) for name, weight in weights.items())
     matrices = []
     for name, weight in weights.items():
         matrices.append(np.ascontiguousarray(unfold(checked_weight(weight, form, name))))
-        if not fitting.joins(weight.shape, weights[first].shape):
-            shapes = f"{list(weight.shape)} shares no factor with {list(weights[first].shape)}"
+        depth = weight.shape[1] if fitting.mixes_depths else first_shape[1]
+        if weight.shape != (first_shape[0], depth, *first_shape[2:]):
+            shapes = f"{list(weight.shape)} shares no factor with {list(first_shape)}"
             raise InvalidModel(name, f"{shapes} of {first!r}")
         checked_ranks(form, weight.shape, fitting.ranks(rank), name)
+    fitted = fitting.fit(matrices, rank)
+    shared = {index: fitted[0][index].astype(np.float32) for index in form.shared}
     return {
-        name: form(tuple(weight.shape), factors)
-        for (name, weight), factors in zip(
-            weights.items(), fitting.fit(matrices, rank), strict=True
+        name: form(
+            weight.shape,
+            tuple(shared.get(i, factor.astype(np.float32)) for i, factor in enumerate(factors)),
         )
+        for (name, weight), factors in zip(weights.items(), fitted, strict=True)
     }
 
 
@@ -78,7 +78,7 @@ def joint_parameters(shapes: Sequence[Sequence[int]], rank: int, scheme: JointSc
 def joint_rank(shapes: Sequence[Sequence[int]], fraction: float, scheme: JointScheme) -> int:
     """Return the highest rank at which a group keeps at most a fraction of its parameters.
 
-    It is at least 1, whatever that takes, and not above what the shared factor can use.
+    It is at least 1, even if that keeps more, and not above what the shared factor can use.
 
     Raises:
         InvalidOptions: the fraction is not above 0.
@@ -92,30 +92,18 @@ def joint_rank(shapes: Sequence[Sequence[int]], fraction: float, scheme: JointSc
 
 
 def _right(matrices: Sequence[Float64], rank: int) -> list[Factors]:
-    members, shared = _right_shared(matrices, rank)
-    v = shared.astype(np.float32)
-    return [(member.astype(np.float32), v) for member in members]
-
-
-def _left(matrices: Sequence[Float64], rank: int) -> list[Factors]:
-    members, shared = _left_shared(matrices, rank)
-    u = shared.astype(np.float32)
-    return [(u, member.astype(np.float32)) for member in members]
-
-
-def _right_shared(matrices: Sequence[Float64], rank: int) -> Branch:
-    """Return the best Uⁿ and V with Wⁿ ≈ Uⁿ·V: the truncated SVD of the members stacked."""
+    """Return the best Uⁿ, V with Wⁿ ≈ Uⁿ·V: the truncated SVD of the members stacked."""
     stack = np.concatenate(matrices)
     left, singular, right = truncated_svd(stack, min(rank, *stack.shape))
     root = np.sqrt(singular)
     ends = np.cumsum([len(matrix) for matrix in matrices])[:-1]
-    return np.split(_widened(left * root, rank), ends), _widened((right.T * root), rank).T
+    v = _widened(right.T * root, rank).T
+    return [(u, v) for u in np.split(_widened(left * root, rank), ends)]
 
 
-def _left_shared(matrices: Sequence[Float64], rank: int) -> Branch:
-    """Return the best Vⁿ and U with Wⁿ ≈ U·Vⁿ."""
-    members, shared = _right_shared([matrix.T for matrix in matrices], rank)
-    return [factor.T for factor in members], shared.T
+def _left(matrices: Sequence[Float64], rank: int) -> list[Factors]:
+    """Return the best U, Vⁿ with Wⁿ ≈ U·Vⁿ."""
+    return [(u.T, v.T) for v, u in _right([matrix.T for matrix in matrices], rank)]
 
 
 def _widened(columns: Float64, rank: int) -> Float64:
@@ -133,22 +121,20 @@ def _binary(matrices: Sequence[Float64], rank: int) -> list[Factors]:
     error = np.inf
     outside_u: list[Float64] = list(matrices)
     for _ in range(_ROUNDS):
-        _, v = _right_shared(outside_u, rank)
+        _, v = _right(outside_u, rank)[0]
         rows = _unit_rows(v)
         outside_v = [m - (m @ rows.T) @ rows for m in matrices]
-        _, u = _left_shared(outside_v, rank)
+        u, _ = _left(outside_v, rank)[0]
         columns = _unit_rows(u.T).T
         outside_u = [m - columns @ (columns.T @ m) for m in matrices]
         before = error
         error = sum(float(np.sum((m - (m @ rows.T) @ rows) ** 2)) for m in outside_u)
         if before - error <= _TOLERANCE * error:
             break
-    lefts, v = _right_shared(outside_u, rank)
-    rest = [m - left @ v for m, left in zip(matrices, lefts, strict=True)]
-    rights, u = _left_shared(rest, rank)
-    shared = v.astype(np.float32), u.astype(np.float32)
-    pairs = zip(lefts, rights, strict=True)
-    return [(left.astype(np.float32), *shared, right.astype(np.float32)) for left, right in pairs]
+    first = _right(outside_u, rank)
+    rest = [m - left @ v for m, (left, v) in zip(matrices, first, strict=True)]
+    second = _left(rest, rank)
+    return [(*uv, *shared_uv) for uv, shared_uv in zip(first, second, strict=True)]
 
 
 def _unit_rows(matrix: Float64) -> Float64:
@@ -163,7 +149,8 @@ class JointFitting:
 
     Attributes:
         form: its algebra.
-        fit: returns the factors of each member, from their unfoldings and the rank.
+        fit: returns the factors of each member, from their unfoldings and the rank; those that
+            the form shares are the same in all.
         mixes_depths: whether members may differ in the number of input channels.
     """
 
@@ -174,12 +161,6 @@ class JointFitting:
     def ranks(self, rank: int) -> tuple[int, ...]:
         """Return the ranks of the form, one of each product, which shares one factor."""
         return (rank,) * len(self.form.shared)
-
-    def joins(self, shape: Sequence[int], first: Sequence[int]) -> bool:
-        """Whether a weight of a shape fits in a group whose first has the other shape."""
-        if self.mixes_depths:
-            shape, first = (shape[0], *shape[2:]), (first[0], *first[2:])
-        return tuple(shape) == tuple(first)
 
 
 JOINT_FITTINGS: Mapping[str, JointFitting] = {

@@ -55,17 +55,13 @@ def checked_weight(
         raise InvalidModel(name, "holds zeros alone: there is nothing to decompose")
     if largest < float(np.finfo(np.float32).smallest_subnormal):
         raise InvalidModel(name, "holds values that are too small for factors in float32")
-    if moment is not None:
-        _check_moment(moment, math.prod(weight.shape[1:]), name)
-    return values
-
-
-def _check_moment(moment: Float64, size: int, name: str) -> None:
-    if moment.shape != (size, size):
+    size = math.prod(weight.shape[1:])
+    if moment is not None and moment.shape != (size, size):
         reason = f"{name!r}: a moment of shape {list(moment.shape)}, not {[size, size]}"
         raise InvalidOptions("moment", reason)
-    if not np.isfinite(moment).all():
+    if moment is not None and not np.isfinite(moment).all():
         raise InvalidOptions("moment", f"{name!r}: the moment is not finite")
+    return values
 
 
 def checked_ranks(

@@ -1,9 +1,9 @@
-"""A kernel in the norm of its layer's output, the moment of its inputs taken apart by modes.
+"""A kernel in the norm of its layer's output, the moment of its inputs factored by modes.
 
 With Σ = E[x xᵀ] of the unfolded input, the squared error of the output is ‖(W - Ŵ)·Σ^½‖². If Σ is
 a Kronecker product of one matrix for the channels and one for each direction of taps, W·Σ^½ is W
 with each mode transformed by itself, and forms whose factors belong to modes (CP, Tucker-2, HT-2)
-carry over with their ranks. Σ is none, but near enough to tell ranks by.
+keep their ranks. Σ is none, but near enough to tell ranks by.
 """
 
 from __future__ import annotations

@@ -28,9 +28,8 @@ def low_rank(
         weight: at least 2-d, any float type.
         rank: 1 to min(shape[0], n).
         moment: second moment of the unfolded input, n x n: then the error of the output is
-            minimized, not of the weight. In its own norm it is never larger than without. For
+            minimized, not of the weight. In that norm it is never larger than without. For
             transposed convolutions there is none, as shape[0] is the input there.
-        name: the weight's name, for errors.
 
     Returns:
         Factors in float32, the singular values split evenly between them.
@@ -91,7 +90,7 @@ def weighted_svd(matrix: Float64, rank: int, moment: Float64) -> tuple[Float64, 
 def mostly_negative(left: Float64, right: Float64) -> tuple[Float64, Float64]:
     """Return singular vectors (columns of `left`, rows of `right`) with signs of one kind.
 
-    They have no sign of their own. Where most elements are negative, whatever LAPACK gave, their
+    Their signs are arbitrary. Where most elements are negative, whatever LAPACK gave, their
     streams are some 0.03 % smaller than with signs by chance.
     """
     means = left.mean(axis=0) * len(left) ** 0.5 + right.mean(axis=1) * right.shape[1] ** 0.5

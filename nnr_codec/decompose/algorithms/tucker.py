@@ -35,7 +35,6 @@ def tucker2(
         ranks: r_T, r_S: 1 to T and S; each is cut to what the other and the taps can fill.
         moment: second moment of the unfolded input, n x n, n = S·d1·d2: then the error of the
             output is minimized, and is not larger than without.
-        name: the weight's name, for errors.
 
     Returns:
         Factors in float32, scaled evenly.
@@ -62,7 +61,6 @@ def orthonormal_tucker2(
     Args:
         kernel: (T, S, d) or (T, S, d1, d2).
         ranks: r_T, r_S.
-        name: the weight's name, for errors.
 
     Raises:
         InvalidOptions: the ranks are impossible.
@@ -102,8 +100,8 @@ def _weighted(
 ) -> tuple[Float64, Float64, Float64]:
     """Return core, U_T and U_S that minimize the squared norm of (W - Ŵ)·moment^½.
 
-    With U_S fixed, core and U_T are found at once, by a low-rank approximation in the norm of the
-    projected moment. With those fixed, U_S takes some steps of conjugate gradients.
+    With U_S fixed, core and U_T follow from one low-rank approximation in the norm of the projected
+    moment. With those fixed, some steps of conjugate gradients improve U_S.
 
     Args:
         kernel: T x S x taps.

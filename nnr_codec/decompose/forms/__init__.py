@@ -10,8 +10,6 @@ from ...factorization.forms import FORMS, FactoredWeight
 from ..layer_kinds import LayerWeight
 from .fitting import Fitting
 
-__all__ = ["fitting_of", "form_of_method", "forms_of_layer", "has_first_layer"]
-
 _FORMS_OF_METHODS = {"ce1": "cp"}
 """Words of the forms of methods that are not called by them."""
 
@@ -35,7 +33,7 @@ def forms_of_layer(weight: LayerWeight) -> tuple[type[FactoredWeight], ...]:
 
 
 def form_of_method(weight: LayerWeight, method: str) -> type[FactoredWeight]:
-    """Return the form that a method gives a weight: low rank where its own is not meant for it."""
+    """Return the form that a method gives a weight: low rank where its form is not meant for it."""
     form = FORMS[_FORMS_OF_METHODS.get(method, method)]
     fitting = fitting_of(form)
     assigned = fitting.assigned or fitting.suits

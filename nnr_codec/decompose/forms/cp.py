@@ -22,8 +22,8 @@ _MOST_SWEEPS, _FEWEST_SWEEPS = 40, 4
 def _errors(kernel: Float64) -> RankErrors:
     """Return the errors of all ranks that save parameters.
 
-    Those of the orthogonal terms that a fit starts from are known; how much a fit gains is found
-    at a few ranks.
+    Those of the orthogonal terms that a fit starts from are known; how much a fit gains is
+    computed at a few ranks.
     """
     (most,) = CP.max_ranks(kernel.shape)
     most = max(min(most, kernel.size // sum(kernel.shape)), 1)

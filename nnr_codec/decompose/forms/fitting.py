@@ -16,7 +16,7 @@ RankErrors = tuple[npt.NDArray[np.int64], Float64]
 """Ranks, (count, ranks of the form), and the relative squared error at each, (count,), 0 to 1."""
 
 OPERATIONS = 1e11
-"""About what a kernel's errors by ranks may take: of large ones, less is tried. Some seconds."""
+"""About what a kernel's errors by ranks may cost, some seconds: of large ones, less is tried."""
 
 Fit = Callable[[Array, Sequence[int], Float64 | None, str], FactoredWeight]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from ...model import Float64
@@ -18,36 +16,17 @@ _MOST_SIZES, _FEWEST_SIZES = 12, 4
 """Of each basis for which the third rank's errors are told, about."""
 
 
-def form_of_layer(
-    shape: Sequence[int], *, first: bool = False, downsampling: bool = False
-) -> str | None:
-    """Return the word of the form that the published scheme gives a layer; None leaves it dense.
-
-    HT-2 is for kernels that have taps in two dimensions. The first convolution, 1x1 and
-    downsampling convolutions get the SVD of the output mode, and fully connected layers a truncated
-    SVD: both are our low-rank form. Depthwise convolutions, of one input channel, stay dense.
-
-    Args:
-        shape: (T, S), (T, S, d) or (T, S, d1, d2); all others stay dense.
-        first: whether it is the model's first convolution.
-        downsampling: whether it reduces the resolution beside a block (a projection shortcut); a
-            shape does not tell.
-    """
-    if not 2 <= len(shape) <= 4:
-        return None
-    _, channels, *taps = shape
-    if channels == 1 and taps and not first:
-        return None
-    separable = len(taps) == 2 and max(taps) > 1
-    return "ht2" if separable and not first and not downsampling else "lr"
-
-
 def _suits(weight: LayerWeight) -> bool:
     return weight.kind == "convolution" and len(weight.shape) == 4
 
 
 def _is_assigned(weight: LayerWeight) -> bool:
-    return _suits(weight) and form_of_layer(weight.shape, first=weight.is_first) == "ht2"
+    """Whether the published scheme gives a layer HT-2: a kernel with taps and several inputs.
+
+    The first convolution, and 1x1 ones, get the SVD of the output mode, and fully connected layers
+    a truncated SVD: both are our low-rank form.
+    """
+    return _suits(weight) and weight.shape[1] > 1 and not weight.is_first
 
 
 def _errors(kernel: Float64) -> RankErrors:

@@ -1,4 +1,4 @@
-"""The fitting of low rank: truncated SVDs, with the norm of the output taken exactly."""
+"""The fitting of low rank: truncated SVDs, in the exact norm of the output."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def allocate(
 ) -> dict[str, Choice | None]:
     """Return each layer's choice, or None for dense, at the least sum of errors found.
 
-    The choices of a layer on the lower convex hull of its errors are taken step by step, always
+    The choices of a layer on the lower convex hull of its errors are made step by step, always
     the step that lowers the error most per parameter (water-filling). What is left at the end
     goes to single improvements that fit.
 
@@ -30,8 +30,8 @@ def allocate(
         curves: of the layers that may be decomposed; the errors are what is added up.
         ratio: parameters of the whole model before over after, at least 1. It is reached or
             exceeded.
-        others: parameters of everything else, which stays as it is.
-        saved: what everything else had more of before.
+        others: parameters of all else, which stays as it is.
+        saved: what all else had more of before.
 
     Raises:
         InvalidOptions: the ratio is below 1, or beyond what the lowest ranks give.
@@ -69,7 +69,7 @@ def largest_fraction(
             of each; it must not fall.
         ratio: parameters of the whole model before over after.
         before: the former.
-        others: of the latter, those of everything but the layers.
+        others: of the latter, those of all but the layers.
 
     Raises:
         InvalidOptions: the least fraction takes more.

@@ -1,4 +1,4 @@
-"""Forms and ranks of all weights that get a form of their own, from what the options ask for."""
+"""Forms and ranks of all weights that share no factors, from the options."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ...errors import InvalidModel, InvalidOptions
+from ...factorization.factored_weight import Ranks
 from ...model import Float64
 from ...options import DecompositionOptions, EncodeOptions
 from ..algorithms.kernel import relative_error
@@ -15,15 +16,12 @@ from ..layer_kinds import LayerWeight
 from .allocation import allocate, largest_fraction
 from .error_curve import ErrorCurve, error_curve, merged
 from .rank_options import (
-    Ranks,
     energy_ranks,
     rank_of_fraction,
     ranks_of_fraction,
     resolved_ranks,
     vbmf_ranks,
 )
-
-__all__ = ["NO_FEWER", "Candidate", "Results", "chosen_tasks"]
 
 NO_FEWER = "would not have fewer parameters"
 
@@ -39,7 +37,7 @@ class Candidate:
         weight: which.
         forms: at least one; of several, a compression ratio chooses.
         options: of the weight: its rank, its energy, or the ratio of the model.
-        moment: of the layer's unfolded input, or None.
+        moment: of the layer's unfolded input; None if it is not known.
     """
 
     weight: LayerWeight
@@ -49,12 +47,11 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The weight's name."""
         return self.weight.name
 
     @property
     def dense(self) -> int:
-        """Parameters of the weight as it is."""
+        """Parameters of the dense weight."""
         return self.weight.parameter.size
 
     def task(self, ranks: Ranks, form: Form | None = None) -> Task:
@@ -74,9 +71,9 @@ def chosen_tasks(
     Args:
         candidates: weights, and the forms that they may get.
         options: of the encoder.
-        model_parameters: parameters of the whole model.
+        model_parameters: parameters of the whole model, all dense.
         skipped: reasons by name, added to.
-        results: calls a function with each candidate, maybe side by side.
+        results: may call its function for several candidates side by side.
 
     Raises:
         InvalidOptions: the ratio is out of reach; or a rank is impossible, of a weight that an
@@ -108,7 +105,7 @@ def chosen_tasks(
 
 
 def _ranks(candidate: Candidate) -> Ranks | InvalidModel | InvalidOptions:
-    """Return the ranks that the options of a weight ask for; or what is wrong with them."""
+    """Return the ranks by a weight's rank or energy; or what is wrong with these."""
     (form,), name, options = candidate.forms, candidate.name, candidate.options
     values, moment = values_of(candidate.weight), candidate.moment
     try:
@@ -130,15 +127,10 @@ def _by_ratio(
     skipped: dict[str, str],
     results: Results,
 ) -> list[Task]:
-    """Return the tasks with which the whole model has the ratio asked for.
+    """Return the tasks with which the whole model has the compression ratio of its options.
 
-    Args:
-        candidates: weights that have neither a rank nor an energy of their own.
-        options: of the model.
-        model_parameters: parameters of the whole model, all dense.
-        saved: of them, by weights that do.
-        skipped: reasons by name, added to.
-        results: calls a function with each candidate.
+    Args as of `chosen_tasks`; `saved` are the parameters that weights with a rank or an energy
+    have less.
     """
     if not candidates or options.compression_ratio is None:
         return []
@@ -189,13 +181,8 @@ def _common_fraction(
     """Return tasks that keep the same fraction of every weight, the largest that fits.
 
     As CE-1 has it: LR r = ⌊m·n / (c·(m + n))⌋, CP R = ⌊T·S·d1·d2 / (c·(T + S + d1 + d2))⌋. Forms
-    of several ranks, which overrides may ask for, have those of the least error.
-
-    Args:
-        candidates: weights, and one form of each.
-        ratio: of the model.
-        model_parameters: its parameters, all dense.
-        others: of all but the candidates, which stay as they are.
+    of several ranks, which overrides may choose, have those of the least error. `others` are the
+    parameters of all but the candidates, each of which has one form.
     """
     curves = {
         c.name: error_curve(c.forms[0], values_of(c.weight), c.moment, c.name)

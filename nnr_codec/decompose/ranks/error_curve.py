@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,17 +14,11 @@ from ...model import Array, Float64
 from ..algorithms.kernel import checked_weight
 from ..forms import fitting_of
 
-__all__ = ["Choice", "ErrorCurve", "error_curve", "fewest_parameters", "merged"]
-
 _LEVELS = 400
 """Of parameters, evenly spaced by logarithm: a curve has the best choice up to each."""
 
 _LARGEST_ERROR = 1 - 1e-12
 """Of a choice, for its logarithm: it keeps something."""
-
-_TRIES, _MOST_TRIES = 4, 12
-"""Decompositions made to meet an error, each from what the one before has missed it by: so many
-for fewer parameters, and so many for any that meets it."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +95,12 @@ def error_curve(
 
     Those of low rank are exact. Those of Tucker-2 and HT-2 are of leading singular vectors, before
     any iteration; those of CP are fitted at a few ranks. With a moment, all but low rank go by
-    `SeparableNorm`, and what is reached in the end is mostly less: see `fewest_parameters`.
+    `SeparableNorm`, and what is reached in the end is mostly less.
 
     Args:
         form: of a single weight.
         weight: dense, any float type, of a shape that the form has.
         moment: of the layer's unfolded input, n x n: the error is then the output's.
-        name: the weight's name, for errors.
 
     Raises:
         InvalidModel: the weight cannot be decomposed.
@@ -127,40 +120,6 @@ def merged(curves: Iterable[ErrorCurve]) -> ErrorCurve:
     """Return the best choices of several curves of one weight."""
     listed = list(curves)
     return ErrorCurve.of(listed[0].dense, (c for curve in listed for c in curve.choices))
-
-
-def fewest_parameters(
-    curve: ErrorCurve,
-    error: float,
-    decompose: Callable[[Choice], FactoredWeight],
-    measure: Callable[[FactoredWeight], float],
-) -> FactoredWeight | None:
-    """Return the decomposition of fewest parameters found that really has at most an error.
-
-    Args:
-        curve: of errors to expect, which are corrected by those that are met.
-        error: relative and squared, as those of the curve.
-        decompose: carries a choice out.
-        measure: the relative squared error of a decomposition.
-    """
-    best: FactoredWeight | None = None
-    tried: set[tuple[int, ...]] = set()
-    correction = 1.0
-    for tries in range(_MOST_TRIES):
-        if tries >= _TRIES and best is not None:
-            break
-        choice = curve.fewest(error / correction)
-        if choice is None or choice.ranks in tried:
-            break
-        tried.add(choice.ranks)
-        made = decompose(choice)
-        reached = measure(made)
-        if reached <= error and (best is None or made.parameter_count < best.parameter_count):
-            best = made
-        if choice.error <= 0 or reached <= 0:
-            break
-        correction = reached / choice.error
-    return best
 
 
 def _worthwhile(parameters: npt.NDArray[np.int64], errors: Float64) -> npt.NDArray[np.int64]:

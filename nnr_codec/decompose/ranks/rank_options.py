@@ -8,14 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...errors import InvalidOptions
-from ...factorization.forms import FactoredWeight
+from ...factorization.factored_weight import FactoredWeight, Ranks
 from ...model import Array, Float64
 from ..algorithms.kernel import checked_ranks, checked_weight
 from ..algorithms.vbmf import vbmf_rank
 from ..forms import fitting_of
 from .error_curve import ErrorCurve, error_curve
-
-Ranks = tuple[int, ...]
 
 _ROUNDING = 1e-12  # what shares of energy and of parameters may miss
 
@@ -23,7 +21,7 @@ _ROUNDING = 1e-12  # what shares of energy and of parameters may miss
 def resolved_ranks(
     form: type[FactoredWeight],
     weight: Array,
-    rank: int | float | Sequence[int],
+    rank: int | float,
     moment: Float64 | None = None,
     name: str = "weight",
 ) -> Ranks:
@@ -31,46 +29,25 @@ def resolved_ranks(
 
     Args:
         form: of one layer; groups of layers have `joint_rank`.
-        weight: dense.
-        rank: an int, every rank of the form; a sequence of all its ranks; or a float above 0
-            and up to 1, the fraction of parameters kept, which `best_ranks` makes the most of.
-        moment: of the layer's unfolded input, n x n: then of its output.
-        name: the weight's name, for errors.
+        weight: dense, any float type, of a shape that the form has.
+        rank: an int, every rank of the form; or a float above 0 and up to 1, the fraction of the
+            dense parameters that is kept, or less. One rank is then that of `rank_of_fraction`;
+            several are those of the least error to expect (`error_curve`), each at least 1, even
+            if that keeps more parameters.
+        moment: of the layer's unfolded input, n x n: then it is the output's error.
 
     Raises:
         InvalidModel: the weight cannot be decomposed.
-        InvalidOptions: no such ranks are possible.
+        InvalidOptions: no such ranks are possible, or the moment does not fit.
     """
     checked_weight(weight, form, name)
-    if isinstance(rank, float):
-        return best_ranks(form, weight, rank, moment, name)
     count = len(form.max_ranks(weight.shape))
-    ranks = (rank,) * count if isinstance(rank, int) else rank
-    return checked_ranks(form, weight.shape, ranks, name)
-
-
-def best_ranks(
-    form: type[FactoredWeight],
-    weight: Array,
-    fraction: float,
-    moment: Float64 | None = None,
-    name: str = "weight",
-) -> Ranks:
-    """Return the best ranks at which at most a fraction of the dense parameters is kept.
-
-    Of a compression ratio c, the fraction is 1/c. One rank is that of `rank_of_fraction`. Several
-    ranks are those of the least error to expect (`error_curve`). Every rank is at least 1, even if
-    that keeps more parameters.
-
-    Raises:
-        InvalidModel: the weight cannot be decomposed.
-        InvalidOptions: the fraction is not above 0, or above 1; or the moment does not fit.
-    """
-    most = form.max_ranks(weight.shape)
-    if len(most) == 1:
-        return (rank_of_fraction(form, weight.shape, fraction, name),)
+    if isinstance(rank, int):
+        return checked_ranks(form, weight.shape, (rank,) * count, name)
+    if count == 1:
+        return (rank_of_fraction(form, weight.shape, rank, name),)
     curve = error_curve(form, weight, moment, name)
-    return ranks_of_fraction(curve, form, weight.shape, fraction, name)
+    return ranks_of_fraction(curve, form, weight.shape, rank, name)
 
 
 def ranks_of_fraction(
@@ -80,7 +57,7 @@ def ranks_of_fraction(
     fraction: float,
     name: str = "weight",
 ) -> Ranks:
-    """Return the ranks of `best_ranks` by the errors to expect of a form."""
+    """Return the ranks of least error to expect that keep at most a fraction of parameters."""
     choice = curve.best(_allowed(shape, fraction, name))
     return (1,) * len(form.max_ranks(shape)) if choice is None else choice.ranks
 
