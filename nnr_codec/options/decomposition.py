@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from ..errors import InvalidOptions
-from .kinds import Kind, choice, convert_all, instance, number, option, whole_or_fraction
+from .kinds import Kind, choice, convert_all, number, option, whole_or_fraction
 
 Method = Literal["none", "lr", "cp", "tucker2", "ht2", "joint", "ce1", "auto"]
 JointScheme = Literal["right", "left", "binary"]
@@ -101,8 +101,6 @@ class DecompositionOptions:
         elif self.rank == "vbmf" and self.method not in ("lr", "tucker2"):
             raise InvalidOptions("rank", f"VBMF has no ranks of {self.method!r}")
 
-
-DECOMPOSITION = instance(DecompositionOptions)
 
 AMOUNTS = tuple(f.name for f in fields(DecompositionOptions) if f.metadata["is_amount"])
 """What says how much of a weight is kept; one of them at a time."""

@@ -17,10 +17,13 @@ Overrides = tuple[tuple[str, Mapping[str, Any]], ...]
 
 def _pairs(value: Any) -> Overrides:
     pairs: Iterable[Any] = value.items() if isinstance(value, Mapping) else value
-    return tuple((glob, dict(values)) for glob, values in pairs)
+    overrides = tuple((glob, dict(values)) for glob, values in pairs)
+    if not all(isinstance(glob, str) for glob, _ in overrides):
+        raise TypeError
+    return overrides
 
 
-OVERRIDES = Kind("a sequence of pairs (glob, {option: value})", _pairs)
+OVERRIDES = Kind("a sequence of pairs (glob, {option: value}), whose globs are texts", _pairs)
 
 
 def values_key(values: Mapping[str, Any]) -> frozenset[Any]:
