@@ -47,15 +47,13 @@ from nnr_codec.decompose import Decomposition, decompose_model
 from nnr_codec.decompose.layer_kinds import weights_of_model
 from nnr_codec.decompose.timing import times_in_turns
 from nnr_codec.errors import InvalidOptions
-from nnr_codec.experiments.batches import sample_count
-from nnr_codec.experiments.evaluation import load_tensors
 from nnr_codec.experiments.measures.complexity import measure_complexity
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.experiments.subject_source import find_subject
 from nnr_codec.factorization.forms import FactoredWeight
 from nnr_codec.layers import factorize
 from nnr_codec.model import Parameter
-from nnr_codec.user.module import apply
+from nnr_codec.user.module import apply, load_state, sample_count
 
 SUBJECTS = (
     "cifar_resnets.py:resnet20_cifar10",
@@ -88,7 +86,7 @@ def opened(subject: Subject) -> Iterator[Network]:
     """Open a subject's checkpoint, and load it into a new module."""
     module = subject.module().eval()
     with open_checkpoint(subject.checkpoint) as model:
-        load_tensors(module, dict(model.arrays()))
+        load_state(module, model, strict=True)
         kinds = {weight.kind for weight in weights_of_model(model, module)}
         yield Network(subject.name, module, model, "convolution" in kinds)
 

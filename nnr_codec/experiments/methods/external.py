@@ -209,7 +209,8 @@ def _reported_seconds(output: str, key: str) -> float | None:
     lines = output.strip().splitlines() or [""]
     try:
         report = json.loads(lines[-1])
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
-    seconds = report.get(key) if isinstance(report, dict) else None
-    return float(seconds) if isinstance(seconds, int | float) else None
+    seconds: Any = report.get(key) if isinstance(report, dict) else None
+    is_number = isinstance(seconds, int | float) and 0 <= seconds <= sys.float_info.max
+    return float(seconds) if is_number else None

@@ -58,8 +58,8 @@ class NnrCodec:
     def encode(self, tensors: Arrays, calibration: Calibration | None = None) -> Encoded:
         """Encode with one thread; raises what ``nnr_codec.encode`` raises."""
         result = encode(tensors, options=self.options, calibration=calibration)
-        data = result.data or b""
-        return Encoded(data, result.report.seconds, _breakdown(data), yardsticks(data))
+        data, report = result.data or b"", result.report
+        return Encoded(data, report.seconds, _breakdown(data), yardsticks(data), report.unmatched)
 
     def decode(self, data: bytes) -> Decoded:
         """Decode with one thread; raises what ``nnr_codec.decode`` raises."""
