@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ import numpy as np
 
 from ..checkpoints.atomic import atomic_output
 from .cells import Cell, Facts, Measured
-from .fingerprints import evaluation_fingerprint, file_digest
+from .fingerprints import evaluation_fingerprint, file_digest, plain_name
 from .methods.base import Arrays
 
 _KEY_DIGITS = 16
-_NAME_LENGTH = 80
 
 
 def cell_key(cell: Cell, facts: Facts) -> str:
@@ -91,8 +89,7 @@ class CellCache:
             file.write(json.dumps(content, indent=1, allow_nan=False).encode())
 
     def _paths(self, cell: Cell, key: str) -> tuple[Path, Path]:
-        name = re.sub(r"[^\w.=+-]+", "-", cell.name)[:_NAME_LENGTH]
-        stem = f"{name}-{key[:_KEY_DIGITS]}"
+        stem = f"{plain_name(cell.name)}-{key[:_KEY_DIGITS]}"
         return self._folder / f"{stem}.json", self._folder / f"{stem}.npz"
 
 

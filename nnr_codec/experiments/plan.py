@@ -119,6 +119,11 @@ class Plan:
     subjects: tuple[SubjectPlan, ...]
     methods: tuple[MethodPlan, ...]
 
+    @property
+    def method_names(self) -> list[str]:
+        """Names of the methods, in order."""
+        return [method.name for method in self.methods]
+
 
 def load_plan(path: str | os.PathLike[str]) -> Plan:
     """Read a plan.

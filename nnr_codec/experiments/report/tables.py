@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from ..cells import Cell, Facts, Failure, Measured
 from ..measures.weight_errors import ERRORS
-from .results import Results, bd_rates, losses_of
+from .results import Results
 
 _FIRST = ("subject", "method", "point", "status", "bytes", "bits_per_weight", "ratio")
 _JUDGED = ("agreement", "divergence", "divergence_kind", "samples", "parameters", "macs")
@@ -95,19 +94,14 @@ def document(results: Results) -> dict[str, Any]:
         "breakdowns": breakdowns,
         "bd_rates": [
             {"subject": subject.name, "method": name, **asdict(rate)}
-            for subject in results.subjects()
-            for name, rate in bd_rates(subject, plan.anchor).items()
+            for subject in results.subjects
+            for name, rate in subject.bd_rates.items()
         ],
         "bytes_at_loss": [
             {"subject": subject.name, "method": name, **asdict(loss)}
-            for subject in results.subjects()
-            for name, losses in losses_of(subject, plan).items()
+            for subject in results.subjects
+            for name, losses in subject.losses.items()
             for loss in losses
         ],
         "failures": [{"cell": cell.name, **asdict(why)} for cell, why in results.failures],
     }
-
-
-def without_times(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows without what differs from run to run."""
-    return [{name: row[name] for name in row if name not in TIMES} for row in table]
