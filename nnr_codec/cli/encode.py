@@ -10,6 +10,7 @@ from dataclasses import replace
 from ..checkpoints import open_checkpoint
 from ..encoder import encode
 from ..errors import InvalidOptions
+from ..experiments.report.markup import size_text
 from ..model import Model
 from ..options import PRESETS, EncodeOptions
 from ..report import EncodeReport
@@ -25,11 +26,10 @@ _USUAL_ENCODINGS = 3
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    given = _parser().parse_args(arguments)
-    return common.run(PROGRAM, lambda: _encode(given))
+    return common.run(_parser(), _encode, arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> common.Parser:
     parser = common.parser(
         PROGRAM, "Encode a model (safetensors, npz, PyTorch, ONNX) into an NNR bitstream."
     )
@@ -39,9 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the output")
     parser.add_argument("--dry-run", action="store_true", help="encode, but write nothing")
-    amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("-q", "--quiet", action="store_true", help="print errors alone")
-    amount.add_argument("-v", "--verbose", action="store_true", help="print a row for each tensor")
+    common.add_amount(parser, "tensor")
     common.add_threads(parser)
     parser.add_argument(
         "--preset",
@@ -68,7 +66,7 @@ def _encode(given: argparse.Namespace) -> int:
         common.progress_bar(given.quiet, _expected_weights(model, options), "w") as advance,
     ):
         if given.output is not None:
-            common.refuse_own_input(given.input, given.output)
+            common.check_output(given.input, given.output, overwrite=given.force or given.dry_run)
         factorizations = None
         if options.decomposes:
             decomposition = decompose(given, model, options, executor, advance)
@@ -146,7 +144,7 @@ def summary(source: str, output: str, report: EncodeReport) -> str:
         f"{printable(source)} -> {printable(output)}: "
         f"{common.counted(len(report.tensors), 'tensor')}{factored}, "
         f"{common.counted(report.elements, 'weight')}{parameters}, "
-        f"{common.human_bytes(report.original_bytes)} -> {common.human_bytes(report.bytes)} "
+        f"{size_text(report.original_bytes)} -> {size_text(report.bytes)} "
         f"({100 * report.ratio:.2f} %), {report.bits_per_weight:.3f} bit/weight, "
         f"NMSE {report.nmse:.3g}{alone}{offset}, {report.seconds:.2f} s"
     )
