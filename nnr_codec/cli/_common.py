@@ -10,7 +10,7 @@ import reprlib
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import fields
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
@@ -37,7 +37,12 @@ class VerificationMismatch(NnrError):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of a command line whose errors are two lines at most."""
+    """A parser with the options that all commands have, whose errors are two lines at most."""
+
+    def __init__(self, program: str, description: str) -> None:
+        super().__init__(prog=program, description=description, allow_abbrev=False)
+        self.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+        self.add_argument("--json", action="store_true", help="results as JSON on stdout")
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong, and end the program."""
@@ -58,14 +63,6 @@ class Parser(argparse.ArgumentParser):
         """Return the flag of the option that Python calls `name`, if there is one."""
         flag = f"--{name.replace('_', '-')}"
         return flag if flag in self._option_string_actions else None
-
-
-def parser(program: str, description: str) -> Parser:
-    """Return a parser with the options that all commands have."""
-    result = Parser(prog=program, description=description, allow_abbrev=False)
-    result.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
-    result.add_argument("--json", action="store_true", help="results as JSON on stdout")
-    return result
 
 
 def _version() -> str:
@@ -116,7 +113,7 @@ def add_layers(result: Parser) -> None:
 
 
 def add_limits(result: Parser) -> None:
-    """Add --limit, whose values `limits` returns."""
+    """Add --limit."""
     names = [field.name for field in fields(DecodeLimits)]
     number = parser_of(whole(0, sys.maxsize), checks=True)
 
@@ -144,11 +141,7 @@ def limits(given: argparse.Namespace) -> DecodeLimits:
 
 
 def check_output(source: str, output: str, *, overwrite: bool) -> None:
-    """Check that the output is not the input, nor a file that is to be kept.
-
-    Raises:
-        InvalidOptions: it is.
-    """
+    """Raise InvalidOptions if the output is the input, or a file that is to be kept."""
     if os.path.exists(source) and os.path.exists(output) and os.path.samefile(source, output):
         raise InvalidOptions("output", f"{output!r} is the input")
     if not overwrite and os.path.isfile(output) and output not in _STDOUT_PATHS:
@@ -221,14 +214,9 @@ def print_json(data: Any) -> None:
     print()
 
 
-@contextmanager
-def results_beside(output: str | None) -> Iterator[None]:
+def results_beside(output: str | None) -> AbstractContextManager[object]:
     """Print results on stderr if the output itself goes to stdout."""
-    if output in _STDOUT_PATHS:
-        with redirect_stdout(sys.stderr):
-            yield
-    else:
-        yield
+    return redirect_stdout(sys.stderr) if output in _STDOUT_PATHS else nullcontext()
 
 
 def run(

@@ -58,11 +58,7 @@ def add_decomposition(group: Any) -> None:
 
 
 def check_needed(given: argparse.Namespace, options: EncodeOptions) -> None:
-    """Check that no option of decomposition is given where nothing is decomposed.
-
-    Raises:
-        InvalidOptions: one is.
-    """
+    """Raise InvalidOptions if an option of decomposition is given where nothing is decomposed."""
     if options.decomposes:
         return
     names = [name for name in given_values(given, DecompositionOptions) if name != "method"]
@@ -78,18 +74,10 @@ def decompose(
     executor: Executor | None,
     advance: Callable[[int], object],
 ) -> Decomposition:
-    """Decompose the weights of a model as the command line says.
+    """Decompose the weights of a model as the command line says; what are factors stays so.
 
-    Args:
-        given: the command line.
-        model: the input. What it has as factors stays so.
-        options: of the encoder.
-        executor: decomposes weights side by side.
-        advance: called with the number of weights that are done.
-
-    Raises:
-        InvalidOptions: a file of the user's lacks its function or fails.
-        InvalidModel: the module does not fit the model.
+    `advance` is called with the number of weights that are done. Raises what `decompose_model`
+    raises, and what loading and calling the user's functions and module raises.
     """
     from ..decompose import decompose_model  # imports libraries that others need not
 

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> common.Parser:
-    parser = common.parser(
+    parser = common.Parser(
         PROGRAM, "Decode an NNR bitstream into a model (safetensors, npz, PyTorch, ONNX)."
     )
     parser.add_argument("input", metavar="IN.nnr", help="the bitstream; - for standard input")

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> common.Parser:
-    parser = common.parser(
+    parser = common.Parser(
         PROGRAM, "Encode a model (safetensors, npz, PyTorch, ONNX) into an NNR bitstream."
     )
     parser.add_argument("input", metavar="INPUT", help="the model")

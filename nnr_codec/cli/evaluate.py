@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> common.Parser:
-    parser = common.parser(
+    parser = common.Parser(
         PROGRAM, "Run a core experiment: networks, coded in several ways, and what they still do."
     )
     parser.add_argument("plan", metavar="PLAN.toml", help="the experiment")

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> common.Parser:
-    parser = common.parser(PROGRAM, "Show what is in an NNR bitstream, without decoding it.")
+    parser = common.Parser(PROGRAM, "Show what is in an NNR bitstream, without decoding it.")
     parser.add_argument("input", metavar="IN.nnr", help="the bitstream; - for standard input")
     parser.add_argument("--units", action="store_true", help="list every syntax element")
     parser.add_argument(

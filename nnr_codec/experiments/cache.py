@@ -70,11 +70,7 @@ class CellCache:
         return Measured(record["figures"], samples)
 
     def put(self, cell: Cell, key: str, measured: Measured) -> None:
-        """Keep a cell.
-
-        Raises:
-            InvalidOptions, OSError: the files cannot be written.
-        """
+        """Keep a cell; InvalidOptions or OSError if its files cannot be written."""
         self._folder.mkdir(parents=True, exist_ok=True)
         figures, samples = self._paths(cell, key)
         with atomic_output(samples, overwrite=True) as file:

@@ -24,8 +24,7 @@ from ..user.code import is_interruption
 from ..user.module import sample_count
 from .fingerprints import file_digest
 from .measures.weight_errors import weight_errors
-from .methods import Codec, Decoded, Encoded
-from .methods.base import Arrays
+from .methods.base import Arrays, Codec, Decoded, Encoded
 from .methods.nnr import NnrCodec
 from .plan import Point, SubjectPlan
 
@@ -139,10 +138,7 @@ def examine(plan: SubjectPlan, data: Path | None) -> Facts:
 def measure(cell: Cell, data: Path | None, reference: Array | None = None) -> Measured:
     """Encode, decode and evaluate.
 
-    Args:
-        cell: what.
-        data: folder of models and data.
-        reference: outputs of the uncompressed network; None for that network itself.
+    `reference` are the outputs of the uncompressed network; None for that network itself.
     """
     subject = _subject(cell.subject, data)
     with open_checkpoint(subject.checkpoint) as model:

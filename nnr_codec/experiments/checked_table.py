@@ -73,11 +73,7 @@ class CheckedTable:
             yield CheckedTable(values, self.file, f"{key}[{index}]")
 
     def finish(self) -> None:
-        """Check that no key is left.
-
-        Raises:
-            InvalidOptions: one is.
-        """
+        """Raise InvalidOptions if a key is left."""
         for key in self._values:
             raise self.error(key, f"is unknown; known are {', '.join(self._known)}")
 
@@ -95,8 +91,7 @@ _KINDS: Mapping[type, str] = {
 def options_of(kind: type[T], values: Mapping[str, Any]) -> T:
     """Make a dataclass of options from a table, nested ones from nested tables.
 
-    Raises:
-        InvalidOptions: a key is no field, or a value is refused.
+    Raises InvalidOptions if a key is no field, or a value is refused.
     """
     if not dataclasses.is_dataclass(kind):
         raise TypeError(f"{kind} is not a dataclass")

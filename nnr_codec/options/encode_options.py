@@ -102,12 +102,7 @@ class EncodeOptions:
     overrides: Overrides = option((), OVERRIDES)
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            InvalidOptions: a value is of the wrong type or outside its range, or values contradict
-                each other.
-        """
+        """Raise InvalidOptions if a value is of another kind, or values contradict each other."""
         convert_all(self)
         low, high = self.qp_range
         for name in _QP_OPTIONS:

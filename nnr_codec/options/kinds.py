@@ -56,7 +56,6 @@ def option(
     per_tensor: bool = False,
     called: str | None = None,
     presets: Mapping[str, Any] | None = None,
-    is_amount: bool = False,
 ) -> Any:
     """Declare an option, as a field of a dataclass.
 
@@ -66,10 +65,8 @@ def option(
         per_tensor: whether single tensors may have a value of their own.
         called: its name for single tensors and in errors; None: the field's.
         presets: its values in presets, by the presets' names.
-        is_amount: whether it tells how much of a weight a decomposition keeps, as one of several.
     """
-    metadata = {"kind": kind, "per_tensor": per_tensor, "called": called}
-    metadata |= {"presets": presets or {}, "is_amount": is_amount}
+    metadata = {"kind": kind, "per_tensor": per_tensor, "called": called, "presets": presets or {}}
     return field(default=default, metadata=metadata)
 
 
@@ -84,11 +81,7 @@ def tensor_options(options: type) -> dict[str, Field[Any]]:
 
 
 def convert_all(options: Any) -> None:
-    """Put the value in Python's own type in place of each value of a frozen dataclass.
-
-    Raises:
-        InvalidOptions: a value is not of the kind that its field was declared with.
-    """
+    """Replace each value of a frozen dataclass by what `converted` returns, or raises."""
     for declared in _fields(options.__class__):
         given = getattr(options, declared.name)
         value = converted(given, declared)
@@ -97,11 +90,7 @@ def convert_all(options: Any) -> None:
 
 
 def converted(value: Any, declared: Field[Any]) -> Any:
-    """Return the value of an option in Python's own type.
-
-    Raises:
-        InvalidOptions: it is not of the kind that the field was declared with.
-    """
+    """Return an option's value in Python's own type; InvalidOptions if it is of another kind."""
     kind: Kind = declared.metadata["kind"]
     if value is None and declared.default is None:
         return None

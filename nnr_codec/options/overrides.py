@@ -32,12 +32,7 @@ def values_key(values: Mapping[str, Any]) -> frozenset[Any]:
 
 
 class OverrideTable(Generic[T]):
-    """The options of every tensor that an override matches, each set of them made once.
-
-    Args:
-        overrides: whose values are checked.
-        make: returns the options that have given values.
-    """
+    """The options of every tensor that an override matches, each set of values made once."""
 
     def __init__(self, overrides: Overrides, make: Callable[[Mapping[str, Any]], T]) -> None:
         self._values = [values for _, values in overrides]
@@ -49,8 +44,7 @@ class OverrideTable(Generic[T]):
     def options(self, name: str) -> T:
         """Return the options of tensor `name`; tensors with the same values have one object.
 
-        Raises:
-            InvalidOptions: the overrides contradict each other.
+        Raises InvalidOptions if its overrides contradict each other.
         """
         if name not in self._by_name:
             values = self._merged(name)

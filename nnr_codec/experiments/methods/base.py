@@ -51,12 +51,9 @@ class Codec(Protocol):
 
     def encode(self, tensors: Arrays) -> Encoded:
         """Encode a model; raises whatever says why it cannot."""
-        ...
 
     def decode(self, data: bytes) -> Decoded:
         """Decode what `encode` wrote."""
-        ...
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the results, as JSON-ready data: options and versions."""
-        ...

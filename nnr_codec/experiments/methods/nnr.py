@@ -42,12 +42,9 @@ class NnrCodec:
 
     @classmethod
     def from_options(cls, values: Mapping[str, Any], folder: Path) -> NnrCodec:
-        """Return the codec with a plan's options.
+        """Return the codec with a plan's options; InvalidOptions if one is wrong.
 
         They are ``preset``, ``calibration_stride``, and the fields of ``EncodeOptions``.
-
-        Raises:
-            InvalidOptions: an option is unknown or out of range.
         """
         given = dict(values)
         preset = given.pop("preset", "default")

@@ -20,8 +20,7 @@ _DOTS_PER_INCH = 160
 def write_report(results: Results, folder: Path) -> None:
     """Write ``results.csv``, ``results.json``, ``plots/`` and ``report.html``.
 
-    Raises:
-        InvalidOptions, OSError: a file cannot be written.
+    Raises InvalidOptions or OSError if one cannot be written.
     """
     text = json.dumps(document(results), indent=1, allow_nan=False)
     _write(folder / "results.csv", csv_text(results).encode())

@@ -112,22 +112,18 @@ def marks_of(subject: SubjectResults, kind: Kind) -> dict[str, list[Mark]]:
     """Return the marks of a subject's methods, of those that have any."""
     whole = subject.accuracy(subject.reference)
     marks: dict[str, list[Mark]] = {}
-    floor = _least_divergence(subject) if kind == "divergence" else None
+    # Above 0, and a few decades under the largest.
+    most = max(measured.record["divergence"] or 0.0 for _, measured in subject.cells)
+    floor = max(most / 10.0**DECADES, sys.float_info.min)
     for cell, measured in subject.cells:
         accuracy = subject.accuracy(measured)
         value = accuracy if kind == "accuracy" else measured.record["divergence"]
-        if value is None or (floor is not None and value < floor):
+        if value is None or (kind == "divergence" and value < floor):
             continue
         kept = accuracy is not None and (whole is None or whole - accuracy <= MOST_LOSS)
         mark = Mark(100 * measured.record["ratio"], value, point_identity(kind, cell), kept)
         marks.setdefault(cell.method, []).append(mark)
     return marks
-
-
-def _least_divergence(subject: SubjectResults) -> float:
-    """Return the least divergence that is drawn: above 0, and a few decades under the largest."""
-    values: list[float] = [cell.record["divergence"] or 0.0 for _, cell in subject.cells]
-    return max(max(values) / 10.0**DECADES, sys.float_info.min)
 
 
 def point_identity(kind: Kind, cell: Cell) -> str:

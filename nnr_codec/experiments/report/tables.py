@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -40,6 +41,10 @@ def rows(results: Results) -> list[dict[str, Any]]:
     return table_rows
 
 
+def _columns(scores: Iterable[str] = ()) -> list[str]:
+    return [*_FIRST, *scores, *_JUDGED, *ERRORS, *_YARDSTICKS, *TIMES]
+
+
 def _row(cell: Cell, outcome: Measured | Failure, facts: Facts | Failure) -> dict[str, Any]:
     row: dict[str, Any] = {
         "subject": cell.subject.name,
@@ -50,30 +55,22 @@ def _row(cell: Cell, outcome: Measured | Failure, facts: Facts | Failure) -> dic
     if isinstance(outcome, Failure) or isinstance(facts, Failure):
         return row
     record = outcome.record
-    row |= {name: record[name] for name in ("bytes", "bits_per_weight", "ratio")}
-    row |= record["scores"]
-    row |= {
-        "agreement": record["agreement"],
-        "divergence": record["divergence"],
+    of_subject = {
         "divergence_kind": facts.divergence,
         "samples": facts.sample_count,
-        "parameters": record.get("parameters", facts.parameters),
-        "macs": record.get("macs", facts.macs),
+        "parameters": facts.parameters,
+        "macs": facts.macs,
     }
-    row |= {name: record[name] for name in ERRORS if name in record}
-    row |= record.get("yardsticks", {})
-    return row | {name: record[name] for name in TIMES if name in record}
+    columns = of_subject | record["scores"] | dict(record) | record.get("yardsticks", {})
+    return row | {name: columns[name] for name in _columns(record["scores"]) if name in columns}
 
 
 def csv_text(results: Results) -> str:
     """Return the rows as CSV, with a header; numbers as Python writes them."""
     table = rows(results)
-    measures = (*_JUDGED, *ERRORS, *_YARDSTICKS, *TIMES)
-    fixed = {*_FIRST, *measures}
-    scores = dict.fromkeys(name for row in table for name in row if name not in fixed)
-    header = [*_FIRST, *scores, *measures]
+    scores = dict.fromkeys(name for row in table for name in row if name not in _columns())
     text = io.StringIO()
-    writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, _columns(scores), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
     return text.getvalue()
