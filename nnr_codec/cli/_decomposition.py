@@ -110,15 +110,10 @@ def show_skipped(decomposition: Decomposition) -> None:
     for name, reason in decomposition.skipped.items():
         by_reason.setdefault(reason.removeprefix(f"{name!r}: "), []).append(name)
     for reason, names in by_reason.items():
-        start = "stays dense" if len(names) == 1 else "stay dense"
-        of_all = _of_several(reason, len(names))
-        common.warn("nnr-encode", f"{start}: {_listed(names)}: {of_all}")
-
-
-def _of_several(reason: str, count: int) -> str:
-    """Return why weights stay dense, in the singular or in the plural."""
-    verb, space, rest = reason.partition(" ")
-    return f"{_PLURALS[verb]}{space}{rest}" if count > 1 and verb in _PLURALS else reason
+        start, (verb, space, rest) = "stays dense", reason.partition(" ")
+        if len(names) > 1:
+            start, verb = "stay dense", _PLURALS.get(verb, verb)
+        common.warn("nnr-encode", f"{start}: {_listed(names)}: {verb}{space}{rest}")
 
 
 def _show_incomplete(calibration: Calibration) -> None:

@@ -12,7 +12,6 @@ from nnr_codec.user.module import sample_count
 Batch = tuple[Any, Any]
 """Inputs and targets of some samples; both are a tensor or an array, or a tuple of them, with
 samples along the first dimension. Targets are None where there are none."""
-Load = Callable[[Sequence[int]], Batch]
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Batches:
         size: samples in a batch; the last may have fewer.
     """
 
-    load: Load
+    load: Callable[[Sequence[int]], Batch]
     indices: Sequence[int]
     size: int = 100
 

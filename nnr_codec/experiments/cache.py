@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,7 @@ _KEY_DIGITS = 16
 
 
 def cell_key(cell: Cell, facts: Facts) -> str:
-    """Return the key of a cell: the SHA-256 of everything that decides its figures.
-
-    That is the model file, the samples, the method with all its options and its version, and the
-    versions of what evaluates. Raises what the codec's `identity` raises.
-    """
+    """Return the SHA-256 of all that decides a cell's figures; raises what `identity` raises."""
     import torch
 
     decides: dict[str, Any] = {
@@ -48,11 +45,11 @@ def cell_key(cell: Cell, facts: Facts) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
 class CellCache:
     """Measured cells in a folder, which is made when the first is put there."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    folder: Path
 
     def get(self, cell: Cell, key: str) -> Measured | None:
         """Return a cell; None if it is not there, or its files are damaged."""
@@ -71,7 +68,7 @@ class CellCache:
 
     def put(self, cell: Cell, key: str, measured: Measured) -> None:
         """Keep a cell; InvalidOptions or OSError if its files cannot be written."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         figures, samples = self._paths(cell, key)
         with atomic_output(samples, overwrite=True) as file:
             np.savez_compressed(file, **dict(measured.samples))  # type: ignore[arg-type]
@@ -86,7 +83,7 @@ class CellCache:
 
     def _paths(self, cell: Cell, key: str) -> tuple[Path, Path]:
         stem = f"{plain_name(cell.name)}-{key[:_KEY_DIGITS]}"
-        return self._folder / f"{stem}.json", self._folder / f"{stem}.npz"
+        return self.folder / f"{stem}.json", self.folder / f"{stem}.npz"
 
 
 def _digest(figures: Any, samples: Arrays) -> str:

@@ -38,13 +38,7 @@ SCORE = "score."
 
 @dataclass(frozen=True)
 class Cell:
-    """What is to be measured; without a point: the uncompressed network.
-
-    Attributes:
-        subject: the network.
-        method: name of the method.
-        point: its operating point.
-    """
+    """What is to be measured: a network with a method; without a point the uncompressed one."""
 
     subject: SubjectPlan
     method: str = "uncompressed"

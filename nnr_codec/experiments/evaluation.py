@@ -134,11 +134,8 @@ def _naming(name: str) -> Iterator[None]:
 def calibration_of(source: str, data: Path | None, stride: int) -> Calibration:
     """Return the moments of a subject's uncompressed network; those of the last call are kept.
 
-    Every `stride`-th calibration sample is looked at. The other arguments: as `find_subject`.
-
-    Raises:
-        InvalidOptions: there is no such subject, or it has no samples to calibrate with.
-        InvalidModel: its tensors do not fit its module, or a layer's input is not finite.
+    Every `stride`-th calibration sample is looked at. Raises InvalidOptions without such samples,
+    and what `find_subject`, `load_state` and `calibrate` raise.
     """
     subject = find_subject(source, data)
     return _moments(source, data, stride, file_digest(subject.checkpoint))

@@ -40,7 +40,6 @@ from nnr_codec.user.code import load_function, naming_failures
 TORCHVISION = ("vgg16", "resnet50", "mobilenet_v2")
 """Names of networks that need no file; they run on ImageNet in folders."""
 
-RETURNS = "a function returns (module, checkpoint, batches) or a Subject"
 _CIFAR10 = [f"resnet{n}_cifar10{kind}" for n in (8, 20, 56) for kind in ("", "_folder")]
 _FILES = {
     **dict.fromkeys(_CIFAR10, "cifar_resnets.py"),
@@ -75,7 +74,12 @@ def find_subject(
     """
     if ":" not in source:
         check_name(source)
-        return _torchvision_network(source, data).sampled(stride, limit)
+        try:
+            from nnr_codec.experiments.datasets.imagenet import torchvision_network
+        except ModuleNotFoundError as error:
+            reason = f"{error.name} is missing: install the extra eval"
+            raise InvalidOptions("subject", reason) from error
+        return torchvision_network(source, data).sampled(stride, limit)
     function = load_function(source, "subject", folder)
     try:
         with naming_failures(source, "subject"):
@@ -100,15 +104,6 @@ def check_name(name: str) -> None:
     if name not in TORCHVISION:
         names = ", ".join(TORCHVISION)
         raise InvalidOptions("subject", f"{name!r} is neither FILE.py:FUNCTION nor one of {names}")
-
-
-def _torchvision_network(name: str, data: Path | None) -> Subject:
-    try:
-        from nnr_codec.experiments.datasets.imagenet import torchvision_network
-    except ModuleNotFoundError as error:
-        reason = f"{error.name} is missing: install the extra eval"
-        raise InvalidOptions("subject", reason) from error
-    return torchvision_network(name, data)
 
 
 def _called(function: Callable[..., Any], source: str, data: Path | None) -> Any:
@@ -141,7 +136,8 @@ def _as_subject(result: Any, source: str) -> Subject:
     if not isinstance(result, tuple) or len(result) != 3:
         length = f" of {len(result)}" if isinstance(result, tuple) else ""
         kind = f"a value of type {type(result).__name__}{length}"
-        raise InvalidOptions("subject", f"{source}: returns {kind}; {RETURNS}")
+        expected = "(module, checkpoint, batches) or a Subject"
+        raise InvalidOptions("subject", f"{source}: returns {kind}; a function returns {expected}")
     module, checkpoint, batches = result
     if not isinstance(checkpoint, str | os.PathLike):
         raise _wrong_part(source, "checkpoint", checkpoint, "the path of a model file")

@@ -54,12 +54,8 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 def sample_count(inputs: Any) -> int:
     """Return how many samples `inputs` have: along the first dimension of the first of them."""
-    first = inputs
-    if isinstance(inputs, Mapping):
-        first = next(iter(inputs.values()))
-    elif isinstance(inputs, tuple):
-        first = inputs[0]
-    return len(first)
+    parts = inputs.values() if isinstance(inputs, Mapping) else inputs
+    return len(next(iter(parts)) if isinstance(inputs, Mapping | tuple) else inputs)
 
 
 def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:

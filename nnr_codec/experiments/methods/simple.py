@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,8 +17,6 @@ from ...model import Array
 from ...options.kinds import convert_all, option, whole
 from ..checked_table import options_of
 from .base import Arrays, Decoded, Encoded
-
-Packed = TypeVar("Packed", bound="PackedCodec")
 
 ZSTD_LEVEL = 19
 """The strongest level that takes no more memory than the default window to decode."""
@@ -31,7 +29,7 @@ class PackedCodec:
     codec: ClassVar[str]  # its name in plans
 
     @classmethod
-    def from_options(cls: type[Packed], values: Mapping[str, Any], folder: Path) -> Packed:
+    def from_options(cls, values: Mapping[str, Any], folder: Path) -> PackedCodec:
         """Return the codec with a plan's options; raises InvalidOptions for others."""
         return options_of(cls, values)
 

@@ -54,19 +54,12 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
 
 @dataclass(frozen=True)
 class Mark:
-    """A cell's place in a plot.
+    """A cell's place in a plot."""
 
-    Attributes:
-        size: percent of float32.
-        value: accuracy, as reports give it, or divergence.
-        identity: of the mark in the SVG.
-        is_of_use: whether the network has lost little enough to be looked at.
-    """
-
-    size: float
-    value: float
-    identity: str
-    is_of_use: bool
+    size: float  # percent of float32
+    value: float  # accuracy, as reports give it, or divergence
+    identity: str  # of the mark in the SVG
+    is_of_use: bool  # the network has lost little enough to be looked at
 
 
 def plot(subject: SubjectResults, kind: Kind) -> Figure:
