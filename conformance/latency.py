@@ -47,7 +47,6 @@ from nnr_codec.decompose import Decomposition, decompose_model
 from nnr_codec.decompose.layer_kinds import weights_of_model
 from nnr_codec.decompose.timing import times_in_turns
 from nnr_codec.errors import InvalidOptions
-from nnr_codec.experiments.batches import sample_count
 from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.experiments.measures.complexity import measure_complexity
 from nnr_codec.experiments.subject import Subject
@@ -55,7 +54,7 @@ from nnr_codec.experiments.subject_source import find_subject
 from nnr_codec.factorization.forms import FactoredWeight
 from nnr_codec.layers import factorize
 from nnr_codec.model import Parameter
-from nnr_codec.user.module import apply
+from nnr_codec.user.module import apply, sample_count
 
 SUBJECTS = [
     source_of("cifar_resnets.py:resnet20_cifar10"),

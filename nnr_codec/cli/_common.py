@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import reprlib
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import fields
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from .. import __version__
-from ..errors import BitstreamError, InvalidOptions, NnrError
-from ..options import DecodeLimits
+from ..checkpoints.file_format import format_of
+from ..errors import BitstreamError, InvalidModel, InvalidOptions, NnrError, UnsupportedFeature
+from ..options import TENSOR_OPTIONS, DecodeLimits
 from ..options.kinds import Kind, whole
 from .text import printable
 
@@ -24,21 +28,44 @@ DONE, FAILURE, USAGE, BAD_BITSTREAM, MISMATCH = range(5)
 _STDOUT_PATHS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _MOST_THREADS = 1 << 16
 _INTERRUPTED = 130  # as shells have it for SIGINT
+_shortened = reprlib.Repr()
+_shortened.maxstring = 80
 
 
 class VerificationMismatch(NnrError):
     """The decoded tensors do not have the digest that was given."""
 
 
-def parser(program: str, description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that all commands have."""
-    result = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
-    result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    result.add_argument("--json", action="store_true", help="results as JSON on stdout")
-    return result
+class Parser(argparse.ArgumentParser):
+    """A parser with the options that all commands have, whose errors are two lines at most."""
+
+    def __init__(self, program: str, description: str) -> None:
+        super().__init__(prog=program, description=description, allow_abbrev=False)
+        self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+        self.add_argument("--json", action="store_true", help="results as JSON on stdout")
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, and end the program."""
+        text = f"{self.prog}: error: {printable(message)}\n"
+        self.exit(USAGE, f"{text}{self.prog} --help lists the options\n")
+
+    def parsed(self, arguments: list[str] | None) -> argparse.Namespace:
+        """Return the parsed command line; end the program if an option is unknown."""
+        given, unknown = self.parse_known_args(arguments)
+        for argument in unknown:
+            flag = argument.partition("=")[0]
+            nearest = get_close_matches(flag, self._option_string_actions, 1)
+            hint = f": did you mean {nearest[0]}?" if nearest else ""
+            self.error(f"unknown argument {_shortened.repr(argument)}{hint}")
+        return given
+
+    def flag(self, name: str) -> str | None:
+        """Return the flag of the option that Python calls `name`, if there is one."""
+        flag = f"--{name.replace('_', '-')}"
+        return flag if flag in self._option_string_actions else None
 
 
-def add_threads(result: argparse.ArgumentParser) -> None:
+def add_threads(result: Parser) -> None:
     """Add --threads."""
     result.add_argument(
         "--threads",
@@ -47,6 +74,13 @@ def add_threads(result: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads (default: one for each processor); the result does not depend on them",
     )
+
+
+def add_amount(result: Parser, row: str) -> None:
+    """Add --quiet and --verbose; `row`: what has a row with the latter."""
+    amount = result.add_mutually_exclusive_group()
+    amount.add_argument("-q", "--quiet", action="store_true", help="print errors alone")
+    amount.add_argument("-v", "--verbose", action="store_true", help=f"print a row for each {row}")
 
 
 def add_parents(result: Any) -> None:
@@ -60,7 +94,7 @@ def add_parents(result: Any) -> None:
     )
 
 
-def add_layers(result: argparse.ArgumentParser) -> None:
+def add_layers(result: Parser) -> None:
     """Add --layers."""
     result.add_argument(
         "--layers",
@@ -71,44 +105,56 @@ def add_layers(result: argparse.ArgumentParser) -> None:
     )
 
 
-def add_limits(result: argparse.ArgumentParser) -> None:
+def add_limits(result: Parser) -> None:
     """Add --limit."""
-    names = ", ".join(field.name for field in fields(DecodeLimits))
+    names = [field.name for field in fields(DecodeLimits)]
+    number = parser_of(whole(0, sys.maxsize), checks=True)
+
+    def parse(text: str) -> tuple[str, int]:
+        name, _, value = text.partition("=")
+        name = name.replace("-", "_")
+        if name not in names:
+            reason = f"is not NAME=N with one of the names {', '.join(names)}"
+            raise argparse.ArgumentTypeError(f"{_shortened.repr(text)} {reason}")
+        return name, number(value)
+
     result.add_argument(
         "--limit",
+        type=parse,
         action="append",
         default=[],
         metavar="NAME=N",
-        help=f"what the bitstream may ask for: {names}",
+        help=f"what the bitstream may ask for: {', '.join(names)}",
     )
 
 
 def limits(given: argparse.Namespace) -> DecodeLimits:
-    """Return the limits that --limit asks for.
-
-    Raises:
-        InvalidOptions: an unknown limit, or no whole number.
-    """
-    values: dict[str, int] = {}
-    known = {field.name for field in fields(DecodeLimits)}
-    for text in given.limit:
-        name, _, value = text.partition("=")
-        name = name.replace("-", "_")
-        if name not in known or not value.isdecimal():
-            reason = f"{text!r} is not NAME=N with one of the names {', '.join(sorted(known))}"
-            raise InvalidOptions("--limit", reason)
-        values[name] = int(value)
-    return DecodeLimits(**values)
+    """Return the limits of the decoder that the command line gives."""
+    return DecodeLimits(**dict(given.limit))
 
 
-def refuse_own_input(source: str, output: str) -> None:
-    """Check that the output is not the input.
-
-    Raises:
-        InvalidOptions: `output` is the same file as `source`.
-    """
+def check_output(source: str, output: str, *, overwrite: bool) -> None:
+    """Raise InvalidOptions if the output is the input, or a file that is to be kept."""
     if os.path.exists(source) and os.path.exists(output) and os.path.samefile(source, output):
         raise InvalidOptions("output", f"{output!r} is the input")
+    if not overwrite and os.path.isfile(output) and output not in _STDOUT_PATHS:
+        raise InvalidOptions("output", f"{output!r} exists already; -f overwrites it")
+
+
+@contextmanager
+def recognizing_models(path: str) -> Iterator[None]:
+    """Say of an input that is no bitstream, but a model file, what it is."""
+    try:
+        yield
+    except BitstreamError as error:
+        if not isinstance(error, UnsupportedFeature) and f"{path}: unit 0" not in str(error):
+            raise
+        try:
+            kind = format_of(path)
+        except InvalidModel:
+            raise error from None
+        reason = f"looks like a model file ({kind}), not a bitstream; nnr-encode makes one of it"
+        raise BitstreamError(f"{path}: {reason}") from error
 
 
 def parser_of(kind: Kind, *, checks: bool = False) -> Callable[[str], Any]:
@@ -118,7 +164,8 @@ def parser_of(kind: Kind, *, checks: bool = False) -> Callable[[str], Any]:
         try:
             return kind.convert(kind.parse(text)) if checks else kind.parse(text)
         except (ArithmeticError, KeyError, ValueError):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {kind.description}") from None
+            reason = f"{_shortened.repr(text)} is not {kind.description}"
+            raise argparse.ArgumentTypeError(reason) from None
 
     return parse
 
@@ -160,20 +207,18 @@ def print_json(data: Any) -> None:
     print()
 
 
-@contextmanager
-def results_beside(output: str | None) -> Iterator[None]:
+def results_beside(output: str | None) -> AbstractContextManager[object]:
     """Print results on stderr if the output itself goes to stdout."""
-    if output in _STDOUT_PATHS:
-        with redirect_stdout(sys.stderr):
-            yield
-    else:
-        yield
+    return redirect_stdout(sys.stderr) if output in _STDOUT_PATHS else nullcontext()
 
 
-def run(program: str, command: Callable[[], int]) -> int:
+def run(
+    parser: Parser, command: Callable[[argparse.Namespace], int], arguments: list[str] | None
+) -> int:
     """Run a command; turn exceptions into a message on stderr and an exit code."""
+    program, given = parser.prog, parser.parsed(arguments)
     try:
-        code = command()
+        code = command(given)
         sys.stdout.flush()
         return code
     except VerificationMismatch as error:
@@ -181,7 +226,7 @@ def run(program: str, command: Callable[[], int]) -> int:
     except BitstreamError as error:
         return _fail(program, f"bad bitstream: {error}", BAD_BITSTREAM)
     except InvalidOptions as error:
-        return _fail(program, str(error), USAGE)
+        return _fail(program, _in_shell(parser, error), USAGE)
     except NnrError as error:
         return _fail(program, str(error), FAILURE)
     except BrokenPipeError:
@@ -195,6 +240,19 @@ def run(program: str, command: Callable[[], int]) -> int:
         return _fail(program, "out of memory", FAILURE)
     except KeyboardInterrupt:
         return _fail(program, "interrupted", _INTERRUPTED)
+
+
+def _in_shell(parser: Parser, error: InvalidOptions) -> str:
+    """Return the message of an error, in which options have the names of the command line."""
+
+    def dashed(word: re.Match[str]) -> str:
+        return word[0].replace("_", "-") if parser.flag(word[0]) else word[0]
+
+    tensor, _, name = error.option.rpartition(": ")
+    option = parser.flag(error.option) or error.option
+    if tensor and name in TENSOR_OPTIONS and parser.flag("set"):
+        option = f"--set {option}"
+    return re.sub(r"\b[a-z]+_[a-z_]+\b", dashed, f"{option}: {error.reason}")
 
 
 def _fail(program: str, message: str, code: int) -> int:

@@ -58,11 +58,7 @@ def add_decomposition(group: Any) -> None:
 
 
 def check_needed(given: argparse.Namespace, options: EncodeOptions) -> None:
-    """Check that no option of decomposition is given where nothing is decomposed.
-
-    Raises:
-        InvalidOptions: one is.
-    """
+    """Raise InvalidOptions if an option of decomposition is given where nothing is decomposed."""
     if options.decomposes:
         return
     names = [name for name in given_values(given, DecompositionOptions) if name != "method"]
@@ -78,18 +74,10 @@ def decompose(
     executor: Executor | None,
     advance: Callable[[int], object],
 ) -> Decomposition:
-    """Decompose the weights of a model as the command line says.
+    """Decompose the weights of a model as the command line says; what are factors stays so.
 
-    Args:
-        given: the command line.
-        model: the input. What it has as factors stays so.
-        options: of the encoder.
-        executor: decomposes weights side by side.
-        advance: called with the number of weights that are done.
-
-    Raises:
-        InvalidOptions: a file of the user's lacks its function or fails.
-        InvalidModel: the module does not fit the model.
+    `advance` is called with the number of weights that are done. Raises what `decompose_model`
+    raises, and what loading and calling the user's functions and module raises.
     """
     from ..decompose import decompose_model  # imports libraries that others need not
 
@@ -122,15 +110,10 @@ def show_skipped(decomposition: Decomposition) -> None:
     for name, reason in decomposition.skipped.items():
         by_reason.setdefault(reason.removeprefix(f"{name!r}: "), []).append(name)
     for reason, names in by_reason.items():
-        start = "stays dense" if len(names) == 1 else "stay dense"
-        of_all = _of_several(reason, len(names))
-        common.warn("nnr-encode", f"{start}: {_listed(names)}: {of_all}")
-
-
-def _of_several(reason: str, count: int) -> str:
-    """Return why weights stay dense, in the singular or in the plural."""
-    verb, space, rest = reason.partition(" ")
-    return f"{_PLURALS[verb]}{space}{rest}" if count > 1 and verb in _PLURALS else reason
+        start, (verb, space, rest) = "stays dense", reason.partition(" ")
+        if len(names) > 1:
+            start, verb = "stay dense", _PLURALS.get(verb, verb)
+        common.warn("nnr-encode", f"{start}: {_listed(names)}: {verb}{space}{rest}")
 
 
 def _show_incomplete(calibration: Calibration) -> None:

@@ -42,12 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         if texts is _CODING:
             common.add_parents(group)
     group = parser.add_argument_group("selection")
-    group.add_argument(
-        "--lossless",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="code every tensor exactly, bit by bit",
-    )
+    add_flag(group, EncodeOptions, "lossless", "code every tensor exactly, bit by bit")
     for flag, text in (
         ("--include", "tensors to quantize (default: all)"),
         ("--exclude", "tensors to code losslessly although they are included"),
@@ -90,11 +85,7 @@ def given_values(given: argparse.Namespace, options: type) -> dict[str, Any]:
 
 
 def encode_options(given: argparse.Namespace) -> EncodeOptions:
-    """Return the options that the command line gives.
-
-    Raises:
-        InvalidOptions: a value is out of range, or values contradict each other.
-    """
+    """Return the options that the command line gives; raises what `EncodeOptions` raises."""
     return EncodeOptions.preset(
         given.preset,
         **given_values(given, EncodeOptions),
@@ -104,11 +95,7 @@ def encode_options(given: argparse.Namespace) -> EncodeOptions:
 
 
 def parse_override(text: str) -> tuple[str, dict[str, Any]]:
-    """Parse 'GLOB=key:value,key:value'.
-
-    Raises:
-        InvalidOptions: it has another form, an unknown key, or a value of another type.
-    """
+    """Parse 'GLOB=key:value,key:value'; InvalidOptions if it is none, or has an unknown key."""
     glob, equals, assignments = text.rpartition("=")
     if not equals or not glob or not assignments:
         raise InvalidOptions("--set", f"{text!r} is not of the form GLOB=key:value,…")

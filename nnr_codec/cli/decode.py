@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -26,12 +27,11 @@ PROGRAM = "nnr-decode"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    given = _parser().parse_args(arguments)
-    return common.run(PROGRAM, lambda: _decode(given))
+    return common.run(_parser(), _decode, arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser(
+def _parser() -> common.Parser:
+    parser = common.Parser(
         PROGRAM, "Decode an NNR bitstream into a model (safetensors, npz, PyTorch, ONNX)."
     )
     parser.add_argument("input", metavar="IN.nnr", help="the bitstream; - for standard input")
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_parents(parser)
     parser.add_argument(
         "--verify",
+        type=_digest,
         metavar="DIGEST",
         help="write nothing unless the decoded model has this digest (nnr-info --digest)",
     )
@@ -60,21 +61,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _digest(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError("a digest is 64 hexadecimal digits")
+    return text
+
+
 def _decode(given: argparse.Namespace) -> int:
     if given.verify is not None and given.only is not None:
         raise InvalidOptions("--verify", "needs the whole model: leave --only out")
     is_file = os.path.isfile(given.output) or not os.path.exists(given.output)
     if given.verify is not None and not is_file:  # a pipe, a device
         raise InvalidOptions("--verify", f"needs a file to write, which {given.output!r} is not")
-    check_output(given.output, overwrite=given.force, graph=given.graph)
-    common.refuse_own_input(given.input, given.output)
+    check_output(given.output, overwrite=True, graph=given.graph)
+    common.check_output(given.input, given.output, overwrite=given.force)
     start = time.perf_counter()
     state = ModelDigest() if given.verify is not None or given.json else None
     with common.executor(given.threads) as executor:
         decoder = StreamDecoder(
             parents=given.parent, only=given.only, limits=common.limits(given), executor=executor
         )
-        with rereadable(sys.stdin.buffer if given.input == "-" else given.input) as source:
+        with (
+            common.recognizing_models(given.input),
+            rereadable(sys.stdin.buffer if given.input == "-" else given.input) as source,
+        ):
             model = DecodedModel(decoder, source, given.layers, state.update if state else None)
             if KEY in model.metadata and given.graph is not None:
                 reason = "factorized: an ONNX graph cannot hold factors"

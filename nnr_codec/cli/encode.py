@@ -25,12 +25,11 @@ _USUAL_ENCODINGS = 3
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    given = _parser().parse_args(arguments)
-    return common.run(PROGRAM, lambda: _encode(given))
+    return common.run(_parser(), _encode, arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser(
+def _parser() -> common.Parser:
+    parser = common.Parser(
         PROGRAM, "Encode a model (safetensors, npz, PyTorch, ONNX) into an NNR bitstream."
     )
     parser.add_argument("input", metavar="INPUT", help="the model")
@@ -39,9 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the output")
     parser.add_argument("--dry-run", action="store_true", help="encode, but write nothing")
-    amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("-q", "--quiet", action="store_true", help="print errors alone")
-    amount.add_argument("-v", "--verbose", action="store_true", help="print a row for each tensor")
+    common.add_amount(parser, "tensor")
     common.add_threads(parser)
     parser.add_argument(
         "--preset",
@@ -68,7 +65,7 @@ def _encode(given: argparse.Namespace) -> int:
         common.progress_bar(given.quiet, _expected_weights(model, options), "w") as advance,
     ):
         if given.output is not None:
-            common.refuse_own_input(given.input, given.output)
+            common.check_output(given.input, given.output, overwrite=given.force or given.dry_run)
         factorizations = None
         if options.decomposes:
             decomposition = decompose(given, model, options, executor, advance)

@@ -7,9 +7,10 @@ import os
 import sys
 
 from ..errors import InvalidOptions
-from ..experiments.plan import Plan, load_plan
+from ..experiments.plan import load_plan
+from ..experiments.report.bd_rate import BdRate
 from ..experiments.report.files import PAGE
-from ..experiments.report.results import Results, bd_rates, losses_of
+from ..experiments.report.results import Results
 from ..experiments.report.tables import document
 from ..experiments.runner import planned_cells, run_plan, usable_folder
 from ..report import size_text
@@ -22,12 +23,11 @@ DATA_VARIABLE = "NNR_DATA"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    given = _parser().parse_args(arguments)
-    return common.run(PROGRAM, lambda: _evaluate(given))
+    return common.run(_parser(), _evaluate, arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser(
+def _parser() -> common.Parser:
+    parser = common.Parser(
         PROGRAM, "Run a core experiment: networks, coded in several ways, and what they still do."
     )
     parser.add_argument("plan", metavar="PLAN.toml", help="the experiment")
@@ -40,9 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     about = f"folder of models and data (default: the environment's {DATA_VARIABLE})"
     parser.add_argument("--data", metavar="DIR", default=default, help=about)
     parser.add_argument("--only", metavar="GLOB", help="cells to measure: SUBJECT/METHOD/POINT")
-    amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("-q", "--quiet", action="store_true", help="print errors alone")
-    amount.add_argument("-v", "--verbose", action="store_true", help="print a row for each cell")
+    common.add_amount(parser, "cell")
     common.add_threads(parser)
     return parser
 
@@ -67,33 +65,35 @@ def _evaluate(given: argparse.Namespace) -> int:
             overwrite=given.force,
             progress=lambda name, measured: advance(1),
         )
-    for cell, failure in results.failures:
-        print(f"{PROGRAM}: {printable(f'{cell.name}: {failure.reason}')}", file=sys.stderr)
+    for reason, names in results.failed_names.items():
+        for name in names:
+            print(f"{PROGRAM}: {printable(f'{name}: {reason}')}", file=sys.stderr)
+    if not given.quiet:
+        for name, glob in results.unmatched_globs:
+            common.warn(PROGRAM, f"{name}: {glob!r} matches no tensor")
     if given.json:
         common.print_json(document(results))
     elif not given.quiet:
-        _show(given, plan, results)
+        _show(given, results)
     return common.FAILURE if results.failures else common.DONE
 
 
-def _show(given: argparse.Namespace, plan: Plan, results: Results) -> None:
+def _show(given: argparse.Namespace, results: Results) -> None:
     if given.verbose:
         print(_cells(results), end="\n\n")
-    header = ["network", "method", "BD-rate", *(f"drop {drop:g}" for drop in plan.drops)]
+    header = ["network", "method", "BD-rate", *(f"drop {drop:g}" for drop in results.plan.drops)]
     rows = []
-    for subject in results.subjects():
-        rates = bd_rates(subject, plan.anchor)
-        for method, losses in losses_of(subject, plan).items():
-            change = rates[method].change if method in rates else None
-            rate = "-" if change is None else f"{100 * change:+.1f} %"
+    for subject in results.subjects:
+        for method, losses in subject.losses.items():
+            rate = subject.bd_rates.get(method, BdRate(None))
+            change = "-" if rate.change is None else f"{100 * rate.change:+.1f} %"
             sizes = ["-" if one.bytes is None else size_text(one.bytes) for one in losses]
-            rows.append([printable(subject.name), printable(method), rate, *sizes])
+            rows.append([printable(subject.name), printable(method), change, *sizes])
     if rows:
         print(table(header, rows))
     failed = f", {len(results.failures)} failed" if results.failures else ""
     page = os.path.join(given.output, PAGE)
-    count = len(results.cells)
-    print(f"{count} cell{'' if count == 1 else 's'}{failed}: {printable(page)}")
+    print(f"{common.counted(len(results.cells), 'cell')}{failed}: {printable(page)}")
 
 
 def _cells(results: Results) -> str:
@@ -102,16 +102,16 @@ def _cells(results: Results) -> str:
             printable(cell.name),
             str(measured.record["bytes"]),
             f"{measured.record['bits_per_weight']:.3f}",
-            _number(subject.accuracy(measured), ".2f"),
-            _number(measured.record["divergence"], ".3g"),
+            _or_dash(subject.accuracy(measured), ".2f"),
+            _or_dash(measured.record["divergence"], ".3g"),
         )
-        for subject in results.subjects()
+        for subject in results.subjects
         for cell, measured in subject.cells
     ]
     return table(("cell", "bytes", "bit/weight", "accuracy", "divergence"), rows)
 
 
-def _number(value: float | None, form: str) -> str:
+def _or_dash(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 

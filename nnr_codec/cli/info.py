@@ -18,20 +18,20 @@ from .text import printable, table
 
 PROGRAM = "nnr-info"
 _LONGEST_VALUE = 200  # characters of a listed value
+_HEADER = ("tensor", "shape", "kind", "bytes", "bit/weight", "qp", "N", "scan", "dq")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    given = _parser().parse_args(arguments)
-    return common.run(PROGRAM, lambda: _info(given))
+    return common.run(_parser(), _info, arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.parser(PROGRAM, "Show what is in an NNR bitstream, without decoding it.")
+def _parser() -> common.Parser:
+    parser = common.Parser(PROGRAM, "Show what is in an NNR bitstream, without decoding it.")
     parser.add_argument("input", metavar="IN.nnr", help="the bitstream; - for standard input")
     parser.add_argument("--units", action="store_true", help="list every syntax element")
     parser.add_argument(
-        "--digest", action="store_true", help="decode, and show the model's digest (SHA-256)"
+        "--digest", action="store_true", help="decode, and print the model's digest (SHA-256) alone"
     )
     common.add_layers(parser)
     common.add_parents(parser)
@@ -41,13 +41,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _info(given: argparse.Namespace) -> int:
+    if given.units and given.digest and not given.json:
+        raise InvalidOptions(
+            "units", "--digest prints the digest alone: leave one out, or add --json"
+        )
     limits = common.limits(given)
     if given.parent and not given.digest:
         reason = "is for --digest alone, since headers can be read without parents"
         raise InvalidOptions("--parent", reason)
     # A pipe is read once: its bytes serve the digest as well.
     source = sys.stdin.buffer.read() if given.input == "-" else given.input
-    with NnrStream(source, limits=limits) as stream:
+    with common.recognizing_models(given.input), NnrStream(source, limits=limits) as stream:
         info = stream.info()
         units = stream.units() if given.units else []
         listed = [_unit_json(parsed) for parsed in units]
@@ -61,17 +65,14 @@ def _info(given: argparse.Namespace) -> int:
         extra = {"unit_list": listed} if given.units else {}
         digests = {"digest": model_digest} if given.digest else {}
         common.print_json({"input": given.input, **info.to_json(), **digests, **extra})
+    elif given.digest:
+        print(model_digest)
     else:
-        _print(given, info, listed, model_digest)
+        _print(given, info, listed)
     return common.DONE
 
 
-def _print(
-    given: argparse.Namespace,
-    info: StreamInfo,
-    units: list[dict[str, Any]],
-    model_digest: str | None,
-) -> None:
+def _print(given: argparse.Namespace, info: StreamInfo, units: list[dict[str, Any]]) -> None:
     if given.units:
         for unit in units:
             print(f"{unit['unit']}, {unit['bytes']} bytes at {unit['offset']}")
@@ -79,7 +80,7 @@ def _print(
                 value = printable(_shortened(element["value"]))
                 print(f"    {element['name']:45s} {element['descriptor']:8s} {value}")
     else:
-        print(_rows(info))
+        print(table(_HEADER, [_row(tensor) for tensor in info.tensors]))
         if info.factorizations:
             print(_factorization_rows(info))
     print(
@@ -89,13 +90,6 @@ def _print(
         f"{info.original_bytes} -> {info.bytes} bytes ({100 * info.ratio:.2f} %), "
         f"{info.bits_per_weight:.3f} bit/weight, qp density {info.qp_density}"
     )
-    if model_digest is not None:
-        print(f"digest {model_digest}")
-
-
-def _rows(info: StreamInfo) -> str:
-    header = ("tensor", "shape", "kind", "bytes", "bit/weight", "qp", "N", "scan", "dq")
-    return table(header, [_row(tensor) for tensor in info.tensors])
 
 
 def _factorization_rows(info: StreamInfo) -> str:
@@ -127,15 +121,12 @@ def _row(tensor: TensorInfo) -> tuple[str, ...]:
         kind,
         str(tensor.bytes) if tensor.bytes else "-",
         f"{tensor.bits_per_weight:.3f}" if tensor.bytes else "-",
-        _or_dash(tensor.qp),
-        _or_dash(tensor.unary_length),
-        _or_dash(tensor.scan_order),
+        *(
+            "-" if n is None else str(n)
+            for n in (tensor.qp, tensor.unary_length, tensor.scan_order)
+        ),
         "-" if tensor.dq is None else ("yes" if tensor.dq else "no"),
     )
-
-
-def _or_dash(value: int | None) -> str:
-    return "-" if value is None else str(value)
 
 
 def _unit_json(parsed: ParsedUnit) -> dict[str, Any]:

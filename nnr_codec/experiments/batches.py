@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nnr_codec.errors import InvalidOptions
+from nnr_codec.user.module import sample_count
 
 Batch = tuple[Any, Any]
 """Inputs and targets of some samples; both are a tensor or an array, or a tuple of them, with
 samples along the first dimension. Targets are None where there are none."""
-Load = Callable[[Sequence[int]], Batch]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Batches:
         size: samples in a batch; the last may have fewer.
     """
 
-    load: Load
+    load: Callable[[Sequence[int]], Batch]
     indices: Sequence[int]
     size: int = 100
 
@@ -78,8 +78,3 @@ def _part(values: Any, which: slice) -> Any:
 def first_sample(inputs: Any) -> Any:
     """Return the first sample of a batch's `inputs`, as a batch of one."""
     return _part(inputs, slice(1))
-
-
-def sample_count(inputs: Any) -> int:
-    """Return how many samples a batch's `inputs` have."""
-    return len(inputs[0] if isinstance(inputs, tuple) else inputs)

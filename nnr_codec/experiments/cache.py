@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,14 @@ import numpy as np
 
 from ..checkpoints.atomic import atomic_output
 from .cells import Cell, Facts, Measured
-from .fingerprints import evaluation_fingerprint, file_digest
+from .fingerprints import evaluation_fingerprint, file_digest, plain_name
 from .methods.base import Arrays
 
 _KEY_DIGITS = 16
-_NAME_LENGTH = 80
 
 
 def cell_key(cell: Cell, facts: Facts) -> str:
-    """Return the key of a cell: the SHA-256 of everything that decides its figures.
-
-    That is the model file, the samples, the method with all its options and its version, and the
-    versions of what evaluates. Raises what the codec's `identity` raises.
-    """
+    """Return the SHA-256 of all that decides a cell's figures; raises what `identity` raises."""
     import torch
 
     decides: dict[str, Any] = {
@@ -50,11 +45,11 @@ def cell_key(cell: Cell, facts: Facts) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
 class CellCache:
     """Measured cells in a folder, which is made when the first is put there."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    folder: Path
 
     def get(self, cell: Cell, key: str) -> Measured | None:
         """Return a cell; None if it is not there, or its files are damaged."""
@@ -72,12 +67,8 @@ class CellCache:
         return Measured(record["figures"], samples)
 
     def put(self, cell: Cell, key: str, measured: Measured) -> None:
-        """Keep a cell.
-
-        Raises:
-            InvalidOptions, OSError: the files cannot be written.
-        """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Keep a cell; InvalidOptions or OSError if its files cannot be written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         figures, samples = self._paths(cell, key)
         with atomic_output(samples, overwrite=True) as file:
             np.savez_compressed(file, **dict(measured.samples))  # type: ignore[arg-type]
@@ -91,9 +82,8 @@ class CellCache:
             file.write(json.dumps(content, indent=1, allow_nan=False).encode())
 
     def _paths(self, cell: Cell, key: str) -> tuple[Path, Path]:
-        name = re.sub(r"[^\w.=+-]+", "-", cell.name)[:_NAME_LENGTH]
-        stem = f"{name}-{key[:_KEY_DIGITS]}"
-        return self._folder / f"{stem}.json", self._folder / f"{stem}.npz"
+        stem = f"{plain_name(cell.name)}-{key[:_KEY_DIGITS]}"
+        return self.folder / f"{stem}.json", self.folder / f"{stem}.npz"
 
 
 def _digest(figures: Any, samples: Arrays) -> str:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,12 @@ import numpy as np
 from ..checkpoints import open_checkpoint
 from ..errors import NnrError
 from ..model import Array
+from ..support.blas_threads import SharedLimit
 from ..user.code import is_interruption
+from ..user.module import sample_count
 from .fingerprints import file_digest
 from .measures.weight_errors import weight_errors
-from .methods import Codec, Decoded, Encoded
-from .methods.base import Arrays
+from .methods.base import Arrays, Codec, Decoded, Encoded
 from .methods.nnr import NnrCodec
 from .plan import Point, SubjectPlan
 
@@ -37,13 +38,7 @@ SCORE = "score."
 
 @dataclass(frozen=True)
 class Cell:
-    """What is to be measured; without a point: the uncompressed network.
-
-    Attributes:
-        subject: the network.
-        method: name of the method.
-        point: its operating point.
-    """
+    """What is to be measured: a network with a method; without a point the uncompressed one."""
 
     subject: SubjectPlan
     method: str = "uncompressed"
@@ -127,7 +122,7 @@ def examine(plan: SubjectPlan, data: Path | None) -> Facts:
     subject = _subject(plan, data)
     digest, count = _samples_digest(subject.batches())
     calibration, _ = _samples_digest(subject.calibration()) if subject.calibration else ("", 0)
-    with _one_thread:
+    with _one_thread():
         cost = subject_complexity(subject)
     digests = (file_digest(subject.checkpoint), digest, calibration)
     metric, macs = subject.metric, None if cost.unknown else cost.macs
@@ -137,10 +132,7 @@ def examine(plan: SubjectPlan, data: Path | None) -> Facts:
 def measure(cell: Cell, data: Path | None, reference: Array | None = None) -> Measured:
     """Encode, decode and evaluate.
 
-    Args:
-        cell: what.
-        data: folder of models and data.
-        reference: outputs of the uncompressed network; None for that network itself.
+    `reference` are the outputs of the uncompressed network; None for that network itself.
     """
     subject = _subject(cell.subject, data)
     with open_checkpoint(subject.checkpoint) as model:
@@ -157,6 +149,7 @@ def measure(cell: Cell, data: Path | None, reference: Array | None = None) -> Me
         **_sizes(len(encoded.data), weights),
         "breakdown": dict(encoded.breakdown),
         "yardsticks": dict(encoded.yardsticks),
+        "unmatched_globs": list(encoded.unmatched_globs),
         **record,
         **weight_errors(tensors, decoded),
         **_factorized_cost(subject, decoded),
@@ -171,7 +164,7 @@ def _encoded(subject: SubjectPlan, codec: Codec, tensors: Arrays, data: Path | N
         return codec.encode(tensors)
     from .evaluation import calibration_of
 
-    with _one_thread:
+    with _one_thread():
         calibration = calibration_of(subject.source, data, codec.calibration_stride)
     return codec.encode(tensors, calibration)
 
@@ -182,7 +175,7 @@ def _factorized_cost(subject: Subject, decoded: Decoded) -> dict[str, Any]:
         return {}
     from .measures.complexity import factorized_complexity
 
-    with _one_thread:
+    with _one_thread():
         cost = factorized_complexity(subject, decoded.factored_stream)
     return {"parameters": cost.parameters, "macs": None if cost.unknown else cost.macs}
 
@@ -197,7 +190,7 @@ def _evaluated(
     from .evaluation import evaluate
 
     start = time.perf_counter()
-    with _one_thread:
+    with _one_thread():
         evaluation = evaluate(subject, tensors, reference)
     record = {
         "scores": {name: _mean(values) for name, values in evaluation.scores.items()},
@@ -225,8 +218,6 @@ def _subject(plan: SubjectPlan, data: Path | None) -> Subject:
 
 def _samples_digest(batches: Iterable[Batch]) -> tuple[str, int]:
     """Return the SHA-256 of all inputs and targets, and the number of samples."""
-    from .batches import sample_count
-
     state = hashlib.sha256()
     count = 0
     for inputs, targets in batches:
@@ -244,34 +235,22 @@ def _parts(values: Any) -> tuple[Any, ...]:
     return () if values is None else (values,)
 
 
-class _OneThread:
-    """Lets torch work with one thread: sums come in one order, and cells run side by side.
+def _restore_threads() -> Callable[[], None]:
+    """Return what gives torch as many threads as now."""
+    import torch
 
-    The number of threads is the process's: the last cell to leave restores what it was before the
-    first. Yet each thread has to set it itself, as OpenMP keeps a number for each.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._before = 1
-
-    def __enter__(self) -> None:
-        import torch
-
-        with self._lock:
-            if self._inside == 0:
-                self._before = torch.get_num_threads()
-            self._inside += 1
-            torch.set_num_threads(1)
-
-    def __exit__(self, *error: object) -> None:
-        import torch
-
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                torch.set_num_threads(self._before)
+    before = torch.get_num_threads()
+    return lambda: torch.set_num_threads(before)
 
 
-_one_thread = _OneThread()
+_shared_limit = SharedLimit(_restore_threads)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch work with one thread: sums come in one order, and cells run side by side."""
+    import torch
+
+    with _shared_limit:
+        torch.set_num_threads(1)  # by each thread, as OpenMP keeps a number for each
+        yield

@@ -14,10 +14,7 @@ T = TypeVar("T")
 class CheckedTable:
     """A table whose keys are read one by one; `finish` refuses those that were not read.
 
-    Args:
-        values: the table.
-        file: the plan's path, for messages.
-        prefix: where the table stands in it, such as ``method[1]``.
+    Messages name the plan's `file`, and with `prefix` where the table stands, as ``method[1]``.
     """
 
     def __init__(self, values: Mapping[str, Any], file: str, prefix: str = "") -> None:
@@ -32,15 +29,9 @@ class CheckedTable:
         return InvalidOptions(f"{self.file}: {path}", reason)
 
     def value(self, key: str, kind: type[T], default: T | None = None) -> T:
-        """Return the value of `key`.
+        """Return the value of `key`, or `default` unless that is None.
 
-        Args:
-            key: the key.
-            kind: what the value has to be; a whole number will do for a float.
-            default: the value if there is none; None: it has to be there.
-
-        Raises:
-            InvalidOptions: it is missing, or something else.
+        Raises InvalidOptions if it is missing or not of `kind`; a whole number will do for a float.
         """
         self._known.append(key)
         if key not in self._values:
@@ -73,11 +64,7 @@ class CheckedTable:
             yield CheckedTable(values, self.file, f"{key}[{index}]")
 
     def finish(self) -> None:
-        """Check that no key is left.
-
-        Raises:
-            InvalidOptions: one is.
-        """
+        """Raise InvalidOptions if a key is left."""
         for key in self._values:
             raise self.error(key, f"is unknown; known are {', '.join(self._known)}")
 
@@ -95,8 +82,7 @@ _KINDS: Mapping[type, str] = {
 def options_of(kind: type[T], values: Mapping[str, Any]) -> T:
     """Make a dataclass of options from a table, nested ones from nested tables.
 
-    Raises:
-        InvalidOptions: a key is no field, or a value is refused.
+    Raises InvalidOptions if a key is no field, or a value is refused.
     """
     if not dataclasses.is_dataclass(kind):
         raise TypeError(f"{kind} is not a dataclass")

@@ -20,15 +20,15 @@ from nnr_codec.calibration.calibrate import calibrate
 from nnr_codec.calibration.moments import Calibration
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.errors import InvalidModel, InvalidOptions, NnrError
-from nnr_codec.experiments.batches import sample_count, thinned
+from nnr_codec.experiments.batches import thinned
 from nnr_codec.experiments.fingerprints import file_digest
 from nnr_codec.experiments.measures.metrics import AGREEMENT
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.experiments.subject_source import find_subject
-from nnr_codec.model import Array
+from nnr_codec.model import Array, Model
+from nnr_codec.user.module import apply, load_state, sample_count
 
 SEED = 0
-COUNTER = "num_batches_tracked"  # of batch norm: of no use once training is over; may be absent
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def evaluate(
     with _naming(subject.name), torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(SEED)
         module = subject.module()
-        load_tensors(module, tensors)
+        load_state(module, Model.from_arrays(tensors), strict=True)
         outputs, targets = _run(subject, module.eval())
         metric = subject.metric
         expected = outputs if reference is None else reference
@@ -85,55 +85,18 @@ def evaluate(
 
 
 def trained_module(subject: Subject) -> torch.nn.Module:
-    """Return a new module with the checkpoint's tensors; raises what `load_tensors` raises."""
+    """Return a new module with the checkpoint's tensors; raises what `load_state` raises."""
     module = subject.module()
     with open_checkpoint(subject.checkpoint) as model:
-        load_tensors(module, dict(model.arrays()))
+        load_state(module, model, strict=True)
     return module
 
 
-def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Array]) -> None:
-    """Copy `tensors` into the parameters and buffers of `module`, all of them and no other.
-
-    Raises:
-        InvalidModel: one is missing, additional, of another shape, or no numbers that the
-            module's can hold.
-    """
-    module_tensors = {
-        name: target
-        for name, target in module.state_dict().items()
-        if isinstance(target, torch.Tensor)
-        and (name in tensors or name.rpartition(".")[2] != COUNTER)
-    }
-    for name in (*module_tensors, *tensors):
-        if name not in tensors:
-            raise InvalidModel(name, "is missing from the tensors: the module has it")
-        if name not in module_tensors:
-            raise InvalidModel(name, "the module has no such tensor")
-    with torch.no_grad():
-        for name, target in module_tensors.items():
-            target.copy_(_as_tensor(name, tensors[name], target))
-
-
-def _as_tensor(name: str, values: Array, target: torch.Tensor) -> torch.Tensor:
-    """Return `values` as a tensor that can be copied to `target`."""
-    if values.shape != tuple(target.shape):
-        reason = f"has shape {values.shape}, in the module {tuple(target.shape)}"
-        raise InvalidModel(name, reason)
-    if not target.is_floating_point():
-        if values.dtype.kind not in "biu":
-            raise InvalidModel(name, f"is {values.dtype}, in the module {target.dtype}")
-        return torch.from_numpy(values.astype(np.int64))
-    # numpy's bfloat16 and float8 are unknown to torch; float64 holds them all.
-    return torch.from_numpy(values.astype(np.float64))
-
-
 def _run(subject: Subject, module: torch.nn.Module) -> tuple[Array, Any]:
-    """Return the outputs and the targets of all samples."""
     outputs: list[Array] = []
     targets: list[Any] = []
     for inputs, expected in subject.batches():
-        result = module(*inputs) if isinstance(inputs, tuple) else module(inputs)
+        result = apply(module, inputs)
         if not isinstance(result, torch.Tensor):
             kind = type(result).__name__
             raise InvalidModel(subject.name, f"its module returns a {kind}, not a tensor")
@@ -149,7 +112,6 @@ def _run(subject: Subject, module: torch.nn.Module) -> tuple[Array, Any]:
 
 
 def _joined(targets: list[Any]) -> Any:
-    """Return the targets of all batches as arrays."""
     first = targets[0]
     if first is None:
         return None
@@ -172,14 +134,8 @@ def _naming(name: str) -> Iterator[None]:
 def calibration_of(source: str, data: Path | None, stride: int) -> Calibration:
     """Return the moments of a subject's uncompressed network; those of the last call are kept.
 
-    Args:
-        source: ``FILE.py:FUNCTION``, or the name of a torchvision network.
-        data: folder of models and data.
-        stride: every `stride`-th calibration sample is looked at.
-
-    Raises:
-        InvalidOptions: there is no such subject, or it has no samples to calibrate with.
-        InvalidModel: its tensors do not fit its module, or a layer's input is not finite.
+    Every `stride`-th calibration sample is looked at. Raises InvalidOptions without such samples,
+    and what `find_subject`, `load_state` and `calibrate` raise.
     """
     subject = find_subject(source, data)
     return _moments(source, data, stride, file_digest(subject.checkpoint))

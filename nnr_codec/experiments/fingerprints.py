@@ -1,14 +1,20 @@
-"""Fingerprints of the code that decides results: a changed codec makes its cached cells stale."""
+"""Fingerprints of the code that decides results: a changed codec makes its cached cells stale.
+
+And names that are fit for files.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
+import zlib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LENGTH = 16
+_NAME_LENGTH = 80
 _AFTERWARDS = "report"  # of the experiments, what is made of measured cells
 
 
@@ -35,6 +41,15 @@ def file_digest(path: Path) -> str:
         while block := file.read(1 << 20):
             state.update(block)
     return state.hexdigest()
+
+
+def plain_name(name: str) -> str:
+    """Return a name for files and anchors, of at most 89 ASCII characters.
+
+    That is the name itself, or, with a checksum that tells it from others, what can be kept of it.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", name)[:_NAME_LENGTH]
+    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"
 
 
 def _digest(paths: Iterable[Path]) -> str:

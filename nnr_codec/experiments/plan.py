@@ -49,7 +49,8 @@ from typing import Any
 
 from ..errors import InvalidOptions
 from .checked_table import CheckedTable
-from .methods import CODECS, Codec, codec_from
+from .methods import CODECS, codec_from
+from .methods.base import Codec
 from .subject_source import check_name
 
 _DROPS = (0.5, 1.0, 2.0)
@@ -118,6 +119,11 @@ class Plan:
     anchor: str
     subjects: tuple[SubjectPlan, ...]
     methods: tuple[MethodPlan, ...]
+
+    @property
+    def method_names(self) -> list[str]:
+        """Names of the methods, in order."""
+        return [method.name for method in self.methods]
 
 
 def load_plan(path: str | os.PathLike[str]) -> Plan:

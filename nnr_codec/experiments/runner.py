@@ -8,12 +8,12 @@ import importlib.util
 import os
 import platform
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InvalidOptions
 from .cache import CellCache, cell_key
@@ -23,11 +23,12 @@ from .methods.external import ExternalCodec
 from .plan import Plan, load_plan
 from .report.results import Results
 
-_PACKAGES = ("torch", "scipy", "matplotlib", "zstandard", "constriction")
+_PACKAGES = ("torch", "matplotlib", "zstandard", "constriction")
 _NAMED_PACKAGES = ("nnr-codec", "numpy", "torch", "scipy", "zstandard", "constriction")
 _CELLS = "cells"
 _RESULT_FILES = {_CELLS, "plots", "results.csv", "results.json", "report.html"}
 Progress = Callable[[str, bool], object]
+K = TypeVar("K")
 
 
 def run_plan(
@@ -80,11 +81,8 @@ def _check_packages() -> None:
 
 
 def usable_folder(out: str | os.PathLike[str], overwrite: bool = False) -> Path:
-    """Make a folder of results; return it.
-
-    Raises:
-        InvalidOptions: it is no folder, cannot be made, or holds other files.
-    """
+    """Return a folder of results, made if needed; InvalidOptions if it holds other files or is
+    none."""
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -100,8 +98,7 @@ def usable_folder(out: str | os.PathLike[str], overwrite: bool = False) -> Path:
 def planned_cells(plan: Plan, only: str | None = None) -> list[Cell]:
     """Return the cells of a plan in its order: subjects, then methods, then points.
 
-    Raises:
-        InvalidOptions: `only` matches none.
+    Raises InvalidOptions if `only` matches none.
     """
     cells = [
         Cell(subject, method.name, point)
@@ -125,46 +122,35 @@ def _command(plan: Plan, out: Path | None, data: Path | None, only: str | None) 
 
 @dataclass
 class Run:
-    """One pass over a plan.
-
-    Attributes:
-        data: folder of models and data.
-        cache: where cells are kept, if they are.
-        executor: measures side by side.
-        progress: told of each cell.
-        facts, references: of the subjects, by name.
-    """
+    """One pass over a plan; the arguments are those of `run_plan`."""
 
     data: Path | None
     cache: CellCache | None
     executor: Executor | None
     progress: Progress | None
-    facts: dict[str, Facts | Failure] = field(default_factory=dict)
-    references: dict[str, Measured | Failure] = field(default_factory=dict)
+    facts: dict[str, Facts | Failure] = field(default_factory=dict)  # of the subjects, by name
+    references: dict[str, Measured | Failure] = field(default_factory=dict)  # likewise
 
     def results(self, plan: Plan, only: str | None, command: str) -> Results:
         """Measure; the uncompressed networks first, which the other cells are compared with."""
         cells = planned_cells(plan, only)
         subjects = {cell.subject.name: cell.subject for cell in cells}
-        outcomes = sorted(self._called([(examine, s, self.data) for s in subjects.values()]))
-        self.facts = dict(zip(subjects, (facts for _, facts in outcomes), strict=True))
+        examined = {name: (examine, subject, self.data) for name, subject in subjects.items()}
+        self.facts = dict(self._called(examined))
         measured = self._measured([Cell(subject) for subject in subjects.values()])
         self.references = dict(zip(subjects, measured, strict=True))
         pairs = list(zip(cells, self._measured(cells), strict=True))
-        run = run_facts(cells, command)
-        return Results(plan, pairs, self.references, self.facts, run)
+        return Results(plan, pairs, self.references, self.facts, run_facts(cells, command))
 
     def _measured(self, cells: Sequence[Cell]) -> list[Measured | Failure]:
         """Measure what the cache does not hold; keep each cell as soon as it is there."""
         outcomes: list[Any] = [self._known(cell) for cell in cells]
-        missing = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, str)]
-        for cell, outcome in zip(cells, outcomes, strict=True):
-            if not isinstance(outcome, str):
-                self._tell(cell, outcome)
-        keys = {index: outcomes[index] for index in missing}
-        calls = [(measure, cells[i], self.data, self._outputs(cells[i])) for i in missing]
-        for number, outcome in self._called(calls):
-            index = missing[number]
+        keys = {index: key for index, key in enumerate(outcomes) if isinstance(key, str)}
+        for index, cell in enumerate(cells):
+            if index not in keys:
+                self._tell(cell, outcomes[index])
+        calls = {i: (measure, cells[i], self.data, self._outputs(cells[i])) for i in keys}
+        for index, outcome in self._called(calls):
             if self.cache is not None and isinstance(outcome, Measured):
                 self.cache.put(cells[index], keys[index], outcome)
             outcomes[index] = outcome
@@ -174,8 +160,7 @@ class Run:
     def _known(self, cell: Cell) -> Measured | Failure | str:
         """Return the cell from the cache, or why it cannot be measured, or its key."""
         facts = self.facts[cell.subject.name]
-        reference = self.references.get(cell.subject.name)
-        for needed in (facts, reference):
+        for needed in (facts, self.references.get(cell.subject.name)):
             if isinstance(needed, Failure):
                 return needed
         key = attempt(cell_key, cell, facts)
@@ -186,14 +171,13 @@ class Run:
         reference = self.references.get(cell.subject.name)
         return reference.samples["outputs"] if isinstance(reference, Measured) else None
 
-    def _called(self, calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        """Make calls side by side; yield their numbers and outcomes as they come."""
+    def _called(self, calls: Mapping[K, tuple[Any, ...]]) -> Iterator[tuple[K, Any]]:
+        """Make calls side by side; yield their keys and outcomes as they come."""
         if self.executor is None:
-            for number, call in enumerate(calls):
-                yield number, attempt(*call)
+            yield from ((key, attempt(*call)) for key, call in calls.items())
             return
-        futures: dict[Future[Any], int] = {
-            self.executor.submit(attempt, *call): number for number, call in enumerate(calls)
+        futures: dict[Future[Any], K] = {
+            self.executor.submit(attempt, *call): key for key, call in calls.items()
         }
         try:
             for future in as_completed(futures):

@@ -42,12 +42,9 @@ class Subject:
     calibration: Callable[[], Iterable[Batch]] | None = None
 
     def sampled(self, stride: int = 1, limit: int | None = None) -> Subject:
-        """Return the same, measured on every `stride`-th sample from the first, at most `limit`.
+        """Return the same, measured on the samples that `thinned` leaves.
 
         Test sets are often sorted by class: then `stride` takes some of each class, and `limit`
         alone some classes. Calibration stays as it is.
-
-        Raises:
-            InvalidOptions: `stride` or `limit` is less than 1.
         """
         return replace(self, batches=thinned(self.batches, stride, limit))

@@ -27,18 +27,19 @@ import copy
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nnr_codec.errors import InvalidOptions
+from nnr_codec.experiments.batches import Batch, Batches
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.user.code import load_function, naming_failures
 
 TORCHVISION = ("vgg16", "resnet50", "mobilenet_v2")
 """Names of networks that need no file; they run on ImageNet in folders."""
 
-RETURNS = "a function returns (module, checkpoint, batches) or a Subject"
 _CIFAR10 = [f"resnet{n}_cifar10{kind}" for n in (8, 20, 56) for kind in ("", "_folder")]
 _FILES = {
     **dict.fromkeys(_CIFAR10, "cifar_resnets.py"),
@@ -73,10 +74,21 @@ def find_subject(
     """
     if ":" not in source:
         check_name(source)
-        return _torchvision_network(source, data).sampled(stride, limit)
+        try:
+            from nnr_codec.experiments.datasets.imagenet import torchvision_network
+        except ModuleNotFoundError as error:
+            reason = f"{error.name} is missing: install the extra eval"
+            raise InvalidOptions("subject", reason) from error
+        return torchvision_network(source, data).sampled(stride, limit)
     function = load_function(source, "subject", folder)
-    with naming_failures(source, "subject"):
-        result = _called(function, source, data)
+    try:
+        with naming_failures(source, "subject"):
+            result = _called(function, source, data)
+    except InvalidOptions as error:
+        if data is None and error.__cause__ and inspect.signature(function).parameters:
+            reason = f"{error.reason}; its function takes the folder of data: give --data"
+            raise InvalidOptions(error.option, reason) from error.__cause__
+        raise
     return _as_subject(result, source).sampled(stride, limit)
 
 
@@ -84,11 +96,7 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def check_name(name: str) -> None:
-    """Check a source that names no file.
-
-    Raises:
-        InvalidOptions: it is none of `TORCHVISION`.
-    """
+    """Raise InvalidOptions if a source that names no file is none of `TORCHVISION`."""
     if name in _FILES:
         source = f'"PATH/conformance/subjects/{_FILES[name]}:{name}"'
         reason = f"{name!r} is a function in a file now: write {source}; PATH leads to our sources"
@@ -96,15 +104,6 @@ def check_name(name: str) -> None:
     if name not in TORCHVISION:
         names = ", ".join(TORCHVISION)
         raise InvalidOptions("subject", f"{name!r} is neither FILE.py:FUNCTION nor one of {names}")
-
-
-def _torchvision_network(name: str, data: Path | None) -> Subject:
-    try:
-        from nnr_codec.experiments.datasets.imagenet import torchvision_network
-    except ModuleNotFoundError as error:
-        reason = f"{error.name} is missing: install the extra eval"
-        raise InvalidOptions("subject", reason) from error
-    return torchvision_network(name, data)
 
 
 def _called(function: Callable[..., Any], source: str, data: Path | None) -> Any:
@@ -128,49 +127,47 @@ def _called(function: Callable[..., Any], source: str, data: Path | None) -> Any
 
 
 def _as_subject(result: Any, source: str) -> Subject:
-    """Return what a user's function returns as a subject, called after the function.
+    """Return what a user's function returns as a subject whose batches are checked."""
+    from torch import nn
 
-    Raises:
-        InvalidOptions: it is neither a subject nor module, checkpoint and batches.
-    """
     if isinstance(result, Subject):
-        return result
+        calibration = result.calibration and _checked(result.calibration, source)
+        return replace(result, batches=_checked(result.batches, source), calibration=calibration)
     if not isinstance(result, tuple) or len(result) != 3:
         length = f" of {len(result)}" if isinstance(result, tuple) else ""
-        raise InvalidOptions("subject", f"{source}: returns {_kind(result)}{length}; {RETURNS}")
+        kind = f"a value of type {type(result).__name__}{length}"
+        expected = "(module, checkpoint, batches) or a Subject"
+        raise InvalidOptions("subject", f"{source}: returns {kind}; a function returns {expected}")
     module, checkpoint, batches = result
     if not isinstance(checkpoint, str | os.PathLike):
         raise _wrong_part(source, "checkpoint", checkpoint, "the path of a model file")
-    name = source.rpartition(":")[2]
-    path = Path(checkpoint)
-    return Subject(name, _module_maker(module, source), path, _batches_maker(batches, source))
-
-
-def _module_maker(module: Any, source: str) -> Callable[[], Any]:
-    from torch import nn
-
     if isinstance(module, nn.Module):
-        return partial(copy.deepcopy, module)
-    if not callable(module):
+        module = partial(copy.deepcopy, module)
+    elif not callable(module):
         expected = "a torch module, or a function that makes one"
         raise _wrong_part(source, "module", module, expected)
-    maker: Callable[[], Any] = module
-    return maker
-
-
-def _batches_maker(batches: Any, source: str) -> Callable[[], Iterable[Any]]:
-    if callable(batches):
-        maker: Callable[[], Iterable[Any]] = batches
-        return maker
-    if isinstance(batches, Iterator) or not isinstance(batches, Iterable):
+    if isinstance(batches, Iterator) or not (callable(batches) or isinstance(batches, Iterable)):
         expected = "a list or a loader that can be read again, or a function that returns batches"
         raise _wrong_part(source, "batches", batches, expected)
-    return lambda: batches
+    again = batches if callable(batches) else lambda: batches
+    name = source.rpartition(":")[2]
+    return Subject(name, module, Path(checkpoint), _checked(again, source))
+
+
+def _checked(batches: Callable[[], Iterable[Any]], source: str) -> Callable[[], Iterable[Batch]]:
+    """Return a function that yields the same batches, of which each is a pair."""
+    if isinstance(batches, Batches):  # can be thinned out only as it is
+        return batches
+
+    def pairs() -> Iterator[Batch]:
+        for batch in batches():
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise _wrong_part(source, "a batch", batch, "a pair (inputs, targets)")
+            yield batch[0], batch[1]
+
+    return pairs
 
 
 def _wrong_part(source: str, part: str, value: Any, expected: str) -> InvalidOptions:
-    return InvalidOptions("subject", f"{source}: {part} is {_kind(value)}, not {expected}")
-
-
-def _kind(value: Any) -> str:
-    return f"a value of type {type(value).__name__}"
+    kind = f"a value of type {type(value).__name__}"
+    return InvalidOptions("subject", f"{source}: {part} is {kind}, not {expected}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ..errors import InvalidOptions
-from .kinds import Kind, choice, convert_all, instance, number, option, whole_or_fraction
+from .kinds import Kind, choice, convert_all, number, option, whole_or_fraction
 
 Method = Literal["none", "lr", "cp", "tucker2", "ht2", "joint", "ce1", "auto"]
 JointScheme = Literal["right", "left", "binary"]
@@ -66,20 +66,15 @@ class DecompositionOptions:
     """
 
     method: Method = option("none", choice(*get_args(Method)), per_tensor=True, called="decompose")
-    rank: Rank | None = option(None, RANK, per_tensor=True, is_amount=True)
-    energy: float | None = option(None, number(0, 1), per_tensor=True, is_amount=True)
-    compression_ratio: float | None = option(None, number(1), is_amount=True)
+    rank: Rank | None = option(None, RANK, per_tensor=True)
+    energy: float | None = option(None, number(0, 1), per_tensor=True)
+    compression_ratio: float | None = option(None, number(1))
     joint_scheme: JointScheme = option("right", choice(*get_args(JointScheme)))
     carriage: Carriage = option("dc", choice(*get_args(Carriage)))
     objective: Objective = option("size", choice(*get_args(Objective)))
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            InvalidOptions: a value is of the wrong type or outside its range, or values contradict
-                each other.
-        """
+        """Raise InvalidOptions if a value is of another kind, or values contradict each other."""
         convert_all(self)
         self._check_amounts()
 
@@ -102,7 +97,5 @@ class DecompositionOptions:
             raise InvalidOptions("rank", f"VBMF has no ranks of {self.method!r}")
 
 
-DECOMPOSITION = instance(DecompositionOptions)
-
-AMOUNTS = tuple(f.name for f in fields(DecompositionOptions) if f.metadata["is_amount"])
+AMOUNTS = ("rank", "energy", "compression_ratio")
 """What says how much of a weight is kept; one of them at a time."""

@@ -8,16 +8,18 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ..errors import InvalidOptions
-from .decomposition import AMOUNTS, DECOMPOSITION, DecompositionOptions
-from .globs import GlobIndex
+from .decomposition import AMOUNTS, DecompositionOptions
+from .globs import GlobIndex, escaped
 from .kinds import (
     GLOBS,
+    INTEGER,
     SIZE,
     SWITCH,
     automatic,
     choice,
     convert_all,
     converted,
+    instance,
     number,
     option,
     tensor_options,
@@ -30,7 +32,6 @@ UnaryLength = int | Literal["auto"]
 Switch = Literal["auto"] | bool
 
 _FAST_OFF = {"fast": False}
-_QP = whole(-4096, 4095)  # with the greatest density; a lower one allows less
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class EncodeOptions:
     A glob that matches a weight matches the factors ``<weight>.factor0``, … that it travels as too.
     """
 
-    qp: int = option(-38, _QP, per_tensor=True)
-    nonweight_qp: int = option(-75, _QP, per_tensor=True)
+    qp: int = option(-38, INTEGER, per_tensor=True)
+    nonweight_qp: int = option(-75, INTEGER, per_tensor=True)
     qp_density: int = option(2, whole(0, 7))
     dq: bool = option(True, SWITCH, per_tensor=True)
     # At equal squared error 0.5 to 5 % smaller with 1 than without; from a scale of 2 on, larger.
@@ -93,24 +94,21 @@ class EncodeOptions:
     profile: Profile = option("auto", choice("auto", 0, 1))
     group: bool = option(True, SWITCH)
     target_size: int | float | None = option(None, SIZE)
-    decomposition: DecompositionOptions = option(DecompositionOptions(), DECOMPOSITION)
+    decomposition: DecompositionOptions = option(
+        DecompositionOptions(), instance(DecompositionOptions)
+    )
     include: tuple[str, ...] = option(("*",), GLOBS)
     exclude: tuple[str, ...] = option((), GLOBS)
     overrides: Overrides = option((), OVERRIDES)
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            InvalidOptions: a value is of the wrong type or outside its range, or values contradict
-                each other.
-        """
+        """Raise InvalidOptions if a value is of another kind, or values contradict each other."""
         convert_all(self)
         low, high = self.qp_range
         for name in _QP_OPTIONS:
             if not low <= getattr(self, name) <= high:
                 reason = f"{getattr(self, name)} is not a whole number from {low} to {high}"
-                raise InvalidOptions(name, reason)
+                raise InvalidOptions(name, f"{reason}, with a qp_density of {self.qp_density}")
         if self.profile == 0 and self.row_skipping is True:
             raise InvalidOptions("row_skipping", "needs profile 1")
         if self.overrides:
@@ -206,7 +204,7 @@ class EncodeOptions:
 
     def names_exactly(self, name: str) -> bool:
         """Whether an override, not by a pattern but by this name, says how it is decomposed."""
-        return name in self._decomposing_globs
+        return escaped(name) in self._decomposing_globs
 
     def for_tensor(self, name: str) -> EncodeOptions:
         """Return the options with those overrides applied that match `name`, if any does.

@@ -10,10 +10,12 @@ import math
 import numbers
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from typing import Any
+
+import numpy as np
 
 from ..errors import InvalidOptions
 
@@ -54,7 +56,6 @@ def option(
     per_tensor: bool = False,
     called: str | None = None,
     presets: Mapping[str, Any] | None = None,
-    is_amount: bool = False,
 ) -> Any:
     """Declare an option, as a field of a dataclass.
 
@@ -64,10 +65,8 @@ def option(
         per_tensor: whether single tensors may have a value of their own.
         called: its name for single tensors and in errors; None: the field's.
         presets: its values in presets, by the presets' names.
-        is_amount: whether it tells how much of a weight a decomposition keeps, as one of several.
     """
-    metadata = {"kind": kind, "per_tensor": per_tensor, "called": called}
-    metadata |= {"presets": presets or {}, "is_amount": is_amount}
+    metadata = {"kind": kind, "per_tensor": per_tensor, "called": called, "presets": presets or {}}
     return field(default=default, metadata=metadata)
 
 
@@ -82,11 +81,7 @@ def tensor_options(options: type) -> dict[str, Field[Any]]:
 
 
 def convert_all(options: Any) -> None:
-    """Put the value in Python's own type in place of each value of a frozen dataclass.
-
-    Raises:
-        InvalidOptions: a value is not of the kind that its field was declared with.
-    """
+    """Replace each value of a frozen dataclass by what `converted` returns, or raises."""
     for declared in _fields(options.__class__):
         given = getattr(options, declared.name)
         value = converted(given, declared)
@@ -95,17 +90,13 @@ def convert_all(options: Any) -> None:
 
 
 def converted(value: Any, declared: Field[Any]) -> Any:
-    """Return the value of an option in Python's own type.
-
-    Raises:
-        InvalidOptions: it is not of the kind that the field was declared with.
-    """
+    """Return an option's value in Python's own type; InvalidOptions if it is of another kind."""
     kind: Kind = declared.metadata["kind"]
     if value is None and declared.default is None:
         return None
     try:
-        if kind.metavar is not None and isinstance(value, bool):  # for Python a number, not for us
-            _refuse()
+        if kind.metavar is not None and isinstance(value, bool | np.bool_):
+            _refuse()  # for Python a number, not for us
         return kind.convert(value)
     except (ArithmeticError, TypeError, ValueError):
         raise InvalidOptions(called(declared), f"{value!r} is not {kind.description}") from None
@@ -155,10 +146,10 @@ def automatic(kind: Kind) -> Kind:
     return Kind(f"'auto' or {kind.description}", convert, parse, kind.metavar)
 
 
-def instance(of: type, description: str = "", **more: Any) -> Kind:
-    """Return the kind of the objects of a class; `more`: other attributes of the kind."""
-    description = description or f"an object of {of.__name__}"
-    return Kind(description, lambda value: value if isinstance(value, of) else _refuse(), **more)
+def instance(of: type) -> Kind:
+    """Return the kind of the objects of a class."""
+    description = f"an object of {of.__name__}"
+    return Kind(description, lambda value: value if isinstance(value, of) else _refuse())
 
 
 def whole_or_fraction(value: Any) -> int | float:
@@ -177,13 +168,18 @@ def _size_text(text: str) -> int | float:
     return int(float(value) * _UNITS[unit]) if unit or "." in value else int(value)
 
 
-def _globs(value: Any) -> tuple[Any, ...]:
-    is_sequence = isinstance(value, Iterable) and not isinstance(value, str)
-    return tuple(value) if is_sequence else _refuse()
+def _globs(value: Any) -> tuple[str, ...]:
+    globs = _refuse() if isinstance(value, str) else tuple(value)
+    return globs if all(isinstance(glob, str) for glob in globs) else _refuse()
 
 
-SWITCH = instance(bool, "True or False", parse=lambda text: _SWITCHES[text.lower()], metavar=None)
+def _switch(value: Any) -> bool:
+    return bool(value) if isinstance(value, bool | np.bool_) else _refuse()
+
+
+SWITCH = Kind("True or False", _switch, lambda text: _SWITCHES[text.lower()], metavar=None)
+INTEGER = Kind("a whole number", operator.index, int)
 SIZE = Kind(
     "a number of bytes or a percentage above 0", whole_or_fraction, _size_text, "BYTES|PERCENT%"
 )
-GLOBS = Kind("a sequence of globs", _globs)
+GLOBS = Kind("a sequence of globs, which are texts", _globs)

@@ -17,10 +17,13 @@ Overrides = tuple[tuple[str, Mapping[str, Any]], ...]
 
 def _pairs(value: Any) -> Overrides:
     pairs: Iterable[Any] = value.items() if isinstance(value, Mapping) else value
-    return tuple((glob, dict(values)) for glob, values in pairs)
+    overrides = tuple((glob, dict(values)) for glob, values in pairs)
+    if not all(isinstance(glob, str) for glob, _ in overrides):
+        raise TypeError
+    return overrides
 
 
-OVERRIDES = Kind("a sequence of pairs (glob, {option: value})", _pairs)
+OVERRIDES = Kind("a sequence of pairs (glob, {option: value}), whose globs are texts", _pairs)
 
 
 def values_key(values: Mapping[str, Any]) -> frozenset[Any]:
@@ -29,12 +32,7 @@ def values_key(values: Mapping[str, Any]) -> frozenset[Any]:
 
 
 class OverrideTable(Generic[T]):
-    """The options of every tensor that an override matches, each set of them made once.
-
-    Args:
-        overrides: whose values are checked.
-        make: returns the options that have given values.
-    """
+    """The options of every tensor that an override matches, each set of values made once."""
 
     def __init__(self, overrides: Overrides, make: Callable[[Mapping[str, Any]], T]) -> None:
         self._values = [values for _, values in overrides]
@@ -46,8 +44,7 @@ class OverrideTable(Generic[T]):
     def options(self, name: str) -> T:
         """Return the options of tensor `name`; tensors with the same values have one object.
 
-        Raises:
-            InvalidOptions: the overrides contradict each other.
+        Raises InvalidOptions if its overrides contradict each other.
         """
         if name not in self._by_name:
             values = self._merged(name)

@@ -13,28 +13,32 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _SharedLimit:
-    """A limit of the whole process, from the first of some calls that overlap to the last."""
+class SharedLimit:
+    """A limit of the whole process, from the first of some calls that overlap to the last.
 
-    def __init__(self) -> None:
+    Args:
+        limit: sets it, and returns what restores the state before.
+    """
+
+    def __init__(self, limit: Callable[[], Callable[[], object]]) -> None:
+        self._limit = limit
         self._lock = threading.Lock()
         self._calls = 0
-        self._limits: threadpool_limits | None = None
 
     def __enter__(self) -> None:
         with self._lock:
+            if self._calls == 0:
+                self._restore = self._limit()
             self._calls += 1
-            if self._calls == 1:
-                self._limits = threadpool_limits(1, "blas")
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._calls -= 1
-            if self._calls == 0 and self._limits is not None:
-                self._limits.restore_original_limits()
+            if self._calls == 0:
+                self._restore()
 
 
-_one_blas_thread = _SharedLimit()
+_one_blas_thread = SharedLimit(lambda: threadpool_limits(1, "blas").restore_original_limits)
 
 
 def on_one_blas_thread(function: Callable[P, T]) -> Callable[P, T]:

@@ -35,12 +35,8 @@ def load_function(location: str, option: str, folder: Path | None = None) -> Cal
     path = (folder or Path()) / text
     if not path.is_file():
         raise InvalidOptions(option, f"{location}: there is no file {str(path)!r}")
-    try:
+    with naming_failures(location, option):
         module = _execute(path.resolve())
-    except BaseException as error:  # of code that ends the program as well
-        if is_interruption(error):
-            raise
-        raise InvalidOptions(option, f"{location}: {type(error).__name__}: {error}") from error
     loaded: Callable[..., Any] | None = getattr(module, function, None)
     if not callable(loaded):
         raise InvalidOptions(option, f"{location}: {path.name} has no function {function!r}")
@@ -48,11 +44,7 @@ def load_function(location: str, option: str, folder: Path | None = None) -> Cal
 
 
 def call_function(location: str, option: str) -> Any:
-    """Return what a function of a user's file returns, called without arguments.
-
-    Raises:
-        InvalidOptions: as `load_function`; or the function fails.
-    """
+    """Return what a function of a user's file returns; InvalidOptions if that fails."""
     function = load_function(location, option)
     with naming_failures(location, option):
         return function()
@@ -60,16 +52,12 @@ def call_function(location: str, option: str) -> Any:
 
 @contextmanager
 def naming_failures(location: str, option: str) -> Iterator[None]:
-    """Name a user's file in the errors that its code raises; our own errors stay as they are.
-
-    Raises:
-        InvalidOptions: the code fails.
-    """
+    """Turn what a user's code raises to InvalidOptions with its file; our own errors stay."""
     try:
         yield
     except NnrError:
         raise
-    except BaseException as error:
+    except BaseException as error:  # of code that ends the program as well
         if is_interruption(error):
             raise
         raise InvalidOptions(option, f"{location}: {type(error).__name__}: {error}") from error

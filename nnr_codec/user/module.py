@@ -54,21 +54,15 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 def sample_count(inputs: Any) -> int:
     """Return how many samples `inputs` have: along the first dimension of the first of them."""
-    first = inputs
-    if isinstance(inputs, Mapping):
-        first = next(iter(inputs.values()))
-    elif isinstance(inputs, tuple):
-        first = inputs[0]
-    return len(first)
+    parts = inputs.values() if isinstance(inputs, Mapping) else inputs
+    return len(next(iter(parts)) if isinstance(inputs, Mapping | tuple) else inputs)
 
 
 def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:
     """Return the linear layers and (transposed) convolutions in `module`, in its order.
 
-    Each with the name of its weight in the state dict; of tied weights it is the first.
-
-    Raises:
-        InvalidModel: a tensor is that of a lazy layer that has not run yet.
+    Each with the name of its weight in the state dict; of tied weights it is the first. Raises
+    what `check_not_lazy` raises.
     """
     from torch import nn
 
@@ -86,14 +80,17 @@ def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:
     return layers
 
 
-def load_state(module: torch.nn.Module, model: Mapping[str, Parameter]) -> None:
+def load_state(
+    module: torch.nn.Module, model: Mapping[str, Parameter], *, strict: bool = False
+) -> None:
     """Copy the tensors of `model` to those of the same names in `module`.
 
     The counters of batch norm may be missing, and of tied tensors all but one. Tensors that the
-    module does not have are ignored.
+    module does not have are ignored, unless `strict`.
 
     Raises:
-        InvalidModel: another tensor is missing, or has another shape, or none yet in the module.
+        InvalidModel: another tensor is missing; one has another shape, a type that the module's
+            cannot hold, or no shape yet in the module; or, if `strict`, the module lacks it.
     """
     import torch
 
@@ -101,22 +98,31 @@ def load_state(module: torch.nn.Module, model: Mapping[str, Parameter]) -> None:
     loaded = {_memory(tensor) for name, tensor in tensors.items() if name in model}
     with torch.no_grad():
         for name, tensor in tensors.items():
-            if name not in model:
-                if name.rpartition(".")[2] == "num_batches_tracked" or _memory(tensor) in loaded:
-                    continue
-                raise InvalidModel(name, "the module has it, the model does not")
-            if model[name].shape != tuple(tensor.shape):
-                reason = f"has the shape {model[name].shape}, in the module {tuple(tensor.shape)}"
-                raise InvalidModel(name, reason)
-            tensor.copy_(torch.from_numpy(model[name].read().astype(np.float64)))
+            if name in model:
+                tensor.copy_(_as_tensor(name, model[name], tensor))
+            elif name.rpartition(".")[2] != "num_batches_tracked" and _memory(tensor) not in loaded:
+                raise InvalidModel(name, "is missing: the module has it, the model does not")
+    for name in model:
+        if strict and name not in tensors:
+            raise InvalidModel(name, "the module has no such tensor")
+
+
+def _as_tensor(name: str, parameter: Parameter, target: torch.Tensor) -> torch.Tensor:
+    """Return values that can be copied to `target`."""
+    import torch
+
+    if parameter.shape != tuple(target.shape):
+        reason = f"has the shape {parameter.shape}, in the module {tuple(target.shape)}"
+        raise InvalidModel(name, reason)
+    if target.is_floating_point():
+        # numpy's bfloat16 and float8 are unknown to torch; float64 holds them all.
+        return torch.from_numpy(parameter.read().astype(np.float64))
+    if parameter.dtype.kind not in "biu":
+        raise InvalidModel(name, f"is {parameter.dtype}, in the module {target.dtype}")
+    return torch.from_numpy(parameter.read().astype(np.int64))
 
 
 def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors of the state dict.
-
-    Raises:
-        InvalidModel: one is that of a lazy layer that has not run yet.
-    """
     import torch
 
     tensors = {n: t for n, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
@@ -126,11 +132,7 @@ def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def check_not_lazy(name: str, tensor: torch.Tensor) -> None:
-    """Check that a module's tensor is not that of a lazy layer that has not run yet.
-
-    Raises:
-        InvalidModel: it is.
-    """
+    """Raise InvalidModel if a module's tensor is that of a lazy layer that has not run yet."""
     import torch
 
     if torch.nn.parameter.is_lazy(tensor):

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import subprocess
+import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
@@ -83,7 +84,8 @@ class TestOutput:
         output.write_bytes(b"old")
         done = run("nnr-decode", stream, "-o", output)
         assert (done.code, done.out) == (2, "")
-        assert "exists already" in done.err
+        assert done.err.startswith("nnr-decode: error: --output: ")
+        assert "exists already; -f overwrites it" in done.err
         assert output.read_bytes() == b"old"
         assert run("nnr-decode", stream, "-o", output, "--force").code == 0
         assert len(load(output)) == 4
@@ -228,9 +230,25 @@ class TestOptions:
         enough = ["--limit", "max_elements=1656", "--limit", "max_units=7"]
         assert run("nnr-decode", stream, "-o", output, *enough).code == 0
 
-    @pytest.mark.parametrize("text", ["max_elements", "max_elements=", "nothing=1", "max_units=-1"])
+    @pytest.mark.parametrize("digest_text", ["", "abc", "0" * 63, "g" * 64, "0" * 65])
+    def test_what_is_no_digest(self, run: Run, stream: Path, digest_text: str) -> None:
+        done = run("nnr-decode", stream, "-o", "out.npz", "--verify", digest_text)
+        assert (done.code, done.out) == (2, "")
+        assert "--verify: a digest is 64 hexadecimal digits" in done.err
+
+    @pytest.mark.parametrize(
+        "text", ["max_elements", "max_elements=", "nothing=1", "max_units=-1", "max_units=²"]
+    )
     def test_bad_limits(self, run: Run, stream: Path, tmp_path: Path, text: str) -> None:
         assert run("nnr-decode", stream, "-o", tmp_path / "o.npz", "--limit", text).code == 2
+
+    def test_limits_of_many_digits(self, run: Run, stream: Path, tmp_path: Path) -> None:
+        limit = "max_units=" + "9" * 5000
+        done = run("nnr-decode", stream, "-o", tmp_path / "o.npz", "--limit", limit)
+        assert (done.code, done.out) == (2, "")
+        assert "--limit: '999" in done.err
+        assert "is not a whole number from 0 to" in done.err
+        assert len(done.err) < 300
 
     def test_threads_do_not_change_the_result(self, run: Run, model: Path, tmp_path: Path) -> None:
         stream = tmp_path / "scan.nnr"
@@ -265,6 +283,33 @@ class TestRefusals:
         assert sorted(os.listdir(tmp_path)) == [
             "bad.nnr", "model.nnr", "model.safetensors", "out.npz",
         ]  # fmt: skip
+
+    @pytest.mark.parametrize("command", ["nnr-decode", "nnr-info"])
+    @pytest.mark.parametrize("side", [2, 300])  # a first "unit" that ends beyond the file or in it
+    @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt", ".onnx", ".zip"])
+    def test_models_instead_of_bitstreams(
+        self, run: Run, tmp_path: Path, suffix: str, side: int, command: str
+    ) -> None:
+        path = tmp_path / f"model{suffix}"
+        weights = random_weights(side, side)
+        if suffix == ".onnx":
+            onnx = pytest.importorskip("onnx")
+            tensors = [onnx.numpy_helper.from_array(weights, "w")]
+            graph = onnx.helper.make_graph([], "g", [], [], initializer=tensors)
+            onnx.save_model(onnx.helper.make_model(graph), path)
+        elif suffix == ".zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("weights", weights.tobytes())
+        else:
+            if suffix == ".pt":
+                pytest.importorskip("torch")
+            save(path, {"w": weights})
+        output = ["-o", tmp_path / "out.npz"] if command == "nnr-decode" else []
+        done = run(command, path, *output)
+        assert (done.code, done.out) == (3, "")
+        kind = {".safetensors": "safetensors", ".pt": "torch", ".onnx": "onnx"}.get(suffix, "npz")
+        assert f"{path}: looks like a model file ({kind}), not a bitstream; nnr-encode" in done.err
+        assert not (tmp_path / "out.npz").exists()
 
     def test_input_that_cannot_be_read(self, run: Run, tmp_path: Path) -> None:
         for path in (tmp_path / "missing.nnr", tmp_path):

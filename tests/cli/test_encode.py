@@ -101,7 +101,8 @@ class TestWriting:
         output.write_bytes(b"old")
         done = run("nnr-encode", model, "-o", output)
         assert (done.code, done.out) == (2, "")
-        assert "exists already" in done.err
+        assert done.err.startswith("nnr-encode: error: --output: ")
+        assert "exists already; -f overwrites it" in done.err
         assert str(output) in done.err
         assert output.read_bytes() == b"old"
         assert run("nnr-encode", model, "-o", output, "-f").code == 0

@@ -233,7 +233,7 @@ class TestLossless:
         assert run("nnr-decode", tmp_path / "m.nnr", "-o", output, "--verify", expected).code == 0
         for name, values in load(model).items():
             assert load(output)[name].tobytes() == values.tobytes()
-        assert f"digest {expected}" in run("nnr-info", tmp_path / "m.nnr", "--digest").out
+        assert run("nnr-info", tmp_path / "m.nnr", "--digest").out == f"{expected}\n"
 
     def test_what_quantization_refuses(self, run: Run, tmp_path: Path) -> None:
         arrays = {"w": np.array([np.nan, -np.inf, -0.0], np.float16), "d": np.full(3, 6e38)}
@@ -272,6 +272,44 @@ class TestUsage:
         assert (done.code, done.out) == (2, "")
         assert done.err
         assert not model.with_suffix(".nnr").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ("--compression-ratio 1.5", "--compression-ratio: has no effect without --decompose"),
+            (
+                "--qp 300",
+                "--qp: 300 is not a whole number from -128 to 127, with a qp-density of 2",
+            ),
+            ("--nonweight-qp -65 --qp-density 1", "--nonweight-qp: -65 is not .* -64 to 63"),
+            ("--qp 5000", "--qp: 5000 is not a whole number from -128 to 127"),
+            ("--set *=qp:128", r"--set \*: qp: 128 is not a whole number from -128 to 127"),
+            ("--set *=lambda_scale:-1", r"--set \*: lambda-scale: -1.0 is not"),
+            ("--profile 0 --row-skipping", "--row-skipping: needs profile 1"),
+            ("--target-size 1", "--target-size: 1 bytes cannot be reached"),
+        ],
+    )
+    def test_messages_name_flags(self, run: Run, model: Path, arguments: str, message: str) -> None:
+        done = run("nnr-encode", model, "--dry-run", *arguments.split())
+        assert (done.code, done.out) == (2, "")
+        assert re.match(f"nnr-encode: error: {message}", done.err), done.err
+        assert len(done.err.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("option", "nearest"),
+        [
+            ("--qp-densty=3", "'--qp-densty=3': did you mean --qp-density?"),
+            ("--ver", "'--ver': did you mean --version?"),
+            ("--nothing-like-it", "'--nothing-like-it'"),
+            ("beside", "'beside'"),
+        ],
+    )
+    def test_unknown_options(self, run: Run, model: Path, option: str, nearest: str) -> None:
+        done = run("nnr-encode", model, "--dry-run", option)
+        assert (done.code, done.out) == (2, "")
+        first, second = done.err.splitlines()
+        assert first == f"nnr-encode: error: unknown argument {nearest}"
+        assert second == "nnr-encode --help lists the options"
 
     @pytest.mark.parametrize("program", ["nnr-encode", "nnr-decode", "nnr-info"])
     def test_no_input(self, run: Run, program: str) -> None:

@@ -62,9 +62,34 @@ def test_failed_cells(run: Run, plan: Path) -> None:
     done = evaluate(run, plan)
     assert done.code == 1
     lines = done.err.splitlines()
-    assert len(lines) == 5
-    assert lines[0].startswith("nnr-eval: unfit/uniform/qp=-24: ")
+    assert len(lines) == 1  # that of the subject, not of its five cells
+    assert lines[0].startswith("nnr-eval: unfit: '0.weight': is missing")
     assert "10 cells, 5 failed" in done.out
+
+
+def test_cells_that_fail_alone(run: Run, plan: Path) -> None:
+    text = plan.read_text() + (
+        '[[method]]\nname = "absent"\ncodec = "external"\npoints = { n = [1, 2] }\n'
+        'options = { encode = ["/no/such", "{n}"], decode = ["x"] }\n'
+    )
+    plan.write_text(text)
+    done = evaluate(run, plan, "--only", "*/n=*")
+    reason = "/no/such cannot be run: No such file or directory"
+    assert done.err.splitlines() == [f"nnr-eval: linear/absent/n={n}: {reason}" for n in (1, 2)]
+    assert evaluate(run, plan, "--only", "*/n=2").out.startswith("1 cell, 1 failed: ")
+
+
+def test_globs_that_match_nothing_give_a_warning(run: Run, plan: Path) -> None:
+    options = 'dq = false, include = ["w*", "v*"], exclude = ["u"], overrides = { t = { qp = 1 } }'
+    plan.write_text(plan.read_text().replace("dq = false", options))
+    for _ in range(2):  # of cells that are there already, too
+        done = evaluate(run, plan)
+        assert done.code == 0
+        assert done.err.splitlines() == [
+            f"nnr-eval: warning: linear/uniform: '{glob}' matches no tensor"
+            for glob in ("v*", "u", "t")
+        ]
+    assert evaluate(run, plan, "-q").err == ""
 
 
 @pytest.mark.parametrize(

@@ -180,8 +180,20 @@ class TestDigest:
         expected = digest(nnr_codec.load_file(stream).items())
         for threads in (1, 3):
             out = run("nnr-info", stream, "--digest", "--threads", threads).out
-            assert out.splitlines()[-1] == f"digest {expected}"
+            assert out == f"{expected}\n"
         assert json.loads(run("nnr-info", stream, "--digest", "--json").out)["digest"] == expected
+
+    def test_units_beside_it_are_for_json(self, run: Run, stream: Path) -> None:
+        done = run("nnr-info", stream, "--digest", "--units")
+        assert (done.code, done.out) == (2, "")
+        found = json.loads(run("nnr-info", stream, "--digest", "--units", "--json").out)
+        assert {"digest", "unit_list"} <= found.keys()
+
+    def test_as_the_guide_has_it(self, stream: Path, tmp_path: Path) -> None:
+        """DIGEST=$(nnr-info --digest model.nnr), and then --verify "$DIGEST"."""
+        found = run_script("nnr-info", "--digest", stream).stdout.strip()
+        done = run_script("nnr-decode", stream, "-o", tmp_path / "o.npz", "--verify", found)
+        assert done.returncode == 0
 
     def test_verifies_what_nnr_decode_writes(self, run: Run, stream: Path, tmp_path: Path) -> None:
         found = json.loads(run("nnr-info", stream, "--digest", "--json").out)["digest"]

@@ -171,7 +171,7 @@ class TestOutputs:
         output = "/proc/m.npz"
         done = run(command, model if command == "nnr-encode" else stream, "-o", output)
         assert (done.code, done.out) == (2, "")
-        assert done.err.startswith(f"{command}: error: output: cannot write '{output}': ")
+        assert done.err.startswith(f"{command}: error: --output: cannot write '{output}': ")
 
     @pytest.mark.parametrize("link", [False, True])
     def test_output_that_is_the_input(
@@ -185,7 +185,7 @@ class TestOutputs:
                 output.symlink_to(source)
             done = run(command, source, "-o", output, "-f")
             assert (done.code, done.out) == (2, "")
-            assert done.err == f"{command}: error: output: {str(output)!r} is the input\n"
+            assert done.err == f"{command}: error: --output: {str(output)!r} is the input\n"
             assert source.read_bytes() == data
 
     def test_digest_of_what_goes_into_a_pipe(self, run: Run, stream: Path, out: Path) -> None:

@@ -10,8 +10,14 @@ import pytest
 from subject_support import inputs_and_labels, linear_tensors, logits, seven_samples, subject, torch
 
 from nnr_codec.errors import InvalidModel
-from nnr_codec.experiments.evaluation import evaluate, load_tensors
+from nnr_codec.experiments.evaluation import evaluate
 from nnr_codec.experiments.measures.metrics import unlabelled_classification
+from nnr_codec.model import Model
+from nnr_codec.user.module import load_state
+
+
+def load_tensors(module: torch.nn.Module, tensors: dict[str, np.ndarray]) -> None:
+    load_state(module, Model.from_arrays(tensors), strict=True)
 
 
 def test_reference_run_and_comparison() -> None:
@@ -39,7 +45,9 @@ def test_names_what_does_not_fit() -> None:
         evaluate(subject(), {"weight": tensors["weight"]})
     with pytest.raises(InvalidModel, match="'scale': the module has no such"):
         evaluate(subject(), {**tensors, "scale": tensors["bias"]})
-    with pytest.raises(InvalidModel, match=r"'weight': has shape \(4, 3\), in the module \(3, 4\)"):
+    with pytest.raises(
+        InvalidModel, match=r"'weight': has the shape \(4, 3\), in the module \(3, 4\)"
+    ):
         evaluate(subject(), {**tensors, "weight": tensors["weight"].T})
 
 

@@ -152,9 +152,8 @@ def test_plots_are_files_too(made: tuple[Path, Results]) -> None:
         assert (folder / "plots" / f"linear-{kind}.png").read_bytes().startswith(b"\x89PNG")
         text = (folder / "plots" / f"linear-{kind}.svg").read_text()
         assert xml.etree.ElementTree.fromstring(text).tag.endswith("svg")
-        (subject,) = results.subjects()
-        names = styles([method.name for method in results.plan.methods])
-        assert svg_text(plot(subject, kind, names)) == text
+        (subject,) = results.subjects
+        assert svg_text(plot(subject, kind)) == text
 
 
 def test_methods_look_different() -> None:
@@ -182,6 +181,73 @@ def test_outputs_that_are_not_finite(tmp_path: Path) -> None:
     broken = found["cells"][-1]
     assert (broken["method"], broken["top1"], broken["divergence"]) == ("broken", 0.0, None)
     assert "outputs that are not finite" in (tmp_path / "out" / "report.html").read_text()
+
+
+ODD_NAMES = ["a b", "a-b", "$x_1$", r"\1 \$", "<i>&", "é" * 300, "_hidden", "n" * 300, "m" * 300]
+
+
+def test_names_of_all_sorts(tmp_path: Path) -> None:
+    """They are text on the page, and each has its files and its anchor."""
+    text = PLAN.partition("[[subject]]")[0].replace('anchor = "uniform"\n', "")
+    for name in ODD_NAMES:
+        text += f"[[subject]]\nsource = 'subjects.py:odd'\nname = '{name}'\n"
+    for name in ODD_NAMES:
+        text += f"[[method]]\ncodec = 'int8'\nname = '{name}'\n"
+    plan = save_plan(tmp_path, text)
+    with (tmp_path / "subjects.py").open("a") as file:
+        file.write(ODD_SUBJECT)
+    results = run_plan(plan, tmp_path / "out")
+    assert not results.failures
+    assert len(list((tmp_path / "out" / "plots").iterdir())) == 4 * len(ODD_NAMES)
+    parsed = Page()
+    parsed.feed((tmp_path / "out" / "report.html").read_text())
+    parsed.close()
+    assert parsed.open == []
+    assert len(set(parsed.identities)) == len(parsed.identities)
+    assert {reference[1:] for reference in parsed.references} <= set(parsed.identities)
+    whole = "".join(parsed.text)
+    for text in (*ODD_NAMES, "<b>top</b>", "<u>far</u>"):
+        assert text in whole
+    for path in (tmp_path / "out" / "plots").glob("*.svg"):
+        root = xml.etree.ElementTree.parse(path).getroot()
+        shown = {"".join(element.itertext()) for element in root.iter() if element.text}
+        assert {"a b", "a-b", "$x_1$", "_hidden", "n" * 40 + "…", "m" * 40 + "…"} <= shown
+
+
+ODD_SUBJECT = """
+from dataclasses import replace
+from nnr_codec.experiments.measures.metrics import Classification
+
+class Odd(Classification):
+    primary = "<b>top</b>"
+    divergence = "<u>far</u>"
+    def scores(self, outputs, targets):
+        return {self.primary: super().scores(outputs, targets)["top1"]}
+
+def odd():
+    return replace(linear(None), metric=Odd())
+"""
+
+
+@pytest.mark.parametrize(
+    "seconds", ["77.5", "NaN", "Infinity", "-1", "1e999", "true", "null", "'x'", "{}"]
+)
+def test_times_that_are_none(tmp_path: Path, seconds: str) -> None:
+    """The wall time counts instead."""
+    copy = f"import shutil, sys; shutil.copy(*sys.argv[1:]); print('{{\\\"S\\\": {seconds}}}')"
+    copy = copy.replace("'x'", '\\"x\\"')
+    text = PLAN.partition("[[method]]")[0].replace("uniform", "copy") + (
+        '[[method]]\nname = "copy"\ncodec = "external"\n[method.options]\n'
+        f'encode = ["{{python}}", "-c", "{copy.replace("S", "encode_seconds")}", '
+        '"{model}", "{stream}"]\n'
+        f'decode = ["{{python}}", "-c", "{copy.replace("S", "decode_seconds")}", '
+        '"{stream}", "{decoded}"]\n'
+    )
+    results = run_plan(save_plan(tmp_path, text), tmp_path / "out")
+    assert not results.failures
+    row = json.loads((tmp_path / "out" / "results.json").read_text())["cells"][1]
+    for name in ("encode_seconds", "decode_seconds"):
+        assert row[name] == 77.5 if seconds == "77.5" else 0 < row[name] < 60
 
 
 def test_nothing_measured_leaves_a_page(tmp_path: Path) -> None:

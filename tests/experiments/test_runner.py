@@ -31,12 +31,14 @@ import torch
 
 from nnr_codec import InvalidOptions
 from nnr_codec.checkpoints import save_checkpoint
+from nnr_codec.experiments import runner
 from nnr_codec.experiments.cells import Failure, Measured
 from nnr_codec.experiments.report import results as results_module
-from nnr_codec.experiments.report.results import Results, losses_of
-from nnr_codec.experiments.report.tables import document, rows, without_times
+from nnr_codec.experiments.report.results import Results
+from nnr_codec.experiments.report.tables import TIMES, document, rows
 from nnr_codec.experiments.runner import run_plan
 
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 LONG = 120  # seconds, beyond which something hangs
 
 FAILING = """
@@ -61,7 +63,8 @@ codec = "int8"
 
 
 def measured_rows(results: Results) -> list[dict[str, Any]]:
-    return without_times(rows(results))
+    """Return the rows without what differs from run to run."""
+    return [{name: row[name] for name in row if name not in TIMES} for row in rows(results)]
 
 
 @pytest.fixture(scope="module")
@@ -356,6 +359,12 @@ def test_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         run_plan(save_plan(tmp_path))
 
 
+def test_the_packages_are_those_of_the_extra() -> None:
+    extra = re.search(r"^eval = \[(.*?)^\]", PROJECT.read_text(), re.DOTALL | re.MULTILINE)
+    assert extra is not None
+    assert set(runner._PACKAGES) <= set(re.findall(r'"([a-z]+)', extra[1]))
+
+
 def test_a_run_that_keeps_nothing(tmp_path: Path, expected: list[dict[str, Any]]) -> None:
     folder = tmp_path / "plan"
     folder.mkdir()
@@ -371,7 +380,7 @@ def test_losses_are_paired_with_the_uncompressed_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = run_plan(save_plan(tmp_path))
-    (subject,) = found.subjects()
+    (subject,) = found.subjects
     seen: list[np.ndarray] = []
 
     def resampled(values: np.ndarray, *rest: Any) -> np.ndarray:
@@ -379,7 +388,7 @@ def test_losses_are_paired_with_the_uncompressed_network(
         return np.repeat(values.mean(axis=0, keepdims=True), 10, axis=0)
 
     monkeypatch.setattr(results_module, "resampled_means", resampled)
-    losses = losses_of(subject, found.plan)
+    losses = subject.losses
     assert seen[0].shape == (200, 6)
     assert seen[0][:, 0].mean() == pytest.approx(subject.accuracy(subject.reference))
     assert losses.keys() == {"uniform", "integers"}

@@ -141,6 +141,37 @@ def test_files_see_their_neighbours(tmp_path: Path) -> None:
     assert find_subject(f"{tmp_path / 'mine.py'}:made").name == "from beside"
 
 
+@pytest.mark.parametrize("kind", ["list", "subject", "calibration"])
+@pytest.mark.parametrize("batch", ["torch.ones(2, 4)", "(torch.ones(2, 4),)", "(1, 2, 3)", "'ab'"])
+def test_batches_are_pairs(tmp_path: Path, batch: str, kind: str) -> None:
+    returned = {
+        "list": "min, 'x.npz', BATCHES",
+        "subject": "Subject('mine', min, 'x.npz', lambda: BATCHES)",
+        "calibration": "Subject('mine', min, 'x.npz', None, calibration=lambda: BATCHES)",
+    }[kind]
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom nnr_codec.experiments.subject import Subject\n"
+        f"BATCHES = [{batch}]\ndef mine(): return {returned}\n"
+    )
+    found = find_subject("mine.py:mine", folder=tmp_path)
+    batches = found.calibration if kind == "calibration" else found.batches
+    reason = r"mine\.py:mine: a batch is a value of type \w+, not a pair \(inputs, targets\)"
+    with pytest.raises(InvalidOptions, match=reason):
+        list(batches())
+
+
+def test_functions_that_need_data_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def needs(data): return min, data / 'x', []\ndef fails(): raise KeyError('data')\n"
+    )
+    with pytest.raises(InvalidOptions, match=r"mine\.py:needs: TypeError.*: give --data"):
+        find_subject(f"{path}:needs")
+    assert find_subject(f"{path}:needs", tmp_path).checkpoint == tmp_path / "x"
+    with pytest.raises(InvalidOptions, match=r"KeyError: 'data'$"):
+        find_subject(f"{path}:fails")
+
+
 @pytest.mark.parametrize(
     ("text", "name", "reason"),
     [

@@ -42,8 +42,10 @@ def test_defaults_say_what_the_references_do() -> None:
         ("scan_order", (-1, 5, True)),
         ("lambda_scale", (-0.1, math.inf, math.nan, "1", None, True)),
         ("profile", (2, -1, "1", None, True, False)),
-        ("include", ("*",)),
-        ("exclude", ("conv*",)),
+        ("include", ("*", (3,), 3, b"a")),
+        ("exclude", ("conv*", [None], ["a", 1])),
+        ("overrides", ("x", 3, ["ab"], ((3, {"qp": 1}),), {None: {}}, (("w", 3),))),
+        ("decomposition", (None, 3, {"method": "lr"})),
         *(
             (flag, (0, 1, None, "yes"))
             for flag in (
@@ -65,6 +67,27 @@ def test_refusals(name: str, values: tuple[Any, ...]) -> None:
         assert name in str(caught.value)
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    numbers = {
+        "qp": np.int64(-3),
+        "dq": np.bool_(False),
+        "lambda_scale": np.float32(0.5),
+        "profile": np.int8(1),
+        "unary_length": np.uint8(4),
+        "row_skipping": np.bool_(True),
+        "target_size": np.float64(0.5),
+    }
+    options = EncodeOptions(**numbers, overrides={"w": {"dq": np.bool_(True)}})
+    for name, number in numbers.items():
+        assert getattr(options, name) == number
+        assert type(getattr(options, name)) is type(number.item())
+    assert options.overrides == (("w", {"dq": True}),)
+    assert type(options.overrides[0][1]["dq"]) is bool
+    for name in ("qp", "lambda_scale", "unary_length", "profile", "target_size"):
+        with pytest.raises(InvalidOptions):
+            EncodeOptions(**{name: np.bool_(True)})
+
+
 @pytest.mark.parametrize("density", range(8))
 def test_quantization_parameters_reach_as_far_as_the_density_lets_them(density: int) -> None:
     limit = 2 ** (5 + density)
@@ -74,7 +97,8 @@ def test_quantization_parameters_reach_as_far_as_the_density_lets_them(density: 
             options = EncodeOptions(**{"qp_density": density, name: value, other: -min(inside, 20)})
             assert getattr(options, name) == value
         for value in (-limit - 1, limit):
-            with pytest.raises(InvalidOptions, match=name):
+            expected = rf"{name}: {value} is not .* from {-limit} to {limit - 1}, .* {density}$"
+            with pytest.raises(InvalidOptions, match=expected):
                 EncodeOptions(**{"qp_density": density, name: value, other: -min(inside, 20)})
 
 
@@ -222,6 +246,15 @@ def test_globs_match_alone_as_together(glob: str, name: str, expected: bool) -> 
     assert matches_tensor(name, glob) is expected
     others = ("x", "y*", "z?", glob, "w")
     assert GlobIndex(others).matching(name) == ([3] if expected else [])
+
+
+@pytest.mark.parametrize("name", ["plain", "a[0]", "*", "a?b[c", "[*]"])
+def test_an_escaped_name_is_exact(name: str) -> None:
+    options = EncodeOptions(overrides=((escaped(name), {"decompose": "none"}),))
+    assert options.names_exactly(name)
+    assert not options.names_exactly(f"{name}x")
+    if name != escaped(name):  # as a glob, it matches others
+        assert not EncodeOptions(overrides=((name, {"decompose": "none"}),)).names_exactly(name)
 
 
 @pytest.mark.parametrize("name", ["plain", "a[0]", "*", "a?b[c", "[*]"])

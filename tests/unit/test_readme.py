@@ -32,6 +32,7 @@ MAIN_LINE = (
     ".venv/bin/python conformance/models/digits.py "
     "conformance/models/digits_cnn.safetensors digits.safetensors digits.nnr"
 )
+DIGEST = "0" * 64
 TEST_LINE = 'python3 -m venv --clear .venv && .venv/bin/pip install ".[test]" && .venv/bin/pytest'
 
 
@@ -46,7 +47,7 @@ def _commands(text: str) -> Iterator[list[str]]:
         words.whitespace_split = True
         command: list[str] = []
         for word in words:
-            if word in ("&&", "|", ";"):
+            if word in ("&&", "|", ";", "(", ")"):
                 yield command
                 command = []
             else:
@@ -87,7 +88,8 @@ def test_torch_examples(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("command", _nnr_commands(), ids=" ".join)
 def test_command_lines_parse(command: list[str]) -> None:
-    PARSERS[Path(command[0]).name]().parse_args(command[1:])
+    arguments = [DIGEST if word == "$DIGEST" else word for word in command[1:]]
+    PARSERS[Path(command[0]).name]().parse_args(arguments)
 
 
 def test_there_are_command_lines() -> None:

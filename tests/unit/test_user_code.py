@@ -82,7 +82,9 @@ class TestLoadState:
         torch = pytest.importorskip("torch")
         module = torch.nn.Linear(3, 2)
         weight = np.zeros((2, 3), np.float32)
-        with pytest.raises(InvalidModel, match="'bias': the module has it, the model does not"):
+        with pytest.raises(
+            InvalidModel, match="'bias': is missing: the module has it, the model does not"
+        ):
             load_state(module, Model.from_arrays({"weight": weight}))
         with pytest.raises(InvalidModel, match=r"'weight': has the shape \(3, 2\), in the module"):
             load_state(module, Model.from_arrays({"weight": weight.T, "bias": weight[:, 0]}))

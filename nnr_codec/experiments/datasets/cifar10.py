@@ -61,8 +61,7 @@ def cifar10_folder(
 def read_batch(path: Path) -> tuple[Array, Array]:
     """Return pixels, uint8 (images, 32, 32, 3), and labels, int64 (images,); not to be changed.
 
-    Raises:
-        InvalidOptions: the file cannot be read, or is no batch of CIFAR-10.
+    Raises what `cifar10_folder` raises.
     """
     try:
         with path.open("rb") as file:

@@ -75,10 +75,7 @@ def _checkpoint(name: str, folder: Path) -> Path:
 
 
 def _labelled_images(folder: Path, limit: int | None = None) -> Batches:
-    """Return the images of all classes, of each at most `limit`, with their labels.
-
-    The order of the classes' folders, by their names, is that of the labels.
-    """
+    """Return the images of all classes, at most `limit` of each; labels are in their order."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     if len(classes) != CLASSES:
         count = len(classes)

@@ -16,13 +16,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def required_files(subject: str, data: Path | None, *names: str) -> list[Path]:
-    """Return the paths of `names`, files or folders, below the folder `data`.
-
-    Raises:
-        InvalidOptions: there is no folder, or one of them is not in it; says what is missing.
-    """
+    """Return the paths of `names` below the folder `data`; InvalidOptions says what is missing."""
     if data is None:
-        raise InvalidOptions("data", f"{subject} needs a folder with {', '.join(names)}")
+        reason = f"{subject} needs a folder with {', '.join(names)}: give --data"
+        raise InvalidOptions("data", reason)
     missing = [name for name in names if not (data / name).exists()]
     if missing:
         raise InvalidOptions("data", f"{subject}: {str(data)!r} lacks {', '.join(missing)}")

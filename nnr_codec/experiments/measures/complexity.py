@@ -19,6 +19,7 @@ from nnr_codec.errors import InvalidModel
 from nnr_codec.experiments.batches import first_sample
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.layers import load_into
+from nnr_codec.user.module import apply, evaluating
 
 Counter = Callable[[Any, torch.Tensor, torch.Tensor], int]
 
@@ -63,28 +64,8 @@ COUNTERS: dict[type[nn.Module], Counter] = {
 """MACs of a layer, from itself, its first input and its output; of derived classes too."""
 
 
-class _Count:
-    """MACs so far, and which layers ran."""
-
-    def __init__(self) -> None:
-        self.macs = 0
-        self.ran: set[nn.Module] = set()
-
-    def hook(self, layer: nn.Module, arguments: Any, keywords: Any, outputs: Any) -> None:
-        """Count a layer's run; called by torch after it."""
-        counter = _counter_of(layer)
-        if counter is not None:
-            first = next(iter((*arguments, *keywords.values())))
-            self.macs += counter(layer, first, outputs)
-            self.ran.add(layer)
-
-
 def subject_complexity(subject: Subject) -> Complexity:
-    """Return what one sample costs: the first of those measured.
-
-    Raises:
-        InvalidModel: there are no samples.
-    """
+    """Return what one sample costs, the first of those measured; InvalidModel if there is none."""
     for inputs, _ in subject.batches():
         return measure_complexity(subject.module(), first_sample(inputs))
     raise InvalidModel(subject.name, "has no samples")
@@ -93,11 +74,8 @@ def subject_complexity(subject: Subject) -> Complexity:
 def factorized_complexity(subject: Subject, stream: bytes) -> Complexity:
     """Return what one sample costs where layers run on the factors of a bitstream.
 
-    Raises:
-        InvalidModel: there are no samples, or the stream's tensors do not fit the module.
-        BitstreamError: the stream is damaged.
+    Raises what `load_into` raises.
     """
-
     # Not strict: the counters of batch norm may be absent.
     factorized = replace(subject, module=lambda: load_into(subject.module(), stream, strict=False))
     return subject_complexity(factorized)
@@ -106,30 +84,28 @@ def factorized_complexity(subject: Subject, stream: bytes) -> Complexity:
 def measure_complexity(
     module: nn.Module, inputs: torch.Tensor | tuple[torch.Tensor, ...]
 ) -> Complexity:
-    """Run `module` on `inputs` once and count.
+    """Run `module` on `inputs` once and count. A layer that runs twice counts twice."""
+    macs: list[tuple[nn.Module, int]] = []
 
-    A layer that runs several times counts each time.
-    """
-    count = _Count()
-    handles = [
-        layer.register_forward_hook(count.hook, with_kwargs=True)
-        for layer in module.modules()
-        if _counter_of(layer) is not None
-    ]
-    was_training = module.training
+    def hook(layer: nn.Module, arguments: Any, keywords: Any, outputs: Any) -> None:
+        counter = _counter_of(layer)
+        if counter is not None:
+            first = next(iter((*arguments, *keywords.values())))
+            macs.append((layer, counter(layer, first, outputs)))
+
+    handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in module.modules()]
     try:
-        with torch.inference_mode():
-            module.eval()(*inputs if isinstance(inputs, tuple) else (inputs,))
+        with evaluating(module):
+            apply(module, inputs)
     finally:
-        module.train(was_training)
         for handle in handles:
             handle.remove()
     owners = {name: m for name, m in module.named_modules() if [*m.parameters(recurse=False)]}
     unknown = tuple(name for name, layer in owners.items() if _counter_of(layer) is None)
-    ran = {name for name, layer in owners.items() if layer in count.ran}
-    idle = tuple(name for name in owners if name not in unknown and name not in ran)
+    ran = {layer for layer, _ in macs}
+    idle = tuple(name for name, m in owners.items() if name not in unknown and m not in ran)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    return Complexity(parameters, count.macs, unknown, idle)
+    return Complexity(parameters, sum(count for _, count in macs), unknown, idle)
 
 
 def _counter_of(layer: nn.Module) -> Counter | None:

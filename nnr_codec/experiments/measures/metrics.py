@@ -44,7 +44,10 @@ class Metric(Protocol):
         """Return scores by name, bool or float; larger is better."""
 
     def divergence_from(self, outputs: Array, reference: Array) -> Array:
-        """Return how far `outputs` are from those of the uncompressed network, 0 and more."""
+        """Return how far `outputs` are from those of the uncompressed network, 0 and more.
+
+        Raises InvalidModel if nothing can be said beside these, which are not finite.
+        """
 
     def agreement(self, outputs: Array, reference: Array) -> Array:
         """Return how far decisions are the uncompressed network's: bool, or float in 0..1."""
@@ -71,10 +74,8 @@ class Classification:
     def scores(self, outputs: Array, targets: Any) -> dict[str, Array]:
         """Return whether fewer than k logits come before the label's: bool (samples,) each.
 
-        Of equal logits that of the lower class comes first. `targets` are labels (samples,).
-
-        Raises:
-            InvalidModel: a label is no class of the network.
+        Of equal logits that of the lower class comes first. `targets` are labels (samples,);
+        InvalidModel if one is no class of the network.
         """
         if not self.tops:
             return {}
@@ -92,11 +93,7 @@ class Classification:
         return {f"top{k}": valid & (rank < k) for k in kept}
 
     def divergence_from(self, outputs: Array, reference: Array) -> Float64:
-        """Return KL(reference || outputs) of the softmaxes, computed in float64, in nats.
-
-        Raises:
-            InvalidModel: an output of the uncompressed network is not finite.
-        """
+        """Return KL(reference || outputs) of the softmaxes, computed in float64, in nats."""
         _check_reference(reference)
         parts = [  # a softmax in float64 of all samples would take much memory
             _kl_divergence(outputs[start : start + CHUNK], reference[start : start + CHUNK])
@@ -139,11 +136,7 @@ class Reconstruction:
             return {"psnr_db": 10 * np.log10(self.peak**2 / error)}
 
     def divergence_from(self, outputs: Array, reference: Array) -> Float64:
-        """Return the mean squared error to the uncompressed network's outputs, clipped as well.
-
-        Raises:
-            InvalidModel: of a sample, every output of the uncompressed network is NaN.
-        """
+        """Return the mean squared error to the uncompressed network's outputs, clipped as well."""
         return self._mean_squared_error(outputs, np.clip(reference, 0, self.peak))
 
     def agreement(self, outputs: Array, reference: Array) -> Float64:
@@ -186,11 +179,7 @@ class Retrieval:
         }
 
     def divergence_from(self, outputs: Array, reference: Array) -> Float64:
-        """Return 1 - cosine between an embedding and the uncompressed network's, mean of a pair.
-
-        Raises:
-            InvalidModel: an output of the uncompressed network is not finite.
-        """
+        """Return 1 - cosine to the uncompressed network's embedding, mean of a pair."""
         _check_reference(reference)
         decoded, expected = outputs.astype(np.float64), reference.astype(np.float64)
         lengths = np.linalg.norm(decoded, axis=2) * np.linalg.norm(expected, axis=2)

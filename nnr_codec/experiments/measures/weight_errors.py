@@ -27,14 +27,9 @@ ERRORS = ("weight_error", "kernel_error", "decomposed_error")
 
 
 def weight_errors(before: Arrays, decoded: Decoded) -> dict[str, float | None]:
-    """Return the relative errors of a decoded network; those that apply.
+    """Return the relative errors of a decoded network that apply, by name.
 
-    Args:
-        before: the uncompressed network's tensors by name.
-        decoded: has those of two or more dimensions, too, of the same shapes.
-
-    Returns:
-        By name; None where an error is not finite, which JSON cannot say.
+    None stands where an error is not finite, which JSON cannot say. Weights are of the same shapes.
     """
     weights = [name for name, v in before.items() if v.ndim > 1 and is_float(v.dtype)]
     distortions = {name: weight_error(before[name], decoded.tensors[name]) for name in weights}

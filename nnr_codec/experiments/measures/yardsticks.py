@@ -58,11 +58,7 @@ class Histogram:
 
 
 def yardsticks(data: bytes) -> dict[str, int]:
-    """Return the bytes of the payloads of a stream, as it is and with other entropy coders.
-
-    Raises:
-        BitstreamError: the stream is damaged.
-    """
+    """Return the bytes of the payloads of a stream, as it is and with other entropy coders."""
     payload, raw, bits, fixed = 0, 0, 0.0, 0
     coded: list[tuple[Array, Histogram]] = []
     for parsed in parse_units(data, DecodeLimits()):

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import InvalidOptions
-from .base import Codec, Decoded, Encoded
+from .base import Codec
 from .external import ExternalCodec
 from .nnr import NnrCodec
 from .simple import BytePlaneCodec, Float16Codec, IntegerCodec
-
-__all__ = ["CODECS", "Codec", "Decoded", "Encoded", "codec_from"]
 
 CODECS: Mapping[str, Any] = {
     "nnr": NnrCodec,
@@ -25,17 +22,9 @@ CODECS: Mapping[str, Any] = {
 
 
 def codec_from(name: str, options: Mapping[str, Any], folder: Path) -> Codec:
-    """Return a codec at an operating point.
+    """Return the codec `name` of `CODECS` with a plan's options; InvalidOptions if one is wrong.
 
-    Args:
-        name: one of `CODECS`.
-        options: its options, as they stand in a plan.
-        folder: the plan's folder, to which files in the options are relative.
-
-    Raises:
-        InvalidOptions: there is no such codec, or an option is unknown or out of range.
+    Files in the options are relative to `folder`.
     """
-    if name not in CODECS:
-        raise InvalidOptions("codec", f"{name!r} is none of {', '.join(CODECS)}")
     codec: Codec = CODECS[name].from_options(options, folder)
     return codec

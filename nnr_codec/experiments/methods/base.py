@@ -20,12 +20,14 @@ class Encoded:
         seconds: wall time of the encoding.
         breakdown: bytes by part of the stream, as far as the method tells.
         yardsticks: bytes that other entropy coders take for the same integers, by name.
+        unmatched_globs: globs of the options that match no tensor.
     """
 
     data: bytes
     seconds: float
     breakdown: Mapping[str, int] = field(default_factory=dict)
     yardsticks: Mapping[str, int] = field(default_factory=dict)
+    unmatched_globs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,9 @@ class Codec(Protocol):
 
     def encode(self, tensors: Arrays) -> Encoded:
         """Encode a model; raises whatever says why it cannot."""
-        ...
 
     def decode(self, data: bytes) -> Decoded:
         """Decode what `encode` wrote."""
-        ...
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the results, as JSON-ready data: options and versions."""
-        ...

@@ -63,12 +63,7 @@ class ExternalCodec:
 
     @classmethod
     def from_options(cls, values: Mapping[str, Any], folder: Path) -> ExternalCodec:
-        """Return the codec with a plan's options.
-
-        Raises:
-            InvalidOptions: a command is missing or names an option that is not there, or an option
-                is named by none.
-        """
+        """Return the codec with a plan's options; InvalidOptions if these are wrong."""
         table = CheckedTable(values, "external")
         encode, decode = _command(table, "encode"), _command(table, "decode")
         version = table.texts("version", [])
@@ -85,11 +80,7 @@ class ExternalCodec:
         return cls(encode, decode, version, model_format, timeout, tuple(rest.items()), str(folder))
 
     def encode(self, tensors: Arrays) -> Encoded:
-        """Run the encoder.
-
-        Raises:
-            CommandFailure: it cannot be run, fails, or writes no stream.
-        """
+        """Run the encoder; CommandFailure if it cannot be run, fails, or writes no stream."""
         with tempfile.TemporaryDirectory(prefix="nnr-eval-") as folder:
             model, stream = Path(folder, f"model{self.model_format}"), Path(folder, "stream")
             save_checkpoint(model, tensors)
@@ -99,12 +90,7 @@ class ExternalCodec:
             return Encoded(stream.read_bytes(), seconds)
 
     def decode(self, data: bytes) -> Decoded:
-        """Run the decoder.
-
-        Raises:
-            CommandFailure: it cannot be run or fails.
-            InvalidModel: what it wrote is no model file.
-        """
+        """Run the decoder; CommandFailure if it fails, InvalidModel if it writes no model."""
         with tempfile.TemporaryDirectory(prefix="nnr-eval-") as folder:
             decoded, stream = Path(folder, f"decoded{self.model_format}"), Path(folder, "stream")
             stream.write_bytes(data)
@@ -116,8 +102,7 @@ class ExternalCodec:
     def identity(self) -> dict[str, Any]:
         """Return the commands, the digests of the plan's files in them, the options, the version.
 
-        Raises:
-            CommandFailure: the version cannot be told.
+        Raises CommandFailure if the version cannot be told.
         """
         command = tuple(self._filled(self.version_command, {}))
         return {
@@ -209,7 +194,8 @@ def _reported_seconds(output: str, key: str) -> float | None:
     lines = output.strip().splitlines() or [""]
     try:
         report = json.loads(lines[-1])
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
-    seconds = report.get(key) if isinstance(report, dict) else None
-    return float(seconds) if isinstance(seconds, int | float) else None
+    seconds: Any = report.get(key) if isinstance(report, dict) else None
+    is_number = isinstance(seconds, int | float) and 0 <= seconds <= sys.float_info.max
+    return float(seconds) if is_number else None

@@ -42,12 +42,9 @@ class NnrCodec:
 
     @classmethod
     def from_options(cls, values: Mapping[str, Any], folder: Path) -> NnrCodec:
-        """Return the codec with a plan's options.
+        """Return the codec with a plan's options; InvalidOptions if one is wrong.
 
         They are ``preset``, ``calibration_stride``, and the fields of ``EncodeOptions``.
-
-        Raises:
-            InvalidOptions: an option is unknown or out of range.
         """
         given = dict(values)
         preset = given.pop("preset", "default")
@@ -58,8 +55,8 @@ class NnrCodec:
     def encode(self, tensors: Arrays, calibration: Calibration | None = None) -> Encoded:
         """Encode with one thread; raises what ``nnr_codec.encode`` raises."""
         result = encode(tensors, options=self.options, calibration=calibration)
-        data = result.data or b""
-        return Encoded(data, result.report.seconds, _breakdown(data), yardsticks(data))
+        data, report = result.data or b"", result.report
+        return Encoded(data, report.seconds, _breakdown(data), yardsticks(data), report.unmatched)
 
     def decode(self, data: bytes) -> Decoded:
         """Decode with one thread; raises what ``nnr_codec.decode`` raises."""

@@ -8,16 +8,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ...errors import InvalidModel, InvalidOptions
+from ...errors import InvalidModel
 from ...model import Array
+from ...options.kinds import convert_all, option, whole
 from ..checked_table import options_of
 from .base import Arrays, Decoded, Encoded
-
-Packed = TypeVar("Packed", bound="PackedCodec")
 
 ZSTD_LEVEL = 19
 """The strongest level that takes no more memory than the default window to decode."""
@@ -30,7 +29,7 @@ class PackedCodec:
     codec: ClassVar[str]  # its name in plans
 
     @classmethod
-    def from_options(cls: type[Packed], values: Mapping[str, Any], folder: Path) -> Packed:
+    def from_options(cls, values: Mapping[str, Any], folder: Path) -> PackedCodec:
         """Return the codec with a plan's options; raises InvalidOptions for others."""
         return options_of(cls, values)
 
@@ -55,8 +54,13 @@ class PackedCodec:
         return Decoded(tensors, time.perf_counter() - start)
 
     def identity(self) -> dict[str, Any]:
-        """Return the options and the versions of the libraries."""
-        return {"codec": self.codec, **asdict(self), "versions": versions()}
+        """Return the options and the versions of what decides the container's bytes."""
+        import safetensors
+        import zstandard
+
+        zstd = ".".join(map(str, zstandard.ZSTD_VERSION))
+        versions = {"safetensors": safetensors.__version__, "zstd": zstd}
+        return {"codec": self.codec, **asdict(self), "versions": versions}
 
 
 def pack(tensors: Arrays, note: Mapping[str, Any] | None = None) -> bytes:
@@ -81,17 +85,6 @@ def unpack(data: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
     return load(plain), json.loads(note)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what decides the container's bytes."""
-    import safetensors
-    import zstandard
-
-    return {
-        "safetensors": safetensors.__version__,
-        "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
-    }
-
-
 _VALUES, _SCALE = "values:", "scale:"  # before the names, so that none can meet another
 
 
@@ -109,12 +102,11 @@ class IntegerCodec(PackedCodec):
 
     codec = "int8"
 
-    bits: int = 8
+    bits: int = option(8, whole(2, 8))
 
     def __post_init__(self) -> None:
         """Raise InvalidOptions if the bits are outside of their range."""
-        if type(self.bits) is not int or not 2 <= self.bits <= 8:
-            raise InvalidOptions("bits", f"{self.bits!r} is not a whole number from 2 to 8")
+        convert_all(self)
 
     def packed(self, tensors: Arrays) -> bytes:
         """Return a model as bytes; raises InvalidModel if a weight is not finite."""

@@ -10,6 +10,7 @@ concave function of log divergence, of which that would leave little but the end
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ def bd_rate(
         whose = "anchor has " if counts[1] < 2 else ""
         return BdRate(None, None, None, *counts, f"{whose}too few points")
     low, high = max(hull[0, 0] for hull in hulls), min(hull[-1, 0] for hull in hulls)
-    low, high = max(low, _logarithm(interval[0])), min(high, _logarithm(interval[1]))
+    low, high = np.clip((low, high), *np.log(np.maximum(interval, sys.float_info.min))).tolist()
     if not low < high:
         return BdRate(None, None, None, *counts, "no common interval")
     means = [
@@ -72,10 +73,6 @@ def bd_rate(
 def _logarithms(points: Points) -> Float64:
     logs = [(math.log(d), math.log(b)) for d, b in points if d > 0 and b > 0]
     return np.array(logs, np.float64).reshape(-1, 2)
-
-
-def _logarithm(value: float) -> float:
-    return math.log(value) if value > 0 else -math.inf
 
 
 def lower_hull(points: Float64) -> Float64:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from pathlib import Path
 
 from ...checkpoints.atomic import atomic_output
+from ..fingerprints import plain_name
 from .page import page
-from .plots import KINDS, Kind, plot, styles, svg_text
+from .plots import KINDS, Kind, plot, svg_text
 from .results import Results
 from .tables import csv_text, document
 
@@ -20,8 +20,7 @@ _DOTS_PER_INCH = 160
 def write_report(results: Results, folder: Path) -> None:
     """Write ``results.csv``, ``results.json``, ``plots/`` and ``report.html``.
 
-    Raises:
-        InvalidOptions, OSError: a file cannot be written.
+    Raises InvalidOptions or OSError if one cannot be written.
     """
     text = json.dumps(document(results), indent=1, allow_nan=False)
     _write(folder / "results.csv", csv_text(results).encode())
@@ -33,12 +32,11 @@ def write_report(results: Results, folder: Path) -> None:
 def _write_plots(results: Results, folder: Path) -> dict[tuple[str, Kind], str]:
     """Write each subject's plots as SVG and PNG; return the SVG."""
     folder.mkdir(exist_ok=True)
-    drawn = styles([method.name for method in results.plan.methods])
     texts: dict[tuple[str, Kind], str] = {}
-    for subject in results.subjects():
-        stem = re.sub(r"[^\w.-]+", "-", subject.name)
+    for subject in results.subjects:
+        stem = plain_name(subject.name)
         for kind in KINDS:
-            figure = plot(subject, kind, drawn)
+            figure = plot(subject, kind)
             text = texts[subject.name, kind] = svg_text(figure)
             _write(folder / f"{stem}-{kind}.svg", text.encode())
             image = io.BytesIO()

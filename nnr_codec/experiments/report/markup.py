@@ -12,19 +12,12 @@ NONE = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell of a table.
+    """A cell of a table."""
 
-    Attributes:
-        text: HTML.
-        value: what it is sorted by; None: the text.
-        classes: of the cell.
-        title: a tooltip.
-    """
-
-    text: str
-    value: float | None = None
+    text: str  # HTML
+    value: float | None = None  # what it is sorted by; None: the text
     classes: str = ""
-    title: str = ""
+    title: str = ""  # a tooltip, not HTML
 
     def html(self) -> str:
         """Return the table's cell."""

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from statistics import fmean
 
 from ...report import size_text
-from ..cells import Facts
-from ..plan import Plan
+from ..fingerprints import plain_name
 from .bd_rate import BdRate
-from .bootstrap import LEVEL, BytesAtLoss
+from .bootstrap import LEVEL
 from .markup import NONE, Shown, signed_text, table, whole_text
-from .plots import DECADES, KINDS, MOST_LOSS, Kind, Style, inline_svg, point_identity, styles
-from .results import Results, SubjectResults, bd_rates, losses_of
-from .subject_tables import cell_rows, dotted, loss_rows, yardstick_table
+from .plots import DECADES, KINDS, MOST_LOSS, Kind, inline_svg, point_identity
+from .results import Results, SubjectResults
+from .subject_tables import bounded_text, cell_table, dotted, loss_table, yardstick_table
 
-Losses = Mapping[str, Sequence[BytesAtLoss]]
-"""Of a subject, by method."""
 Plots = Mapping[tuple[str, Kind], str]
 """SVG of the plots, by subject and kind."""
 
 
 def page(results: Results, plots: Plots) -> str:
     """Return the page."""
-    subjects = list(results.subjects())
-    drawn = styles([method.name for method in results.plan.methods])
-    losses = {subject.name: losses_of(subject, results.plan) for subject in subjects}
-    rates = {subject.name: bd_rates(subject, results.plan.anchor) for subject in subjects}
-    parts = [
-        _head(results, subjects),
-        _failures(results),
-        _summary(results, losses, drawn) if subjects else "",
-        _rates(results, rates, drawn) if len(results.plan.methods) > 1 and subjects else "",
-        *(_subject(results.plan, s, plots, losses[s.name], drawn) for s in subjects),
-        _notes(results),
-    ]
+    parts = [_head(results), _failures(results)]
+    if results.subjects:
+        parts.append(_summary(results))
+        if len(results.plan.methods) > 1:
+            parts.append(_rates(results))
+    parts += [_subject(subject, plots) for subject in results.subjects]
+    parts.append(_notes(results))
     style, script = (files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
                      for name in ("page.css", "page.js"))  # fmt: skip
     return (
@@ -47,9 +39,16 @@ def page(results: Results, plots: Plots) -> str:
     )
 
 
-def _head(results: Results, subjects: Sequence[SubjectResults]) -> str:
+def _card(title: str, body: str, *, identity: str = "", classes: str = "card") -> str:
+    """Return a part of the page; all but the title is HTML."""
+    attribute = f' id="{identity}"' if identity else ""
+    heading = f"<h2>{escape(title)}</h2>\n"
+    return f'<section class="{classes}"{attribute}>{heading}{body}</section>\n'
+
+
+def _head(results: Results) -> str:
     plan = results.plan
-    links = "".join(f'<a href="#{_anchor(s.name)}">{escape(s.name)}</a>' for s in subjects)
+    links = "".join(_link(subject) for subject in results.subjects)
     return (
         f'<div class="head"><h1>{escape(plan.title)}</h1>'
         '<button id="theme" type="button">Light / dark</button></div>\n'
@@ -59,87 +58,85 @@ def _head(results: Results, subjects: Sequence[SubjectResults]) -> str:
     )
 
 
+def _link(subject: SubjectResults) -> str:
+    return f'<a href="#{_anchor(subject)}">{escape(subject.name)}</a>'
+
+
+def _anchor(subject: SubjectResults) -> str:
+    return f"s-{plain_name(subject.name)}"
+
+
 def _failures(results: Results) -> str:
     if not results.failures:
         return ""
-    names: dict[str, list[str]] = {}
-    for cell, failure in results.failures:
-        names.setdefault(failure.reason, []).append(cell.name)
     lines = "".join(
-        f"<li><b>{escape(reason)}</b><br>{escape(', '.join(cells))}</li>"
-        for reason, cells in names.items()
+        f"<li><b>{escape(reason)}</b><br>{escape(', '.join(names))}</li>"
+        for reason, names in results.failed_names.items()
     )
     count = len(results.failures)
-    cells = "One cell" if count == 1 else f"{count} cells"
-    return f'<section class="card warn"><h2>{cells} failed</h2><ul>{lines}</ul></section>\n'
+    title = f"{'One cell' if count == 1 else f'{count} cells'} failed"
+    return _card(title, f"<ul>{lines}</ul>", classes="card warn")
 
 
-def _summary(results: Results, losses: Mapping[str, Losses], drawn: Mapping[str, Style]) -> str:
-    """The bytes of each method at one loss of accuracy, for all subjects."""
-    drops = results.plan.drops
-    which = drops.index(1.0) if 1.0 in drops else 0
-    names = [method.name for method in results.plan.methods]
-    subjects = list(results.subjects())
-    rows = [_summary_row(subject, losses[subject.name], names, which) for subject in subjects]
-    header = ["network", "float32", "accuracy", *(dotted(name, drawn) for name in names)]
+def _summary(results: Results) -> str:
+    """Return the bytes of each method at one loss of accuracy, for all subjects."""
+    plan = results.plan
+    which = plan.drops.index(1.0) if 1.0 in plan.drops else 0
+    rows = [_summary_row(subject, which) for subject in results.subjects]
+    header = ["network", "float32", "accuracy", *(dotted(n, plan) for n in plan.method_names)]
     methods = "".join(
-        f"<li>{dotted(method.name, drawn)}"
+        f"<li>{dotted(method.name, plan)}"
         + (f' <span class="soft">{escape(method.about)}</span>' if method.about else "")
         + "</li>"
-        for method in results.plan.methods
+        for method in plan.methods
     )
-    units = {s.unit for s in subjects}
-    points = "point" if units <= {"%"} else "point (of percent, or dB)"
-    return (
-        '<section class="card"><h2>Summary</h2>\n'
-        f"<p>Size of the whole stream where the accuracy has dropped by {drops[which]:g} {points} "
-        "at most: in bytes, and in percent of float32. The smallest of each network is marked.</p>"
-        f'{table(header, rows)}\n<ul class="methods">{methods}</ul></section>\n'
+    are_shares = all(subject.is_share for subject in results.subjects)
+    points = "point" if are_shares else "point (of percent, or dB)"
+    return _card(
+        "Summary",
+        "<p>Size of the whole stream where the accuracy has dropped by "
+        f"{plan.drops[which]:g} {points} at most: in bytes, and in percent of float32. "
+        "The smallest of each network is marked.</p>"
+        f'{table(header, rows)}\n<ul class="methods">{methods}</ul>',
     )
 
 
-def _summary_row(
-    subject: SubjectResults, losses: Losses, names: Sequence[str], which: int
-) -> list[Shown]:
+def _summary_row(subject: SubjectResults, which: int) -> list[Shown]:
     whole = int(subject.reference.record["bytes"])
-    accuracy = subject.accuracy(subject.reference) or 0.0
+    accuracy = subject.accuracy(subject.reference)
     row = [
-        Shown(f'<a href="#{_anchor(subject.name)}">{escape(subject.name)}</a>'),
+        Shown(_link(subject)),
         Shown(size_text(whole), whole),
-        Shown(f"{accuracy:.2f} {subject.unit}", accuracy, title=subject.facts.primary),
+        Shown(subject.accuracy_text(subject.reference), accuracy, title=subject.facts.primary),
     ]
-    sizes = {name: losses[name][which].bytes for name in losses}
-    least = min((count for count in sizes.values() if count is not None), default=None)
-    for name in names:
-        count = sizes.get(name)
-        if count is None:
-            reason = "never within the loss" if name in sizes else "not measured"
-            row.append(Shown(NONE, title=reason))
+    losses = {name: losses[which] for name, losses in subject.losses.items()}
+    least = min((loss.bytes for loss in losses.values() if loss.bytes is not None), default=None)
+    for name in subject.plan.method_names:
+        loss = losses.get(name)
+        if loss is None or loss.bytes is None:
+            row.append(Shown(NONE, title="never within the loss" if loss else "not measured"))
             continue
-        bound = "≤ " if losses[name][which].is_bound else ""
-        text = f"{bound}{size_text(count)}<small>{100 * count / whole:.3g} %</small>"
-        row.append(Shown(text, count, "best" if count == least else ""))
+        text = f"{bounded_text(loss)}<small>{100 * loss.bytes / whole:.3g} %</small>"
+        row.append(Shown(text, loss.bytes, "best" if loss.bytes == least else ""))
     return row
 
 
-def _rates(
-    results: Results, rates: Mapping[str, Mapping[str, BdRate]], drawn: Mapping[str, Style]
-) -> str:
-    anchor = results.plan.anchor
-    names = [method.name for method in results.plan.methods if method.name != anchor]
+def _rates(results: Results) -> str:
+    plan = results.plan
+    names = [name for name in plan.method_names if name != plan.anchor]
+    columns = {name: [s.bd_rates.get(name) for s in results.subjects] for name in names}
     rows = [
-        [Shown(escape(name)), *(_rate_cell(changes.get(method)) for method in names)]
-        for name, changes in rates.items()
+        [Shown(escape(subject.name)), *(_rate_cell(subject.bd_rates.get(name)) for name in names)]
+        for subject in results.subjects
     ]
     if len(rows) > 1:
-        rows.append([Shown("mean"), *(_mean_cell(method, rates) for method in names)])
-    header = ["network", *(dotted(name, drawn) for name in names)]
-    return (
-        '<section class="card"><h2>BD-rate</h2>\n'
-        f"<p>Bytes at equal divergence from the uncompressed network, against "
-        f"<b>{escape(anchor)}</b>: less than 0 is smaller. Under each figure the interval of "
-        "divergence that it is over.</p>"
-        f"{table(header, rows, last_is_mean=len(rows) > 1)}</section>\n"
+        rows.append([Shown("mean"), *(_mean_cell(rates) for rates in columns.values())])
+    header = ["network", *(dotted(name, plan) for name in names)]
+    return _card(
+        "BD-rate",
+        "<p>Bytes at equal divergence from the uncompressed network, against "
+        f"<b>{escape(plan.anchor)}</b>: less than 0 is smaller. Under each figure the interval of "
+        f"divergence that it is over.</p>{table(header, rows, last_is_mean=len(rows) > 1)}",
     )
 
 
@@ -148,77 +145,70 @@ def _rate_cell(rate: BdRate | None) -> Shown:
         return Shown(NONE, title="not measured")
     if rate.change is None:
         return Shown(f"{NONE}<small>{rate.reason}</small>")
-    text = f"{signed_text(100 * rate.change, 1)} %"
-    interval = f"<small>{rate.low:.2g} … {rate.high:.2g}</small>"
-    return Shown(text + interval, rate.change, "good" if rate.change < 0 else "bad")
+    return _change_cell(rate.change, f"<small>{rate.low:.2g} … {rate.high:.2g}</small>")
 
 
-def _mean_cell(method: str, rates: Mapping[str, Mapping[str, BdRate]]) -> Shown:
-    changes = [methods[method].change for methods in rates.values() if method in methods]
-    known = [change for change in changes if change is not None]
-    if not known or len(known) < len(rates):
+def _mean_cell(rates: list[BdRate | None]) -> Shown:
+    changes = [rate.change for rate in rates if rate is not None and rate.change is not None]
+    if len(changes) < len(rates):
         return Shown(NONE, title="not for all networks")
-    mean = fmean(known)
-    return Shown(f"{signed_text(100 * mean, 1)} %", mean, "good" if mean < 0 else "bad")
+    return _change_cell(fmean(changes))
 
 
-def _subject(
-    plan: Plan, subject: SubjectResults, plots: Plots, losses: Losses, drawn: Mapping[str, Style]
-) -> str:
-    drops = ", ".join(f"{drop:g}" for drop in plan.drops)
-    unit = "points" if subject.is_share else subject.unit
-    loss_head = ["method", *(f"≤ {drop:g} {unit}" for drop in plan.drops)]
-    loss_table = table(loss_head, loss_rows(subject, losses, drawn))
-    header, rows = cell_rows(subject, drawn)
-    yardsticks = yardstick_table(subject, drawn)
-    return (
-        f'<section class="card" id="{_anchor(subject.name)}"><h2>{escape(subject.name)}</h2>\n'
+def _change_cell(change: float, note: str = "") -> Shown:
+    text = f"{signed_text(100 * change, 1)} %{note}"
+    return Shown(text, change, "good" if change < 0 else "bad")
+
+
+def _subject(subject: SubjectResults, plots: Plots) -> str:
+    drops = ", ".join(f"{drop:g}" for drop in subject.plan.drops)
+    return _card(
+        subject.name,
         f"{_figures(subject)}\n"
         f'<div class="plots">{"".join(_plot(subject, kind, plots) for kind in KINDS)}</div>\n'
-        f"<h3>Bytes at an accuracy drop of at most {drops} {unit}</h3>\n{loss_table}\n"
-        f"<h3>All cells</h3>\n{table(header, rows, sortable=True)}\n{yardsticks}</section>\n"
+        f"<h3>Bytes at an accuracy drop of at most {drops} {subject.drop_unit}</h3>\n"
+        f"{loss_table(subject)}\n<h3>All cells</h3>\n{cell_table(subject)}\n"
+        f"{yardstick_table(subject)}",
+        identity=_anchor(subject),
     )
 
 
 def _figures(subject: SubjectResults) -> str:
-    facts: Facts = subject.facts
-    accuracy = subject.accuracy(subject.reference) or 0.0
+    facts = subject.facts
     figures = [
-        (f"{accuracy:.2f} {subject.unit}", f"{facts.primary}, uncompressed"),
+        (subject.accuracy_text(subject.reference), f"{facts.primary}, uncompressed"),
         (size_text(int(subject.reference.record["bytes"])), "as float32"),
         (whole_text(facts.parameters), "parameters"),
         (whole_text(facts.sample_count), "samples"),
     ]
     if facts.macs is not None:
         figures.append((whole_text(facts.macs), "MACs for a sample"))
-    items = "".join(f"<li><b>{text}</b><span>{label}</span></li>" for text, label in figures)
+    items = "".join(f"<li><b>{text}</b><span>{escape(what)}</span></li>" for text, what in figures)
     return f'<ul class="figures">{items}</ul>'
 
 
 def _plot(subject: SubjectResults, kind: Kind, plots: Plots) -> str:
-    unit = subject.unit
     tips = {}
     for cell, measured in subject.cells:
-        record, accuracy = measured.record, subject.accuracy(measured)
-        accuracy_text = NONE if accuracy is None else f"{accuracy:.2f}"
+        record = measured.record
         text = "outputs that are not finite"
         if record["divergence"] is not None:
             text = (
                 f"{size_text(record['bytes'])}, {100 * record['ratio']:.3g} % of float32, "
-                f"{subject.facts.primary} {accuracy_text} {unit}, "
+                f"{subject.facts.primary} {subject.accuracy_text(measured)}, "
                 f"{subject.facts.divergence} {record['divergence']:.3g}"
             )
         name = ", ".join(filter(None, [cell.method, cell.label]))
         tips[point_identity(kind, cell)] = escape(f"{name}: {text}")
     label = escape(f"{subject.name}: size against {kind}")
-    prefix = f"{_anchor(subject.name)}-{kind}-"
+    prefix = f"{_anchor(subject)}-{kind}-"
     return f"<figure>{inline_svg(plots[subject.name, kind], label, prefix, tips)}</figure>"
 
 
 def _notes(results: Results) -> str:
     versions = ", ".join(f"{name} {text}" for name, text in results.run["versions"].items())
-    return (
-        '<section class="card"><h2>How to read this</h2>\n'
+    return _card(
+        "How to read this",
         "<p>Sizes are those of whole streams, headers and all. Divergence and agreement are with "
         "the uncompressed network on the same samples. Weight error: squared error of all decoded "
         "weights over their energy. BD-rate: the mean difference of log bytes "
@@ -234,9 +224,5 @@ def _notes(results: Results) -> str:
         f"<dl><dt>command</dt><dd><code>{escape(results.run['command'])}</code></dd>"
         f"<dt>date</dt><dd>{results.run['date']}</dd>"
         f"<dt>machine</dt><dd>{escape(results.run['machine'])}</dd>"
-        f"<dt>versions</dt><dd>{escape(versions)}</dd></dl></section>\n"
+        f"<dt>versions</dt><dd>{escape(versions)}</dd></dl>",
     )
-
-
-def _anchor(name: str) -> str:
-    return "s-" + "".join(c if c.isalnum() else "-" for c in name)

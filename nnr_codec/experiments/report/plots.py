@@ -29,6 +29,7 @@ _MARKERS = "osD^vPXd"
 _SIZE = (4.9, 4.0)  # inches
 _TEXT, _RULE, _GROUND = "#1a1b1e", "#d9dbde", "#fefefd"
 _VARIABLES = {_TEXT: "var(--ink)", _RULE: "var(--rule)", _GROUND: "var(--card)"}
+_LABEL_LENGTH = 40  # characters
 _ROOM = 1.15  # of the span of what is shown, so that points do not touch the frame
 DECADES = 5  # of divergence: what is nearly lossless would squeeze the rest
 MOST_LOSS = 15.0
@@ -53,28 +54,23 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
 
 @dataclass(frozen=True)
 class Mark:
-    """A cell's place in a plot.
+    """A cell's place in a plot."""
 
-    Attributes:
-        size: percent of float32.
-        value: accuracy, as reports give it, or divergence.
-        identity: of the mark in the SVG.
-        is_of_use: whether the network has lost little enough to be looked at.
-    """
-
-    size: float
-    value: float
-    identity: str
-    is_of_use: bool
+    size: float  # percent of float32
+    value: float  # accuracy, as reports give it, or divergence
+    identity: str  # of the mark in the SVG
+    is_of_use: bool  # the network has lost little enough to be looked at
 
 
-def plot(subject: SubjectResults, kind: Kind, drawn: Mapping[str, Style]) -> Figure:
+def plot(subject: SubjectResults, kind: Kind) -> Figure:
     """Draw a subject's methods: size in percent of float32, and accuracy or divergence."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE, layout="constrained", facecolor=_GROUND)
     axes = figure.add_subplot(facecolor=_GROUND)
     methods = marks_of(subject, kind)
+    drawn = styles(subject.plan.method_names)
+    legend: list[tuple[Any, str]] = []
     for name, marks in methods.items():
         style = drawn[name]
         sizes, values = [mark.size for mark in marks], [mark.value for mark in marks]
@@ -85,7 +81,8 @@ def plot(subject: SubjectResults, kind: Kind, drawn: Mapping[str, Style]) -> Fig
                 zorder=3, markeredgecolor=_GROUND, markeredgewidth=0.8,
             )  # fmt: skip
             points[0].set_gid(mark.identity)
-        axes.plot([], [], color=style.colour, marker=style.marker, label=name)
+        (line,) = axes.plot([], [], color=style.colour, marker=style.marker)
+        legend.append((line, _label(name)))
     every = [mark for marks in methods.values() for mark in marks]
     shown = [mark for mark in every if mark.is_of_use] or every
     _arrange_sizes(axes, shown)
@@ -93,7 +90,7 @@ def plot(subject: SubjectResults, kind: Kind, drawn: Mapping[str, Style]) -> Fig
         _arrange_accuracy(axes, subject, shown)
     else:
         _arrange_divergence(axes, subject, shown)
-    _finish(axes)
+    _finish(axes, legend)
     return figure
 
 
@@ -108,22 +105,18 @@ def marks_of(subject: SubjectResults, kind: Kind) -> dict[str, list[Mark]]:
     """Return the marks of a subject's methods, of those that have any."""
     whole = subject.accuracy(subject.reference)
     marks: dict[str, list[Mark]] = {}
-    floor = _least_divergence(subject) if kind == "divergence" else None
+    # Above 0, and a few decades under the largest.
+    most = max(measured.record["divergence"] or 0.0 for _, measured in subject.cells)
+    floor = max(most / 10.0**DECADES, sys.float_info.min)
     for cell, measured in subject.cells:
         accuracy = subject.accuracy(measured)
         value = accuracy if kind == "accuracy" else measured.record["divergence"]
-        if value is None or (floor is not None and value < floor):
+        if value is None or (kind == "divergence" and value < floor):
             continue
         kept = accuracy is not None and (whole is None or whole - accuracy <= MOST_LOSS)
         mark = Mark(100 * measured.record["ratio"], value, point_identity(kind, cell), kept)
         marks.setdefault(cell.method, []).append(mark)
     return marks
-
-
-def _least_divergence(subject: SubjectResults) -> float:
-    """Return the least divergence that is drawn: above 0, and a few decades under the largest."""
-    values: list[float] = [cell.record["divergence"] or 0.0 for _, cell in subject.cells]
-    return max(max(values) / 10.0**DECADES, sys.float_info.min)
 
 
 def point_identity(kind: Kind, cell: Cell) -> str:
@@ -146,7 +139,7 @@ def _arrange_sizes(axes: Any, shown: Sequence[Mark]) -> None:
 
 def _arrange_accuracy(axes: Any, subject: SubjectResults, shown: Sequence[Mark]) -> None:
     whole = subject.accuracy(subject.reference)
-    name = subject.facts.primary.replace("_db", "").replace("psnr", "PSNR")
+    name = _label(subject.facts.primary.replace("_db", "").replace("psnr", "PSNR"))
     axes.set_ylabel(f"{name}, {subject.unit}" if subject.unit else name)
     if whole is None:
         return
@@ -163,14 +156,21 @@ def _arrange_accuracy(axes: Any, subject: SubjectResults, shown: Sequence[Mark])
 
 def _arrange_divergence(axes: Any, subject: SubjectResults, shown: Sequence[Mark]) -> None:
     axes.set_yscale("log")
-    axes.set_ylabel(_DIVERGENCES.get(subject.facts.divergence, subject.facts.divergence))
+    divergence = subject.facts.divergence
+    axes.set_ylabel(_label(_DIVERGENCES.get(divergence, divergence)))
     if shown:
         low, high = min(mark.value for mark in shown), max(mark.value for mark in shown)
         room = max((high / low) ** (_ROOM - 1), 1.5)
         axes.set_ylim(low / room, high * room)
 
 
-def _finish(axes: Any) -> None:
+def _label(text: str) -> str:
+    """Return a text as matplotlib takes it: of moderate length, and with no formula in it."""
+    short = text if len(text) <= _LABEL_LENGTH else f"{text[:_LABEL_LENGTH]}…"
+    return short.replace("$", r"\$")
+
+
+def _finish(axes: Any, legend: Sequence[tuple[Any, str]]) -> None:
     axes.grid(True, which="major", color=_RULE, linewidth=0.8, zorder=0)
     axes.tick_params(which="both", length=0, colors=_TEXT, labelsize=9)
     for label in (axes.xaxis.label, axes.yaxis.label):
@@ -179,11 +179,11 @@ def _finish(axes: Any) -> None:
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom")
         spine.set_color(_RULE)
-    if not axes.get_legend_handles_labels()[0]:
-        return  # nothing to draw: a lossless method alone has no divergence
-    legend = axes.figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
-    for text in legend.get_texts():
-        text.set_color(_TEXT)
+    if legend:  # else there is nothing to draw: a lossless method alone has no divergence
+        axes.figure.legend(
+            *zip(*legend, strict=True), loc="outside upper left", ncols=2, frameon=False,
+            fontsize=9, labelcolor=_TEXT,
+        )  # fmt: skip
 
 
 def svg_text(figure: Figure) -> str:
@@ -216,4 +216,4 @@ def inline_svg(text: str, label: str, prefix: str, tooltips: Mapping[str, str]) 
     body = re.sub(r"url\(#", f"url(#{prefix}", body)
     body = re.sub(r'font: ([\d.]+px) [^;"]*', r"font-size: \1", body)
     head = f'<svg role="img" aria-label="{label}" class="plot"'
-    return re.sub(r'<svg (?:width|height)="[^"]*"|<svg', head, body, count=1)
+    return re.sub(r'<svg (?:width|height)="[^"]*"|<svg', lambda _: head, body, count=1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from ..cells import Cell, Facts, Failure, Measured
 from ..measures.weight_errors import ERRORS
-from .results import Results, bd_rates, losses_of
+from .results import Results
 
 _FIRST = ("subject", "method", "point", "status", "bytes", "bits_per_weight", "ratio")
 _JUDGED = ("agreement", "divergence", "divergence_kind", "samples", "parameters", "macs")
@@ -41,6 +41,10 @@ def rows(results: Results) -> list[dict[str, Any]]:
     return table_rows
 
 
+def _columns(scores: Iterable[str] = ()) -> list[str]:
+    return [*_FIRST, *scores, *_JUDGED, *ERRORS, *_YARDSTICKS, *TIMES]
+
+
 def _row(cell: Cell, outcome: Measured | Failure, facts: Facts | Failure) -> dict[str, Any]:
     row: dict[str, Any] = {
         "subject": cell.subject.name,
@@ -51,30 +55,22 @@ def _row(cell: Cell, outcome: Measured | Failure, facts: Facts | Failure) -> dic
     if isinstance(outcome, Failure) or isinstance(facts, Failure):
         return row
     record = outcome.record
-    row |= {name: record[name] for name in ("bytes", "bits_per_weight", "ratio")}
-    row |= record["scores"]
-    row |= {
-        "agreement": record["agreement"],
-        "divergence": record["divergence"],
+    of_subject = {
         "divergence_kind": facts.divergence,
         "samples": facts.sample_count,
-        "parameters": record.get("parameters", facts.parameters),
-        "macs": record.get("macs", facts.macs),
+        "parameters": facts.parameters,
+        "macs": facts.macs,
     }
-    row |= {name: record[name] for name in ERRORS if name in record}
-    row |= record.get("yardsticks", {})
-    return row | {name: record[name] for name in TIMES if name in record}
+    columns = of_subject | record["scores"] | dict(record) | record.get("yardsticks", {})
+    return row | {name: columns[name] for name in _columns(record["scores"]) if name in columns}
 
 
 def csv_text(results: Results) -> str:
     """Return the rows as CSV, with a header; numbers as Python writes them."""
     table = rows(results)
-    measures = (*_JUDGED, *ERRORS, *_YARDSTICKS, *TIMES)
-    fixed = {*_FIRST, *measures}
-    scores = dict.fromkeys(name for row in table for name in row if name not in fixed)
-    header = [*_FIRST, *scores, *measures]
+    scores = dict.fromkeys(name for row in table for name in row if name not in _columns())
     text = io.StringIO()
-    writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, _columns(scores), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
     return text.getvalue()
@@ -95,19 +91,14 @@ def document(results: Results) -> dict[str, Any]:
         "breakdowns": breakdowns,
         "bd_rates": [
             {"subject": subject.name, "method": name, **asdict(rate)}
-            for subject in results.subjects()
-            for name, rate in bd_rates(subject, plan.anchor).items()
+            for subject in results.subjects
+            for name, rate in subject.bd_rates.items()
         ],
         "bytes_at_loss": [
             {"subject": subject.name, "method": name, **asdict(loss)}
-            for subject in results.subjects()
-            for name, losses in losses_of(subject, plan).items()
+            for subject in results.subjects
+            for name, losses in subject.losses.items()
             for loss in losses
         ],
         "failures": [{"cell": cell.name, **asdict(why)} for cell, why in results.failures],
     }
-
-
-def without_times(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows without what differs from run to run."""
-    return [{name: row[name] for name in row if name not in TIMES} for row in table]
