@@ -19,7 +19,6 @@ class TensorReport:
         original_bytes: bytes of its values.
         bytes: bytes of its data unit, or units; 0 for a tensor of a block other than its weight.
         qp: quantization parameter, or None.
-        qp_raised: whether `qp` is above that of the options, at which its integers would not fit.
         squared_error, energy: sums over its elements, of the squares of the errors and of the
             values; of a weight that travels as factors the error is that of the dense weight which
             decoders make of them. Both are 0 for what travels exactly, and not finite for such a
@@ -38,7 +37,6 @@ class TensorReport:
     original_bytes: int
     bytes: int
     qp: int | None = None
-    qp_raised: bool = False
     squared_error: float = 0.0
     energy: float = 0.0
     decomposition_squared_error: float = 0.0
@@ -169,6 +167,12 @@ class EncodeReport(StreamTotals):
         return _relative(sum(t.squared_error for t in self.tensors), self._energy)
 
     @property
+    def worst(self) -> TensorReport | None:
+        """The tensor, or the factor, that lost most of its energy; None if there is no tensor."""
+        coded = (t for tensor in self.tensors for t in tensor.factors or (tensor,))
+        return max(coded, key=lambda tensor: tensor.nmse, default=None)
+
+    @property
     def decomposition_nmse(self) -> float:
         """The same of the decomposition alone, had nothing been quantized."""
         return _relative(sum(t.decomposition_squared_error for t in self.tensors), self._energy)
@@ -189,6 +193,8 @@ class EncodeReport(StreamTotals):
             **self._totals(),
             "parameters": self.parameters,
             "nmse": _finite(self.nmse),
+            "worst_tensor": self.worst.name if self.worst else None,
+            "worst_nmse": _finite(self.worst.nmse) if self.worst else None,
             "decomposition_nmse": _finite(self.decomposition_nmse),
             "seconds": self.seconds,
             "unmatched_globs": list(self.unmatched),

@@ -20,6 +20,12 @@ def step_size(qp: int, density: int) -> float:
     return math.ldexp(fraction, exponent)
 
 
+def qp_of_step(step: float, density: int) -> int:
+    """Return the greatest qp whose step is no greater than `step`, a number above 0."""
+    mantissa, exponent = math.frexp(step)
+    return ((exponent - 1) << density) + int((2 * mantissa - 1) * (1 << density))
+
+
 def qp_delta_bits(density: int) -> int:
     """Return the bits of a coded qp_delta, a two's complement number."""
     return 6 + density

@@ -20,6 +20,7 @@ from ..factorization.words import is_rotated, signed_from_words, words_of
 from ..model import is_float
 from ..quantize.grids import as_binary32
 from ..quantize.integer_rate import estimated_bits, sampled
+from ..quantize.scaled_groups import may_have_scales
 from .exact_grids import grid_integers, group_integers, in_groups, on_grid, on_step
 from .exact_words import (
     fields_of,
@@ -30,6 +31,9 @@ from .exact_words import (
     words_of_integers,
 )
 from .representation import Representation
+
+_GLANCE = 256  # values
+_MOST_DISTINCT = 0.9  # of them
 
 _STEM = 1000
 """Characters of a tensor's name that its part's begins with: names have at most 4096 bytes."""
@@ -58,6 +62,13 @@ def represent(
         as_they_are *= values.size / sampled(values).size
         candidates = [c for c in candidates if c.kind == "fields" and c.bits < as_they_are]
     return min(candidates, key=_expected_bits, default=None)
+
+
+def seems_quantized(values: npt.NDArray[Any]) -> bool:
+    """Tell in little time whether floats may be few distinct values, or integers times scales."""
+    sample = words_of(sampled(values, _GLANCE))
+    few = sample.size == _GLANCE and np.unique(sample).size < _MOST_DISTINCT * _GLANCE
+    return few or may_have_scales(values)
 
 
 def _of_floats(values: npt.NDArray[Any], density: int, codebook: bool) -> Iterator[Representation]:

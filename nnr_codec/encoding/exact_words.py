@@ -82,10 +82,13 @@ def _in_table(values: npt.NDArray[Any]) -> Iterator[Representation]:
     sample = sampled(words_of(values), _TABLE_SAMPLE)
     if sample.size > 16 and np.unique(sample).size > _MOST_DISTINCT * sample.size:
         return
-    indices, differences = table_of(values)
+    # Those of up to 16 bits fit the table; the others, which take time, are counted.
+    some = sampled(values) if values.itemsize <= 2 else values
+    indices, differences = table_of(some)
     if differences.size > MAX_TABLE:
         return
     bits, length = estimated_bits(indices)
+    bits *= values.size / some.size
     bits += estimated_bits(differences, (1,))[0] + BITS_OF_PART
     yield of_meaning(Table(UNNAMED), values, bits, length, 1)
 

@@ -19,7 +19,9 @@ from ..factorization.forms import FactoredWeight
 from ..model import Model
 from ..options import EncodeOptions
 from ..report import EncodeReport, TensorReport
-from .plan import plan_stream
+from .coding_choice import choose_codings
+from .notes import choice_notes, damage_notes
+from .plan import plan_stream, stream_context
 from .size_estimate import SizeEstimate
 from .stream_encoder import Draft, encode_stream
 from .survey import survey_model
@@ -58,11 +60,15 @@ def encode_model(
     with ExitStack() as files:
 
         def draft(chosen: EncodeOptions) -> Draft:
-            plan = plan_stream(survey, chosen, earlier)
+            context = stream_context(chosen, earlier)
+            choices = choose_codings(survey, chosen, context, executor)
+            plan = plan_stream(survey, chosen, earlier, choices)
             file: Any = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
             files.enter_context(file)
             try:
-                return encode_stream(plan, file, executor, progress)
+                made = encode_stream(plan, file, executor, progress)
+                made.notes = list(choice_notes(survey, choices, chosen))
+                return made
             except BaseException:
                 file.close()
                 raise
@@ -81,13 +87,14 @@ def encode_model(
         shutil.copyfileobj(kept.file, output)
     order = {parameter.name: index for index, parameter in enumerate(survey.coded)}
     tensors = sorted(kept.tensors, key=lambda report: order[report.name])
+    merged = tuple(merged_reports(tensors, survey.factored, errors))
     return EncodeReport(
-        tuple(merged_reports(tensors, survey.factored, errors)),
+        merged,
         kept.header_bytes,
         seconds=0.0,
         profile=kept.profile,
-        unmatched=tuple(options.unmatched_globs([*model.names(), *survey.coded_names])),
+        unmatched=tuple(options.unmatched_globs([*model.names(), *order])),
         qp_offset=kept.qp_offset,
         encodings=kept.encodings,
-        notes=survey.notes,
+        notes=(*survey.notes, *kept.notes, *damage_notes(merged, options)),
     )

@@ -13,10 +13,29 @@ from ..factorization.model_map import ModelMap
 from ..factorization.tensor_order import TensorOrder
 from ..model import Parameter
 from ..options import DecodeLimits, EncodeOptions
+from .exact import name_parts
 from .grouping import USUALLY_SAVED_BYTES, Grouping, group_layers, ungrouped
-from .survey import ModelSurvey, TensorSurvey
-from .tensor_quantizer import nominal_qp, quantize_tensor
+from .model_mapping import with_representations
+from .representation import Representation
+from .survey import ModelSurvey
+from .tensor_quantizer import nominal_qp, quantize_tensor, with_qp
+from .tensor_survey import TensorSurvey
 from .tool_search import ToolSearch
+
+
+@dataclass(frozen=True, slots=True)
+class CodingChoice:
+    """How one tensor is coded otherwise than its options say.
+
+    Attributes:
+        exact: its representation, if it is coded exactly; else:
+        qp: in place of that of its options.
+        is_protected: whether it would have lost more than it may.
+    """
+
+    exact: Representation | None = None
+    qp: int | None = None
+    is_protected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +44,28 @@ class TensorPlan:
 
     Attributes:
         parameter: the tensor.
-        options: those of the tensor.
+        options: those of the tensor, with the qp that it gets.
         survey: what is known of it.
+        exact: how it is coded, if not quantized; None: as the integers it has.
         is_factor: whether a weight is made of it.
     """
 
     parameter: Parameter
     options: EncodeOptions
     survey: TensorSurvey
+    exact: Representation | None = None
     is_factor: bool = False
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it is quantized."""
+        return self.survey.is_quantized and self.exact is None
+
+    @property
+    def coded_names(self) -> list[str]:
+        """The names that it has in data units, that of a part first."""
+        part = self.exact.entry.part if self.exact is not None else None
+        return [self.parameter.name] if part is None else [part, self.parameter.name]
 
     @property
     def is_on_step(self) -> bool:
@@ -89,44 +121,80 @@ class StreamPlan:
     units: list[UnitPlan]
 
 
-def plan_stream(survey: ModelSurvey, options: EncodeOptions, series: Series) -> StreamPlan:
+def stream_context(options: EncodeOptions, series: Series) -> Context:
+    """Return the profile and the parameter set of a stream behind those of a series.
+
+    Raises:
+        InvalidOptions: the profile has no updates.
+    """
+    mps = ModelParameterSet(
+        mps_qp_density=options.qp_density,
+        mps_parent_signalling_enabled_flag=int(series.depth > 0),
+    )
+    return Context(stream_profile(options, series), mps)
+
+
+def plan_stream(
+    survey: ModelSurvey,
+    options: EncodeOptions,
+    series: Series,
+    choices: Mapping[str, CodingChoice],
+) -> StreamPlan:
     """Return the plan of a stream.
 
     Args:
         survey: of the model, which was made with the same options but for qp and profile.
         options: of the encoder.
         series: the earlier streams; without any, the stream is no update.
+        choices: of tensors that are coded otherwise than their options say, by name.
 
     Raises:
         InvalidModel: the model map is too long.
         InvalidOptions: the profile has no updates.
     """
-    profile = stream_profile(options, series)
-    mps = ModelParameterSet(
-        mps_qp_density=options.qp_density,
-        mps_parent_signalling_enabled_flag=int(series.depth > 0),
-    )
-    context = Context(profile, mps)
-    factors = {name for weight in survey.factored.values() for name in weight.entry.factors}
-    tensors = {
-        parameter.name: TensorPlan(
-            parameter,
-            options.for_tensor(parameter.name),
-            survey.tensors[parameter.name],
-            parameter.name in factors,
-        )
-        for parameter in survey.coded
-    }
+    context = stream_context(options, series)
+    tensors = _tensors(survey, options, choices)
+    exact = {name: tensor.exact for name, tensor in tensors.items() if tensor.exact is not None}
+    model_map = with_representations(survey.model_map, exact)
     # In the second edition a unit has one identity, for all of its tensors: an update could
     # refer to the block as a whole alone.
-    is_grouped = options.group and profile == 0
-    grouping = _grouped(survey, tensors, context) if is_grouped else ungrouped(survey.coded)
-    text = _map_text(replace(survey.model_map, order=grouping.order))
+    is_grouped = options.group and context.profile == 0
+    grouping = ungrouped(survey.coded)
+    if is_grouped:
+        grouping = _grouped(survey, tensors, model_map, context)
+    text = _map_text(replace(model_map, order=grouping.order))
     units = _units(survey, tensors, grouping)
-    if profile == 1:  # whose units have identities, so that updates can refer to them
-        node_ids = series.node_ids(survey.coded_names)
+    if context.profile == 1:  # whose units have identities, so that updates can refer to them
+        names = chain.from_iterable(tensor.coded_names for tensor in tensors.values())
+        node_ids = series.node_ids(list(names))
         units = [_identified(unit, node_ids, series) for unit in units]
-    return StreamPlan(mps, context, text, units)
+    return StreamPlan(context.mps, context, text, units)
+
+
+def _tensors(
+    survey: ModelSurvey, options: EncodeOptions, choices: Mapping[str, CodingChoice]
+) -> dict[str, TensorPlan]:
+    """Return the plans of the coded tensors by name, in order."""
+    factors = {name for weight in survey.factored.values() for name in weight.entry.factors}
+    exact = {}
+    for name, known in survey.tensors.items():
+        chosen = choices[name].exact if name in choices else None
+        representation = chosen if known.is_quantized else known.exact
+        if representation is not None:
+            exact[name] = representation
+    reserved = chain.from_iterable(weight.names for weight in survey.factored.values())
+    exact = name_parts(exact, [*survey.names, *reserved])
+    tensors = {}
+    for parameter in survey.coded:
+        name = parameter.name
+        own = options.for_tensor(name)
+        qp = choices[name].qp if name in choices else None
+        if qp is not None:
+            own = with_qp(parameter, own, qp)
+        tensors[name] = TensorPlan(
+            parameter, own, survey.tensors[name], exact.get(name), name in factors
+        )
+    return tensors
 
 
 def stream_profile(options: EncodeOptions, series: Series) -> int:
@@ -144,18 +212,20 @@ def stream_profile(options: EncodeOptions, series: Series) -> int:
     return int(any(tools) or series.depth > 0)
 
 
-def _grouped(survey: ModelSurvey, tensors: Mapping[str, TensorPlan], context: Context) -> Grouping:
+def _grouped(
+    survey: ModelSurvey, tensors: Mapping[str, TensorPlan], model_map: ModelMap, context: Context
+) -> Grouping:
     search = ToolSearch(context)
 
     def may_join(weight: Parameter, vector: Parameter) -> bool:
         return _may_join(tensors[weight.name], tensors[vector.name], search)
 
     def map_bytes(order: TensorOrder) -> int:
-        return len(_map_text(replace(survey.model_map, order=order)).encode())
+        return len(_map_text(replace(model_map, order=order)).encode())
 
     # Parts of tensors stand before them, whatever their names; so do the factors of a block.
     any_block = any(weight.is_block for weight in survey.factored.values())
-    by_name = not survey.model_map.owners and not any_block
+    by_name = not model_map.owners and not any_block
     return group_layers(survey.coded, may_join, map_bytes, by_name=by_name)
 
 
@@ -164,8 +234,8 @@ def _may_join(weight: TensorPlan, vector: TensorPlan, search: ToolSearch) -> boo
     is on a step is smaller in a unit by itself."""
     first, second = weight.options, vector.options
     return (
-        weight.survey.is_quantized
-        and vector.survey.is_quantized
+        weight.is_quantized
+        and vector.is_quantized
         and weight.parameter.dtype == vector.parameter.dtype
         and (first.dq, first.unary_length) == (second.dq, second.unary_length)
         and not weight.is_on_step
@@ -219,8 +289,7 @@ def _units(
 def _identified(unit: UnitPlan, node_ids: Mapping[str, NodeId], series: Series) -> UnitPlan:
     """Return a unit with what it needs of the identities and the earlier streams of all tensors,
     which are as large as the model."""
-    coded = (tensor.survey.coded_names(tensor.parameter) for tensor in unit.tensors.values())
-    names = list(chain.from_iterable(coded))
+    names = list(chain.from_iterable(tensor.coded_names for tensor in unit.tensors.values()))
     return replace(
         unit, node_ids={name: node_ids[name] for name in names}, series=series.part(names)
     )

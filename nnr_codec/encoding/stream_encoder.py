@@ -37,6 +37,7 @@ class Draft:
             what that profile costs.
         qp_offset: what was added to every qp to reach a target size.
         encodings: streams that were begun to reach it, this one included.
+        notes: sentences about what is not as one may expect.
     """
 
     file: BinaryIO
@@ -47,6 +48,7 @@ class Draft:
     skippable_bytes: float = 0.0
     qp_offset: int = 0
     encodings: int = 1
+    notes: list[str] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:

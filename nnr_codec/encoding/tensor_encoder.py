@@ -77,9 +77,9 @@ class TensorEncoder:
         if self._unit.factored is not None:
             return self._encode_decomposed(*self._unit.factored)
         weight = self._unit.tensors["weight"]
-        if weight.survey.is_quantized:
+        if weight.is_quantized:
             return self._encode_quantized()
-        exact = weight.survey.exact
+        exact = weight.exact
         return self._encode_integers(weight) if exact is None else self._encode_exact(weight, exact)
 
     def _record(self, parameter: Parameter, payload_type: PayloadType) -> DataUnit:
@@ -251,7 +251,6 @@ def _quantized_report(quantized: QuantizedTensor, unit_bytes: int) -> TensorRepo
     kind = "dq" if quantized.options.dq else "uniform"
     return replace(
         _report(quantized.parameter, kind, unit_bytes, quantized.qp),
-        qp_raised=quantized.qp_raised,
         squared_error=quantized.distortion.squared_error,
         energy=quantized.distortion.energy,
     )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from .._core import TensorToEncode, dequantize, largest_magnitude
-from ..bitstream.qp import qp_delta_bits, step_size
+from ..bitstream.qp import step_size
 from ..bitstream.unit_layout import Integers
 from ..errors import InvalidModel, QuantizationOverflow
 from ..model import Parameter
@@ -19,6 +21,7 @@ from ..quantize.distortion import Distortion, distortion
 from ..quantize.quantizer import CodingRates, InputKnowledge, Weights, quantizer_of
 from .unit_encoder import CodedLevels
 
+_CLIPPED_STEPS = (0.5, 1, 2, 4)
 _LEVEL_LIMIT = 2**31 - 8  # of |weight / step|: the integer, and those tried beside it, fit 32 bits
 
 
@@ -39,11 +42,6 @@ class QuantizedTensor:
     levels: Integers
     qp: int
     distortion: Distortion
-
-    @property
-    def qp_raised(self) -> bool:
-        """Whether the qp exceeds that of the options, at which integers would not fit 32 bits."""
-        return self.qp != nominal_qp(self.parameter, self.options)
 
     @property
     def coded_levels(self) -> CodedLevels:
@@ -89,19 +87,27 @@ def nominal_qp(parameter: Parameter, options: EncodeOptions) -> int:
     return options.qp if parameter.role == "weight" else options.nonweight_qp
 
 
-def largest_quantizable(name: str, values: npt.NDArray[Any]) -> float:
-    """Return the largest magnitude of a tensor that is to be quantized.
+def with_qp(parameter: Parameter, options: EncodeOptions, qp: int) -> EncodeOptions:
+    """Return options of a tensor with another quantization parameter for it."""
+    return replace(options, **{"qp" if parameter.role == "weight" else "nonweight_qp": qp})
 
-    Raises:
-        InvalidModel: it holds what cannot be quantized.
-    """
-    largest = largest_magnitude(_binary32(values))
-    if not math.isfinite(largest):
-        if np.isfinite(values).all():
-            raise InvalidModel(name, "holds values beyond binary32")
-        kind = "NaN" if np.isnan(values).any() else "infinity"
-        raise InvalidModel(name, f"holds {kind}; excluded from quantization it travels losslessly")
-    return largest
+
+def largest_value(values: npt.NDArray[Any]) -> float:
+    """Return the largest magnitude in binary32: infinite, or NaN, if no step can say the values."""
+    return largest_magnitude(_binary32(values))
+
+
+def why_unquantizable(values: npt.NDArray[Any]) -> str:
+    """Say what values hold whose largest magnitude is not finite."""
+    if np.isfinite(values).all():
+        return "values beyond binary32"
+    return "NaN" if np.isnan(values).any() else "infinities"
+
+
+def fits_step(parameter: Parameter, options: EncodeOptions, largest: float) -> bool:
+    """Whether the integers of a tensor, of this largest magnitude, fit 32 bits at its qp."""
+    step = step_size(nominal_qp(parameter, options), options.qp_density)
+    return largest / step < _LEVEL_LIMIT
 
 
 def quantize_tensor(
@@ -112,41 +118,44 @@ def quantize_tensor(
     Args:
         parameter: the tensor, not empty.
         options: those of the tensor.
-        largest: its largest magnitude, as `largest_quantizable` gives it.
+        largest: its largest magnitude, as `largest_value` gives it.
         profile: of the stream, on which the rates of its integers depend.
 
     Raises:
-        InvalidModel: it cannot be read, or fits no step size.
-        QuantizationOverflow: a decoded value would be beyond the tensor's type.
+        InvalidModel: it cannot be read, or its integers do not fit 32 bits.
+        QuantizationOverflow: a decoded value would be beyond the tensor's type, and those next to
+            it are no better.
     """
     values = parameter.read()
-    qp = _coarse_enough(parameter, options, largest)
+    qp = nominal_qp(parameter, options)
+    if not fits_step(parameter, options, largest):
+        reason = f"values as large as {largest:g} are too large for qp {qp}: give it a greater one"
+        raise InvalidModel(parameter.name, reason)
     step = step_size(qp, options.qp_density)
     rates = _rates(parameter.shape, options, profile)
-    quantizer = quantizer_of(dependent=options.dq)
-    levels = quantizer.integers(_binary32(values), step, rates, InputKnowledge())
     # No tool changes what is decoded. Measured before there is a code, it needs less memory.
     syntax = rates.syntax(dependent=options.dq)
-    error = distortion(values.reshape(-1), levels, syntax, step)
-    if error.overflows:
-        reason = f"at qp {qp} some values become too large for {values.dtype}"
-        raise QuantizationOverflow(parameter.name, reason)
-    return QuantizedTensor(parameter, options, levels, qp, error)
+    quantizer, weights = quantizer_of(dependent=options.dq), _binary32(values)
+    for bound in (math.inf, *_bounds(values.dtype, step)):
+        bounded = weights if bound == math.inf else np.clip(weights, -bound, bound)
+        levels = quantizer.integers(bounded, step, rates, InputKnowledge())
+        error = distortion(values.reshape(-1), levels, syntax, step)
+        if not error.overflows:
+            return QuantizedTensor(parameter, options, levels, qp, error)
+    reason = f"at qp {qp} some values become too large for {values.dtype}"
+    raise QuantizationOverflow(parameter.name, reason)
+
+
+def _bounds(dtype: np.dtype[Any], step: float) -> Iterator[float]:
+    """Yield what values are clipped to, in turn, where decoded ones would leave their type."""
+    most = float(ml_dtypes.finfo(dtype).max)
+    for steps in _CLIPPED_STEPS:
+        yield max(most - steps * step, 0.0)
 
 
 def _binary32(values: npt.NDArray[Any]) -> Weights:
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-
-
-def _coarse_enough(parameter: Parameter, options: EncodeOptions, largest: float) -> int:
-    """Return the tensor's qp, or the least greater one at which its integers fit 32 bits."""
-    density = options.qp_density
-    highest = (1 << qp_delta_bits(density) - 1) - 1
-    for candidate in range(nominal_qp(parameter, options), highest + 1):
-        if largest / step_size(candidate, density) < _LEVEL_LIMIT:
-            return candidate
-    raise InvalidModel(parameter.name, f"values as large as {largest:g} fit no step size")
 
 
 def _rates(shape: tuple[int, ...], options: EncodeOptions, profile: int) -> CodingRates:

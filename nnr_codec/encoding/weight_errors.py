@@ -121,7 +121,6 @@ def _merged(
         transport.entry.form,
         weight.nbytes,
         sum(factor.bytes for factor in factors),
-        qp_raised=any(factor.qp_raised for factor in factors),
         squared_error=errors.decoded.squared_error,
         energy=errors.decoded.energy,
         decomposition_squared_error=errors.unquantized.squared_error,

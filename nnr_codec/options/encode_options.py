@@ -22,6 +22,7 @@ from .kinds import (
     instance,
     number,
     option,
+    optional,
     tensor_options,
     whole,
 )
@@ -44,6 +45,11 @@ class EncodeOptions:
         nonweight_qp: that of the others.
         qp_density: 0 to 7, steps per octave as a power of two; for the whole stream.
         dq: dependent (trellis-coded) quantization; else uniform.
+        max_tensor_error: the most that the squared error of a tensor may be of its energy, 0 to 1.
+            What would lose more at its qp gets a finer one, or is coded exactly if that is no
+            larger; a qp of `overrides` stands. None: whatever a qp brings; the report names what is
+            damaged. "auto": 0.02 while qp and nonweight_qp have their default values and there is
+            no target size, else None.
         lambda_scale: weight of the rate in the quantizer's search, 0 or more; 0 minimizes the
             distortion alone.
         unary_length: greater-than flags of an integer, 1 to 256; "auto": for each tensor the least
@@ -90,6 +96,9 @@ class EncodeOptions:
     codebook: Switch = option("auto", automatic(SWITCH), per_tensor=True, presets=_FAST_OFF)
     temporal_contexts: bool = option(True, SWITCH, per_tensor=True, presets=_FAST_OFF)
     history_contexts: bool = option(True, SWITCH, per_tensor=True, presets=_FAST_OFF)
+    max_tensor_error: float | Literal["auto"] | None = option(
+        "auto", optional(automatic(number(0, 1))), per_tensor=True
+    )
     lossless: bool = option(False, SWITCH)
     profile: Profile = option("auto", choice("auto", 0, 1))
     group: bool = option(True, SWITCH)
@@ -202,6 +211,20 @@ class EncodeOptions:
         included, excluded = self._quantized
         return bool(included.matching(name)) and not excluded.matching(name)
 
+    def allowed_error(self, name: str) -> float | None:
+        """Return the most that the squared error of tensor `name` may be of its energy; or None."""
+        own = self.for_tensor(name)
+        if self.overrides and self._sets_qp(name):
+            return None
+        if own.max_tensor_error != "auto":
+            return own.max_tensor_error
+        usual = all(getattr(self, option) == _DEFAULT_QP[option] for option in _QP_OPTIONS)
+        return _USUAL_ERROR if usual and self.target_size is None else None
+
+    def _sets_qp(self, name: str) -> bool:
+        values = self._table.values(name)
+        return any(option in values for option in _QP_OPTIONS)
+
     def names_exactly(self, name: str) -> bool:
         """Whether an override, not by a pattern but by this name, says how it is decomposed."""
         return escaped(name) in self._decomposing_globs
@@ -253,6 +276,10 @@ class EncodeOptions:
 
 
 _QP_OPTIONS = ("qp", "nonweight_qp")
+_DEFAULT_QP = {f.name: f.default for f in fields(EncodeOptions) if f.name in _QP_OPTIONS}
+_USUAL_ERROR = 0.02
+"""Of the energy: what is lost beyond that is more than steps of the usual size would cost."""
+
 _WEIGHT_OPTIONS = tensor_options(DecompositionOptions)
 TENSOR_OPTIONS = {**tensor_options(EncodeOptions), **_WEIGHT_OPTIONS}
 """Options that `EncodeOptions.overrides` may set for single tensors, with their fields."""

@@ -146,6 +146,18 @@ def automatic(kind: Kind) -> Kind:
     return Kind(f"'auto' or {kind.description}", convert, parse, kind.metavar)
 
 
+def optional(kind: Kind) -> Kind:
+    """Return the kind that has the value None, "none" as a text, besides those of another kind."""
+
+    def convert(value: Any) -> Any:
+        return None if value is None else kind.convert(value)
+
+    def parse(text: str) -> Any:
+        return None if text.lower() == "none" else kind.parse(text)
+
+    return Kind(f"None, {kind.description}", convert, parse, kind.metavar)
+
+
 def instance(of: type) -> Kind:
     """Return the kind of the objects of a class."""
     description = f"an object of {of.__name__}"

@@ -47,7 +47,7 @@ class OverrideTable(Generic[T]):
         Raises InvalidOptions if its overrides contradict each other.
         """
         if name not in self._by_name:
-            values = self._merged(name)
+            values = self.values(name)
             key = values_key(values)
             try:
                 if key not in self._by_values:
@@ -57,7 +57,7 @@ class OverrideTable(Generic[T]):
             self._by_name[name] = self._by_values[key]
         return self._by_name[name]
 
-    def _merged(self, name: str) -> dict[str, Any]:
+    def values(self, name: str) -> dict[str, Any]:
         """Return the values of all overrides that match, of which the last ones win."""
         merged: dict[str, Any] = {}
         for index in self._index.matching(name):

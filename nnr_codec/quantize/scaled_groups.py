@@ -23,6 +23,7 @@ _LEAST_ELEMENTS = 8
 _MAX_MULTIPLE = 2**12
 """Groups with larger integers are none: a scale would hardly save anything."""
 
+_GLANCE = 32
 _SAMPLE_GROUPS = 6
 _SAMPLE_OF_GROUP = 256  # elements
 _MAX_ROUNDS = 48  # of Euclid's algorithm
@@ -93,6 +94,15 @@ def scaled_groups(values: npt.NDArray[Any]) -> Iterator[ScaledGroups]:
         if found is not None:
             scales, levels = found
             yield ScaledGroups(groups, groups.flat(levels), scales)
+
+
+def may_have_scales(values: npt.NDArray[Any]) -> bool:
+    """Tell in little time whether a row or a column may be integers times a scale."""
+    if values.ndim < 2:
+        return False
+    row = values.reshape(len(values), -1)[:1, :_GLANCE]
+    column = values.reshape(-1, values.shape[-1])[:_GLANCE, :1].T
+    return any(part.size >= _LEAST_ELEMENTS and _scales(part) is not None for part in (row, column))
 
 
 def _candidates(shape: tuple[int, ...]) -> Iterator[Groups]:

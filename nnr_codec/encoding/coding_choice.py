@@ -1,0 +1,188 @@
+"""Which tensors are coded otherwise than their options say: at a finer qp, or exactly.
+
+A tensor is coded exactly where that takes no more bytes, and where its integers would not fit.
+One that would lose more than it may gets a finer qp, or is coded exactly if that is no larger.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+from ..bitstream import Context
+from ..bitstream.qp import qp_of_step, step_size
+from ..model import Parameter
+from ..options import EncodeOptions
+from ..quantize.integer_rate import estimated_bits
+from ..support.shared_function import call_portably
+from .exact import represent
+from .plan import CodingChoice, TensorPlan, UnitPlan
+from .representation import Representation
+from .survey import ModelSurvey
+from .tensor_encoder import encode_unit
+from .tensor_quantizer import QuantizedTensor, fits_step, nominal_qp, quantize_tensor, with_qp
+from .tensor_survey import TensorSurvey
+from .tensor_work import results_of
+
+_CLEAR = 1.12
+"""Ratio of two estimates of bytes beyond which the smaller one is believed."""
+
+_LARGEST_ERROR = 0.25
+"""Of an element, in squares of the step: half a step, or with a trellis hardly more."""
+
+_MOST_TRIES = 32
+"""Finer quantization parameters that are tried in turn."""
+
+
+def choose_codings(
+    survey: ModelSurvey, options: EncodeOptions, context: Context, executor: Executor | None = None
+) -> dict[str, CodingChoice]:
+    """Return how tensors are coded that are coded otherwise than their options say, by name.
+
+    Args:
+        survey: of the model.
+        options: of the encoder, with the qp of this stream.
+        context: profile and parameter sets of the stream.
+        executor: looks at tensors side by side.
+
+    Raises:
+        InvalidModel: a tensor cannot be read.
+    """
+    candidates = list(_candidates(survey, options, context))
+    choices = results_of(executor, _choice, candidates)
+    named = zip((c.parameter.name for c in candidates), choices, strict=True)
+    return {name: choice for name, choice in named if choice != CodingChoice()}
+
+
+def _candidates(
+    survey: ModelSurvey, options: EncodeOptions, context: Context
+) -> Iterator[_Candidate]:
+    in_blocks = {
+        factor.name
+        for weight in survey.factored.values()
+        if weight.is_block
+        for factor in weight.new_factors
+    }
+    for parameter in survey.coded:
+        known = survey.tensors[parameter.name]
+        if not known.is_quantized or not known.largest:
+            continue
+        own, bound = options.for_tensor(parameter.name), options.allowed_error(parameter.name)
+        candidate = _Candidate(
+            parameter, own, known, context, bound, may_be_exact=parameter.name not in in_blocks
+        )
+        if candidate.may_be_otherwise:
+            yield candidate
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A tensor that may be coded otherwise than its options say.
+
+    Attributes:
+        parameter: the tensor.
+        options: those of the tensor.
+        survey: what is known of it.
+        context: profile and parameter sets of the stream.
+        bound: the most that its squared error may be of its energy; None: any.
+        may_be_exact: whether its unit can hold what is not quantized.
+    """
+
+    parameter: Parameter
+    options: EncodeOptions
+    survey: TensorSurvey
+    context: Context
+    bound: float | None
+    may_be_exact: bool
+
+    @property
+    def elements(self) -> int:
+        """Number of its elements."""
+        return self.parameter.size
+
+    def loaded(self) -> _Candidate:
+        """Return the candidate with the values of its tensor in memory."""
+        return replace(self, parameter=self.parameter.loaded())
+
+    @property
+    def may_be_otherwise(self) -> bool:
+        """Whether it is worth a look."""
+        if self.may_be_exact and (self.survey.exact is not None or not self._fits(self.options)):
+            return True
+        if self.bound is None:
+            return False
+        step = step_size(nominal_qp(self.parameter, self.options), self.options.qp_density)
+        # Rates pull values towards zero, by how much nobody knows beforehand.
+        most = _LARGEST_ERROR if not self.options.lambda_scale else 1.0
+        return most * self.parameter.size * step**2 > self.bound * self.survey.energy
+
+    def _fits(self, options: EncodeOptions) -> bool:
+        return fits_step(self.parameter, options, self.survey.largest)
+
+    def choice(self) -> CodingChoice:
+        """Return how it is coded."""
+        if not self._fits(self.options):
+            return CodingChoice(self._exact())
+        quantized = self._quantized(self.options)
+        error = quantized.distortion
+        is_protected = self.bound is not None and error.squared_error > self.bound * error.energy
+        finer = self._finer(quantized) if is_protected else quantized
+        if not self.may_be_exact or (self.survey.exact is None and not is_protected):
+            qp = finer.qp if finer is not None and is_protected else None
+            return CodingChoice(qp=qp, is_protected=is_protected)
+        exact = self._exact()
+        if finer is None or self._is_no_larger(exact, finer):
+            return CodingChoice(exact, is_protected=is_protected)
+        return CodingChoice(qp=finer.qp, is_protected=True) if is_protected else CodingChoice()
+
+    def _exact(self) -> Representation | None:
+        if self.survey.exact is not None:
+            return self.survey.exact
+        codebook = bool(self.options.codebook)
+        return represent(self.parameter.read(), self.options.qp_density, codebook)
+
+    def _quantized(self, options: EncodeOptions) -> QuantizedTensor:
+        return quantize_tensor(self.parameter, options, self.survey.largest, self.context.profile)
+
+    def _finer(self, coarse: QuantizedTensor) -> QuantizedTensor | None:
+        """Return the coarsest quantization found that loses no more than it may; None without."""
+        allowed = (self.bound or 0.0) * coarse.distortion.energy
+        # Uniform rounding loses a twelfth of the square of the step, a trellis a little more.
+        step = math.sqrt(12 * allowed / self.parameter.size)
+        density = self.options.qp_density
+        qp = min(coarse.qp - 1, qp_of_step(step, density) + (1 << density) // 2)
+        lowest = self.options.qp_range[0]
+        for finer in range(qp, max(qp - _MOST_TRIES, lowest - 1), -1):
+            options = with_qp(self.parameter, self.options, finer)
+            if not self._fits(options):
+                return None
+            quantized = self._quantized(options)
+            if quantized.distortion.squared_error <= allowed:
+                return quantized
+        return None
+
+    def _is_no_larger(self, exact: Representation | None, quantized: QuantizedTensor) -> bool:
+        """Whether exact coding takes no more bytes; where estimates are close, both are coded."""
+        if exact is None:
+            return False
+        bits, _ = estimated_bits(quantized.levels)
+        if max(bits, exact.bits) > _CLEAR * min(bits, exact.bits):
+            return exact.bits <= bits
+        options = quantized.options
+        return self._bytes(options, exact) <= self._bytes(options, None)
+
+    def _bytes(self, options: EncodeOptions, exact: Representation | None) -> int:
+        name = self.parameter.name
+        entry_bytes = 0
+        if exact is not None and exact.entry.meaning is not None:
+            exact = exact.with_part(name + (exact.part_suffix or ""))
+            entry_bytes = len(str(exact.entry.to_json())) + len(name)
+        tensor = TensorPlan(self.parameter, options, self.survey, exact)
+        return len(encode_unit(self.context, UnitPlan({"weight": tensor})).data) + entry_bytes
+
+
+def _choice(candidate: _Candidate) -> CodingChoice:
+    loaded = call_portably(candidate.parameter.name, candidate.loaded)
+    return loaded.choice()

@@ -1,0 +1,57 @@
+"""What users are told of tensors that are not coded, or do not come back, as one may expect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+
+from ..options import EncodeOptions
+from ..report import TensorReport
+from .plan import CodingChoice
+from .survey import ModelSurvey
+from .tensor_quantizer import fits_step, nominal_qp
+
+_DAMAGE = 0.1
+"""Of a tensor's energy, beyond which its loss is told."""
+
+_MOST_NAMED = 5
+
+
+def choice_notes(
+    survey: ModelSurvey, choices: Mapping[str, CodingChoice], options: EncodeOptions
+) -> Iterator[str]:
+    """Yield sentences about the tensors that are not as one may expect."""
+    for parameter in survey.coded:
+        name, known = parameter.name, survey.tensors[parameter.name]
+        choice = choices.get(name, CodingChoice())
+        own = options.for_tensor(name)
+        if known.unquantizable is not None:
+            yield f"{name!r} holds {known.unquantizable}: it is coded exactly"
+        elif choice.exact is not None and not fits_step(parameter, own, known.largest):
+            reason = f"values as large as {known.largest:g}, too large for"
+            yield f"{name!r} holds {reason} qp {nominal_qp(parameter, own)}: it is coded exactly"
+        elif choice.is_protected:
+            how = f"at qp {choice.qp}" if choice.exact is None else "exactly"
+            reason = f"would lose too much at qp {nominal_qp(parameter, own)}"
+            yield f"{name!r} {reason}: it is coded {how}"
+
+
+def damage_notes(tensors: Iterable[TensorReport], options: EncodeOptions) -> Iterator[str]:
+    """Yield a sentence about the tensors that quantization damaged and nothing protected, if any.
+
+    Args:
+        tensors: the reports of the model's tensors.
+        options: of the encoder.
+    """
+    coded = chain.from_iterable(tensor.factors or (tensor,) for tensor in tensors)
+    damaged = [tensor for tensor in coded if tensor.nmse > _DAMAGE]
+    damaged = [tensor for tensor in damaged if options.allowed_error(tensor.name) is None]
+    if damaged:
+        worst = sorted(damaged, key=lambda tensor: -tensor.nmse)[:_MOST_NAMED]
+        names = ", ".join(f"{tensor.name!r} ({100 * tensor.nmse:.3g} %)" for tensor in worst)
+        more = ", …" if len(damaged) > len(worst) else ""
+        count = "1 tensor" if len(damaged) == 1 else f"{len(damaged)} tensors"
+        yield (
+            f"{count} lost more than {100 * _DAMAGE:g} % of the energy: {names}{more}; "
+            "max_tensor_error, or a lower qp, keeps more"
+        )

@@ -1,0 +1,140 @@
+"""What can be known of one tensor by itself, whatever its qp."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bitstream.qp import step_size
+from ..errors import InvalidModel
+from ..model import Float64, Parameter
+from ..options import EncodeOptions
+from ..quantize.grids import exact_step
+from ..quantize.integer_rate import sampled
+from .exact import represent, seems_quantized
+from .model_mapping import is_quantized, may_need_representation
+from .representation import Representation
+from .tensor_quantizer import largest_value, nominal_qp, why_unquantizable
+
+_SAMPLE = 1 << 11
+"""Values of a tensor by which its size is estimated."""
+
+_MANY_STEPS = 1 << 15
+"""In the mean magnitude of a tensor, with which quantizing takes as many bits as words do."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSurvey:
+    """What is known of one tensor.
+
+    Attributes:
+        is_quantized: whether its options quantize it, and steps can say its values.
+        exact: how it is coded exactly; None: as the integers it has. Of a quantized one: how it may
+            be, as that may take no more bytes; None: quantizing is smaller.
+        unquantizable: what no step can say of a tensor that was to be quantized; None: nothing.
+        step_qp: of a quantized one, the qp of a step of which all values are multiples; None
+            without such a step, or if all values are 0.
+        largest, energy: of a quantized one, the largest magnitude, and about the sum of squares.
+        sample: of a quantized one, some values, float64, flat, if there is a target size.
+    """
+
+    is_quantized: bool = False
+    exact: Representation | None = None
+    unquantizable: str | None = None
+    step_qp: int | None = None
+    largest: float = 0.0
+    energy: float = 0.0
+    sample: Float64 | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorQuestion:
+    """What is to be learned of one tensor.
+
+    Attributes:
+        parameter: the tensor.
+        options: those of the tensor.
+        is_quantized: whether they quantize it.
+        is_exact: whether it is read to find how it is coded exactly.
+        must_be_quantized: whether its unit can hold nothing else.
+        needs_sample: whether its size is to be estimated.
+    """
+
+    parameter: Parameter
+    options: EncodeOptions
+    is_quantized: bool
+    is_exact: bool
+    must_be_quantized: bool
+    needs_sample: bool
+
+    @classmethod
+    def about(
+        cls, parameter: Parameter, options: EncodeOptions, *, must_be_quantized: bool
+    ) -> TensorQuestion:
+        """Ask about a tensor; `options`: of the encoder."""
+        quantized = is_quantized(parameter, options)
+        exact = not quantized and may_need_representation(parameter)
+        needs_sample = options.target_size is not None
+        own = options.for_tensor(parameter.name)
+        return cls(parameter, own, quantized, exact, must_be_quantized, needs_sample)
+
+    def answered_or_loaded(self) -> TensorQuestion | TensorSurvey:
+        """Answer if that is quicker than sending the tensor; else load it for another process."""
+        is_quick = not self.is_exact and not self._is_narrow
+        return self.answer() if is_quick else replace(self, parameter=self.parameter.loaded())
+
+    def answer(self) -> TensorSurvey:
+        """Return the survey.
+
+        Raises:
+            InvalidModel: the tensor cannot be read, or must be quantized and cannot be.
+        """
+        if not self.is_quantized and not self.is_exact:
+            return TensorSurvey()
+        values = self.parameter.read()
+        if self.is_exact:
+            return TensorSurvey(exact=self._exact(values))
+        largest = largest_value(values)
+        if not math.isfinite(largest):
+            reason = why_unquantizable(values)
+            if self.must_be_quantized:
+                raise InvalidModel(self.parameter.name, f"holds {reason}")
+            return TensorSurvey(exact=self._exact(values), unquantizable=reason)
+        step = exact_step(values, self.options.qp_density)
+        energy = _energy(values)
+        sample = sampled(values, _SAMPLE).astype(np.float64) if self.needs_sample else None
+        return TensorSurvey(
+            is_quantized=True,
+            exact=self._exact(values) if self._may_pay(values, largest, energy) else None,
+            step_qp=step[0] if step is not None and largest else None,
+            largest=largest,
+            energy=energy,
+            sample=sample,
+        )
+
+    def _exact(self, values: npt.NDArray[Any]) -> Representation | None:
+        return represent(values, self.options.qp_density, bool(self.options.codebook))
+
+    def _may_pay(self, values: npt.NDArray[Any], largest: float, energy: float) -> bool:
+        """Whether exact coding may take no more bytes than quantizing, as far as a glance tells."""
+        if self.must_be_quantized or not largest:
+            return False
+        step = step_size(nominal_qp(self.parameter, self.options), self.options.qp_density)
+        mean = math.sqrt(energy / values.size)
+        return self._is_narrow or mean > _MANY_STEPS * step or seems_quantized(values)
+
+    @property
+    def _is_narrow(self) -> bool:
+        """Whether it is quantized, and its words may take no more bits than its integers."""
+        return self.is_quantized and self.parameter.dtype.itemsize <= 2
+
+
+def _energy(values: npt.NDArray[Any]) -> float:
+    """Return about the sum of squares: in binary32, 0 for tiny values and infinite for large."""
+    with np.errstate(all="ignore"):
+        flat = values.reshape(-1).astype(np.float32, copy=False)
+        return float(np.dot(flat, flat))
