@@ -15,6 +15,7 @@ from ..bitstream import Context
 from ..bitstream.qp import qp_of_step, step_size
 from ..model import Parameter
 from ..options import EncodeOptions
+from ..quantize.codebook import promises_codebook
 from ..quantize.integer_rate import estimated_bits
 from ..support.shared_function import call_portably
 from .exact import represent
@@ -109,7 +110,10 @@ class _Candidate:
     @property
     def may_be_otherwise(self) -> bool:
         """Whether it is worth a look."""
-        if self.may_be_exact and (self.survey.exact is not None or not self._fits(self.options)):
+        # What is known of earlier streams makes the integers of an update cheaper than this tells.
+        is_update = bool(self.context.mps and self.context.mps.mps_parent_signalling_enabled_flag)
+        may_pay = self.may_be_exact and self.survey.exact is not None and not is_update
+        if may_pay or not self._fits(self.options):
             return True
         if self.bound is None:
             return False
@@ -124,7 +128,7 @@ class _Candidate:
     def choice(self) -> CodingChoice:
         """Return how it is coded."""
         if not self._fits(self.options):
-            return CodingChoice(self._exact())
+            return CodingChoice(self._exact()) if self.may_be_exact else self._coarser()
         quantized = self._quantized(self.options)
         error = quantized.distortion
         is_protected = self.bound is not None and error.squared_error > self.bound * error.energy
@@ -136,6 +140,14 @@ class _Candidate:
         if finer is None or self._is_no_larger(exact, finer):
             return CodingChoice(exact, is_protected=is_protected)
         return CodingChoice(qp=finer.qp, is_protected=True) if is_protected else CodingChoice()
+
+    def _coarser(self) -> CodingChoice:
+        """Return the least greater qp at which the integers fit 32 bits."""
+        qps = range(nominal_qp(self.parameter, self.options), self.options.qp_range[1])
+        options = (with_qp(self.parameter, self.options, qp) for qp in qps)
+        return CodingChoice(
+            qp=next(nominal_qp(self.parameter, o) for o in options if self._fits(o))
+        )
 
     def _exact(self) -> Representation | None:
         if self.survey.exact is not None:
@@ -168,7 +180,8 @@ class _Candidate:
         if exact is None:
             return False
         bits, _ = estimated_bits(quantized.levels)
-        if max(bits, exact.bits) > _CLEAR * min(bits, exact.bits):
+        is_clear = max(bits, exact.bits) > _CLEAR * min(bits, exact.bits)
+        if is_clear and not promises_codebook(quantized.levels):
             return exact.bits <= bits
         options = quantized.options
         return self._bytes(options, exact) <= self._bytes(options, None)

@@ -27,13 +27,16 @@ def choice_notes(
         own = options.for_tensor(name)
         if known.unquantizable is not None:
             yield f"{name!r} holds {known.unquantizable}: it is coded exactly"
-        elif choice.exact is not None and not fits_step(parameter, own, known.largest):
-            reason = f"values as large as {known.largest:g}, too large for"
-            yield f"{name!r} holds {reason} qp {nominal_qp(parameter, own)}: it is coded exactly"
+            continue
+        if not known.is_quantized or choice == CodingChoice():
+            continue
+        how = f"coded at qp {choice.qp}" if choice.exact is None else "coded exactly"
+        qp = nominal_qp(parameter, own)
+        if not fits_step(parameter, own, known.largest):
+            what = f"values as large as {known.largest:g}, too large for qp {qp}"
+            yield f"{name!r} holds {what}: it is {how}"
         elif choice.is_protected:
-            how = f"at qp {choice.qp}" if choice.exact is None else "exactly"
-            reason = f"would lose too much at qp {nominal_qp(parameter, own)}"
-            yield f"{name!r} {reason}: it is coded {how}"
+            yield f"{name!r} would lose too much at qp {qp}: it is {how}"
 
 
 def damage_notes(tensors: Iterable[TensorReport], options: EncodeOptions) -> Iterator[str]:

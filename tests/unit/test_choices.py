@@ -91,8 +91,9 @@ class TestTargetSize:
 
     def test_values_that_leave_their_type(self) -> None:
         values = np.random.default_rng(0).normal(0, 15000, (100, 100)).clip(-65000, 65000)
-        with pytest.raises(InvalidOptions, match=r"target_size.*'w'"):
-            encoded({"w": values.astype(np.float16)}, target_size=0.05)
+        result = encoded({"w": values.astype(np.float16)}, target_size=0.05)
+        assert result.report.bytes <= 0.05 * 2 * values.size
+        assert np.isfinite(nnr_codec.decode(result.data)["w"]).all()
 
     @pytest.mark.parametrize("density", [2, 7])
     def test_overflow_ends_the_search_soon(
@@ -106,8 +107,7 @@ class TestTargetSize:
             model_encoder, "encode_stream", lambda *a: begun.append(0) or encode_stream(*a)
         )
         options = {"qp": 0, "nonweight_qp": 0, "qp_density": density, "target_size": 400}
-        with pytest.raises(InvalidOptions, match="target_size"):
-            encoded({"w": values.astype(np.float16)}, **options)
+        assert encoded({"w": values.astype(np.float16)}, **options).report.bytes <= 400
         assert len(begun) <= 18  # guesses, and halvings of all offsets
 
     @pytest.mark.parametrize("target", [np.int64(900_000), np.float32(0.5)])
@@ -128,16 +128,15 @@ class TestTargetSize:
         wanted = {"a.weight": -38, "b.weight": -30, "a.bias": -60}
         assert {name: qps[name] for name in wanted} == {n: q + offset for n, q in wanted.items()}
 
-    @pytest.mark.parametrize(("limit", "target"), [(127, 4500), (-128, 25_000)])
-    def test_an_override_at_its_limit_stays_there(
-        self, model: Arrays, limit: int, target: int
-    ) -> None:
-        report = encoded(model, target_size=target, overrides=(("a.bias", {"qp": limit}),)).report
+    def test_an_override_at_its_limit_stays_there(self, model: Arrays) -> None:
+        report = encoded(model, target_size=4500, overrides=(("a.bias", {"qp": 127}),)).report
         offset = report.qp_offset
         assert offset != 0
         qps = {tensor.name: tensor.qp for tensor in report.tensors}
-        assert (qps["a.weight"], qps["a.bias"]) == (-38 + offset, limit)
-        assert report.bytes <= target
+        assert (qps["a.weight"], qps["a.bias"]) == (-38 + offset, 127)
+        assert report.bytes <= 4500
+        finest = EncodeOptions(overrides=(("a.bias", {"qp": -128}),)).with_offset(-5)
+        assert (finest.qp, finest.for_tensor("a.bias").qp) == (-43, -128)
 
     @pytest.mark.parametrize("options", [{"lossless": True}, {"exclude": ("*",)}])
     def test_lossless_is_encoded_once(self, model: Arrays, options: dict[str, Any]) -> None:
@@ -249,7 +248,7 @@ class TestCodebook:
     def test_clustered_weights(self) -> None:
         rng = np.random.default_rng(1)
         centres = rng.normal(0, 0.5, 9).astype(np.float32)
-        values = rng.choice(centres, (60, 60))
+        values = rng.choice(centres, (60, 60)) + rng.normal(0, 1e-6, (60, 60)).astype(np.float32)
         assert self.codebooks(values, dq=False) == [9]
         assert self.codebooks(values, dq=False, codebook=False) == [None]
         assert self.codebooks(values) == [None]  # dependent quantization
@@ -258,7 +257,8 @@ class TestCodebook:
 
     def test_in_a_block(self) -> None:
         rng = np.random.default_rng(1)
-        weight = rng.choice(rng.normal(0, 0.5, 9), (60, 60)).astype(np.float32)
+        weight = rng.choice(rng.normal(0, 0.5, 9), (60, 60)) + rng.normal(0, 1e-6, (60, 60))
+        weight = weight.astype(np.float32)
         model = {"a.weight": weight, "a.bias": rng.normal(0, 0.5, 60).astype(np.float32)}
         grouped, alone = (encoded(model, dq=False, group=flag) for flag in (True, False))
         assert grouped.report.bytes < alone.report.bytes
@@ -270,6 +270,7 @@ class TestCodebook:
         rng = np.random.default_rng(1)
         weight = rng.normal(0, 0.5, (60, 60)).astype(np.float32)
         model = {"a.weight": weight, "a.bias": np.full(60, 1.1, np.float32)}
+        model["a.bias"][::7] += np.float32(2.0**-23)  # else it is a grid
         assert encoded(model, dq=False).data == encoded(model, dq=False, group=False).data
         assert size(model) < size(model, group=False)
 

@@ -264,10 +264,10 @@ def test_a_table_takes_about_the_entropy() -> None:
     assert len(exactly({"w": values}).data) < 1.02 * entropy + 450
 
 
-def test_without_numbers_quantization_refuses() -> None:
+def test_what_no_step_can_say_travels_exactly_with_a_warning() -> None:
     model = {"w": np.array([[np.nan, 1], [np.inf, 2]], np.float32)}
-    with pytest.raises(nnr_codec.InvalidModel, match="'w': holds NaN"):
-        nnr_codec.encode(model)
+    with pytest.warns(nnr_codec.NnrWarning, match="'w' holds NaN: it is coded exactly"):
+        exactly(model, EncodeOptions())
     exactly(model)
     exactly(model, EncodeOptions(exclude=("w",)))
 

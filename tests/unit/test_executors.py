@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 import nnr_codec
 from nnr_codec import EncodeOptions
 from nnr_codec.decompose import decompose_model
-from nnr_codec.model import Array, Model
+from nnr_codec.model import Array, Model, Parameter
 from nnr_codec.options import DecompositionOptions
 
 
@@ -144,10 +144,12 @@ def test_decomposition_with_several_blas_threads(executor: Executor) -> None:
 
 def test_error_of_a_tensor(executor: Executor) -> None:
     model = weights(0)
-    model["3.weight"][5, 5] = np.nan
+    broken = Parameter("3.weight", (4, 4), np.dtype("f4"), partial(np.zeros, (3, 3), "f4"))
+    parameters = [Parameter.from_array(name, values) for name, values in model.items()]
+    parameters = [broken if p.name == broken.name else p for p in parameters]
     options = EncodeOptions(group=False)
     with pytest.raises(nnr_codec.InvalidModel) as caught:
-        nnr_codec.encode(model, options=options, executor=executor)
+        nnr_codec.encode(Model(parameters), options=options, executor=executor)
     assert caught.value.parameter == "3.weight"
 
 
@@ -168,7 +170,7 @@ def _refuse(*arguments: Any, **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("function", "tensor"),
     [
-        ("encoding.survey.represent", "0.steps"),
+        ("encoding.tensor_survey.represent", "0.steps"),
         ("encoding.tensor_encoder.quantize_tensor", "0.weight"),
         ("encoding.weight_errors.weight_error", "1.weight"),
         ("decompose.select.decomposed", "1.weight"),

@@ -12,7 +12,7 @@ from factored_streams_support import CARRIAGES, mixture, random_factors, with_ca
 import nnr_codec
 from nnr_codec import EncodeOptions
 from nnr_codec.bitstream import DataUnit, PayloadType, parse_units
-from nnr_codec.factorization.forms import CP
+from nnr_codec.factorization.forms import CP, LowRank
 from nnr_codec.model import Model, Parameter
 
 
@@ -140,5 +140,8 @@ class TestRefusals:
 
     def test_values(self) -> None:
         bad = CP((2, 2, 2), tuple(np.full((2, 1), value, "f4") for value in (1, np.nan, 1)))
-        with pytest.raises(nnr_codec.InvalidModel, match=r"w\.factor1.*NaN"):
+        with pytest.warns(nnr_codec.NnrWarning, match=r"w\.factor1.*NaN.*exactly"):
             nnr_codec.encode({"w": np.zeros((2, 2, 2), "f4")}, factorizations={"w": bad})
+        block = LowRank((2, 2), tuple(np.full(s, np.nan, "f4") for s in ((2, 1), (1, 2))))
+        with pytest.raises(nnr_codec.InvalidModel, match=r"w\.factor0.*holds NaN"):
+            nnr_codec.encode({"w": np.zeros((2, 2), "f4")}, factorizations={"w": block})

@@ -180,6 +180,7 @@ def test_every_tensor_option_can_be_overridden() -> None:
         "codebook": True,
         "temporal_contexts": False,
         "history_contexts": False,
+        "max_tensor_error": 0.5,
     }
     assert {*other, "decompose", "rank", "energy"} == set(TENSOR_OPTIONS)
     for name, value in other.items():
