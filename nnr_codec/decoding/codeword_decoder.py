@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..bitstream import DataUnit, ParsedUnit, PayloadType
 from ..bitstream.qp import qp_delta_bits
 from ..bitstream.unit_layout import Integers, ParentData, TensorLayout, tensor_layouts
 from ..errors import InvalidBitstream, MissingParent, TruncatedBitstream
+from ..support.ordered_calls import has_threads
 from .series import Series
 
 _REASONS = {
@@ -72,7 +73,7 @@ class CodewordDecoder:
         bits = 0 if self._record.payload_type == PayloadType.INT else qp_delta_bits(density)
         payload = np.frombuffer(self._parsed.payload, dtype=np.uint8)
         # Block rows share their output's memory: threads alone can do that.
-        threads = executor if isinstance(executor, ThreadPoolExecutor) else None
+        threads = executor if has_threads(executor) else None
         if threads and len(layouts) == 1 and layouts[0].syntax.block_rows > 1:
             tensors = [self._decode_block_rows(payload, layouts[0], bits, threads)]
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from ..bitstream.unit_layout import Integers
 from ..errors import BitstreamError, naming
 from ..factorization.factorizations import Factorization
 from ..options import DecodeLimits
-from ..support.ordered_calls import OrderedCalls
+from ..support.ordered_calls import OrderedCalls, has_threads
 from ..support.rereadable_file import RereadableFile
 from ..support.shared_function import call_portably
 from .finishing import ValueMaker
@@ -140,7 +140,7 @@ class StreamDecoder:
                 if unit is None:
                     break
                 parsed, record = unit
-                if record.entry_points and isinstance(executor, ThreadPoolExecutor):
+                if record.entry_points and has_threads(executor):
                     # The threads decode parts of a unit rather than units.
                     yield from calls.rest()
                     yield decode_data_unit(parsed, self.series, executor, keep_integers)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Protocol, Self, TypeVar
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ..support.ordered_calls import ordered_results
+from ..support.ordered_calls import has_threads, ordered_results
+
+if TYPE_CHECKING:
+    from typing import Self  # from Python 3.11 on
 
 _BYTES_PER_ELEMENT = 12
 """What work on an element holds: its value, its integer, and what decoders make of that."""
@@ -35,7 +38,7 @@ def results_of(
     Threads read the tensors by themselves. To other workers, which cannot have the open file, the
     values are sent, and `function` with all that is bound to it.
     """
-    is_sent = executor is not None and not isinstance(executor, ThreadPoolExecutor)
+    is_sent = executor is not None and not has_threads(executor)
     arguments = (
         (_BYTES_PER_ELEMENT * task.elements, task.loaded if is_sent else lambda task=task: task)
         for task in tasks

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,6 @@ import numpy as np
 from ..checkpoints import open_checkpoint
 from ..errors import NnrError
 from ..model import Array
-from ..support.blas_threads import SharedLimit
 from ..user.code import is_interruption
 from ..user.module import sample_count
 from .fingerprints import file_digest
@@ -235,15 +235,32 @@ def _parts(values: Any) -> tuple[Any, ...]:
     return () if values is None else (values,)
 
 
-def _restore_threads() -> Callable[[], None]:
-    """Return what gives torch as many threads as now."""
-    import torch
+class _SharedLimit:
+    """Keeps torch's number of threads from the first of some calls that overlap to the last."""
 
-    before = torch.get_num_threads()
-    return lambda: torch.set_num_threads(before)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._before = 1
+
+    def __enter__(self) -> None:
+        import torch
+
+        with self._lock:
+            if self._calls == 0:
+                self._before = torch.get_num_threads()
+            self._calls += 1
+
+    def __exit__(self, *error: object) -> None:
+        import torch
+
+        with self._lock:
+            self._calls -= 1
+            if self._calls == 0:
+                torch.set_num_threads(self._before)
 
 
-_shared_limit = SharedLimit(_restore_threads)
+_shared_limit = _SharedLimit()
 
 
 @contextmanager

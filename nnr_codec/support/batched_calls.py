@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from hashlib import blake2b
+from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from .shared_function import call_shared, pickled
@@ -40,7 +41,10 @@ def workers_of(executor: Executor) -> Workers:
     count: Any = getattr(executor, "_max_workers", None)
     client: Any = getattr(executor, "_client", None)
     if not isinstance(count, int) and hasattr(client, "nthreads"):
-        threads = list(client.nthreads().values())  # by worker
+        try:
+            threads = list(client.nthreads().values())  # by worker
+        except Exception:  # a closed client's, almost anything; to submit says what is wrong
+            threads = []
         if threads:
             return Workers(len(threads), sum(threads))
     if not isinstance(count, int) or count < 1:
@@ -77,6 +81,7 @@ class BatchedCalls(Generic[S, T]):
         self.max_count = max(max_count, self._max_batches)
         self._max_batch_count = self.max_count // self._max_batches
         self._under_way: dict[Future[list[Any] | None], _Batch] = {}
+        self._answered: SimpleQueue[Future[list[Any] | None]] = SimpleQueue()
         self._values: list[S] = []  # of the batch to come
         self._results: list[Future[T]] = []
         self._bytes = 0
@@ -106,7 +111,7 @@ class BatchedCalls(Generic[S, T]):
     def _send_values(self) -> None:
         if not self._values:
             return
-        self._receive(timeout=0)
+        self._receive(block=False)
         while len(self._under_way) >= self._max_batches:
             self._receive()
         values, results = self._values, self._results
@@ -131,11 +136,14 @@ class BatchedCalls(Generic[S, T]):
             _fail(batch.results, error)
         else:
             self._under_way[task] = batch
+            # `concurrent.futures.wait` does not see tasks that a pool cancels when it is shut down.
+            task.add_done_callback(self._answered.put)
 
-    def _receive(self, timeout: float | None = None) -> None:
-        """Note what has been answered; wait for one answer, or `timeout` seconds."""
-        done, _ = wait(self._under_way, timeout, FIRST_COMPLETED)
-        for task in done:
+    def _receive(self, block: bool = True) -> None:
+        """Note what has been answered; with `block`, wait for one answer."""
+        while block or not self._answered.empty():
+            task = self._answered.get()
+            block = False
             batch = self._under_way.pop(task)
             try:
                 values = task.result()

@@ -7,8 +7,9 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from concurrent import futures
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from typing import Generic, TypeGuard, TypeVar
 
 from .batched_calls import BatchedCalls
 
@@ -21,6 +22,15 @@ MAX_WAITING = 64
 MAX_WAITING_BYTES = 1 << 29
 """What the calls that are under way, or whose results wait, may take together; a single call may
 take more. Enough for a few threads with layers of 100 MB each."""
+
+
+def has_threads(executor: Executor | None) -> TypeGuard[ThreadPoolExecutor]:
+    """Say whether an executor's workers are threads with the objects of this one.
+
+    Those of Python 3.14's InterpreterPoolExecutor, though a ThreadPoolExecutor, have none of them.
+    """
+    interpreters = getattr(futures, "InterpreterPoolExecutor", None) or ()
+    return isinstance(executor, ThreadPoolExecutor) and not isinstance(executor, interpreters)
 
 
 class OrderedCalls(Generic[S, T]):
@@ -39,7 +49,7 @@ class OrderedCalls(Generic[S, T]):
     ) -> None:
         """`function`, `max_count`: those of :func:`ordered_results`."""
         self._calls: BatchedCalls[S, T] | _ThreadCalls[S, T]
-        if isinstance(executor, ThreadPoolExecutor):
+        if has_threads(executor):
             self._calls = _ThreadCalls(executor, function, max_count)
         else:
             self._calls = BatchedCalls(executor, function, max_count)
@@ -128,30 +138,41 @@ class _ThreadCalls(Generic[S, T]):
         result: Future[T] = Future()
         with self._lock:
             heapq.heappush(self._waiting, (-size, next(self._numbers), result, value))
-        self._executor.submit(self._run).add_done_callback(self._cancel_if_dropped)
+        self._executor.submit(self._run).add_done_callback(self._fail_if_dropped)
         return result
 
     def wait_for(self, result: Future[T]) -> None:
-        """Nothing to do: the result waits itself."""
+        """In a thread of the executor, make calls until this one is under way.
+
+        All of its threads may wait in the same way, and then none would make any.
+        """
+        if threading.current_thread() in self._executor._threads:
+            while not (result.running() or result.done()):
+                self._run()
 
     def cancel(self, results: Iterable[Future[T]]) -> None:
         """Cancel the calls that have not begun."""
         for result in results:
             result.cancel()
 
-    def _cancel_if_dropped(self, task: Future[None]) -> None:
-        """Cancel a call if the pool has been shut down and will not make it."""
-        if task.cancelled():
-            with self._lock:
-                result = heapq.heappop(self._waiting)[2]
-            result.cancel()
+    def _fail_if_dropped(self, task: Future[None]) -> None:
+        """Fail a call if the pool will not make it: it is shut down, or its initializer failed."""
+        error = CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
+            self._run(error)
 
-    def _run(self) -> None:
+    def _run(self, failure: BaseException | None = None) -> None:
+        """Make the largest call that waits, if one still does; with `failure`, fail it instead."""
         with self._lock:
-            _, _, result, value = heapq.heappop(self._waiting)
-        if not result.set_running_or_notify_cancel():
-            return
+            while self._waiting:
+                _, _, result, value = heapq.heappop(self._waiting)
+                if result.set_running_or_notify_cancel():
+                    break
+            else:
+                return
         try:
+            if failure is not None:
+                raise failure
             result.set_result(self._function(value))
         except BaseException as error:
             result.set_exception(error)

@@ -7,8 +7,16 @@ import random
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -192,6 +200,26 @@ def test_broken_executor() -> None:
         results(Broken(), VALUES)
 
 
+def test_tasks_that_are_cancelled() -> None:
+    """As by a pool that is shut down: `concurrent.futures.wait` does not see that."""
+
+    class ShutDown(Executor):
+        def submit(self, function: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
+            task: Future[Any] = Future()
+            threading.Timer(0.05, task.cancel).start()
+            return task
+
+    made: SimpleQueue[type[BaseException]] = SimpleQueue()
+
+    def run() -> None:
+        with pytest.raises(CancelledError) as caught:
+            results(ShutDown(), VALUES)
+        made.put(caught.type)
+
+    threading.Thread(target=run, daemon=True).start()
+    assert made.get(timeout=20) is CancelledError
+
+
 def test_what_cannot_be_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
     executor = Simulated(monkeypatch, 1)
     arguments = [(1 << 20, lambda: 1), (1 << 20, lambda: threading.Lock())]
@@ -206,9 +234,15 @@ def test_number_of_workers() -> None:
         def nthreads(self) -> dict[str, int]:
             return {"tcp://a": 2, "tcp://b": 3}
 
-    class OfClient(Executor):
-        _client = Client()
+    class Closed:
+        def nthreads(self) -> dict[str, int]:
+            raise AttributeError("'NoneType' object has no attribute 'send_recv'")
 
-    assert workers_of(OfClient()) == (2, 5)
+    class OfClient(Executor):
+        def __init__(self, client: Client | Closed) -> None:
+            self._client = client
+
+    assert workers_of(OfClient(Client())) == (2, 5)
+    assert workers_of(OfClient(Closed())) == workers_of(Executor())
     assert workers_of(Elsewhere(7)) == (7, 7)
     assert workers_of(Executor()) >= (1, 1)

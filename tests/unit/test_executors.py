@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -21,6 +31,8 @@ from nnr_codec import EncodeOptions
 from nnr_codec.decompose import decompose_model
 from nnr_codec.model import Array, Model, Parameter
 from nnr_codec.options import DecompositionOptions
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -238,3 +250,77 @@ def test_options_travel_once_to_each_worker(task_sizes: list[int]) -> None:
     assert result.data == alone.data
     assert len(task_sizes) >= 10
     assert sum(size > sum(map(len, names)) * 3 for size in task_sizes) <= 2 * 2
+
+
+def in_time(function: Callable[[], T]) -> T:
+    """Return what a function returns, or raise its error, unless it hangs."""
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(function())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome.result(60)
+
+
+def _fail() -> None:
+    raise ValueError("no licence")
+
+
+def test_initializer_that_fails() -> None:
+    data = nnr_codec.encode(weights(0)).data or b""
+    with pytest.raises(BrokenExecutor, match="initializer"):
+        in_time(lambda: nnr_codec.encode(weights(0), executor=ThreadPoolExecutor(2, "", _fail)))
+    with pytest.raises(BrokenExecutor, match="initializer"):
+        in_time(lambda: nnr_codec.decode(data, executor=ThreadPoolExecutor(2, "", _fail)))
+
+
+@pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_pool_that_is_shut_down_meanwhile(kind: type[Executor]) -> None:
+    executor = kind(2)  # type: ignore[call-arg]
+    model = {f"{name}.{n}": values for n in range(10) for name, values in weights(n).items()}
+
+    def shut_down(_: object) -> None:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+    with pytest.raises((CancelledError, RuntimeError)):
+        in_time(lambda: nnr_codec.encode(model, executor=executor, progress=shut_down))
+
+
+@pytest.mark.parametrize("scan_order", [0, 1])
+def test_calls_from_the_threads_of_the_executor(scan_order: int) -> None:
+    """All of them wait for results that none but they can make."""
+    options = EncodeOptions(scan_order=scan_order)
+    models = [weights(seed) for seed in range(4)]
+    streams = [nnr_codec.encode(model, options=options).data or b"" for model in models]
+    pool = ThreadPoolExecutor(2)
+
+    def encode(model: dict[str, Array]) -> bytes | None:
+        return nnr_codec.encode(model, options=options, executor=pool).data
+
+    def decode(stream: bytes) -> dict[str, Array]:
+        return nnr_codec.decode(stream, executor=pool)
+
+    assert in_time(lambda: list(pool.map(encode, models))) == streams
+    for made, stream in zip(in_time(lambda: list(pool.map(decode, streams))), streams, strict=True):
+        assert_same(made, nnr_codec.decode(stream))
+    pool.shutdown()
+
+
+def test_threads_of_other_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.14 has them; they have copies of what they are sent."""
+
+    class Interpreters(ThreadPoolExecutor):
+        def submit(self, function: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
+            function, args = pickle.loads(pickle.dumps((function, args)))
+            return super().submit(function, *args)
+
+    monkeypatch.setattr(futures, "InterpreterPoolExecutor", Interpreters, raising=False)
+    options = EncodeOptions(scan_order=1)
+    alone = nnr_codec.encode(weights(0), options=options).data or b""
+    with Interpreters(2) as executor:
+        assert nnr_codec.encode(weights(0), options=options, executor=executor).data == alone
+        assert_same(nnr_codec.decode(alone, executor=executor), nnr_codec.decode(alone))
