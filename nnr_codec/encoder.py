@@ -125,6 +125,7 @@ def _opened_model(source: ModelLike) -> Model:
     if isinstance(source, Model):
         # The caller's stays open.
         kept = {"metadata": source.metadata, "source": source.source, "notes": source.notes}
+        kept |= {"files": source.files}
         return Model(source.values(), **kept)
     if isinstance(source, str | os.PathLike):
         return open_checkpoint(source)

@@ -161,6 +161,7 @@ class Model(Mapping[str, Parameter]):
     Attributes:
         metadata: the file's text entries, such as `{"format": "pt"}`.
         source: path of the file, or None.
+        files: paths of all files that the model is read from.
         notes: sentences that tell what of the file is not in the model.
     """
 
@@ -170,6 +171,7 @@ class Model(Mapping[str, Parameter]):
         *,
         metadata: Mapping[str, str] | None = None,
         source: str | None = None,
+        files: Iterable[str] = (),
         notes: Iterable[str] = (),
         on_close: Callable[[], object] | None = None,
     ) -> None:
@@ -183,6 +185,7 @@ class Model(Mapping[str, Parameter]):
         self._on_close = on_close
         self.metadata: dict[str, str] = dict(metadata or {})
         self.source = source
+        self.files = tuple(files) or (() if source is None else (source,))
         self.notes = tuple(notes)
         for parameter in parameters:
             if parameter.name in self._parameters:

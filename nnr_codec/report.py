@@ -14,7 +14,8 @@ class TensorReport:
     Attributes:
         name, shape, dtype: the tensor as it was given.
         kind: "dq" or "uniform"; "step": exact with the standard's elements; "int" or "raw": as it
-            is; "grid", "table", "bits" or "halves": exact with the model map; of a weight that
+            is; "grid", "groups", "table", "bits", "halves", "mantissas" or
+            "fields": exact with the model map; of a weight that
             travels as factors: its form.
         original_bytes: bytes of its values.
         bytes: bytes of its data unit, or units; 0 for a tensor of a block other than its weight.
@@ -86,6 +87,26 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+@dataclass(frozen=True, slots=True)
+class ExtraReport:
+    """A tensor that has no bytes of its own.
+
+    Attributes:
+        name, shape, dtype: the tensor.
+        tied_to: name of the tensor that it is one with; None: it is empty.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    tied_to: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """ "tied to …" or "empty"."""
+        return "empty" if self.tied_to is None else f"tied to {self.tied_to}"
+
+
 class StreamTotals:
     """The sums over a stream's tensors, of which each has bytes, original_bytes and elements."""
 
@@ -145,6 +166,7 @@ class EncodeReport(StreamTotals):
         unmatched: globs of the options that match no tensor.
         qp_offset: what was added to every qp to reach a target size.
         encodings: streams that were tried, this one included.
+        extras: the tensors that have no bytes of their own: empty ones, and ties.
         notes: sentences about what is not as one may expect: what was left out, coded exactly or
             more finely, and what was damaged.
     """
@@ -156,6 +178,7 @@ class EncodeReport(StreamTotals):
     unmatched: tuple[str, ...] = ()
     qp_offset: int = 0
     encodings: int = 1
+    extras: tuple[ExtraReport, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -200,6 +223,7 @@ class EncodeReport(StreamTotals):
             "unmatched_globs": list(self.unmatched),
             "qp_offset": self.qp_offset,
             "encodings": self.encodings,
+            "extras": [asdict(extra) for extra in self.extras],
             "notes": list(self.notes),
         }
         rows = zip(self._rows(), self.tensors, strict=True)

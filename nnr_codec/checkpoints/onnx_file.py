@@ -49,6 +49,7 @@ def read(path: str) -> Model:
         parameters,
         metadata=metadata,
         source=path,
+        files=[path, *dict.fromkeys(_locations(onnx, path, found.tensors.values()))],
         notes=found.notes,
         on_close=found.tensors.clear,
     )
@@ -139,6 +140,14 @@ def _of_nodes(onnx: Any, nodes: Iterable[Any]) -> Iterator[tuple[str, Any]]:
             graphs = [attribute.g] if attribute.HasField("g") else attribute.graphs
             for graph in graphs:
                 yield from _of_graph(onnx, graph)
+
+
+def _locations(onnx: Any, path: str, tensors: Iterable[Any]) -> Iterator[str]:
+    """Yield the paths of the files that tensors' values lie in."""
+    for tensor in tensors:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            stated = {entry.key: entry.value for entry in tensor.external_data}
+            yield os.path.join(os.path.dirname(path), stated.get("location", ""))
 
 
 def _type_name(onnx: Any, tensor: Any) -> str:

@@ -52,8 +52,16 @@ def read(path: str, read_shard: Callable[[str], Model]) -> Model:
                     reason = f"shard {shard!r} holds it, but the index does not"
                     raise file_error(path, reason, name)
         notes = [f"{shard}: {note}" for shard, model in shards.items() for note in model.notes]
+        files = [path, *(file for model in shards.values() for file in model.files)]
         opened = stack.pop_all()
-        return Model(parameters, metadata=metadata, source=path, notes=notes, on_close=opened.close)
+        return Model(
+            parameters,
+            metadata=metadata,
+            source=path,
+            files=files,
+            notes=notes,
+            on_close=opened.close,
+        )
 
 
 def _read_index(path: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ from ..report import size_text
 from ..support.digest import ModelDigest
 from ..support.rereadable_file import rereadable
 from . import _common as common
+from . import _files
 from .text import printable
 
 PROGRAM = "nnr-decode"
@@ -34,13 +35,17 @@ def _parser() -> common.Parser:
     parser = common.Parser(
         PROGRAM, "Decode an NNR bitstream into a model (safetensors, npz, PyTorch, ONNX)."
     )
-    parser.add_argument("input", metavar="IN.nnr", help="the bitstream; - for standard input")
+    parser.add_argument(
+        "input",
+        metavar="IN.nnr",
+        help="bitstream, folder with model.nnr, or - for standard input",
+    )
     parser.add_argument(
         "-o",
         "--output",
         required=True,
         metavar="OUT",
-        help="model to write: .safetensors, .npz, .pt, or .onnx with --graph",
+        help="model to write: .safetensors, .npz, .pt, .onnx with --graph; of a folder: FOLDER/",
     )
     parser.add_argument(
         "--graph", metavar="ORIGINAL.onnx", help="the ONNX model whose values are replaced"
@@ -70,11 +75,13 @@ def _digest(text: str) -> str:
 def _decode(given: argparse.Namespace) -> int:
     if given.verify is not None and given.only is not None:
         raise InvalidOptions("--verify", "needs the whole model: leave --only out")
-    is_file = os.path.isfile(given.output) or not os.path.exists(given.output)
+    source, output = _files.stream_file(given.input), _files.model_output(given.output, given.input)
+    is_file = os.path.isfile(output) or not os.path.exists(output)
     if given.verify is not None and not is_file:  # a pipe, a device
-        raise InvalidOptions("--verify", f"needs a file to write, which {given.output!r} is not")
-    check_output(given.output, overwrite=True, graph=given.graph)
-    common.check_output(given.input, given.output, overwrite=given.force)
+        raise InvalidOptions("--verify", f"needs a file to write, which {output!r} is not")
+    check_output(output, overwrite=True, graph=given.graph)
+    common.check_output(source, output, overwrite=given.force)
+    _files.refuse_inputs(output, given.parent)
     start = time.perf_counter()
     state = ModelDigest() if given.verify is not None or given.json else None
     with common.executor(given.threads) as executor:
@@ -82,23 +89,26 @@ def _decode(given: argparse.Namespace) -> int:
             parents=given.parent, only=given.only, limits=common.limits(given), executor=executor
         )
         with (
-            common.recognizing_models(given.input),
-            rereadable(sys.stdin.buffer if given.input == "-" else given.input) as source,
+            common.recognizing_models(source),
+            rereadable(sys.stdin.buffer if source == "-" else source) as stream,
+            _files.around(given.input, given.output, overwrite=given.force),
         ):
-            model = DecodedModel(decoder, source, given.layers, state.update if state else None)
+            model = DecodedModel(decoder, stream, given.layers, state.update if state else None)
             if KEY in model.metadata and given.graph is not None:
                 reason = "factorized: an ONNX graph cannot hold factors"
                 raise InvalidOptions("--layers", reason)
-            _write(given, model, state)
+            if given.only is not None and not model.parameters:
+                raise InvalidOptions("--only", f"{given.only!r} matches no tensor")
+            _write(given, output, model, state)
     digest = state.hexdigest() if state is not None else None
     _show(given, model.parameters, digest, time.perf_counter() - start)
     return common.DONE
 
 
-def _write(given: argparse.Namespace, model: DecodedModel, state: ModelDigest | None) -> None:
+def _write(
+    given: argparse.Namespace, output: str, model: DecodedModel, state: ModelDigest | None
+) -> None:
     """Decode and write tensor after tensor; the file appears if the digest is the right one."""
-    if given.only is not None and not model.parameters and not given.quiet:
-        common.warn(PROGRAM, f"{given.only!r} matches no tensor")
 
     def complete() -> None:
         model.finish()
@@ -107,11 +117,11 @@ def _write(given: argparse.Namespace, model: DecodedModel, state: ModelDigest | 
             reason = f"its digest is {digest}, not {given.verify}; nothing was written"
             raise common.VerificationMismatch(f"{given.input}: {reason}")
 
-    is_safetensors = given.output.lower().endswith(".safetensors")
+    is_safetensors = output.lower().endswith(".safetensors")
     total = sum(parameter.size for parameter in model.parameters)
     with common.progress_bar(given.quiet, total, "w") as advance:
         save_checkpoint(
-            given.output,
+            output,
             [_advancing(parameter, advance) for parameter in model.parameters],
             overwrite=given.force,
             metadata={**(USUAL if is_safetensors else {}), **model.metadata},

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from dataclasses import replace
 
 from ..checkpoints import open_checkpoint
 from ..encoder import encode
-from ..errors import InvalidOptions
+from ..errors import InvalidOptions, NnrWarning
 from ..model import Model
 from ..options import PRESETS, EncodeOptions
 from ..report import EncodeReport, size_text
 from . import _common as common
+from . import _files
 from ._decomposition import add_decomposition, check_needed, decompose, show_skipped
 from ._options import add_options, encode_options
 from .text import printable, table
@@ -32,9 +34,18 @@ def _parser() -> common.Parser:
     parser = common.Parser(
         PROGRAM, "Encode a model (safetensors, npz, PyTorch, ONNX) into an NNR bitstream."
     )
-    parser.add_argument("input", metavar="INPUT", help="the model")
     parser.add_argument(
-        "-o", "--output", metavar="OUT.nnr", help="the bitstream to write; - for standard output"
+        "input", metavar="INPUT", help="the model: a file, a folder, or - for standard input"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT.nnr",
+        help="the bitstream to write, - for standard output; of a folder also FOLDER/, which gets "
+        "model.nnr and what lies beside the weights",
+    )
+    parser.add_argument(
+        "--key", help="where a PyTorch file has the state dict, such as model.encoder; . outermost"
     )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the output")
     parser.add_argument("--dry-run", action="store_true", help="encode, but write nothing")
@@ -55,17 +66,18 @@ def _encode(given: argparse.Namespace) -> int:
     start = time.perf_counter()
     options = encode_options(given)
     check_needed(given, options)
-    if given.output == "-":
-        given.output = "/dev/stdout"
-    if given.output is None and not given.dry_run:
-        raise InvalidOptions("output", "is missing: name a file to write, or give --dry-run")
+    output = _output(given)
     with (
-        open_checkpoint(given.input) as model,
+        _files.model_file(given.input) as path,
+        open_checkpoint(path, key=given.key) as model,
+        _files.around(given.input, None if given.dry_run else given.output, overwrite=given.force),
         common.executor(given.threads) as executor,
         common.progress_bar(given.quiet, _expected_weights(model, options), "w") as advance,
+        warnings.catch_warnings(),
     ):
-        if given.output is not None:
-            common.check_output(given.input, given.output, overwrite=given.force or given.dry_run)
+        warnings.simplefilter("ignore", NnrWarning)  # `_show` prints them
+        if output is not None:
+            _files.refuse_inputs(output, [*model.files, *_files_named(given)])
         factorizations = None
         if options.decomposes:
             decomposition = decompose(given, model, options, executor, advance)
@@ -75,7 +87,7 @@ def _encode(given: argparse.Namespace) -> int:
                 show_skipped(decomposition)
         result = encode(
             model,
-            None if given.dry_run else given.output,
+            None if given.dry_run else output,
             options,
             factorizations=factorizations,
             parents=given.parent,
@@ -84,9 +96,32 @@ def _encode(given: argparse.Namespace) -> int:
             progress=lambda tensor: advance(tensor.elements),
         )
     report = replace(result.report, seconds=time.perf_counter() - start)  # decomposing included
-    with common.results_beside(given.output):
+    with common.results_beside(output):
         _show(given, report)
     return common.DONE
+
+
+def _output(given: argparse.Namespace) -> str | None:
+    """Return the file that the bitstream goes to, if to any.
+
+    Raises:
+        InvalidOptions: it is missing, has the name of something else, or is to be kept.
+    """
+    if given.output is None:
+        if not given.dry_run:
+            raise InvalidOptions("output", "is missing: name a file to write, or give --dry-run")
+        return None
+    if given.output == "-":
+        return "/dev/stdout"
+    output = _files.stream_output(given.output, given.input)
+    common.check_output(given.input, output, overwrite=given.force or given.dry_run)
+    return output
+
+
+def _files_named(given: argparse.Namespace) -> list[str]:
+    """Return the files that the command line names beside the model."""
+    sources = [text.rpartition(":")[0] for text in (given.module, given.calibrate) if text]
+    return [*given.parent, *sources]
 
 
 def _expected_weights(model: Model, options: EncodeOptions) -> int:
@@ -100,10 +135,8 @@ def _show(given: argparse.Namespace, report: EncodeReport) -> None:
     if not given.quiet:
         for glob in report.unmatched:
             common.warn(PROGRAM, f"{glob!r} matches no tensor")
-        for tensor in report.tensors:
-            if tensor.qp_raised:
-                reason = f"coded at qp {tensor.qp}: its values are too large for a finer one"
-                common.warn(PROGRAM, f"{tensor.name!r} {reason}")
+        for note in report.notes:
+            common.warn(PROGRAM, note)
     if given.json:
         common.print_json({"input": given.input, "output": given.output, **report.to_json()})
         return
@@ -129,6 +162,16 @@ def _rows(report: EncodeReport) -> str:
         )
         for tensor in report.tensors
     ]
+    rows += [
+        (
+            printable(extra.name),
+            common.shape_text(extra.shape),
+            extra.dtype,
+            printable(extra.kind),
+            *"----",
+        )
+        for extra in report.extras
+    ]
     return table(("tensor", "shape", "dtype", "kind", "qp", "bytes", "bit/weight", "NMSE"), rows)
 
 
@@ -145,8 +188,14 @@ def summary(source: str, output: str, report: EncodeReport) -> str:
         f"{common.counted(report.elements, 'weight')}{parameters}, "
         f"{size_text(report.original_bytes)} -> {size_text(report.bytes)} "
         f"({100 * report.ratio:.2f} %), {report.bits_per_weight:.3f} bit/weight, "
-        f"NMSE {report.nmse:.3g}{alone}{offset}, {report.seconds:.2f} s"
+        f"NMSE {report.nmse:.3g}{alone}{_worst(report)}{offset}, {report.seconds:.2f} s"
     )
+
+
+def _worst(report: EncodeReport) -> str:
+    """Return the part of the line that names the tensor which lost most of its energy."""
+    worst = report.worst
+    return f" ({printable(worst.name)}: {worst.nmse:.3g})" if worst and worst.nmse else ""
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from ..bitstream import ParsedUnit
 from ..decoding.stream_decoder import StreamDecoder
 from ..decoding.stream_info import StreamInfo, TensorInfo
 from ..errors import InvalidOptions
+from ..report import ExtraReport
 from ..stream import NnrStream
 from ..support.digest import digest
 from . import _common as common
+from . import _files
 from .text import printable, table
 
 PROGRAM = "nnr-info"
@@ -28,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> common.Parser:
     parser = common.Parser(PROGRAM, "Show what is in an NNR bitstream, without decoding it.")
-    parser.add_argument("input", metavar="IN.nnr", help="the bitstream; - for standard input")
+    parser.add_argument("input", metavar="IN.nnr", help="bitstream, folder with model.nnr, or -")
     parser.add_argument("--units", action="store_true", help="list every syntax element")
     parser.add_argument(
         "--digest", action="store_true", help="decode, and print the model's digest (SHA-256) alone"
@@ -50,8 +52,9 @@ def _info(given: argparse.Namespace) -> int:
         reason = "is for --digest alone, since headers can be read without parents"
         raise InvalidOptions("--parent", reason)
     # A pipe is read once: its bytes serve the digest as well.
-    source = sys.stdin.buffer.read() if given.input == "-" else given.input
-    with common.recognizing_models(given.input), NnrStream(source, limits=limits) as stream:
+    path = _files.stream_file(given.input)
+    source = sys.stdin.buffer.read() if path == "-" else path
+    with common.recognizing_models(path), NnrStream(source, limits=limits) as stream:
         info = stream.info()
         units = stream.units() if given.units else []
         listed = [_unit_json(parsed) for parsed in units]
@@ -80,7 +83,8 @@ def _print(given: argparse.Namespace, info: StreamInfo, units: list[dict[str, An
                 value = printable(_shortened(element["value"]))
                 print(f"    {element['name']:45s} {element['descriptor']:8s} {value}")
     else:
-        print(table(_HEADER, [_row(tensor) for tensor in info.tensors]))
+        rows = [_row(tensor) for tensor in info.tensors]
+        print(table(_HEADER, rows + [_extra_row(extra) for extra in info.extras]))
         if info.factorizations:
             print(_factorization_rows(info))
     print(
@@ -109,6 +113,11 @@ def _factorization_rows(info: StreamInfo) -> str:
     ]
     total = ("whole model", "", "", "", str(info.elements), str(info.parameters), "")
     return "\n" + table(header, [*rows, total]) + "\n"
+
+
+def _extra_row(extra: ExtraReport) -> tuple[str, ...]:
+    row = (printable(extra.name), common.shape_text(extra.shape), printable(extra.kind))
+    return (*row, *["-"] * (len(_HEADER) - len(row)))
 
 
 def _row(tensor: TensorInfo) -> tuple[str, ...]:

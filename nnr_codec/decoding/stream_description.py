@@ -17,6 +17,7 @@ from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import Factorization, factors_of
 from ..factorization.model_map import Extra
 from ..factorization.tensor_rules import TensorRule
+from ..report import ExtraReport
 from .stream_info import FactorizationInfo, StreamInfo, TensorInfo
 from .stream_map import Selection, StreamMap
 from .walk import Walk
@@ -44,6 +45,8 @@ def describe_stream(units: Sequence[ParsedUnit]) -> StreamInfo:
         header_bytes=sum(p.unit.size for p in units if not isinstance(p.record, DataUnit)),
         tensors=tuple(tensors),
         factorizations=tuple(_factorizations(tensors, stream)),
+        extras=tuple(_extras(tensors, stream)),
+        metadata=stream.metadata,
     )
 
 
@@ -68,6 +71,19 @@ class _RowMaker:
 
     def extra(self, extra: Extra, first: _Row | None) -> _Row:
         return _Row(extra.name, "empty" if first is None else "tied")
+
+
+def _extras(tensors: Sequence[TensorInfo], stream: StreamMap) -> Iterator[ExtraReport]:
+    """Describe the tensors that have no bytes of their own; a tie has the shape of its tensor."""
+    shapes = {tensor.name: (tensor.shape, tensor.data_format) for tensor in tensors}
+    for name, rule in stream.model_map.tensors.items():
+        if rule.shape is not None and name in shapes:
+            shapes[name] = (rule.shape, shapes[name][1])
+    shapes |= {name: (entry.shape, entry.dtype) for name, entry in stream.factorizations.items()}
+    for extra in stream.model_map.extras:
+        known = (extra.shape, extra.dtype)
+        shape, dtype = shapes.get(extra.tied_to, known) if extra.tied_to else known
+        yield ExtraReport(extra.name, shape, dtype, extra.tied_to)
 
 
 def _factorizations(

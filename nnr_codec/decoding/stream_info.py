@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..model import DTYPE_NAMES, dtype_of
-from ..report import StreamTotals
+from ..report import ExtraReport, StreamTotals
 
 
 class _Decoded:
@@ -35,7 +36,7 @@ class TensorInfo(_Decoded):
 
     Attributes:
         kind: "int", "float", "raw" or "block"; or what the model map makes of integers: "grid",
-            "table", "bits", "halves".
+            "groups", "table", "bits", "halves", "mantissas", "fields".
         role: "weight", or the tensor's role in its block.
         unit: index of its data unit in the stream.
         bytes: bytes of the data unit; 0 for the smaller tensors of a block.
@@ -98,6 +99,8 @@ class StreamInfo(StreamTotals):
         header_bytes: bytes of the units that hold no tensor.
         tensors: as they are coded, in the order in which they are decoded.
         factorizations: the weights that come as factors, in the order in which they are complete.
+        extras: the tensors that have no bytes of their own: empty ones, and ties.
+        metadata: the text entries of the model's file.
     """
 
     profile: int
@@ -107,6 +110,8 @@ class StreamInfo(StreamTotals):
     header_bytes: int
     tensors: tuple[TensorInfo, ...]
     factorizations: tuple[FactorizationInfo, ...] = ()
+    extras: tuple[ExtraReport, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def elements(self) -> int:
@@ -136,4 +141,6 @@ class StreamInfo(StreamTotals):
             "parameters": self.parameters,
         }
         weights = [{**asdict(w), "elements": w.elements} for w in self.factorizations]
-        return {**totals, "per_tensor": self._rows(), "factorizations": weights}
+        extras = [asdict(extra) for extra in self.extras]
+        rest = {"factorizations": weights, "extras": extras, "metadata": dict(self.metadata)}
+        return {**totals, "per_tensor": self._rows(), **rest}

@@ -30,8 +30,8 @@ from .tensor_work import results_of
 _CLEAR = 1.12
 """Ratio of two estimates of bytes beyond which the smaller one is believed."""
 
-_LARGEST_ERROR = 0.25
-"""Of an element, in squares of the step: half a step, or with a trellis hardly more."""
+_LARGEST_ERROR = 0.35
+"""Of an element, in squares of the step: a quarter, or with a trellis a little more."""
 
 _MOST_TRIES = 32
 """Finer quantization parameters that are tried in turn."""

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 from ..decoding.series import Series
 from ..factorization.forms import FactoredWeight
-from ..model import Model
+from ..model import Model, dtype_name
 from ..options import EncodeOptions
-from ..report import EncodeReport, TensorReport
+from ..report import EncodeReport, ExtraReport, TensorReport
 from .coding_choice import choose_codings
 from .notes import choice_notes, damage_notes
 from .plan import plan_stream, stream_context
@@ -96,5 +96,10 @@ def encode_model(
         unmatched=tuple(options.unmatched_globs([*model.names(), *order])),
         qp_offset=kept.qp_offset,
         encodings=kept.encodings,
+        extras=tuple(
+            ExtraReport(p.name, p.shape, dtype_name(p.dtype), p.tied_to)
+            for p in model.values()
+            if p.name in {extra.name for extra in survey.model_map.extras}
+        ),
         notes=(*survey.notes, *kept.notes, *damage_notes(merged, options)),
     )

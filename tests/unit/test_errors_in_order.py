@@ -56,8 +56,8 @@ def test_of_encoding(unreadable: Model, threads: int) -> None:
 def test_of_the_survey(unreadable: Model, threads: int) -> None:
     """All tensors are looked at before the first is coded, which the first of these cannot be."""
     options = EncodeOptions(lossless=True)
+    model = Model([failing("changed", reads=1), unreadable["a"], unreadable["c"]])
     with executor_of(threads) as executor, pytest.raises(InvalidModel) as caught:
-        model = Model([failing("changed", reads=1), unreadable["a"], unreadable["c"]])
         nnr_codec.encode(model, options=options, executor=executor)
     assert caught.value.parameter == "c"
     with pytest.raises(InvalidModel, match="changed while") as caught:

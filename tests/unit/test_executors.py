@@ -83,7 +83,7 @@ def weights(seed: int, scale: float = 0.05) -> dict[str, Array]:
 def update() -> tuple[bytes, bytes]:
     """Return a stream, and one that has it as its parent."""
     parent = nnr_codec.encode(weights(0)).data or b""
-    return parent, nnr_codec.encode(weights(1, 0.005), parents=[parent]).data or b""
+    return parent, nnr_codec.encode(weights(1, 0.02), parents=[parent]).data or b""
 
 
 def assert_same(found: dict[str, Array], expected: dict[str, Array]) -> None:
@@ -228,7 +228,7 @@ def task_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_earlier_streams_travel_once(task_sizes: list[int]) -> None:
     """Of an element travel its value and, with history and last integer, five bytes of its past."""
     parent, stream = update()
-    model = weights(1, 0.005)
+    model = weights(1, 0.02)
     elements = sum(values.size for values in model.values())
     with ProcessPoolExecutor(2) as executor:
         assert nnr_codec.encode(model, parents=[parent], executor=executor).data == stream

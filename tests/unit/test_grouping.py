@@ -191,7 +191,8 @@ def test_nothing_is_lost(options: dict[str, Any], dtype: str) -> None:
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
     rng = np.random.default_rng(4)
     values = np.array([-0.00801, 0, 0.00007, 0.1269])  # on no coarse step
-    model = {"a.weight": rng.choice(values, (40, 30)), "a.bias": rng.normal(0, 1, 40)}
+    weight = rng.choice(values, (40, 30)) * rng.uniform(0.9, 1.1, (40, 30))
+    model = {"a.weight": weight, "a.bias": rng.normal(0, 1, 40)}
     model["a.bias"] *= np.logspace(-4, 1, 40)
     model = {name: values.astype(kind) for name, values in model.items()}
     data = encoded(model, **options)

@@ -1,0 +1,134 @@
+"""Inputs and outputs of the commands: files, folders of models, standard input."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from ..checkpoints.atomic import atomic_output
+from ..checkpoints.folder import STREAM, WEIGHTS, files_beside
+from ..errors import InvalidOptions
+
+_STDIN = "standard input"
+_NO_STREAMS = (
+    *(".safetensors", ".npz", ".npy", ".pt", ".pth", ".bin", ".onnx", ".ckpt", ".h5", ".gguf"),
+    *(".json", ".zip", ".txt", ".py"),
+)
+"""Ends of the names of files that are something else than bitstreams."""
+
+
+@contextmanager
+def model_file(path: str) -> Iterator[str]:
+    """Give the path of a model; standard input, which `-` stands for, is copied to a file first."""
+    if path != "-":
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="nnr-") as folder:
+        copy = os.path.join(folder, _STDIN)
+        with open(copy, "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield copy
+
+
+def stream_file(path: str) -> str:
+    """Return the path of a bitstream; of a folder that of the one in it.
+
+    Raises:
+        InvalidOptions: there is none in the folder.
+    """
+    if not os.path.isdir(path):
+        return path
+    stream = os.path.join(path, STREAM)
+    if not os.path.isfile(stream):
+        raise InvalidOptions("input", f"{path!r} is a directory without a file {STREAM}")
+    return stream
+
+
+def is_folder(output: str) -> bool:
+    """Whether an output is a folder: it ends with a slash, or is one."""
+    return output.endswith(("/", os.sep)) or os.path.isdir(output)
+
+
+def stream_output(output: str, source: str) -> str:
+    """Return the file that a bitstream goes to, in a folder if the output is one.
+
+    Raises:
+        InvalidOptions: the name is that of something else, or a folder is to be made of a file.
+    """
+    if not is_folder(output):
+        if output.lower().endswith(_NO_STREAMS):
+            raise InvalidOptions("output", f"{output!r} does not end as a bitstream does: .nnr")
+        return output
+    if not os.path.isdir(source):
+        reason = f"{output!r} is a directory, and the input none: name a file"
+        raise InvalidOptions("output", reason)
+    return os.path.join(output, STREAM)
+
+
+def model_output(output: str, source: str) -> str:
+    """Return the file that a model goes to, in a folder if the output is one.
+
+    Raises:
+        InvalidOptions: a folder is to be made of a bitstream outside of one.
+    """
+    if not is_folder(output):
+        return output
+    if not os.path.isdir(source):
+        reason = f"{output!r} is a directory, and the input none: name a file"
+        raise InvalidOptions("output", reason)
+    return os.path.join(output, WEIGHTS)
+
+
+def around(source: str, output: str | None, *, overwrite: bool) -> AbstractContextManager[None]:
+    """Make, if the output is a folder, that folder around the block, and copy what lies in the
+    folder `source` beside the weights.
+
+    A folder that was made goes again if the block, or copying, fails.
+
+    Raises:
+        InvalidOptions: a file is there already, and `overwrite` is not given; or the folders are
+            one.
+    """
+    if output is None or not is_folder(output):
+        return nullcontext()
+    return _folder(source, output, overwrite)
+
+
+@contextmanager
+def _folder(source: str, output: str, overwrite: bool) -> Iterator[None]:
+    if os.path.isdir(output) and os.path.samefile(source, output):
+        raise InvalidOptions("output", f"{output!r} is the input")
+    names = files_beside(source)
+    for name in names:
+        if not overwrite and os.path.lexists(os.path.join(output, name)):
+            path = os.path.join(output, name)
+            raise InvalidOptions("output", f"{path!r} exists already; -f overwrites it")
+    is_new = not os.path.isdir(output)
+    try:
+        os.makedirs(output, exist_ok=True)
+        yield
+        for name in names:
+            target = os.path.join(output, name)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with (
+                open(os.path.join(source, name), "rb") as file,
+                atomic_output(target, overwrite=overwrite) as copy,
+            ):
+                shutil.copyfileobj(file, copy)
+    except BaseException:
+        if is_new:
+            shutil.rmtree(output, ignore_errors=True)
+        raise
+
+
+def refuse_inputs(output: str, inputs: Iterable[str]) -> None:
+    """Raise InvalidOptions if the output is one of the files that are read."""
+    if not os.path.exists(output):
+        return
+    for path in inputs:
+        if os.path.exists(path) and os.path.samefile(path, output):
+            raise InvalidOptions("output", f"{output!r} is an input: {path!r}")
