@@ -146,7 +146,7 @@ class EncodeReport(StreamTotals):
         profile: general_profile_idc.
         unmatched: globs of the options that match no tensor.
         qp_offset: what was added to every qp to reach a target size.
-        encodings: streams that were tried, this one included.
+        encodings: streams that were begun, this one included.
     """
 
     tensors: tuple[TensorReport, ...]

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import cache, partial
+from functools import cache
 from typing import Any, BinaryIO
 
 from ..decoding.series import Series
@@ -55,9 +55,12 @@ def encode_model(
     """
     earlier = series or Series()
     survey = survey_model(model, factorizations, options, executor)
+    encodings = 0
     with ExitStack() as files:
 
         def draft(chosen: EncodeOptions) -> Draft:
+            nonlocal encodings
+            encodings += 1
             plan = plan_stream(survey, chosen, earlier)
             file: Any = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
             files.enter_context(file)
@@ -67,13 +70,12 @@ def encode_model(
                 file.close()
                 raise
 
-        encode = partial(smaller_profile, draft)
         if options.target_size is None:
-            kept = encode(options)
+            kept = smaller_profile(draft, options)
             beyond_target: AbstractContextManager[None] = nullcontext()
         else:
             estimate = cache(SizeEstimate(survey, options).bytes_at)
-            kept = within_target(encode, options, options.target_size, model, estimate)
+            kept = within_target(draft, options, options.target_size, model, estimate)
             beyond_target = overflow_beyond_target(kept.qp_offset)
         with beyond_target:
             errors = factoring_errors(survey.factored, kept.factors, executor)
@@ -88,5 +90,5 @@ def encode_model(
         profile=kept.profile,
         unmatched=tuple(options.unmatched_globs([*model.names(), *survey.coded_names])),
         qp_offset=kept.qp_offset,
-        encodings=kept.encodings,
+        encodings=encodings,
     )
