@@ -165,7 +165,7 @@ class EncodeReport(StreamTotals):
         profile: general_profile_idc.
         unmatched: globs of the options that match no tensor.
         qp_offset: what was added to every qp to reach a target size.
-        encodings: streams that were tried, this one included.
+        encodings: streams that were begun, this one included.
         extras: the tensors that have no bytes of their own: empty ones, and ties.
         notes: sentences about what is not as one may expect: what was left out, coded exactly or
             more finely, and what was damaged.

@@ -181,7 +181,7 @@ def summary(source: str, output: str, report: EncodeReport) -> str:
     factored = f" ({as_factors} as factors)" if as_factors else ""
     parameters = f" ({common.counted(report.parameters, 'parameter')})" if as_factors else ""
     alone = f" ({report.decomposition_nmse:.3g} by decomposition alone)" if as_factors else ""
-    offset = f", qp offset {report.qp_offset:+d}" if report.encodings > 1 else ""
+    offset = f", qp offset {report.qp_offset:+d}" if report.qp_offset else ""
     return (
         f"{printable(source)} -> {printable(output)}: "
         f"{common.counted(len(report.tensors), 'tensor')}{factored}, "

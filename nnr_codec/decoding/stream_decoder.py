@@ -102,8 +102,11 @@ class StreamDecoder:
         """Yield the data units to decode, with their headers; note all units in `stream`."""
         for parsed in stream.units(data, self._limits):
             record = parsed.record
-            if isinstance(record, DataUnit) and selection.needs(record, stream):
-                yield parsed, record
+            if isinstance(record, DataUnit):
+                needed = selection.needs(record, stream)
+                stream.passed.append([] if needed else record.decoded_roles())
+                if needed:
+                    yield parsed, record
 
     def _states(self, parent: Source) -> dict[str, tuple[Integers | None, NodeId | None]]:
         units = self._decode(parent, Selection(), StreamMap(), keep_integers=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..bitstream import DataUnit, ParsedUnit, Topology, parse_units
+from ..bitstream.records import NameRole
 from ..errors import InvalidOptions, LimitExceeded
 from ..factorization.factorizations import Factorization
 from ..factorization.map_checks import MapError
@@ -27,12 +29,15 @@ class StreamMap:
         factorizations: the weights that come as factors, those of the map and of the decomposed
             blocks so far.
         metadata: the text entries of the model's file.
+        passed: the tensors of each data unit ahead of the walk that is not decoded, as none of them
+            is selected; nothing for each that is.
     """
 
     def __init__(self) -> None:
         self.model_map = ModelMap()
         self.factorizations: dict[str, Factorization] = {}
         self.metadata: dict[str, str] = {}
+        self.passed: deque[list[NameRole]] = deque()
         self._ties: dict[str, list[str]] = {}
 
     def units(self, source: Any, limits: DecodeLimits) -> Iterator[ParsedUnit]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
+from ..bitstream.records import NameRole
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import Factorization, factors_of
 from ..factorization.model_map import Extra
@@ -63,22 +64,35 @@ class Walk(Generic[T]):
 
         Raises: what `units` and the maker raise, in the order of the stream.
         """
-        for tensors in in_order(units, lambda: self._stream.model_map.order):
+        for tensors in in_order(self._with_skipped(units), lambda: self._stream.model_map.order):
             yield from self._behind(None)
             while tensors:  # none is held while the next unit is decoded
                 yield from self._with_products(tensors.pop(0))
-        for extra in self._extras.rest():
-            yield from self._hand_out(extra)
 
-    def _with_products(self, tensor: T) -> Iterator[T]:
+    def _with_skipped(self, units: Iterable[list[T]]) -> Iterator[list[T | NameRole]]:
+        """Yield the tensors of all units: of those that are not decoded the names alone."""
+        passed = self._stream.passed
+        for tensors in units:
+            while passed and (skipped := passed.popleft()):
+                yield [*skipped]
+            given: list[list[T | NameRole]] = [[*tensors]]
+            del tensors  # so that nothing is held that was handed out
+            yield given.pop()
+        for skipped in passed:
+            yield [*skipped]
+
+    def _with_products(self, tensor: T | NameRole) -> Iterator[T]:
         """Yield a coded tensor, the weights whose last factor it is, and what follows each."""
         name = tensor.name
-        if name in self._stream.model_map.owners:
+        if isinstance(tensor, NameRole):  # others may follow it, but it is not decoded
+            complete = self._factors.add(name)
+        elif name in self._stream.model_map.owners:
             self._parts[name] = tensor
             return
-        tensor = self._joined(tensor)
-        complete = self._factors.add(name, tensor)
-        yield from self._hand_out(tensor)
+        else:
+            tensor = self._joined(tensor)
+            complete = self._factors.add(name, tensor)
+            yield from self._hand_out(tensor)
         del tensor  # so that its memory can go as soon as no weight needs it
         yield from self._behind(name)
         for weight in complete:
@@ -149,8 +163,3 @@ class _TiesAndEmpties(Generic[T]):
         """Return the tensor that another one is tied to; with the last of these it can go."""
         self._tie_counts[name] -= 1
         return self._firsts[name] if self._tie_counts[name] else self._firsts.pop(name)
-
-    def rest(self) -> Iterator[T]:
-        """Yield, at the stream's end, what follows tensors that did not come."""
-        for name in list(self._waiting):
-            yield from self.behind(name)

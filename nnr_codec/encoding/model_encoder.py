@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import cache, partial
+from functools import cache
 from typing import Any, BinaryIO
 
 from ..decoding.series import Series
@@ -57,9 +57,12 @@ def encode_model(
     """
     earlier = series or Series()
     survey = survey_model(model, factorizations, options, executor)
+    encodings = 0
     with ExitStack() as files:
 
         def draft(chosen: EncodeOptions) -> Draft:
+            nonlocal encodings
+            encodings += 1
             context = stream_context(chosen, earlier)
             choices = choose_codings(survey, chosen, context, executor)
             plan = plan_stream(survey, chosen, earlier, choices)
@@ -73,13 +76,12 @@ def encode_model(
                 file.close()
                 raise
 
-        encode = partial(smaller_profile, draft)
         if options.target_size is None:
-            kept = encode(options)
+            kept = smaller_profile(draft, options)
             beyond_target: AbstractContextManager[None] = nullcontext()
         else:
             estimate = cache(SizeEstimate(survey, options).bytes_at)
-            kept = within_target(encode, options, options.target_size, model, estimate)
+            kept = within_target(draft, options, options.target_size, model, estimate)
             beyond_target = overflow_beyond_target(kept.qp_offset)
         with beyond_target:
             errors = factoring_errors(survey.factored, kept.factors, executor)
@@ -95,7 +97,7 @@ def encode_model(
         profile=kept.profile,
         unmatched=tuple(options.unmatched_globs([*model.names(), *order])),
         qp_offset=kept.qp_offset,
-        encodings=kept.encodings,
+        encodings=encodings,
         extras=tuple(
             ExtraReport(p.name, p.shape, dtype_name(p.dtype), p.tied_to)
             for p in model.values()

@@ -36,7 +36,6 @@ class Draft:
         skippable_bytes: about what row skipping would have saved, had the profile allowed it, less
             what that profile costs.
         qp_offset: what was added to every qp to reach a target size.
-        encodings: streams that were begun to reach it, this one included.
         notes: sentences about what is not as one may expect.
     """
 
@@ -47,13 +46,17 @@ class Draft:
     factors: dict[str, QuantizedFactor] = field(default_factory=dict)
     skippable_bytes: float = 0.0
     qp_offset: int = 0
-    encodings: int = 1
     notes: list[str] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
         """Bytes of the stream."""
         return self.header_bytes + sum(report.bytes for report in self.tensors)
+
+    @property
+    def promises_rows(self) -> bool:
+        """Whether profile 1 seems to be the smaller, as it can skip rows."""
+        return self.profile == 0 and self.skippable_bytes > 0
 
 
 def encode_stream(

@@ -146,7 +146,7 @@ class TensorEncoder:
         weight = quantized["weight"]
         data = self._quantized_unit(quantized)
         step_qp = self._unit.tensors["weight"].survey.step_qp
-        if len(quantized) == 1 and step_qp is not None and weight.distortion.squared_error:
+        if len(quantized) == 1 and step_qp is not None:
             on_step = self._on_step(weight.parameter, weight.options, step_qp)
             if on_step is not None and len(on_step) <= len(data):
                 report = _report(weight.parameter, "step", len(on_step), step_qp)

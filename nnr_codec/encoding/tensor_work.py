@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from ..support.ordered_calls import has_threads, ordered_results
-
-if TYPE_CHECKING:
-    from typing import Self  # from Python 3.11 on
 
 _BYTES_PER_ELEMENT = 12
 """What work on an element holds: its value, its integer, and what decoders make of that."""

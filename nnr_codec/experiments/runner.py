@@ -202,7 +202,7 @@ def run_facts(cells: Sequence[Cell], command: str) -> dict[str, Any]:
             versions[cell.method] = "" if isinstance(identity, Failure) else identity["version"]
     return {
         "command": command,
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "versions": versions,
     }

@@ -44,12 +44,13 @@ class FactorTracker(Generic[T]):
         """Whether `name` is that of a factor."""
         return name in self._users
 
-    def add(self, name: str, value: T) -> list[str]:
-        """Note the coming of tensor `name`; return the weights whose last factor it is."""
+    def add(self, name: str, value: T | None = None) -> list[str]:
+        """Note the coming of tensor `name`, without a value if no weight is to be formed of it;
+        return the weights whose last factor it is."""
         weights = self._users.get(name)
         if weights is None:  # it is no factor
             return []
-        if self._uses[name]:  # some weight is still to be formed of it
+        if value is not None and self._uses[name]:  # some weight is still to be formed of it
             self._kept[name] = value
         for weight in weights:
             self._missing[weight].discard(name)

@@ -67,8 +67,8 @@ class EncodeOptions:
         lossless: every tensor comes back bit by bit; none is quantized.
         profile: 0 first edition, 1 second edition, "auto" 0 unless a tool needs 1.
         target_size: bytes that the stream may have: a number, or as a float the fraction of the
-            model's bytes. One offset is added to every qp, the least that is enough; those of
-            `overrides` stop at the end of their range.
+            model's bytes. One offset is added to every qp, with which it is no larger, but
+            is with the next finer one; those of `overrides` stop at the end of their range.
         decomposition: which weights travel as factors.
         include: globs of the tensors that are quantized; the rest travels losslessly.
         exclude: globs of tensors that are not, though included.

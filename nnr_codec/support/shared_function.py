@@ -80,8 +80,7 @@ def call_portably(tensor: str, function: Callable[..., T], *arguments: Any) -> T
             pickle.loads(pickled(error.with_traceback(None)))  # as pools send it
         except Exception:
             failure = NnrError(f"tensor {tensor!r}: {type(error).__name__}: {error}")
-            if hasattr(failure, "add_note"):  # from Python 3.11 on
-                failure.add_note("".join(format_exception(error.with_traceback(traceback))))
+            failure.add_note("".join(format_exception(error.with_traceback(traceback))))
         error.__traceback__ = traceback
     raise failure  # outside the handler: some libraries would pickle the first error along
 

@@ -95,6 +95,11 @@ class TestTargetSize:
         assert result.report.bytes <= 0.05 * 2 * values.size
         assert np.isfinite(nnr_codec.decode(result.data)["w"]).all()
 
+    @pytest.mark.parametrize("target", [300, 360, 1500])
+    def test_what_is_so_coarse_that_it_overflows_no_more(self, target: int) -> None:
+        values = np.random.default_rng(0).uniform(-65504, 65504, (60, 60)).astype(np.float16)
+        assert encoded({"w": values}, target_size=target).report.bytes <= target
+
     @pytest.mark.parametrize("density", [2, 7])
     def test_overflow_ends_the_search_soon(
         self, density: int, monkeypatch: pytest.MonkeyPatch
@@ -177,6 +182,43 @@ class TestTargetSize:
     def test_refusals(self, value: Any) -> None:
         with pytest.raises(InvalidOptions, match="target_size"):
             EncodeOptions(target_size=value)
+
+    @pytest.mark.parametrize(
+        ("name", "target", "most"),
+        [("grids", 200, 3), ("constant", 0.05, 8), ("usual", 200, 8), ("rows", 0.05, 8)],
+    )
+    def test_few_streams(self, name: str, target: float, most: int) -> None:
+        rng = np.random.default_rng(0)
+        grids = rng.integers(-8, 8, (2, 60, 60)) * 2.0**-5
+        usual = rng.normal(0, 0.05, 7196)
+        rows = rng.normal(0, 0.05, (200, 60)) * (rng.random((200, 1)) < 0.1)
+        models = {
+            "grids": {"a": grids[0], "b.weight": grids[1]},
+            "constant": {"a": np.full((60, 60), 0.1)},
+            "usual": {
+                "a.weight": usual[:4096].reshape(64, 64),
+                "b.weight": usual[4096:7096].reshape(100, 30),
+                "b.bias": usual[7096:],
+            },
+            "rows": {"a": rows},
+        }
+        seen: list[str] = []
+        arrays = {tensor: values.astype(np.float32) for tensor, values in models[name].items()}
+        report = nnr_codec.encode(
+            arrays,
+            options=EncodeOptions(target_size=target),
+            progress=lambda tensor: seen.append(tensor.name),
+        ).report
+        assert len(seen) == len(arrays) * report.encodings
+        assert report.encodings <= most
+
+    def test_sizes_that_rise_where_values_lie_on_a_step(self) -> None:
+        rng = np.random.default_rng(0)
+        model = {
+            "a": (rng.integers(-100, 100, (60, 60)) * 2.0**-9).astype(np.float32),
+            "b.weight": rng.normal(0, 0.05, (60, 60)).astype(np.float32),
+        }
+        assert 0.97 * 8640 < encoded(model, target_size=8640).report.bytes <= 8640
 
     def test_progress_counts_every_encoding(self, model: Arrays) -> None:
         seen: list[str] = []

@@ -114,7 +114,7 @@ def test_encoding_to_a_target_size(executor: Executor) -> None:
 
 def test_encoding_of_an_update(executor: Executor) -> None:
     parent, stream = update()
-    result = nnr_codec.encode(weights(1, 0.005), parents=[parent], executor=executor)
+    result = nnr_codec.encode(weights(1, 0.02), parents=[parent], executor=executor)
     assert result.data == stream
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from io import BytesIO
 from typing import Any
 
 import ml_dtypes
@@ -24,6 +25,7 @@ import nnr_codec
 from nnr_codec import EncodeOptions
 from nnr_codec.decoding.stream_decoder import StreamDecoder
 from nnr_codec.factorization.forms import FORMS, LowRank
+from nnr_codec.model import Model, Parameter
 
 
 @pytest.mark.parametrize("carriage", CARRIAGES)
@@ -110,6 +112,34 @@ def test_only(only: str, dense: list[str], factorized: list[str]) -> None:
     for layers, names in (("dense", dense), ("factorized", factorized)):
         outline = StreamDecoder(only=only).outline(data, layers)  # type: ignore[arg-type]
         assert [tensor.name for tensor in outline] == names
+
+
+@pytest.mark.parametrize("carriage", CARRIAGES)
+@pytest.mark.parametrize("layers", ["dense", "factorized"])
+@pytest.mark.parametrize("options", [{}, {"group": False}, {"profile": 1}])
+def test_a_part_has_the_order_of_the_whole(carriage: Any, layers: Any, options: Any) -> None:
+    """Empty and tied tensors too, which follow tensors that are not decoded."""
+    given, weights = mixture()
+    norm = {f"bn.{role}": np.ones(4, np.float32) for role in ("bias", "weight", "running_mean")}
+    last = {**norm, "z": np.zeros(0, np.float16), "a": np.ones((3, 3), np.float32)}
+    parameters = [*given.values(), *(Parameter.from_array(*item) for item in last.items())]
+    for index in reversed(range(len(parameters))):
+        empty = Parameter.from_array(f"{index}.empty", np.zeros((0, 2), np.float32))
+        parameters.insert(index, empty)
+    model = Model(parameters)
+    chosen = dataclasses.replace(with_carriage(carriage), **options)
+    data = nnr_codec.encode(model, options=chosen, factorizations=weights).data or b""
+    whole = list(nnr_codec.decode(data, layers=layers))
+    with nnr_codec.open(data, layers=layers) as stream:
+        assert list(stream) == whole
+    assert whole == model.names() or layers == "factorized"
+    with ThreadPoolExecutor(2) as executor:
+        for only in ("*empty", "[!a-k]*", "[ajz1-9]*", "*.weight", "z", "[!0-5]*", "*ed"):
+            for pool in (None, executor):
+                found = nnr_codec.decode(BytesIO(data), only=only, layers=layers, executor=pool)
+                assert list(found) == [name for name in whole if name in found]
+            outline = StreamDecoder(only=only).outline(data, layers)
+            assert [tensor.name for tensor in outline] == list(found)
 
 
 @pytest.mark.parametrize("carriage", CARRIAGES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,15 @@ def test_a_tie_is_coded_once() -> None:
     copies = nnr_codec.encode(parameters(arrays, {}))
     assert len(tied.data) < 0.6 * len(copies.data)
     assert list(nnr_codec.decode(tied.data, only="b")) == ["b"]
+
+
+@pytest.mark.parametrize("only", ["[eb]", "[te]", "[!a]", "e", "[!be]"])
+def test_a_part_has_the_order_of_the_whole(only: str) -> None:
+    arrays = {"a": np.ones((4, 4)), "e": np.zeros((0, 2)), "b": np.ones((3, 3)), "c": np.ones(2)}
+    arrays |= {"t": arrays["a"], "d": np.ones(3)}
+    data = nnr_codec.encode(parameters(arrays, {"t": "a"}), options=EXACT).data
+    names = [name for name in arrays if fnmatch.fnmatchcase(name, only)]
+    assert list(nnr_codec.decode(data, only=only)) == names
 
 
 def test_quantized_bfloat16() -> None:
