@@ -96,15 +96,18 @@ def _chosen(
 
 
 def _dicts(content: dict[Any, Any]) -> Iterator[tuple[Path, dict[Any, Any]]]:
-    """Yield the dicts that may be state dicts, each once, from the outermost on."""
+    """Yield the dicts that may be state dicts, from the outermost on, with their keys; what is in
+    one that has several keys, with the first of these alone."""
     waiting: list[tuple[Path, dict[Any, Any]]] = [((), content)]
-    known = {id(content)}
+    known: set[int] = set()
     for place, entry in waiting:
         yield place, entry
+        if id(entry) in known:
+            continue
+        known.add(id(entry))
         for key, value in entry.items():
             is_named = isinstance(key, str) and not _TRAINING.search(key.lower())
-            if is_named and isinstance(value, dict) and id(value) not in known:
-                known.add(id(value))
+            if is_named and isinstance(value, dict) and value is not content:
                 waiting.append(((*place, key), value))
 
 

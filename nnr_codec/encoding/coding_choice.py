@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 
 from ..bitstream import Context
 from ..bitstream.qp import qp_of_step, step_size
+from ..factorization.model_map import ModelMap
+from ..factorization.tensor_rules import TensorRule
 from ..model import Parameter
 from ..options import EncodeOptions
 from ..quantize.codebook import promises_codebook
 from ..quantize.integer_rate import estimated_bits
 from ..support.shared_function import call_portably
 from .exact import represent
+from .model_mapping import rule_of
 from .plan import CodingChoice, TensorPlan, UnitPlan
 from .representation import Representation
 from .survey import ModelSurvey
@@ -188,12 +191,12 @@ class _Candidate:
 
     def _bytes(self, options: EncodeOptions, exact: Representation | None) -> int:
         name = self.parameter.name
-        entry_bytes = 0
-        if exact is not None and exact.entry.meaning is not None:
+        if exact is not None:
             exact = exact.with_part(name + (exact.part_suffix or ""))
-            entry_bytes = len(str(exact.entry.to_json())) + len(name)
+        rules = {name: rule} if (rule := rule_of(self.parameter, exact)) != TensorRule() else {}
         tensor = TensorPlan(self.parameter, options, self.survey, exact)
-        return len(encode_unit(self.context, UnitPlan({"weight": tensor})).data) + entry_bytes
+        data = encode_unit(self.context, UnitPlan({"weight": tensor})).data
+        return len(data) + len(ModelMap(rules).to_text())
 
 
 def _choice(candidate: _Candidate) -> CodingChoice:

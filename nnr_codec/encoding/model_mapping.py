@@ -55,10 +55,7 @@ def map_model(
         else:
             coded.append(parameter)
             last = name
-            entry = TensorRule(
-                None if dtype in _STANDARD_TYPES else dtype,
-                () if parameter.shape == () else None,
-            )
+            entry = rule_of(parameter)
             if entry != TensorRule():
                 rules[name] = entry
     for factor in (p for weight in factored.values() for p in weight.new_factors):
@@ -81,17 +78,22 @@ def may_need_representation(parameter: Parameter) -> bool:
     return wide or packed or is_float(parameter.dtype)
 
 
-def with_representations(model_map: ModelMap, exact: Mapping[str, Representation]) -> ModelMap:
+def rule_of(parameter: Parameter, exact: Representation | None = None) -> TensorRule:
+    """Return what the map has to say of a coded tensor; `exact`: how it is coded exactly."""
+    dtype = dtype_name(parameter.dtype)
+    shape = () if parameter.shape == () else None
+    if exact is None or exact.entry.meaning is None:
+        return TensorRule(None if dtype in _STANDARD_TYPES else dtype, shape)
+    return exact.entry if exact.entry.shape is not None else replace(exact.entry, shape=shape)
+
+
+def with_representations(
+    model_map: ModelMap, parameters: Iterable[Parameter], exact: Mapping[str, Representation]
+) -> ModelMap:
     """Return the map with what it has to say of exact representations."""
-    tensors = dict(model_map.tensors)
-    for name, representation in exact.items():
-        entry = representation.entry
-        if entry.meaning is not None:
-            known = tensors.get(name, TensorRule())
-            tensors[name] = replace(
-                entry, shape=known.shape if entry.shape is None else entry.shape
-            )
-    return replace(model_map, tensors=tensors)
+    rules = {p.name: rule_of(p, exact[p.name]) for p in parameters if p.name in exact}
+    rules = {name: rule for name, rule in rules.items() if rule != TensorRule()}
+    return replace(model_map, tensors={**model_map.tensors, **rules})
 
 
 def _check(parameter: Parameter) -> None:

@@ -155,7 +155,7 @@ def plan_stream(
     context = stream_context(options, series)
     tensors = _tensors(survey, options, choices)
     exact = {name: tensor.exact for name, tensor in tensors.items() if tensor.exact is not None}
-    model_map = with_representations(survey.model_map, exact)
+    model_map = with_representations(survey.model_map, survey.coded, exact)
     # In the second edition a unit has one identity, for all of its tensors: an update could
     # refer to the block as a whole alone.
     is_grouped = options.group and context.profile == 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 
 from ..decoding.stream_decoder import Bytes, Source
 from ..decoding.stream_map import Layers, Selection
-from ..errors import InvalidModel
+from ..errors import InvalidModel, NnrWarning
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import factors_of
 from ..model import Array, is_extension
@@ -20,6 +21,8 @@ from ..options import DecodeLimits
 from .factorized import SharedParameters, factored
 from .replacing import check_distinct, check_shape, layer_of, replace_layer
 from .sources import TensorSource, opened
+
+_MOST_NAMED = 8
 
 State = Mapping[str, torch.Tensor]
 
@@ -49,7 +52,8 @@ def load_into(
             (``nnr-decode --layers factorized``).
         layers: "factorized", or "dense": weights are formed from their factors, and no layer is
             replaced.
-        strict: refuse tensors that only one of source and module has. The counters of batch norm
+        strict: refuse tensors that only one of source and module has; else they are named in
+            warnings (`NnrWarning`). The counters of batch norm
             (`num_batches_tracked`) may be missing, and of tied tensors all but one.
         parents: of a bitstream, the earlier streams of its series, oldest first.
         limits: what the source may ask for; by default ``DecodeLimits()``.
@@ -94,19 +98,26 @@ def _check(state: State, tensors: TensorSource, strict: bool) -> None:
             if state[name].is_meta:
                 reason = "is on the device 'meta' in the module: use to_empty first"
                 raise InvalidModel(name, reason)
-    if strict:
-        _check_names(state, shapes, tensors.name)
+    differences = list(_differences(state, shapes, tensors.name))
+    if strict and differences:
+        raise InvalidModel(*differences[0])
+    for name, reason in differences[:_MOST_NAMED]:
+        warnings.warn(f"{name!r} {reason}", NnrWarning, stacklevel=3)
+    if len(differences) > _MOST_NAMED:
+        more = len(differences) - _MOST_NAMED
+        warnings.warn(f"{more} more tensors are in one of both alone", NnrWarning, stacklevel=3)
 
 
-def _check_names(state: State, shapes: Mapping[str, Any], source: str) -> None:
+def _differences(state: State, shapes: Mapping[str, Any], source: str) -> Iterator[tuple[str, str]]:
+    """Yield the names of tensors that only the module or the source has, and where they are."""
     for name in shapes:
         if name not in state:
-            raise InvalidModel(name, f"is in {source!r}, and the module has no such tensor")
-    loaded = {id(state[name]) for name in shapes}
+            yield name, f"is in {source!r}, and the module has no such tensor"
+    loaded = {id(state[name]) for name in shapes if name in state}
     for name, tensor in state.items():
         is_counter = name.rpartition(".")[2] == "num_batches_tracked"
         if name not in shapes and id(tensor) not in loaded and not is_counter:
-            raise InvalidModel(name, f"is in the module, and not in {source!r}")
+            yield name, f"is in the module, and not in {source!r}"
 
 
 def _layers(module: nn.Module, state: State, tensors: TensorSource) -> dict[str, nn.Module]:

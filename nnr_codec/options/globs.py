@@ -12,8 +12,11 @@ _LITERAL = re.compile(r"((?:[^*?[]|\[[*?[]\])*)(\*?)")
 
 
 def matches_tensor(name: str, glob: str) -> bool:
-    """Whether a glob matches a tensor's name, or of a factor ``X.factor0`` the name X."""
-    return any(fnmatch.fnmatchcase(text, glob) for text in _names(name))
+    """Whether a glob matches a tensor's name, or of a factor ``X.factor0`` the name X.
+
+    What is the very name matches it, also if its brackets would be those of a pattern.
+    """
+    return any(text == glob or fnmatch.fnmatchcase(text, glob) for text in _names(name))
 
 
 def escaped(name: str) -> str:
@@ -38,6 +41,7 @@ class GlobIndex:
         self._beginnings: dict[str, list[int]] = {}
         self._patterns: list[tuple[int, re.Pattern[str]]] = []
         for index, glob in enumerate(globs):
+            self._names.setdefault(glob, []).append(index)  # the very name
             literal = _LITERAL.fullmatch(glob)
             if literal is None:
                 self._patterns.append((index, re.compile(fnmatch.translate(glob))))

@@ -91,6 +91,7 @@ class TestReading:
             (one, "holds a Tensor"),
             ([one], "holds a list"),
             ({"a": {"w": one}, "b": {"w": one}}, "several.*'a', 'b'.*--key"),
+            ({"a": (same := {"w": one}), "b": same}, "several.*'a', 'b'"),
             ({"a": {"w": one}, "v": one}, r"several.*'\.', 'a'"),
             ({"model": {"a": {"w": one}, "b": {"w": one}}}, r"several.*'model\.a', 'model\.b'"),
             ({"a": 1}, "no tensors.*'a'"),
@@ -142,7 +143,7 @@ class TestReading:
     def test_dicts_that_hold_themselves(self, tmp_path: Path) -> None:
         content: dict[str, Any] = {"x": {"w": one}}
         content |= dict.fromkeys("abc", content)
-        content["y"] = content["x"]
+        content["x"]["x"] = content
         assert_same(loaded(saved(tmp_path, content)), {"w": np.ones(1, np.float32)})
 
     def test_what_checkpoints_hold_beside_tensors(self, tmp_path: Path) -> None:
