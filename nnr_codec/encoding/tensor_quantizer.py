@@ -98,9 +98,9 @@ def largest_value(values: npt.NDArray[Any]) -> float:
 
 
 def why_unquantizable(values: npt.NDArray[Any]) -> str:
-    """Say what values hold whose largest magnitude is not finite."""
+    """Say what values hold whose largest magnitude in binary32 is not finite, or 0."""
     if np.isfinite(values).all():
-        return "values beyond binary32"
+        return "values beyond binary32" if np.abs(values).max() > 1 else "values below binary32"
     return "NaN" if np.isnan(values).any() else "infinities"
 
 

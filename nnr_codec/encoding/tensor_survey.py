@@ -99,7 +99,7 @@ class TensorQuestion:
         if self.is_exact:
             return TensorSurvey(exact=self._exact(values))
         largest = largest_value(values)
-        if not math.isfinite(largest):
+        if not math.isfinite(largest) or (not largest and values.any()):
             reason = why_unquantizable(values)
             if self.must_be_quantized:
                 raise InvalidModel(self.parameter.name, f"holds {reason}")
