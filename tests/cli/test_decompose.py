@@ -154,8 +154,8 @@ def test_summary(run: Run, tmp_path: Path) -> None:
         f"({report['parameters']} parameters), " in lines[-1]
     )
     assert (
-        f"NMSE {report['nmse']:.3g} ({report['decomposition_nmse']:.3g} by decomposition alone), "
-        in lines[-1]
+        f"NMSE {report['nmse']:.3g} ({report['decomposition_nmse']:.3g} by decomposition alone) "
+        f"({report['worst_tensor']}: {report['worst_nmse']:.3g}), " in lines[-1]
     )
     rows = {cells[0]: cells for cells in map(str.split, lines[:-1])}
     for name in factored(run, stream):
