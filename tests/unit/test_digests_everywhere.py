@@ -27,14 +27,29 @@ print(*(digest([tensor]) for tensor in tensors.items()))
 """
 
 
+SUMS = {
+    **{"lr": [(0, 1), (1, 0)], "cp": [(0, 1), (1, 1), (2, 1), (3, 1)]},
+    **{"tucker2": [(2, 1), (0, 1)], "ht2": [(1, 2), (2, 0)]},
+}
+"""The factors and axes that the last sum of a form goes over; of the joint forms as of lr."""
+
+
 def weights() -> dict[str, FactoredWeight]:
-    """A weight of each form, of ranks at which sums are rounded in most steps."""
+    """A weight of each form, with terms that cancel, so that the rest shows how sums are rounded."""
     rng = np.random.default_rng(0)
     made = {}
     for form, kind in FORMS.items():
         ranks = [min(RANKS.get(form, 39), most) for most in kind.max_ranks(SHAPE)]
-        shapes = kind.factor_shapes(SHAPE, ranks)
-        made[form] = kind(SHAPE, tuple(rng.normal(size=s).astype(np.float32) for s in shapes))
+        factors = [rng.normal(size=s).astype(np.float32) for s in kind.factor_shapes(SHAPE, ranks)]
+        (first, axis), *others = SUMS.get(form, SUMS["lr"])
+        terms = np.moveaxis(factors[first], axis, 0)
+        end = terms.shape[0] // 4 * 4
+        terms[:end:4] *= 1e9
+        terms[2:end:4] = -terms[:end:4]
+        for factor, axis in others:
+            terms = np.moveaxis(factors[factor], axis, 0)
+            terms[2:end:4] = terms[:end:4]
+        made[form] = kind(SHAPE, tuple(factors))
     return made
 
 
