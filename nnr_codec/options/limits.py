@@ -30,5 +30,5 @@ class DecodeLimits:
     max_name_bytes: int = 4096
     max_dimensions: int = 32
     max_topology_bytes: int = 2**23
-    max_product_operations: int = 2**38
+    max_product_operations: int = 2**37
     max_all_product_operations: int = 2**40
