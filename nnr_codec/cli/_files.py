@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import BinaryIO
 
 from ..checkpoints.atomic import atomic_output
 from ..checkpoints.folder import STREAM, WEIGHTS, files_beside
@@ -27,11 +29,37 @@ def model_file(path: str) -> Iterator[str]:
     if path != "-":
         yield path
         return
+    source = standard_input()
     with tempfile.TemporaryDirectory(prefix="nnr-") as folder:
         copy = os.path.join(folder, _STDIN)
         with open(copy, "wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+            shutil.copyfileobj(source, file)
         yield copy
+
+
+def standard_input() -> BinaryIO:
+    """Return standard input.
+
+    Raises:
+        OSError: it is closed.
+    """
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), _STDIN)
+    return sys.stdin.buffer
+
+
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """Give a file that is opened, or standard input, which `-` stands for.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if path == "-":
+        yield standard_input()
+        return
+    with open(path, "rb") as file:
+        yield file
 
 
 def stream_file(path: str) -> str:

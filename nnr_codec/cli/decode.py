@@ -90,7 +90,7 @@ def _decode(given: argparse.Namespace) -> int:
         )
         with (
             common.recognizing_models(source),
-            rereadable(sys.stdin.buffer if source == "-" else source) as stream,
+            rereadable(_files.standard_input() if source == "-" else source) as stream,
             _files.around(given.input, given.output, overwrite=given.force),
         ):
             model = DecodedModel(decoder, stream, given.layers, state.update if state else None)

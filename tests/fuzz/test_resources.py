@@ -181,7 +181,7 @@ def test_products_do_not_overflow(dimensions: list[int]) -> None:
 
 
 def test_a_unit_size_on_a_short_pipe() -> None:
-    stream = head(0)[0] + b"\xff\xff\xff\xff" + bytes(1000)
+    stream = head(0)[0] + b"\xff\xff\xff\xff\x14" + bytes(1000)  # of a data unit
     assert peak_of(ShortReads(stream), TruncatedBitstream) < LITTLE
     assert peak_of(io.BytesIO(stream), TruncatedBitstream) < 2 * LITTLE
 

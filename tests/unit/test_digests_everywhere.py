@@ -35,7 +35,7 @@ SUMS = {
 
 
 def weights() -> dict[str, FactoredWeight]:
-    """A weight of each form, with terms that cancel, so that the rest shows how sums are rounded."""
+    """A weight of each form, with terms that cancel, so that how sums are rounded shows."""
     rng = np.random.default_rng(0)
     made = {}
     for form, kind in FORMS.items():
@@ -120,9 +120,7 @@ def tucker2(f: list, t: int, s: int, i: int, j: int) -> float:
 
 def ht2(f: list, t: int, s: int, i: int, j: int) -> float:
     u, left, right, v = f
-    first = [
-        summed([u[s][a] * left[a][i][b] for a in range(len(left))]) for b in range(len(right))
-    ]
+    first = [summed([u[s][a] * left[a][i][b] for a in range(len(left))]) for b in range(len(right))]
     last = [summed([v[t][c] * right[b][c][j] for c in range(len(v[t]))]) for b in range(len(right))]
     return summed([x * y for x, y in zip(first, last, strict=True)])
 
@@ -138,5 +136,5 @@ def joint(f: list, t: int, s: int, i: int, j: int) -> float:
 
 ELEMENTS = {
     **{"lr": lr, "cp": cp, "tucker2": tucker2, "ht2": ht2},
-    **{name: joint for name in ("joint_right", "joint_left", "joint_binary")},
+    **dict.fromkeys(("joint_right", "joint_left", "joint_binary"), joint),
 }

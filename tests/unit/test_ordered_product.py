@@ -48,7 +48,15 @@ def test_sums_are_in_the_order_of_the_rank(rows: int, rank: int, columns: int) -
         assert not np.array_equal(product, plain(left[:, ::-1], right[::-1]))
 
 
-SHAPES = [(1, 3, 9), (3, 40, 5), (5, 257, 17), (20, 999, 25), (270, 300, 33), (4, 31, 8), (33, 5, 2)]
+SHAPES = [
+    (1, 3, 9),
+    (3, 40, 5),
+    (5, 257, 17),
+    (20, 999, 25),
+    (270, 300, 33),
+    (4, 31, 8),
+    (33, 5, 2),
+]
 
 
 @pytest.mark.parametrize(("rows", "rank", "columns"), SHAPES)
