@@ -34,6 +34,8 @@ def load(torch: Any, path: str) -> Any:
     except InvalidModel:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # nothing is wrong with it
+            raise file_error(path, f"cannot be read: {error.strerror}") from error
         named = _FOREIGN.search(str(error))
         if named is not None:
             what = named[1] or named[2]

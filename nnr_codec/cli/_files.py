@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,8 +12,8 @@ from typing import BinaryIO
 from ..checkpoints.atomic import atomic_output
 from ..checkpoints.folder import STREAM, WEIGHTS, files_beside
 from ..errors import InvalidOptions
+from ._streams import STDIN, standard_input
 
-_STDIN = "standard input"
 _NO_STREAMS = (
     *(".safetensors", ".npz", ".npy", ".pt", ".pth", ".bin", ".onnx", ".ckpt", ".h5", ".gguf"),
     *(".json", ".zip", ".txt", ".py"),
@@ -31,21 +29,10 @@ def model_file(path: str) -> Iterator[str]:
         return
     source = standard_input()
     with tempfile.TemporaryDirectory(prefix="nnr-") as folder:
-        copy = os.path.join(folder, _STDIN)
+        copy = os.path.join(folder, STDIN)
         with open(copy, "wb") as file:
             shutil.copyfileobj(source, file)
         yield copy
-
-
-def standard_input() -> BinaryIO:
-    """Return standard input.
-
-    Raises:
-        OSError: it is closed.
-    """
-    if sys.stdin is None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF), _STDIN)
-    return sys.stdin.buffer
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..bitstream import ParsedUnit
 from ..decoding.stream_decoder import StreamDecoder
@@ -66,7 +66,7 @@ def _info(given: argparse.Namespace) -> int:
                 stream.rewind()
                 model_digest = _digest(given, stream, limits)
         else:
-            info = _described(mapped(file), file.name, limits, listed if given.units else None)
+            info = _described(file, file.name, limits, listed if given.units else None)
     if given.json:
         extra = {"unit_list": listed} if given.units else {}
         digests = {"digest": model_digest} if given.digest else {}
@@ -79,12 +79,16 @@ def _info(given: argparse.Namespace) -> int:
 
 
 def _described(
-    source: Any, name: str, limits: DecodeLimits, listed: list[dict[str, Any]] | None
+    source: BinaryIO | RereadableFile,
+    name: str,
+    limits: DecodeLimits,
+    listed: list[dict[str, Any]] | None,
 ) -> StreamInfo:
     """Describe a stream, unit by unit, and list its units if there is a list for them."""
 
     def units() -> Iterator[ParsedUnit]:
-        for parsed in StreamMap().units(source, limits):
+        data = source if isinstance(source, RereadableFile) else mapped(source)
+        for parsed in StreamMap().units(data, limits):
             if listed is not None:
                 listed.append(_unit_json(parsed))
             yield parsed
