@@ -6,7 +6,7 @@ refusals.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -192,7 +192,7 @@ class StreamParser:
         limits = self.context.limits
         self._header_entries += _UNIT_ENTRIES
         if isinstance(record, DataUnit):
-            lists = [record.names, record.indices, record.entry_points]
+            lists: list[Sequence[Any]] = [record.names, record.indices, record.entry_points]
             lists += [book.values for book in record.codebooks]
             self._header_entries += sum(map(len, lists)) + len(record.tensor_dimensions or ())
         elif isinstance(record, Topology):
