@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import stat
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from .decoding.walk import Walk
 from .errors import BitstreamError, naming
 from .factorization.factorizations import Factorization
 from .options import DecodeLimits
+from .support.mapped_file import mapped
 
 
 class NnrStream(Mapping[str, npt.NDArray[Any]]):
@@ -59,11 +60,11 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self.metadata: Mapping[str, str] = stream.metadata
         limits = limits or DecodeLimits()
         series = StreamDecoder(parents=parents, limits=limits, executor=executor).series
-        data = source if isinstance(source, Bytes) else _mapped(source)
-        self._file = data if isinstance(data, mmap.mmap) else None
+        self._file: mmap.mmap | None = None
         self._path = None if isinstance(source, Bytes) else source
         try:
-            with naming(self._path, BitstreamError):
+            with naming(self._path, BitstreamError), _forgetting(), _opened(source) as data:
+                self._file = data if isinstance(data, mmap.mmap) else None
                 self._units.extend(stream.units(data, limits))
         except BaseException:
             self.close()
@@ -75,7 +76,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         self._check_open()
         tensor = self._tensors[name]
-        with naming(self._path, BitstreamError):
+        with naming(self._path, BitstreamError), _forgetting():
             return tensor.read()
 
     def __iter__(self) -> Iterator[str]:
@@ -93,9 +94,9 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         return describe_stream(self._units)
 
     def units(self) -> list[ParsedUnit]:
-        """Return all units, parsed."""
+        """Return all units, parsed; those of a file with copies of their bytes."""
         self._check_open()
-        return list(self._units)
+        return list(self._units) if self._file is None else [unit.copy() for unit in self._units]
 
     def _check_open(self) -> None:
         if self._closed:
@@ -104,10 +105,13 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     def close(self) -> None:
         """Release the file; nothing can be read any more, and the mapping is empty."""
         self._closed = True
-        self._units = []
+        units, self._units = self._units, []
         self._tensors = {}
         if self._file is not None:
-            with suppress(BufferError):  # a unit is still in use: the last one closes it
+            with suppress(BufferError):  # a read in another thread still uses it, and closes it
+                for parsed in units:  # whoever holds them, which may be the traceback of an error
+                    parsed.payload.release()
+                    parsed.unit.data.release()
                 self._file.close()
 
     def __enter__(self) -> NnrStream:
@@ -117,10 +121,24 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self.close()
 
 
-def _mapped(path: str | os.PathLike[str]) -> mmap.mmap | bytes:
-    """Map a file; what cannot be mapped, pipes and empty files, is read."""
-    with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-            return file.read()
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+@contextmanager
+def _forgetting() -> Iterator[None]:
+    """Let the tracebacks of errors hold no variables, some of which are parts of a mapped file."""
+    try:
+        yield
+    except BitstreamError as raised:
+        error: BaseException | None = raised
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__context__
+        raise
+
+
+@contextmanager
+def _opened(source: Bytes | str | os.PathLike[str]) -> Iterator[Any]:
+    """Give bytes as they are, a file mapped, and a pipe opened; the mapping outlives the block."""
+    if isinstance(source, Bytes):
+        yield source
+        return
+    with open(source, "rb") as file:
+        yield mapped(file)

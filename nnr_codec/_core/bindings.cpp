@@ -14,6 +14,7 @@
 
 #include "decode/codeword.h"
 #include "decode/dequantize.h"
+#include "decode/ordered_product.h"
 #include "encode/codeword_encoder.h"
 #include "encode/distortion.h"
 #include "encode/quantize.h"
@@ -298,6 +299,24 @@ std::tuple<double, double, float> measure_distortion(const PyTensorSyntax& tenso
   return {distortion.squared_error, distortion.energy, distortion.largest};
 }
 
+using MatrixIn = nb::ndarray<const double, nb::ndim<2>, nb::device::cpu>;
+using MatrixOut = nb::ndarray<double, nb::ndim<2>, nb::device::cpu>;
+
+template <class T, class Array>
+nnr::Matrix<T> matrix(const Array& array) {
+  return {array.data(), static_cast<ptrdiff_t>(array.stride(0)), static_cast<ptrdiff_t>(array.stride(1))};
+}
+
+void add_product(MatrixOut total, MatrixIn left, MatrixIn right) {
+  const size_t rows = left.shape(0), rank = left.shape(1), columns = right.shape(1);
+  require(right.shape(0) == rank, "right: wrong size");
+  require(total.shape(0) == rows && total.shape(1) == columns, "total: wrong size");
+  if (rows == 0 || rank == 0 || columns == 0) return;
+  nb::gil_scoped_release release;
+  nnr::add_product(matrix<const double>(left), matrix<const double>(right), matrix<double>(total), rows,
+                   rank, columns);
+}
+
 bool allow_shift_paths(bool allowed) {
   nnr::fast_paths_enabled = allowed && nnr::has_fast_instructions();
   return nnr::fast_paths_enabled;
@@ -373,6 +392,9 @@ NB_MODULE(_core, m) {
   m.def("allow_shift_paths", &allow_shift_paths, "allowed"_a,
         "Whether paths for newer processors may be taken (default: yes); returns whether they are. "
         "For tests: they change nothing but the speed.");
+  m.def("add_product", &add_product, "total"_a.noconvert(), "left"_a.noconvert(),
+        "right"_a.noconvert(),
+        "Adds the product of two float64 matrices to a third one, each sum term by term.");
   m.def("dequantize_in_place", &dequantize_in_place, "integers"_a.noconvert(), "step"_a,
         "Replaces integers by float32 step times integers, whose bits they then are.");
   m.def("dequantize", &dequantize, "integers"_a, "step"_a, "float32 step times integers.");

@@ -6,11 +6,11 @@ refusals.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import InvalidBitstream, TruncatedBitstream, UnsupportedFeature
+from ..errors import InvalidBitstream, LimitExceeded, TruncatedBitstream, UnsupportedFeature
 from ..factorization.factorizations import FactorChecks
 from ..factorization.map_checks import MapError
 from ..factorization.model_map import parse_model_map
@@ -18,10 +18,21 @@ from ..factorization.tensor_order import TensorOrder
 from ..options import DecodeLimits
 from .codes import PayloadType, TopologyFormat, UnitType
 from .context import Context
-from .records import DataUnit, LayerParameterSet, ModelParameterSet, StartUnit, Topology
+from .records import (
+    DataUnit,
+    LayerParameterSet,
+    ModelParameterSet,
+    QuantizationData,
+    StartUnit,
+    Topology,
+)
 from .syntax import unit_header
 from .units import STRUCTURES, Record, Unit, read_units
 from .visitors import Element, ListVisitor, ReadVisitor
+
+_START_BYTES = 1  # of NNR_STR behind the common header
+_UNIT_ENTRIES = 16
+"""What a unit counts in ``max_header_entries``: its objects take 1 KiB, an entry 30 to 80 bytes."""
 
 _RECORDS = {unit_type: record for record, (unit_type, _) in STRUCTURES.items()}
 
@@ -56,6 +67,11 @@ class ParsedUnit:
             context = replace(context, model_map=context.model_map.part(names))
         return _parsed, (self.unit, self.record, context, start)
 
+    def copy(self) -> ParsedUnit:
+        """Return the same with a copy of the bytes, which no longer refers to where they are."""
+        unit = replace(self.unit, data=memoryview(bytes(self.unit.data)))
+        return _parsed(unit, self.record, self.context, unit.size - len(self.payload))
+
     def elements(self) -> list[Element]:
         """Every syntax element of the unit's headers, in the order of the bitstream."""
         visitor = ListVisitor()
@@ -79,6 +95,24 @@ class StreamParser:
         self._names: dict[str, int] = {}  # with their positions
         self._least_name = ""  # of the data unit before
         self._factors = FactorChecks({}, self.context.limits)
+        self._header_entries = 0
+        self._text_bytes = 0  # of topology and quantization data
+
+    def check_header(self, unit: Unit) -> None:
+        """Check the bitstream's next unit as far as its common header tells, before it is read.
+
+        Args:
+            unit: the unit, of whose bytes those of the common header are enough.
+
+        Raises:
+            InvalidBitstream: it must not come here.
+            UnsupportedFeature: it is of a kind that is not supported.
+        """
+        self._check_order(unit)
+        if unit.unit_type == UnitType.NNR_STR:
+            behind = unit.header.nnr_unit_size - unit.header.byte_length - _START_BYTES
+            if behind > 0:
+                raise _invalid(unit, f"{behind} bytes too many in the unit")
 
     def parse(self, unit: Unit) -> ParsedUnit:
         """Parse the bitstream's next unit.
@@ -113,7 +147,8 @@ class StreamParser:
     def _check_order(self, unit: Unit) -> None:
         kind = unit.unit_type
         if (kind == UnitType.NNR_STR) != (self.unit_count == 0):
-            raise _invalid(unit, "NNR_STR must be the first unit, and only the first")
+            hint = "" if self.unit_count else "; this looks like no NNR bitstream"
+            raise _invalid(unit, f"NNR_STR must be the first unit, and only the first{hint}")
         if unit.is_private:
             return
         if kind == UnitType.NNR_AGG:
@@ -132,6 +167,7 @@ class StreamParser:
         record = _RECORDS[UnitType(unit.unit_type)]()
         reader = unit.reader()
         STRUCTURES[type(record)][1](ReadVisitor(reader, before.limits), record, before)
+        self._count(record)
         if isinstance(record, DataUnit):
             self._check_data_unit(unit, record, unit.size - reader.bytes_read)
         elif reader.bits_left:
@@ -146,6 +182,30 @@ class StreamParser:
             self._read_topology(unit, record)
             before = replace(before, model_map=self.context.model_map)
         return _parsed(unit, record, before, reader.bytes_read)
+
+    def _count(self, record: Record) -> None:
+        """Count what a unit's header is kept as.
+
+        Raises:
+            LimitExceeded: all headers together are more than is allowed.
+        """
+        limits = self.context.limits
+        self._header_entries += _UNIT_ENTRIES
+        if isinstance(record, DataUnit):
+            lists: list[Sequence[Any]] = [record.names, record.indices, record.entry_points]
+            lists += [book.values for book in record.codebooks]
+            self._header_entries += sum(map(len, lists)) + len(record.tensor_dimensions or ())
+        elif isinstance(record, Topology):
+            self._header_entries += len(record.names)
+            self._text_bytes += _length(record.topology_data)
+        elif isinstance(record, QuantizationData):
+            self._text_bytes += _length(record.quantization_data)
+        for limit, value in (
+            ("max_header_entries", self._header_entries),
+            ("max_topology_bytes", self._text_bytes),
+        ):
+            if value > getattr(limits, limit):
+                raise LimitExceeded(limit, value, getattr(limits, limit))
 
     def _read_topology(self, unit: Unit, record: Topology) -> None:
         """Keep what a topology unit tells decoders: a reference list, or a model map."""
@@ -226,6 +286,10 @@ class StreamParser:
             self._least_name = tensors[0].name
 
 
+def _length(data: str | bytes) -> int:
+    return len(data.encode() if isinstance(data, str) else data)
+
+
 def _invalid(unit: Unit, reason: str) -> InvalidBitstream:
     return InvalidBitstream(unit.label, unit.byte_offset, reason)
 
@@ -245,6 +309,6 @@ def parse_units(source: Any, limits: DecodeLimits | None = None) -> Iterator[Par
         BitstreamError: from the unit on that is at fault.
     """
     parser = StreamParser(limits)
-    for unit in read_units(source, limits):
+    for unit in read_units(source, limits, parser.check_header):
         yield parser.parse(unit)
     parser.finish()

@@ -53,6 +53,7 @@ STRUCTURES: dict[type[Record], tuple[UnitType, Callable[[Visitor, Any, Context],
 """By what a unit holds: its type, and its syntax behind the common header."""
 
 _READ_BYTES = 1 << 20
+_MAX_TYPE_BYTES = 2  # of a unit's common header, behind the size
 _TYPE_NAMES = {int(code): code.name for code in UnitType}
 
 
@@ -107,7 +108,11 @@ def _unpickled(index: int, header: UnitHeader, byte_offset: int, data: bytes) ->
     return Unit(index, header, byte_offset, memoryview(data))
 
 
-def read_units(source: Any, limits: DecodeLimits | None = None) -> Iterator[Unit]:
+def read_units(
+    source: Any,
+    limits: DecodeLimits | None = None,
+    check: Callable[[Unit], object] = lambda unit: None,
+) -> Iterator[Unit]:
     """Cut a bitstream into units, without looking into them.
 
     Args:
@@ -115,6 +120,8 @@ def read_units(source: Any, limits: DecodeLimits | None = None) -> Iterator[Unit
             units then refer to (an mmap can be closed only once they are gone); or a binary file
             or pipe, which is read unit by unit and never beyond the unit that is needed.
         limits: max_units, max_unit_bytes and max_stream_bytes are what counts here.
+        check: called with each unit before it is read, when only the bytes of its common header
+            are there. It may raise an error, so that nothing of the rest is read.
 
     Raises:
         TruncatedBitstream: the source ends inside a unit.
@@ -128,7 +135,7 @@ def read_units(source: Any, limits: DecodeLimits | None = None) -> Iterator[Unit
     while first := reader.peek(2):
         if index >= limits.max_units:
             raise LimitExceeded("max_units", index + 1, limits.max_units)
-        unit = _read_unit(reader, first, index, byte_offset, limits)
+        unit = _read_unit(reader, first, index, byte_offset, limits, check)
         yield unit
         byte_offset += unit.size
         index += 1
@@ -192,6 +199,7 @@ def _read_unit(
     index: int,
     byte_offset: int,
     limits: DecodeLimits,
+    check: Callable[[Unit], object],
 ) -> Unit:
     """Read the unit whose first two bytes are ``start``."""
     label = f"unit {index}"
@@ -207,14 +215,17 @@ def _read_unit(
         raise LimitExceeded("max_unit_bytes", size, limits.max_unit_bytes)
     if byte_offset + size > limits.max_stream_bytes:
         raise LimitExceeded("max_stream_bytes", byte_offset + size, limits.max_stream_bytes)
+    header = UnitHeader()
+    begin = memoryview(reader.peek(min(size, size_bytes + _MAX_TYPE_BYTES)))
+    if len(begin) == min(size, size_bytes + _MAX_TYPE_BYTES):  # else the data end here
+        unit_header(ReadVisitor(BitReader(begin, label, byte_offset), limits), header)
+        check(Unit(index, header, byte_offset, begin))
     data = reader.read(size)
     if len(data) < size:
         reason = f"nnr_unit_size = {size}: only {len(data)} bytes left"
         if index == 0:
             reason += "; this looks like no NNR bitstream"
         raise TruncatedBitstream(label, byte_offset, reason)
-    header = UnitHeader()
-    unit_header(ReadVisitor(BitReader(data, label, byte_offset), limits), header)
     return Unit(index, header, byte_offset, data)
 
 

@@ -109,7 +109,10 @@ def _open_direct(path: str) -> BinaryIO | None:
     raise InvalidOptions(_OPTION, f"{path!r} is {kind}")
 
 
-def _cannot_write(path: str, error: Exception) -> InvalidOptions:
+def _cannot_write(path: str, error: Exception) -> Exception:
+    """Return what to raise: an error of the option, unless the system is at its limits."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return OSError(error.errno, error.strerror, path)
     reason = error.strerror if isinstance(error, OSError) else None
     return InvalidOptions(_OPTION, f"cannot write {path!r}: {reason or error}")
 

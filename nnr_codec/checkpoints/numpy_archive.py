@@ -5,6 +5,7 @@ Text entries that travel beside the tensors are arrays as well: scalars of numpy
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import threading
@@ -19,10 +20,14 @@ from numpy.lib import format as npy
 from nnr_codec.checkpoints.reading import file_error, open_regular, parsing
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, is_extension, supported_dtype
+from nnr_codec.options import DecodeLimits
 
 _SUFFIX = ".npy"
 _MAX_MEMBER_NAME_BYTES = 0xFFFF  # a 16-bit length (APPNOTE.TXT 4.4.10)
 _MAX_DEFLATE_RATIO = 1032  # 258 bytes of output from 2 bits of input
+_MAX_TEXT_BYTES = 4 * DecodeLimits().max_topology_bytes
+"""Of all text entries, of four bytes for a character: as much as a stream's map could carry."""
+_MAX_HEADER_BYTES = 1 << 16  # of an array in the archive: a length of 16 bits, in version 1
 _ENCRYPTED = 1  # flag bit 0 (APPNOTE.TXT 4.4.4)
 
 
@@ -30,8 +35,8 @@ def read(path: str) -> Model:
     """Open the `.npz` archive `path`; its tensors come in the order of the archive's directory.
 
     Raises:
-        InvalidModel: the archive is damaged, a name occurs twice, or a member is no array of an
-            element type that can be coded.
+        InvalidModel: the archive is damaged, a name occurs twice, a member is no array of an
+            element type that can be coded, or its text entries are too long.
     """
     file = open_regular(path)
     try:
@@ -39,9 +44,14 @@ def read(path: str) -> Model:
             archive = zipfile.ZipFile(file)
         tensors: list[Parameter] = []
         metadata: dict[str, str] = {}
+        text_bytes = 0
         for member in _members(path, archive, os.fstat(file.fileno()).st_size):
             shape, dtype = member.describe()
             if dtype.kind == "U" and shape == ():
+                text_bytes += dtype.itemsize
+                if text_bytes > _MAX_TEXT_BYTES:
+                    reason = f"text entries of more than {_MAX_TEXT_BYTES // 4} characters"
+                    raise file_error(path, reason, member.name)
                 metadata[member.name] = str(member.load())
             else:
                 dtype = _codable(path, member.name, dtype)
@@ -117,8 +127,19 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     if version not in readers:
         raise ValueError(f"unsupported version {version} of the .npy format")
+    if version == (2, 0):  # numpy looks at the length when it has read so much
+        stream = _limited_header(stream)
     shape, _, dtype = readers[version](stream)
     return tuple(int(size) for size in shape), dtype
+
+
+def _limited_header(stream: IO[bytes]) -> IO[bytes]:
+    """Read the header of version 2 behind the magic, if it is not too long."""
+    size = stream.read(4)
+    length = int.from_bytes(size, "little")
+    if length > _MAX_HEADER_BYTES:
+        raise ValueError(f"an array header of {length} bytes")
+    return io.BytesIO(size + stream.read(length))
 
 
 def write(

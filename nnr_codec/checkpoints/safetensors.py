@@ -47,8 +47,7 @@ def read(path: str) -> Model:
     file = open_regular(path)
     try:
         with parsing(path):
-            with safe_open(path, framework="numpy"):
-                pass  # opening it validates the header against the size of the file
+            _validate(path)
             header = _read_header(file)
             metadata = header.pop(_METADATA, None)
             start = file.tell()
@@ -63,6 +62,20 @@ def read(path: str) -> Model:
     except BaseException:
         file.close()
         raise
+
+
+def _validate(path: str) -> None:
+    """Open the file as other readers do, which compares its header with its size.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except FileNotFoundError:  # what it says whatever the reason, such as too many open files
+        with open(path, "rb"):
+            raise
 
 
 def _read_header(file: BinaryIO) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from nnr_codec.errors import InvalidModel
 
 # How torch names what it refuses to import.
 _FOREIGN = re.compile(r"GLOBAL (\S+) was not an allowed|unsupported GLOBAL (\S+) whose module")
+_MAX_PICKLE_BYTES = 1 << 27  # of a compressed one; it holds all but the tensors' values
 _SAVE = "torch.save(….state_dict(), 'weights.pt')"
 
 
@@ -33,6 +34,8 @@ def load(torch: Any, path: str) -> Any:
     except InvalidModel:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # nothing is wrong with it
+            raise file_error(path, f"cannot be read: {error.strerror}") from error
         named = _FOREIGN.search(str(error))
         if named is not None:
             what = named[1] or named[2]
@@ -56,8 +59,18 @@ def _is_mappable(path: str) -> bool:
             if f"{folder}/constants.pkl" in archive.namelist():
                 reason = "is a TorchScript archive, a program with its weights. Save these alone,"
                 raise file_error(path, f"{reason} from torch.jit.load: {_SAVE}")
+            for info in archive.filelist:
+                deflated = info.compress_type != zipfile.ZIP_STORED
+                if info.filename == f"{folder}/data.pkl" and deflated:
+                    _check_pickle(path, info.file_size)
             stored = all(info.compress_type == zipfile.ZIP_STORED for info in archive.filelist)
             return folder is not None and stored
+
+
+def _check_pickle(path: str, size: int) -> None:
+    """Refuse a compressed pickle, which torch does not write, if it is a large one."""
+    if size > _MAX_PICKLE_BYTES:
+        raise file_error(path, f"a compressed pickle of {size} bytes")
 
 
 def _harmless() -> list[Any]:

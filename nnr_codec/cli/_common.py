@@ -10,7 +10,13 @@ import reprlib
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+    suppress,
+)
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -20,6 +26,7 @@ from ..checkpoints.file_format import format_of
 from ..errors import BitstreamError, InvalidModel, InvalidOptions, NnrError, UnsupportedFeature
 from ..options import TENSOR_OPTIONS, DecodeLimits
 from ..options.kinds import Kind, whole
+from ._streams import Output, standard_streams
 from .text import printable
 
 DONE, FAILURE, USAGE, BAD_BITSTREAM, MISMATCH = range(5)
@@ -216,10 +223,24 @@ def run(
     parser: Parser, command: Callable[[argparse.Namespace], int], arguments: list[str] | None
 ) -> int:
     """Run a command; turn exceptions into a message on stderr and an exit code."""
-    program, given = parser.prog, parser.parsed(arguments)
+    with standard_streams() as output:
+        return _run(parser, command, arguments, output)
+
+
+def _run(
+    parser: Parser,
+    command: Callable[[argparse.Namespace], int],
+    arguments: list[str] | None,
+    output: Output,
+) -> int:
+    program = parser.prog
     try:
-        code = command(given)
-        sys.stdout.flush()
+        try:
+            code = command(parser.parsed(arguments))
+        except SystemExit:  # behind the help, for instance
+            output.flush()
+            raise
+        output.flush()
         return code
     except VerificationMismatch as error:
         return _fail(program, str(error), MISMATCH)
@@ -230,9 +251,7 @@ def run(
     except NnrError as error:
         return _fail(program, str(error), FAILURE)
     except BrokenPipeError:
-        # The reader of the results has gone: nothing must be flushed to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILURE
+        return FAILURE  # the reader of the results has gone
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return _fail(program, f"{name}{error.strerror or error}", FAILURE)
@@ -256,13 +275,15 @@ def _in_shell(parser: Parser, error: InvalidOptions) -> str:
 
 
 def _fail(program: str, message: str, code: int) -> int:
-    print(f"{program}: error: {printable(message)}", file=sys.stderr)
+    with suppress(OSError):  # nobody can be told
+        print(f"{program}: error: {printable(message)}", file=sys.stderr)
     return code
 
 
 def warn(program: str, message: str) -> None:
     """Print a warning on stderr."""
-    print(f"{program}: warning: {printable(message)}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"{program}: warning: {printable(message)}", file=sys.stderr)
 
 
 def counted(count: int, noun: str) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import BinaryIO
 
 from ..checkpoints.atomic import atomic_output
 from ..checkpoints.folder import STREAM, WEIGHTS, files_beside
 from ..errors import InvalidOptions
+from ._streams import STDIN, standard_input
 
-_STDIN = "standard input"
 _NO_STREAMS = (
     *(".safetensors", ".npz", ".npy", ".pt", ".pth", ".bin", ".onnx", ".ckpt", ".h5", ".gguf"),
     *(".json", ".zip", ".txt", ".py"),
@@ -27,11 +27,26 @@ def model_file(path: str) -> Iterator[str]:
     if path != "-":
         yield path
         return
+    source = standard_input()
     with tempfile.TemporaryDirectory(prefix="nnr-") as folder:
-        copy = os.path.join(folder, _STDIN)
+        copy = os.path.join(folder, STDIN)
         with open(copy, "wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+            shutil.copyfileobj(source, file)
         yield copy
+
+
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """Give a file that is opened, or standard input, which `-` stands for.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if path == "-":
+        yield standard_input()
+        return
+    with open(path, "rb") as file:
+        yield file
 
 
 def stream_file(path: str) -> str:

@@ -21,6 +21,7 @@ from ..support.digest import ModelDigest
 from ..support.rereadable_file import rereadable
 from . import _common as common
 from . import _files
+from ._streams import standard_input
 from .text import printable
 
 PROGRAM = "nnr-decode"
@@ -90,7 +91,7 @@ def _decode(given: argparse.Namespace) -> int:
         )
         with (
             common.recognizing_models(source),
-            rereadable(sys.stdin.buffer if source == "-" else source) as stream,
+            rereadable(standard_input() if source == "-" else source) as stream,
             _files.around(given.input, given.output, overwrite=given.force),
         ):
             model = DecodedModel(decoder, stream, given.layers, state.update if state else None)

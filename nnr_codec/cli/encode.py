@@ -145,7 +145,6 @@ def _show(given: argparse.Namespace, report: EncodeReport) -> None:
     if given.verbose:
         print(_rows(report))
     print(summary(given.input, given.output if not given.dry_run else "(dry run)", report))
-    sys.stdout.flush()
 
 
 def _rows(report: EncodeReport) -> str:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 from ..bitstream import ParsedUnit
 from ..decoding.stream_decoder import StreamDecoder
+from ..decoding.stream_description import describe_stream
 from ..decoding.stream_info import StreamInfo, TensorInfo
-from ..errors import InvalidOptions
+from ..decoding.stream_map import StreamMap
+from ..errors import BitstreamError, InvalidOptions, naming
+from ..options import DecodeLimits
 from ..report import ExtraReport
-from ..stream import NnrStream
 from ..support.digest import digest
+from ..support.mapped_file import mapped
+from ..support.rereadable_file import RereadableFile, rereadable
 from . import _common as common
 from . import _files
 from .text import printable, table
@@ -51,19 +56,17 @@ def _info(given: argparse.Namespace) -> int:
     if given.parent and not given.digest:
         reason = "is for --digest alone, since headers can be read without parents"
         raise InvalidOptions("--parent", reason)
-    # A pipe is read once: its bytes serve the digest as well.
-    path = _files.stream_file(given.input)
-    source = sys.stdin.buffer.read() if path == "-" else path
-    with common.recognizing_models(path), NnrStream(source, limits=limits) as stream:
-        info = stream.info()
-        units = stream.units() if given.units else []
-        listed = [_unit_json(parsed) for parsed in units]
-        del units
+    listed: list[dict[str, Any]] = []
     model_digest = None
-    if given.digest:
-        with common.executor(given.threads) as executor:
-            decoder = StreamDecoder(parents=given.parent, limits=limits, executor=executor)
-            model_digest = digest((t.name, t.values) for t in decoder.tensors(source, given.layers))
+    path = _files.stream_file(given.input)
+    with common.recognizing_models(path), _files.opened(path) as file:
+        if given.digest:
+            with rereadable(file) as stream:  # of a pipe a copy is kept
+                info = _described(stream, file.name, limits, listed if given.units else None)
+                stream.rewind()
+                model_digest = _digest(given, stream, limits)
+        else:
+            info = _described(file, file.name, limits, listed if given.units else None)
     if given.json:
         extra = {"unit_list": listed} if given.units else {}
         digests = {"digest": model_digest} if given.digest else {}
@@ -73,6 +76,31 @@ def _info(given: argparse.Namespace) -> int:
     else:
         _print(given, info, listed)
     return common.DONE
+
+
+def _described(
+    source: BinaryIO | RereadableFile,
+    name: str,
+    limits: DecodeLimits,
+    listed: list[dict[str, Any]] | None,
+) -> StreamInfo:
+    """Describe a stream, unit by unit, and list its units if there is a list for them."""
+
+    def units() -> Iterator[ParsedUnit]:
+        data = source if isinstance(source, RereadableFile) else mapped(source)
+        for parsed in StreamMap().units(data, limits):
+            if listed is not None:
+                listed.append(_unit_json(parsed))
+            yield parsed
+
+    with naming(name, BitstreamError):
+        return describe_stream(units())
+
+
+def _digest(given: argparse.Namespace, source: RereadableFile, limits: DecodeLimits) -> str:
+    with common.executor(given.threads) as executor:
+        decoder = StreamDecoder(parents=given.parent, limits=limits, executor=executor)
+        return digest((t.name, t.values) for t in decoder.tensors(source, given.layers))
 
 
 def _print(given: argparse.Namespace, info: StreamInfo, units: list[dict[str, Any]]) -> None:

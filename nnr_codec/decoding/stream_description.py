@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,24 +30,47 @@ _KINDS = {
 }
 
 
-def describe_stream(units: Sequence[ParsedUnit]) -> StreamInfo:
-    """Return what the headers of a whole stream say."""
-    stream = StreamMap()
+def describe_stream(units: Iterable[ParsedUnit]) -> StreamInfo:
+    """Return what the headers of a whole stream say; of the units none is kept."""
+    stream, totals = StreamMap(), _Totals()
     walk = Walk(stream, Selection("factorized"), _RowMaker())
-    tensors = [row.info for row in walk.tensors(_rows(units, stream)) if row.info is not None]
-    last = units[-1].context if units else Context()
-    density, base_qp = last.quantization or (None, None)
+    rows = walk.tensors(_rows(totals.counting(units), stream))
+    tensors = [row.info for row in rows if row.info is not None]
+    density, base_qp = totals.last.quantization or (None, None)
     return StreamInfo(
-        profile=last.profile,
+        profile=totals.last.profile,
         qp_density=density,
         base_qp=base_qp,
-        units=len(units),
-        header_bytes=sum(p.unit.size for p in units if not isinstance(p.record, DataUnit)),
+        units=totals.units,
+        header_bytes=totals.header_bytes,
         tensors=tuple(tensors),
         factorizations=tuple(_factorizations(tensors, stream)),
         extras=tuple(_extras(tensors, stream)),
         metadata=stream.metadata,
     )
+
+
+class _Totals:
+    """Counts units that go by.
+
+    Attributes:
+        units: how many there were.
+        header_bytes: bytes of those that are no data units.
+        last: what was in force before the last one.
+    """
+
+    def __init__(self) -> None:
+        self.units = 0
+        self.header_bytes = 0
+        self.last = Context()
+
+    def counting(self, units: Iterable[ParsedUnit]) -> Iterator[ParsedUnit]:
+        """Yield the units, counted."""
+        for parsed in units:
+            self.units += 1
+            self.header_bytes += 0 if isinstance(parsed.record, DataUnit) else parsed.unit.size
+            self.last = parsed.context
+            yield parsed
 
 
 class _Row(NamedTuple):
@@ -109,7 +132,7 @@ def _factorizations(
             )
 
 
-def _rows(units: Sequence[ParsedUnit], stream: StreamMap) -> Iterator[list[_Row]]:
+def _rows(units: Iterable[ParsedUnit], stream: StreamMap) -> Iterator[list[_Row]]:
     for parsed in units:
         stream.note(parsed)
         if isinstance(parsed.record, DataUnit):

@@ -16,10 +16,10 @@ from ..bitstream.qp import step_size
 from ..bitstream.unit_layout import Integers, role_shape
 from ..errors import LimitExceeded, UnsupportedFeature
 from ..factorization.map_checks import MapError
+from ..factorization.ordered_product import summed_by_rank
 from ..factorization.tensor_rules import TensorRule, apply_rule
 from ..model import dtype_of
 from .codeword_decoder import CodedTensor, CodewordDecoder
-from .ordered_product import summed_by_rank
 from .series import Series
 
 _SMALL_INTEGERS = {DataFormat.INT2: 2, DataFormat.INT3: 3, DataFormat.INT4: 4}  # their bits

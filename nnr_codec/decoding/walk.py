@@ -66,8 +66,9 @@ class Walk(Generic[T]):
         """
         for tensors in in_order(self._with_skipped(units), lambda: self._stream.model_map.order):
             yield from self._behind(None)
+            tensors.reverse()  # they may be all of the stream: each is removed in no time
             while tensors:  # none is held while the next unit is decoded
-                yield from self._with_products(tensors.pop(0))
+                yield from self._with_products(tensors.pop())
 
     def _with_skipped(self, units: Iterable[list[T]]) -> Iterator[list[T | NameRole]]:
         """Yield the tensors of all units: of those that are not decoded the names alone."""

@@ -66,14 +66,16 @@ class FactoredWeight(ABC):
     def to_dense(self) -> npt.NDArray[np.float32]:
         """Return the weight, float32, of `shape`.
 
-        It is computed in float64, the factors multiplied in one fixed order, and rounded once.
-        No intermediate array is much larger than the weight in float64. The order of the sums
-        within a product is the BLAS's, so the last bit may differ between processors. What is too
-        large for float32 becomes infinite.
+        It is computed in float64, the factors multiplied and the terms of each sum added in the
+        order of spec/model_map.md, and rounded once: the same on every processor. No intermediate
+        array is much larger than the weight in float64. What is too large for float32 becomes
+        infinite; every NaN is the same one.
         """
         with np.errstate(all="ignore"):
             product = self._product([np.asarray(f, np.float64) for f in self.factors])
-            return product.reshape(self.shape).astype(np.float32)
+            dense = product.reshape(self.shape).astype(np.float32)
+        dense[np.isnan(dense)] = np.nan  # of which processors have their own
+        return dense
 
     @classmethod
     def ranks_of(cls, shape: Sequence[int], factor_shapes: Sequence[Sequence[int]]) -> Ranks:

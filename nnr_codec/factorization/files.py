@@ -35,8 +35,11 @@ def factorizations_of(
     """
     limits = limits or DecodeLimits()
     tensors = {parameter.name: parameter for parameter in parameters}
+    text = metadata.get(KEY, "")
     try:
-        model_map = parse_model_map(metadata.get(KEY, ""), limits.max_dimensions)
+        if len(text) > limits.max_topology_bytes:  # JSON takes many times its size
+            raise MapError(f"{len(text)} characters, the limit is {limits.max_topology_bytes}")
+        model_map = parse_model_map(text, limits.max_dimensions)
         entries = {} if model_map is None else model_map.factorizations
         checks = FactorChecks(entries, limits)
         for weight in entries:

@@ -11,6 +11,7 @@ import numpy as np
 from ..model import Float64
 from .factored_weight import FactoredWeight, Ranks, Shape
 from .joint_forms import JointBinary, JointLeft, JointRight
+from .ordered_product import summed_by_rank
 
 __all__ = [
     "CP",
@@ -41,7 +42,7 @@ class LowRank(FactoredWeight):
 
     def _product(self, factors: list[Float64]) -> Float64:
         left, right = factors
-        return left @ right
+        return summed_by_rank(left, right)
 
     @classmethod
     def product_operations(cls, shape: Sequence[int], ranks: Sequence[int]) -> int:
@@ -82,9 +83,9 @@ class CP(FactoredWeight):
         for start in range(0, largest.shape[1], step):
             terms = np.ones((1, 1))
             for factor in rest:
-                part = factor[:, start : start + step]
-                terms = (terms[:, None] * part[None]).reshape(-1, part.shape[1])
-            dense += largest[:, start : start + step] @ terms.T
+                part = factor[:, start : start + step].T
+                terms = (terms[:, :, None] * part[:, None]).reshape(part.shape[0], -1)
+            summed_by_rank(largest[:, start : start + step], terms, dense)
         return np.moveaxis(dense.reshape(-1, *others), 0, axis)
 
     @classmethod
@@ -117,8 +118,11 @@ class Tucker2(FactoredWeight):
     def _product(self, factors: list[Float64]) -> Float64:
         core, outputs, inputs = factors
         rank_out, rank_in = self.ranks
-        partial = outputs @ core.reshape(rank_out, -1)
-        return np.asarray(inputs @ partial.reshape(self.shape[0], rank_in, -1))
+        total, channels, *taps = self.shape
+        partial = summed_by_rank(outputs, core.reshape(rank_out, -1))
+        columns = np.moveaxis(partial.reshape(total, rank_in, -1), 1, 0).reshape(rank_in, -1)
+        kernel = summed_by_rank(inputs, columns).reshape(channels, total, *taps)
+        return np.moveaxis(kernel, 1, 0)
 
     @classmethod
     def product_operations(cls, shape: Sequence[int], ranks: Sequence[int]) -> int:
@@ -159,9 +163,12 @@ class HT2(FactoredWeight):
         inputs, left, right, outputs = factors
         total, _, rows, columns = self.shape
         middle = self.ranks[1]
-        first = (inputs @ left.reshape(left.shape[0], -1)).reshape(-1, middle)  # (S·d1) x R13
-        last = (outputs @ right).reshape(middle, -1)  # R13 x (T·d2)
-        kernel = (first @ last).reshape(-1, rows, total, columns)
+        first = summed_by_rank(inputs, left.reshape(left.shape[0], -1))
+        first = first.reshape(-1, middle)  # (S·d1) x R13
+        last = summed_by_rank(outputs, right.transpose(1, 0, 2).reshape(right.shape[1], -1))
+        last = last.reshape(total, middle, columns).transpose(1, 0, 2)
+        last = last.reshape(middle, -1)  # R13 x (T·d2)
+        kernel = summed_by_rank(first, last).reshape(-1, rows, total, columns)
         return kernel.transpose(2, 0, 1, 3)
 
     @classmethod

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ..model import Float64
 from .factored_weight import FactoredWeight, Ranks, Shape
+from .ordered_product import summed_by_rank
 
 
 def unfolded_size(shape: Sequence[int]) -> tuple[int, int]:
@@ -45,7 +46,7 @@ class _Joint(FactoredWeight):
     _rank_axes: ClassVar[tuple[tuple[int, int], ...]] = ((0, 1),)
 
     def _product(self, factors: list[Float64]) -> Float64:
-        products = [u @ v for u, v in zip(factors[::2], factors[1::2], strict=True)]
+        products = [summed_by_rank(u, v) for u, v in zip(factors[::2], factors[1::2], strict=True)]
         total: Float64 = np.asarray(fold(sum(products[1:], start=products[0]), self.shape))
         return total
 

@@ -17,7 +17,10 @@ class DecodeLimits:
         max_unit_bytes: bytes of one unit (the format allows 2**31 - 1).
         max_name_bytes: UTF-8 bytes of one string (topology data excepted).
         max_dimensions: dimensions of one tensor.
-        max_topology_bytes: bytes of the topology data (and of a model map in it).
+        max_header_entries: what the headers of all units are kept as: a unit counts 16, and each
+            name, dimension, entry of a codebook and entry point in it 1.
+        max_topology_bytes: bytes of the topology data (and of a model map in it) and of the
+            quantization data, of all units together.
         max_product_operations: multiplications of one product of factors (rank times elements).
         max_all_product_operations: those of all products together.
     """
@@ -29,6 +32,7 @@ class DecodeLimits:
     max_unit_bytes: int = 2**31 - 1
     max_name_bytes: int = 4096
     max_dimensions: int = 32
+    max_header_entries: int = 2**24
     max_topology_bytes: int = 2**23
-    max_product_operations: int = 2**38
+    max_product_operations: int = 2**37
     max_all_product_operations: int = 2**40

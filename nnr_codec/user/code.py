@@ -6,20 +6,27 @@ Such a file runs as any program of the user's: take it from people whom you trus
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ..errors import InvalidOptions, NnrError
 
+_counter = itertools.count(1)
+_folders: set[Path] = set()
+"""Of users' files that were executed."""
+
 
 def load_function(location: str, option: str, folder: Path | None = None) -> Callable[..., Any]:
     """Execute a file as a module of its own, and return a function of it.
 
-    The file's own folder is first on the path of imports meanwhile, as it is for a script.
+    The file's own folder is first on the path of imports meanwhile, as it is for a script. The
+    module has a name that no other has; it is forgotten if executing the file fails.
 
     Args:
         location: "FILE.py:FUNCTION".
@@ -70,14 +77,37 @@ def is_interruption(error: BaseException) -> bool:
 
 
 def _execute(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"nnr_user_{path.stem}", path)
+    name = f"nnr_user_{next(_counter)}_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their module up
+    _forget_namesakes(path.parent)
+    sys.modules[name] = module  # where dataclasses look their module up
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
     finally:
-        sys.path.remove(str(path.parent))
+        with suppress(ValueError):  # the file itself removed it
+            sys.path.remove(str(path.parent))
     return module
+
+
+def _forget_namesakes(folder: Path) -> None:
+    """Let imports of what lies in a folder not give what lay beside other users' files."""
+    importlib.invalidate_caches()
+    for name, module in list(sys.modules.items()):
+        file, top = getattr(module, "__file__", None), name.partition(".")[0]
+        lies_here = (folder / f"{top}.py").is_file() or (folder / top).is_dir()
+        if file is not None and lies_here and _beside(Path(file), name) in _folders - {folder}:
+            del sys.modules[name]
+    _folders.add(folder)
+
+
+def _beside(file: Path, name: str) -> Path:
+    """Return the folder that a module was imported from, by its file."""
+    levels = name.count(".") + (file.name == "__init__.py")
+    return file.parents[levels] if levels < len(file.parents) else file

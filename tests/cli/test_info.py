@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +28,18 @@ from cli_support import (
 )
 
 import nnr_codec
-from nnr_codec.bitstream import ModelParameterSet, StartUnit, Topology, write_record, write_unit
+from nnr_codec.bitstream import (
+    Context,
+    DataUnit,
+    ModelParameterSet,
+    PayloadType,
+    StartUnit,
+    Topology,
+    write_data_unit,
+    write_record,
+    write_unit,
+)
+from nnr_codec.bitstream.codes import FIRST_PRIVATE_UNIT_TYPE
 from nnr_codec.support.digest import digest
 
 COLUMNS = ["tensor", "shape", "kind", "bytes", "bit/weight", "qp", "N", "scan", "dq"]
@@ -249,3 +265,64 @@ class TestDamage:
         assert "max_units" in done.err
         assert run("nnr-info", stream, "--limit", "max_units=7").code == 0
         assert run("nnr-info", stream, "--limit", "units=7").code == 2
+
+
+class TestPipes:
+    """Standard input is read unit by unit, and of the units no payload is kept."""
+
+    def fed(self, *arguments: str, pieces: Iterable[bytes]) -> tuple[int, str, str, int]:
+        """Run the command; return its exit code, its output, and its memory at most, in bytes."""
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with subprocess.Popen([script("nnr-info"), "-", *arguments], **pipes) as process:
+            with suppress(BrokenPipeError):
+                for piece in pieces:
+                    process.stdin.write(piece)
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            out, err = process.stdout.read().decode(), process.stderr.read().decode()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        return process.returncode, out, err, 1024 * usage.ru_maxrss
+
+    def test_endless_text(self) -> None:
+        code, out, err, _ = self.fed(pieces=itertools.repeat(b"y\n" * 2**15))
+        assert (code, out) == (3, "")
+        assert "no NNR bitstream" in err
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="of memory other systems say other units")
+    def test_payloads_are_not_kept(self) -> None:
+        start = write_record(StartUnit()) + write_record(ModelParameterSet())
+        private = write_unit(FIRST_PRIVATE_UNIT_TYPE, bytes(2**22))
+        record = DataUnit(PayloadType.RAW_FLOAT, ["w"], tensor_dimensions=[2**20])
+        unit = write_data_unit(record, bytes(2**22), Context(0, ModelParameterSet()))
+        code, out, err, little = self.fed(pieces=[start, unit])
+        assert (code, err) == (0, "")
+        code, out, err, much = self.fed(pieces=[start, *[private] * 40, unit])
+        assert (code, err) == (0, "")
+        assert "1 tensor, 1048576 weights" in out
+        assert much - little < 2**25  # 160 MiB came
+
+    def test_endless_units(self) -> None:
+        start = write_record(StartUnit()) + write_record(ModelParameterSet())
+        private = write_unit(FIRST_PRIVATE_UNIT_TYPE, bytes(10))
+        pieces = itertools.chain([start], itertools.repeat(private * 100))
+        code, out, err, _ = self.fed("--limit", "max_units=5000", pieces=pieces)
+        assert (code, out) == (3, "")
+        assert "max_units" in err
+
+    def test_digest(self, stream: Path) -> None:
+        data = stream.read_bytes()
+        expected = digest(nnr_codec.decode(data).items())
+        assert self.fed("--digest", pieces=[data])[:3] == (0, expected + "\n", "")
+        code, out, _, _ = self.fed("--digest", "--json", "--units", pieces=[data])
+        found = json.loads(out)
+        assert (code, found["digest"], len(found["unit_list"])) == (0, expected, 7)
+
+    def test_named_pipe(self, run: Run, stream: Path, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with ThreadPoolExecutor(1) as feeder:
+            for options in ([], ["--digest"]):
+                expected = run("nnr-info", stream, *options).out
+                feeder.submit((tmp_path / "pipe").write_bytes, stream.read_bytes())
+                found = run("nnr-info", tmp_path / "pipe", *options)
+                assert found.out == expected.replace(str(stream), str(tmp_path / "pipe"))

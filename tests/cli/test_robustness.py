@@ -21,6 +21,7 @@ import pytest
 from cli_support import LONG, Run, load, random_weights, run_script, save, script
 
 import nnr_codec
+from nnr_codec.checkpoints import save_checkpoint
 from nnr_codec.decoding import stream_decoder
 from nnr_codec.encoding import tensor_encoder
 from nnr_codec.support.rereadable_file import RereadableFile
@@ -263,3 +264,131 @@ class TestInputsThatChange:
         monkeypatch.setattr(RereadableFile, "rewind", rewind)
         assert run("nnr-decode", stream, "-o", out / "m.npz").code == 0
         assert list(load(out / "m.npz")) == list(arrays)
+
+
+class TestStandardStreams:
+    """Closed ones, full ones: one line that tells, and the exit code of a failure."""
+
+    def run(self, command: str, redirections: str) -> tuple[int, str, str]:
+        """Run a line of a shell; return its exit code, and what came to stdout and stderr."""
+        done = subprocess.run(
+            ["bash", "-c", f"{Path(script('nnr-info')).parent}/{command} {redirections}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    @pytest.mark.parametrize(
+        "command", ["nnr-info -", "nnr-decode - -o {}.npz", "nnr-encode - -o {}.nnr"]
+    )
+    def test_closed_input(self, out: Path, command: str) -> None:
+        found = self.run(command.format(out / "m"), "<&-")
+        program = command.split()[0]
+        assert found == (1, "", f"{program}: error: standard input: Bad file descriptor\n")
+        assert os.listdir(out) == []
+
+    def test_closed_input_that_nobody_needs(self, stream: Path, model: Path, out: Path) -> None:
+        assert self.run(f"nnr-info {stream} --json", "<&-")[0] == 0
+        assert self.run(f"nnr-decode {stream} -o {out / 'm.npz'}", "<&-")[0] == 0
+        assert self.run(f"nnr-encode {model} -o {out / 'm.nnr'}", "<&-")[0] == 0
+        assert list(load(out / "m.npz")) == list(nnr_codec.load_file(out / "m.nnr"))
+
+    @pytest.mark.parametrize(
+        ("redirection", "reason"),
+        [
+            (">&-", "Bad file descriptor"),
+            ("<&- >&-", "Bad file descriptor"),
+            pytest.param("> /dev/full", "No space left on device", marks=linux_only),
+        ],
+    )
+    def test_output_that_cannot_be_written(
+        self, stream: Path, model: Path, out: Path, redirection: str, reason: str
+    ) -> None:
+        for command in (
+            f"nnr-info {stream}",
+            f"nnr-info {stream} --units",
+            f"nnr-info {stream} --json --units",
+            f"nnr-info {stream} --digest",
+            f"nnr-decode {stream} -o {out / 'm.npz'}",
+            f"nnr-encode {model} -o {out / 'm.nnr'}",
+            "nnr-info --help",
+            "nnr-encode --version",
+        ):
+            found = self.run(command, redirection)
+            program = command.split()[0]
+            assert found == (1, "", f"{program}: error: standard output: {reason}\n"), command
+        assert list(load(out / "m.npz")) == list(nnr_codec.load_file(out / "m.nnr"))
+
+    def test_closed_output_that_nobody_needs(self, stream: Path, out: Path) -> None:
+        found = self.run(f"nnr-decode {stream} -q -o {out / 'm.npz'}", ">&-")
+        assert found == (0, "", "")
+        assert self.run(f"nnr-info {stream}.no", ">&-") == (
+            *(1, ""),
+            f"nnr-info: error: {stream}.no: No such file or directory\n",
+        )
+
+    def test_output_file_that_is_closed(self, stream: Path) -> None:
+        code, out, _ = self.run(f"nnr-decode {stream} -o /dev/stdout", ">&-")
+        assert (code != 0, out) == (True, "")
+
+    @pytest.mark.parametrize("redirection", ["2>&-", "<&- >&- 2>&-"])
+    def test_closed_errors(self, stream: Path, tmp_path: Path, redirection: str) -> None:
+        assert self.run(f"nnr-info {tmp_path / 'absent'}", redirection) == (1, "", "")
+        assert self.run("nnr-info --nothing", redirection) == (2, "", "")
+        damaged = tmp_path / "damaged.nnr"
+        damaged.write_bytes(stream.read_bytes()[:-1])
+        assert self.run(f"nnr-info {damaged}", redirection) == (3, "", "")
+
+    @linux_only
+    def test_full_errors(self, tmp_path: Path) -> None:
+        assert self.run(f"nnr-info {tmp_path / 'absent'}", "2> /dev/full") == (1, "", "")
+
+
+# Runs a command when but so many more files can be opened.
+FEW_FILES = """
+import importlib, os, resource, sys
+main = importlib.import_module(f"nnr_codec.cli.{sys.argv[1]}").main
+import numpy.ma, safetensors.numpy, tempfile, threadpoolctl
+used = len(os.listdir("/proc/self/fd")) - 1
+resource.setrlimit(resource.RLIMIT_NOFILE, (used + int(sys.argv[2]),) * 2)
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@linux_only
+class TestTooManyOpenFiles:
+    @each_output
+    def test_every_number(
+        self, stream: Path, model: Path, out: Path, tmp_path: Path, arrays: Any, suffix: str
+    ) -> None:
+        """With few more the commands fail, and say so; with some more they are done."""
+        graph = ["--graph", str(onnx_graph(tmp_path / "g.onnx", arrays))]
+        other = out / f"m{suffix}"
+        save_checkpoint(other, arrays, **({"graph": graph[1]} if suffix == ".onnx" else {}))
+        for command in (
+            *([["info", stream], ["info", "--digest", stream]] if suffix == ".npz" else []),
+            ["decode", stream, "-f", "-o", other, *(graph if suffix == ".onnx" else [])],
+            ["encode", other, "-f", "-o", out / "m.nnr"],
+        ):
+            numbers = (0, 1, 2, 3) if suffix == ".safetensors" else (0, 3)
+            codes = [self.run(files, command) for files in numbers]
+            assert codes[-1] == 0
+            assert codes[0] == 1
+            assert set(codes) == {0, 1}
+
+    def run(self, files: int, command: list[Any]) -> int:
+        program, *arguments = map(str, command)
+        done = subprocess.run(
+            [sys.executable, "-c", FEW_FILES, program, str(files), *arguments],
+            cwd=Path(script("nnr-info")).parent,
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+        )
+        if done.returncode:
+            assert done.stderr.startswith(f"nnr-{program}: error: ")
+            assert done.stderr.endswith("Too many open files\n")
+            assert done.stderr.count("\n") == 1
+        return done.returncode

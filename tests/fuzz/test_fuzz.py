@@ -2,16 +2,22 @@
 
 Every run makes the same mutants (seeded). Seeds are the peer's vectors where they are present, and
 streams of our own that use what the vectors lack. A mutant that fails is printed in hex.
+NNR_FUZZ_SECONDS gives time for more.
 """
 
 from __future__ import annotations
 
 import io
+import os
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fuzz_support import Mutator, ShortReads, is_error, outcome, own_streams, seeds, timed, vector
+from small_streams import small_streams
+
+SECONDS = float(os.environ.get("NNR_FUZZ_SECONDS", "0"))
 
 pytestmark = pytest.mark.filterwarnings("error")  # damage must not show as warnings of numpy
 
@@ -21,6 +27,21 @@ def test_the_seeds_decode() -> None:
     good = [not is_error(outcome(stream)) for stream in seeds()]
     assert sum(good) >= len(own_streams())
     assert all(not is_error(outcome(stream)) for stream in own_streams())
+
+
+@pytest.mark.skipif(not SECONDS, reason="NNR_FUZZ_SECONDS is not set")
+def test_as_long_as_there_is_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """More mutants, of small streams of all kinds too; `NNR_FUZZ_SEED` gives others."""
+    small = [stream.data for stream in small_streams().values()]
+    mutator = Mutator(int(os.environ.get("NNR_FUZZ_SEED", "1000")), [*seeds(), *small, *small])
+    outcomes: Counter[str] = Counter()
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        stream = mutator.mutant()
+        found = timed(stream, lambda stream=stream: outcome(stream))
+        outcomes[found[0].__name__ if is_error(found) else "decoded"] += 1
+    with capsys.disabled():
+        print(f"{outcomes.total()} mutants: {dict(outcomes)}")
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fuzz_support import LIMITS, Mutator, ShortReads, head, is_error, outcome, seeds
+from peak_memory import Work, measured
 
 import nnr_codec
 from nnr_codec import DecodeLimits
@@ -181,9 +182,48 @@ def test_products_do_not_overflow(dimensions: list[int]) -> None:
 
 
 def test_a_unit_size_on_a_short_pipe() -> None:
-    stream = head(0)[0] + b"\xff\xff\xff\xff" + bytes(1000)
+    stream = head(0)[0] + b"\xff\xff\xff\xff\x14" + bytes(1000)  # of a data unit
     assert peak_of(ShortReads(stream), TruncatedBitstream) < LITTLE
     assert peak_of(io.BytesIO(stream), TruncatedBitstream) < 2 * LITTLE
+
+
+def wide(dimensions: list[int]) -> bytes:
+    start, context = head(0)
+    record = nnr.DataUnit(names=["w"], tensor_dimensions=dimensions)
+    return start + nnr.write_data_unit(record, bytes(1000), context)
+
+
+def refused() -> dict[str, bytes]:
+    """Streams that ask for much and are refused."""
+    kinds = ("names", "codebook", "dimensions", "entry points")
+    return {
+        **{kind: lying_header(kind) for kind in kinds},
+        "a tebi": wide([2**20, 2**20]),
+        "overflow": wide([2**32 - 2**8] * 32),
+        "a long unit": head(0)[0] + b"\xff\xff\xff\xff\x14" + bytes(1000),
+        "factors": factor_bomb(2**16, 2**14, 2**16),
+        "damaged": head(0)[0] + Header().to_bytes(),
+    }
+
+
+def test_refused_streams_take_no_memory() -> None:
+    """Of the whole process: the core's, too, of which tracemalloc knows nothing."""
+    streams = refused()
+    works = [Work(name, [stream], reading="all") for name, stream in streams.items()]
+    large = Work("decoded", [*bombs()[:1], large_stream()])
+    results = measured([Work("warm", [lying_header("names")] * 9), *works, large], DecodeLimits())
+    for name in streams:
+        (error,) = results[name].outcomes
+        assert error in ("LimitExceeded", "TruncatedBitstream", "InvalidBitstream")
+        assert results[name].peak < 4 * LITTLE, name
+    assert results["decoded"].outcomes == {"decoded": 2}
+    assert results["decoded"].peak > 2**25  # what is measured is the core's memory, too
+
+
+def large_stream() -> bytes:
+    """A stream of few bytes that decodes to 2**25 elements."""
+    start, context = head(1)
+    return start + single_value_unit([2**25], context)
 
 
 def test_all_tensors_together_have_a_limit() -> None:

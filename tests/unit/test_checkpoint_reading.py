@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import threading
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from checkpoint_support import SUFFIXES, assert_refused, assert_same, each_forma
 
 from nnr_codec.checkpoints import open_checkpoint, save_checkpoint
 from nnr_codec.errors import InvalidModel
+from nnr_codec.factorization.files import with_weights
 
 
 class TestReading:
@@ -237,3 +239,71 @@ class TestRefusals:
         path = write_zip(tmp_path, ("w.npy", npy(np.full(4, 3, np.uint8))))
         path.write_bytes(path.read_bytes().replace(b"\3\3\3\3", b"\3\3\3\2"))
         assert_refused(path, "'w'.*CRC")
+
+
+class TestBombs:
+    """Archives of some kilobytes that would become gigabytes."""
+
+    def refused(self, path: Path, reason: str) -> None:
+        tracemalloc.start()
+        try:
+            assert_refused(path, reason)
+            assert tracemalloc.get_traced_memory()[1] < 2**24
+        finally:
+            tracemalloc.stop()
+
+    def test_npz_texts(self, tmp_path: Path) -> None:
+        def text(characters: int) -> bytes:
+            return npy_header("()", f"'<U{characters}'") + b"a\0\0\0" * characters
+
+        large = ("large.npy", text(2**23 + 1))
+        path = write_zip(tmp_path, large, method=zipfile.ZIP_DEFLATED)
+        assert path.stat().st_size < 2**18
+        self.refused(path, "'large': .*text entries of more than 8388608 characters")
+        many = [(f"t{index}.npy", text(2**21)) for index in range(5)]
+        path = write_zip(tmp_path, *many, method=zipfile.ZIP_DEFLATED)
+        assert_refused(path, "'t4': .*text entries of more")
+        path = write_zip(tmp_path, *many[:4], method=zipfile.ZIP_DEFLATED)
+        with open_checkpoint(path) as model:
+            assert [len(entry) for entry in model.metadata.values()] == [2**21] * 4
+
+    def test_npz_headers(self, tmp_path: Path) -> None:
+        member = b"\x93NUMPY\2\0" + struct.pack("<I", 2**26) + b" " * 2**26
+        path = write_zip(tmp_path, ("w.npy", member), method=zipfile.ZIP_DEFLATED)
+        self.refused(path, "'w': .*an array header of 67108864 bytes")
+
+    def test_npz_headers_of_version_2(self, tmp_path: Path) -> None:
+        stream = io.BytesIO()
+        array = np.arange(6, dtype=np.float32).reshape(2, 3)
+        np.lib.format.write_array(stream, array, version=(2, 0))
+        path = write_zip(tmp_path, ("w.npy", stream.getvalue()))
+        with open_checkpoint(path) as model:
+            assert np.array_equal(model["w"].read(), array)
+
+    def test_compressed_pickles(self, tmp_path: Path) -> None:
+        pytest.importorskip("torch")
+        path = tmp_path / "m.pt"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("m/data.pkl", b"\x80\x02X" + struct.pack("<I", 2**27) + b"a" * 2**27)
+            archive.writestr("m/version", b"3")
+            archive.writestr("m/byteorder", b"little")
+        self.refused(path, "a compressed pickle of 134217735 bytes")
+
+    @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+    def test_maps_of_factors(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"m{suffix}"
+        text = '{"nnr_model_map":1,"extras":[' + "[]," * (2**23 // 3) + "[]]}"
+        save_checkpoint(path, some(), metadata={"nnr_model_map": text[: 2**23]})
+        with open_checkpoint(path) as model, pytest.raises(InvalidModel, match="model map"):
+            with_weights(model)
+        if suffix == ".npz":
+            return
+        save_checkpoint(path, some(), metadata={"nnr_model_map": text}, overwrite=True)
+        with open_checkpoint(path) as model:
+            tracemalloc.start()
+            try:
+                with pytest.raises(InvalidModel, match=r"its model map: \d+ characters"):
+                    with_weights(model)
+                assert tracemalloc.get_traced_memory()[1] < 2**20
+            finally:
+                tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""Products whose sums are formed in a given order, in tiles and all at once."""
+"""Products whose sums are formed in a given order, the same on all paths."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from nnr_codec.decoding import ordered_product
-from nnr_codec.decoding.ordered_product import summed_by_rank
+from nnr_codec._core import allow_shift_paths
+from nnr_codec.factorization.ordered_product import summed_by_rank
 
 
 def plain(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -48,13 +48,52 @@ def test_sums_are_in_the_order_of_the_rank(rows: int, rank: int, columns: int) -
         assert not np.array_equal(product, plain(left[:, ::-1], right[::-1]))
 
 
-def test_both_ways_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    left, right = of_any_size(1, 20, 999), of_any_size(2, 999, 25)
-    whole = summed_by_rank(left, right)
-    for few, tile in ((0, 64), (0, 7), (10_000, 2**14)):
-        monkeypatch.setattr(ordered_product, "_FEW", few)
-        monkeypatch.setattr(ordered_product, "_TILE", tile)
-        assert np.array_equal(summed_by_rank(left, right), whole)
+SHAPES = [
+    (1, 3, 9),
+    (3, 40, 5),
+    (5, 257, 17),
+    (20, 999, 25),
+    (270, 300, 33),
+    (4, 31, 8),
+    (33, 5, 2),
+]
+
+
+@pytest.mark.parametrize(("rows", "rank", "columns"), SHAPES)
+def test_both_ways_agree(rows: int, rank: int, columns: int) -> None:
+    """The paths for newer processors and the plain one; strides of any kind, and a sum begun."""
+    left, right = of_any_size(1, rows, rank), of_any_size(2, rank, columns)
+    expected = plain(left, right)
+    begun = of_any_size(3, rows, columns)
+    for allowed in (False, True):
+        allow_shift_paths(allowed)
+        assert np.array_equal(summed_by_rank(left, right), expected)
+        assert np.array_equal(summed_by_rank(np.asfortranarray(left), right), expected)
+        assert np.array_equal(summed_by_rank(left, np.asfortranarray(right)), expected)
+        wide = np.repeat(np.repeat(left, 2, axis=0), 3, axis=1)[::2, ::3]
+        assert np.array_equal(summed_by_rank(wide[:, ::-1][:, ::-1], right), expected)
+        half = rank // 2
+        total = summed_by_rank(left[:, :half], right[:half])
+        assert np.array_equal(summed_by_rank(left[:, half:], right[half:], total), expected)
+        columnwise = begun.copy(order="F")
+        summed_by_rank(left, right, columnwise)
+        assert np.array_equal(columnwise, plain_from(begun, left, right))
+
+
+def plain_from(total: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    for column, row in zip(left.T, right, strict=True):
+        total = total + np.outer(column, row)
+    return total
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (4, 5)), ((2, 3), (3, 5), (2, 4))])
+def test_sizes_that_do_not_fit(shapes: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(ValueError, match="wrong size"):
+        summed_by_rank(*map(np.zeros, shapes))
+
+
+def test_nothing_to_sum() -> None:
+    assert np.array_equal(summed_by_rank(np.ones((2, 0)), np.ones((0, 3))), np.zeros((2, 3)))
 
 
 def test_infinities_and_zeros() -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from nnr_codec import bitstream as nnr
 from nnr_codec.bitstream import units as units_module
+from nnr_codec.bitstream.codes import UnitType
 from nnr_codec.errors import (
     BitstreamError,
     InvalidBitstream,
@@ -346,3 +347,79 @@ def test_parsed_units_free_their_bytes() -> None:
         parsed.elements()
     del parsed
     data.append(0)
+
+
+class TestHeadersFirst:
+    """What must not come is refused before it is read, and so kept in memory."""
+
+    def read(self, stream: bytes) -> int:
+        """Parse a stream that goes on without an end; return how far it was read."""
+
+        class Endless(io.RawIOBase):
+            position = 0
+
+            def read(self, size: int = -1) -> bytes:
+                data = stream[self.position : self.position + size].ljust(size, b"x")
+                self.position += size
+                assert self.position < 2**16
+                return data
+
+        file = Endless()
+        with pytest.raises(BitstreamError):
+            list(nnr.parse_units(file))
+        return file.position
+
+    @pytest.mark.parametrize("text", [b"y\ny\n", b'{"a": 1', b"PK\3\4", b"\xff" * 8, b"\x80\0zz"])
+    def test_other_data(self, text: bytes) -> None:
+        assert self.read(text) <= 6
+
+    @pytest.mark.parametrize("first", [UnitType.NNR_MPS, UnitType.NNR_NDU, 9, 40])
+    def test_a_first_unit_of_another_type(self, first: int) -> None:
+        assert self.read(bytes([0xFF, 0xFF, 0xFF, 0xFF, first << 2])) <= 6
+
+    def test_a_start_unit_that_is_too_long(self) -> None:
+        assert self.read(bytes([0xFF, 0xFF, 0xFF, 0xFF, UnitType.NNR_STR << 2])) <= 6
+
+    def test_units_out_of_order(self) -> None:
+        start = nnr.write_record(nnr.StartUnit())
+        mps = nnr.write_record(nnr.ModelParameterSet())
+        for units, kind in (
+            (start, UnitType.NNR_NDU),
+            (start, UnitType.NNR_STR),
+            (start + mps, UnitType.NNR_MPS),
+            (start + mps, 9),
+        ):
+            head = units + bytes([0xFF, 0xFF, 0xFF, 0xFF, kind << 2])
+            assert self.read(head) <= len(head) + 1
+
+
+class TestHeaderLimits:
+    """Headers are kept as objects that take many times their bytes: all of them have limits."""
+
+    def parse(self, units: list[bytes], **limits: int) -> None:
+        start = nnr.write_record(nnr.StartUnit()) + nnr.write_record(nnr.ModelParameterSet())
+        list(nnr.parse_units(start + b"".join(units), DecodeLimits(**limits)))
+
+    def unit(self, name: str, **more: Any) -> bytes:
+        record = nnr.DataUnit(names=[name], tensor_dimensions=[2, 3], **more)
+        return nnr.write_data_unit(record, b"x", nnr.Context(0, nnr.ModelParameterSet()))
+
+    def test_units_and_what_is_in_them(self) -> None:
+        plain = [self.unit(f"{index}") for index in range(100)]
+        self.parse(plain, max_header_entries=102 * 16 + 300)
+        with pytest.raises(LimitExceeded, match="max_header_entries"):
+            self.parse(plain, max_header_entries=102 * 16 + 299)
+        book = nnr.Codebook(values=list(range(1000)))
+        books = [self.unit(f"{index}", codebooks=[book]) for index in range(5)]
+        self.parse(books, max_header_entries=7 * 16 + 5 * 1003)
+        with pytest.raises(LimitExceeded, match="max_header_entries"):
+            self.parse(books, max_header_entries=7 * 16 + 5 * 1003 - 1)
+
+    def test_texts_together(self) -> None:
+        units = [
+            nnr.write_record(nnr.Topology(topology_data="t" * 60)),
+            nnr.write_record(nnr.QuantizationData(quantization_data="q" * 40)),
+        ]
+        self.parse(units, max_topology_bytes=100)
+        with pytest.raises(LimitExceeded, match="max_topology_bytes"):
+            self.parse(units, max_topology_bytes=99)

@@ -125,3 +125,51 @@ def test_interruptions_go_on(text: str, tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text(text)
     with pytest.raises(KeyboardInterrupt):
         call_function(f"{tmp_path}/user.py:f", "module")
+
+
+class TestModules:
+    """Files of one name, and what they leave."""
+
+    def write(self, folder: Path, name: str, value: int) -> str:
+        folder.mkdir(exist_ok=True)
+        (folder / "beside.py").write_text(f"VALUE = {value}\n")
+        (folder / "parts").mkdir(exist_ok=True)
+        (folder / "parts" / "__init__.py").write_text("")
+        (folder / "parts" / "one.py").write_text(f"VALUE = {value}\n")
+        (folder / name).write_text(
+            "from __future__ import annotations\n"
+            "import dataclasses, pickle, sys\n"
+            "from beside import VALUE\n"
+            "from parts.one import VALUE as OTHER\n"
+            "@dataclasses.dataclass\nclass Setting:\n    number: int\n"
+            "def value(): return VALUE, OTHER, pickle.loads(pickle.dumps(Setting(VALUE))).number\n"
+            "def module(): return sys.modules[__name__]\n"
+        )
+        return f"{folder / name}:"
+
+    @pytest.mark.parametrize("name", ["model.py", "json.py", "a.b.py", "numpy.py"])
+    def test_files_of_one_stem(self, tmp_path: Path, name: str) -> None:
+        before = {key: sys.modules.get(key) for key in ("json", "numpy", "model", "a.b")}
+        first, second = (self.write(tmp_path / f, name, n) for n, f in enumerate("ab"))
+        values = [load_function(f"{place}value", "module") for place in (first, second, first)]
+        assert [value() for value in values] == [(0, 0, 0), (1, 1, 1), (0, 0, 0)]
+        modules = [call_function(f"{place}module", "module") for place in (first, second)]
+        assert len({module.__name__ for module in modules}) == 2
+        assert {key: sys.modules.get(key) for key in before} == before
+
+    def test_installed_modules_stay(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "a", "first.py", 1)
+        place = self.write(tmp_path / "b", "second.py", 2)
+        (tmp_path / "b" / "pytest.py").write_text("raise ValueError")
+        assert call_function(f"{tmp_path / 'a' / 'first.py'}:value", "module")[0] == 1
+        assert call_function(f"{place}value", "module")[0] == 2
+        assert sys.modules["pytest"] is pytest
+
+    @pytest.mark.parametrize("end", ["raise ValueError", "raise KeyboardInterrupt", "1 +"])
+    def test_nothing_stays_of_a_failure(self, tmp_path: Path, end: str) -> None:
+        (tmp_path / "broken.py").write_text(f"import sys\nsys.path.pop(0)\n{end}\n")
+        before, path = set(sys.modules), list(sys.path)
+        with pytest.raises((InvalidOptions, KeyboardInterrupt)):
+            load_function(f"{tmp_path / 'broken.py'}:f", "module")
+        assert set(sys.modules) == before
+        assert sys.path == path
