@@ -21,6 +21,7 @@ from .errors import (
     NnrWarning,
     TruncatedBitstream,
     UnsupportedFeature,
+    VerificationMismatch,
 )
 from .options import DecodeLimits, EncodeOptions
 from .stream import NnrStream
@@ -42,6 +43,7 @@ __all__ = [
     "NnrWarning",
     "TruncatedBitstream",
     "UnsupportedFeature",
+    "VerificationMismatch",
     "__version__",
     "decode",
     "encode",

@@ -24,7 +24,7 @@ from .factorization.files import with_weights
 from .factorization.forms import FactoredWeight
 from .model import Model
 from .options import EncodeOptions
-from .report import EncodeReport, TensorReport
+from .report import EncodeReport, OnStage, TensorReport
 
 ModelLike = str | os.PathLike[str] | Model | Mapping[str, Any] | Any
 """A path, a Model, arrays or tensors by name, or a module of torch."""
@@ -54,6 +54,8 @@ def encode(
     overwrite: bool = False,
     executor: Executor | None = None,
     progress: Callable[[TensorReport], object] | None = None,
+    on_stage: OnStage | None = None,
+    verify: bool = False,
 ) -> EncodeResult:
     """Encode a model into an NNR bitstream.
 
@@ -76,11 +78,17 @@ def encode(
             not depend on it.
         progress: called with each tensor's report when it is coded; where the stream is made more
             than once (for a target size, or to compare profiles), each time.
+        on_stage: called with "surveyed", "chosen", "quantized", "coded" or "verified" when that is
+            done to tensors, and the number of their elements; in threads of the executor, too.
+            The tensors are surveyed once, and the next three done as often as the stream is made.
+        verify: decode the stream before `out` appears, and compare: what is coded exactly has to
+            come back bit by bit, all else with the squared error of the report.
 
     Raises:
         InvalidModel: a tensor cannot be coded; the message names it.
         InvalidOptions: an option is out of range, or `out` cannot be written.
         BitstreamError: a parent is damaged.
+        VerificationMismatch: `verify` is given, and the stream decodes to something else.
         OSError: a file cannot be read or written.
 
     Warns:
@@ -114,6 +122,8 @@ def encode(
             series=series,
             executor=executor,
             progress=progress,
+            on_stage=on_stage,
+            verify=verify,
         )
         data = output.getvalue() if isinstance(output, io.BytesIO) else None
     for note in report.notes:

@@ -68,6 +68,10 @@ class QuantizationOverflow(InvalidModel):
     """Quantized so coarsely, a parameter's values leave its element type."""
 
 
+class VerificationMismatch(NnrError):
+    """A bitstream does not decode to the model that it should: nothing was written."""
+
+
 class BitstreamError(NnrError):
     """Base of the errors that a bitstream can have."""
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+Stage = Literal["surveyed", "chosen", "quantized", "coded", "verified"]
+"""What has been done to a tensor on its way into a stream, in this order: see ``nnr_codec.encode``;
+"chosen" is how it is coded."""
+
+OnStage = Callable[[Stage, int], object]
+"""Called when a stage is done, with the number of elements, by whichever thread does it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,20 +63,20 @@ def _in_place_of(text: str, overwrite: bool) -> Iterator[BinaryIO]:
     if not overwrite and os.path.lexists(target):
         raise _exists(text)
     folder = os.path.dirname(target)
-    descriptor, temporary = _open_temporary(text, folder)
+    # Known before there is such a file: it goes, whenever an interruption comes.
+    temporary = os.path.join(folder, f".nnr-{secrets.token_hex(8)}.tmp")
     try:
+        descriptor, is_named = _open_temporary(text, temporary)
         with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
             os.fsync(descriptor)
-            if temporary is None:
-                temporary = _link_unnamed(file, folder, target)
-        if temporary is not None and not _move(temporary, target, overwrite):
+            is_linked = not is_named and _link_unnamed(file, temporary, target)
+        if not is_linked and not _move(temporary, target, overwrite):
             raise _exists(text)
     finally:
-        if temporary is not None:
-            with suppress(FileNotFoundError):  # it is in place
-                os.unlink(temporary)
+        if os.path.lexists(temporary):  # else there was none yet, or it is in place
+            os.unlink(temporary)
     _sync_folder(folder)
 
 
@@ -117,11 +117,12 @@ def _cannot_write(path: str, error: Exception) -> Exception:
     return InvalidOptions(_OPTION, f"cannot write {path!r}: {reason or error}")
 
 
-def _open_temporary(path: str, folder: str) -> tuple[int, str | None]:
-    """Open a file in `folder` for the output `path`: its descriptor, and its name if it has one."""
+def _open_temporary(path: str, temporary: str) -> tuple[int, bool]:
+    """Open a file for the output `path`: its descriptor, and whether it has the name `temporary`
+    already."""
     try:
-        descriptor = _open_unnamed(folder)
-        return (descriptor, None) if descriptor is not None else _open_named(folder)
+        descriptor = _open_unnamed(os.path.dirname(temporary))
+        return (_open_named(temporary), True) if descriptor is None else (descriptor, False)
     except OSError as error:
         raise _cannot_write(path, error) from error
 
@@ -139,28 +140,21 @@ def _open_unnamed(folder: str) -> int | None:
         raise
 
 
-def _open_named(folder: str) -> tuple[int, str]:
-    temporary = _temporary_name(folder)
-    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | _BINARY
-    return os.open(temporary, flags, _MODE), temporary
+def _open_named(temporary: str) -> int:
+    return os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | _BINARY, _MODE)
 
 
-def _temporary_name(folder: str) -> str:
-    return os.path.join(folder, f".nnr-{secrets.token_hex(8)}.tmp")
-
-
-def _link_unnamed(file: BinaryIO, folder: str, target: str) -> str | None:
-    """Give the finished unnamed `file` the name `target`, or else a temporary one, returned."""
+def _link_unnamed(file: BinaryIO, temporary: str, target: str) -> bool:
+    """Give the finished unnamed `file` the name `target`, or else `temporary`; say whether the
+    first."""
     try:
         _link_descriptor(file.fileno(), target)
-        return None
-    except FileExistsError:
-        pass  # linking cannot replace a file, but moving can
+        return True
+    except FileExistsError:  # linking cannot replace a file, but moving can
+        _link_descriptor(file.fileno(), temporary)
     except OSError:
-        return _copy_named(file, folder)
-    temporary = _temporary_name(folder)
-    _link_descriptor(file.fileno(), temporary)
-    return temporary
+        _copy_named(file, temporary)
+    return False
 
 
 def _link_descriptor(descriptor: int, target: str) -> None:
@@ -177,19 +171,13 @@ def _link_descriptor(descriptor: int, target: str) -> None:
         os.close(folder)
 
 
-def _copy_named(file: BinaryIO, folder: str) -> str:
+def _copy_named(file: BinaryIO, temporary: str) -> None:
     """Copy the finished unnamed `file`, which the system refuses to name, to one with a name."""
-    descriptor, temporary = _open_named(folder)
-    try:
-        with os.fdopen(descriptor, "wb") as copy:
-            file.seek(0)
-            shutil.copyfileobj(file, copy)
-            copy.flush()
-            os.fsync(descriptor)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return temporary
+    with os.fdopen(_open_named(temporary), "wb") as copy:
+        file.seek(0)
+        shutil.copyfileobj(file, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
 
 
 def _move(temporary: str, target: str, overwrite: bool) -> bool:

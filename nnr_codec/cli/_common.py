@@ -7,7 +7,9 @@ import json
 import os
 import re
 import reprlib
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import (
@@ -23,7 +25,14 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..checkpoints.file_format import format_of
-from ..errors import BitstreamError, InvalidModel, InvalidOptions, NnrError, UnsupportedFeature
+from ..errors import (
+    BitstreamError,
+    InvalidModel,
+    InvalidOptions,
+    NnrError,
+    UnsupportedFeature,
+    VerificationMismatch,
+)
 from ..options import TENSOR_OPTIONS, DecodeLimits
 from ..options.kinds import Kind, whole
 from ._streams import Output, standard_streams
@@ -34,13 +43,9 @@ DONE, FAILURE, USAGE, BAD_BITSTREAM, MISMATCH = range(5)
 
 _STDOUT_PATHS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _MOST_THREADS = 1 << 16
-_INTERRUPTED = 130  # as shells have it for SIGINT
+_INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have them
 _shortened = reprlib.Repr()
 _shortened.maxstring = 80
-
-
-class VerificationMismatch(NnrError):
-    """The decoded tensors do not have the digest that was given."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -191,19 +196,25 @@ def executor(threads: int) -> Iterator[Executor | None]:
 
 
 @contextmanager
-def progress_bar(quiet: bool, total: int | None, unit: str) -> Iterator[Callable[[int], object]]:
-    """Give a function that advances the bar; there is one only on a terminal."""
+def progress_bar(
+    quiet: bool, total: float | None, unit: str
+) -> Iterator[Callable[[float], object]]:
+    """Give a function that advances the bar, from any thread; there is one only on a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda amount: None
         return
     from tqdm import tqdm  # late: most runs have no bar
 
-    with tqdm(total=total, unit=unit, unit_scale=True, leave=False, file=sys.stderr) as bar:
+    lock = threading.Lock()
+    # Without miniters, after a large step many small ones would not be drawn.
+    looks: dict[str, Any] = {"unit": unit, "unit_scale": True, "leave": False, "miniters": 1}
+    with tqdm(total=total, file=sys.stderr, **looks) as bar:
 
-        def advance(amount: int) -> None:
-            if total is not None and bar.n + amount > bar.total:
-                bar.total += total  # it takes longer than expected
-            bar.update(amount)
+        def advance(amount: float) -> None:
+            with lock:
+                if total is not None and bar.n + amount > bar.total:
+                    bar.total += total  # it takes longer than expected
+                bar.update(amount)
 
         yield advance
 
@@ -223,7 +234,7 @@ def run(
     parser: Parser, command: Callable[[argparse.Namespace], int], arguments: list[str] | None
 ) -> int:
     """Run a command; turn exceptions into a message on stderr and an exit code."""
-    with standard_streams() as output:
+    with _ended_by_signals(), standard_streams() as output:
         return _run(parser, command, arguments, output)
 
 
@@ -257,8 +268,40 @@ def _run(
         return _fail(program, f"{name}{error.strerror or error}", FAILURE)
     except MemoryError:
         return _fail(program, "out of memory", FAILURE)
+    except _Terminated:
+        return _fail(program, "terminated", _TERMINATED)
     except KeyboardInterrupt:
         return _fail(program, "interrupted", _INTERRUPTED)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: all ends as after Ctrl-C."""
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, by an exception; after the first of these signals
+    others are ignored, so that what is temporary can be removed. Signals that are ignored stay so.
+    """
+    endings = {signal.SIGTERM: _Terminated, signal.SIGINT: KeyboardInterrupt}
+    before: dict[signal.Signals, Any] = {}
+
+    def end(number: int, frame: object) -> None:
+        for handled in before:
+            signal.signal(handled, signal.SIG_IGN)
+        raise endings[signal.Signals(number)]
+
+    if threading.current_thread() is threading.main_thread():  # only there can signals be handled
+        handlers = {number: signal.getsignal(number) for number in endings}
+        usual = (signal.SIG_DFL, signal.default_int_handler)
+        before = {number: old for number, old in handlers.items() if old in usual}
+    try:
+        for number in before:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _in_shell(parser: Parser, error: InvalidOptions) -> str:

@@ -72,11 +72,12 @@ def decompose(
     model: Model,
     options: EncodeOptions,
     executor: Executor | None,
-    advance: Callable[[int], object],
+    advance: Callable[[float], object],
 ) -> Decomposition:
     """Decompose the weights of a model as the command line says; what are factors stays so.
 
-    `advance` is called with the number of weights that are done. Raises what `decompose_model`
+    `advance` is called with the number of weights that are done, half of those whose ranks are
+    chosen; in the end it was called with as many as the model has. Raises what `decompose_model`
     raises, and what loading and calling the user's functions and module raises.
     """
     from ..decompose import decompose_model  # imports libraries that others need not
@@ -93,15 +94,24 @@ def decompose(
             calibration = calibrate(module, batches)
         if not given.quiet:
             _show_incomplete(calibration)
-    return decompose_model(
+    left = float(sum(parameter.size for parameter in model.values()))
+
+    def progress(name: str) -> None:
+        nonlocal left
+        left -= model[name].size / 2
+        advance(model[name].size / 2)
+
+    decomposition = decompose_model(
         dense,
         options,
         module=module,
         inputs=inputs,
         calibration=calibration,
         executor=executor,
-        progress=lambda name: advance(model[name].size),
+        progress=progress,
     )
+    advance(left)
+    return decomposition
 
 
 def show_skipped(decomposition: Decomposition) -> None:

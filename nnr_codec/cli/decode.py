@@ -13,7 +13,7 @@ from dataclasses import replace
 from ..checkpoints import check_output, save_checkpoint
 from ..decoding.decoded_model import DecodedModel
 from ..decoding.stream_decoder import StreamDecoder
-from ..errors import InvalidOptions
+from ..errors import InvalidOptions, VerificationMismatch
 from ..factorization.metadata import KEY, USUAL
 from ..model import Array, Parameter
 from ..report import size_text
@@ -116,7 +116,7 @@ def _write(
         digest = state.hexdigest() if state is not None else None
         if given.verify is not None and digest != given.verify.lower():
             reason = f"its digest is {digest}, not {given.verify}; nothing was written"
-            raise common.VerificationMismatch(f"{given.input}: {reason}")
+            raise VerificationMismatch(f"{given.input}: {reason}")
 
     is_safetensors = output.lower().endswith(".safetensors")
     total = sum(parameter.size for parameter in model.parameters)
@@ -131,7 +131,7 @@ def _write(
         )
 
 
-def _advancing(parameter: Parameter, advance: Callable[[int], object]) -> Parameter:
+def _advancing(parameter: Parameter, advance: Callable[[float], object]) -> Parameter:
     """Return a parameter that moves the progress bar when it was read."""
 
     def load() -> Array:

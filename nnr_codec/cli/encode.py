@@ -13,7 +13,7 @@ from ..encoder import encode
 from ..errors import InvalidOptions, NnrWarning
 from ..model import Model
 from ..options import PRESETS, EncodeOptions
-from ..report import EncodeReport, size_text
+from ..report import EncodeReport, Stage, size_text
 from . import _common as common
 from . import _files
 from ._decomposition import add_decomposition, check_needed, decompose, show_skipped
@@ -23,6 +23,15 @@ from .text import printable, table
 PROGRAM = "nnr-encode"
 _USUAL_ENCODINGS = 3
 """Streams that are usually tried for a target size."""
+
+_SHARES: dict[Stage, float] = {
+    "surveyed": 1 / 8,
+    "chosen": 1 / 8,
+    "quantized": 1 / 4,
+    "coded": 1 / 2,
+    "verified": 1 / 2,
+}
+"""Of a weight, by which the progress bar advances; powers of two, whose sums are exact."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,6 +58,11 @@ def _parser() -> common.Parser:
     )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the output")
     parser.add_argument("--dry-run", action="store_true", help="encode, but write nothing")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="decode the bitstream and compare it with the model before it is written",
+    )
     common.add_amount(parser, "tensor")
     common.add_threads(parser)
     parser.add_argument(
@@ -72,7 +86,7 @@ def _encode(given: argparse.Namespace) -> int:
         open_checkpoint(path, key=given.key) as model,
         _files.around(given.input, None if given.dry_run else given.output, overwrite=given.force),
         common.executor(given.threads) as executor,
-        common.progress_bar(given.quiet, _expected_weights(model, options), "w") as advance,
+        common.progress_bar(given.quiet, _expected_work(given, model, options), "w") as advance,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", NnrWarning)  # `_show` prints them
@@ -83,6 +97,7 @@ def _encode(given: argparse.Namespace) -> int:
             decomposition = decompose(given, model, options, executor, advance)
             factorizations = decomposition.factorizations
             options = decomposition.adapted(options)
+            advance(_coding_work(options) * decomposition.saved)  # none of it is to be coded
             if not given.quiet:
                 show_skipped(decomposition)
         result = encode(
@@ -93,7 +108,8 @@ def _encode(given: argparse.Namespace) -> int:
             parents=given.parent,
             overwrite=given.force,
             executor=executor,
-            progress=lambda tensor: advance(tensor.elements),
+            on_stage=lambda stage, elements: advance(_SHARES[stage] * elements),
+            verify=given.verify,
         )
     report = replace(result.report, seconds=time.perf_counter() - start)  # decomposing included
     with common.results_beside(output):
@@ -124,11 +140,19 @@ def _files_named(given: argparse.Namespace) -> list[str]:
     return [*given.parent, *sources]
 
 
-def _expected_weights(model: Model, options: EncodeOptions) -> int:
-    """Return how many weights will be coded, those of all the streams that are tried."""
+def _expected_work(given: argparse.Namespace, model: Model, options: EncodeOptions) -> float:
+    """Return how many weights the bar counts, for all that is done to them."""
+    coded = sum(parameter.size for parameter in model.values() if parameter.tied_to is None)
+    weights = sum(parameter.size for parameter in model.values())
+    verified = _SHARES["verified"] if given.verify else 0.0
+    return _coding_work(options) * coded + (options.decomposes + verified) * weights
+
+
+def _coding_work(options: EncodeOptions) -> float:
+    """Return how often the bar counts a weight while it is coded, in all streams that are tried."""
     encodings = 1 if options.target_size is None else _USUAL_ENCODINGS
-    encodings += options.decomposes  # which counts its weights, too
-    return encodings * sum(parameter.size for parameter in model.values())
+    each = _SHARES["chosen"] + _SHARES["quantized"] + _SHARES["coded"]
+    return _SHARES["surveyed"] + encodings * each
 
 
 def _show(given: argparse.Namespace, report: EncodeReport) -> None:

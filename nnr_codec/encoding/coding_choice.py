@@ -19,6 +19,7 @@ from ..model import Parameter
 from ..options import EncodeOptions
 from ..quantize.codebook import promises_codebook
 from ..quantize.integer_rate import estimated_bits
+from ..report import OnStage
 from ..support.shared_function import call_portably
 from .exact import represent
 from .model_mapping import rule_of
@@ -41,7 +42,11 @@ _MOST_TRIES = 32
 
 
 def choose_codings(
-    survey: ModelSurvey, options: EncodeOptions, context: Context, executor: Executor | None = None
+    survey: ModelSurvey,
+    options: EncodeOptions,
+    context: Context,
+    executor: Executor | None = None,
+    on_stage: OnStage | None = None,
 ) -> dict[str, CodingChoice]:
     """Return how tensors are coded that are coded otherwise than their options say, by name.
 
@@ -50,14 +55,22 @@ def choose_codings(
         options: of the encoder, with the qp of this stream.
         context: profile and parameter sets of the stream.
         executor: looks at tensors side by side.
+        on_stage: called when tensors are "chosen": at once for those that there is no choice for.
 
     Raises:
         InvalidModel: a tensor cannot be read.
     """
+    on_stage = on_stage or (lambda stage, elements: None)
     candidates = list(_candidates(survey, options, context))
-    choices = results_of(executor, _choice, candidates)
-    named = zip((c.parameter.name for c in candidates), choices, strict=True)
-    return {name: choice for name, choice in named if choice != CodingChoice()}
+    total = sum(parameter.size for parameter in survey.coded)
+    on_stage("chosen", total - sum(candidate.elements for candidate in candidates))
+    choices = {}
+    results = results_of(executor, _choice, candidates)
+    for candidate, choice in zip(candidates, results, strict=True):
+        on_stage("chosen", candidate.elements)
+        if choice != CodingChoice():
+            choices[candidate.parameter.name] = choice
+    return choices
 
 
 def _candidates(

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from functools import cache
 from typing import Any, BinaryIO
 
@@ -18,15 +19,16 @@ from ..decoding.series import Series
 from ..factorization.forms import FactoredWeight
 from ..model import Model, dtype_name
 from ..options import EncodeOptions
-from ..report import EncodeReport, ExtraReport, TensorReport
+from ..report import EncodeReport, ExtraReport, OnStage, TensorReport
 from .coding_choice import choose_codings
 from .notes import choice_notes, damage_notes
 from .plan import plan_stream, stream_context
 from .size_estimate import SizeEstimate
 from .stream_encoder import Draft, encode_stream
-from .survey import survey_model
+from .survey import ModelSurvey, survey_model
 from .target_size import overflow_beyond_target, smaller_profile, within_target
-from .weight_errors import factoring_errors, merged_reports
+from .verification import verify_stream
+from .weight_errors import FactoringErrors, factoring_errors, merged_reports
 
 _IN_MEMORY = 1 << 20
 """Bytes of a stream beyond which it waits in a temporary file."""
@@ -41,11 +43,13 @@ def encode_model(
     series: Series | None = None,
     executor: Executor | None = None,
     progress: Callable[[TensorReport], object] | None = None,
+    on_stage: OnStage | None = None,
+    verify: bool = False,
 ) -> EncodeReport:
     """Encode a model in the profile that is the smaller, within the target size if any.
 
     Args:
-        model, options, executor, progress: as of :func:`nnr_codec.encode`.
+        model, options, executor, progress, on_stage, verify: as of :func:`nnr_codec.encode`.
         factorizations: the weights that travel as factors, by name.
         output: where the stream goes.
         series: the earlier streams.
@@ -56,7 +60,7 @@ def encode_model(
     Raises: as :func:`nnr_codec.encode`.
     """
     earlier = series or Series()
-    survey = survey_model(model, factorizations, options, executor)
+    survey = survey_model(model, factorizations, options, executor, on_stage)
     encodings = 0
     with ExitStack() as files:
 
@@ -64,12 +68,12 @@ def encode_model(
             nonlocal encodings
             encodings += 1
             context = stream_context(chosen, earlier)
-            choices = choose_codings(survey, chosen, context, executor)
+            choices = choose_codings(survey, chosen, context, executor, on_stage)
             plan = plan_stream(survey, chosen, earlier, choices)
             file: Any = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
             files.enter_context(file)
             try:
-                made = encode_stream(plan, file, executor, progress)
+                made = encode_stream(plan, file, executor, progress, on_stage)
                 made.notes = list(choice_notes(survey, choices, chosen))
                 return made
             except BaseException:
@@ -85,11 +89,30 @@ def encode_model(
             beyond_target = overflow_beyond_target(kept.qp_offset)
         with beyond_target:
             errors = factoring_errors(survey.factored, kept.factors, executor)
+        report = replace(_report(model, survey, options, kept, errors), encodings=encodings)
         kept.file.seek(0)
+        if verify:
+            tensors = report.tensors
+            verify_stream(
+                kept.file, model, tensors, series=earlier, executor=executor, on_stage=on_stage
+            )
+            kept.file.seek(0)
         shutil.copyfileobj(kept.file, output)
+    return report
+
+
+def _report(
+    model: Model,
+    survey: ModelSurvey,
+    options: EncodeOptions,
+    kept: Draft,
+    errors: Mapping[str, FactoringErrors],
+) -> EncodeReport:
+    """Return the report on the stream that is kept; `errors`: of the weights in factors."""
     order = {parameter.name: index for index, parameter in enumerate(survey.coded)}
     tensors = sorted(kept.tensors, key=lambda report: order[report.name])
     merged = tuple(merged_reports(tensors, survey.factored, errors))
+    extras = {extra.name for extra in survey.model_map.extras}
     return EncodeReport(
         merged,
         kept.header_bytes,
@@ -97,11 +120,10 @@ def encode_model(
         profile=kept.profile,
         unmatched=tuple(options.unmatched_globs([*model.names(), *order])),
         qp_offset=kept.qp_offset,
-        encodings=encodings,
         extras=tuple(
             ExtraReport(p.name, p.shape, dtype_name(p.dtype), p.tied_to)
             for p in model.values()
-            if p.name in {extra.name for extra in survey.model_map.extras}
+            if p.name in extras
         ),
         notes=(*survey.notes, *kept.notes, *damage_notes(merged, options)),
     )

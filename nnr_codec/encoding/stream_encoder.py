@@ -9,7 +9,8 @@ from functools import partial
 from typing import BinaryIO
 
 from ..bitstream import StartUnit, Topology, write_record
-from ..report import TensorReport
+from ..report import OnStage, TensorReport
+from ..support.ordered_calls import has_threads
 from .grouping import SAVED_BYTES
 from .plan import StreamPlan
 from .tensor_encoder import encode_unit
@@ -64,6 +65,7 @@ def encode_stream(
     file: BinaryIO,
     executor: Executor | None = None,
     progress: Callable[[TensorReport], object] | None = None,
+    on_stage: OnStage | None = None,
 ) -> Draft:
     """Encode a stream.
 
@@ -72,6 +74,7 @@ def encode_stream(
         file: where the stream goes.
         executor: encodes units side by side.
         progress: called with each coded tensor's report.
+        on_stage: called when tensors are "quantized", and when they are "coded".
 
     Raises:
         InvalidModel: a tensor cannot be coded.
@@ -81,12 +84,19 @@ def encode_stream(
     head = b"".join(write_record(record, profile) for record in records)
     file.write(head)
     draft = Draft(file, profile, len(head))
-    encode = partial(encode_unit, plan.context)
-    for encoded in results_of(executor, encode, plan.units):
+    # Other processes tell nothing before they are done.
+    is_told = on_stage is not None and (executor is None or has_threads(executor))
+    encode = partial(encode_unit, plan.context, on_stage=on_stage if is_told else None)
+    results = results_of(executor, encode, plan.units)
+    for unit, encoded in zip(plan.units, results, strict=True):
         file.write(encoded.data)
         draft.tensors += encoded.reports
         draft.factors |= encoded.factors
         draft.skippable_bytes += encoded.skippable_bytes
+        if on_stage is not None:
+            if not is_told:
+                on_stage("quantized", unit.elements)
+            on_stage("coded", unit.elements)
         if progress is not None:
             for report in encoded.reports:
                 progress(report)

@@ -14,6 +14,7 @@ from ..factorization.metadata import carried_metadata
 from ..factorization.model_map import ModelMap
 from ..model import Model, Parameter
 from ..options import EncodeOptions
+from ..report import OnStage
 from ..support.shared_function import call_portably
 from .factor_transport import FactorTransport, transport_factors
 from .model_mapping import map_model
@@ -50,6 +51,7 @@ def survey_model(
     factorizations: Mapping[str, FactoredWeight],
     options: EncodeOptions,
     executor: Executor | None = None,
+    on_stage: OnStage | None = None,
 ) -> ModelSurvey:
     """Read each tensor that is coded, and return what is known of it.
 
@@ -58,6 +60,7 @@ def survey_model(
         factorizations: the weights that travel as factors, by name.
         options: of the encoder.
         executor: looks at tensors side by side.
+        on_stage: called when tensors are "surveyed".
 
     Raises:
         InvalidModel: a tensor cannot be coded; the first one in order is named.
@@ -72,8 +75,12 @@ def survey_model(
         for parameter in coded
     )
     answers = results_of(executor, _surveys, _batches(questions))
-    surveys = [survey for batch in answers for survey in batch]
-    tensors = dict(zip((parameter.name for parameter in coded), surveys, strict=True))
+    tensors: dict[str, TensorSurvey] = {}
+    for batch in answers:
+        parameters = coded[len(tensors) : len(tensors) + len(batch)]
+        tensors.update(zip((parameter.name for parameter in parameters), batch, strict=True))
+        if on_stage is not None:
+            on_stage("surveyed", sum(parameter.size for parameter in parameters))
     metadata, notes = carried_metadata(model.metadata)
     model_map = replace(model_map, metadata=metadata)
     return ModelSurvey(model.names(), factored, coded, model_map, tensors, (*model.notes, *notes))

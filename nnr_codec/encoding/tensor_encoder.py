@@ -13,7 +13,7 @@ from ..errors import InvalidModel
 from ..model import Parameter, dtype_name
 from ..options import EncodeOptions
 from ..quantize.grids import levels_on_step
-from ..report import TensorReport
+from ..report import OnStage, TensorReport
 from ..support.shared_function import call_portably
 from .exact import integers_of
 from .plan import TensorPlan, UnitPlan
@@ -49,27 +49,31 @@ class EncodedTensors:
     factors: Mapping[str, QuantizedFactor] = field(default_factory=dict)
 
 
-def encode_unit(context: Context, unit: UnitPlan) -> EncodedTensors:
+def encode_unit(
+    context: Context, unit: UnitPlan, on_stage: OnStage | None = None
+) -> EncodedTensors:
     """Encode one data unit, in any order and by any worker.
 
     Args:
         context: profile and parameter sets of the stream.
         unit: what it holds.
+        on_stage: called when its tensors are "quantized".
 
     Raises:
         InvalidModel: a tensor cannot be coded.
     """
     first = next(iter(unit.tensors.values()))
-    return call_portably(first.parameter.name, TensorEncoder(context, unit).encode)
+    return call_portably(first.parameter.name, TensorEncoder(context, unit, on_stage).encode)
 
 
 class TensorEncoder:
     """Encodes the tensors of one data unit."""
 
-    def __init__(self, context: Context, unit: UnitPlan) -> None:
-        """`context`: profile and parameter sets of the stream."""
+    def __init__(self, context: Context, unit: UnitPlan, on_stage: OnStage | None = None) -> None:
+        """Encode `unit`; the arguments are those of `encode_unit`."""
         self._context = context
         self._unit = unit
+        self._on_stage = on_stage
         self._search = ToolSearch(context, unit.series, unit.node_ids)
 
     def encode(self) -> EncodedTensors:
@@ -79,6 +83,7 @@ class TensorEncoder:
         weight = self._unit.tensors["weight"]
         if weight.is_quantized:
             return self._encode_quantized()
+        self._tell_quantized()  # nothing is to be
         exact = weight.exact
         return self._encode_integers(weight) if exact is None else self._encode_exact(weight, exact)
 
@@ -223,12 +228,18 @@ class TensorEncoder:
 
     def _quantized(self) -> dict[str, QuantizedTensor]:
         """Quantize the tensors of a unit, by role."""
-        return {
+        quantized = {
             role: quantize_tensor(
                 tensor.parameter, tensor.options, tensor.survey.largest, self._context.profile
             )
             for role, tensor in self._unit.tensors.items()
         }
+        self._tell_quantized()
+        return quantized
+
+    def _tell_quantized(self) -> None:
+        if self._on_stage is not None:
+            self._on_stage("quantized", self._unit.elements)
 
     def _factors(self, quantized: Mapping[str, QuantizedTensor]) -> dict[str, QuantizedFactor]:
         """Return what decoders have of those tensors that are factors, by name."""

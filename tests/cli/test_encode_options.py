@@ -297,7 +297,8 @@ class TestUsage:
         ("option", "nearest"),
         [
             ("--qp-densty=3", "'--qp-densty=3': did you mean --qp-density?"),
-            ("--ver", "'--ver': did you mean --version?"),
+            ("--ver", "'--ver': did you mean --verify?"),
+            ("--vers", "'--vers': did you mean --version?"),
             ("--nothing-like-it", "'--nothing-like-it'"),
             ("beside", "'beside'"),
         ],
