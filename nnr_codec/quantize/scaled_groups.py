@@ -102,7 +102,8 @@ def may_have_scales(values: npt.NDArray[Any]) -> bool:
     if values.ndim < 2:
         return False
     # A channel of each axis; that of the first begins with a group.
-    parts = (np.moveaxis(values, axis, 0)[0].flat[:_GLANCE] for axis in range(values.ndim))
+    channels = (values[(slice(None),) * axis + (0,)] for axis in range(values.ndim))
+    parts = (channel.flat[:_GLANCE] for channel in channels)
     return any(
         part.size >= _LEAST_ELEMENTS
         and _may_have_divisor(part[:_LEAST_ELEMENTS])
