@@ -17,7 +17,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from nnr_codec.checkpoints.reading import file_error, open_regular, parsing
+from nnr_codec.checkpoints.reading import file_error, left_out_notes, open_regular, parsing
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, is_extension, supported_dtype
 from nnr_codec.options import DecodeLimits
@@ -28,15 +28,19 @@ _MAX_DEFLATE_RATIO = 1032  # 258 bytes of output from 2 bits of input
 _MAX_TEXT_BYTES = 4 * DecodeLimits().max_topology_bytes
 """Of all text entries, of four bytes for a character: as much as a stream's map could carry."""
 _MAX_HEADER_BYTES = 1 << 16  # of an array in the archive: a length of 16 bits, in version 1
+_NO_NUMBERS = "USOMm"  # kinds of numpy's types: texts, objects, times
 _ENCRYPTED = 1  # flag bit 0 (APPNOTE.TXT 4.4.4)
 
 
 def read(path: str) -> Model:
     """Open the `.npz` archive `path`; its tensors come in the order of the archive's directory.
 
+    Arrays of texts, times and objects are left out, and named in the model's notes.
+
     Raises:
         InvalidModel: the archive is damaged, a name occurs twice, a member is no array of an
-            element type that can be coded, or its text entries are too long.
+            element type that can be coded, its text entries are too long, or all members are
+            arrays that would be left out.
     """
     file = open_regular(path)
     try:
@@ -45,6 +49,7 @@ def read(path: str) -> Model:
         tensors: list[Parameter] = []
         metadata: dict[str, str] = {}
         text_bytes = 0
+        left_out: dict[str, InvalidModel] = {}
         for member in _members(path, archive, os.fstat(file.fileno()).st_size):
             shape, dtype = member.describe()
             if dtype.kind == "U" and shape == ():
@@ -53,10 +58,19 @@ def read(path: str) -> Model:
                     reason = f"text entries of more than {_MAX_TEXT_BYTES // 4} characters"
                     raise file_error(path, reason, member.name)
                 metadata[member.name] = str(member.load())
-            else:
+                continue
+            try:
                 dtype = _codable(path, member.name, dtype)
+            except InvalidModel as error:
+                if dtype.kind not in _NO_NUMBERS:
+                    raise
+                left_out[member.name] = error
+            else:
                 tensors.append(Parameter(member.name, shape, dtype, member.load))
-        return Model(tensors, metadata=metadata, source=path, on_close=file.close)
+        if left_out and not tensors:
+            raise next(iter(left_out.values()))
+        notes = left_out_notes(list(left_out))
+        return Model(tensors, metadata=metadata, source=path, notes=notes, on_close=file.close)
     except BaseException:
         file.close()
         raise

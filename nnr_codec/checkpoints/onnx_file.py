@@ -99,9 +99,21 @@ def _codable(onnx: Any, path: str, model: Any) -> _Codable:
         else:
             reason = f"is of type {_type_name(onnx, tensor)}, which cannot be coded"
             found.notes.append(f"{name!r} stays in the graph alone: it {reason}")
-    for sparse in model.graph.sparse_initializer:
-        found.notes.append(f"{sparse.values.name!r} stays in the graph alone: it is sparse")
+    for name in itertools.chain.from_iterable(map(_sparse_of, (model.graph, *model.functions))):
+        found.notes.append(f"{name!r} stays in the graph alone: it is sparse")
     return found
+
+
+def _sparse_of(graph: Any) -> Iterator[str]:
+    """Yield the names of the sparse tensors of a graph, or a function, and of its subgraphs."""
+    for sparse in getattr(graph, "sparse_initializer", ()):
+        yield sparse.values.name
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("sparse_tensor"):
+                yield next(iter(node.output), "")
+            for subgraph in _subgraphs(attribute):
+                yield from _sparse_of(subgraph)
 
 
 def graph_tensors(onnx: Any, model: Any) -> Iterator[tuple[str, Any]]:
@@ -137,9 +149,12 @@ def _of_nodes(onnx: Any, nodes: Iterable[Any]) -> Iterator[tuple[str, Any]]:
                 floats = _DTYPES.get(_type_name(onnx, attribute.t), "float").startswith(_FLOATS)
                 if len(attribute.t.dims) >= (1 if floats else 2):
                     yield next(iter(node.output), ""), attribute.t
-            graphs = [attribute.g] if attribute.HasField("g") else attribute.graphs
-            for graph in graphs:
+            for graph in _subgraphs(attribute):
                 yield from _of_graph(onnx, graph)
+
+
+def _subgraphs(attribute: Any) -> Iterable[Any]:
+    return [attribute.g] if attribute.HasField("g") else attribute.graphs
 
 
 def _locations(onnx: Any, path: str, tensors: Iterable[Any]) -> Iterator[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from nnr_codec.errors import InvalidModel, NnrError
+
+_MOST_NAMES = 8  # in a note
 
 
 def file_error(path: str, reason: str, tensor: str | None = None) -> InvalidModel:
@@ -16,6 +18,16 @@ def file_error(path: str, reason: str, tensor: str | None = None) -> InvalidMode
     if tensor is None:
         return InvalidModel(path, reason)
     return InvalidModel(tensor, f"in {path!r}: {reason}")
+
+
+def left_out_notes(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the sentence that names what a file holds beside the tensors; nothing without."""
+    if not names:
+        return ()
+    some = ", ".join(map(repr, names[:_MOST_NAMES]))
+    more = len(names) - _MOST_NAMES
+    some += f" and {more} more" if more > 0 else ""
+    return (f"beside the model's tensors the file holds {some}, which are left out",)
 
 
 def package_error(path: str, extra: str, error: ImportError) -> InvalidModel:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nnr_codec.checkpoints.reading import file_error
+from nnr_codec.checkpoints.reading import file_error, left_out_notes
 from nnr_codec.errors import InvalidOptions
 
 OUTERMOST = "."
@@ -35,12 +35,7 @@ class StateDict:
 
     def notes(self) -> tuple[str, ...]:
         """Return the sentence that tells what was left out; nothing if nothing was."""
-        if not self.left_out:
-            return ()
-        names = ", ".join(map(repr, self.left_out[:_MOST_NAMES]))
-        more = len(self.left_out) - _MOST_NAMES
-        names += f" and {more} more" if more > 0 else ""
-        return (f"beside the model's tensors the file holds {names}, which are left out",)
+        return left_out_notes(self.left_out)
 
 
 def find_state_dict(

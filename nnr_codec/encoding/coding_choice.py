@@ -22,6 +22,7 @@ from ..quantize.integer_rate import estimated_bits
 from ..report import OnStage
 from ..support.shared_function import call_portably
 from .exact import represent
+from .grouping import alone_by_name
 from .model_mapping import rule_of
 from .plan import CodingChoice, TensorPlan, UnitPlan
 from .representation import Representation
@@ -33,6 +34,9 @@ from .tensor_work import results_of
 
 _CLEAR = 1.12
 """Ratio of two estimates of bytes beyond which the smaller one is believed."""
+
+_FEW = 32
+"""Elements, up to which headers and contexts that learned nothing outweigh the integers."""
 
 _LARGEST_ERROR = 0.35
 """Of an element, in squares of the step: a quarter, or with a trellis a little more."""
@@ -82,13 +86,17 @@ def _candidates(
         if weight.is_block
         for factor in weight.new_factors
     }
+    # Also where nothing is grouped, so that grouping does not change what is decoded.
+    is_alone = alone_by_name(survey.tensors.keys())
     for parameter in survey.coded:
         known = survey.tensors[parameter.name]
         if not known.is_quantized or not known.largest:
             continue
         own, bound = options.for_tensor(parameter.name), options.allowed_error(parameter.name)
         candidate = _Candidate(
-            parameter, own, known, context, bound, may_be_exact=parameter.name not in in_blocks
+            *(parameter, own, known, context, bound),
+            may_be_exact=parameter.name not in in_blocks,
+            is_tiny=parameter.size <= _FEW and is_alone(parameter),
         )
         if candidate.may_be_otherwise:
             yield candidate
@@ -105,6 +113,7 @@ class _Candidate:
         context: profile and parameter sets of the stream.
         bound: the most that its squared error may be of its energy; None: any.
         may_be_exact: whether its unit can hold what is not quantized.
+        is_tiny: whether its unit is mostly header, and holds no other tensor.
     """
 
     parameter: Parameter
@@ -113,6 +122,7 @@ class _Candidate:
     context: Context
     bound: float | None
     may_be_exact: bool
+    is_tiny: bool
 
     @property
     def elements(self) -> int:
@@ -126,10 +136,7 @@ class _Candidate:
     @property
     def may_be_otherwise(self) -> bool:
         """Whether it is worth a look."""
-        # What is known of earlier streams makes the integers of an update cheaper than this tells.
-        is_update = bool(self.context.mps and self.context.mps.mps_parent_signalling_enabled_flag)
-        may_pay = self.may_be_exact and self.survey.exact is not None and not is_update
-        if may_pay or not self._fits(self.options):
+        if self._may_pay or not self._fits(self.options):
             return True
         if self.bound is None:
             return False
@@ -137,6 +144,20 @@ class _Candidate:
         # Rates pull values towards zero, by how much nobody knows beforehand.
         most = _LARGEST_ERROR if not self.options.lambda_scale else 1.0
         return most * self.parameter.size * step**2 > self.bound * self.survey.energy
+
+    @property
+    def _may_pay(self) -> bool:
+        """Whether exact coding may take no more bytes."""
+        return self.may_be_exact and self._is_worth_trying and not self._is_update
+
+    @property
+    def _is_worth_trying(self) -> bool:
+        return self.survey.exact is not None or (self.is_tiny and not self._is_update)
+
+    @property
+    def _is_update(self) -> bool:
+        """Whether earlier streams make integers cheaper than can be told here."""
+        return bool(self.context.mps and self.context.mps.mps_parent_signalling_enabled_flag)
 
     def _fits(self, options: EncodeOptions) -> bool:
         return fits_step(self.parameter, options, self.survey.largest)
@@ -149,7 +170,7 @@ class _Candidate:
         error = quantized.distortion
         is_protected = self.bound is not None and error.squared_error > self.bound * error.energy
         finer = self._finer(quantized) if is_protected else quantized
-        if not self.may_be_exact or (self.survey.exact is None and not is_protected):
+        if not self.may_be_exact or not (self._is_worth_trying or is_protected):
             qp = finer.qp if finer is not None and is_protected else None
             return CodingChoice(qp=qp, is_protected=is_protected)
         exact = self._exact()
@@ -196,7 +217,7 @@ class _Candidate:
         if exact is None:
             return False
         bits, _ = estimated_bits(quantized.levels)
-        is_clear = max(bits, exact.bits) > _CLEAR * min(bits, exact.bits)
+        is_clear = max(bits, exact.bits) > _CLEAR * min(bits, exact.bits) and not self.is_tiny
         if is_clear and not promises_codebook(quantized.levels):
             return exact.bits <= bits
         options = quantized.options

@@ -34,6 +34,11 @@ from .representation import Representation
 
 _GLANCE = 256  # values
 _MOST_DISTINCT = 0.9  # of them
+_SURELY_FEW = 32  # of them
+_BITS_OF_TABLE_VALUE = 20  # about
+_CLEARLY = 0.87
+_LOW_BITS = np.uint32(2**12 - 1)
+"""Of binary32, which are zeros in values of 16 bits."""
 
 _STEM = 1000
 """Characters of a tensor's name that its part's begins with: names have at most 4096 bytes."""
@@ -64,11 +69,43 @@ def represent(
     return min(candidates, key=_expected_bits, default=None)
 
 
-def seems_quantized(values: npt.NDArray[Any]) -> bool:
-    """Tell in little time whether floats may be few distinct values, or integers times scales."""
-    sample = words_of(sampled(values, _GLANCE))
-    few = sample.size == _GLANCE and np.unique(sample).size < _MOST_DISTINCT * _GLANCE
-    return few or may_have_scales(values)
+def seems_quantized(values: npt.NDArray[Any], step: float) -> bool:
+    """Tell in little time whether floats may be few distinct values, or integers times scales, and
+    exact coding smaller than that of integers.
+
+    Args:
+        values: of a floating-point type.
+        step: of the integers.
+    """
+    return _may_be_smaller_in_table(sampled(values, _GLANCE), step, values.size) or may_have_scales(
+        values
+    )
+
+
+def _may_be_smaller_in_table(sample: npt.NDArray[Any], step: float, size: int) -> bool:
+    """Tell of a sample of `size` values whether a table of them may be smaller than integers."""
+    if sample.size < _GLANCE:
+        return False
+    ordered = np.sort(words_of(sample))
+    if np.count_nonzero(ordered[1:] != ordered[:-1]) >= _MOST_DISTINCT * _GLANCE - 1:
+        return False
+    counts = np.unique_counts(ordered).counts
+    if counts.size <= _SURELY_FEW:
+        return True
+    # Per value; what a sample this small tells of the entropy is too little (Miller and Madow).
+    indices = -float((counts * np.log2(counts / _GLANCE)).sum()) + 0.72 * counts.size
+    table = _BITS_OF_TABLE_VALUE * counts.size * _GLANCE / size
+    with np.errstate(all="ignore"):
+        integers = np.rint(sample.astype(np.float64) / step)
+    if not np.abs(integers).max() < 2**31:
+        return True
+    return indices + table < _CLEARLY * estimated_bits(integers, (1, 11))[0]
+
+
+def holds_short_values(values: npt.NDArray[Any]) -> bool:
+    """Tell in little time whether floats have so few digits that a shorter type may hold them."""
+    sample = as_binary32(sampled(values, _GLANCE))
+    return sample is not None and not (words_of(sample) & _LOW_BITS).any()
 
 
 def _of_floats(values: npt.NDArray[Any], density: int, codebook: bool) -> Iterator[Representation]:

@@ -100,7 +100,9 @@ def table_of(values: npt.NDArray[Any]) -> tuple[Integers, Integers]:
     negative indices, which count from the table's end.
     """
     words = words_of(values)
-    distinct, inverse, counts = np.unique(words, return_inverse=True, return_counts=True)
+    distinct = np.unique(words)
+    inverse = np.searchsorted(distinct, words)  # quicker than np.unique's, which sorts indices
+    counts = np.bincount(inverse)
     sign = distinct >> (8 * words.itemsize - 1)
     magnitudes = distinct.astype(np.int64) & ((1 << (8 * words.itemsize - 1)) - 1)
     order = np.argsort(np.where(sign == 1, ~magnitudes, magnitudes))
@@ -109,7 +111,7 @@ def table_of(values: npt.NDArray[Any]) -> tuple[Integers, Integers]:
     center = int(rank[counts.argmax()])
     table = np.roll(distinct[order], -center).astype(np.uint32)
     differences = np.diff(table, prepend=np.uint32(0)).view(np.int32)
-    return (rank[inverse.reshape(-1)] - center).astype(np.int32), differences
+    return (rank[inverse] - center).astype(np.int32), differences
 
 
 def halves_of(meaning: Halves, values: npt.NDArray[Any]) -> tuple[Integers, Integers]:

@@ -8,7 +8,7 @@ so on, as long as the kernel's first dimension, and not its last, is that of the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 
@@ -75,6 +75,20 @@ def group_layers(
         groups.sort(key=lambda group: min(parameter.name for parameter in group.values()))
         candidates.append(Grouping(groups, TensorOrder(by_name=True)))
     return max(candidates, key=lambda g: _saving(g) - map_bytes(g.order))
+
+
+def alone_by_name(names: Collection[str]) -> Callable[[Parameter], bool]:
+    """Return what tells by the names of a model that a tensor shares its unit with no other."""
+    variances = tuple(norm["var"] for norm in _NORMS)
+    has_norms = any(_split(name)[1] in variances for name in names)
+
+    def is_alone(parameter: Parameter) -> bool:
+        if len(parameter.shape) > 1 and has_norms:
+            return _split(parameter.name)[1] not in _WEIGHTS
+        siblings = {_sibling(parameter.name, s) for s in (*_WEIGHTS, "bias", *variances)}
+        return not any(name in names for name in siblings - {parameter.name})
+
+    return is_alone
 
 
 def _saving(grouping: Grouping) -> int:

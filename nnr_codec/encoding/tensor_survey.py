@@ -15,7 +15,7 @@ from ..model import Float64, Parameter
 from ..options import EncodeOptions
 from ..quantize.grids import exact_step
 from ..quantize.integer_rate import sampled
-from .exact import represent, seems_quantized
+from .exact import holds_short_values, represent, seems_quantized
 from .model_mapping import is_quantized, may_need_representation
 from .representation import Representation
 from .tensor_quantizer import largest_value, nominal_qp, why_unquantizable
@@ -23,8 +23,9 @@ from .tensor_quantizer import largest_value, nominal_qp, why_unquantizable
 _SAMPLE = 1 << 11
 """Values of a tensor by which its size is estimated."""
 
-_MANY_STEPS = 1 << 15
-"""In the mean magnitude of a tensor, with which quantizing takes as many bits as words do."""
+_MANY_STEPS = (1 << 15, 1 << 23)
+"""In the mean magnitude of a tensor, with which quantizing takes as many bits as words do: those of
+16 bits, in whatever type, and those of 32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,14 @@ class TensorQuestion:
         if self.must_be_quantized or not largest:
             return False
         step = step_size(nominal_qp(self.parameter, self.options), self.options.qp_density)
-        mean = math.sqrt(energy / values.size)
-        return self._is_narrow or mean > _MANY_STEPS * step or seems_quantized(values)
+        steps = math.sqrt(energy / values.size) / step
+        short, wide = _MANY_STEPS
+        return (
+            self._is_narrow
+            or steps > wide
+            or (steps > short and holds_short_values(values))
+            or seems_quantized(values, step * (1 + self.options.dq))
+        )
 
     @property
     def _is_narrow(self) -> bool:

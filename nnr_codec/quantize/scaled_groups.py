@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bitstream.unit_layout import Integers
+from ..factorization.words import mantissa_bits
 from ..model import Float64
 from .grids import half_ulps
 
@@ -23,7 +24,7 @@ _LEAST_ELEMENTS = 8
 _MAX_MULTIPLE = 2**12
 """Groups with larger integers are none: a scale would hardly save anything."""
 
-_GLANCE = 32
+_GLANCE = 16  # elements of one group
 _SAMPLE_GROUPS = 6
 _SAMPLE_OF_GROUP = 256  # elements
 _MAX_ROUNDS = 48  # of Euclid's algorithm
@@ -97,12 +98,43 @@ def scaled_groups(values: npt.NDArray[Any]) -> Iterator[ScaledGroups]:
 
 
 def may_have_scales(values: npt.NDArray[Any]) -> bool:
-    """Tell in little time whether a row or a column may be integers times a scale."""
+    """Tell in little time whether a group or a channel may be integers times a scale."""
     if values.ndim < 2:
         return False
-    row = values.reshape(len(values), -1)[:1, :_GLANCE]
-    column = values.reshape(-1, values.shape[-1])[:_GLANCE, :1].T
-    return any(part.size >= _LEAST_ELEMENTS and _scales(part) is not None for part in (row, column))
+    # A channel of each axis; that of the first begins with a group.
+    channels = (values[(slice(None),) * axis + (0,)] for axis in range(values.ndim))
+    parts = (channel.flat[:_GLANCE] for channel in channels)
+    return any(
+        part.size >= _LEAST_ELEMENTS
+        and _may_have_divisor(part[:_LEAST_ELEMENTS])
+        and _scales(part[None]) is not None
+        for part in parts
+    )
+
+
+def _may_have_divisor(values: npt.NDArray[Any]) -> bool:
+    """Tell what `_divisors` tells of one row, which for a few values is quicker so."""
+    magnitudes = [abs(float(value)) for value in values.tolist() if value != 0]
+    if not all(map(math.isfinite, magnitudes)):
+        return False
+    if not magnitudes:
+        return True
+    bits = mantissa_bits(values.dtype) + 2
+    known = [(m, math.ldexp(1.0, math.frexp(m)[1] - bits)) for m in magnitudes]
+    largest, (divisor, uncertain) = max(known)[0], min(known)
+    for _ in range(_MAX_ROUNDS):
+        if divisor * _MAX_MULTIPLE < largest or divisor < 4 * uncertain:
+            return False
+        rests = []
+        for magnitude, half_ulp in known:
+            multiple = round(magnitude / divisor)
+            rest, error = abs(magnitude - multiple * divisor), half_ulp + multiple * uncertain
+            if rest > 1.01 * error:
+                rests.append((rest, error))
+        if not rests:
+            return True
+        divisor, uncertain = min(rests)
+    return False
 
 
 def _candidates(shape: tuple[int, ...]) -> Iterator[Groups]:

@@ -96,6 +96,20 @@ class TestReading:
         assert replaced[0] == odd
         assert onnx.numpy_helper.to_array(replaced[1]).tolist() == [0, 0, 0]
 
+    def test_sparse_values_in_subgraphs_and_functions_are_named(self, tmp_path: Path) -> None:
+        helper, array = onnx.helper, onnx.numpy_helper.from_array
+        values, indices = np.ones(2, np.float32), np.array([0, 3])
+        few = helper.make_sparse_tensor(array(values, "few"), array(indices, "at"), [4])
+        model = graph_of([array(np.ones(3, np.float32), "w")])
+        body = helper.make_graph([], "body", [], [], sparse_initializer=[few])
+        model.graph.node.append(helper.make_node("Loop", [], [], body=body))
+        constant = helper.make_node("Constant", [], ["rest"], sparse_value=few)
+        model.functions.append(helper.make_function("d", "f", [], ["rest"], [constant], []))
+        onnx.save_model(model, tmp_path / "m.onnx")
+        with open_checkpoint(tmp_path / "m.onnx") as opened:
+            assert list(opened) == ["w"]
+            assert [note.split()[0] for note in opened.notes] == ["'few'", "'rest'"]
+
     def test_sparse(self, tmp_path: Path) -> None:
         model = graph_of([onnx.numpy_helper.from_array(np.ones(3, np.float32), "w")])
         model.graph.sparse_initializer.add().values.name = "few"

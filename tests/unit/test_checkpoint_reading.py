@@ -205,6 +205,15 @@ class TestRefusals:
     def test_npz_element_types(self, tmp_path: Path, array: np.ndarray, reason: str) -> None:
         assert_refused(write_zip(tmp_path, ("w.npy", npy(array))), reason)
 
+    def test_npz_leaves_out_what_is_no_tensor(self, tmp_path: Path) -> None:
+        beside = {"labels": np.array(["cat", "dog"]), "code": np.array([b"x"])}
+        beside |= {"options": np.array({"a": 1}), "when": np.zeros(2, "M8[s]")}
+        arrays = {**beside, "w": np.ones(3, np.float32)}
+        path = write_zip(tmp_path, *((f"{name}.npy", npy(array)) for name, array in arrays.items()))
+        with open_checkpoint(path) as model:
+            assert list(model) == ["w"]
+            assert all(repr(name) in model.notes[0] for name in beside)
+
     @pytest.mark.parametrize(
         ("member", "reason"),
         [

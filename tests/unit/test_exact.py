@@ -7,10 +7,12 @@ import json
 import math
 import os
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -615,3 +617,41 @@ def test_what_is_incompressible_hardly_grows(dtype: str) -> None:
     values = np.frombuffer(raw, f"u{dtype_of(dtype).itemsize}").view(dtype_of(dtype))
     result = exactly({"w": values.reshape(64, -1)})
     assert len(result.data) <= 1.011 * len(raw) + 300
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (8,), (16,), (1, 1), (2, 4), (4, 6)])
+@pytest.mark.parametrize("scale", [1e-4, 0.01, 1, 30, 1000])
+def test_few_values_take_no_more_bytes_than_exactly(shape: tuple[int, ...], scale: float) -> None:
+    for dtype in ("float16", "float32"):
+        model = {"w": np.asarray(scale * RNG(1).normal(size=shape)).astype(dtype)}
+        exact = len(nnr_codec.encode(model, options=LOSSLESS).data or b"")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", nnr_codec.NnrWarning)  # of a finer qp
+            for options in (EncodeOptions(), EncodeOptions.preset("best"), EncodeOptions(dq=False)):
+                assert len(nnr_codec.encode(model, options=options).data or b"") <= exact
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_scales_along_any_axis_need_no_option(axis: int) -> None:
+    shape = [16, 12, 9, 8]
+    scales = [1] * 4
+    scales[axis] = shape[axis]
+    rng = RNG(2)
+    values = rng.integers(-127, 128, shape) * np.abs(rng.normal(0.01, 0.003, scales)).astype("f4")
+    result = nnr_codec.encode({"w": values.astype("f4")})
+    assert kinds(result) == {"w": "groups"}
+    assert np.array_equal(nnr_codec.decode(result.data)["w"], values.astype("f4"))
+
+
+def test_groups_of_sixteen_need_no_option() -> None:
+    rng = RNG(3)
+    scales = np.abs(rng.normal(0.01, 0.003, (64 * 16, 1))).astype("f4")
+    values = (rng.integers(-127, 128, (64 * 16, 16)) * scales).astype("f4").reshape(64, 256)
+    assert kinds(nnr_codec.encode({"w": values})) == {"w": "groups"}
+
+
+def test_norms_of_a_shorter_type_need_no_option() -> None:
+    norm = RNG(4).normal(1, 0.1, 4096).astype(ml_dtypes.bfloat16).astype(np.float32)
+    result = nnr_codec.encode({"norm": norm})
+    assert np.array_equal(nnr_codec.decode(result.data)["norm"], norm)
+    assert len(result.data or b"") < 0.4 * norm.nbytes
