@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from ..checkpoints.atomic import atomic_output
 from ..checkpoints.folder import STREAM, WEIGHTS, files_beside
-from ..errors import InvalidOptions
+from ..errors import InvalidModel, InvalidOptions
 from ._streams import STDIN, standard_input
 
 _NO_STREAMS = (
@@ -53,13 +53,13 @@ def stream_file(path: str) -> str:
     """Return the path of a bitstream; of a folder that of the one in it.
 
     Raises:
-        InvalidOptions: there is none in the folder.
+        InvalidModel: there is none in the folder.
     """
     if not os.path.isdir(path):
         return path
     stream = os.path.join(path, STREAM)
     if not os.path.isfile(stream):
-        raise InvalidOptions("input", f"{path!r} is a directory without a file {STREAM}")
+        raise InvalidModel(path, f"is a directory without a file {STREAM}")
     return stream
 
 
@@ -72,16 +72,20 @@ def stream_output(output: str, source: str) -> str:
     """Return the file that a bitstream goes to, in a folder if the output is one.
 
     Raises:
-        InvalidOptions: the name is that of something else, or a folder is to be made of a file.
+        InvalidOptions: a folder is to be made of a file.
     """
     if not is_folder(output):
-        if output.lower().endswith(_NO_STREAMS):
-            raise InvalidOptions("output", f"{output!r} does not end as a bitstream does: .nnr")
         return output
     if not os.path.isdir(source):
         reason = f"{output!r} is a directory, and the input none: name a file"
         raise InvalidOptions("output", reason)
     return os.path.join(output, STREAM)
+
+
+def check_ending(output: str) -> None:
+    """Raise InvalidOptions if the name of an output is that of something else than a bitstream."""
+    if output.lower().endswith(_NO_STREAMS):
+        raise InvalidOptions("output", f"{output!r} does not end as a bitstream does: .nnr")
 
 
 def model_output(output: str, source: str) -> str:

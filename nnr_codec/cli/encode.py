@@ -131,6 +131,7 @@ def _output(given: argparse.Namespace) -> str | None:
         return "/dev/stdout"
     output = _files.stream_output(given.output, given.input)
     common.check_output(given.input, output, overwrite=given.force or given.dry_run)
+    _files.check_ending(output)
     return output
 
 

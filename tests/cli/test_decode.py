@@ -63,10 +63,10 @@ class TestOutput:
 
     def test_json_alone_on_stdout(self, stream: Path, tmp_path: Path) -> None:
         output = tmp_path / "out.safetensors"
-        options = ["--json", "--only", "nothing"]
+        options = ["--json", "--only", "first.*"]
         done = run_script("nnr-decode", stream, "-o", output, *options)
-        assert json.loads(done.stdout)["tensors"] == 0
-        assert done.stderr == "nnr-decode: warning: 'nothing' matches no tensor\n"
+        assert json.loads(done.stdout)["tensors"] == 2
+        assert done.stderr == ""
         result = json.loads(run_script("nnr-decode", stream, "-o", output, "-f", "--json").stdout)
         assert (result["tensors"], result["elements"], result["bytes"]) == (4, 1656, 4 * 1656)
         assert result["digest"] == digest(load(output).items())
@@ -75,9 +75,10 @@ class TestOutput:
         done = run("nnr-decode", stream, "-o", tmp_path / "out.npz", "-q")
         assert (done.code, done.out, done.err) == (0, "", "")
 
-    def test_quiet_prints_no_warnings(self, run: Run, stream: Path, tmp_path: Path) -> None:
+    def test_quiet_prints_errors(self, run: Run, stream: Path, tmp_path: Path) -> None:
         done = run("nnr-decode", stream, "-o", tmp_path / "out.npz", "-q", "--only", "nothing")
-        assert (done.code, done.out, done.err) == (0, "", "")
+        assert (done.code, done.out) == (2, "")
+        assert done.err == "nnr-decode: error: --only: 'nothing' matches no tensor\n"
 
     def test_no_overwriting_without_force(self, run: Run, stream: Path, tmp_path: Path) -> None:
         output = tmp_path / "out.npz"

@@ -110,11 +110,10 @@ class TestWriting:
         assert nnr_codec.load_file(output).keys() == small_model().keys()
 
     def test_failure_leaves_the_old_file(self, run: Run, tmp_path: Path) -> None:
-        arrays = {**small_model(), "last": np.array([np.nan], np.float32)}
         output = tmp_path / "m.nnr"
         output.write_bytes(b"old")
-        model = save(tmp_path / "m.safetensors", arrays)
-        assert run("nnr-encode", model, "-o", output, "-f").code == 1
+        model = save(tmp_path / "m.safetensors", small_model())
+        assert run("nnr-encode", model, "-o", output, "-f", "--target-size", "1").code == 2
         assert output.read_bytes() == b"old"
         assert sorted(os.listdir(tmp_path)) == ["m.nnr", "m.safetensors"]
 
@@ -166,7 +165,7 @@ class TestRefusals:
         model = save(tmp_path / "m.safetensors", arrays)
         done = run("nnr-encode", model, "-o", tmp_path / "m.nnr")
         assert done.code == 0
-        assert done.err.startswith("nnr-encode: warning: 'the.bad\\\\none' holds ")
+        assert done.err.startswith("nnr-encode: warning: 'the.bad\\none' holds ")
         assert reason in done.err
         assert len(done.err.splitlines()) == 1
         found = nnr_codec.load_file(tmp_path / "m.nnr")["the.bad\none"]
@@ -197,7 +196,9 @@ class TestRefusals:
         done = run("nnr-encode", model, "-o", tmp_path / "m.nnr", "--qp", "40", dq)
         assert done.code == 0
         found = nnr_codec.load_file(tmp_path / "m.nnr")["w"].astype(np.float64)
-        assert np.abs(found - values).max() <= 1.5 * step_size(40, 2)
+        most = 3 if dq == "--dq" else 1.5  # a trellis may be off by as much elsewhere
+        assert np.isfinite(found).all()
+        assert np.abs(found - values).max() <= most * step_size(40, 2)
 
     def test_float64_beyond_binary32_travels_losslessly(self, run: Run, tmp_path: Path) -> None:
         arrays = {"exact": np.array([0.5]), "w": np.array([0.1]), "wide": np.array([-(2**31) - 1])}

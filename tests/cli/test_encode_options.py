@@ -124,7 +124,9 @@ class TestCoding:
         assert run("nnr-encode", model, "--dry-run", "--row-skipping", "--profile", "0").code == 2
 
     def test_codebook(self, run: Run, tmp_path: Path) -> None:
-        few = np.random.default_rng(3).choice([-0.71, 0.02, 0.33], (40, 40)).astype(np.float32)
+        rng = np.random.default_rng(3)  # near few values: of few alone a table is smaller
+        few = rng.choice([-0.71, 0.02, 0.33], (40, 40)) + rng.normal(0, 1e-6, (40, 40))
+        few = few.astype(np.float32)
         model = save(tmp_path / "few.safetensors", {"w": few})
         off = Encoded(run, model, "--no-dq", "--no-codebook")
         assert Encoded(run, model, "--no-dq").coded("codebook_size") == {"w": 3}  # automatic
@@ -233,10 +235,10 @@ class TestLossless:
             assert load(output)[name].tobytes() == values.tobytes()
         assert run("nnr-info", tmp_path / "m.nnr", "--digest").out == f"{expected}\n"
 
-    def test_what_quantization_refuses(self, run: Run, tmp_path: Path) -> None:
+    def test_what_no_step_can_say(self, run: Run, tmp_path: Path) -> None:
         arrays = {"w": np.array([np.nan, -np.inf, -0.0], np.float16), "d": np.full(3, 6e38)}
         path = save(tmp_path / "m.npz", arrays)
-        assert run("nnr-encode", path, "--dry-run").code == 1
+        assert len(run("nnr-encode", path, "--dry-run").err.splitlines()) == 2  # warnings
         found = nnr_codec.decode(Encoded(run, path, "--lossless").data)
         assert all(found[name].tobytes() == values.tobytes() for name, values in arrays.items())
 
@@ -402,7 +404,8 @@ def test_every_option_has_a_flag(run: Run) -> None:
 @pytest.mark.parametrize("name", TENSOR_OPTIONS)
 def test_every_tensor_option_is_parsed_as_its_flag_is(name: str) -> None:
     texts = {"qp": "-7", "nonweight_qp": "-7", "lambda_scale": "0.5", "scan_order": "3",
-             "unary_length": "9", "decompose": "none", "rank": "0.25", "energy": "0.5"}  # fmt: skip
+             "unary_length": "9", "decompose": "none", "rank": "0.25", "energy": "0.5",
+             "max_tensor_error": "0.5"}  # fmt: skip
     text = texts.get(name, "off")
     _, values = parse_override(f"w={name.replace('_', '-')}:{text}")
     options = EncodeOptions(overrides=(("w", values),), decomposition=LOW_RANK).for_tensor("w")

@@ -92,7 +92,7 @@ class TestFolders:
     def test_a_folder_without_a_stream(self, run: Run, tmp_path: Path) -> None:
         for command in (["nnr-info"], ["nnr-decode", "-o", tmp_path / "m.npz"]):
             refused = run(command[0], tmp_path, *command[1:])
-            assert refused.code == 2
+            assert refused.code == 1
             assert "without a file model.nnr" in refused.err
 
 

@@ -173,7 +173,7 @@ class TestOutputs:
         self, run: Run, model: Path, stream: Path, command: str
     ) -> None:
         """Whoever we are, root too."""
-        output = "/proc/m.npz"
+        output = "/proc/m.nnr" if command == "nnr-encode" else "/proc/m.npz"
         done = run(command, model if command == "nnr-encode" else stream, "-o", output)
         assert (done.code, done.out) == (2, "")
         assert done.err.startswith(f"{command}: error: --output: cannot write '{output}': ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from ... import decode, encode
 from ... import open as open_stream
 from ...calibration.moments import Calibration
-from ...errors import InvalidOptions
+from ...errors import InvalidOptions, NnrWarning
 from ...options import PRESETS, EncodeOptions
 from ..checked_table import options_of
 from ..fingerprints import codec_fingerprint
@@ -54,7 +55,9 @@ class NnrCodec:
 
     def encode(self, tensors: Arrays, calibration: Calibration | None = None) -> Encoded:
         """Encode with one thread; raises what ``nnr_codec.encode`` raises."""
-        result = encode(tensors, options=self.options, calibration=calibration)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NnrWarning)  # what is lost is what a plan measures
+            result = encode(tensors, options=self.options, calibration=calibration)
         data, report = result.data or b"", result.report
         return Encoded(data, report.seconds, _breakdown(data), yardsticks(data), report.unmatched)
 
