@@ -68,7 +68,8 @@ def encode(
             factors. An array that several of them have is coded once. What `options` say of a
             weight holds for its factors ``<weight>.factor0``, … as well. None: what
             `options.decomposition` gives (:func:`nnr_codec.decompose.decompose_model`).
-        calibration: second moments of the layers' inputs, for the decomposition.
+        calibration: second moments of the layers' inputs: decomposition and quantization then
+            minimize the error of the layers' outputs. Its names are those of the model's weights.
         parents: the earlier streams of a series, oldest first, for contexts alone: the model
             already is a difference.
         overwrite: replace an existing file.
@@ -112,6 +113,7 @@ def encode(
             options,
             output,
             series=series,
+            calibration=calibration,
             executor=executor,
             progress=progress,
         )

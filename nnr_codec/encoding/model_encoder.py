@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cache
 from typing import Any, BinaryIO
 
+from ..calibration.moments import Calibration
 from ..decoding.series import Series
 from ..factorization.forms import FactoredWeight
 from ..model import Model, dtype_name
@@ -39,13 +40,14 @@ def encode_model(
     output: BinaryIO,
     *,
     series: Series | None = None,
+    calibration: Calibration | None = None,
     executor: Executor | None = None,
     progress: Callable[[TensorReport], object] | None = None,
 ) -> EncodeReport:
     """Encode a model in the profile that is the smaller, within the target size if any.
 
     Args:
-        model, options, executor, progress: as of :func:`nnr_codec.encode`.
+        model, options, calibration, executor, progress: as of :func:`nnr_codec.encode`.
         factorizations: the weights that travel as factors, by name.
         output: where the stream goes.
         series: the earlier streams.
@@ -56,7 +58,7 @@ def encode_model(
     Raises: as :func:`nnr_codec.encode`.
     """
     earlier = series or Series()
-    survey = survey_model(model, factorizations, options, executor)
+    survey = survey_model(model, factorizations, options, executor, calibration)
     encodings = 0
     with ExitStack() as files:
 
