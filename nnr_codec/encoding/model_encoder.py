@@ -20,6 +20,7 @@ from ..factorization.forms import FactoredWeight
 from ..model import Model, dtype_name
 from ..options import EncodeOptions
 from ..report import EncodeReport, ExtraReport, TensorReport
+from .allocation import allocated
 from .coding_choice import choose_codings
 from .notes import choice_notes, damage_notes
 from .plan import plan_stream, stream_context
@@ -59,6 +60,7 @@ def encode_model(
     """
     earlier = series or Series()
     survey = survey_model(model, factorizations, options, executor, calibration)
+    given, options = options, allocated(options, survey)
     encodings = 0
     with ExitStack() as files:
 
@@ -97,7 +99,7 @@ def encode_model(
         kept.header_bytes,
         seconds=0.0,
         profile=kept.profile,
-        unmatched=tuple(options.unmatched_globs([*model.names(), *order])),
+        unmatched=tuple(given.unmatched_globs([*model.names(), *order])),
         qp_offset=kept.qp_offset,
         encodings=encodings,
         extras=tuple(
@@ -105,5 +107,5 @@ def encode_model(
             for p in model.values()
             if p.name in {extra.name for extra in survey.model_map.extras}
         ),
-        notes=(*survey.notes, *kept.notes, *damage_notes(merged, options)),
+        notes=(*survey.notes, *kept.notes, *damage_notes(merged, given)),
     )

@@ -70,13 +70,12 @@ def survey_model(
     in_blocks = {
         p.name for weight in factored.values() if weight.is_block for p in weight.new_factors
     }
-    known = {} if calibration is None else calibration.moments
     questions = (
         TensorQuestion.about(
             parameter,
             options,
             must_be_quantized=parameter.name in in_blocks,
-            moments=known.get(parameter.name),
+            moments=calibration.layer(parameter.name) if calibration else None,
         )
         for parameter in coded
     )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bitstream.qp import step_size
-from ..calibration.moments import InputMoments
+from ..calibration.moments import LayerMoments
 from ..errors import InvalidModel
 from ..model import Float64, Parameter
 from ..options import EncodeOptions
@@ -66,7 +66,7 @@ class TensorQuestion:
         is_exact: whether it is read to find how it is coded exactly.
         must_be_quantized: whether its unit can hold nothing else.
         needs_sample: whether its size is to be estimated.
-        moments: of the inputs of its layer, if they are known.
+        moments: of its layer, if they are known.
     """
 
     parameter: Parameter
@@ -75,7 +75,7 @@ class TensorQuestion:
     is_exact: bool
     must_be_quantized: bool
     needs_sample: bool
-    moments: InputMoments | None = None
+    moments: LayerMoments | None = None
 
     @classmethod
     def about(
@@ -84,7 +84,7 @@ class TensorQuestion:
         options: EncodeOptions,
         *,
         must_be_quantized: bool,
-        moments: InputMoments | None = None,
+        moments: LayerMoments | None = None,
     ) -> TensorQuestion:
         """Ask about a tensor; `options`: of the encoder."""
         quantized = is_quantized(parameter, options)
@@ -134,11 +134,11 @@ class TensorQuestion:
     def _feedback(self) -> ErrorFeedback | None:
         """Return the feedback of errors along the rows that the coder goes through."""
         moments = self.moments
-        if moments is None or moments.layout.transposed:  # whose rows belong to inputs
+        if moments is None or moments.inputs.layout.transposed:  # whose rows belong to inputs
             return None
-        if moments.layout.shape != self.parameter.shape:
+        if moments.inputs.layout.shape != self.parameter.shape:
             return None
-        return error_feedback(moments.matrices())
+        return error_feedback(moments.inputs.matrices(), moments.gradients, moments.positions)
 
     def _may_pay(self, values: npt.NDArray[Any], largest: float, energy: float) -> bool:
         """Whether exact coding may take no more bytes than quantizing, as far as a glance tells."""

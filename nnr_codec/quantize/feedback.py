@@ -34,21 +34,27 @@ class ErrorFeedback:
         column_weights: (groups, inputs), of squared errors; about 1 in the mean.
         rows: (outputs, outputs), the same of rows; None: rows know nothing of each other.
         row_weights: (outputs,); None: all 1.
+        sensitivity: the squared error of the result that a unit of squared error of all weights
+            causes, in the mean: in units that the layers of a network share.
     """
 
     columns: Float32
     column_weights: Float32
     rows: Float32 | None = None
     row_weights: Float32 | None = None
+    sensitivity: float = 1.0
 
 
 @on_one_blas_thread
-def error_feedback(moments: Float64, gradients: Float64 | None = None) -> ErrorFeedback | None:
+def error_feedback(
+    moments: Float64, gradients: Float64 | None = None, positions: float = 1.0
+) -> ErrorFeedback | None:
     """Return the feedback for moments of inputs, and of gradients if they are known.
 
     Args:
         moments: (groups, inputs, inputs), symmetric, positive semidefinite.
         gradients: (outputs, outputs) likewise, or None.
+        positions: of the output, for each sample.
 
     Returns:
         None if moments are all 0, or not finite: then nothing is known.
@@ -59,9 +65,14 @@ def error_feedback(moments: Float64, gradients: Float64 | None = None) -> ErrorF
     if len(found) < len(parts):
         return None
     columns, weights = (np.stack(several) for several in zip(*found, strict=True))
+    scale = float(
+        np.mean([np.trace(m) / len(m) * w.mean() for m, w in zip(moments, weights, strict=True)])
+    )
     if rows is None:
-        return ErrorFeedback(columns, weights)
-    return ErrorFeedback(columns, weights, rows[0], rows[1] / rows[1].mean())
+        return ErrorFeedback(columns, weights, sensitivity=positions * scale)
+    scale *= float(np.trace(gradients) / len(gradients) * rows[1].mean())
+    row_weights = rows[1] / rows[1].mean()
+    return ErrorFeedback(columns, weights, rows[0], row_weights, positions * scale)
 
 
 def _factors(moment: Float64) -> tuple[Float32, Float32] | None:
