@@ -28,54 +28,59 @@ _SHIFT = 4  # pixels, at most an eighth of the image
 _SEED = 0
 
 
-def output_gradients(
-    module: torch.nn.Module,
-    batches: Iterable[Any],
-    *,
-    outputs: Outputs | None = None,
-    perturb: Callable[[Any, torch.Generator], Any] | None = None,
-) -> dict[str, Float64]:
-    """Return E[g gᵀ] over the positions of each layer's output, by the name of its weight.
+class OutputGradients:
+    """Collects E[g gᵀ] over the positions of each layer's output, batch by batch.
 
     Args:
-        module: whose state dict names the weights; it runs in evaluation mode, and afterwards each
-            of its parts is in the mode in which it was.
-        batches: of samples, as of :func:`~.calibrate.calibrate`.
+        module: whose state dict names the weights.
         outputs: "classes": labels are drawn from the softmax of the output; "values": the output is
-            projected to a random direction. None: classes, if targets are integers or the output
-            has two dimensions.
-        perturb: returns the inputs of a batch, changed a little. None: shifts, flips and blur of
-            images, noise of 5 % of their deviation for other floats, and integers as they are.
-
-    Raises:
-        InvalidModel: the output is no tensor of floats, or has no finite gradients.
+            projected to a random direction. None: classes, if targets are integers, or if there are
+            none and the output has two dimensions.
+        perturb: returns the inputs of a batch, changed a little, with a generator of random
+            numbers. None: shifts, flips and blur of images, noise of 5 % of their deviation for
+            other floats, and integers as they are.
     """
-    import torch
 
-    generator = torch.Generator().manual_seed(_SEED)
-    change = perturb or _perturbed
-    sums: dict[str, Float64] = {}
-    positions: dict[str, int] = {}
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        *,
+        outputs: Outputs | None = None,
+        perturb: Callable[[Any, torch.Generator], Any] | None = None,
+    ) -> None:
+        import torch
 
-    def add(name: str, layer: Any, gradient: torch.Tensor) -> None:
-        if not hasattr(layer, "in_features"):  # a convolution's channels are its second dimension
-            dimension = 1 if gradient.dim() == layer.weight.dim() else 0
-            gradient = gradient.movedim(dimension, -1)
+        self._module = module
+        self._outputs = outputs
+        self._perturb = perturb or _perturbed
+        self._generator = torch.Generator().manual_seed(_SEED)
+        self._sums: dict[str, Float64] = {}
+        self._positions: dict[str, int] = {}
+
+    def add(self, batch: Any) -> None:
+        """Add the gradients of a batch, in evaluation mode; afterwards all is as it was.
+
+        Raises:
+            InvalidModel: the output is no tensor of floats that has gradients.
+        """
+        module = self._module
+        with in_mode(module, training=False), _differentiable(module), _hooked(module, self._note):
+            output = _output(apply(module, self._perturb(inputs_of(batch), self._generator)))
+            kind = self._outputs or _kind(batch, output)
+            _loss(output, kind, self._generator).backward()  # type: ignore[no-untyped-call]
+
+    def moments(self) -> dict[str, Float64]:
+        """Return E[g gᵀ], (outputs, outputs), by the weights' names; without those that are not
+        finite, of which nothing is known."""
+        means = {name: total / self._positions[name] for name, total in self._sums.items()}
+        return {name: mean for name, mean in means.items() if np.isfinite(mean).all()}
+
+    def _note(self, name: str, layer: Any, gradient: torch.Tensor) -> None:
+        if not hasattr(layer, "in_features"):  # channels come behind the samples, if there are any
+            gradient = gradient.movedim(1 if gradient.dim() == layer.weight.dim() else 0, -1)
         rows = gradient.reshape(-1, gradient.shape[-1]).double().cpu().numpy()
-        sums[name] = sums.get(name, np.zeros(())) + rows.T @ rows
-        positions[name] = positions.get(name, 0) + len(rows)
-
-    with in_mode(module, training=False), _differentiable(module), _hooked(module, add):
-        for batch in batches:
-            output = _output(apply(module, change(inputs_of(batch), generator)))
-            kind = outputs or _kind(batch, output)
-            _loss(output, kind, generator).backward()
-            module.zero_grad()
-    moments = {name: total / positions[name] for name, total in sums.items()}
-    for name, moment in moments.items():
-        if not np.isfinite(moment).all():
-            raise InvalidModel(name, "the gradients at the output of its layer are not finite")
-    return moments
+        self._sums[name] = self._sums.get(name, np.zeros(())) + rows.T @ rows
+        self._positions[name] = self._positions.get(name, 0) + len(rows)
 
 
 def _kind(batch: Any, output: torch.Tensor) -> Outputs:

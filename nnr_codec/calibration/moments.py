@@ -37,6 +37,11 @@ class RowLayout:
     transposed: bool = False
 
     @property
+    def outputs(self) -> int:
+        """Output channels of all groups."""
+        return self.shape[1] * self.groups if self.transposed else self.shape[0]
+
+    @property
     def channels(self) -> int:
         """Input channels of a group."""
         return self.shape[0] // self.groups if self.transposed else self.shape[1]

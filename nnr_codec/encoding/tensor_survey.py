@@ -138,7 +138,10 @@ class TensorQuestion:
             return None
         if moments.inputs.layout.shape != self.parameter.shape:
             return None
-        return error_feedback(moments.inputs.matrices(), moments.gradients, moments.positions)
+        inputs = moments.inputs
+        return error_feedback(
+            inputs.matrices(), moments.gradients, moments.positions, inputs.positions
+        )
 
     def _may_pay(self, values: npt.NDArray[Any], largest: float, energy: float) -> bool:
         """Whether exact coding may take no more bytes than quantizing, as far as a glance tells."""

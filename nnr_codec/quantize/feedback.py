@@ -19,7 +19,10 @@ from ..model import Float64
 from ..support.blas_threads import on_one_blas_thread
 
 _DAMPING = 0.01
-"""Of the mean diagonal, added to the diagonal: moments of few samples have no full rank."""
+"""Of the mean diagonal, added to the diagonal: errors elsewhere than on the samples count, too."""
+
+_DAMPING_OF_FEW = 0.1
+"""The same, more, where there are as many samples as inputs: their moments are uncertain."""
 
 Float32 = npt.NDArray[np.float32]
 
@@ -47,7 +50,10 @@ class ErrorFeedback:
 
 @on_one_blas_thread
 def error_feedback(
-    moments: Float64, gradients: Float64 | None = None, positions: float = 1.0
+    moments: Float64,
+    gradients: Float64 | None = None,
+    positions: float = 1.0,
+    samples: int = 1 << 40,
 ) -> ErrorFeedback | None:
     """Return the feedback for moments of inputs, and of gradients if they are known.
 
@@ -55,12 +61,13 @@ def error_feedback(
         moments: (groups, inputs, inputs), symmetric, positive semidefinite.
         gradients: (outputs, outputs) likewise, or None.
         positions: of the output, for each sample.
+        samples: positions that moments are the mean of.
 
     Returns:
         None if moments are all 0, or not finite: then nothing is known.
     """
-    parts = [_factors(moment) for moment in moments]
-    rows = None if gradients is None else _factors(gradients)
+    parts = [_factors(moment, samples) for moment in moments]
+    rows = None if gradients is None else _factors(gradients, samples)
     found = [part for part in parts if part is not None]
     if len(found) < len(parts):
         return None
@@ -75,13 +82,13 @@ def error_feedback(
     return ErrorFeedback(columns, weights, rows[0], row_weights, positions * scale)
 
 
-def _factors(moment: Float64) -> tuple[Float32, Float32] | None:
+def _factors(moment: Float64, samples: int) -> tuple[Float32, Float32] | None:
     """Return the feedback between the indices of a moment, and the weights of what is left."""
     scale = np.trace(moment) / len(moment)
     if not np.isfinite(scale) or scale <= 0:
         return None
     damped = moment / scale
-    damped[np.diag_indices_from(damped)] += _DAMPING
+    damped[np.diag_indices_from(damped)] += _DAMPING + _DAMPING_OF_FEW * len(moment) / samples
     try:
         # The upper factor of the inverse, by the lower one of the moment in reversed order.
         lower = np.linalg.cholesky(damped[::-1, ::-1])
