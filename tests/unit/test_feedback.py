@@ -155,7 +155,7 @@ class TestCore:
             {"row_weights": np.ones(3, np.float32)},
             {"step": 0.0},
             {"weights": np.full(ROWS * COLS, np.nan, np.float32)},
-            {"tensor": TensorSyntax(ROWS, COLS, scan_order=1)},
+            {"scan_order": 1},
         ],
     )
     def test_refusals(self, change: dict[str, Any]) -> None:
@@ -168,8 +168,11 @@ class TestCore:
             "column_weights": np.ones((1, COLS), np.float32),
         }
         quantize_with_feedback(**arguments)
+        arguments |= change
+        if "scan_order" in arguments:
+            arguments["tensor"] = TensorSyntax(ROWS, COLS, scan_order=arguments.pop("scan_order"))
         with pytest.raises(ValueError):  # noqa: PT011
-            quantize_with_feedback(**{**arguments, **change})
+            quantize_with_feedback(**arguments)
 
 
 def calibration(**moments: np.ndarray) -> Calibration:
