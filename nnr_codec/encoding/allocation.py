@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from ..options import EncodeOptions
+from ..options.encode_options import DEFAULT_QP
 from ..options.globs import escaped
 from .survey import ModelSurvey
 from .tensor_quantizer import nominal_qp
@@ -18,15 +20,39 @@ _MOST_OCTAVES = 2.5
 """By which a step is moved."""
 
 
+_VECTORS_FINER = 5
+"""Octaves by which the step of vectors is finer than the centre of the weights' steps."""
+
+_RATE_SCALE = 0.3
+"""Weight of the rate in a search that feeds errors back: more costs more than it saves."""
+
+_PROTECTION = 0.02
+"""Of the energy of a tensor of which nothing is known, that it may lose."""
+
+
 def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
-    """Return options in which tensors have the qp that suit their sensitivity; overrides win."""
+    """Return options by which the qp of weights follows their sensitivity, as far as it is known.
+
+    That of vectors follows the weights', unless it is given, and the rate counts a little, unless
+    it does already. What the calibration does not know is protected. Overrides win.
+    """
+    offsets = qp_offsets(survey, options)
+    if not offsets:
+        return options
+    low, high = options.qp_range
     overrides = []
-    parameters = {parameter.name: parameter for parameter in survey.coded}
-    for name, offset in qp_offsets(survey, options).items():
-        low, high = options.qp_range
-        qp = min(max(nominal_qp(parameters[name], options) + offset, low), high)
-        overrides.append((escaped(name), {"qp": qp}))
-    return replace(options, overrides=(*overrides, *options.overrides))
+    for parameter in survey.coded:
+        if parameter.name in offsets:
+            qp = nominal_qp(parameter, options) + offsets[parameter.name]
+            overrides.append((escaped(parameter.name), {"qp": min(max(qp, low), high)}))
+    changes: dict[str, Any] = {"overrides": (*overrides, *options.overrides)}
+    if options.nonweight_qp == DEFAULT_QP["nonweight_qp"]:
+        changes["nonweight_qp"] = max(options.qp - (_VECTORS_FINER << options.qp_density), low)
+    if not options.lambda_scale:
+        changes["lambda_scale"] = _RATE_SCALE
+    if options.max_tensor_error == "auto":
+        changes["max_tensor_error"] = _PROTECTION
+    return replace(options, **changes)
 
 
 def qp_offsets(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]:
