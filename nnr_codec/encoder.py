@@ -6,12 +6,14 @@ import io
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
+from .calibration.calibrate import calibrate
+from .calibration.gradients import OutputGradients
 from .calibration.moments import Calibration
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
@@ -19,7 +21,7 @@ from .checkpoints.torch_tensors import is_module, model_of_module, model_of_tens
 from .decoding.stream_decoder import Source, StreamDecoder
 from .encoding.model_encoder import encode_model
 from .encoding.plan import stream_profile
-from .errors import InvalidModel, NnrWarning, naming
+from .errors import InvalidModel, InvalidOptions, NnrWarning, naming
 from .factorization.files import with_weights
 from .factorization.forms import FactoredWeight
 from .model import Model
@@ -49,7 +51,7 @@ def encode(
     options: EncodeOptions | None = None,
     *,
     factorizations: Mapping[str, FactoredWeight] | None = None,
-    calibration: Calibration | None = None,
+    calibration: Calibration | Iterable[Any] | None = None,
     parents: Sequence[Source] = (),
     overwrite: bool = False,
     executor: Executor | None = None,
@@ -70,7 +72,10 @@ def encode(
             factors. An array that several of them have is coded once. What `options` say of a
             weight holds for its factors ``<weight>.factor0``, … as well. None: what
             `options.decomposition` gives (:func:`nnr_codec.decompose.decompose_model`).
-        calibration: second moments of the layers' inputs, for the decomposition.
+        calibration: second moments of the layers' inputs: decomposition and quantization then
+            minimize the error of the layers' outputs, and of the network's result. Its names are
+            those of the model's weights. Or, of a module, batches of samples: inputs, or pairs
+            (inputs, targets), which it is calibrated with.
         parents: the earlier streams of a series, oldest first, for contexts alone: the model
             already is a difference.
         overwrite: replace an existing file.
@@ -96,6 +101,7 @@ def encode(
     """
     options = options or EncodeOptions()
     start = time.perf_counter()
+    known = _calibration(model_or_path, calibration)
     series = StreamDecoder(parents=parents, executor=executor).series
     stream_profile(options, series)  # refuses what no model could make right
 
@@ -112,7 +118,7 @@ def encode(
             from .decompose import decompose_model  # imports libraries that others need not
 
             dense = {name: parameter for name, parameter in model.items() if name not in given}
-            made = decompose_model(dense, options, calibration=calibration, executor=executor)
+            made = decompose_model(dense, options, calibration=known, executor=executor)
             factorizations, options = made.factorizations, made.adapted(options)
         report = encode_model(
             model,
@@ -120,6 +126,7 @@ def encode(
             options,
             output,
             series=series,
+            calibration=known,
             executor=executor,
             progress=progress,
             on_stage=on_stage,
@@ -129,6 +136,18 @@ def encode(
     for note in report.notes:
         warnings.warn(note, NnrWarning, stacklevel=2)
     return EncodeResult(replace(report, seconds=time.perf_counter() - start), data)
+
+
+def _calibration(
+    model: ModelLike, calibration: Calibration | Iterable[Any] | None
+) -> Calibration | None:
+    """Return the moments of a module's layers, from batches of samples if these are given."""
+    if calibration is None or isinstance(calibration, Calibration):
+        return calibration
+    if not is_module(model) or not isinstance(calibration, Iterable):
+        reason = "is a Calibration or, of a module of torch, an iterable of batches"
+        raise InvalidOptions("calibration", reason)
+    return calibrate(model, calibration, gradients=OutputGradients(model))
 
 
 def _opened_model(source: ModelLike) -> Model:

@@ -267,6 +267,39 @@ Integers quantize(const PyTensorSyntax& tensor, Floats weights, double step, dou
   return levels;
 }
 
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Matrices = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+Integers quantize_with_feedback(const PyTensorSyntax& tensor, Floats weights, double step,
+                                double lambda, Matrices columns, Matrix column_weights,
+                                std::optional<Matrix> rows, std::optional<Floats> row_weights) {
+  const nnr::TensorSyntax& syntax = tensor.syntax;
+  require(weights.size() == syntax.elements(), "weights: wrong size");
+  require(step > 0 && lambda >= 0, "step, lambda: negative");
+  require(syntax.codebook_size == 0, "codebook_size: quantizers know no codebook");
+  require(syntax.effective_scan_order() == 0, "scan_order: errors go from row to row");
+  require(syntax.is_plain(false), "parent, history: not known here");
+  const uint64_t groups = columns.shape(0);
+  require(groups > 0 && syntax.rows % groups == 0, "columns: no number of groups of rows");
+  require(columns.shape(1) == syntax.cols && columns.shape(2) == syntax.cols,
+          "columns: wrong shape");
+  require(column_weights.shape(0) == groups && column_weights.shape(1) == syntax.cols,
+          "column_weights: wrong shape");
+  require(!rows || (rows->shape(0) == syntax.rows && rows->shape(1) == syntax.rows),
+          "rows: wrong shape");
+  require(!row_weights || row_weights->size() == syntax.rows, "row_weights: wrong size");
+  require(largest_magnitude(weights) < 1073741824.0 * step,
+          "weights: not finite, or too large for the step");
+  Integers levels = zeroed_array<int32_t>(syntax.elements());
+  nb::gil_scoped_release release;
+  nnr::quantize_with_feedback({syntax, weights.data(), nullptr, step, lambda},
+                              {columns.data(), column_weights.data(), groups,
+                               rows ? rows->data() : nullptr,
+                               row_weights ? row_weights->data() : nullptr},
+                              levels.data());
+  return levels;
+}
+
 Integers reconstruct(const PyTensorToEncode& tensor) {
   Integers integers = zeroed_array<int32_t>(tensor.coded.syntax.elements());
   nb::gil_scoped_release release;
@@ -380,6 +413,10 @@ NB_MODULE(_core, m) {
   m.def("quantize", &quantize, "tensor"_a, "weights"_a, "step"_a, "lambda_"_a = 0.0,
         "importance"_a = nb::none(),
         "Quantizes weights: the integers to code.");
+  m.def("quantize_with_feedback", &quantize_with_feedback, "tensor"_a, "weights"_a, "step"_a,
+        "lambda_"_a, "columns"_a, "column_weights"_a, "rows"_a = nb::none(),
+        "row_weights"_a = nb::none(),
+        "Quantizes weights, whose errors later columns and rows make up for.");
   m.def("largest_magnitude", &largest_magnitude, "weights"_a,
         "The largest |weight|; NaN if any weight is NaN.");
   m.def("choose_unary_length", &choose_unary_length, "levels"_a,

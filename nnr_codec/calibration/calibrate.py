@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import InvalidModel, InvalidOptions
 from ..user.module import apply, evaluating, inputs_of, sample_count, weight_layers
+from .gradients import OutputGradients
 from .moments import Calibration, InputMoments, RowLayout, block_sizes
 from .unfolding import windows
 
@@ -34,6 +35,7 @@ def calibrate(
     *,
     only: Container[str] | None = None,
     max_bytes: int = MAX_BYTES,
+    gradients: OutputGradients | None = None,
 ) -> Calibration:
     """Run `module` over `batches` and collect E[x xᵀ] of the inputs of its layers.
 
@@ -56,6 +58,7 @@ def calibrate(
             diagonal, the largest first: :func:`~.moments.block_sizes` has the rule, and
             `Calibration.reduced` the names. Collecting takes one more of the largest, and about
             64 MiB.
+        gradients: collects the moments of the gradients at the layers' outputs, in the same pass.
 
     Raises:
         InvalidModel: a layer's input is not finite; or weights are tied whose layers read them
@@ -73,16 +76,19 @@ def calibrate(
     sizes = block_sizes(layouts, max_bytes)
     sums = {name: _Sum(name, layout, sizes[name]) for name, layout in layouts.items()}
     samples = 0
-    with evaluating(module), _hooked(layers, sums):
-        for batch in batches:
-            inputs = inputs_of(batch)
-            samples += sample_count(inputs)
+    for batch in batches:
+        inputs = inputs_of(batch)
+        samples += sample_count(inputs)
+        with evaluating(module), _hooked(layers, sums):
             apply(module, inputs)
+        if gradients is not None:
+            gradients.add(batch)
     if not samples:
         raise InvalidOptions("calibration", "there are no samples")
     moments = {name: total.mean() for name, total in sums.items() if total.positions}
     unused = tuple(name for name in sums if name not in moments)
-    return Calibration(moments, samples, unused)
+    known = {} if gradients is None else gradients.moments()
+    return Calibration(moments, samples, unused, known)
 
 
 @contextmanager

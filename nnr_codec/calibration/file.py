@@ -15,9 +15,11 @@ import numpy as np
 from ..checkpoints import open_checkpoint, save_checkpoint
 from ..errors import InvalidModel
 from ..factorization.map_checks import shortened
+from ..model import Float64
 from .moments import Calibration, InputMoments, RowLayout
 
 _ENTRY = "nnr_calibration"
+_GRADIENTS = ":gradients"
 _VERSION = 1
 _GREATEST = 2**63 - 1  # of counts and sizes
 
@@ -45,6 +47,7 @@ def save_calibration(
         "weights": weights,
     }
     blocks = {name: moments.blocks for name, moments in calibration.moments.items()}
+    blocks |= {name + _GRADIENTS: matrix for name, matrix in calibration.gradients.items()}
     save_checkpoint(path, blocks, overwrite=overwrite, metadata={_ENTRY: json.dumps(entry)})
 
 
@@ -67,7 +70,13 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
             raise InvalidModel(text, f"has version {entry['version']}, not {_VERSION}")
         weights = entry["weights"].items()
         moments = {name: _moments(text, name, weight, blocks[name]) for name, weight in weights}
-        return Calibration(moments, _whole(entry["samples"]), _names(entry["unused"]))
+        gradients = {
+            name: _gradients(text, name, moments[name], blocks[name + _GRADIENTS])
+            for name in moments
+            if name + _GRADIENTS in blocks
+        }
+        samples = _whole(entry["samples"], 1 if moments else 0)
+        return Calibration(moments, samples, _names(entry["unused"]), gradients)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         reason = f"is not a valid calibration file: {type(error).__name__} {error}"
         raise InvalidModel(text, reason) from error
@@ -84,6 +93,15 @@ def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"{shortened(value)} is not a list of names")
     return tuple(value)
+
+
+def _gradients(path: str, name: str, inputs: InputMoments, matrix: Any) -> Float64:
+    outputs = inputs.layout.outputs
+    is_finite = matrix.dtype == np.float64 and np.isfinite(matrix).all()
+    if matrix.shape != (outputs, outputs) or not is_finite:
+        raise InvalidModel(path, f"{name!r}: gradients of {outputs} outputs are damaged")
+    found: Float64 = matrix
+    return found
 
 
 def _moments(path: str, name: str, weight: dict[str, Any], blocks: Any) -> InputMoments:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,6 +35,11 @@ class RowLayout:
     shape: tuple[int, ...]
     groups: int = 1
     transposed: bool = False
+
+    @property
+    def outputs(self) -> int:
+        """Output channels of all groups."""
+        return self.shape[1] * self.groups if self.transposed else self.shape[0]
 
     @property
     def channels(self) -> int:
@@ -77,6 +82,21 @@ class InputMoments:
 
 
 @dataclass(frozen=True)
+class LayerMoments:
+    """What is known of one layer.
+
+    Attributes:
+        inputs: E[x xᵀ] of its inputs.
+        gradients: E[g gᵀ] of the gradients at its outputs, (outputs, outputs); None: not known.
+        positions: of its output, for each sample.
+    """
+
+    inputs: InputMoments
+    gradients: Float64 | None
+    positions: float
+
+
+@dataclass(frozen=True)
 class Calibration:
     """The moments of the layers of a network, from one pass over samples.
 
@@ -85,11 +105,21 @@ class Calibration:
             the moments are of all their layers' inputs together.
         samples: in all batches.
         unused: names of weights whose layers never ran, in the state dict's order.
+        gradients: E[g gᵀ] of the gradients at the outputs of layers, float64, (outputs, outputs),
+            by the weight's name; what is not there is not known.
     """
 
     moments: Mapping[str, InputMoments]
     samples: int
     unused: tuple[str, ...] = ()
+    gradients: Mapping[str, Float64] = field(default_factory=dict)
+
+    def layer(self, name: str) -> LayerMoments | None:
+        """Return what is known of the layer of weight `name`; None: nothing."""
+        moments = self.moments.get(name)
+        if moments is None:
+            return None
+        return LayerMoments(moments, self.gradients.get(name), moments.positions / self.samples)
 
     @property
     def reduced(self) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ def windows(layer: Any, inputs: torch.Tensor, output: torch.Tensor) -> torch.Ten
     else:
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         padded = functional.pad(inputs, _padding(layer, reach), mode)
+        padded = functional.pad(padded, _missing(padded, output, stride, reach))
     steps = padded.stride()
     taps = [step * d for step, d in zip(steps[2:], layer.dilation, strict=True)]
     moves = [step * s for step, s in zip(steps[2:], stride, strict=True)]
@@ -47,6 +48,22 @@ def _padding(layer: Any, reach: list[int]) -> list[int]:
         sides = [(size // 2, size - size // 2) for size in reach]
     else:
         sides = [(size, size) for size in layer.padding]
+    return [size for side in reversed(sides) for size in side]
+
+
+def _missing(
+    padded: torch.Tensor, output: torch.Tensor, stride: tuple[int, ...], reach: list[int]
+) -> list[int]:
+    """Return what a layer has added by itself to get its output, the last dimension first.
+
+    Layers that pad in a `forward` of their own do as TensorFlow does: on both sides alike, and one
+    more behind.
+    """
+    sides = []
+    sizes = zip(padded.shape[2:], output.shape[2:], stride, reach, strict=True)
+    for size, positions, step, far in sizes:
+        lacking = max((positions - 1) * step + far + 1 - size, 0)
+        sides.append((lacking // 2, lacking - lacking // 2))
     return [size for side in reversed(sides) for size in side]
 
 

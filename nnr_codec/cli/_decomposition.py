@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..calibration.calibrate import calibrate
+from ..calibration.file import load_calibration, save_calibration
+from ..calibration.gradients import OutputGradients
 from ..calibration.moments import Calibration
 from ..errors import InvalidOptions
 from ..factorization.files import with_weights
@@ -53,7 +56,16 @@ def add_decomposition(group: Any) -> None:
     group.add_argument(
         "--calibrate",
         metavar="FILE.py:FUNCTION",
-        help="returns (module, batches): errors are then those of the layers' outputs",
+        help="returns (module, batches): the errors that count are then those of the layers' "
+        "outputs, and of the network's result",
+    )
+    group.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="what --save-calibration wrote, instead of --calibrate",
+    )
+    group.add_argument(
+        "--save-calibration", metavar="FILE", help="keep what --calibrate learned, in an .npz file"
     )
 
 
@@ -62,38 +74,69 @@ def check_needed(given: argparse.Namespace, options: EncodeOptions) -> None:
     if options.decomposes:
         return
     names = [name for name in given_values(given, DecompositionOptions) if name != "method"]
-    names += [name for name in ("module", "calibrate") if getattr(given, name) is not None]
+    names += [name for name in ("module",) if getattr(given, name) is not None]
     for name in names:
         raise InvalidOptions(name, "has no effect without --decompose (or decompose in --set)")
 
 
+@dataclass(frozen=True)
+class Network:
+    """What the command line tells of the network that a model belongs to.
+
+    Attributes:
+        module, inputs: torch's module, and samples of its inputs; None: not known.
+        calibration: moments of its layers; None: not known.
+    """
+
+    module: Any = None
+    inputs: Any = None
+    calibration: Calibration | None = None
+
+
+def network_of(given: argparse.Namespace, model: Model) -> Network:
+    """Return the network that the command line names, calibrated if it says so.
+
+    Raises what loading and calling the user's functions and module raises, and InvalidOptions if
+    options contradict each other.
+    """
+    if given.calibration is not None and given.calibrate is not None:
+        raise InvalidOptions("calibration", "stands in place of --calibrate: leave one out")
+    if given.save_calibration is not None and given.calibrate is None:
+        raise InvalidOptions("save_calibration", "has no effect without --calibrate")
+    module, inputs, calibration = None, None, None
+    if given.module is not None:
+        module, inputs = _pair(given.module, "module", needed=False)
+    if given.calibration is not None:
+        calibration = load_calibration(given.calibration)
+    if given.calibrate is not None:
+        module, batches = _pair(given.calibrate, "calibrate")
+        load_state(module, with_weights(model)[0])
+        with naming_failures(given.calibrate, "calibrate"):
+            calibration = calibrate(module, batches, gradients=OutputGradients(module))
+        if given.save_calibration is not None:
+            save_calibration(given.save_calibration, calibration, overwrite=given.force)
+    if calibration is not None and not given.quiet:
+        _show_incomplete(calibration)
+    return Network(module, inputs, calibration)
+
+
 def decompose(
-    given: argparse.Namespace,
+    network: Network,
     model: Model,
     options: EncodeOptions,
     executor: Executor | None,
     advance: Callable[[float], object],
 ) -> Decomposition:
-    """Decompose the weights of a model as the command line says; what are factors stays so.
+    """Decompose the weights of a model; what are factors stays so.
 
     `advance` is called with the number of weights that are done, half of those whose ranks are
     chosen; in the end it was called with as many as the model has. Raises what `decompose_model`
-    raises, and what loading and calling the user's functions and module raises.
+    raises.
     """
     from ..decompose import decompose_model  # imports libraries that others need not
 
     model, factored = with_weights(model)
     dense = {name: parameter for name, parameter in model.items() if name not in factored}
-    module, inputs, calibration = None, None, None
-    if given.module is not None:
-        module, inputs = _pair(given.module, "module", needed=False)
-    if given.calibrate is not None:
-        module, batches = _pair(given.calibrate, "calibrate")
-        load_state(module, model)
-        with naming_failures(given.calibrate, "calibrate"):
-            calibration = calibrate(module, batches)
-        if not given.quiet:
-            _show_incomplete(calibration)
     left = float(sum(parameter.size for parameter in model.values()))
 
     def progress(name: str) -> None:
@@ -104,9 +147,9 @@ def decompose(
     decomposition = decompose_model(
         dense,
         options,
-        module=module,
-        inputs=inputs,
-        calibration=calibration,
+        module=network.module,
+        inputs=network.inputs,
+        calibration=network.calibration,
         executor=executor,
         progress=progress,
     )

@@ -16,7 +16,7 @@ from ..options import PRESETS, EncodeOptions
 from ..report import EncodeReport, Stage, size_text
 from . import _common as common
 from . import _files
-from ._decomposition import add_decomposition, check_needed, decompose, show_skipped
+from ._decomposition import add_decomposition, check_needed, decompose, network_of, show_skipped
 from ._options import add_options, encode_options
 from .text import printable, table
 
@@ -92,9 +92,9 @@ def _encode(given: argparse.Namespace) -> int:
         warnings.simplefilter("ignore", NnrWarning)  # `_show` prints them
         if output is not None:
             _files.refuse_inputs(output, [*model.files, *_files_named(given)])
-        factorizations = None
+        network, factorizations = network_of(given, model), None
         if options.decomposes:
-            decomposition = decompose(given, model, options, executor, advance)
+            decomposition = decompose(network, model, options, executor, advance)
             factorizations = decomposition.factorizations
             options = decomposition.adapted(options)
             advance(_coding_work(options) * decomposition.saved)  # none of it is to be coded
@@ -105,6 +105,7 @@ def _encode(given: argparse.Namespace) -> int:
             None if given.dry_run else output,
             options,
             factorizations=factorizations,
+            calibration=network.calibration,
             parents=given.parent,
             overwrite=given.force,
             executor=executor,

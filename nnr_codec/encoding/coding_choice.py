@@ -193,7 +193,10 @@ class _Candidate:
         return represent(self.parameter.read(), self.options.qp_density, codebook)
 
     def _quantized(self, options: EncodeOptions) -> QuantizedTensor:
-        return quantize_tensor(self.parameter, options, self.survey.largest, self.context.profile)
+        known = self.survey
+        return quantize_tensor(
+            self.parameter, options, known.largest, self.context.profile, known.feedback
+        )
 
     def _finer(self, coarse: QuantizedTensor) -> QuantizedTensor | None:
         """Return the coarsest quantization found that loses no more than it may; None without."""

@@ -15,11 +15,13 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, BinaryIO
 
+from ..calibration.moments import Calibration
 from ..decoding.series import Series
 from ..factorization.forms import FactoredWeight
 from ..model import Model, dtype_name
 from ..options import EncodeOptions
 from ..report import EncodeReport, ExtraReport, OnStage, TensorReport
+from .allocation import allocated
 from .coding_choice import choose_codings
 from .notes import choice_notes, damage_notes
 from .plan import plan_stream, stream_context
@@ -41,6 +43,7 @@ def encode_model(
     output: BinaryIO,
     *,
     series: Series | None = None,
+    calibration: Calibration | None = None,
     executor: Executor | None = None,
     progress: Callable[[TensorReport], object] | None = None,
     on_stage: OnStage | None = None,
@@ -49,7 +52,8 @@ def encode_model(
     """Encode a model in the profile that is the smaller, within the target size if any.
 
     Args:
-        model, options, executor, progress, on_stage, verify: as of :func:`nnr_codec.encode`.
+        model, options, calibration, executor, progress, on_stage, verify: as of
+            :func:`nnr_codec.encode`.
         factorizations: the weights that travel as factors, by name.
         output: where the stream goes.
         series: the earlier streams.
@@ -60,7 +64,8 @@ def encode_model(
     Raises: as :func:`nnr_codec.encode`.
     """
     earlier = series or Series()
-    survey = survey_model(model, factorizations, options, executor, on_stage)
+    survey = survey_model(model, factorizations, options, executor, calibration, on_stage)
+    given, options = options, allocated(options, survey)
     encodings = 0
     with ExitStack() as files:
 
@@ -89,7 +94,7 @@ def encode_model(
             beyond_target = overflow_beyond_target(kept.qp_offset)
         with beyond_target:
             errors = factoring_errors(survey.factored, kept.factors, executor)
-        report = replace(_report(model, survey, options, kept, errors), encodings=encodings)
+        report = replace(_report(model, survey, given, kept, errors), encodings=encodings)
         kept.file.seek(0)
         if verify:
             tensors = report.tensors
@@ -108,7 +113,10 @@ def _report(
     kept: Draft,
     errors: Mapping[str, FactoringErrors],
 ) -> EncodeReport:
-    """Return the report on the stream that is kept; `errors`: of the weights in factors."""
+    """Return the report on the stream that is kept.
+
+    `options`: as they were given; `errors`: of the weights in factors.
+    """
     order = {parameter.name: index for index, parameter in enumerate(survey.coded)}
     tensors = sorted(kept.tensors, key=lambda report: order[report.name])
     merged = tuple(merged_reports(tensors, survey.factored, errors))

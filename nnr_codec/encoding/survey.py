@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
+from ..calibration.moments import Calibration
 from ..factorization.forms import FactoredWeight
 from ..factorization.metadata import carried_metadata
 from ..factorization.model_map import ModelMap
@@ -51,6 +52,7 @@ def survey_model(
     factorizations: Mapping[str, FactoredWeight],
     options: EncodeOptions,
     executor: Executor | None = None,
+    calibration: Calibration | None = None,
     on_stage: OnStage | None = None,
 ) -> ModelSurvey:
     """Read each tensor that is coded, and return what is known of it.
@@ -60,6 +62,7 @@ def survey_model(
         factorizations: the weights that travel as factors, by name.
         options: of the encoder.
         executor: looks at tensors side by side.
+        calibration: moments of the inputs of layers, if they are known.
         on_stage: called when tensors are "surveyed".
 
     Raises:
@@ -71,7 +74,12 @@ def survey_model(
         p.name for weight in factored.values() if weight.is_block for p in weight.new_factors
     }
     questions = (
-        TensorQuestion.about(parameter, options, must_be_quantized=parameter.name in in_blocks)
+        TensorQuestion.about(
+            parameter,
+            options,
+            must_be_quantized=parameter.name in in_blocks,
+            moments=calibration.layer(parameter.name) if calibration else None,
+        )
         for parameter in coded
     )
     answers = results_of(executor, _surveys, _batches(questions))

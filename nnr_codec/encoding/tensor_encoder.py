@@ -230,7 +230,11 @@ class TensorEncoder:
         """Quantize the tensors of a unit, by role."""
         quantized = {
             role: quantize_tensor(
-                tensor.parameter, tensor.options, tensor.survey.largest, self._context.profile
+                tensor.parameter,
+                tensor.options,
+                tensor.survey.largest,
+                self._context.profile,
+                tensor.survey.feedback,
             )
             for role, tensor in self._unit.tensors.items()
         }

@@ -18,6 +18,7 @@ from ..errors import InvalidModel, QuantizationOverflow
 from ..model import Parameter
 from ..options import EncodeOptions
 from ..quantize.distortion import Distortion, distortion
+from ..quantize.feedback import ErrorFeedback
 from ..quantize.quantizer import CodingRates, InputKnowledge, Weights, quantizer_of
 from .unit_encoder import CodedLevels
 
@@ -111,7 +112,11 @@ def fits_step(parameter: Parameter, options: EncodeOptions, largest: float) -> b
 
 
 def quantize_tensor(
-    parameter: Parameter, options: EncodeOptions, largest: float, profile: int
+    parameter: Parameter,
+    options: EncodeOptions,
+    largest: float,
+    profile: int,
+    feedback: ErrorFeedback | None = None,
 ) -> QuantizedTensor:
     """Quantize a tensor.
 
@@ -120,6 +125,7 @@ def quantize_tensor(
         options: those of the tensor.
         largest: its largest magnitude, as `largest_value` gives it.
         profile: of the stream, on which the rates of its integers depend.
+        feedback: of its errors, if anything is known of the inputs that it is multiplied with.
 
     Raises:
         InvalidModel: it cannot be read, or its integers do not fit 32 bits.
@@ -133,12 +139,14 @@ def quantize_tensor(
         raise InvalidModel(parameter.name, reason)
     step = step_size(qp, options.qp_density)
     rates = _rates(parameter.shape, options, profile)
+    if options.scan_order:  # whose blocks end in the middle of rows
+        feedback = None
     # No tool changes what is decoded. Measured before there is a code, it needs less memory.
     syntax = rates.syntax(dependent=options.dq)
     quantizer, weights = quantizer_of(dependent=options.dq), _binary32(values)
     for bound in (math.inf, *_bounds(values.dtype, step)):
         bounded = weights if bound == math.inf else np.clip(weights, -bound, bound)
-        levels = quantizer.integers(bounded, step, rates, InputKnowledge())
+        levels = quantizer.integers(bounded, step, rates, InputKnowledge(feedback=feedback))
         error = distortion(values.reshape(-1), levels, syntax, step)
         if not error.overflows:
             return QuantizedTensor(parameter, options, levels, qp, error)

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bitstream.qp import step_size
+from ..calibration.moments import LayerMoments
 from ..errors import InvalidModel
 from ..model import Float64, Parameter
 from ..options import EncodeOptions
+from ..quantize.feedback import ErrorFeedback, error_feedback
 from ..quantize.grids import exact_step
 from ..quantize.integer_rate import sampled
 from .exact import holds_short_values, represent, seems_quantized
@@ -40,6 +42,7 @@ class TensorSurvey:
         step_qp: of a quantized one, the qp of a step of which all values are multiples; None
             without such a step, or if all values are 0.
         largest, energy: of a quantized one, the largest magnitude, and about the sum of squares.
+        feedback: of a quantized one, of its errors, if the moments of its inputs are known.
         sample: of a quantized one, some values, float64, flat, if there is a target size.
     """
 
@@ -49,6 +52,7 @@ class TensorSurvey:
     step_qp: int | None = None
     largest: float = 0.0
     energy: float = 0.0
+    feedback: ErrorFeedback | None = None
     sample: Float64 | None = None
 
 
@@ -63,6 +67,7 @@ class TensorQuestion:
         is_exact: whether it is read to find how it is coded exactly.
         must_be_quantized: whether its unit can hold nothing else.
         needs_sample: whether its size is to be estimated.
+        moments: of its layer, if they are known.
     """
 
     parameter: Parameter
@@ -71,21 +76,27 @@ class TensorQuestion:
     is_exact: bool
     must_be_quantized: bool
     needs_sample: bool
+    moments: LayerMoments | None = None
 
     @classmethod
     def about(
-        cls, parameter: Parameter, options: EncodeOptions, *, must_be_quantized: bool
+        cls,
+        parameter: Parameter,
+        options: EncodeOptions,
+        *,
+        must_be_quantized: bool,
+        moments: LayerMoments | None = None,
     ) -> TensorQuestion:
         """Ask about a tensor; `options`: of the encoder."""
         quantized = is_quantized(parameter, options)
         exact = not quantized and may_need_representation(parameter)
         needs_sample = options.target_size is not None
         own = options.for_tensor(parameter.name)
-        return cls(parameter, own, quantized, exact, must_be_quantized, needs_sample)
+        return cls(parameter, own, quantized, exact, must_be_quantized, needs_sample, moments)
 
     def answered_or_loaded(self) -> TensorQuestion | TensorSurvey:
         """Answer if that is quicker than sending the tensor; else load it for another process."""
-        is_quick = not self.is_exact and not self._is_narrow
+        is_quick = not self.is_exact and not self._is_narrow and self.moments is None
         return self.answer() if is_quick else replace(self, parameter=self.parameter.loaded())
 
     def answer(self) -> TensorSurvey:
@@ -114,11 +125,24 @@ class TensorQuestion:
             step_qp=step[0] if step is not None and largest else None,
             largest=largest,
             energy=energy,
+            feedback=self._feedback(),
             sample=sample,
         )
 
     def _exact(self, values: npt.NDArray[Any]) -> Representation | None:
         return represent(values, self.options.qp_density, bool(self.options.codebook))
+
+    def _feedback(self) -> ErrorFeedback | None:
+        """Return the feedback of errors along the rows that the coder goes through."""
+        moments = self.moments
+        if moments is None or moments.inputs.layout.transposed:  # whose rows belong to inputs
+            return None
+        if moments.inputs.layout.shape != self.parameter.shape:
+            return None
+        inputs = moments.inputs
+        return error_feedback(
+            inputs.matrices(), moments.gradients, moments.positions, inputs.positions
+        )
 
     def _may_pay(self, values: npt.NDArray[Any], largest: float, energy: float) -> bool:
         """Whether exact coding may take no more bytes than quantizing, as far as a glance tells."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from nnr_codec.calibration.calibrate import calibrate
+from nnr_codec.calibration.gradients import OutputGradients
 from nnr_codec.calibration.moments import Calibration
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.errors import InvalidModel, InvalidOptions, NnrError
@@ -147,4 +148,6 @@ def _moments(source: str, data: Path | None, stride: int, checkpoint_digest: str
     subject = find_subject(source, data)
     if subject.calibration is None:
         raise InvalidOptions("calibration_stride", f"{subject.name} has no calibration samples")
-    return calibrate(trained_module(subject), thinned(subject.calibration, stride, None)())
+    module = trained_module(subject)
+    batches = thinned(subject.calibration, stride, None)()
+    return calibrate(module, batches, gradients=OutputGradients(module))

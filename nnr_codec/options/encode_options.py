@@ -218,7 +218,7 @@ class EncodeOptions:
             return None
         if own.max_tensor_error != "auto":
             return own.max_tensor_error
-        usual = all(getattr(self, option) == _DEFAULT_QP[option] for option in _QP_OPTIONS)
+        usual = all(getattr(self, option) == DEFAULT_QP[option] for option in _QP_OPTIONS)
         return _USUAL_ERROR if usual and self.target_size is None else None
 
     def _sets_qp(self, name: str) -> bool:
@@ -276,7 +276,7 @@ class EncodeOptions:
 
 
 _QP_OPTIONS = ("qp", "nonweight_qp")
-_DEFAULT_QP = {f.name: f.default for f in fields(EncodeOptions) if f.name in _QP_OPTIONS}
+DEFAULT_QP = {f.name: f.default for f in fields(EncodeOptions) if f.name in _QP_OPTIONS}
 _USUAL_ERROR = 0.02
 """Of the energy: what is lost beyond that is more than steps of the usual size would cost."""
 

@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .._core import TensorSyntax, choose_unary_length, quantize
+from .._core import TensorSyntax, choose_unary_length, quantize, quantize_with_feedback
 from ..bitstream.unit_layout import Integers, matrix_shape
+from .feedback import ErrorFeedback
 
 Weights = npt.NDArray[np.float32]
 
@@ -60,9 +61,12 @@ class InputKnowledge:
     Attributes:
         importance: float32, flat: factors of the weights' squared errors; None: nothing is known,
             and all errors count alike.
+        feedback: how errors of quantized weights are made up for by later ones, in place of
+            `importance`; None: they are not.
     """
 
     importance: Weights | None = None
+    feedback: ErrorFeedback | None = None
 
 
 class Quantizer(Protocol):
@@ -101,7 +105,24 @@ class CoreQuantizer:
             rounded = quantize(rounding, weights, 2 * step if self.is_dependent else step)
             unary_length = choose_unary_length(rounded)
         syntax = rates.syntax(dependent=self.is_dependent, unary_length=unary_length)
+        if inputs.feedback is not None:
+            return _with_feedback(syntax, weights, step, bit_cost, inputs.feedback)
         return quantize(syntax, weights, step, bit_cost, inputs.importance)
+
+
+def _with_feedback(
+    syntax: TensorSyntax, weights: Weights, step: float, bit_cost: float, feedback: ErrorFeedback
+) -> Integers:
+    return quantize_with_feedback(
+        syntax,
+        weights,
+        step,
+        bit_cost,
+        feedback.columns,
+        feedback.column_weights,
+        feedback.rows,
+        feedback.row_weights,
+    )
 
 
 UNIFORM = CoreQuantizer(False, _UNIFORM_SLOPE)

@@ -197,7 +197,12 @@ def test_summary(run: Run, tmp_path: Path) -> None:
         ),
         (["--decompose", "lr", "--compression-ratio", "1"], "1.0 is not a finite number above 1"),
         (["--rank", "2"], "--rank: has no effect without --decompose"),
-        (["--calibrate", "x.py:f"], "--calibrate: has no effect without --decompose"),
+        (["--module", "x.py:f"], "--module: has no effect without --decompose"),
+        (["--save-calibration", "x.npz"], "--save-calibration: has no effect without --calibrate"),
+        (
+            ["--calibrate", "x.py:f", "--calibration", "x.npz"],
+            "--calibration: stands in place of --calibrate",
+        ),
         (["--set", "fc*=decompose:lr"], "needs one of"),
         (["--set", "fc.weight=decompose:lr,rank:11"], "'fc.weight': lr: ranks [11]"),
         (["--set", "fc.bias=decompose:lr,rank:1"], "--set fc.bias: decompose: is no weight"),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "distortion_trellis.h"
+#include "feedback_trellis.h"
 #include "rate_trellis.h"
 #include "uniform_quantizer.h"
 

@@ -1,0 +1,255 @@
+"""Error feedback: what a quantized weight misses is made up for by later ones."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nnr_codec
+from nnr_codec import EncodeOptions
+from nnr_codec._core import (
+    TensorSyntax,
+    TensorToEncode,
+    dequantize,
+    quantize,
+    quantize_with_feedback,
+)
+from nnr_codec.calibration.moments import Calibration, InputMoments, RowLayout
+from nnr_codec.quantize.feedback import error_feedback
+
+RNG = np.random.default_rng
+ROWS, COLS, STEP = 24, 70, 0.02
+WEIGHTS = RNG(0).normal(0, 0.05, (ROWS, COLS)).astype(np.float32)
+each_quantizer = pytest.mark.parametrize("dependent", [False, True])
+
+
+def moment(size: int, seed: int = 0, rank: int = 10) -> np.ndarray:
+    factor = RNG(seed).normal(0, 1, (size, rank))
+    return factor @ factor.T / rank + 0.05 * np.eye(size)
+
+
+def syntax(*, dependent: bool, rows: int = ROWS, cols: int = COLS) -> TensorSyntax:
+    return TensorSyntax(rows, cols, unary_length=8, dependent_quantization=dependent)
+
+
+def error_of(levels: np.ndarray, dependent: bool) -> np.ndarray:
+    coded = TensorToEncode(syntax(dependent=dependent), levels)
+    return WEIGHTS - dequantize(coded.reconstruct(), STEP).reshape(ROWS, COLS)
+
+
+def quantized(
+    dependent: bool, inputs: np.ndarray, outputs: np.ndarray | None = None, rate: float = 0.0
+) -> np.ndarray:
+    known = error_feedback(inputs[None], outputs)
+    arguments = (known.columns, known.column_weights, known.rows, known.row_weights)
+    flat = WEIGHTS.reshape(-1)
+    return quantize_with_feedback(syntax(dependent=dependent), flat, STEP, rate, *arguments)
+
+
+class TestFactors:
+    def test_they_are_those_of_the_inverse(self) -> None:
+        inputs = moment(30)
+        damped = inputs * 30 / np.trace(inputs) + 0.01 * np.eye(30)
+        upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+        known = error_feedback(inputs[None])
+        expected = np.triu(upper / np.diag(upper)[:, None], 1)
+        np.testing.assert_allclose(known.columns[0], expected, atol=1e-6)
+        np.testing.assert_allclose(known.column_weights[0], np.diag(upper) ** -2, rtol=1e-5)
+
+    @pytest.mark.parametrize("inputs", [np.zeros((1, 4, 4)), np.full((1, 3, 3), np.nan)])
+    def test_nothing_is_known(self, inputs: np.ndarray) -> None:
+        assert error_feedback(inputs) is None
+
+    def test_few_samples_count_less(self) -> None:
+        inputs = moment(30, rank=2)[None]
+        few, many = (error_feedback(inputs, samples=n) for n in (10, 10**6))
+        assert np.abs(few.columns).sum() < 0.9 * np.abs(many.columns).sum()
+
+
+class TestCore:
+    @each_quantizer
+    def test_independent_inputs_need_no_feedback(self, dependent: bool) -> None:
+        """But for the survivors, of which one alone stays at the end of each row."""
+        levels = quantized(dependent, np.eye(COLS))
+        plain = quantize(syntax(dependent=dependent), WEIGHTS.reshape(-1), STEP)
+        if not dependent:
+            assert np.array_equal(levels, plain)
+        errors = [np.square(error_of(some, dependent)).sum() for some in (levels, plain)]
+        assert errors[1] <= errors[0] * 1.0001
+        assert errors[0] < 1.05 * errors[1]
+
+    @each_quantizer
+    def test_errors_of_outputs_are_smaller(self, dependent: bool) -> None:
+        inputs = moment(COLS)
+        plain = quantize(syntax(dependent=dependent), WEIGHTS.reshape(-1), STEP)
+        lost = [
+            np.einsum("ij,jk,ik", error, inputs, error)
+            for error in (
+                error_of(quantized(dependent, inputs), dependent),
+                error_of(plain, dependent),
+            )
+        ]
+        assert lost[0] < 0.5 * lost[1]
+
+    @each_quantizer
+    def test_errors_of_results_are_smaller(self, dependent: bool) -> None:
+        inputs, outputs = moment(COLS), moment(ROWS, 1, rank=3)
+        lost = []
+        for known in (None, outputs):
+            error = error_of(quantized(dependent, inputs, known), dependent)
+            lost.append(np.trace(outputs @ error @ inputs @ error.T))
+        assert lost[1] < 0.7 * lost[0]
+
+    def test_uniform_rounding_follows_the_formula(self) -> None:
+        inputs, outputs = moment(COLS), moment(ROWS, 1)
+        known = error_feedback(inputs[None], outputs)
+        targets = WEIGHTS.astype(np.float64) / STEP
+        expected = np.zeros((ROWS, COLS))
+        for row in range(ROWS):
+            rest = targets[row].copy()
+            for j in range(COLS):
+                expected[row, j] = np.rint(rest[j])
+                rest[j:] -= (rest[j] - expected[row, j]) * np.r_[1, known.columns[0, j, j + 1 :]]
+            error = targets[row] - expected[row]
+            targets[row + 1 :] -= np.outer(known.rows[row, row + 1 :], error)
+        levels = quantized(False, inputs, outputs).reshape(ROWS, COLS)
+        assert np.mean(levels == expected) > 0.99  # binary32 there, binary64 here
+
+    @each_quantizer
+    def test_rates_make_fewer_bits(self, dependent: bool) -> None:
+        inputs = moment(COLS)
+        free, dear = (np.abs(quantized(dependent, inputs, rate=rate)).sum() for rate in (0, 0.5))
+        assert dear < 0.95 * free
+
+    @each_quantizer
+    def test_groups(self, dependent: bool) -> None:
+        """Each has inputs of its own, as in a grouped convolution."""
+        moments = np.stack([moment(COLS, seed) for seed in range(ROWS // 2)])
+        known = error_feedback(moments)
+        levels = quantize_with_feedback(
+            syntax(dependent=dependent),
+            WEIGHTS.reshape(-1),
+            STEP,
+            0.0,
+            known.columns,
+            known.column_weights,
+        )
+        error = error_of(levels, dependent)
+        lost = sum(e @ moments[row // 2] @ e for row, e in enumerate(error))
+        plain = error_of(
+            quantize(syntax(dependent=dependent), WEIGHTS.reshape(-1), STEP), dependent
+        )
+        assert lost < 0.5 * sum(e @ moments[row // 2] @ e for row, e in enumerate(plain))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"columns": np.zeros((1, 3, 3), np.float32)},
+            {"columns": np.zeros((5, COLS, COLS), np.float32)},
+            {"column_weights": np.ones((1, 3), np.float32)},
+            {"rows": np.zeros((3, 3), np.float32)},
+            {"row_weights": np.ones(3, np.float32)},
+            {"step": 0.0},
+            {"weights": np.full(ROWS * COLS, np.nan, np.float32)},
+            {"scan_order": 1},
+        ],
+    )
+    def test_refusals(self, change: dict[str, Any]) -> None:
+        arguments = {
+            "tensor": syntax(dependent=True),
+            "weights": WEIGHTS.reshape(-1),
+            "step": STEP,
+            "lambda_": 0.0,
+            "columns": np.zeros((1, COLS, COLS), np.float32),
+            "column_weights": np.ones((1, COLS), np.float32),
+        }
+        quantize_with_feedback(**arguments)
+        arguments |= change
+        if "scan_order" in arguments:
+            arguments["tensor"] = TensorSyntax(ROWS, COLS, scan_order=arguments.pop("scan_order"))
+        with pytest.raises(ValueError):  # noqa: PT011
+            quantize_with_feedback(**arguments)
+
+
+def calibration(**moments: np.ndarray) -> Calibration:
+    layout = RowLayout((ROWS, COLS))
+    known = {name: InputMoments(layout, m[None, None], 10**6) for name, m in moments.items()}
+    return Calibration(known, 1000)
+
+
+class TestEncoding:
+    MODEL = {"a": WEIGHTS, "b": WEIGHTS[::-1].copy(), "bias": WEIGHTS[0].copy()}  # noqa: RUF012
+
+    def lost(self, data: bytes, name: str, inputs: np.ndarray) -> float:
+        error = self.MODEL[name] - nnr_codec.decode(data)[name]
+        return float(np.einsum("ij,jk,ik", error, inputs, error))
+
+    def test_only_what_is_known(self) -> None:
+        options = EncodeOptions(qp=-24, group=False)
+        inputs = moment(COLS)
+        plain = nnr_codec.encode(self.MODEL, options=options).data
+        aware = nnr_codec.encode(
+            self.MODEL, options=options, calibration=calibration(a=inputs)
+        ).data
+        assert self.lost(aware, "a", inputs) < 0.5 * self.lost(plain, "a", inputs)
+        assert abs(len(aware) - len(plain)) < 0.03 * len(plain)
+        before, after = nnr_codec.decode(plain), nnr_codec.decode(aware)
+        assert np.array_equal(before["b"], after["b"])
+        with ThreadPoolExecutor(2) as executor:
+            arguments = {"options": options, "calibration": calibration(a=inputs)}
+            threads = nnr_codec.encode(self.MODEL, executor=executor, **arguments)
+        assert threads.data == aware
+
+    def test_steps_follow_the_sensitivity(self) -> None:
+        outputs = moment(ROWS, 1)
+        known = calibration(a=moment(COLS), b=moment(COLS))
+        known = replace(known, gradients={"a": outputs, "b": 256 * outputs})
+        report = nnr_codec.encode(
+            self.MODEL, options=EncodeOptions(qp=-20), calibration=known
+        ).report
+        qps = {tensor.name: tensor.qp for tensor in report.tensors}
+        assert (qps["a"], qps["b"]) == (-16, -24)
+        options = EncodeOptions(qp=-20, overrides=(("a", {"qp": -30}),))
+        report = nnr_codec.encode(self.MODEL, options=options, calibration=known).report
+        assert {t.name: t.qp for t in report.tensors}["a"] == -30
+
+    def test_moments_of_another_shape_are_not_used(self) -> None:
+        layout = RowLayout((3, COLS))
+        known = Calibration({"a": InputMoments(layout, moment(COLS)[None, None], 10**6)}, 10)
+        options = EncodeOptions(qp=-24)
+        aware = nnr_codec.encode(self.MODEL, options=options, calibration=known).data
+        assert aware == nnr_codec.encode(self.MODEL, options=options).data
+
+
+class TestModules:
+    def test_batches(self) -> None:
+        torch = pytest.importorskip("torch")
+        torch.manual_seed(0)
+        mixing = torch.randn(48, 48) @ torch.diag(torch.logspace(0, -3, 48)) @ torch.randn(48, 48)
+        module = torch.nn.Sequential(
+            torch.nn.Linear(48, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)
+        )
+        batches = [torch.randn(200, 48) @ mixing for _ in range(5)]
+        test = torch.randn(500, 48) @ mixing
+        with torch.no_grad():
+            expected = module(test)
+        options = EncodeOptions(qp=-16, max_tensor_error=None)
+        lost = []
+        for known in (None, batches):
+            data = nnr_codec.encode(module, options=options, calibration=known).data
+            copy = torch.nn.Sequential(
+                torch.nn.Linear(48, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)
+            )
+            copy.load_state_dict({n: torch.tensor(v) for n, v in nnr_codec.decode(data).items()})
+            with torch.no_grad():
+                lost.append(float(((copy(test) - expected) ** 2).mean()))
+        assert lost[1] < 0.5 * lost[0]
+        assert all(p.grad is None and p.requires_grad for p in module.parameters())
+
+    def test_batches_need_a_module(self) -> None:
+        with pytest.raises(nnr_codec.InvalidOptions, match="calibration"):
+            nnr_codec.encode({"w": WEIGHTS}, calibration=[WEIGHTS])
