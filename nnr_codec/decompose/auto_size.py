@@ -59,6 +59,8 @@ class SizeTask:
 def smallest(task: SizeTask) -> tuple[FactoredWeight | str, int | None]:
     """Return the factors that take the fewest bytes and their qp; or why there are none."""
     values = values_of(task.weight)
+    if not np.isfinite(values).all():
+        return "holds NaN or infinities", None
     best: tuple[FactoredWeight | str, int | None] = (LARGER, None)
     try:
         dense_size, allowed = _coded(task, values, _alone(task.options), None)

@@ -150,27 +150,24 @@ class TensorEncoder:
         quantized = self._quantized()
         weight = quantized["weight"]
         data = self._quantized_unit(quantized)
-        if len(quantized) == 1 and (exact := self._without_map(weight, len(data))) is not None:
+        if len(quantized) == 1 and (exact := self._by_step(weight, len(data))) is not None:
             return exact
         unit_bytes = {"weight": len(data)}
         reports = [_quantized_report(t, unit_bytes.get(role, 0)) for role, t in quantized.items()]
         factors = self._factors(quantized)
         return EncodedTensors(data, reports, skippable_bytes(weight), factors)
 
-    def _without_map(self, weight: QuantizedTensor, most_bytes: int) -> EncodedTensors | None:
-        """Encode a tensor exactly by the standard's elements alone, on a step or as it is, if that
-        takes no more than so many bytes."""
-        parameter, step_qp = weight.parameter, self._unit.tensors["weight"].survey.step_qp
-        coded: bytes | None = None
-        kind, qp = "step", step_qp
-        if step_qp is not None:
-            coded = self._on_step(parameter, weight.options, step_qp)
-        elif parameter.dtype == np.float32 and parameter.nbytes < most_bytes:
-            kind, record = "raw", self._record(parameter, PayloadType.RAW_FLOAT)
-            coded = encode_raw_floats(record, parameter.read(), self._context)
+    def _by_step(self, weight: QuantizedTensor, most_bytes: int) -> EncodedTensors | None:
+        """Encode a tensor exactly by a step of the standard, if that takes no more than so many
+        bytes."""
+        step_qp = self._unit.tensors["weight"].survey.step_qp
+        if step_qp is None:
+            return None
+        coded = self._on_step(weight.parameter, weight.options, step_qp)
         if coded is None or len(coded) > most_bytes:
             return None
-        report = replace(_report(parameter, kind, len(coded), qp), energy=weight.distortion.energy)
+        report = _report(weight.parameter, "step", len(coded), step_qp)
+        report = replace(report, energy=weight.distortion.energy)
         return EncodedTensors(coded, [report], skippable_bytes(weight))
 
     def _quantized_unit(self, quantized: Mapping[str, QuantizedTensor]) -> bytes:

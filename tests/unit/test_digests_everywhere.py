@@ -72,6 +72,7 @@ def test_digests_are_the_same_with_every_blas(stream: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-c", DIGEST, str(stream), path],
             env={**os.environ, **environment},
+            cwd=stream.parent,  # beside the sources Python would take those, which lack the core
             capture_output=True,
             text=True,
             check=True,
