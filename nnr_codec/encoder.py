@@ -147,15 +147,14 @@ def _calibration(
     if not is_module(model) or not isinstance(calibration, Iterable):
         reason = "is a Calibration or, of a module of torch, an iterable of batches"
         raise InvalidOptions("calibration", reason)
-    return calibrate(model, calibration, gradients=OutputGradients(model))
+    module: Any = model
+    return calibrate(module, calibration, gradients=OutputGradients(module))
 
 
 def _opened_model(source: ModelLike) -> Model:
     if isinstance(source, Model):
         # The caller's stays open.
-        kept = {"metadata": source.metadata, "source": source.source, "notes": source.notes}
-        kept |= {"files": source.files}
-        return Model(source.values(), **kept)
+        return source.with_parameters(source.values())
     if isinstance(source, str | os.PathLike):
         return open_checkpoint(source)
     if is_module(source):

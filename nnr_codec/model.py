@@ -202,6 +202,21 @@ class Model(Mapping[str, Parameter]):
         """
         return cls(Parameter.from_array(name, array) for name, array in arrays.items())
 
+    def with_parameters(
+        self, parameters: Iterable[Parameter], metadata: Mapping[str, str] | None = None
+    ) -> Model:
+        """Return a model of other parameters, or other entries, from the same files.
+
+        This one stays open as long as they are read. Raises what the constructor raises.
+        """
+        return Model(
+            parameters,
+            metadata=self.metadata if metadata is None else metadata,
+            source=self.source,
+            files=self.files,
+            notes=self.notes,
+        )
+
     def _check_tie(self, parameter: Parameter) -> None:
         if parameter.tied_to is None:
             return

@@ -84,9 +84,8 @@ class OutputGradients:
 
 
 def _kind(batch: Any, output: torch.Tensor) -> Outputs:
-    targets = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
-    is_integer = targets is not None and hasattr(targets, "is_floating_point")
-    if is_integer and not targets.is_floating_point():
+    targets: Any = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+    if hasattr(targets, "is_floating_point") and not targets.is_floating_point():
         return "classes"
     return "classes" if targets is None and output.dim() == 2 else "values"
 
@@ -177,7 +176,9 @@ def _hooked(module: torch.nn.Module, add: Callable[[str, Any, Any], None]) -> It
     def hook(name: str, layer: Any) -> Any:
         def forward(_: Any, __: Any, output: torch.Tensor) -> None:
             if output.requires_grad:
-                output.register_hook(lambda gradient: add(name, layer, gradient))
+                output.register_hook(  # type: ignore[no-untyped-call]
+                    lambda gradient: add(name, layer, gradient)
+                )
 
         return layer.register_forward_hook(forward)
 

@@ -109,13 +109,11 @@ class StreamPlan:
     """A whole stream.
 
     Attributes:
-        mps: its parameter set.
-        context: its profile, and that set.
+        context: its profile and its parameter set.
         map_text: the model map; empty if that says nothing.
         units: its data units, in order.
     """
 
-    mps: ModelParameterSet
     context: Context
     map_text: str
     units: list[UnitPlan]
@@ -168,7 +166,7 @@ def plan_stream(
         names = chain.from_iterable(tensor.coded_names for tensor in tensors.values())
         node_ids = series.node_ids(list(names))
         units = [_identified(unit, node_ids, series) for unit in units]
-    return StreamPlan(context.mps, context, text, units)
+    return StreamPlan(context, text, units)
 
 
 def _tensors(

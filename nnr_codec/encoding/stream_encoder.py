@@ -80,8 +80,8 @@ def encode_stream(
         InvalidModel: a tensor cannot be coded.
     """
     profile = plan.context.profile
-    records = StartUnit(profile), plan.mps, Topology(topology_data=plan.map_text)
-    head = b"".join(write_record(record, profile) for record in records)
+    records = StartUnit(profile), plan.context.mps, Topology(topology_data=plan.map_text)
+    head = b"".join(write_record(record, profile) for record in records if record is not None)
     file.write(head)
     draft = Draft(file, profile, len(head))
     # Other processes tell nothing before they are done.

@@ -90,7 +90,9 @@ def nominal_qp(parameter: Parameter, options: EncodeOptions) -> int:
 
 def with_qp(parameter: Parameter, options: EncodeOptions, qp: int) -> EncodeOptions:
     """Return options of a tensor with another quantization parameter for it."""
-    return replace(options, **{"qp" if parameter.role == "weight" else "nonweight_qp": qp})
+    if parameter.role == "weight":
+        return replace(options, qp=qp)
+    return replace(options, nonweight_qp=qp)
 
 
 def largest_value(values: npt.NDArray[Any]) -> float:
@@ -156,7 +158,7 @@ def quantize_tensor(
 
 def _bounds(dtype: np.dtype[Any], step: float) -> Iterator[float]:
     """Yield what values are clipped to, in turn, where decoded ones would leave their type."""
-    most = float(ml_dtypes.finfo(dtype).max)
+    most = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
     for steps in _CLIPPED_STEPS:
         yield max(most - steps * step, 0.0)
 

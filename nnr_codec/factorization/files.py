@@ -12,7 +12,8 @@ from .factor_tracker import FactorTracker
 from .factorizations import FactorChecks, Factorization, factors_of
 from .forms import FactoredWeight
 from .map_checks import MapError
-from .model_map import KEY, ModelMap, parse_model_map
+from .metadata import KEY
+from .model_map import ModelMap, parse_model_map
 
 
 def factorizations_of(
@@ -93,5 +94,4 @@ def with_weights(model: Model) -> tuple[Model, dict[str, FactoredWeight]]:
             dense = partial(entry.dense, weights[weight].factors)
             parameters.append(Parameter(weight, entry.shape, dtype_of(entry.dtype), dense))
     metadata = {key: text for key, text in model.metadata.items() if key != KEY}
-    kept = {"metadata": metadata, "source": model.source, "notes": model.notes}
-    return Model(parameters, **kept), weights
+    return model.with_parameters(parameters, metadata), weights

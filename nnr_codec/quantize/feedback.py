@@ -75,7 +75,7 @@ def error_feedback(
     scale = float(
         np.mean([np.trace(m) / len(m) * w.mean() for m, w in zip(moments, weights, strict=True)])
     )
-    if rows is None:
+    if rows is None or gradients is None:
         return ErrorFeedback(columns, weights, sensitivity=positions * scale)
     scale *= float(np.trace(gradients) / len(gradients) * rows[1].mean())
     row_weights = rows[1] / rows[1].mean()

@@ -170,7 +170,7 @@ def _scales(
     middle = np.where(np.isfinite(high), (low + high) / 2, rough)
     for kind in _SCALE_TYPES:
         with np.errstate(over="ignore"):
-            scales = middle.astype(kind)
+            scales: npt.NDArray[np.floating[Any]] = middle.astype(kind)
         wide_scales = scales.astype(np.float64)
         is_normal = (wide_scales >= _LEAST_SCALE) & (wide_scales < _GREATEST_SCALE)
         if is_normal.all() and ((wide_scales >= low) & (wide_scales <= high)).all():
@@ -191,7 +191,8 @@ def _divisors(magnitudes: Float64, half_ulps_of: Float64) -> Float64 | None:
         return None
     rows = np.arange(len(magnitudes))
     smallest = np.where(magnitudes > 0, magnitudes, np.inf).argmin(axis=1)
-    divisors, uncertain = magnitudes[rows, smallest], half_ulps_of[rows, smallest]
+    divisors: Float64 = magnitudes[rows, smallest]
+    uncertain = half_ulps_of[rows, smallest]
     divisors[~has_values] = divisors[has_values][0]
     for _ in range(_MAX_ROUNDS):
         too_fine = (divisors * _MAX_MULTIPLE < largest) | (divisors < 4 * uncertain)
