@@ -1,1 +1,1 @@
-"""Second moments of the inputs of layers: collected from a module and batches, kept in files."""
+"""Second moments of layers' inputs and gradients: from a module and batches, kept in files."""

@@ -35,7 +35,8 @@ class OutputGradients:
         module: whose state dict names the weights.
         outputs: "classes": labels are drawn from the softmax of the output; "values": the output is
             projected to a random direction. None: classes, if targets are integers, or if there are
-            none and the output has two dimensions.
+            none and the output has two dimensions; but values, if the output has one for each
+            sample.
         perturb: returns the inputs of a batch, changed a little, with a generator of random
             numbers. None: shifts, flips and blur of images, noise of 5 % of their deviation for
             other floats, and integers as they are.
@@ -84,6 +85,8 @@ class OutputGradients:
 
 
 def _kind(batch: Any, output: torch.Tensor) -> Outputs:
+    if output.dim() < 2 or output.shape[-1] == 1:  # no classes to draw from
+        return "values"
     targets: Any = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
     if hasattr(targets, "is_floating_point") and not targets.is_floating_point():
         return "classes"
@@ -159,6 +162,7 @@ def _differentiable(module: torch.nn.Module) -> Iterator[None]:
     before = [(p, p.requires_grad, p.grad) for p in module.parameters()]
     try:
         for parameter, _, _ in before:
+            parameter.grad = None  # else what is there would be added to, in place
             parameter.requires_grad_(parameter.is_floating_point())
         with torch.enable_grad():
             yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from nnr_codec.checkpoints.reading import file_error
 
@@ -45,13 +45,27 @@ def weights_in(folder: str) -> str:
 
 def files_beside(folder: str) -> list[str]:
     """Return the files of a folder and those below it that are no weights, by relative paths."""
-    beside = []
+    return [name for name in _all_files(folder) if not name.endswith(_OF_WEIGHTS)]
+
+
+def weights_left_out(folder: str, used: Iterable[str]) -> list[str]:
+    """Return the files of a folder and those below it that hold weights, by relative paths, but
+    not those of the paths `used`."""
+    known = set(map(os.path.realpath, used))
+    return [
+        name
+        for name in _all_files(folder)
+        if name.endswith(_OF_WEIGHTS) and os.path.realpath(os.path.join(folder, name)) not in known
+    ]
+
+
+def _all_files(folder: str) -> Iterator[str]:
+    """Yield the files of a folder and those below it that are not hidden, by relative paths."""
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and not name.endswith(_OF_WEIGHTS):
-                beside.append(os.path.relpath(os.path.join(root, name), folder))
-    return beside
+            if not name.startswith("."):
+                yield os.path.relpath(os.path.join(root, name), folder)
 
 
 def _files(folder: str) -> Iterator[str]:

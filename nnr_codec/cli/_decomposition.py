@@ -74,7 +74,7 @@ def check_needed(given: argparse.Namespace, options: EncodeOptions) -> None:
     if options.decomposes:
         return
     names = [name for name in given_values(given, DecompositionOptions) if name != "method"]
-    names += [name for name in ("module",) if getattr(given, name) is not None]
+    names += ["module"] if given.module is not None else []
     for name in names:
         raise InvalidOptions(name, "has no effect without --decompose (or decompose in --set)")
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import BinaryIO
 
 from ..checkpoints.atomic import atomic_output
-from ..checkpoints.folder import STREAM, WEIGHTS, files_beside
+from ..checkpoints.folder import STREAM, WEIGHTS, files_beside, weights_left_out
 from ..errors import InvalidModel, InvalidOptions
 from ._streams import STDIN, standard_input
 
@@ -19,6 +19,8 @@ _NO_STREAMS = (
     *(".json", ".zip", ".txt", ".py"),
 )
 """Ends of the names of files that are something else than bitstreams."""
+
+_MOST_NAMED = 5
 
 
 @contextmanager
@@ -121,7 +123,8 @@ def around(source: str, output: str | None, *, overwrite: bool) -> AbstractConte
 def _folder(source: str, output: str, overwrite: bool) -> Iterator[None]:
     if os.path.isdir(output) and os.path.samefile(source, output):
         raise InvalidOptions("output", f"{output!r} is the input")
-    names = files_beside(source)
+    inside = os.path.relpath(os.path.realpath(output), os.path.realpath(source))
+    names = [name for name in files_beside(source) if not name.startswith(inside + os.sep)]
     for name in names:
         if not overwrite and os.path.lexists(os.path.join(output, name)):
             path = os.path.join(output, name)
@@ -142,6 +145,19 @@ def _folder(source: str, output: str, overwrite: bool) -> Iterator[None]:
         if is_new:
             shutil.rmtree(output, ignore_errors=True)
         raise
+
+
+def left_out_notes(source: str, output: str | None, used: Iterable[str]) -> tuple[str, ...]:
+    """Return the sentence that names the files with weights in the folder `source` that are
+    neither coded, being none of the files `used`, nor copied to the output; nothing without."""
+    if output is None or not is_folder(output):
+        return ()
+    names = weights_left_out(source, used)
+    if not names:
+        return ()
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    some = ", ".join(map(repr, names[:_MOST_NAMED]))
+    return (f"the folder has other weights, which are neither coded nor copied: {some}{more}",)
 
 
 def refuse_inputs(output: str, inputs: Iterable[str]) -> None:

@@ -92,6 +92,7 @@ def _encode(given: argparse.Namespace) -> int:
         warnings.simplefilter("ignore", NnrWarning)  # `_show` prints them
         if output is not None:
             _files.refuse_inputs(output, [*model.files, *_files_named(given)])
+        left_out = _files.left_out_notes(given.input, given.output, model.files)
         network, factorizations = network_of(given, model), None
         if options.decomposes:
             decomposition = decompose(network, model, options, executor, advance)
@@ -112,7 +113,9 @@ def _encode(given: argparse.Namespace) -> int:
             on_stage=lambda stage, elements: advance(_SHARES[stage] * elements),
             verify=given.verify,
         )
-    report = replace(result.report, seconds=time.perf_counter() - start)  # decomposing included
+    seconds = time.perf_counter() - start  # decomposing included
+    notes = (*result.report.notes, *left_out)
+    report = replace(result.report, seconds=seconds, notes=notes)
     with common.results_beside(output):
         _show(given, report)
     return common.DONE

@@ -1,1 +1,1 @@
-"""From a model to the units of a bitstream: survey of tensors, plan, coding, errors."""
+"""From a model to the units of a bitstream: survey of tensors, choices, plan, coding, errors."""

@@ -19,7 +19,6 @@ step costs in bits, and errors that are not small, speak for less."""
 _MOST_OCTAVES = 2.5
 """By which a step is moved."""
 
-
 _VECTORS_FINER = 5
 """Octaves by which the step of vectors is finer than the centre of the weights' steps."""
 

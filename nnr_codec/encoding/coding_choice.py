@@ -171,8 +171,9 @@ class _Candidate:
         is_protected = self.bound is not None and error.squared_error > self.bound * error.energy
         finer = self._finer(quantized) if is_protected else quantized
         if not self.may_be_exact or not (self._is_worth_trying or is_protected):
-            qp = finer.qp if finer is not None and is_protected else None
-            return CodingChoice(qp=qp, is_protected=is_protected)
+            if not is_protected:
+                return CodingChoice()
+            return CodingChoice(qp=self._finest() if finer is None else finer.qp, is_protected=True)
         exact = self._exact()
         if finer is None or self._is_no_larger(exact, finer):
             return CodingChoice(exact, is_protected=is_protected)
@@ -185,6 +186,12 @@ class _Candidate:
         return CodingChoice(
             qp=next(nominal_qp(self.parameter, o) for o in options if self._fits(o))
         )
+
+    def _finest(self) -> int:
+        """Return the least qp at which the integers fit 32 bits."""
+        qps = range(self.options.qp_range[0], nominal_qp(self.parameter, self.options))
+        fitting = (qp for qp in qps if self._fits(with_qp(self.parameter, self.options, qp)))
+        return next(fitting, nominal_qp(self.parameter, self.options))
 
     def _exact(self) -> Representation | None:
         if self.survey.exact is not None:

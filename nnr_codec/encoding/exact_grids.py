@@ -45,8 +45,7 @@ def on_grid(values: npt.NDArray[Any]) -> Iterator[Representation]:
     integers = _on_grid(values.reshape(-1), scale)
     meaning = Grid(scale, _negative_zero(values, integers))
     integers = grid_integers(meaning, values)
-    exact = meaning.values(integers, None, values.dtype)
-    if np.array_equal(words_of(exact), words_of(values.reshape(-1))):
+    if _are_products(values, integers, scale, meaning.negative_zero):
         yield of_meaning(meaning, values, *estimated_bits(integers))
 
 
@@ -68,10 +67,7 @@ def in_groups(values: npt.NDArray[Any]) -> Iterator[Representation]:
         integers = _with_negative_zeros(levels, values.reshape(-1), negative_zero)
         wide: Float64 = scales.astype(np.float64)
         of_elements = np.broadcast_to(wide[:, None], (wide.size, values.size // wide.size))
-        exact = scaled(levels, found.groups.flat(of_elements), values.dtype)
-        if negative_zero is not None:
-            exact[integers == negative_zero] = -0.0
-        if np.array_equal(words_of(exact), words_of(values.reshape(-1))):
+        if _are_products(values, integers, found.groups.flat(of_elements), negative_zero):
             yield _of_groups(values, found, integers, negative_zero)
 
 
@@ -107,6 +103,19 @@ def _scale_integers(scales: npt.NDArray[Any]) -> Integers:
     words = words_of(scales).astype(np.uint32)
     words[1:] -= words[0]  # modulo 2**32
     return words.view(np.int32)
+
+
+def _are_products(
+    values: npt.NDArray[Any],
+    integers: Integers,
+    scale: float | Float64,
+    negative_zero: int | None,
+) -> bool:
+    """Whether decoders get just these values from integers and scales."""
+    products = scaled(integers, scale, values.dtype)  # not finite, if beyond the type
+    if negative_zero is not None:
+        products[integers == negative_zero] = -0.0
+    return np.array_equal(words_of(products), words_of(values.reshape(-1)))
 
 
 def _negative_zero(values: npt.NDArray[Any], levels: Integers) -> int | None:

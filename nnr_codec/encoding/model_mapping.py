@@ -18,7 +18,6 @@ from .representation import Representation
 _STANDARD_TYPES = frozenset(["int8", "int16", "int32", "int64", "float16", "float32", "float64"])
 """Element types that nnr_decompressed_data_format, or its absence, tells decoders."""
 
-
 _LEAST_PACKED = 64
 """Elements of integers for which it may pay to unpack them."""
 

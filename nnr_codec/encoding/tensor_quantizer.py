@@ -24,6 +24,7 @@ from .unit_encoder import CodedLevels
 
 _CLIPPED_STEPS = (0.5, 1, 2, 4)
 _LEVEL_LIMIT = 2**31 - 8  # of |weight / step|: the integer, and those tried beside it, fit 32 bits
+_FEEDBACK_LIMIT = 2**29  # likewise; the search refuses twice as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,8 @@ def quantize_tensor(
         raise InvalidModel(parameter.name, reason)
     step = step_size(qp, options.qp_density)
     rates = _rates(parameter.shape, options, profile)
-    if options.scan_order:  # whose blocks end in the middle of rows
+    # Blocks end in the middle of rows; and beyond the limit binary32 has nothing to feed back.
+    if options.scan_order or largest / step >= _FEEDBACK_LIMIT:
         feedback = None
     # No tool changes what is decoded. Measured before there is a code, it needs less memory.
     syntax = rates.syntax(dependent=options.dq)

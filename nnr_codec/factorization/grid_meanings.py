@@ -41,10 +41,10 @@ class Grid(Meaning):
     def values(
         self, integers: Integers, part: Integers | None, dtype: np.dtype[Any]
     ) -> npt.NDArray[Any]:
-        ends = np.array([integers.min(), integers.max()], np.int32)
-        if not np.isfinite(scaled(ends, self.scale, dtype)).all():
+        values = _with_zeros(scaled(integers, self.scale, dtype), integers, self.negative_zero)
+        if not np.isfinite(values).all():
             raise MapError(f"a multiple of the scale {self.scale:g} is beyond {dtype}")
-        return _with_zeros(scaled(integers, self.scale, dtype), integers, self.negative_zero)
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,10 @@ class GroupedGrid(Meaning):
         values = np.empty(integers.size, dtype)
         for some, of_groups in _pieces(integers.size, self.run, scales):
             values[some] = scaled(integers.reshape(-1)[some], of_groups, dtype)
+        values = _with_zeros(values, integers.reshape(-1), self.negative_zero)
         if not np.isfinite(values).all():
             raise MapError(f"a multiple of a scale is beyond {dtype}")
-        return _with_zeros(values, integers.reshape(-1), self.negative_zero)
+        return values
 
     def _scales(self, part: Integers) -> Float64:
         if part.ndim != 1:
@@ -117,6 +118,7 @@ def _pieces(size: int, run: int, scales: Float64) -> Iterator[tuple[slice, Float
 def _with_zeros(
     values: npt.NDArray[Any], integers: Integers, negative_zero: int | None
 ) -> npt.NDArray[Any]:
+    """Set the values of the integer of -0, whose product may be beyond their type."""
     if negative_zero is not None:
         values[integers == negative_zero] = -0.0
     return values

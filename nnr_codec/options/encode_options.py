@@ -45,11 +45,11 @@ class EncodeOptions:
         nonweight_qp: that of the others.
         qp_density: 0 to 7, steps per octave as a power of two; for the whole stream.
         dq: dependent (trellis-coded) quantization; else uniform.
-        max_tensor_error: the most that the squared error of a tensor may be of its energy, 0 to 1.
-            What would lose more at its qp gets a finer one, or is coded exactly if that is no
-            larger; a qp of `overrides` stands. None: whatever a qp brings; the report names what is
-            damaged. "auto": 0.02 while qp and nonweight_qp have their default values and there is
-            no target size, else None.
+        max_tensor_error: the most that the squared error of a tensor may be of its energy, above 0
+            and up to 1. What would lose more at its qp gets a finer one, or is coded exactly if
+            that is no larger; a qp of `overrides` stands. None: whatever a qp brings; the report
+            names what is damaged. "auto": 0.02 while qp and nonweight_qp have their default values
+            and there is no target size, else None.
         lambda_scale: weight of the rate in the quantizer's search, 0 or more; 0 minimizes the
             distortion alone.
         unary_length: greater-than flags of an integer, 1 to 256; "auto": for each tensor the least

@@ -1,1 +1,1 @@
-"""Quantization: from weights and a step size to integers, by grids and codebooks as well."""
+"""Quantization: from weights and a step to integers; error feedback, grids, codebooks."""

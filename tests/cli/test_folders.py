@@ -54,6 +54,20 @@ class TestFolders:
             assert model.metadata == {"format": "pt"}
         assert run("nnr-decode", coded, "-o", tmp_path / "one.npz").code == 0
 
+    def test_other_weights_are_named(self, run: Run, folder: Path, tmp_path: Path) -> None:
+        """They are in none of the folders that are made."""
+        save(folder / "1_Pooling" / "model.safetensors", small_model())
+        done = run("nnr-encode", folder, "-o", f"{tmp_path}/coded/")
+        assert done.code == 0
+        note = "neither coded nor copied: 'pytorch_model.bin', '1_Pooling/model.safetensors'\n"
+        assert note in done.err
+        assert "neither coded" not in run("nnr-encode", folder, "-o", tmp_path / "m.nnr").err
+
+    def test_an_output_inside_is_not_copied_into_itself(self, run: Run, folder: Path) -> None:
+        for _ in range(2):
+            assert run("nnr-encode", folder, "-o", f"{folder}/coded/", "-f").code == 0
+        assert files(folder / "coded") == sorted([*BESIDE, "model.nnr"])
+
     def test_existing_files_are_kept(self, run: Run, folder: Path, tmp_path: Path) -> None:
         coded = tmp_path / "coded"
         coded.mkdir()

@@ -11,6 +11,7 @@ import pytest
 from nnr_codec.calibration import calibrate as calibration
 from nnr_codec.calibration import unfolding
 from nnr_codec.calibration.calibrate import calibrate
+from nnr_codec.calibration.gradients import OutputGradients
 from nnr_codec.calibration.moments import InputMoments
 from nnr_codec.errors import InvalidModel, InvalidOptions
 
@@ -268,3 +269,24 @@ def test_reduced_moments_are_the_blocks_of_the_full_ones() -> None:
     change = np.ones((2, 4, 3, 3))
     diagonal = _output_error(found.moments["weight"], change)
     assert diagonal == pytest.approx(2 * np.trace(full.blocks[0, 0]))
+
+
+def test_gradients_leave_those_of_the_module() -> None:
+    layer = nn.Linear(4, 3)
+    layer.weight.grad = kept = torch.ones(3, 4)
+    gradients = OutputGradients(layer)
+    gradients.add(_random(8, 4))
+    assert gradients.moments()["weight"].any()
+    assert layer.weight.grad is kept
+    assert layer.bias.grad is None
+    assert (kept == 1).all()
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_gradients_of_one_value_for_each_sample(shape: tuple[int, ...]) -> None:
+    """Its integer targets are no classes."""
+    layer = nn.Linear(4, 1)
+    module = nn.Sequential(layer, nn.Flatten(0)) if not shape else nn.Sequential(layer)
+    gradients = OutputGradients(module)
+    gradients.add((_random(8, 4), torch.zeros(8, dtype=torch.long)))
+    assert gradients.moments()["0.weight"].item() > 0

@@ -655,3 +655,22 @@ def test_norms_of_a_shorter_type_need_no_option() -> None:
     result = nnr_codec.encode({"norm": norm})
     assert np.array_equal(nnr_codec.decode(result.data)["norm"], norm)
     assert len(result.data or b"") < 0.4 * norm.nbytes
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [
+        ("float8_e4m3fn", 32),
+        ("float8_e4m3fn", 64),
+        ("float8_e5m2", 8192),
+        ("float16", 65504 / 7),  # the nearest scale would make the greatest value infinite
+    ],
+)
+def test_minus_zero_beside_the_greatest_values(dtype: str, scale: float) -> None:
+    levels = np.random.default_rng(0).integers(-7, 8, (64, 256))
+    levels[0] = 7
+    if scale == 32:
+        levels[:, 1] = 14
+    values = (levels * scale).astype(np.float32).astype(dtype_of(dtype))
+    values[1, :3] = -0.0
+    exactly({"w": values})

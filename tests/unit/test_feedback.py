@@ -217,6 +217,14 @@ class TestEncoding:
         report = nnr_codec.encode(self.MODEL, options=options, calibration=known).report
         assert {t.name: t.qp for t in report.tensors}["a"] == -30
 
+    @pytest.mark.parametrize("dq", [True, False])
+    def test_integers_of_thirty_bits(self, dq: bool) -> None:
+        largest = np.abs(WEIGHTS).max()
+        model = {"a": (WEIGHTS * (0.4 / largest)).astype(np.float32)}
+        options = EncodeOptions(qp=-128, dq=dq, codebook=False, max_tensor_error=None)
+        aware = nnr_codec.encode(model, options=options, calibration=calibration(a=moment(COLS)))
+        np.testing.assert_allclose(nnr_codec.decode(aware.data)["a"], model["a"], atol=1e-7)
+
     def test_moments_of_another_shape_are_not_used(self) -> None:
         layout = RowLayout((3, COLS))
         known = Calibration({"a": InputMoments(layout, moment(COLS)[None, None], 10**6)}, 10)

@@ -113,6 +113,15 @@ class TestMaxTensorError:
             result = nnr_codec.encode(model, options=options, factorizations={"w": weight})
         assert nmse(nnr_codec.decode(result.data)["w"], model["w"]) <= 0.05
 
+    def test_factors_that_no_qp_protects(self) -> None:
+        """Their unit holds nothing that is not quantized: they get the least qp."""
+        weight = LowRank((40, 30), (normal(1e3, 40, 2), normal(1e-12, 2, 30)))
+        options = EncodeOptions(decomposition=DecompositionOptions(carriage="dc"))
+        with pytest.warns(NnrWarning, match=r"'w\.factor1' .* coded at qp -128"):
+            nnr_codec.encode(
+                {"w": weight.to_dense()}, options=options, factorizations={"w": weight}
+            )
+
     def test_zeros_and_ordinary_tensors_say_nothing(self, recwarn: Any) -> None:
         result = nnr_codec.encode({"z": np.zeros((30, 30), np.float32), "w": normal(0.05, 30, 30)})
         assert result.report.notes == ()
