@@ -67,7 +67,9 @@ class OutputGradients:
         module = self._module
         with in_mode(module, training=False), _differentiable(module), _hooked(module, self._note):
             output = _output(apply(module, self._perturb(inputs_of(batch), self._generator)))
-            kind = self._outputs or _kind(batch, output)
+            targets = _targets_of(batch)
+            output = _with_classes_last(output, targets)
+            kind = self._outputs or _kind(targets, output)
             _loss(output, kind, self._generator).backward()  # type: ignore[no-untyped-call]
 
     def moments(self) -> dict[str, Float64]:
@@ -84,10 +86,21 @@ class OutputGradients:
         self._positions[name] = self._positions.get(name, 0) + len(rows)
 
 
-def _kind(batch: Any, output: torch.Tensor) -> Outputs:
+def _targets_of(batch: Any) -> Any:
+    return batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+
+
+def _with_classes_last(output: torch.Tensor, targets: Any) -> torch.Tensor:
+    """Move the classes of each pixel, as torch's losses have them, where those of tokens are."""
+    shape, wanted = tuple(output.shape), tuple(getattr(targets, "shape", ()))
+    if output.dim() > 2 and wanted == shape[:1] + shape[2:] != shape[:-1]:
+        return output.movedim(1, -1)
+    return output
+
+
+def _kind(targets: Any, output: torch.Tensor) -> Outputs:
     if output.dim() < 2 or output.shape[-1] == 1:  # no classes to draw from
         return "values"
-    targets: Any = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
     if hasattr(targets, "is_floating_point") and not targets.is_floating_point():
         return "classes"
     return "classes" if targets is None and output.dim() == 2 else "values"

@@ -20,8 +20,9 @@ _QUANTIZATION = {
     "the model",
     "dq": "dependent (trellis-coded) quantization",
     "lambda_scale": "weight of the rate in the quantizer's search; 0: only the error counts",
-    "max_tensor_error": "the most of a tensor's energy that its error may be, 0 to 1: else it gets "
-    "a finer step, or is coded exactly; none: whatever a qp brings; auto: 0.02 at the usual qp",
+    "max_tensor_error": "the most of a tensor's energy that its error may be, above 0 and up to 1: "
+    "else it gets a finer step, or is coded exactly; none: whatever a qp brings; auto: 0.02 at the "
+    "usual qp",
 }
 _CODING = {
     "profile": "0 first edition, 1 second edition; auto: 0 unless a tool needs 1",

@@ -101,15 +101,19 @@ def may_have_scales(values: npt.NDArray[Any]) -> bool:
     """Tell in little time whether a group or a channel may be integers times a scale."""
     if values.ndim < 2:
         return False
-    # A channel of each axis; that of the first begins with a group.
-    channels = (values[(slice(None),) * axis + (0,)] for axis in range(values.ndim))
-    parts = (channel.flat[:_GLANCE] for channel in channels)
-    return any(
-        part.size >= _LEAST_ELEMENTS
-        and _may_have_divisor(part[:_LEAST_ELEMENTS])
-        and _scales(part[None]) is not None
-        for part in parts
-    )
+    refused = set()  # channels of several axes begin alike
+    for axis in range(values.ndim):  # a channel of each; that of the first begins with a group
+        part = values[(slice(None),) * axis + (0,)].flat[:_GLANCE]
+        if part.size < _LEAST_ELEMENTS:
+            continue
+        start = part[:_LEAST_ELEMENTS].tobytes()
+        if start in refused:
+            continue
+        if not _may_have_divisor(part[:_LEAST_ELEMENTS]):
+            refused.add(start)
+        elif _scales(part[None]) is not None:
+            return True
+    return False
 
 
 def _may_have_divisor(values: npt.NDArray[Any]) -> bool:
@@ -132,7 +136,7 @@ def _may_have_divisor(values: npt.NDArray[Any]) -> bool:
             if rest > 1.01 * error:
                 rests.append((rest, error))
         if not rests:
-            return True
+            return divisor >= _LEAST_SCALE / 2  # less than that is no scale, once refined
         divisor, uncertain = min(rests)
     return False
 

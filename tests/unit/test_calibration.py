@@ -290,3 +290,20 @@ def test_gradients_of_one_value_for_each_sample(shape: tuple[int, ...]) -> None:
     gradients = OutputGradients(module)
     gradients.add((_random(8, 4), torch.zeros(8, dtype=torch.long)))
     assert gradients.moments()["0.weight"].item() > 0
+
+
+def test_gradients_of_pixels_have_their_classes_in_the_second_dimension() -> None:
+    layer = nn.Conv2d(2, 3, 1)
+    images = _random(4, 2, 5, 6)
+    found = []
+    for module in (layer, nn.Sequential(layer, _ChannelsLast())):
+        targets = torch.zeros(4, 5, 6, dtype=torch.long)
+        gradients = OutputGradients(module)
+        gradients.add((images, targets))
+        found.append(next(iter(gradients.moments().values())))
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+class _ChannelsLast(nn.Module):
+    def forward(self, images: Any) -> Any:
+        return images.movedim(1, -1)
