@@ -16,6 +16,7 @@
 #include "decode/dequantize.h"
 #include "decode/ordered_product.h"
 #include "encode/codeword_encoder.h"
+#include "encode/common_divisor.h"
 #include "encode/distortion.h"
 #include "encode/quantize.h"
 #include "encode/unary_length.h"
@@ -267,6 +268,21 @@ Integers quantize(const PyTensorSyntax& tensor, Floats weights, double step, dou
   return levels;
 }
 
+using WideRows = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using WideFloats = nb::ndarray<double, nb::numpy, nb::ndim<1>, nb::c_contig>;
+
+WideFloats common_divisors(WideRows rows, int mantissa_bits, double most) {
+  const size_t count = rows.shape(0), columns = rows.shape(1);
+  WideFloats divisors = zeroed_array<double>(count);
+  nb::gil_scoped_release release;
+  nnr::CommonDivisor divisor(mantissa_bits + 2, most);
+  for (size_t row = 0; row < count; ++row) {
+    divisors.data()[row] = divisor.of(rows.data() + row * columns, columns);
+    if (divisors.data()[row] == 0) break;
+  }
+  return divisors;
+}
+
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Matrices = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
@@ -419,6 +435,9 @@ NB_MODULE(_core, m) {
         "Quantizes weights, whose errors later columns and rows make up for.");
   m.def("largest_magnitude", &largest_magnitude, "weights"_a,
         "The largest |weight|; NaN if any weight is NaN.");
+  m.def("common_divisors", &common_divisors, "rows"_a, "mantissa_bits"_a, "most"_a,
+        "For each row a number that its values, rounded to that many bits behind the point, are "
+        "multiples of, at most `most`; infinity for zeros; 0 without, and for the rows below.");
   m.def("choose_unary_length", &choose_unary_length, "levels"_a,
         "A number of greater-than flags for these integers.");
   m.def("count_zero_rows", &count_zero_rows, "levels"_a, "rows"_a,

@@ -85,8 +85,10 @@ def alone_by_name(names: Collection[str]) -> Callable[[Parameter], bool]:
     def is_alone(parameter: Parameter) -> bool:
         if len(parameter.shape) > 1 and has_norms:
             return _split(parameter.name)[1] not in _WEIGHTS
-        siblings = {_sibling(parameter.name, s) for s in (*_WEIGHTS, "bias", *variances)}
-        return not any(name in names for name in siblings - {parameter.name})
+        stem, suffix = _split(parameter.name)
+        end = parameter.name[len(stem) + len(suffix) :]
+        others = (s for s in (*_WEIGHTS, "bias", *variances) if s != suffix)
+        return not any(stem + other + end in names for other in others)
 
     return is_alone
 
@@ -109,8 +111,11 @@ def _layers(
         bias = by_name.get(_sibling(parameter.name, "bias"))
         if bias is not None and _fits(parameter, bias) and may_join(parameter, bias):
             layer["bias"] = bias
+    positions = _positions(parameters)
     for stem, norm in _norms(by_name):
-        layer = _layer_of(stem, norm, layers, parameters)
+        first = min(positions[vector.name] for vector in norm.values())
+        before = _split(parameters[first - 1].name)[0] if first else None
+        layer = _layer_of(norm, layers, [*_convolution_stems(stem), before])
         weight = layer.get("weight")
         if weight is not None and all(may_join(weight, vector) for vector in norm.values()):
             layer.update(norm)
@@ -149,14 +154,9 @@ def _norms(by_name: Mapping[str, Parameter]) -> Iterator[tuple[str, Group]]:
                 yield stem, vectors
 
 
-def _layer_of(
-    stem: str, norm: Group, layers: Mapping[str, Group], parameters: Sequence[Parameter]
-) -> Group:
-    """Return the layer that a batch norm follows, by its name or in the order; else nothing."""
-    positions = _positions(parameters)
-    first = min(positions[vector.name] for vector in norm.values())
-    before = _split(parameters[first - 1].name)[0] if first else None
-    for candidate in [*_convolution_stems(stem), before]:
+def _layer_of(norm: Group, layers: Mapping[str, Group], candidates: Iterable[str | None]) -> Group:
+    """Return the first layer of these stems that a batch norm fits; else nothing."""
+    for candidate in candidates:
         layer = layers.get(candidate or "", {})
         weight = layer.get("weight")
         if weight is None or "beta" in layer or len(weight.shape) < 2:

@@ -5,6 +5,7 @@ spec/model_map.md, "What integers mean", has the definition.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ def is_rotated(dtype: np.dtype[Any]) -> bool:
     return is_signed_float(dtype)
 
 
+@cache  # numpy makes a type's name anew each time
 def mantissa_bits(dtype: np.dtype[Any]) -> int:
     """Return the bits that a floating-point type stores of a mantissa: not the hidden one."""
     known = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}

@@ -216,8 +216,10 @@ class EncodeOptions:
         own = self.for_tensor(name)
         if self.overrides and self._sets_qp(name):
             return None
-        if own.max_tensor_error != "auto":
-            return own.max_tensor_error
+        return self._automatic_error if own.max_tensor_error == "auto" else own.max_tensor_error
+
+    @cached_property
+    def _automatic_error(self) -> float | None:
         usual = all(getattr(self, option) == DEFAULT_QP[option] for option in _QP_OPTIONS)
         return _USUAL_ERROR if usual and self.target_size is None else None
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._core import common_divisors
 from ..bitstream.unit_layout import Integers
 from ..factorization.words import mantissa_bits
 from ..model import Float64
@@ -27,7 +28,6 @@ _MAX_MULTIPLE = 2**12
 _GLANCE = 16  # elements of one group
 _SAMPLE_GROUPS = 6
 _SAMPLE_OF_GROUP = 256  # elements
-_MAX_ROUNDS = 48  # of Euclid's algorithm
 _SCALE_TYPES = (np.float16, np.float32)  # in the order in which they are tried
 _LEAST_SCALE, _GREATEST_SCALE = 2.0**-126, 2.0**128  # of normal binary32 numbers
 
@@ -101,43 +101,10 @@ def may_have_scales(values: npt.NDArray[Any]) -> bool:
     """Tell in little time whether a group or a channel may be integers times a scale."""
     if values.ndim < 2:
         return False
-    refused = set()  # channels of several axes begin alike
     for axis in range(values.ndim):  # a channel of each; that of the first begins with a group
         part = values[(slice(None),) * axis + (0,)].flat[:_GLANCE]
-        if part.size < _LEAST_ELEMENTS:
-            continue
-        start = part[:_LEAST_ELEMENTS].tobytes()
-        if start in refused:
-            continue
-        if not _may_have_divisor(part[:_LEAST_ELEMENTS]):
-            refused.add(start)
-        elif _scales(part[None]) is not None:
+        if part.size >= _LEAST_ELEMENTS and _scales(part[None]) is not None:
             return True
-    return False
-
-
-def _may_have_divisor(values: npt.NDArray[Any]) -> bool:
-    """Tell what `_divisors` tells of one row, which for a few values is quicker so."""
-    magnitudes = [abs(float(value)) for value in values.tolist() if value != 0]
-    if not all(map(math.isfinite, magnitudes)):
-        return False
-    if not magnitudes:
-        return True
-    bits = mantissa_bits(values.dtype) + 2
-    known = [(m, math.ldexp(1.0, math.frexp(m)[1] - bits)) for m in magnitudes]
-    largest, (divisor, uncertain) = max(known)[0], min(known)
-    for _ in range(_MAX_ROUNDS):
-        if divisor * _MAX_MULTIPLE < largest or divisor < 4 * uncertain:
-            return False
-        rests = []
-        for magnitude, half_ulp in known:
-            multiple = round(magnitude / divisor)
-            rest, error = abs(magnitude - multiple * divisor), half_ulp + multiple * uncertain
-            if rest > 1.01 * error:
-                rests.append((rest, error))
-        if not rests:
-            return divisor >= _LEAST_SCALE / 2  # less than that is no scale, once refined
-        divisor, uncertain = min(rests)
     return False
 
 
@@ -157,14 +124,16 @@ def _scales(
 ) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.int32]] | None:
     """Return the scales of rows and their integers; None if a row has no scale."""
     with np.errstate(invalid="ignore"):  # signalling NaNs
-        wide: Float64 = rows.astype(np.float64)
-    if not np.isfinite(wide).all():
+        wide: Float64 = np.ascontiguousarray(rows, np.float64)
+    rough = common_divisors(wide, mantissa_bits(rows.dtype), _MAX_MULTIPLE)
+    if not rough.all():
         return None
+    has_values = np.isfinite(rough)
+    if not has_values.any():
+        return None
+    rough[~has_values] = rough[has_values][0]
     magnitudes = np.abs(wide)
     half_ulp = half_ulps(magnitudes, rows.dtype)
-    rough = _divisors(magnitudes, half_ulp)
-    if rough is None:
-        return None
     multiples = np.rint(magnitudes / rough[:, None])
     if multiples.max() > _MAX_MULTIPLE:
         return None
@@ -180,38 +149,4 @@ def _scales(
         if is_normal.all() and ((wide_scales >= low) & (wide_scales <= high)).all():
             levels = np.copysign(multiples, wide).astype(np.int32)
             return scales, levels
-    return None
-
-
-def _divisors(magnitudes: Float64, half_ulps_of: Float64) -> Float64 | None:
-    """Euclid's algorithm on all rows at once, whose values are uncertain by half an ulp.
-
-    None if the values of a row are no multiples of one number. A row of zeros gets the divisor of
-    another row.
-    """
-    largest = magnitudes.max(axis=1)
-    has_values = largest > 0
-    if not has_values.any():
-        return None
-    rows = np.arange(len(magnitudes))
-    smallest = np.where(magnitudes > 0, magnitudes, np.inf).argmin(axis=1)
-    divisors: Float64 = magnitudes[rows, smallest]
-    uncertain = half_ulps_of[rows, smallest]
-    divisors[~has_values] = divisors[has_values][0]
-    for _ in range(_MAX_ROUNDS):
-        too_fine = (divisors * _MAX_MULTIPLE < largest) | (divisors < 4 * uncertain)
-        if (too_fine & has_values).any():
-            return None
-        multiples = np.rint(magnitudes / divisors[:, None])
-        rest = np.abs(magnitudes - multiples * divisors[:, None])
-        # The divisor's own uncertainty grows with the multiple.
-        errors = half_ulps_of + multiples * uncertain[:, None]
-        left = np.where(rest > 1.01 * errors, rest, np.inf)
-        smallest = left.argmin(axis=1)
-        least = left[rows, smallest]
-        if np.isinf(least).all():
-            return divisors
-        is_smaller = np.isfinite(least)
-        divisors = np.where(is_smaller, least, divisors)
-        uncertain = np.where(is_smaller, errors[rows, smallest], uncertain)
     return None

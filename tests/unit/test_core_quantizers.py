@@ -12,6 +12,7 @@ from nnr_codec._core import (
     DecodeStatus,
     TensorSyntax,
     TensorToEncode,
+    common_divisors,
     decode_codeword,
     dequantize,
     dequantize_in_place,
@@ -262,3 +263,34 @@ def test_largest_magnitude(size: int) -> None:
     assert largest_magnitude(weights) == np.inf
     weights[-1] = -np.nan
     assert np.isnan(largest_magnitude(weights))
+
+
+class TestCommonDivisors:
+    @pytest.mark.parametrize(("dtype", "bits"), [(np.float16, 10), (np.float32, 23)])
+    @pytest.mark.parametrize("most", [7, 127, 1000])
+    def test_products_have_their_scale(self, dtype: Any, bits: int, most: int) -> None:
+        rng = np.random.default_rng(most)
+        scales = rng.uniform(0.001, 0.01, (20, 1))
+        integers = rng.integers(-most, most + 1, (20, 64))
+        integers[:, :2] = 1, most  # so that no greater number divides all
+        rows = (scales * integers).astype(dtype).astype(np.float64)
+        found = common_divisors(rows, bits, 4096)
+        np.testing.assert_allclose(found, scales[:, 0], rtol=2.0 ** (1 - bits))
+
+    def test_random_values_have_none(self) -> None:
+        rows = np.random.default_rng(0).normal(0, 1, (1, 256)).astype(np.float32)
+        assert common_divisors(rows.astype(np.float64), 23, 4096).tolist() == [0]
+
+    def test_zeros_any_number_divides(self) -> None:
+        rows = np.array([[0, 0, -0.0], [0.25, 0.5, -1], [1, np.nan, 2], [1, 2, 3]])
+        assert common_divisors(rows, 23, 4096).tolist() == [np.inf, 0.25, 0, 0]
+        assert common_divisors(np.array([[1, np.inf]]), 23, 4096).tolist() == [0]
+
+    def test_multiples_are_at_most_so_large(self) -> None:
+        rows = np.array([[1.0, 4096, 4097]])
+        assert common_divisors(rows, 23, 4097).tolist() == [1]
+        assert common_divisors(rows, 23, 4096).tolist() == [0]
+
+    def test_no_rows_and_no_columns(self) -> None:
+        assert common_divisors(np.zeros((0, 4)), 23, 10).size == 0
+        assert common_divisors(np.zeros((2, 0)), 23, 10).tolist() == [np.inf, np.inf]
