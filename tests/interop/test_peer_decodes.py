@@ -49,7 +49,8 @@ seeds = st.integers(0, 2**32)
 @settings(settings.get_profile("interop"), max_examples=1500)
 @given(model=models(), options=encode_options())
 def test_random_models(peer: Peer, model: Arrays, options: EncodeOptions) -> None:
-    check_stream(peer, encode(model, options=options).data)
+    """Without the map, since what is coded exactly is integers to the reference."""
+    check_stream(peer, without_map(encode(model, options=options).data), same_dtype=False)
 
 
 @settings(settings.get_profile("interop"), max_examples=400)
@@ -366,8 +367,9 @@ def test_real_models_in_a_target_size(peer: Peer, models_folder: Path, name: str
 def test_real_models(peer: Peer, models_folder: Path, name: str, qp: int) -> None:
     model = load_file(models_folder / f"{name}.safetensors")
     options = EncodeOptions(qp=qp, lambda_scale=float(qp == -20), scan_order=int(qp == -20))
-    ours = check_stream(peer, encode(model, options=options).data)
-    assert list(ours) == list(model)
+    data = encode(model, options=options).data
+    check_stream(peer, without_map(data), same_dtype=False)
+    assert list(decode(data)) == list(model)
 
 
 def test_part_of_a_transformer(peer: Peer, models_folder: Path) -> None:
