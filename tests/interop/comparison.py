@@ -54,4 +54,4 @@ def check_series(peer: Any, streams: Sequence[bytes]) -> None:
     """Compare every stream of a series, without maps: what is coded exactly is integers then."""
     bare = [without_map(stream) for stream in streams]
     for count in range(1, len(bare) + 1):
-        check_stream(peer, *bare[:count], same_dtype=False)
+        check_stream(peer, *bare[:count])
