@@ -76,12 +76,7 @@ def stream_output(output: str, source: str) -> str:
     Raises:
         InvalidOptions: a folder is to be made of a file.
     """
-    if not is_folder(output):
-        return output
-    if not os.path.isdir(source):
-        reason = f"{output!r} is a directory, and the input none: name a file"
-        raise InvalidOptions("output", reason)
-    return os.path.join(output, STREAM)
+    return _output(output, source, STREAM)
 
 
 def check_ending(output: str) -> None:
@@ -96,12 +91,16 @@ def model_output(output: str, source: str) -> str:
     Raises:
         InvalidOptions: a folder is to be made of a bitstream outside of one.
     """
+    return _output(output, source, WEIGHTS)
+
+
+def _output(output: str, source: str, name: str) -> str:
     if not is_folder(output):
         return output
     if not os.path.isdir(source):
         reason = f"{output!r} is a directory, and the input none: name a file"
         raise InvalidOptions("output", reason)
-    return os.path.join(output, WEIGHTS)
+    return os.path.join(output, name)
 
 
 def around(source: str, output: str | None, *, overwrite: bool) -> AbstractContextManager[None]:

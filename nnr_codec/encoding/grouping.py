@@ -85,10 +85,8 @@ def alone_by_name(names: Collection[str]) -> Callable[[Parameter], bool]:
     def is_alone(parameter: Parameter) -> bool:
         if len(parameter.shape) > 1 and has_norms:
             return _split(parameter.name)[1] not in _WEIGHTS
-        stem, suffix = _split(parameter.name)
-        end = parameter.name[len(stem) + len(suffix) :]
-        others = (s for s in (*_WEIGHTS, "bias", *variances) if s != suffix)
-        return not any(stem + other + end in names for other in others)
+        others = _siblings(parameter.name, (*_WEIGHTS, "bias", *variances))
+        return not any(other in names for other in others)
 
     return is_alone
 
@@ -128,9 +126,15 @@ def _split(name: str) -> tuple[str, str]:
     return stem or "", suffix
 
 
+def _siblings(name: str, suffixes: Iterable[str]) -> Iterator[str]:
+    """Yield the name with each of the suffixes that is not its own."""
+    stem, own = _split(name)
+    end = name[len(stem) + len(own) :]
+    return (stem + suffix + end for suffix in suffixes if suffix != own)
+
+
 def _sibling(name: str, suffix: str) -> str:
-    stem, old_suffix = _split(name)
-    return stem + suffix + name[len(stem) + len(old_suffix) :]
+    return next(_siblings(name, (suffix,)), name)
 
 
 def _fits(weight: Parameter, vector: Parameter) -> bool:
