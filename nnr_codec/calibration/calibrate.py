@@ -8,14 +8,13 @@ batches give the same moments, on the same machine with as many threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InvalidModel, InvalidOptions
-from ..user.module import apply, evaluating, inputs_of, sample_count, weight_layers
+from ..user.module import apply, evaluating, hooked, inputs_of, sample_count, weight_layers
 from .gradients import OutputGradients
 from .moments import Calibration, InputMoments, RowLayout, block_sizes
 from .unfolding import windows
@@ -75,11 +74,12 @@ def calibrate(
             raise InvalidModel(name, "is tied to the weight of a layer that reads it differently")
     sizes = block_sizes(layouts, max_bytes)
     sums = {name: _Sum(name, layout, sizes[name]) for name, layout in layouts.items()}
+    hooks = {layer: sums[name].add for layer, name in layers.items()}
     samples = 0
     for batch in batches:
         inputs = inputs_of(batch)
         samples += sample_count(inputs)
-        with evaluating(module), _hooked(layers, sums):
+        with evaluating(module), hooked(hooks):
             apply(module, inputs)
         if gradients is not None:
             gradients.add(batch)
@@ -89,20 +89,6 @@ def calibrate(
     unused = tuple(name for name in sums if name not in moments)
     known = {} if gradients is None else gradients.moments()
     return Calibration(moments, samples, unused, known)
-
-
-@contextmanager
-def _hooked(layers: Mapping[Any, str], sums: Mapping[str, _Sum]) -> Iterator[None]:
-    """Let every call of a layer add to the sum of its weight."""
-    handles = [
-        layer.register_forward_hook(sums[name].add, with_kwargs=True)
-        for layer, name in layers.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Sum:

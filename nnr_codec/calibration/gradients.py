@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import InvalidModel
 from ..model import Float64
-from ..user.module import apply, in_mode, inputs_of, weight_layers
+from ..user.module import apply, hooked, in_mode, inputs_of, weight_layers
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,9 @@ class OutputGradients:
             InvalidModel: the output is no tensor of floats that has gradients.
         """
         module = self._module
-        with in_mode(module, training=False), _differentiable(module), _hooked(module, self._note):
+        layers = weight_layers(module)
+        hooks = {layer: _on_gradient(name, self._note) for layer, name in layers.items()}
+        with in_mode(module, training=False), _differentiable(module), hooked(hooks):
             output = _output(apply(module, self._perturb(inputs_of(batch), self._generator)))
             targets = _targets_of(batch)
             output = _with_classes_last(output, targets)
@@ -186,22 +188,13 @@ def _differentiable(module: torch.nn.Module) -> Iterator[None]:
             parameter.grad = gradient
 
 
-@contextmanager
-def _hooked(module: torch.nn.Module, add: Callable[[str, Any, Any], None]) -> Iterator[None]:
-    """Call `add` with the gradient at the output of each call of each layer with a weight."""
+def _on_gradient(name: str, add: Callable[[str, Any, Any], None]) -> Callable[..., None]:
+    """Return a hook that calls `add` with the gradient at the output of a call of a layer."""
 
-    def hook(name: str, layer: Any) -> Any:
-        def forward(_: Any, __: Any, output: torch.Tensor) -> None:
-            if output.requires_grad:
-                output.register_hook(  # type: ignore[no-untyped-call]
-                    lambda gradient: add(name, layer, gradient)
-                )
+    def note_output(layer: Any, _: Any, __: Any, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: add(name, layer, gradient)
+            )
 
-        return layer.register_forward_hook(forward)
-
-    handles = [hook(name, layer) for layer, name in weight_layers(module).items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return note_output

@@ -147,26 +147,20 @@ def _positions(tensor: torch.Tensor, taps: int) -> tuple[int, ...]:
 
 def _runs(module: torch.nn.Module, inputs: Any) -> dict[str, _Run]:
     """Run a module, and return what each layer got, by the name of its weight."""
-    from ..user.module import apply, evaluating, inputs_of, weight_layers
+    from ..user.module import apply, evaluating, hooked, inputs_of, weight_layers
 
     runs: dict[str, _Run] = {}
 
     def note(name: str, layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
         runs.setdefault(name, _Run(layer, args[0] if args else kwargs["input"], outputs))
 
-    handles = [
-        layer.register_forward_hook(partial(note, name), with_kwargs=True)
-        for layer, name in weight_layers(module).items()
-    ]
+    hooks = {layer: partial(note, name) for layer, name in weight_layers(module).items()}
     try:
-        with evaluating(module):
+        with evaluating(module), hooked(hooks):
             apply(module, inputs_of(inputs))
     except Exception as error:
         reason = f"does not run on the inputs: {type(error).__name__}: {error}"
         raise InvalidOptions("module", reason) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     return runs
 
 

@@ -6,7 +6,7 @@ module takes, or a dict of that by keyword; samples are along the first dimensio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,18 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
     with torch.no_grad(), in_mode(module, training=False):
         yield
+
+
+@contextmanager
+def hooked(hooks: Mapping[Any, Callable[[Any, Any, Any, Any], object]]) -> Iterator[None]:
+    """Call a layer's hook after each of its calls, with the layer, its arguments, those by keyword
+    and the output; `hooks`: by their layers."""
+    handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def sample_count(inputs: Any) -> int:

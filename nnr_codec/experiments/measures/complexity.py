@@ -19,7 +19,7 @@ from nnr_codec.errors import InvalidModel
 from nnr_codec.experiments.batches import first_sample
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.layers import load_into
-from nnr_codec.user.module import apply, evaluating
+from nnr_codec.user.module import apply, evaluating, hooked
 
 Counter = Callable[[Any, torch.Tensor, torch.Tensor], int]
 
@@ -93,13 +93,8 @@ def measure_complexity(
             first = next(iter((*arguments, *keywords.values())))
             macs.append((layer, counter(layer, first, outputs)))
 
-    handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in module.modules()]
-    try:
-        with evaluating(module):
-            apply(module, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with evaluating(module), hooked(dict.fromkeys(module.modules(), hook)):
+        apply(module, inputs)
     owners = {name: m for name, m in module.named_modules() if [*m.parameters(recurse=False)]}
     unknown = tuple(name for name, layer in owners.items() if _counter_of(layer) is None)
     ran = {layer for layer, _ in macs}
