@@ -7,12 +7,12 @@ One that would lose more than it may gets a finer qp, or is coded exactly if tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 from ..bitstream import Context
-from ..bitstream.qp import qp_of_step, step_size
+from ..bitstream.qp import qp_of_step
 from ..factorization.model_map import ModelMap
 from ..factorization.tensor_rules import TensorRule
 from ..model import Parameter
@@ -28,7 +28,14 @@ from .plan import CodingChoice, TensorPlan, UnitPlan
 from .representation import Representation
 from .survey import ModelSurvey
 from .tensor_encoder import encode_unit
-from .tensor_quantizer import QuantizedTensor, fits_step, nominal_qp, quantize_tensor, with_qp
+from .tensor_quantizer import (
+    QuantizedTensor,
+    fits_step,
+    nominal_qp,
+    nominal_step,
+    quantize_tensor,
+    with_qp,
+)
 from .tensor_survey import TensorSurvey
 from .tensor_work import results_of
 
@@ -140,7 +147,7 @@ class _Candidate:
             return True
         if self.bound is None:
             return False
-        step = step_size(nominal_qp(self.parameter, self.options), self.options.qp_density)
+        step = nominal_step(self.parameter, self.options)
         # Rates pull values towards zero, by how much nobody knows beforehand.
         most = _LARGEST_ERROR if not self.options.lambda_scale else 1.0
         return most * self.parameter.size * step**2 > self.bound * self.survey.energy
@@ -182,16 +189,18 @@ class _Candidate:
     def _coarser(self) -> CodingChoice:
         """Return the least greater qp at which the integers fit 32 bits."""
         qps = range(nominal_qp(self.parameter, self.options), self.options.qp_range[1])
-        options = (with_qp(self.parameter, self.options, qp) for qp in qps)
-        return CodingChoice(
-            qp=next(nominal_qp(self.parameter, o) for o in options if self._fits(o))
-        )
+        return CodingChoice(qp=next(self._fitting(qps)))
 
     def _finest(self) -> int:
         """Return the least qp at which the integers fit 32 bits."""
-        qps = range(self.options.qp_range[0], nominal_qp(self.parameter, self.options))
-        fitting = (qp for qp in qps if self._fits(with_qp(self.parameter, self.options, qp)))
-        return next(fitting, nominal_qp(self.parameter, self.options))
+        nominal = nominal_qp(self.parameter, self.options)
+        return next(self._fitting(range(self.options.qp_range[0], nominal)), nominal)
+
+    def _fitting(self, qps: Iterable[int]) -> Iterator[int]:
+        """Yield those at which the integers fit 32 bits."""
+        for qp in qps:
+            if self._fits(with_qp(self.parameter, self.options, qp)):
+                yield qp
 
     def _exact(self) -> Representation | None:
         if self.survey.exact is not None:

@@ -63,8 +63,8 @@ def represent(
         [] if values.dtype == bool else list(words_of_integers(values.reshape(-1), values.shape))
     )
     if _fits_int(values):
-        as_they_are = estimated_bits(sampled(values).astype(np.int64))[0]
-        as_they_are *= values.size / sampled(values).size
+        sample = sampled(values)
+        as_they_are = estimated_bits(sample.astype(np.int64))[0] * values.size / sample.size
         candidates = [c for c in candidates if c.kind == "fields" and c.bits < as_they_are]
     return min(candidates, key=_expected_bits, default=None)
 

@@ -9,7 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bitstream.unit_layout import Integers
-from ..factorization.grid_meanings import Grid, GroupedGrid, scaled
+from ..factorization.grid_meanings import (
+    GREATEST_SCALE,
+    LEAST_SCALE,
+    Grid,
+    GroupedGrid,
+    scaled,
+)
 from ..factorization.words import words_of
 from ..model import Float64
 from ..quantize.codebook import codebook_of
@@ -40,11 +46,11 @@ def on_step(values: npt.NDArray[Any], density: int, codebook: bool) -> Iterator[
 def on_grid(values: npt.NDArray[Any]) -> Iterator[Representation]:
     """Yield the representation by integers and one scale."""
     scale = scale_of(values)
-    if scale is None or not 2.0**-126 <= scale < 2.0**128:
+    if scale is None or not LEAST_SCALE <= scale < GREATEST_SCALE:
         return
-    integers = _on_grid(values.reshape(-1), scale)
-    meaning = Grid(scale, _negative_zero(values, integers))
-    integers = grid_integers(meaning, values)
+    levels = _on_grid(values.reshape(-1), scale)
+    meaning = Grid(scale, _negative_zero(values, levels))
+    integers = _with_negative_zeros(levels, values.reshape(-1), meaning.negative_zero)
     if _are_products(values, integers, scale, meaning.negative_zero):
         yield of_meaning(meaning, values, *estimated_bits(integers))
 
@@ -112,9 +118,7 @@ def _are_products(
     negative_zero: int | None,
 ) -> bool:
     """Whether decoders get just these values from integers and scales."""
-    products = scaled(integers, scale, values.dtype)  # not finite, if beyond the type
-    if negative_zero is not None:
-        products[integers == negative_zero] = -0.0
+    products = scaled(integers, scale, values.dtype, negative_zero)
     return np.array_equal(words_of(products), words_of(values.reshape(-1)))
 
 

@@ -8,7 +8,7 @@ from ..bitstream.qp import step_size
 from ..model import Float64
 from ..options import EncodeOptions
 from .survey import ModelSurvey
-from .tensor_quantizer import nominal_qp
+from .tensor_quantizer import nominal_step
 
 
 class SizeEstimate:
@@ -27,7 +27,7 @@ class SizeEstimate:
             tensor = survey.tensors[parameter.name]
             if tensor.sample is not None:
                 tensor_options = options.for_tensor(parameter.name)
-                step = step_size(nominal_qp(parameter, tensor_options), density)
+                step = nominal_step(parameter, tensor_options)
                 # Dependent quantization takes every other multiple of the step for one integer.
                 step *= 1 + tensor_options.dq
                 magnitudes.append(np.abs(tensor.sample) / step)

@@ -89,6 +89,11 @@ def nominal_qp(parameter: Parameter, options: EncodeOptions) -> int:
     return options.qp if parameter.role == "weight" else options.nonweight_qp
 
 
+def nominal_step(parameter: Parameter, options: EncodeOptions) -> float:
+    """Return the step size of that quantization parameter."""
+    return step_size(nominal_qp(parameter, options), options.qp_density)
+
+
 def with_qp(parameter: Parameter, options: EncodeOptions, qp: int) -> EncodeOptions:
     """Return options of a tensor with another quantization parameter for it."""
     if parameter.role == "weight":
@@ -110,8 +115,7 @@ def why_unquantizable(values: npt.NDArray[Any]) -> str:
 
 def fits_step(parameter: Parameter, options: EncodeOptions, largest: float) -> bool:
     """Whether the integers of a tensor, of this largest magnitude, fit 32 bits at its qp."""
-    step = step_size(nominal_qp(parameter, options), options.qp_density)
-    return largest / step < _LEVEL_LIMIT
+    return largest / nominal_step(parameter, options) < _LEVEL_LIMIT
 
 
 def quantize_tensor(

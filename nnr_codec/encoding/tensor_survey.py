@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..bitstream.qp import step_size
 from ..calibration.moments import LayerMoments
 from ..errors import InvalidModel
 from ..model import Float64, Parameter
@@ -20,7 +19,7 @@ from ..quantize.integer_rate import sampled
 from .exact import holds_short_values, represent, seems_quantized
 from .model_mapping import is_quantized, may_need_representation
 from .representation import Representation
-from .tensor_quantizer import largest_value, nominal_qp, why_unquantizable
+from .tensor_quantizer import largest_value, nominal_step, why_unquantizable
 
 _SAMPLE = 1 << 11
 """Values of a tensor by which its size is estimated."""
@@ -148,7 +147,7 @@ class TensorQuestion:
         """Whether exact coding may take no more bytes than quantizing, as far as a glance tells."""
         if self.must_be_quantized or not largest:
             return False
-        step = step_size(nominal_qp(self.parameter, self.options), self.options.qp_density)
+        step = nominal_step(self.parameter, self.options)
         steps = math.sqrt(energy / values.size) / step
         short, wide = _MANY_STEPS
         return (

@@ -13,7 +13,7 @@ from ..model import Float64, dtype_of, is_float
 from .map_checks import MapError, shortened
 from .meanings import Integers, Meaning
 
-_LEAST_SCALE, _GREATEST_SCALE = 2.0**-126, 2.0**128  # of normal binary32 numbers
+LEAST_SCALE, GREATEST_SCALE = 2.0**-126, 2.0**128  # of normal binary32 numbers
 _SCALE_TYPES = ("float16", "float32")
 _AT_ONCE = 1 << 16
 """Values that are multiplied in one go: their products take 8 bytes each."""
@@ -31,9 +31,9 @@ class Grid(Meaning):
 
     def check(self, dtype: np.dtype[Any]) -> None:
         _check_type("scale", dtype)
-        is_scale = _LEAST_SCALE <= self.scale < _GREATEST_SCALE
+        is_scale = LEAST_SCALE <= self.scale < GREATEST_SCALE
         # Whole numbers just below the greatest are rounded to it.
-        if not is_scale or float(self.scale) >= _GREATEST_SCALE:
+        if not is_scale or float(self.scale) >= GREATEST_SCALE:
             what = "a positive, normal binary32 number's size"
             raise MapError(f"{shortened(self.scale)} is no scale: {what}")
         _check_negative_zero(self.negative_zero)
@@ -41,7 +41,7 @@ class Grid(Meaning):
     def values(
         self, integers: Integers, part: Integers | None, dtype: np.dtype[Any]
     ) -> npt.NDArray[Any]:
-        values = _with_zeros(scaled(integers, self.scale, dtype), integers, self.negative_zero)
+        values = scaled(integers, self.scale, dtype, self.negative_zero)
         if not np.isfinite(values).all():
             raise MapError(f"a multiple of the scale {self.scale:g} is beyond {dtype}")
         return values
@@ -82,8 +82,8 @@ class GroupedGrid(Meaning):
             raise MapError(f"{sizes} do not fit {integers.size} elements")
         values = np.empty(integers.size, dtype)
         for some, of_groups in _pieces(integers.size, self.run, scales):
-            values[some] = scaled(integers.reshape(-1)[some], of_groups, dtype)
-        values = _with_zeros(values, integers.reshape(-1), self.negative_zero)
+            piece = integers.reshape(-1)[some]
+            values[some] = scaled(piece, of_groups, dtype, self.negative_zero)
         if not np.isfinite(values).all():
             raise MapError(f"a multiple of a scale is beyond {dtype}")
         return values
@@ -96,16 +96,27 @@ class GroupedGrid(Meaning):
         words[1:] += words[0]  # modulo 2**32
         with np.errstate(invalid="ignore"):  # signalling NaNs
             scales = words.astype(f"u{kind.itemsize}").view(kind).astype(np.float64)
-        if not ((scales >= _LEAST_SCALE) & (scales < _GREATEST_SCALE)).all():
+        if not ((scales >= LEAST_SCALE) & (scales < GREATEST_SCALE)).all():
             raise MapError("a scale that is no positive, normal binary32 number")
         return scales
 
 
-def scaled(integers: Integers, scale: float | Float64, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Multiply in binary64, round to binary32 (but for float64), then to `dtype`."""
+def scaled(
+    integers: Integers,
+    scale: float | Float64,
+    dtype: np.dtype[Any],
+    negative_zero: int | None = None,
+) -> npt.NDArray[Any]:
+    """Multiply in binary64, round to binary32 (but for float64), then to `dtype`.
+
+    What is beyond the type is not finite. The integer `negative_zero` gives -0 instead.
+    """
     with np.errstate(all="ignore"):
         product = integers.astype(np.float64) * scale
-        return product if dtype == np.float64 else product.astype(np.float32).astype(dtype)
+        values = product if dtype == np.float64 else product.astype(np.float32).astype(dtype)
+    if negative_zero is not None:
+        values[integers == negative_zero] = -0.0
+    return values
 
 
 def _pieces(size: int, run: int, scales: Float64) -> Iterator[tuple[slice, Float64]]:
@@ -113,15 +124,6 @@ def _pieces(size: int, run: int, scales: Float64) -> Iterator[tuple[slice, Float
     for start in range(0, size, _AT_ONCE):
         some = slice(start, min(start + _AT_ONCE, size))
         yield some, scales[np.arange(some.start, some.stop) // run % scales.size]
-
-
-def _with_zeros(
-    values: npt.NDArray[Any], integers: Integers, negative_zero: int | None
-) -> npt.NDArray[Any]:
-    """Set the values of the integer of -0, whose product may be beyond their type."""
-    if negative_zero is not None:
-        values[integers == negative_zero] = -0.0
-    return values
 
 
 def _check_negative_zero(value: int | None) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .._core import common_divisors
 from ..bitstream.unit_layout import Integers
+from ..factorization.grid_meanings import GREATEST_SCALE, LEAST_SCALE
 from ..factorization.words import mantissa_bits
 from ..model import Float64
 from .grids import half_ulps
@@ -29,7 +30,6 @@ _GLANCE = 16  # elements of one group
 _SAMPLE_GROUPS = 6
 _SAMPLE_OF_GROUP = 256  # elements
 _SCALE_TYPES = (np.float16, np.float32)  # in the order in which they are tried
-_LEAST_SCALE, _GREATEST_SCALE = 2.0**-126, 2.0**128  # of normal binary32 numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _scales(
         with np.errstate(over="ignore"):
             scales: npt.NDArray[np.floating[Any]] = middle.astype(kind)
         wide_scales = scales.astype(np.float64)
-        is_normal = (wide_scales >= _LEAST_SCALE) & (wide_scales < _GREATEST_SCALE)
+        is_normal = (wide_scales >= LEAST_SCALE) & (wide_scales < GREATEST_SCALE)
         if is_normal.all() and ((wide_scales >= low) & (wide_scales <= high)).all():
             levels = np.copysign(multiples, wide).astype(np.int32)
             return scales, levels
