@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,9 +37,12 @@ class Series:
         """
         expected = self.node_ids(tensors)
         for name, (integers, node_id) in tensors.items():
-            self._node_ids[name] = node_id or expected[name]
-            if integers is not None:
+            known = node_id or expected[name]
+            if integers is None:  # such a stream does not count: the next one has the same depth
+                known = replace(known, put_node_depth=known.put_node_depth - 1)
+            else:
                 self._add_integers(name, integers)
+            self._node_ids[name] = known
         self.depth += 1
 
     def _add_integers(self, name: str, integers: Integers) -> None:
@@ -60,7 +64,7 @@ class Series:
         """Return the identities of the next stream's tensors.
 
         As with the reference, parameters are numbered in order of first appearance, and
-        put_node_depth counts the streams that held the tensor before.
+        put_node_depth counts the streams that held the tensor's integers before.
         """
         node_ids: dict[str, NodeId] = {}
         next_number = max((n.parameter_id for n in self._node_ids.values()), default=-1) + 1
