@@ -1,10 +1,11 @@
-"""Pieces of HTML: tables, figures for people, escaping."""
+"""Pieces of HTML: pages, cards, tables, figures for people, escaping."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
@@ -25,6 +26,33 @@ class Shown:
         attributes += f' data-value="{self.value!r}"' if self.value is not None else ""
         attributes += f' title="{escape(self.title)}"' if self.title else ""
         return f"<td{attributes}>{self.text}</td>"
+
+
+def whole_page(title: str, body: str) -> str:
+    """Return a page that needs no other file; all but the title is HTML."""
+    style, script = (files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
+                     for name in ("page.css", "page.js"))  # fmt: skip
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def card(title: str, body: str, *, identity: str = "", classes: str = "card") -> str:
+    """Return a part of a page; all but the title is HTML."""
+    attribute = f' id="{identity}"' if identity else ""
+    heading = f"<h2>{escape(title)}</h2>\n"
+    return f'<section class="{classes}"{attribute}>{heading}{body}</section>\n'
+
+
+def head(title: str) -> str:
+    """Return a page's title, with the button between light and dark."""
+    return (
+        f'<div class="head"><h1>{escape(title)}</h1>'
+        '<button id="theme" type="button">Light / dark</button></div>\n'
+    )
 
 
 def table(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from importlib.resources import files
 from statistics import fmean
 
 from ...report import size_text
 from ..fingerprints import plain_name
 from .bd_rate import BdRate
 from .bootstrap import LEVEL
-from .markup import NONE, Shown, signed_text, table, whole_text
+from .markup import NONE, Shown, card, head, signed_text, table, whole_page, whole_text
 from .plots import DECADES, KINDS, MOST_LOSS, Kind, inline_svg, point_identity
 from .results import Results, SubjectResults
 from .subject_tables import bounded_text, cell_table, dotted, loss_table, yardstick_table
@@ -29,30 +28,14 @@ def page(results: Results, plots: Plots) -> str:
             parts.append(_rates(results))
     parts += [_subject(subject, plots) for subject in results.subjects]
     parts.append(_notes(results))
-    style, script = (files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
-                     for name in ("page.css", "page.js"))  # fmt: skip
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(results.plan.title)}</title>\n<style>\n{style}</style>\n</head>\n"
-        f"<body>\n<main>\n{''.join(parts)}</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
-    )
-
-
-def _card(title: str, body: str, *, identity: str = "", classes: str = "card") -> str:
-    """Return a part of the page; all but the title is HTML."""
-    attribute = f' id="{identity}"' if identity else ""
-    heading = f"<h2>{escape(title)}</h2>\n"
-    return f'<section class="{classes}"{attribute}>{heading}{body}</section>\n'
+    return whole_page(results.plan.title, "".join(parts))
 
 
 def _head(results: Results) -> str:
     plan = results.plan
     links = "".join(_link(subject) for subject in results.subjects)
     return (
-        f'<div class="head"><h1>{escape(plan.title)}</h1>'
-        '<button id="theme" type="button">Light / dark</button></div>\n'
-        f"<p>{escape(plan.about)}</p>\n"
+        f"{head(plan.title)}<p>{escape(plan.about)}</p>\n"
         f'<p class="meta"><code>{escape(results.run["command"])}</code> · {results.run["date"]} · '
         f"{len(results.cells)} cells, seed {plan.seed}</p>\n<nav>{links}</nav>\n"
     )
@@ -75,7 +58,7 @@ def _failures(results: Results) -> str:
     )
     count = len(results.failures)
     title = f"{'One cell' if count == 1 else f'{count} cells'} failed"
-    return _card(title, f"<ul>{lines}</ul>", classes="card warn")
+    return card(title, f"<ul>{lines}</ul>", classes="card warn")
 
 
 def _summary(results: Results) -> str:
@@ -92,7 +75,7 @@ def _summary(results: Results) -> str:
     )
     are_shares = all(subject.is_share for subject in results.subjects)
     points = "point" if are_shares else "point (of percent, or dB)"
-    return _card(
+    return card(
         "Summary",
         "<p>Size of the whole stream where the accuracy has dropped by "
         f"{plan.drops[which]:g} {points} at most: in bytes, and in percent of float32. "
@@ -132,7 +115,7 @@ def _rates(results: Results) -> str:
     if len(rows) > 1:
         rows.append([Shown("mean"), *(_mean_cell(rates) for rates in columns.values())])
     header = ["network", *(dotted(name, plan) for name in names)]
-    return _card(
+    return card(
         "BD-rate",
         "<p>Bytes at equal divergence from the uncompressed network, against "
         f"<b>{escape(plan.anchor)}</b>: less than 0 is smaller. Under each figure the interval of "
@@ -162,7 +145,7 @@ def _change_cell(change: float, note: str = "") -> Shown:
 
 def _subject(subject: SubjectResults, plots: Plots) -> str:
     drops = ", ".join(f"{drop:g}" for drop in subject.plan.drops)
-    return _card(
+    return card(
         subject.name,
         f"{_figures(subject)}\n"
         f'<div class="plots">{"".join(_plot(subject, kind, plots) for kind in KINDS)}</div>\n'
@@ -207,7 +190,7 @@ def _plot(subject: SubjectResults, kind: Kind, plots: Plots) -> str:
 
 def _notes(results: Results) -> str:
     versions = ", ".join(f"{name} {text}" for name, text in results.run["versions"].items())
-    return _card(
+    return card(
         "How to read this",
         "<p>Sizes are those of whole streams, headers and all. Divergence and agreement are with "
         "the uncompressed network on the same samples. Weight error: squared error of all decoded "

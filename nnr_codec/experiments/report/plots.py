@@ -27,8 +27,8 @@ KINDS: Sequence[Kind] = ("accuracy", "divergence")
 _COLOURS = ("#2f7ed8", "#e0702a", "#2aa18a", "#c2479b", "#b8860b", "#7a5fd0", "#8a8f98", "#cf4444")
 _MARKERS = "osD^vPXd"
 _SIZE = (4.9, 4.0)  # inches
-_TEXT, _RULE, _GROUND = "#1a1b1e", "#d9dbde", "#fefefd"
-_VARIABLES = {_TEXT: "var(--ink)", _RULE: "var(--rule)", _GROUND: "var(--card)"}
+INK, _RULE, _GROUND = "#1a1b1e", "#d9dbde", "#fefefd"
+_VARIABLES = {INK: "var(--ink)", _RULE: "var(--rule)", _GROUND: "var(--card)"}
 _LABEL_LENGTH = 40  # characters
 _ROOM = 1.15  # of the span of what is shown, so that points do not touch the frame
 DECADES = 5  # of divergence: what is nearly lossless would squeeze the rest
@@ -64,10 +64,7 @@ class Mark:
 
 def plot(subject: SubjectResults, kind: Kind) -> Figure:
     """Draw a subject's methods: size in percent of float32, and accuracy or divergence."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_SIZE, layout="constrained", facecolor=_GROUND)
-    axes = figure.add_subplot(facecolor=_GROUND)
+    figure, axes = blank_plot()
     methods = marks_of(subject, kind)
     drawn = styles(subject.plan.method_names)
     legend: list[tuple[Any, str]] = []
@@ -90,8 +87,16 @@ def plot(subject: SubjectResults, kind: Kind) -> Figure:
         _arrange_accuracy(axes, subject, shown)
     else:
         _arrange_divergence(axes, subject, shown)
-    _finish(axes, legend)
+    finish_plot(axes, legend)
     return figure
+
+
+def blank_plot() -> tuple[Figure, Any]:
+    """Return a figure of the size of all plots, and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE, layout="constrained", facecolor=_GROUND)
+    return figure, figure.add_subplot(facecolor=_GROUND)
 
 
 _DIVERGENCES = {
@@ -143,10 +148,10 @@ def _arrange_accuracy(axes: Any, subject: SubjectResults, shown: Sequence[Mark])
     axes.set_ylabel(f"{name}, {subject.unit}" if subject.unit else name)
     if whole is None:
         return
-    axes.axhline(whole, color=_TEXT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.axhline(whole, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axes.annotate(
         "uncompressed", (0.995, whole), xycoords=("axes fraction", "data"), xytext=(0, 5),
-        textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=_TEXT,
+        textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=INK,
     )  # fmt: skip
     values = [whole, *(mark.value for mark in shown)]
     low, high = min(values), max(values)
@@ -170,11 +175,12 @@ def _label(text: str) -> str:
     return short.replace("$", r"\$")
 
 
-def _finish(axes: Any, legend: Sequence[tuple[Any, str]]) -> None:
+def finish_plot(axes: Any, legend: Sequence[tuple[Any, str]]) -> None:
+    """Give the axes their grid and colours, and the figure its legend, if there is one."""
     axes.grid(True, which="major", color=_RULE, linewidth=0.8, zorder=0)
-    axes.tick_params(which="both", length=0, colors=_TEXT, labelsize=9)
+    axes.tick_params(which="both", length=0, colors=INK, labelsize=9)
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_color(_TEXT)
+        label.set_color(INK)
         label.set_fontsize(9.5)
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom")
@@ -182,7 +188,7 @@ def _finish(axes: Any, legend: Sequence[tuple[Any, str]]) -> None:
     if legend:  # else there is nothing to draw: a lossless method alone has no divergence
         axes.figure.legend(
             *zip(*legend, strict=True), loc="outside upper left", ncols=2, frameon=False,
-            fontsize=9, labelcolor=_TEXT,
+            fontsize=9, labelcolor=INK,
         )  # fmt: skip
 
 
