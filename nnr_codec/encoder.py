@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial, wraps
 from typing import Any, BinaryIO
 
 from .calibration.calibrate import calibrate
+from .calibration.divergence import OutputDivergence
 from .calibration.gradients import OutputGradients
+from .calibration.held_back import HoldBack
 from .calibration.moments import Calibration
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
@@ -21,12 +24,15 @@ from .checkpoints.torch_tensors import is_module, model_of_module, model_of_tens
 from .decoding.stream_decoder import Source, StreamDecoder
 from .encoding.model_encoder import encode_model
 from .encoding.plan import stream_profile
+from .encoding.targets.log import kept_log, search_key
+from .encoding.targets.measures import Evaluate
 from .errors import InvalidModel, InvalidOptions, NnrWarning, naming
 from .factorization.files import with_weights
 from .factorization.forms import FactoredWeight
-from .model import Model
+from .model import Array, Model
 from .options import EncodeOptions
 from .report import EncodeReport, OnStage, TensorReport
+from .user.module import evaluating, with_state
 
 ModelLike = str | os.PathLike[str] | Model | Mapping[str, Any] | Any
 """A path, a Model, arrays or tensors by name, or a module of torch."""
@@ -52,8 +58,10 @@ def encode(
     *,
     factorizations: Mapping[str, FactoredWeight] | None = None,
     calibration: Calibration | Iterable[Any] | None = None,
+    evaluate: Callable[[Any], float] | None = None,
     parents: Sequence[Source] = (),
     overwrite: bool = False,
+    resume: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
     progress: Callable[[TensorReport], object] | None = None,
     on_stage: OnStage | None = None,
@@ -75,23 +83,34 @@ def encode(
         calibration: second moments of the layers' inputs: decomposition and quantization then
             minimize the error of the layers' outputs, and of the network's result. Its names are
             those of the model's weights. Or, of a module, batches of samples: inputs, or pairs
-            (inputs, targets), which it is calibrated with.
+            (inputs, targets), which it is calibrated with. For the target `max_kl` some of these
+            are held back.
+        evaluate: for the target `max_drop`: called with the module with decoded weights, in
+            evaluation mode without gradients, if the model is one, else with decoded arrays by
+            name; returns a float, more is better. It is called at most 8 times, once of them with
+            the model itself. For `max_kl` it returns the divergence, such as an
+            :class:`~nnr_codec.calibration.divergence.OutputDivergence` of the arrays; by default
+            it is made of the batches that are held back.
         parents: the earlier streams of a series, oldest first, for contexts alone: the model
             already is a difference.
         overwrite: replace an existing file.
+        resume: file in which the search for a target keeps what it has seen. One that was
+            interrupted goes on from there; the file goes when the search has ended.
         executor: codes tensors side by side, in threads, processes or elsewhere; the bytes do
             not depend on it.
         progress: called with each tensor's report when it is coded; where the stream is made more
-            than once (for a target size, or to compare profiles), each time.
-        on_stage: called with "surveyed", "chosen", "quantized", "coded" or "verified" when that is
-            done to tensors, and the number of their elements; in threads of the executor, too.
-            The tensors are surveyed once, and the next three done as often as the stream is made.
+            than once (for a target, or to compare profiles), each time.
+        on_stage: called with "surveyed", "chosen", "quantized", "coded", "measured" or "verified"
+            when that is done to tensors, and the number of their elements; in threads of the
+            executor, too. The tensors are surveyed once, and the next ones done as often as the
+            stream is made; they are measured for targets of quality alone.
         verify: decode the stream before `out` appears, and compare: what is coded exactly has to
             come back bit by bit, all else with the squared error of the report.
 
     Raises:
         InvalidModel: a tensor cannot be coded; the message names it.
         InvalidOptions: an option is out of range, or `out` cannot be written.
+        TargetNotReached: no stream meets the target; nothing was written.
         BitstreamError: a parent is damaged.
         VerificationMismatch: `verify` is given, and the stream decodes to something else.
         OSError: a file cannot be read or written.
@@ -101,7 +120,8 @@ def encode(
     """
     options = options or EncodeOptions()
     start = time.perf_counter()
-    known = _calibration(model_or_path, calibration)
+    _check_measured(options, evaluate, calibration)
+    known, measure = _calibration(model_or_path, calibration, options, evaluate)
     series = StreamDecoder(parents=parents, executor=executor).series
     stream_profile(options, series)  # refuses what no model could make right
 
@@ -120,35 +140,73 @@ def encode(
             dense = {name: parameter for name, parameter in model.items() if name not in given}
             made = decompose_model(dense, options, calibration=known, executor=executor)
             factorizations, options = made.factorizations, made.adapted(options)
-        report = encode_model(
-            model,
-            {**given, **(factorizations or {})},
-            options,
-            output,
-            series=series,
-            calibration=known,
-            executor=executor,
-            progress=progress,
-            on_stage=on_stage,
-            verify=verify,
-        )
+        factorizations = {**given, **(factorizations or {})}
+        key = partial(search_key, model, options, factorizations, known, measure)
+        with kept_log(resume if options.target else None, key) as log:
+            report = encode_model(
+                model,
+                factorizations,
+                options,
+                output,
+                series=series,
+                calibration=known,
+                evaluate=measure,
+                log=log,
+                executor=executor,
+                progress=progress,
+                on_stage=on_stage,
+                verify=verify,
+            )
         data = output.getvalue() if isinstance(output, io.BytesIO) else None
     for note in report.notes:
         warnings.warn(note, NnrWarning, stacklevel=2)
     return EncodeResult(replace(report, seconds=time.perf_counter() - start), data)
 
 
+def _check_measured(options: EncodeOptions, evaluate: object, calibration: object) -> None:
+    """Raise InvalidOptions if a target misses what measures it, or nothing is to be measured."""
+    target, is_missing = options.target, evaluate is None
+    if target == "max_drop" and is_missing:
+        raise InvalidOptions(target, "needs evaluate: a function that returns a score")
+    if target == "max_kl" and is_missing and isinstance(calibration, Calibration | None):
+        reason = "needs a module and batches as calibration, some of which are held back"
+        raise InvalidOptions(target, f"{reason}; or evaluate, an OutputDivergence")
+    if target not in ("max_drop", "max_kl") and not is_missing:
+        raise InvalidOptions("evaluate", "has no effect without max_drop")
+
+
 def _calibration(
-    model: ModelLike, calibration: Calibration | Iterable[Any] | None
-) -> Calibration | None:
-    """Return the moments of a module's layers, from batches of samples if these are given."""
+    model: ModelLike,
+    calibration: Calibration | Iterable[Any] | None,
+    options: EncodeOptions,
+    evaluate: Callable[[Any], float] | None,
+) -> tuple[Calibration | None, Evaluate | None]:
+    """Return the moments of a module's layers, from batches of samples if these are given, and
+    what measures decoded arrays: on batches that are held back, if it is a divergence."""
+    if evaluate is not None and is_module(model) and not isinstance(evaluate, OutputDivergence):
+        evaluate = on_module(model, evaluate)
     if calibration is None or isinstance(calibration, Calibration):
-        return calibration
+        return calibration, evaluate
     if not is_module(model) or not isinstance(calibration, Iterable):
         reason = "is a Calibration or, of a module of torch, an iterable of batches"
         raise InvalidOptions("calibration", reason)
     module: Any = model
-    return calibrate(module, calibration, gradients=OutputGradients(module))
+    if options.max_kl is None or evaluate is not None:
+        return calibrate(module, calibration, gradients=OutputGradients(module)), evaluate
+    batches = HoldBack(calibration)
+    known = calibrate(module, batches, gradients=OutputGradients(module))
+    return known, OutputDivergence(module, batches.held())
+
+
+def on_module(module: Any, evaluate: Callable[[Any], float]) -> Evaluate:
+    """Return a function of arrays that calls `evaluate` with a module of torch which has them."""
+
+    @wraps(evaluate)
+    def measured(tensors: Mapping[str, Array]) -> float:
+        with with_state(module, Model.from_arrays(tensors)), evaluating(module):
+            return evaluate(module)
+
+    return measured
 
 
 def _opened_model(source: ModelLike) -> Model:

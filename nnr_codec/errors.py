@@ -51,6 +51,10 @@ class InvalidOptions(NnrError):
         self.reason = reason
 
 
+class TargetNotReached(InvalidOptions):
+    """No stream that was tried is as small, or as good, as a target says: nothing was written."""
+
+
 class InvalidModel(NnrError):
     """A model file, or one of its parameters, cannot be coded.
 

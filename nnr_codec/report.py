@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Stage = Literal["surveyed", "chosen", "quantized", "coded", "verified"]
+Stage = Literal["surveyed", "chosen", "quantized", "coded", "measured", "verified"]
 """What has been done to a tensor on its way into a stream, in this order: see ``nnr_codec.encode``;
-"chosen" is how it is coded."""
+"chosen" is how it is coded, and "measured" is the stream that it is in, for a target of quality."""
 
 OnStage = Callable[[Stage, int], object]
 """Called when a stage is done, with the number of elements, by whichever thread does it."""
@@ -115,6 +115,61 @@ class ExtraReport:
         return "empty" if self.tied_to is None else f"tied to {self.tied_to}"
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A stream that was made on the way to a target.
+
+    Attributes:
+        qp_offset: what was added to every qp.
+        bytes: of the stream; None: there is none.
+        nmse: squared error over energy of what is coded; of weights in factors it is theirs.
+        loss: what a target of quality bounds: NMSE, divergence, or drop of the score; infinite
+            where nothing finite comes out. None: the target is one of bytes.
+        profile: general_profile_idc.
+        compared: whether the stream was made in the other profile as well, where it was larger.
+        failure: why there is no stream, or none to be measured: a tensor and its reason.
+    """
+
+    qp_offset: int
+    bytes: int | None = None
+    nmse: float | None = None
+    loss: float | None = None
+    profile: int = 0
+    compared: bool = False
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchReport:
+    """What the search for a target saw.
+
+    Attributes:
+        target: name of the option.
+        bound: the most that the bytes, or the losses, may be.
+        evaluations: in the order in which they were made.
+        kept: the offset of the stream that was kept.
+        reference: what ``evaluate`` returned of the model itself, for a target of a drop.
+        resumed: how many of the evaluations an interrupted search had made before.
+    """
+
+    target: str
+    bound: float
+    evaluations: tuple[Evaluation, ...]
+    kept: int
+    reference: float | None = None
+    resumed: int = 0
+
+    def to_json(self, elements: int) -> dict[str, Any]:
+        """Return JSON-ready data; `elements`: of the model."""
+        rows = []
+        for seen in self.evaluations:
+            bits = None if seen.bytes is None or not elements else 8 * seen.bytes / elements
+            errors = {"nmse": seen.nmse, "loss": seen.loss}
+            finite = {n: None if value is None else _finite(value) for n, value in errors.items()}
+            rows.append({**asdict(seen), **finite, "bits_per_weight": bits})
+        return {**asdict(self), "evaluations": rows}
+
+
 class StreamTotals:
     """The sums over a stream's tensors, of which each has bytes, original_bytes and elements."""
 
@@ -172,8 +227,9 @@ class EncodeReport(StreamTotals):
         seconds: wall time of the encoding.
         profile: general_profile_idc.
         unmatched: globs of the options that match no tensor.
-        qp_offset: what was added to every qp to reach a target size.
+        qp_offset: what was added to every qp to reach a target.
         encodings: streams that were begun, this one included.
+        search: what the search for a target saw; None: there was no target.
         extras: the tensors that have no bytes of their own: empty ones, and ties.
         notes: sentences about what is not as one may expect: what was left out, coded exactly or
             more finely, and what was damaged.
@@ -186,6 +242,7 @@ class EncodeReport(StreamTotals):
     unmatched: tuple[str, ...] = ()
     qp_offset: int = 0
     encodings: int = 1
+    search: SearchReport | None = None
     extras: tuple[ExtraReport, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -231,6 +288,7 @@ class EncodeReport(StreamTotals):
             "unmatched_globs": list(self.unmatched),
             "qp_offset": self.qp_offset,
             "encodings": self.encodings,
+            "search": self.search.to_json(self.elements) if self.search else None,
             "extras": [asdict(extra) for extra in self.extras],
             "notes": list(self.notes),
         }

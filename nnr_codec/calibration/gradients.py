@@ -198,3 +198,32 @@ def _on_gradient(name: str, add: Callable[[str, Any, Any], None]) -> Callable[..
             )
 
     return note_output
+
+
+def float_output(result: Any) -> torch.Tensor:
+    """Return the first tensor of floats in what a module returns, with gradients or not.
+
+    Raises:
+        InvalidModel: there is none.
+    """
+    import torch
+
+    parts = result.values() if isinstance(result, Mapping) else result
+    if isinstance(result, torch.Tensor):
+        parts = (result,)
+    for part in parts if isinstance(parts, Iterable) else ():
+        if isinstance(part, torch.Tensor) and part.is_floating_point():
+            return part
+    raise InvalidModel("module", f"returns no tensor of floats, but {type(result).__name__}")
+
+
+def judged_as(
+    batch: Any, output: torch.Tensor, outputs: Outputs | None = None
+) -> tuple[torch.Tensor, Outputs]:
+    """Return the output of a batch, with classes last, and what it is of.
+
+    `outputs`: what it is said to be; None: as of :class:`OutputGradients`.
+    """
+    targets = _targets_of(batch)
+    output = _with_classes_last(output, targets)
+    return output, outputs or _kind(targets, output)

@@ -77,7 +77,8 @@ def smallest(task: SizeTask) -> tuple[FactoredWeight | str, int | None]:
 def _alone(options: EncodeOptions) -> EncodeOptions:
     """Return the options with which a weight is coded in a stream without others."""
     carriage = options.decomposition.carriage
-    return replace(options, target_size=None, decomposition=DecompositionOptions(carriage=carriage))
+    plain = options.without_target()
+    return replace(plain, decomposition=DecompositionOptions(carriage=carriage))
 
 
 def _candidates(task: SizeTask, values: Array, allowed: float) -> Iterator[FactoredWeight]:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import cache
 from typing import Any, BinaryIO
 
 from ..calibration.moments import Calibration
 from ..decoding.series import Series
+from ..errors import QuantizationOverflow, TargetNotReached
 from ..factorization.forms import FactoredWeight
 from ..model import Model, dtype_name
 from ..options import EncodeOptions
@@ -25,10 +25,12 @@ from .allocation import allocated
 from .coding_choice import choose_codings
 from .notes import choice_notes, damage_notes
 from .plan import plan_stream, stream_context
-from .size_estimate import SizeEstimate
 from .stream_encoder import Draft, encode_stream
 from .survey import ModelSurvey, survey_model
-from .target_size import overflow_beyond_target, smaller_profile, within_target
+from .targets.log import SearchLog
+from .targets.measures import Evaluate, Measures
+from .targets.profiles import smaller_profile
+from .targets.search import search
 from .verification import verify_stream
 from .weight_errors import FactoringErrors, factoring_errors, merged_reports
 
@@ -44,12 +46,14 @@ def encode_model(
     *,
     series: Series | None = None,
     calibration: Calibration | None = None,
+    evaluate: Evaluate | None = None,
+    log: SearchLog | None = None,
     executor: Executor | None = None,
     progress: Callable[[TensorReport], object] | None = None,
     on_stage: OnStage | None = None,
     verify: bool = False,
 ) -> EncodeReport:
-    """Encode a model in the profile that is the smaller, within the target size if any.
+    """Encode a model in the profile that is the smaller, within the target if any.
 
     Args:
         model, options, calibration, executor, progress, on_stage, verify: as of
@@ -57,6 +61,8 @@ def encode_model(
         factorizations: the weights that travel as factors, by name.
         output: where the stream goes.
         series: the earlier streams.
+        evaluate: of decoded arrays by name, for the targets of divergence and drop.
+        log: what a search for a target has seen, and sees.
 
     Returns:
         The report, without seconds.
@@ -85,16 +91,17 @@ def encode_model(
                 file.close()
                 raise
 
-        if options.target_size is None:
+        measures = Measures(model, survey, earlier, evaluate, executor, on_stage)
+        log = log or SearchLog()
+        target, found = measures.target(options, log), None
+        if target is None:
             kept = smaller_profile(draft, options)
-            beyond_target: AbstractContextManager[None] = nullcontext()
         else:
-            estimate = cache(SizeEstimate(survey, options).bytes_at)
-            kept = within_target(draft, options, options.target_size, model, estimate)
-            beyond_target = overflow_beyond_target(kept.qp_offset)
-        with beyond_target:
+            kept, found = search(target, draft, options, log)
+        with _overflow_beyond_target(options.target, kept.qp_offset):
             errors = factoring_errors(survey.factored, kept.factors, executor)
-        report = replace(_report(model, survey, given, kept, errors), encodings=encodings)
+        report = _report(model, survey, given, kept, errors)
+        report = replace(report, encodings=encodings, search=found)
         kept.file.seek(0)
         if verify:
             tensors = report.tensors
@@ -104,6 +111,18 @@ def encode_model(
             kept.file.seek(0)
         shutil.copyfileobj(kept.file, output)
     return report
+
+
+@contextmanager
+def _overflow_beyond_target(target: str | None, offset: int) -> Iterator[None]:
+    """Say of quantization that overflows at an offset that a target is not reached."""
+    try:
+        yield
+    except QuantizationOverflow as error:
+        if target is None:
+            raise
+        reason = f"not reached: with a qp offset of {offset}, tensor {error}"
+        raise TargetNotReached(target, reason) from None
 
 
 def _report(

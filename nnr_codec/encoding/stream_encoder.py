@@ -36,7 +36,8 @@ class Draft:
         factors: those of the coded tensors that are factors and do not come back exactly, by name.
         skippable_bytes: about what row skipping would have saved, had the profile allowed it, less
             what that profile costs.
-        qp_offset: what was added to every qp to reach a target size.
+        qp_offset: what was added to every qp to reach a target.
+        compared: whether it was made in the other profile as well, in which it is larger.
         notes: sentences about what is not as one may expect.
     """
 
@@ -47,12 +48,19 @@ class Draft:
     factors: dict[str, QuantizedFactor] = field(default_factory=dict)
     skippable_bytes: float = 0.0
     qp_offset: int = 0
+    compared: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
         """Bytes of the stream."""
         return self.header_bytes + sum(report.bytes for report in self.tensors)
+
+    @property
+    def nmse(self) -> float:
+        """Squared error over energy, of all coded tensors together; of factors theirs."""
+        error = sum(report.squared_error for report in self.tensors)
+        return error / sum(report.energy for report in self.tensors) if error else 0.0
 
     @property
     def promises_rows(self) -> bool:

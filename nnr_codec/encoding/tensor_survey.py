@@ -89,7 +89,7 @@ class TensorQuestion:
         """Ask about a tensor; `options`: of the encoder."""
         quantized = is_quantized(parameter, options)
         exact = not quantized and may_need_representation(parameter)
-        needs_sample = options.target_size is not None
+        needs_sample = options.has_target_size
         own = options.for_tensor(parameter.name)
         return cls(parameter, own, quantized, exact, must_be_quantized, needs_sample, moments)
 

@@ -34,7 +34,7 @@ _ROUNDING = 1e-9
 _PRODUCT_ROUNDING, _PRODUCT_NOISE = 1e-6, 1e-12
 """Of the squared error of a product of factors, and of its energy: its last bits may be others."""
 
-_NO_LIMITS = DecodeLimits(**{limit.name: sys.maxsize for limit in fields(DecodeLimits)})
+NO_LIMITS = DecodeLimits(**{limit.name: sys.maxsize for limit in fields(DecodeLimits)})
 """Users give greater ones for large models; the encoder keeps within those of a tensor."""
 
 
@@ -66,7 +66,7 @@ def verify_stream(
         VerificationMismatch: the stream is damaged, or its tensors are others.
         InvalidModel: a tensor of the model cannot be read.
     """
-    decoder = StreamDecoder(limits=_NO_LIMITS, executor=executor)
+    decoder = StreamDecoder(limits=NO_LIMITS, executor=executor)
     decoder.series = series or decoder.series
     source = RereadableFile(stream, None)
     source.name = "the bitstream"

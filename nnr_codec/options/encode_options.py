@@ -13,7 +13,6 @@ from .globs import GlobIndex, escaped
 from .kinds import (
     GLOBS,
     INTEGER,
-    SIZE,
     SWITCH,
     automatic,
     choice,
@@ -27,6 +26,7 @@ from .kinds import (
     whole,
 )
 from .overrides import OVERRIDES, Overrides, OverrideTable, values_key
+from .targets import TARGETS, Targets
 
 Profile = Literal["auto", 0, 1]
 UnaryLength = int | Literal["auto"]
@@ -36,10 +36,13 @@ _FAST_OFF = {"fast": False}
 
 
 @dataclass(frozen=True)
-class EncodeOptions:
+class EncodeOptions(Targets):
     """How a model is encoded. The defaults are the reference encoder's, so that people can compare.
 
     Attributes:
+        target_size, target_bits, max_nmse, max_kl, max_drop: targets, of which one may be given:
+            one offset is added to every qp (those of `overrides` stop at the end of their range),
+            with which the stream is as :class:`~.targets.Targets` says.
         qp: quantization parameter of tensors of two and more dimensions; 2**qp_density more
             doubles the step.
         nonweight_qp: that of the others.
@@ -49,7 +52,7 @@ class EncodeOptions:
             and up to 1. What would lose more at its qp gets a finer one, or is coded exactly if
             that is no larger; a qp of `overrides` stands. None: whatever a qp brings; the report
             names what is damaged. "auto": 0.02 while qp and nonweight_qp have their default values
-            and there is no target size, else None.
+            and there is no target, else None.
         lambda_scale: weight of the rate in the quantizer's search, 0 or more; 0 minimizes the
             distortion alone.
         unary_length: greater-than flags of an integer, 1 to 256; "auto": for each tensor the least
@@ -66,9 +69,6 @@ class EncodeOptions:
         history_contexts: use where earlier streams were non-zero where that is smaller.
         lossless: every tensor comes back bit by bit; none is quantized.
         profile: 0 first edition, 1 second edition, "auto" 0 unless a tool needs 1.
-        target_size: bytes that the stream may have: a number, or as a float the fraction of the
-            model's bytes. One offset is added to every qp, with which it is no larger, but
-            is with the next finer one; those of `overrides` stop at the end of their range.
         decomposition: which weights travel as factors.
         include: globs of the tensors that are quantized; the rest travels losslessly.
         exclude: globs of tensors that are not, though included.
@@ -102,7 +102,6 @@ class EncodeOptions:
     lossless: bool = option(False, SWITCH)
     profile: Profile = option("auto", choice("auto", 0, 1))
     group: bool = option(True, SWITCH)
-    target_size: int | float | None = option(None, SIZE)
     decomposition: DecompositionOptions = option(
         DecompositionOptions(), instance(DecompositionOptions)
     )
@@ -120,6 +119,7 @@ class EncodeOptions:
                 raise InvalidOptions(name, f"{reason}, with a qp_density of {self.qp_density}")
         if self.profile == 0 and self.row_skipping is True:
             raise InvalidOptions("row_skipping", "needs profile 1")
+        _ = self.target  # refuses several
         if self.overrides:
             self._convert_overrides()
 
@@ -180,7 +180,7 @@ class EncodeOptions:
         return low - min(self.qp, self.nonweight_qp), high - max(self.qp, self.nonweight_qp)
 
     def with_offset(self, offset: int) -> EncodeOptions:
-        """Return the options with an offset added to every qp, and without a target size.
+        """Return the options with an offset added to every qp, and without a target.
 
         The qp of single tensors stay at the end of their range where the offset leads beyond it.
         """
@@ -195,8 +195,12 @@ class EncodeOptions:
             qp=self.qp + offset,
             nonweight_qp=self.nonweight_qp + offset,
             overrides=tuple((glob, moved(values)) for glob, values in self.overrides),
-            target_size=None,
+            **_NO_TARGET,
         )
+
+    def without_target(self) -> EncodeOptions:
+        """Return the options without a target."""
+        return replace(self, **_NO_TARGET)
 
     @property
     def decomposes(self) -> bool:
@@ -221,7 +225,7 @@ class EncodeOptions:
     @cached_property
     def _automatic_error(self) -> float | None:
         usual = all(getattr(self, option) == DEFAULT_QP[option] for option in _QP_OPTIONS)
-        return _USUAL_ERROR if usual and self.target_size is None else None
+        return _USUAL_ERROR if usual and self.target is None else None
 
     def _sets_qp(self, name: str) -> bool:
         values = self._table.values(name)
@@ -277,6 +281,7 @@ class EncodeOptions:
         return frozenset(g for g, values in self.overrides if _WEIGHT_OPTIONS.keys() & values)
 
 
+_NO_TARGET: dict[str, Any] = dict.fromkeys(TARGETS)
 _QP_OPTIONS = ("qp", "nonweight_qp")
 DEFAULT_QP = {f.name: f.default for f in fields(EncodeOptions) if f.name in _QP_OPTIONS}
 _USUAL_ERROR = 0.02

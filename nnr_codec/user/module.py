@@ -119,6 +119,25 @@ def load_state(
             raise InvalidModel(name, "the module has no such tensor")
 
 
+@contextmanager
+def with_state(module: torch.nn.Module, model: Mapping[str, Parameter]) -> Iterator[None]:
+    """Let a module have the tensors of `model` in the block, and its own ones afterwards.
+
+    Raises what :func:`load_state` raises.
+    """
+    import torch
+
+    own = {name: tensor.clone() for name, tensor in _tensors(module).items()}
+    try:
+        load_state(module, model)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in _tensors(module).items():
+                if name in own:
+                    tensor.copy_(own[name])
+
+
 def _as_tensor(name: str, parameter: Parameter, target: torch.Tensor) -> torch.Tensor:
     """Return values that can be copied to `target`."""
     import torch

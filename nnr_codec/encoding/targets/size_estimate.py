@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..bitstream.qp import step_size
-from ..model import Float64
-from ..options import EncodeOptions
-from .survey import ModelSurvey
-from .tensor_quantizer import nominal_step
+from ...bitstream.qp import step_size
+from ...model import Float64
+from ...options import EncodeOptions
+from ..survey import ModelSurvey
+from ..tensor_quantizer import nominal_step
 
 
 class SizeEstimate:

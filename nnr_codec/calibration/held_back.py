@@ -1,0 +1,81 @@
+"""Calibration samples that are held back: to judge by what was not calibrated with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
+from typing import Any
+
+from ..errors import InvalidOptions
+from ..user.module import inputs_of, sample_count
+
+_EVERY = 4
+"""Of so many batches, or samples, the last one is held back."""
+
+
+class HoldBack:
+    """Batches without those that are held back: every fourth one.
+
+    Of fewer than four batches it is every fourth sample of all of them together; what in a batch
+    has another length than its inputs stays whole. It is iterated over as often as its batches can
+    be.
+
+    Attributes:
+        batches: those that were held back, when all others have been given; they stay in memory.
+    """
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        """`batches`: inputs, or pairs (inputs, targets), samples along the first dimension."""
+        self._all = batches
+        self.batches: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        self.batches = []
+        batches = iter(self._all)
+        first = list(islice(batches, _EVERY))
+        if len(first) < _EVERY:
+            yield from self._by_sample(first)
+            return
+        for number, batch in enumerate(chain(first, batches), 1):
+            if number % _EVERY:
+                yield batch
+            else:
+                self.batches.append(batch)
+
+    def _by_sample(self, batches: list[Any]) -> Iterator[Any]:
+        start = 0
+        for batch in batches:
+            count = sample_count(inputs_of(batch))
+            held = [i for i in range(count) if (start + i) % _EVERY == _EVERY - 1]
+            others = [i for i in range(count) if (start + i) % _EVERY != _EVERY - 1]
+            start += count
+            if held:
+                self.batches.append(_part(batch, held, count))
+            if others:
+                yield _part(batch, others, count)
+
+    def held(self) -> list[Any]:
+        """Return what was held back.
+
+        Raises:
+            InvalidOptions: it is nothing, as there are fewer than four samples.
+        """
+        if not self.batches:
+            reason = f"needs at least {_EVERY} calibration samples, of which it holds one back"
+            raise InvalidOptions("max_kl", reason)
+        return self.batches
+
+
+def _part(batch: Any, samples: list[int], count: int) -> Any:
+    """Return some samples of a batch of so many."""
+    if isinstance(batch, Mapping):
+        return {key: _part(value, samples, count) for key, value in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(_part(value, samples, count) for value in batch)
+    if isinstance(batch, list):
+        is_column = len(batch) == count and not any(hasattr(value, "shape") for value in batch)
+        if is_column:
+            return [batch[sample] for sample in samples]
+        return [_part(value, samples, count) for value in batch]
+    shape: Any = getattr(batch, "shape", ())
+    return batch[samples] if len(shape) and shape[0] == count else batch
