@@ -30,6 +30,7 @@ from ..errors import (
     InvalidModel,
     InvalidOptions,
     NnrError,
+    TargetNotReached,
     UnsupportedFeature,
     VerificationMismatch,
 )
@@ -258,7 +259,8 @@ def _run(
     except BitstreamError as error:
         return _fail(program, f"bad bitstream: {error}", BAD_BITSTREAM)
     except InvalidOptions as error:
-        return _fail(program, _in_shell(parser, error), USAGE)
+        code = FAILURE if isinstance(error, TargetNotReached) else USAGE
+        return _fail(program, _in_shell(parser, error), code)
     except NnrError as error:
         return _fail(program, str(error), FAILURE)
     except BrokenPipeError:

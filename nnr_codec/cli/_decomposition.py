@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..calibration.calibrate import calibrate
 from ..calibration.file import load_calibration, save_calibration
 from ..calibration.gradients import OutputGradients
+from ..calibration.held_back import HoldBack
 from ..calibration.moments import Calibration
 from ..errors import InvalidOptions
 from ..factorization.files import with_weights
@@ -74,9 +75,11 @@ def check_needed(given: argparse.Namespace, options: EncodeOptions) -> None:
     if options.decomposes:
         return
     names = [name for name in given_values(given, DecompositionOptions) if name != "method"]
-    names += ["module"] if given.module is not None else []
+    names += ["module"] if given.module is not None and given.evaluate is None else []
     for name in names:
-        raise InvalidOptions(name, "has no effect without --decompose (or decompose in --set)")
+        other = ", or --evaluate" if name == "module" else ""
+        reason = f"has no effect without --decompose (or decompose in --set){other}"
+        raise InvalidOptions(name, reason)
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,13 @@ class Network:
     Attributes:
         module, inputs: torch's module, and samples of its inputs; None: not known.
         calibration: moments of its layers; None: not known.
+        held_back: batches that it was not calibrated with, for a target of divergence.
     """
 
     module: Any = None
     inputs: Any = None
     calibration: Calibration | None = None
+    held_back: Sequence[Any] | None = None
 
 
 def network_of(given: argparse.Namespace, model: Model) -> Network:
@@ -103,7 +108,7 @@ def network_of(given: argparse.Namespace, model: Model) -> Network:
         raise InvalidOptions("calibration", "stands in place of --calibrate: leave one out")
     if given.save_calibration is not None and given.calibrate is None:
         raise InvalidOptions("save_calibration", "has no effect without --calibrate")
-    module, inputs, calibration = None, None, None
+    module, inputs, calibration, held_back = None, None, None, None
     if given.module is not None:
         module, inputs = _pair(given.module, "module", needed=False)
     if given.calibration is not None:
@@ -112,12 +117,15 @@ def network_of(given: argparse.Namespace, model: Model) -> Network:
         module, batches = _pair(given.calibrate, "calibrate")
         load_state(module, with_weights(model)[0])
         with naming_failures(given.calibrate, "calibrate"):
+            if hasattr(given, "max_kl"):
+                batches = held_back = HoldBack(batches)
             calibration = calibrate(module, batches, gradients=OutputGradients(module))
         if given.save_calibration is not None:
             save_calibration(given.save_calibration, calibration, overwrite=given.force)
     if calibration is not None and not given.quiet:
         _show_incomplete(calibration)
-    return Network(module, inputs, calibration)
+    held = None if held_back is None else held_back.held()
+    return Network(module, inputs, calibration, held)
 
 
 def decompose(

@@ -15,9 +15,6 @@ _QUANTIZATION = {
     "qp": "quantization parameter of tensors with two or more dimensions",
     "nonweight_qp": "quantization parameter of the other tensors",
     "qp_density": "the step doubles every 2**N quantization parameters; 0 to 7",
-    "target_size": "add one offset to every qp, with which the stream is no larger than this, and "
-    "is with the next finer one; in bytes (k, M, KiB, MiB may follow the number) or in percent of "
-    "the model",
     "dq": "dependent (trellis-coded) quantization",
     "lambda_scale": "weight of the rate in the quantizer's search; 0: only the error counts",
     "max_tensor_error": "the most of a tensor's energy that its error may be, above 0 and up to 1: "

@@ -18,17 +18,28 @@ from . import _common as common
 from . import _files
 from ._decomposition import add_decomposition, check_needed, decompose, network_of, show_skipped
 from ._options import add_options, encode_options
+from ._targets import (
+    add_targets,
+    check_targets,
+    log_path,
+    measure_of,
+    met_text,
+    search_table,
+    warn_of_resumed,
+    write_report,
+)
 from .text import printable, table
 
 PROGRAM = "nnr-encode"
-_USUAL_ENCODINGS = 3
-"""Streams that are usually tried for a target size."""
+_USUAL_ENCODINGS, _USUAL_MEASURED = 3, 5
+"""Streams that are usually tried for a target size, and for one of quality."""
 
 _SHARES: dict[Stage, float] = {
     "surveyed": 1 / 8,
     "chosen": 1 / 8,
     "quantized": 1 / 4,
     "coded": 1 / 2,
+    "measured": 1 / 2,
     "verified": 1 / 2,
 }
 """Of a weight, by which the progress bar advances; powers of two, whose sums are exact."""
@@ -71,6 +82,7 @@ def _parser() -> common.Parser:
         default="default",
         help="fast: no searches; best: smaller at equal error; other options win over it",
     )
+    add_targets(parser.add_argument_group("targets, of which one may be given"))
     add_options(parser)
     add_decomposition(parser.add_argument_group("decomposition"))
     return parser
@@ -79,6 +91,7 @@ def _parser() -> common.Parser:
 def _encode(given: argparse.Namespace) -> int:
     start = time.perf_counter()
     options = encode_options(given)
+    check_targets(given, options)
     check_needed(given, options)
     output = _output(given)
     with (
@@ -107,8 +120,10 @@ def _encode(given: argparse.Namespace) -> int:
             options,
             factorizations=factorizations,
             calibration=network.calibration,
+            evaluate=measure_of(given, options, network),
             parents=given.parent,
             overwrite=given.force,
+            resume=log_path(given, output, options),
             executor=executor,
             on_stage=lambda stage, elements: advance(_SHARES[stage] * elements),
             verify=given.verify,
@@ -116,6 +131,8 @@ def _encode(given: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start  # decomposing included
     notes = (*result.report.notes, *left_out)
     report = replace(result.report, seconds=seconds, notes=notes)
+    if given.report is not None and report.search is not None:
+        write_report(given, report.search, report.elements)
     with common.results_beside(output):
         _show(given, report)
     return common.DONE
@@ -141,8 +158,8 @@ def _output(given: argparse.Namespace) -> str | None:
 
 def _files_named(given: argparse.Namespace) -> list[str]:
     """Return the files that the command line names beside the model."""
-    sources = [text.rpartition(":")[0] for text in (given.module, given.calibrate) if text]
-    return [*given.parent, *sources]
+    locations = given.module, given.calibrate, given.evaluate
+    return [*given.parent, *(text.rpartition(":")[0] for text in locations if text)]
 
 
 def _expected_work(given: argparse.Namespace, model: Model, options: EncodeOptions) -> float:
@@ -155,8 +172,12 @@ def _expected_work(given: argparse.Namespace, model: Model, options: EncodeOptio
 
 def _coding_work(options: EncodeOptions) -> float:
     """Return how often the bar counts a weight while it is coded, in all streams that are tried."""
-    encodings = 1 if options.target_size is None else _USUAL_ENCODINGS
     each = _SHARES["chosen"] + _SHARES["quantized"] + _SHARES["coded"]
+    encodings = 1
+    if options.target is not None:
+        is_measured = not options.has_target_size
+        encodings = _USUAL_MEASURED if is_measured else _USUAL_ENCODINGS
+        each += _SHARES["measured"] * is_measured
     return _SHARES["surveyed"] + encodings * each
 
 
@@ -166,6 +187,7 @@ def _show(given: argparse.Namespace, report: EncodeReport) -> None:
             common.warn(PROGRAM, f"{glob!r} matches no tensor")
         for note in report.notes:
             common.warn(PROGRAM, note)
+        warn_of_resumed(PROGRAM, report.search)
     if given.json:
         common.print_json({"input": given.input, "output": given.output, **report.to_json()})
         return
@@ -173,6 +195,8 @@ def _show(given: argparse.Namespace, report: EncodeReport) -> None:
         return
     if given.verbose:
         print(_rows(report))
+        if report.search is not None:
+            print("", search_table(report.search, report.elements), "", sep="\n")
     print(summary(given.input, given.output if not given.dry_run else "(dry run)", report))
 
 
@@ -216,7 +240,8 @@ def summary(source: str, output: str, report: EncodeReport) -> str:
         f"{common.counted(report.elements, 'weight')}{parameters}, "
         f"{size_text(report.original_bytes)} -> {size_text(report.bytes)} "
         f"({100 * report.ratio:.2f} %), {report.bits_per_weight:.3f} bit/weight, "
-        f"NMSE {report.nmse:.3g}{alone}{_worst(report)}{offset}, {report.seconds:.2f} s"
+        f"NMSE {report.nmse:.3g}{alone}{_worst(report)}"
+        f"{met_text(report.search, report.qp_offset)}{offset}, {report.seconds:.2f} s"
     )
 
 

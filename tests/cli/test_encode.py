@@ -113,7 +113,7 @@ class TestWriting:
         output = tmp_path / "m.nnr"
         output.write_bytes(b"old")
         model = save(tmp_path / "m.safetensors", small_model())
-        assert run("nnr-encode", model, "-o", output, "-f", "--target-size", "1").code == 2
+        assert run("nnr-encode", model, "-o", output, "-f", "--target-size", "1").code == 1
         assert output.read_bytes() == b"old"
         assert sorted(os.listdir(tmp_path)) == ["m.nnr", "m.safetensors"]
 
