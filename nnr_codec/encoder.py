@@ -120,18 +120,14 @@ def encode(
     """
     options = options or EncodeOptions()
     start = time.perf_counter()
-    _check_measured(options, evaluate, calibration)
     known, measure = _calibration(model_or_path, calibration, options, evaluate)
     series = StreamDecoder(parents=parents, executor=executor).series
     stream_profile(options, series)  # refuses what no model could make right
 
-    target: AbstractContextManager[BinaryIO] = nullcontext(io.BytesIO())
-    if out is not None:
-        target = atomic_output(out, overwrite=overwrite)
     with (
         _opened_model(model_or_path) as opened,
         naming(opened.source, InvalidModel),
-        target as output,
+        _output(out, overwrite) as output,
     ):
         model, given = with_weights(opened)
         if factorizations is None and options.decomposes:
@@ -163,6 +159,13 @@ def encode(
     return EncodeResult(replace(report, seconds=time.perf_counter() - start), data)
 
 
+def _output(
+    out: str | os.PathLike[str] | None, overwrite: bool
+) -> AbstractContextManager[BinaryIO]:
+    """Return what a stream is written to: a file, or memory for None."""
+    return nullcontext(io.BytesIO()) if out is None else atomic_output(out, overwrite=overwrite)
+
+
 def _check_measured(options: EncodeOptions, evaluate: object, calibration: object) -> None:
     """Raise InvalidOptions if a target misses what measures it, or nothing is to be measured."""
     target, is_missing = options.target, evaluate is None
@@ -183,6 +186,7 @@ def _calibration(
 ) -> tuple[Calibration | None, Evaluate | None]:
     """Return the moments of a module's layers, from batches of samples if these are given, and
     what measures decoded arrays: on batches that are held back, if it is a divergence."""
+    _check_measured(options, evaluate, calibration)
     if evaluate is not None and is_module(model) and not isinstance(evaluate, OutputDivergence):
         evaluate = on_module(model, evaluate)
     if calibration is None or isinstance(calibration, Calibration):

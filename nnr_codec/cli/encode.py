@@ -131,8 +131,6 @@ def _encode(given: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start  # decomposing included
     notes = (*result.report.notes, *left_out)
     report = replace(result.report, seconds=seconds, notes=notes)
-    if given.report is not None and report.search is not None:
-        write_report(given, report.search, report.elements)
     with common.results_beside(output):
         _show(given, report)
     return common.DONE
@@ -182,6 +180,8 @@ def _coding_work(options: EncodeOptions) -> float:
 
 
 def _show(given: argparse.Namespace, report: EncodeReport) -> None:
+    if given.report is not None and report.search is not None:
+        write_report(given, report.search, report.elements)
     if not given.quiet:
         for glob in report.unmatched:
             common.warn(PROGRAM, f"{glob!r} matches no tensor")

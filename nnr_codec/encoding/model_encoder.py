@@ -20,7 +20,7 @@ from ..errors import QuantizationOverflow, TargetNotReached
 from ..factorization.forms import FactoredWeight
 from ..model import Model, dtype_name
 from ..options import EncodeOptions
-from ..report import EncodeReport, ExtraReport, OnStage, TensorReport
+from ..report import EncodeReport, ExtraReport, OnStage, SearchReport, TensorReport
 from .allocation import allocated
 from .coding_choice import choose_codings
 from .notes import choice_notes, damage_notes
@@ -29,7 +29,7 @@ from .stream_encoder import Draft, encode_stream
 from .survey import ModelSurvey, survey_model
 from .targets.log import SearchLog
 from .targets.measures import Evaluate, Measures
-from .targets.profiles import smaller_profile
+from .targets.profiles import DraftEncoder, smaller_profile
 from .targets.search import search
 from .verification import verify_stream
 from .weight_errors import FactoringErrors, factoring_errors, merged_reports
@@ -92,12 +92,7 @@ def encode_model(
                 raise
 
         measures = Measures(model, survey, earlier, evaluate, executor, on_stage)
-        log = log or SearchLog()
-        target, found = measures.target(options, log), None
-        if target is None:
-            kept = smaller_profile(draft, options)
-        else:
-            kept, found = search(target, draft, options, log)
+        kept, found = _kept(draft, options, measures, log or SearchLog())
         with _overflow_beyond_target(options.target, kept.qp_offset):
             errors = factoring_errors(survey.factored, kept.factors, executor)
         report = _report(model, survey, given, kept, errors)
@@ -111,6 +106,16 @@ def encode_model(
             kept.file.seek(0)
         shutil.copyfileobj(kept.file, output)
     return report
+
+
+def _kept(
+    encode: DraftEncoder, options: EncodeOptions, measures: Measures, log: SearchLog
+) -> tuple[Draft, SearchReport | None]:
+    """Return the stream that is kept, and what the search for it saw if there is a target."""
+    target = measures.target(options, log)
+    if target is None:
+        return smaller_profile(encode, options), None
+    return search(target, encode, options, log)
 
 
 @contextmanager
