@@ -130,6 +130,8 @@ def encode(
         _output(out, overwrite) as output,
     ):
         model, given = with_weights(opened)
+        if known is not None:
+            known.check(model)
         if factorizations is None and options.decomposes:
             from .decompose import decompose_model  # imports libraries that others need not
 
@@ -195,10 +197,11 @@ def _calibration(
         reason = "is a Calibration or, of a module of torch, an iterable of batches"
         raise InvalidOptions("calibration", reason)
     module: Any = model
+    gradients, only = OutputGradients(module), None if options.decomposes else ()
     if options.max_kl is None or evaluate is not None:
-        return calibrate(module, calibration, gradients=OutputGradients(module)), evaluate
+        return calibrate(module, calibration, only=only, gradients=gradients), evaluate
     batches = HoldBack(calibration)
-    known = calibrate(module, batches, gradients=OutputGradients(module))
+    known = calibrate(module, batches, only=only, gradients=gradients)
     return known, OutputDivergence(module, batches.held())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from ..errors import InvalidModel, InvalidOptions
 from ..user.module import apply, evaluating, hooked, inputs_of, sample_count, weight_layers
 from .gradients import OutputGradients
-from .moments import Calibration, InputMoments, RowLayout, block_sizes
+from .moments import Calibration, InputMoments, RowLayout, block_sizes, values_digest
 from .unfolding import windows
 
 if TYPE_CHECKING:
@@ -52,12 +53,13 @@ def calibrate(
         module: whose state dict names the weights.
         batches: of samples along the first dimension: inputs, or pairs (inputs, targets). Inputs
             are a tensor, a tuple of the module's arguments, or a dict of those by keyword.
-        only: the names of the weights that are wanted; all by default.
+        only: the names of the weights whose moments are wanted; all by default. Quantization needs
+            none where there are `gradients`.
         max_bytes: for all moments together. What would take more is reduced to blocks along the
             diagonal, the largest first: :func:`~.moments.block_sizes` has the rule, and
             `Calibration.reduced` the names. Collecting takes one more of the largest, and about
             64 MiB.
-        gradients: collects the moments of the gradients at the layers' outputs, in the same pass.
+        gradients: collects how much the network's result feels errors, in the same pass.
 
     Raises:
         InvalidModel: a layer's input is not finite; or weights are tied whose layers read them
@@ -79,16 +81,31 @@ def calibrate(
     for batch in batches:
         inputs = inputs_of(batch)
         samples += sample_count(inputs)
-        with evaluating(module), hooked(hooks):
-            apply(module, inputs)
+        if hooks:
+            with evaluating(module), hooked(hooks):
+                apply(module, inputs)
         if gradients is not None:
             gradients.add(batch)
     if not samples:
         raise InvalidOptions("calibration", "there are no samples")
     moments = {name: total.mean() for name, total in sums.items() if total.positions}
     unused = tuple(name for name in sums if name not in moments)
-    known = {} if gradients is None else gradients.moments()
-    return Calibration(moments, samples, unused, known)
+    digests = {
+        name: values_digest(layer.weight.detach().float().cpu().numpy())
+        for layer, name in named.items()
+    }
+    known = Calibration(moments, samples, unused, digests=digests)
+    if gradients is None:
+        return known
+    result = gradients.moments()
+    unfelt = tuple(name for name in dict.fromkeys(named.values()) if name not in result)
+    return replace(
+        known,
+        unused=unused if layers else unfelt,
+        result=result,
+        sensitivities=gradients.sensitivities(samples),
+        outputs=", ".join(sorted(gradients.kinds)),
+    )
 
 
 class _Sum:

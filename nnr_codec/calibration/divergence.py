@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import InvalidModel, InvalidOptions
 from ..model import Array, Model
-from ..user.module import apply, evaluating, inputs_of, with_state
-from .gradients import Outputs, float_output, judged_as
+from ..user.module import evaluating, inputs_of, with_state
+from .outputs import Outputs, output_of
 
 if TYPE_CHECKING:
     import torch
@@ -98,8 +98,7 @@ class OutputDivergence:
     def _output(self, batch: Any) -> tuple[torch.Tensor, Outputs]:
         """Return the output for a batch, float64 on the processor, and what it is."""
         with evaluating(self._module):
-            output = float_output(apply(self._module, inputs_of(batch)))
-        output, kind = judged_as(batch, output, self._outputs)
+            output, kind = output_of(self._module, inputs_of(batch), batch, self._outputs)
         return output.detach().double().cpu(), kind
 
 

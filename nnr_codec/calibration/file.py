@@ -7,7 +7,9 @@ else belongs to them as JSON in the text entry `nnr_calibration`.
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,11 @@ import numpy as np
 from ..checkpoints import open_checkpoint, save_checkpoint
 from ..errors import InvalidModel
 from ..factorization.map_checks import shortened
-from ..model import Float64
-from .moments import Calibration, InputMoments, RowLayout
+from .moments import Calibration, InputMoments, ResultMoments, RowLayout
 
 _ENTRY = "nnr_calibration"
-_GRADIENTS = ":gradients"
-_VERSION = 1
+_COLUMNS, _ROWS = ":columns", ":rows"
+_VERSION = 2
 _GREATEST = 2**63 - 1  # of counts and sizes
 
 
@@ -45,9 +46,15 @@ def save_calibration(
         "samples": calibration.samples,
         "unused": list(calibration.unused),
         "weights": weights,
+        "result": {name: result.count for name, result in calibration.result.items()},
+        "sensitivities": dict(calibration.sensitivities),
+        "outputs": calibration.outputs,
+        "digests": dict(calibration.digests),
     }
     blocks = {name: moments.blocks for name, moments in calibration.moments.items()}
-    blocks |= {name + _GRADIENTS: matrix for name, matrix in calibration.gradients.items()}
+    for name, result in calibration.result.items():
+        sides = {name + _COLUMNS: result.columns, name + _ROWS: result.rows}
+        blocks |= {side: matrix for side, matrix in sides.items() if matrix is not None}
     save_checkpoint(path, blocks, overwrite=overwrite, metadata={_ENTRY: json.dumps(entry)})
 
 
@@ -70,13 +77,18 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
             raise InvalidModel(text, f"has version {entry['version']}, not {_VERSION}")
         weights = entry["weights"].items()
         moments = {name: _moments(text, name, weight, blocks[name]) for name, weight in weights}
-        gradients = {
-            name: _gradients(text, name, moments[name], blocks[name + _GRADIENTS])
-            for name in moments
-            if name + _GRADIENTS in blocks
+        result = {
+            name: _result(text, name, count, blocks) for name, count in entry["result"].items()
         }
-        samples = _whole(entry["samples"], 1 if moments else 0)
-        return Calibration(moments, samples, _names(entry["unused"]), gradients)
+        return Calibration(
+            moments,
+            _whole(entry["samples"], 1 if moments else 0),
+            _names(entry["unused"]),
+            result,
+            {name: _number(value) for name, value in entry["sensitivities"].items()},
+            _text(entry["outputs"]),
+            {name: _text(value) for name, value in entry["digests"].items()},
+        )
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         reason = f"is not a valid calibration file: {type(error).__name__} {error}"
         raise InvalidModel(text, reason) from error
@@ -95,13 +107,27 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _gradients(path: str, name: str, inputs: InputMoments, matrix: Any) -> Float64:
-    outputs = inputs.layout.outputs
-    is_finite = matrix.dtype == np.float64 and np.isfinite(matrix).all()
-    if matrix.shape != (outputs, outputs) or not is_finite:
-        raise InvalidModel(path, f"{name!r}: gradients of {outputs} outputs are damaged")
-    found: Float64 = matrix
-    return found
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{shortened(value)} is not a text")
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError(f"{shortened(value)} is not a number of 0 or more")
+    return float(value)
+
+
+def _result(path: str, name: str, count: Any, blocks: Mapping[str, Any]) -> ResultMoments:
+    columns, rows = (blocks.get(name + side) for side in (_COLUMNS, _ROWS))
+    for matrix, dimensions in ((columns, 3), (rows, 2)):
+        if matrix is None:
+            continue
+        is_square = matrix.ndim == dimensions and matrix.shape[-1] == matrix.shape[-2]
+        if not is_square or matrix.dtype != np.float64 or not np.isfinite(matrix).all():
+            raise InvalidModel(path, f"{name!r}: moments of gradients are damaged")
+    return ResultMoments(columns, rows, _whole(count, 1))
 
 
 def _moments(path: str, name: str, weight: dict[str, Any], blocks: Any) -> InputMoments:

@@ -1,45 +1,59 @@
-"""Second moments of the gradients at layers' outputs: how much the network's result feels them.
+"""How much a network's result feels errors: gradients of a loss drawn from its own output.
 
-The result's KL divergence, or squared error, changes by about gᵀ e for a small error e of a layer's
-output, with the gradient g of a loss whose targets are drawn from the network's own output. The
-moments Γ = E[g gᵀ], a natural-gradient (Fisher) metric, join the inputs' moments as in K-FAC
-(arXiv 1503.05671). Inputs are perturbed: on samples that a network was trained on, and is sure of,
-gradients are many times too small. Needs the extra `torch`.
+The KL divergence of the result, or half its squared error, changes by about half the mean square of
+<S, D> for a small error D of a weight, S being the gradients of a loss whose targets are drawn from
+the network's own output: the natural-gradient (Fisher) metric, of which the moments of S are kept
+(K-FAC, arXiv 1503.05671). Inputs are perturbed: on samples that a network was trained on, and is
+sure of, gradients are many times too small. Needs the extra `torch`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..errors import InvalidModel
-from ..model import Float64
-from ..user.module import apply, hooked, in_mode, inputs_of, weight_layers
+from ..errors import InvalidModel, InvalidOptions
+from ..user.module import hooked, in_mode, inputs_of, weight_layers
+from .moments import ResultMoments, result_sides
+from .outputs import Outputs, output_of, sampled_loss, targets_of
+from .perturbation import perturbed
+from .weight_gradients import WeightGradients
 
 if TYPE_CHECKING:
     import torch
 
-Outputs = Literal["classes", "values"]
-_NOISE = 0.05  # of the deviation of inputs
-_SHIFT = 4  # pixels, at most an eighth of the image
+MAX_BYTES = 1 << 30
+"""Of all moments together, unless the user says otherwise."""
+
+_SETTINGS = ("perturb", "loss", "outputs")
 _SEED = 0
+_MOST_DRAWS = 8
+"""Of targets for one batch: few samples tell little of the directions that the result feels."""
+
+_SAMPLES_DRAWN = 256
+_VALUES_DRAWN = 1 << 16
+"""Classifications, or values of the output, with which a batch is drawn often enough."""
 
 
 class OutputGradients:
-    """Collects E[g gᵀ] over the positions of each layer's output, batch by batch.
+    """Collects what gradients tell of each tensor, batch by batch.
 
     Args:
         module: whose state dict names the weights.
         outputs: "classes": labels are drawn from the softmax of the output; "values": the output is
-            projected to a random direction. None: classes, if targets are integers, or if there are
-            none and the output has two dimensions; but values, if the output has one for each
-            sample.
+            projected to a random direction; None: as :func:`~.outputs.output_of` has it.
         perturb: returns the inputs of a batch, changed a little, with a generator of random
             numbers. None: shifts, flips and blur of images, noise of 5 % of their deviation for
             other floats, and integers as they are.
+        loss: returns the loss of (output, targets of the batch), in place of one whose targets are
+            drawn from the output.
+        max_bytes: for all moments together; :func:`~.moments.result_sides` has the rule.
+
+    Attributes:
+        kinds: what the outputs were taken for, so far: "classes", "values" or "loss".
     """
 
     def __init__(
@@ -48,15 +62,42 @@ class OutputGradients:
         *,
         outputs: Outputs | None = None,
         perturb: Callable[[Any, torch.Generator], Any] | None = None,
+        loss: Callable[[Any, Any], torch.Tensor] | None = None,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         import torch
 
         self._module = module
         self._outputs = outputs
-        self._perturb = perturb or _perturbed
+        self._perturb = perturb or perturbed
+        self._loss = loss
         self._generator = torch.Generator().manual_seed(_SEED)
-        self._sums: dict[str, Float64] = {}
-        self._positions: dict[str, int] = {}
+        self._layers = weight_layers(module)
+        self._sides = result_sides(
+            {name: _matrix(layer) for layer, name in self._layers.items()}, max_bytes
+        )
+        self._sums: dict[str, WeightGradients] = {}
+        self._squares: dict[str, float] = {}
+        self.kinds: set[str] = set()
+
+    @classmethod
+    def by_settings(cls, module: torch.nn.Module, settings: Mapping[str, Any]) -> OutputGradients:
+        """Return the collector with the user's `perturb`, `loss` and `outputs`, as far as given.
+
+        Raises:
+            InvalidOptions: another setting is given, or one of them is of another kind.
+        """
+        unknown = [name for name in settings if name not in _SETTINGS]
+        if unknown:
+            reason = f"has the setting {unknown[0]!r}; settings are {', '.join(_SETTINGS)}"
+            raise InvalidOptions("calibrate", reason)
+        for name in ("perturb", "loss"):
+            if settings.get(name) is not None and not callable(settings[name]):
+                raise InvalidOptions("calibrate", f"the setting {name!r} is not a function")
+        if settings.get("outputs") not in (None, "classes", "values"):
+            reason = 'the setting \'outputs\' is neither "classes" nor "values"'
+            raise InvalidOptions("calibrate", reason)
+        return cls(module, **settings)
 
     def add(self, batch: Any) -> None:
         """Add the gradients of a batch, in evaluation mode; afterwards all is as it was.
@@ -65,108 +106,70 @@ class OutputGradients:
             InvalidModel: the output is no tensor of floats that has gradients.
         """
         module = self._module
-        layers = weight_layers(module)
-        hooks = {layer: _on_gradient(name, self._note) for layer, name in layers.items()}
-        with in_mode(module, training=False), _differentiable(module), hooked(hooks):
-            output = _output(apply(module, self._perturb(inputs_of(batch), self._generator)))
-            targets = _targets_of(batch)
-            output = _with_classes_last(output, targets)
-            kind = self._outputs or _kind(targets, output)
-            _loss(output, kind, self._generator).backward()  # type: ignore[no-untyped-call]
+        hooks = {layer: partial(self._hook, name) for layer, name in self._layers.items()}
+        with in_mode(module, training=False), _differentiable(module):
+            with hooked(hooks):
+                inputs = self._perturb(inputs_of(batch), self._generator)
+                output, kind = output_of(module, inputs, batch, self._outputs)
+            if not output.requires_grad:
+                raise InvalidModel("module", "returns a tensor without gradients")
+            for loss, is_last in self._losses(batch, output, kind):
+                loss.backward(retain_graph=not is_last)  # type: ignore[no-untyped-call]
+                self._add_squares()
 
-    def moments(self) -> dict[str, Float64]:
-        """Return E[g gᵀ], (outputs, outputs), by the weights' names; without those that are not
-        finite, of which nothing is known."""
-        means = {name: total / self._positions[name] for name, total in self._sums.items()}
-        return {name: mean for name, mean in means.items() if np.isfinite(mean).all()}
+    def moments(self) -> dict[str, ResultMoments]:
+        """Return the moments by the weights' names; without those of which nothing is known."""
+        found = {name: sums.moments() for name, sums in self._sums.items()}
+        return {name: moments for name, moments in found.items() if moments is not None}
 
-    def _note(self, name: str, layer: Any, gradient: torch.Tensor) -> None:
-        if not hasattr(layer, "in_features"):  # channels come behind the samples, if there are any
-            gradient = gradient.movedim(1 if gradient.dim() == layer.weight.dim() else 0, -1)
-        rows = gradient.reshape(-1, gradient.shape[-1]).double().cpu().numpy()
-        self._sums[name] = self._sums.get(name, np.zeros(())) + rows.T @ rows
-        self._positions[name] = self._positions.get(name, 0) + len(rows)
+    def sensitivities(self, samples: int) -> dict[str, float]:
+        """Return the squared gradients of each parameter, by name: in the mean over its elements,
+        and over so many samples. What is not finite is not known."""
+        sizes = {name: p.numel() for name, p in self._module.named_parameters()}
+        means = {name: total / (samples * sizes[name]) for name, total in self._squares.items()}
+        return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
+    def _losses(
+        self, batch: Any, output: torch.Tensor, kind: Outputs
+    ) -> Iterator[tuple[torch.Tensor, bool]]:
+        """Yield the losses of an output, and whether each is the last one."""
+        if self._loss is not None:
+            self.kinds.add("loss")
+            yield self._loss(output, targets_of(batch)), True
+            return
+        self.kinds.add(kind)
+        is_class = kind == "classes"
+        count = output.numel() // output.shape[-1] if is_class else output.numel()
+        enough = _SAMPLES_DRAWN if is_class else _VALUES_DRAWN
+        draws = min(max(enough // max(count, 1), 1), _MOST_DRAWS)
+        for draw in range(1, draws + 1):
+            yield sampled_loss(output, kind, self._generator) / math.sqrt(draws), draw == draws
 
-def _targets_of(batch: Any) -> Any:
-    return batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+    def _add_squares(self) -> None:
+        """Add up squared gradients of all samples together: as targets are drawn independently,
+        products of different samples are 0 in the mean."""
+        for name, parameter in self._module.named_parameters():
+            gradient = parameter.grad
+            if gradient is not None:
+                values = gradient.coalesce().values() if gradient.is_sparse else gradient
+                square = float(values.double().square().sum())
+                self._squares[name] = self._squares.get(name, 0.0) + square
+                parameter.grad = None
 
-
-def _with_classes_last(output: torch.Tensor, targets: Any) -> torch.Tensor:
-    """Move the classes of each pixel, as torch's losses have them, where those of tokens are."""
-    shape, wanted = tuple(output.shape), tuple(getattr(targets, "shape", ()))
-    if output.dim() > 2 and wanted == shape[:1] + shape[2:] != shape[:-1]:
-        return output.movedim(1, -1)
-    return output
-
-
-def _kind(targets: Any, output: torch.Tensor) -> Outputs:
-    if output.dim() < 2 or output.shape[-1] == 1:  # no classes to draw from
-        return "values"
-    if hasattr(targets, "is_floating_point") and not targets.is_floating_point():
-        return "classes"
-    return "classes" if targets is None and output.dim() == 2 else "values"
-
-
-def _output(result: Any) -> torch.Tensor:
-    """Return the first tensor of floats in what a module returns."""
-    import torch
-
-    parts = result.values() if isinstance(result, Mapping) else result
-    if isinstance(result, torch.Tensor):
-        parts = (result,)
-    for part in parts if isinstance(parts, Iterable) else ():
-        if isinstance(part, torch.Tensor) and part.is_floating_point() and part.requires_grad:
-            return part
-    raise InvalidModel("module", f"returns no tensor with gradients, but {type(result).__name__}")
-
-
-def _loss(output: torch.Tensor, kind: Outputs, generator: torch.Generator) -> torch.Tensor:
-    import torch
-    from torch.nn import functional
-
-    if kind == "values":
-        direction = torch.randn(output.shape, generator=generator).to(output)
-        return (output * direction).sum()
-    flat = output.flatten(0, -2) if output.dim() > 2 else output
-    chances = functional.softmax(flat.detach().float().cpu(), -1)
-    labels = torch.multinomial(chances, 1, generator=generator)[:, 0].to(output.device)
-    return functional.cross_entropy(flat, labels, reduction="sum")
+    def _hook(
+        self, name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        if not output.requires_grad:
+            return
+        inputs = (args[0] if args else kwargs["input"]).detach()
+        sums = self._sums.setdefault(name, WeightGradients(layer, self._sides[name]))
+        output.register_hook(lambda gradient: sums.add(layer, inputs, gradient.detach()))
 
 
-def _perturbed(inputs: Any, generator: torch.Generator) -> Any:
-    import torch
-
-    if isinstance(inputs, Mapping):
-        return {key: _perturbed(value, generator) for key, value in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return tuple(_perturbed(value, generator) for value in inputs)
-    if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
-        return inputs
-    if inputs.dim() == 4 and inputs.shape[1] in (1, 3):
-        return _perturbed_images(inputs, generator)
-    noise = torch.randn(inputs.shape, generator=generator).to(inputs)
-    return inputs + _NOISE * inputs.std() * noise
-
-
-def _perturbed_images(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Shift, mirror and blur images, each by chance."""
-    import torch
-    from torch.nn import functional
-
-    count, height, width = len(images), images.shape[2], images.shape[3]
-    most = min(_SHIFT, height // 8, width // 8)
-    padded = functional.pad(images, (most,) * 4, mode="reflect") if most else images
-    shifts = torch.randint(0, 2 * most + 1, (count, 2), generator=generator).tolist()
-    mirrored = torch.rand(count, generator=generator).tolist()
-    changed = []
-    for image, (down, right), chance in zip(padded, shifts, mirrored, strict=True):
-        part = image[:, down : down + height, right : right + width]
-        changed.append(part.flip(-1) if chance < 0.5 else part)
-    stacked = torch.stack(changed)
-    blurred = functional.avg_pool2d(stacked, 3, 1, 1, count_include_pad=False)
-    share = torch.rand((count, 1, 1, 1), generator=generator).to(images)
-    return stacked + share * (blurred - stacked)
+def _matrix(layer: Any) -> tuple[int, int, int]:
+    """Return rows and columns of a layer's weight as it is coded, and its groups."""
+    shape = layer.weight.shape
+    return shape[0], math.prod(shape[1:]), getattr(layer, "groups", 1)
 
 
 @contextmanager
@@ -186,44 +189,3 @@ def _differentiable(module: torch.nn.Module) -> Iterator[None]:
             parameter.grad = None
             parameter.requires_grad_(required)
             parameter.grad = gradient
-
-
-def _on_gradient(name: str, add: Callable[[str, Any, Any], None]) -> Callable[..., None]:
-    """Return a hook that calls `add` with the gradient at the output of a call of a layer."""
-
-    def note_output(layer: Any, _: Any, __: Any, output: torch.Tensor) -> None:
-        if output.requires_grad:
-            output.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: add(name, layer, gradient)
-            )
-
-    return note_output
-
-
-def float_output(result: Any) -> torch.Tensor:
-    """Return the first tensor of floats in what a module returns, with gradients or not.
-
-    Raises:
-        InvalidModel: there is none.
-    """
-    import torch
-
-    parts = result.values() if isinstance(result, Mapping) else result
-    if isinstance(result, torch.Tensor):
-        parts = (result,)
-    for part in parts if isinstance(parts, Iterable) else ():
-        if isinstance(part, torch.Tensor) and part.is_floating_point():
-            return part
-    raise InvalidModel("module", f"returns no tensor of floats, but {type(result).__name__}")
-
-
-def judged_as(
-    batch: Any, output: torch.Tensor, outputs: Outputs | None = None
-) -> tuple[torch.Tensor, Outputs]:
-    """Return the output of a batch, with classes last, and what it is of.
-
-    `outputs`: what it is said to be; None: as of :class:`OutputGradients`.
-    """
-    targets = _targets_of(batch)
-    output = _with_classes_last(output, targets)
-    return output, outputs or _kind(targets, output)

@@ -8,6 +8,7 @@ decomposition and quantization minimize that error instead of the one of the wei
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import InvalidOptions
-from ..model import Float64
+from ..model import Array, Float64, Parameter
 
 
 @dataclass(frozen=True)
@@ -82,44 +83,97 @@ class InputMoments:
 
 
 @dataclass(frozen=True)
-class LayerMoments:
-    """What is known of one layer.
+class ResultSides:
+    """Which moments of gradients are wanted of a weight: of its columns, and of its rows."""
+
+    columns: bool = True
+    rows: bool = True
+
+
+@dataclass(frozen=True)
+class ResultMoments:
+    """How much the network's result feels errors of a weight, as the matrix that is coded.
+
+    An error D of the weight changes the result's KL divergence, or half its squared error, by about
+    tr(R D C Dᵀ) / (2 tr C) with the moments C and R of the gradients S of the weight: the nearest
+    product of two factors to the natural-gradient (Fisher) metric, after one step of the power
+    iteration (YAQA, arXiv 2505.22988).
 
     Attributes:
-        inputs: E[x xᵀ] of its inputs.
-        gradients: E[g gᵀ] of the gradients at its outputs, (outputs, outputs); None: not known.
-        positions: of its output, for each sample.
+        columns: sum of Sᵀ S over samples, float64, (groups, columns, columns); None: not known.
+        rows: sum of S Sᵀ, (rows, rows), likewise.
+        count: independent gradients in them, at most.
     """
 
-    inputs: InputMoments
-    gradients: Float64 | None
-    positions: float
+    columns: Float64 | None
+    rows: Float64 | None
+    count: int
+
+    def fits(self, rows: int, columns: int) -> bool:
+        """Whether they are moments of a matrix of this shape."""
+        of_columns, of_rows = self.columns, self.rows
+        if of_columns is not None and (of_columns.shape[-1] != columns or rows % len(of_columns)):
+            return False
+        if of_rows is not None and len(of_rows) != rows:
+            return False
+        return of_columns is not None or of_rows is not None
+
+
+@dataclass(frozen=True)
+class TensorKnowledge:
+    """What is known of one tensor of a network.
+
+    Attributes:
+        inputs: E[x xᵀ] of the inputs of its layer; None: not known, or no layer's weight.
+        result: how much the network's result feels its errors, likewise.
+        sensitivity: the squared gradients of its elements, in the mean over them and over samples;
+            None: not known.
+    """
+
+    inputs: InputMoments | None = None
+    result: ResultMoments | None = None
+    sensitivity: float | None = None
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The moments of the layers of a network, from one pass over samples.
+    """What is known of the tensors of a network, from one pass over samples.
 
     Attributes:
-        moments: by the weight's name in the state dict. Of tied weights it is the first name, and
-            the moments are of all their layers' inputs together.
+        moments: E[x xᵀ] of the layers' inputs, by the weight's name in the state dict. Of tied
+            weights it is the first name, and the moments are of all their layers' inputs together.
         samples: in all batches.
         unused: names of weights whose layers never ran, in the state dict's order.
-        gradients: E[g gᵀ] of the gradients at the outputs of layers, float64, (outputs, outputs),
-            by the weight's name; what is not there is not known.
+        result: how much the network's result feels errors, by the weight's name likewise.
+        sensitivities: squared gradients, in the mean over a parameter's elements and samples, by
+            its name.
+        outputs: what the network's outputs were taken for: "classes", "values" or "loss"; empty
+            without gradients.
+        digests: of the values of the weights, by name; see :func:`values_digest`.
     """
 
     moments: Mapping[str, InputMoments]
     samples: int
     unused: tuple[str, ...] = ()
-    gradients: Mapping[str, Float64] = field(default_factory=dict)
+    result: Mapping[str, ResultMoments] = field(default_factory=dict)
+    sensitivities: Mapping[str, float] = field(default_factory=dict)
+    outputs: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
 
-    def layer(self, name: str) -> LayerMoments | None:
-        """Return what is known of the layer of weight `name`; None: nothing."""
-        moments = self.moments.get(name)
-        if moments is None:
-            return None
-        return LayerMoments(moments, self.gradients.get(name), moments.positions / self.samples)
+    def tensor(self, name: str) -> TensorKnowledge | None:
+        """Return what is known of tensor `name`; None: nothing."""
+        known = TensorKnowledge(
+            self.moments.get(name), self.result.get(name), self.sensitivities.get(name)
+        )
+        return None if known == TensorKnowledge() else known
+
+    def check(self, model: Mapping[str, Parameter]) -> None:
+        """Raise InvalidOptions if a weight of the model has other values than were calibrated."""
+        for name, digest in self.digests.items():
+            parameter = model.get(name)
+            if parameter is not None and values_digest(parameter.read()) != digest:
+                reason = f"is of another model: {name!r} has other values there; calibrate again"
+                raise InvalidOptions("calibration", reason)
 
     @property
     def reduced(self) -> tuple[str, ...]:
@@ -155,6 +209,37 @@ def block_sizes(layouts: Mapping[str, RowLayout], max_bytes: int) -> dict[str, i
         choices[max(divisible, key=size_of)].pop(0)
         total = sum(map(size_of, layouts))
     return {name: sizes[0] for name, sizes in choices.items()}
+
+
+def values_digest(values: Array) -> str:
+    """Return 32 hexadecimal digits that stand for values, taken as binary32."""
+    with np.errstate(over="ignore"):
+        plain = np.ascontiguousarray(values, dtype="<f4")
+    return hashlib.sha256(plain.reshape(-1).view(np.uint8).data).hexdigest()[:32]
+
+
+def result_sides(
+    shapes: Mapping[str, tuple[int, int, int]], max_bytes: int
+) -> dict[str, ResultSides]:
+    """Return which moments of gradients are collected of each weight, so that they fit.
+
+    Without those that take most, again and again; what is left out counts as if all rows, or all
+    columns, were alike.
+
+    Args:
+        shapes: rows, columns and groups of each weight, by name.
+        max_bytes: for all of them together.
+    """
+    item = np.dtype(np.float64).itemsize
+    sizes = {}
+    for name, (rows, columns, groups) in shapes.items():
+        sizes[name, "rows"] = item * rows**2
+        sizes[name, "columns"] = item * groups * columns**2
+    total, left = sum(sizes.values()), sorted(sizes, key=sizes.__getitem__)
+    while total > max_bytes:
+        total -= sizes[left.pop()]
+    kept = set(left)
+    return {name: ResultSides((name, "columns") in kept, (name, "rows") in kept) for name in shapes}
 
 
 def _divisors(number: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -57,8 +57,8 @@ def add_decomposition(group: Any) -> None:
     group.add_argument(
         "--calibrate",
         metavar="FILE.py:FUNCTION",
-        help="returns (module, batches): the errors that count are then those of the layers' "
-        "outputs, and of the network's result",
+        help="returns (module, batches), or (module, batches, settings): the errors that count are "
+        "then those of the network's result",
     )
     group.add_argument(
         "--calibration",
@@ -98,7 +98,7 @@ class Network:
     held_back: Sequence[Any] | None = None
 
 
-def network_of(given: argparse.Namespace, model: Model) -> Network:
+def network_of(given: argparse.Namespace, model: Model, options: EncodeOptions) -> Network:
     """Return the network that the command line names, calibrated if it says so.
 
     Raises what loading and calling the user's functions and module raises, and InvalidOptions if
@@ -110,16 +110,19 @@ def network_of(given: argparse.Namespace, model: Model) -> Network:
         raise InvalidOptions("save_calibration", "has no effect without --calibrate")
     module, inputs, calibration, held_back = None, None, None, None
     if given.module is not None:
-        module, inputs = _pair(given.module, "module", needed=False)
+        module, inputs = _module_and(call_function(given.module, "module"), given.module, "module")
     if given.calibration is not None:
         calibration = load_calibration(given.calibration)
     if given.calibrate is not None:
-        module, batches = _pair(given.calibrate, "calibrate")
+        module, batches, settings = _to_calibrate(given.calibrate)
         load_state(module, with_weights(model)[0])
+        gradients = OutputGradients.by_settings(module, settings)
         with naming_failures(given.calibrate, "calibrate"):
             if hasattr(given, "max_kl"):
                 batches = held_back = HoldBack(batches)
-            calibration = calibrate(module, batches, gradients=OutputGradients(module))
+            needs_moments = options.decomposes or given.save_calibration is not None
+            only = None if needs_moments else ()
+            calibration = calibrate(module, batches, only=only, gradients=gradients)
         if given.save_calibration is not None:
             save_calibration(given.save_calibration, calibration, overwrite=given.force)
     if calibration is not None and not given.quiet:
@@ -193,15 +196,27 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, shown)) + more
 
 
-def _pair(location: str, option: str, *, needed: bool = True) -> tuple[Any, Any]:
-    """Return module and data, as the user's function "FILE.py:FUNCTION" gives them."""
-    returned = call_function(location, option)
+def _to_calibrate(location: str) -> tuple[Any, Any, Mapping[str, Any]]:
+    """Return module, batches and settings, which the user's function may leave out."""
+    returned: Any = call_function(location, "calibrate")
+    settings: Any = {}
+    if isinstance(returned, tuple) and len(returned) == 3:
+        returned, settings = returned[:2], returned[2]
+        if not isinstance(settings, Mapping):
+            reason = f"{location}: the third that it returns is no dict of settings"
+            raise InvalidOptions("calibrate", reason)
+    module, batches = _module_and(returned, location, "calibrate")
+    if batches is None:
+        raise InvalidOptions("calibrate", f"{location}: returns no batches beside the module")
+    return module, batches, settings
+
+
+def _module_and(returned: Any, location: str, option: str) -> tuple[Any, Any]:
+    """Return the module and what else a user's function "FILE.py:FUNCTION" gave, or None."""
     is_pair = isinstance(returned, tuple) and len(returned) == 2
     module, data = returned if is_pair else (returned, None)
     if not hasattr(module, "state_dict"):
         kind = type(module).__name__
-        reason = f"{location}: returns {kind}, not a torch module, or a pair with one first"
+        reason = f"{location}: returns {kind}, not a torch module, or a tuple with one first"
         raise InvalidOptions(option, reason)
-    if needed and data is None:
-        raise InvalidOptions(option, f"{location}: returns no batches beside the module")
     return module, data

@@ -106,7 +106,7 @@ def _encode(given: argparse.Namespace) -> int:
         if output is not None:
             _files.refuse_inputs(output, [*model.files, *_files_named(given)])
         left_out = _files.left_out_notes(given.input, given.output, model.files)
-        network, factorizations = network_of(given, model), None
+        network, factorizations = network_of(given, model, options), None
         if options.decomposes:
             decomposition = decompose(network, model, options, executor, advance)
             factorizations = decomposition.factorizations

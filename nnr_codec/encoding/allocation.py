@@ -6,23 +6,29 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from ..model import Parameter
 from ..options import EncodeOptions
 from ..options.encode_options import DEFAULT_QP
 from ..options.globs import escaped
 from .survey import ModelSurvey
 from .tensor_quantizer import nominal_qp
+from .tensor_survey import TensorSurvey
 
 _POWER = 0.5
-"""Of the sensitivity's root, by which a tensor's step is finer. At high rates it would be 1; what a
+"""Of the sensitivity's root, by which a weight's step is finer. At high rates it would be 1; what a
 step costs in bits, and errors that are not small, speak for less."""
 
 _MOST_OCTAVES = 2.5
-"""By which a step is moved."""
+"""By which a step of weights is moved."""
 
-_VECTORS_FINER = 5
-"""Octaves by which the step of vectors is finer than the centre of the weights' steps."""
+_VECTOR_OCTAVES = (-12.0, -2.0)
+"""By which a step of vectors is coarser than the centre of the weights' steps. They have few
+elements, and their errors are not made up for: those that are felt little are fine as well."""
 
-_RATE_SCALE = 0.3
+_UNKNOWN_VECTOR_OCTAVES = -5
+"""The same, of vectors of which nothing is known."""
+
+_RATE_SCALE = 0.4
 """Weight of the rate in a search that feeds errors back: more costs more than it saves."""
 
 _PROTECTION = 0.02
@@ -30,23 +36,22 @@ _PROTECTION = 0.02
 
 
 def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
-    """Return options by which the qp of weights follows their sensitivity, as far as it is known.
+    """Return options by which the qp of tensors follows their sensitivity, as far as it is known.
 
-    That of vectors follows the weights', unless it is given, and the rate counts a little, unless
-    it does already. What the calibration does not know is protected. Overrides win.
+    That of vectors takes part, unless it is given, and the rate counts a little, unless it does
+    already. What the calibration does not know is protected. Overrides win.
     """
     offsets = qp_offsets(survey, options)
     if not offsets:
         return options
     low, high = options.qp_range
     overrides = []
-    for parameter in survey.coded:
-        if parameter.name in offsets:
-            qp = nominal_qp(parameter, options) + offsets[parameter.name]
-            overrides.append((escaped(parameter.name), {"qp": min(max(qp, low), high)}))
+    for name, qp in offsets.items():
+        overrides.append((escaped(name), {"qp": min(max(qp, low), high)}))
     changes: dict[str, Any] = {"overrides": (*overrides, *options.overrides)}
-    if options.nonweight_qp == DEFAULT_QP["nonweight_qp"]:
-        changes["nonweight_qp"] = max(options.qp - (_VECTORS_FINER << options.qp_density), low)
+    if _moves_vectors(options):
+        coarsest = options.qp + (_UNKNOWN_VECTOR_OCTAVES << options.qp_density)
+        changes["nonweight_qp"] = max(coarsest, low)
     if not options.lambda_scale:
         changes["lambda_scale"] = _RATE_SCALE
     if options.max_tensor_error == "auto":
@@ -55,22 +60,45 @@ def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
 
 
 def qp_offsets(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]:
-    """Return what is added to the qp of tensors whose sensitivity is known, by name.
+    """Return the qp of tensors whose sensitivity is known, by name.
 
-    The mean over their elements is about 0: the qp of the options is the centre.
+    The mean over the elements of weights is about that of the options.
     """
-    known = {}
+    levels = {}
     for parameter in survey.coded:
-        feedback = survey.tensors[parameter.name].feedback
-        if feedback is not None and feedback.rows is not None and feedback.sensitivity > 0:
-            known[parameter.name] = (math.log2(feedback.sensitivity), parameter.size)
-    if not known:
+        level = _level(survey.tensors[parameter.name])
+        if level is not None:
+            levels[parameter.name] = level
+    weights = [p for p in survey.coded if p.name in levels and p.role == "weight"]
+    total = sum(parameter.size for parameter in weights)
+    if not total:
         return {}
-    total = sum(size for _, size in known.values())
-    mean = sum(size * level for level, size in known.values()) / total
-    offsets = {}
-    for name, (level, _) in known.items():
-        octaves = -_POWER / 2 * (level - mean)
-        octaves = min(max(octaves, -_MOST_OCTAVES), _MOST_OCTAVES)
-        offsets[name] = round(octaves * (1 << options.qp_density))
-    return offsets
+    mean = sum(p.size * levels[p.name] for p in weights) / total
+    qps = {}
+    for parameter in survey.coded:
+        if parameter.name in levels and (parameter.role == "weight" or _moves_vectors(options)):
+            octaves = _octaves(parameter, levels[parameter.name] - mean)
+            centre = nominal_qp(parameter, options) if parameter.role == "weight" else options.qp
+            qps[parameter.name] = centre + round(octaves * (1 << options.qp_density))
+    return qps
+
+
+def _level(tensor: TensorSurvey) -> float | None:
+    """Return the logarithm of what squared errors of a tensor cost, after feedback; or None."""
+    if not tensor.sensitivity:
+        return None
+    left = tensor.feedback.left if tensor.feedback is not None else 1.0
+    return math.log2(tensor.sensitivity * left)
+
+
+def _octaves(parameter: Parameter, level: float) -> float:
+    """Return by how much the step of a tensor is coarser than the centre, of a level above the
+    mean."""
+    if parameter.role == "weight":
+        return min(max(-_POWER / 2 * level, -_MOST_OCTAVES), _MOST_OCTAVES)
+    finest, coarsest = _VECTOR_OCTAVES
+    return min(max(-level / 2, finest), coarsest)
+
+
+def _moves_vectors(options: EncodeOptions) -> bool:
+    return options.nonweight_qp == DEFAULT_QP["nonweight_qp"]

@@ -78,7 +78,7 @@ def survey_model(
             parameter,
             options,
             must_be_quantized=parameter.name in in_blocks,
-            moments=calibration.layer(parameter.name) if calibration else None,
+            knowledge=calibration.tensor(parameter.name) if calibration else None,
         )
         for parameter in coded
     )

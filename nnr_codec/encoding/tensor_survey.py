@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration.moments import LayerMoments
+from ..bitstream.unit_layout import matrix_shape
+from ..calibration.moments import TensorKnowledge
 from ..errors import InvalidModel
 from ..model import Float64, Parameter
 from ..options import EncodeOptions
@@ -42,6 +43,7 @@ class TensorSurvey:
             without such a step, or if all values are 0.
         largest, energy: of a quantized one, the largest magnitude, and about the sum of squares.
         feedback: of a quantized one, of its errors, if the moments of its inputs are known.
+        sensitivity: of a quantized one, how much the network's result feels its errors, if known.
         sample: of a quantized one, some values, float64, flat, if there is a target size.
     """
 
@@ -52,6 +54,7 @@ class TensorSurvey:
     largest: float = 0.0
     energy: float = 0.0
     feedback: ErrorFeedback | None = None
+    sensitivity: float | None = None
     sample: Float64 | None = None
 
 
@@ -66,7 +69,7 @@ class TensorQuestion:
         is_exact: whether it is read to find how it is coded exactly.
         must_be_quantized: whether its unit can hold nothing else.
         needs_sample: whether its size is to be estimated.
-        moments: of its layer, if they are known.
+        knowledge: of its network, if there is any.
     """
 
     parameter: Parameter
@@ -75,7 +78,7 @@ class TensorQuestion:
     is_exact: bool
     must_be_quantized: bool
     needs_sample: bool
-    moments: LayerMoments | None = None
+    knowledge: TensorKnowledge | None = None
 
     @classmethod
     def about(
@@ -84,18 +87,18 @@ class TensorQuestion:
         options: EncodeOptions,
         *,
         must_be_quantized: bool,
-        moments: LayerMoments | None = None,
+        knowledge: TensorKnowledge | None = None,
     ) -> TensorQuestion:
         """Ask about a tensor; `options`: of the encoder."""
         quantized = is_quantized(parameter, options)
         exact = not quantized and may_need_representation(parameter)
         needs_sample = options.has_target_size
         own = options.for_tensor(parameter.name)
-        return cls(parameter, own, quantized, exact, must_be_quantized, needs_sample, moments)
+        return cls(parameter, own, quantized, exact, must_be_quantized, needs_sample, knowledge)
 
     def answered_or_loaded(self) -> TensorQuestion | TensorSurvey:
         """Answer if that is quicker than sending the tensor; else load it for another process."""
-        is_quick = not self.is_exact and not self._is_narrow and self.moments is None
+        is_quick = not self.is_exact and not self._is_narrow and self.knowledge is None
         return self.answer() if is_quick else replace(self, parameter=self.parameter.loaded())
 
     def answer(self) -> TensorSurvey:
@@ -125,6 +128,7 @@ class TensorQuestion:
             largest=largest,
             energy=energy,
             feedback=self._feedback(),
+            sensitivity=self.knowledge.sensitivity if self.knowledge else None,
             sample=sample,
         )
 
@@ -133,15 +137,20 @@ class TensorQuestion:
 
     def _feedback(self) -> ErrorFeedback | None:
         """Return the feedback of errors along the rows that the coder goes through."""
-        moments = self.moments
-        if moments is None or moments.inputs.layout.transposed:  # whose rows belong to inputs
+        known, shape = self.knowledge, self.parameter.shape
+        if known is None:
             return None
-        if moments.inputs.layout.shape != self.parameter.shape:
+        rows, columns = matrix_shape(shape)
+        result = known.result
+        if result is not None and result.fits(rows, columns):
+            of_columns = np.eye(columns)[None] if result.columns is None else result.columns
+            return error_feedback(of_columns, result.rows, result.count)
+        inputs = known.inputs
+        if inputs is None or inputs.layout.transposed:  # whose rows belong to inputs
             return None
-        inputs = moments.inputs
-        return error_feedback(
-            inputs.matrices(), moments.gradients, moments.positions, inputs.positions
-        )
+        if inputs.layout.shape != shape:
+            return None
+        return error_feedback(inputs.matrices(), samples=inputs.positions)
 
     def _may_pay(self, values: npt.NDArray[Any], largest: float, energy: float) -> bool:
         """Whether exact coding may take no more bytes than quantizing, as far as a glance tells."""

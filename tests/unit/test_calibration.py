@@ -276,7 +276,7 @@ def test_gradients_leave_those_of_the_module() -> None:
     layer.weight.grad = kept = torch.ones(3, 4)
     gradients = OutputGradients(layer)
     gradients.add(_random(8, 4))
-    assert gradients.moments()["weight"].any()
+    assert gradients.moments()["weight"].rows.any()
     assert layer.weight.grad is kept
     assert layer.bias.grad is None
     assert (kept == 1).all()
@@ -289,7 +289,8 @@ def test_gradients_of_one_value_for_each_sample(shape: tuple[int, ...]) -> None:
     module = nn.Sequential(layer, nn.Flatten(0)) if not shape else nn.Sequential(layer)
     gradients = OutputGradients(module)
     gradients.add((_random(8, 4), torch.zeros(8, dtype=torch.long)))
-    assert gradients.moments()["0.weight"].item() > 0
+    assert gradients.moments()["0.weight"].rows.item() > 0
+    assert gradients.kinds == {"values"}
 
 
 def test_gradients_of_pixels_have_their_classes_in_the_second_dimension() -> None:
@@ -300,7 +301,7 @@ def test_gradients_of_pixels_have_their_classes_in_the_second_dimension() -> Non
         targets = torch.zeros(4, 5, 6, dtype=torch.long)
         gradients = OutputGradients(module)
         gradients.add((images, targets))
-        found.append(next(iter(gradients.moments().values())))
+        found.append(next(iter(gradients.moments().values())).rows)
     np.testing.assert_allclose(*found, rtol=1e-6)
 
 

@@ -167,13 +167,13 @@ class TestTarget:
 
     def test_is_measured_on_held_back_samples_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[int] = []
-        add = divergence.apply
+        call = divergence.output_of
 
-        def noted(module: Any, inputs: Any) -> Any:
+        def noted(module: Any, inputs: Any, *others: Any) -> Any:
             seen.append(int(inputs[0, 0]))
-            return add(module, inputs)
+            return call(module, inputs, *others)
 
-        monkeypatch.setattr(divergence, "apply", noted)
+        monkeypatch.setattr(divergence, "output_of", noted)
         batches = [torch.full((5, 12), float(number)) for number in range(8)]
         options = EncodeOptions(max_kl=0.1)
         nnr_codec.encode(_network(), options=options, calibration=batches)

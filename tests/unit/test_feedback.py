@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,12 @@ from nnr_codec._core import (
     quantize,
     quantize_with_feedback,
 )
-from nnr_codec.calibration.moments import Calibration, InputMoments, RowLayout
+from nnr_codec.calibration.moments import (
+    Calibration,
+    InputMoments,
+    ResultMoments,
+    RowLayout,
+)
 from nnr_codec.quantize.feedback import error_feedback
 
 RNG = np.random.default_rng
@@ -58,7 +62,9 @@ class TestFactors:
         known = error_feedback(inputs[None])
         expected = np.triu(upper / np.diag(upper)[:, None], 1)
         np.testing.assert_allclose(known.columns[0], expected, atol=1e-6)
-        np.testing.assert_allclose(known.column_weights[0], np.diag(upper) ** -2, rtol=1e-5)
+        weights = np.diag(upper) ** -2
+        assert known.left == pytest.approx(weights.mean(), rel=1e-5)
+        np.testing.assert_allclose(known.column_weights[0], weights / weights.mean(), rtol=1e-5)
 
     @pytest.mark.parametrize("inputs", [np.zeros((1, 4, 4)), np.full((1, 3, 3), np.nan)])
     def test_nothing_is_known(self, inputs: np.ndarray) -> None:
@@ -206,8 +212,9 @@ class TestEncoding:
 
     def test_steps_follow_the_sensitivity(self) -> None:
         outputs = moment(ROWS, 1)
-        known = calibration(a=moment(COLS), b=moment(COLS))
-        known = replace(known, gradients={"a": outputs, "b": 256 * outputs})
+        result = ResultMoments(moment(COLS)[None], outputs, 10**6)
+        sensitivities = {"a": 1.0, "b": 256.0}
+        known = Calibration({}, 1, (), {"a": result, "b": result}, sensitivities)
         report = nnr_codec.encode(
             self.MODEL, options=EncodeOptions(qp=-20), calibration=known
         ).report

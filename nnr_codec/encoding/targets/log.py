@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ...calibration.moments import Calibration
 from ...checkpoints.atomic import atomic_output
 from ...errors import InvalidOptions, TargetNotReached
@@ -144,8 +146,12 @@ def search_key(
     if calibration is not None:
         for name, moments in calibration.moments.items():
             state.update(name, moments.blocks)
-        for name, gradients in calibration.gradients.items():
-            state.update(name, gradients)
+        for name, result in calibration.result.items():
+            for part in (result.columns, result.rows):
+                if part is not None:
+                    state.update(name, part)
+        for name, sensitivity in calibration.sensitivities.items():
+            state.update(name, np.array(sensitivity))
     parts = [state.hexdigest(), repr(options.without_target()), str(options.target)]
     parts.append("" if evaluate is None else _fingerprint(evaluate))
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,128 @@
+"""Moments of the gradients of a layer's weight, sample by sample. Needs the extra `torch`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .moments import ResultMoments, ResultSides
+
+if TYPE_CHECKING:
+    import torch
+
+_PIECE = 1 << 24
+"""Elements of the gradients of several samples that are multiplied together."""
+
+
+class WeightGradients:
+    """Sums of Sᵀ S and S Sᵀ over the gradients S of samples, as the matrices that are coded.
+
+    All positions of a sample are in S: errors of positions that are alike add up in the network.
+    """
+
+    def __init__(self, layer: Any, sides: ResultSides) -> None:
+        """`sides`: which of the two sums are wanted."""
+        import torch
+
+        self._groups = getattr(layer, "groups", 1)
+        self._columns = math.prod(layer.weight.shape[1:])
+        rows, columns = layer.weight.shape[0], self._columns
+        self._of_rows = torch.zeros((rows, rows) if sides.rows else 0).double()
+        self._of_columns = torch.zeros((self._groups, columns, columns) if sides.columns else 0)
+        self._of_columns = self._of_columns.double()
+        self._sides = sides
+        self._count = 0
+
+    def add(self, layer: Any, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Add a call of the layer: its inputs, and the gradients at its output."""
+        if not gradient.any():
+            return
+        if layer.weight.dim() == 2:
+            self._add_linear(_by_sample(inputs), _by_sample(gradient))
+            return
+        if inputs.dim() < layer.weight.dim():  # one sample alone
+            inputs, gradient = inputs.unsqueeze(0), gradient.unsqueeze(0)
+        size = max(1, _PIECE // layer.weight.numel())
+        for first in range(0, len(inputs), size):
+            part = slice(first, first + size)
+            self._add(_of_weight(layer, inputs[part], gradient[part]))
+
+    def moments(self) -> ResultMoments | None:
+        """Return the moments; None if they are not finite, or of no sample."""
+        columns = self._of_columns.numpy() if self._sides.columns else None
+        rows = self._of_rows.numpy() if self._sides.rows else None
+        if not self._count or not all(
+            np.isfinite(s).all() for s in (columns, rows) if s is not None
+        ):
+            return None
+        return ResultMoments(columns, rows, self._count)
+
+    def _add_linear(self, x: torch.Tensor, g: torch.Tensor) -> None:
+        """Add (samples, positions, inputs) and (samples, positions, outputs)."""
+        positions, inputs, outputs = x.shape[1], x.shape[2], g.shape[2]
+        if positions * (inputs + outputs) > inputs * outputs:
+            self._add(g.transpose(1, 2) @ x)
+            return
+        # Positions are few: products between them say the same.
+        if self._sides.columns:
+            products = (g @ g.transpose(1, 2)) @ x
+            self._of_columns += (x.flatten(0, 1).T @ products.flatten(0, 1)).cpu()
+        if self._sides.rows:
+            products = (x @ x.transpose(1, 2)) @ g
+            self._of_rows += (g.flatten(0, 1).T @ products.flatten(0, 1)).cpu()
+        self._count += len(x) * positions
+
+    def _add(self, gradients: torch.Tensor) -> None:
+        """Add gradients of samples, which are along the first dimension."""
+        gradients = gradients if gradients.element_size() >= 4 else gradients.float()
+        matrices = gradients.reshape(len(gradients), self._groups, -1, self._columns)
+        if self._sides.columns:
+            rows = matrices.transpose(0, 1).flatten(1, 2)
+            self._of_columns += (rows.transpose(1, 2) @ rows).cpu()
+        if self._sides.rows:
+            columns = matrices.flatten(1, 2).transpose(0, 1).flatten(1)
+            self._of_rows += (columns @ columns.T).cpu()
+        self._count += len(gradients) * min(matrices.shape[2:])
+
+
+def _by_sample(values: torch.Tensor) -> torch.Tensor:
+    """Return at least float32, (samples, positions, channels); a vector is a sample."""
+    values = values if values.element_size() >= 4 else values.float()
+    return values.reshape(-1, 1, values.shape[-1]) if values.dim() < 3 else values.flatten(1, -2)
+
+
+def _of_weight(layer: Any, inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Return the gradients of a convolution's weight, samples along the first dimension."""
+    import torch
+    from torch.nn import grad
+
+    functions = {
+        torch.nn.Conv1d: grad.conv1d_weight,
+        torch.nn.Conv2d: grad.conv2d_weight,
+        torch.nn.Conv3d: grad.conv3d_weight,
+    }
+    function, shape = functions.get(type(layer)), layer.weight.shape
+    if function is None or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        each = [slice(number, number + 1) for number in range(len(inputs))]
+        return torch.stack([_by_autograd(layer, inputs[i], gradient[i]) for i in each])
+    # Several times as fast: the samples are groups of one convolution.
+    samples = len(inputs)
+    joined, of_joined = (x.reshape(1, -1, *x.shape[2:]) for x in (inputs, gradient))
+    with torch.no_grad():
+        found: torch.Tensor = function(  # type: ignore[no-untyped-call]
+            *(joined, (samples * shape[0], *shape[1:]), of_joined),
+            *(layer.stride, layer.padding, layer.dilation, samples * layer.groups),
+        )
+    return found.reshape(samples, *shape)
+
+
+def _by_autograd(layer: Any, inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of the weight of a layer that is called once with these inputs."""
+    import torch
+
+    with torch.enable_grad():
+        output = layer.forward(inputs)
+        found: torch.Tensor = torch.autograd.grad(output, layer.weight, gradient)[0]
+    return found.detach()

@@ -1,0 +1,220 @@
+"""How much a network's result feels errors: moments of gradients, sample by sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+import nnr_codec  # noqa: E402
+from nnr_codec import EncodeOptions, InvalidModel, InvalidOptions  # noqa: E402
+from nnr_codec.calibration.calibrate import calibrate  # noqa: E402
+from nnr_codec.calibration.file import load_calibration, save_calibration  # noqa: E402
+from nnr_codec.calibration.gradients import OutputGradients  # noqa: E402
+from nnr_codec.calibration.moments import ResultSides, result_sides  # noqa: E402
+from nnr_codec.calibration.outputs import output_of  # noqa: E402
+from nnr_codec.calibration.weight_gradients import WeightGradients  # noqa: E402
+
+
+class Padded(nn.Conv2d):
+    """Pads by itself."""
+
+    def forward(self, inputs: Any) -> Any:
+        return super().forward(functional.pad(inputs, (0, 1, 0, 1)))
+
+
+def _random(*shape: int, seed: int = 0) -> Any:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(6, 4), (5, 6)),
+    "few positions": (lambda: nn.Linear(6, 4), (5, 2, 6)),
+    "many positions": (lambda: nn.Linear(6, 4), (5, 3, 7, 6)),
+    "convolution": (lambda: nn.Conv2d(4, 6, 3, 2, padding=1), (5, 4, 7, 8)),
+    "groups": (lambda: nn.Conv2d(4, 6, (3, 1), groups=2, dilation=2), (5, 4, 7, 8)),
+    "depthwise": (lambda: nn.Conv1d(4, 4, 3, groups=4), (5, 4, 9)),
+    "three dimensions": (lambda: nn.Conv3d(2, 3, 2), (5, 2, 3, 4, 5)),
+    "same": (lambda: nn.Conv2d(4, 6, 4, padding="same"), (5, 4, 7, 8)),
+    "reflected": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (5, 4, 7, 8)),
+    "padded": (lambda: Padded(4, 6, 3), (5, 4, 7, 8)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, 2, groups=2), (5, 4, 5, 4)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_moments_are_those_of_each_samples_gradient(name: str) -> None:
+    make, shape = LAYERS[name]
+    layer, inputs = make(), _random(*shape)
+    output = layer(inputs)
+    gradient = _random(*output.shape, seed=1)
+    sums = WeightGradients(layer, ResultSides())
+    sums.add(layer, inputs, gradient)
+    moments = sums.moments()
+    assert moments is not None
+
+    groups = getattr(layer, "groups", 1)
+    rows = layer.weight.shape[0]
+    columns = layer.weight[0].numel()
+    of_columns, of_rows = np.zeros((groups, columns, columns)), np.zeros((rows, rows))
+    for sample in range(len(inputs)):
+        loss = (layer(inputs[sample : sample + 1]) * gradient[sample : sample + 1]).sum()
+        found = torch.autograd.grad(loss, layer.weight)[0].double().numpy().reshape(rows, columns)
+        of_rows += found @ found.T
+        for group, part in enumerate(found.reshape(groups, -1, columns)):
+            of_columns[group] += part.T @ part
+    np.testing.assert_allclose(moments.columns, of_columns, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(moments.rows, of_rows, rtol=1e-4, atol=1e-4)
+    assert moments.fits(rows, columns)
+    assert not moments.fits(rows, columns + 1)
+
+
+def test_sensitivities_are_the_curvature() -> None:
+    """For values it is that of half the squared error of the output, whatever the samples."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(5, 4), nn.Flatten())
+    inputs = _random(4000, 5)
+    gradients = OutputGradients(module, outputs="values", perturb=lambda batch, _: batch)
+    known = calibrate(module, [inputs], gradients=gradients)
+    curvature = float(inputs.square().sum(1).mean()) * 4 / 20  # of each of the 20 weights
+    assert known.sensitivities["0.weight"] == pytest.approx(curvature, rel=0.2)
+    result = known.result["0.weight"]
+    assert result.columns is not None
+    trace = np.trace(result.columns[0]) / 4000 / 20
+    assert trace == pytest.approx(curvature, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("targets", "kind"),
+    [
+        (None, "classes"),
+        (torch.zeros(4, dtype=torch.long), "classes"),
+        (np.zeros(4, np.int64), "classes"),
+        ([0, 1, 2, 0], "classes"),
+        (torch.zeros(4, 3), "values"),
+        (np.zeros((4, 3), np.float32), "values"),
+    ],
+)
+def test_what_outputs_are_of(targets: Any, kind: str) -> None:
+    module, inputs = nn.Linear(5, 3), _random(4, 5)
+    batch = inputs if targets is None else (inputs, targets)
+    assert output_of(module, inputs, batch)[1] == kind
+
+
+def test_outputs_that_a_layer_did_not_make_are_values() -> None:
+    module = nn.Sequential(nn.Linear(5, 3), nn.Softmax(-1))
+    assert output_of(module, _random(4, 5), _random(4, 5))[1] == "values"
+
+
+def test_settings() -> None:
+    calls = []
+
+    def perturb(batch: Any, generator: Any) -> Any:
+        calls.append("perturb")
+        return batch
+
+    def loss(output: Any, targets: Any) -> Any:
+        calls.append("loss")
+        return (output - targets).square().sum()
+
+    module = nn.Linear(5, 3)
+    gradients = OutputGradients.by_settings(module, {"perturb": perturb, "loss": loss})
+    gradients.add((_random(4, 5), _random(4, 3)))
+    assert calls == ["perturb", "loss"]
+    assert gradients.kinds == {"loss"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"pertub": None}, "pertub"),
+        ({"loss": 3}, "loss"),
+        ({"outputs": "images"}, "outputs"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], word: str) -> None:
+    with pytest.raises(InvalidOptions, match=word):
+        OutputGradients.by_settings(nn.Linear(2, 2), settings)
+
+
+def test_moments_that_take_too_much_are_left_out() -> None:
+    shapes = {"small": (4, 9, 1), "wide": (10, 100, 1), "tall": (1000, 5, 1), "groups": (8, 9, 8)}
+    sides = result_sides(shapes, 8 * (100**2 + 10_000))
+    assert sides["tall"] == ResultSides(columns=True, rows=False)
+    assert sides["wide"] == ResultSides()
+    assert result_sides(shapes, 0) == dict.fromkeys(shapes, ResultSides(False, False))
+
+
+def _module() -> Any:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 5))
+
+
+class TestCalibrations:
+    def test_file(self, tmp_path: Path) -> None:
+        module, batches = _module(), [_random(30, 12)]
+        known = calibrate(module, batches, gradients=OutputGradients(module))
+        save_calibration(tmp_path / "known.npz", known)
+        again = load_calibration(tmp_path / "known.npz")
+        assert again.sensitivities == known.sensitivities
+        assert (again.outputs, again.digests) == ("classes", known.digests)
+        for name, result in known.result.items():
+            assert np.array_equal(again.result[name].columns, result.columns)
+            assert np.array_equal(again.result[name].rows, result.rows)
+            assert again.result[name].count == result.count
+        first, second = (
+            nnr_codec.encode(module, options=EncodeOptions(qp=-20), calibration=some).data
+            for some in (known, again)
+        )
+        assert first == second
+
+    def test_of_another_model(self) -> None:
+        module = _module()
+        known = calibrate(module, [_random(30, 12)], gradients=OutputGradients(module))
+        nnr_codec.encode(module.double(), calibration=known)  # the same values
+        with torch.no_grad():
+            module[2].weight[0, 0] += 1
+        with pytest.raises(InvalidOptions, match=r"another model: '2\.weight'"):
+            nnr_codec.encode(module, calibration=known)
+
+    def test_quantization_needs_no_moments_of_inputs(self) -> None:
+        module, batches = _module(), [_random(30, 12)]
+        known = calibrate(module, batches, only=(), gradients=OutputGradients(module))
+        assert not known.moments
+        assert known.result.keys() == {"0.weight", "2.weight"}
+        assert not known.unused
+
+    def test_layers_that_do_not_run(self) -> None:
+        class Half(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.used, self.unused = nn.Linear(12, 5), nn.Linear(12, 5)
+
+            def forward(self, inputs: Any) -> Any:
+                return self.used(inputs)
+
+        module = Half()
+        known = calibrate(module, [_random(30, 12)], only=(), gradients=OutputGradients(module))
+        assert known.unused == ("unused.weight",)
+        report = nnr_codec.encode(module, options=EncodeOptions(qp=-8), calibration=known).report
+        lost = {tensor.name: tensor.nmse for tensor in report.tensors}
+        assert lost["unused.weight"] <= 0.02
+
+    def test_outputs_without_gradients(self) -> None:
+        class Detached(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = nn.Linear(12, 5)
+
+            def forward(self, inputs: Any) -> Any:
+                return self.layer(inputs).detach()
+
+        module = Detached()
+        with pytest.raises(InvalidModel, match="gradients"):
+            nnr_codec.encode(module, calibration=[_random(30, 12)])
