@@ -155,6 +155,8 @@ def encode(
                 on_stage=on_stage,
                 verify=verify,
             )
+        if known is not None:
+            report = replace(report, calibrated=known.summary)
         data = output.getvalue() if isinstance(output, io.BytesIO) else None
     for note in report.notes:
         warnings.warn(note, NnrWarning, stacklevel=2)

@@ -34,6 +34,8 @@ class TensorReport:
             weight if its values are not.
         decomposition_squared_error: what that would be if the factors were not quantized; 0 for all
             other tensors. The rest of `squared_error` is about what quantization adds.
+        result_loss: about what its errors add to the divergence of the network's result (nats, or
+            half the squared error), by the calibration; None: not known.
         factors: the reports of the factors that are coded for it (an earlier weight may have coded
             others); bytes are shared out among those of one data unit. The errors are the
             factors'.
@@ -49,6 +51,7 @@ class TensorReport:
     squared_error: float = 0.0
     energy: float = 0.0
     decomposition_squared_error: float = 0.0
+    result_loss: float | None = None
     factors: tuple[TensorReport, ...] = ()
 
     @property
@@ -230,6 +233,7 @@ class EncodeReport(StreamTotals):
         qp_offset: what was added to every qp to reach a target.
         encodings: streams that were begun, this one included.
         search: what the search for a target saw; None: there was no target.
+        calibrated: with what, and what the network's outputs were taken for; empty: it was not.
         extras: the tensors that have no bytes of their own: empty ones, and ties.
         notes: sentences about what is not as one may expect: what was left out, coded exactly or
             more finely, and what was damaged.
@@ -243,6 +247,7 @@ class EncodeReport(StreamTotals):
     qp_offset: int = 0
     encodings: int = 1
     search: SearchReport | None = None
+    calibrated: str = ""
     extras: tuple[ExtraReport, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -253,6 +258,15 @@ class EncodeReport(StreamTotals):
         It is that of what is decoded, dense, against the model that was given.
         """
         return _relative(sum(t.squared_error for t in self.tensors), self._energy)
+
+    @property
+    def result_loss(self) -> float | None:
+        """About how much the network's result diverges, as far as the calibration knows; or None.
+
+        Errors of tensors are taken for independent, and for small.
+        """
+        known = [t.result_loss for t in self.tensors if t.result_loss is not None]
+        return sum(known) if known else None
 
     @property
     def worst(self) -> TensorReport | None:
@@ -284,6 +298,8 @@ class EncodeReport(StreamTotals):
             "worst_tensor": self.worst.name if self.worst else None,
             "worst_nmse": _finite(self.worst.nmse) if self.worst else None,
             "decomposition_nmse": _finite(self.decomposition_nmse),
+            "result_loss": self.result_loss,
+            "calibrated": self.calibrated,
             "seconds": self.seconds,
             "unmatched_globs": list(self.unmatched),
             "qp_offset": self.qp_offset,

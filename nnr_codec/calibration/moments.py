@@ -176,6 +176,12 @@ class Calibration:
                 raise InvalidOptions("calibration", reason)
 
     @property
+    def summary(self) -> str:
+        """What it was made with, for people."""
+        samples = f"{self.samples} sample{'s' if self.samples != 1 else ''}"
+        return f"{samples}, outputs: {self.outputs}" if self.outputs else samples
+
+    @property
     def reduced(self) -> tuple[str, ...]:
         """Names of the weights that have several blocks instead of one full matrix."""
         return tuple(name for name, m in self.moments.items() if m.blocks.shape[1] > 1)

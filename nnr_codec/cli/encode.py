@@ -195,12 +195,15 @@ def _show(given: argparse.Namespace, report: EncodeReport) -> None:
         return
     if given.verbose:
         print(_rows(report))
+        if report.calibrated:
+            print(f"calibrated with {report.calibrated}; loss: added to the result's divergence")
         if report.search is not None:
             print("", search_table(report.search, report.elements), "", sep="\n")
     print(summary(given.input, given.output if not given.dry_run else "(dry run)", report))
 
 
 def _rows(report: EncodeReport) -> str:
+    is_known = report.result_loss is not None
     rows = [
         (
             printable(tensor.name),
@@ -211,6 +214,7 @@ def _rows(report: EncodeReport) -> str:
             str(tensor.bytes) if tensor.bytes else "-",
             f"{tensor.bits_per_weight:.2f}" if tensor.bytes else "-",
             f"{tensor.nmse:.2e}" if tensor.squared_error else "-",
+            *([] if not is_known else [_loss_text(tensor.result_loss)]),
         )
         for tensor in report.tensors
     ]
@@ -220,11 +224,16 @@ def _rows(report: EncodeReport) -> str:
             common.shape_text(extra.shape),
             extra.dtype,
             printable(extra.kind),
-            *"----",
+            *("-" * (4 + is_known)),
         )
         for extra in report.extras
     ]
-    return table(("tensor", "shape", "dtype", "kind", "qp", "bytes", "bit/weight", "NMSE"), rows)
+    titles = ["tensor", "shape", "dtype", "kind", "qp", "bytes", "bit/weight", "NMSE"]
+    return table((*titles, *(["loss"] if is_known else [])), rows)
+
+
+def _loss_text(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.2e}"
 
 
 def summary(source: str, output: str, report: EncodeReport) -> str:

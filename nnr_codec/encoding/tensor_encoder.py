@@ -19,6 +19,7 @@ from .exact import integers_of
 from .plan import TensorPlan, UnitPlan
 from .representation import Representation
 from .tensor_quantizer import QuantizedFactor, QuantizedTensor, quantize_tensor
+from .tensor_survey import TensorSurvey
 from .tool_search import ToolSearch, skippable_bytes
 from .unit_encoder import encode_data_unit, encode_raw_floats
 
@@ -153,7 +154,13 @@ class TensorEncoder:
         if len(quantized) == 1 and (exact := self._by_step(weight, len(data))) is not None:
             return exact
         unit_bytes = {"weight": len(data)}
-        reports = [_quantized_report(t, unit_bytes.get(role, 0)) for role, t in quantized.items()]
+        reports = [
+            replace(
+                _quantized_report(tensor, unit_bytes.get(role, 0)),
+                result_loss=result_loss(tensor, self._unit.tensors[role].survey),
+            )
+            for role, tensor in quantized.items()
+        ]
         factors = self._factors(quantized)
         return EncodedTensors(data, reports, skippable_bytes(weight), factors)
 
@@ -249,6 +256,19 @@ class TensorEncoder:
             for role, tensor in self._unit.tensors.items()
             if tensor.is_factor
         }
+
+
+def result_loss(quantized: QuantizedTensor, survey: TensorSurvey) -> float | None:
+    """Return about what the errors of a tensor add to the divergence of the network's result, by
+    the calibration; None if that does not know."""
+    if survey.sensitivity is None:
+        return None
+    loss, feedback = quantized.distortion.squared_error, survey.feedback
+    if feedback is not None:
+        decoded = quantized.decoded()
+        error = quantized.parameter.read().reshape(-1).astype(np.float32) - decoded
+        loss = feedback.loss(error)
+    return 0.5 * survey.sensitivity * loss
 
 
 def _parameter_types(roles: Container[str]) -> int:

@@ -51,6 +51,12 @@ class QuantizedTensor:
         search = self.options.search_initialization
         return CodedLevels(self.levels, self.qp, search_initialization=search)
 
+    def decoded(self) -> npt.NDArray[np.float32]:
+        """Return what decoders make of it, before that is put in the tensor's type; flat."""
+        syntax = _rates(self.parameter.shape, self.options, 0).syntax(dependent=self.options.dq)
+        integers = TensorToEncode(syntax, self.levels).reconstruct()
+        return dequantize(integers, step_size(self.qp, self.options.qp_density))
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizedFactor:

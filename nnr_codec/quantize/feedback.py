@@ -11,6 +11,7 @@ Rows likewise with R (YAQA, arXiv 2505.22988).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,8 @@ from ..support.blas_threads import on_one_blas_thread
 _DAMPING = 0.01
 """Of the mean diagonal, added to the diagonal: errors elsewhere than on the samples count, too."""
 
-_DAMPING_OF_FEW = 0.1
-"""The same, more, where there are as many samples as columns: their moments are uncertain."""
+_DAMPING_OF_FEW = 0.5
+"""The same, more, where moments have as many independent vectors as indices: they are uncertain."""
 
 Float32 = npt.NDArray[np.float32]
 
@@ -46,6 +47,30 @@ class ErrorFeedback:
     rows: Float32 | None = None
     row_weights: Float32 | None = None
     left: float = 1.0
+
+    def loss(self, error: npt.NDArray[np.floating[Any]]) -> float:
+        """Return what an error, (rows, columns), costs, where a squared error of 1 costs 1 if
+        nothing is made up for: tr(R D C Dᵀ), the mean diagonals of R and C being 1."""
+        groups = error.reshape(len(self.columns), -1, self.columns.shape[-1])
+        # What is left of errors behind the feedback of those before: D (1 + F)⁻¹.
+        left = [
+            _behind(part.T, fed).T * np.sqrt(weights)
+            for part, fed, weights in zip(groups, self.columns, self.column_weights, strict=True)
+        ]
+        both = np.concatenate(left)
+        if self.rows is not None and self.row_weights is not None:
+            both = _behind(both, self.rows) * np.sqrt(self.row_weights)[:, np.newaxis]
+        return self.left * float(np.square(both).sum())
+
+
+def _behind(errors: npt.NDArray[np.floating[Any]], feedback: Float32) -> Float64:
+    """Return (1 + Fᵀ)⁻¹ of errors along their first dimension."""
+    from scipy.linalg import solve_triangular  # which decoders do without
+
+    found: Float64 = solve_triangular(
+        feedback.T.astype(np.float64), errors.astype(np.float64), lower=True, unit_diagonal=True
+    )
+    return found
 
 
 @on_one_blas_thread
