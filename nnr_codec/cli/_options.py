@@ -18,6 +18,8 @@ _QUANTIZATION = {
     "target_size": "add one offset to every qp, with which the stream is no larger than this, and "
     "is with the next finer one; in bytes (k, M, KiB, MiB may follow the number) or in percent of "
     "the model",
+    "allocation": "give each tensor a qp of its own around --qp: with --preset best by its size, "
+    "with a calibration by what its errors do",
     "dq": "dependent (trellis-coded) quantization",
     "lambda_scale": "weight of the rate in the quantizer's search; 0: only the error counts",
     "max_tensor_error": "the most of a tensor's energy that its error may be, above 0 and up to 1: "

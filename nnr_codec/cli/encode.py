@@ -69,7 +69,8 @@ def _parser() -> common.Parser:
         "--preset",
         choices=tuple(PRESETS),
         default="default",
-        help="fast: no searches; best: smaller at equal error; other options win over it",
+        help="fast: no searches; best: each tensor's step by its size, smaller at equal results; "
+        "other options win over it",
     )
     add_options(parser)
     add_decomposition(parser.add_argument_group("decomposition"))

@@ -42,7 +42,7 @@ class TensorSurvey:
             without such a step, or if all values are 0.
         largest, energy: of a quantized one, the largest magnitude, and about the sum of squares.
         feedback: of a quantized one, of its errors, if the moments of its inputs are known.
-        sample: of a quantized one, some values, float64, flat, if there is a target size.
+        sample: of a quantized one, some values, float64, flat, if they are needed.
     """
 
     is_quantized: bool = False
@@ -65,7 +65,7 @@ class TensorQuestion:
         is_quantized: whether they quantize it.
         is_exact: whether it is read to find how it is coded exactly.
         must_be_quantized: whether its unit can hold nothing else.
-        needs_sample: whether its size is to be estimated.
+        needs_sample: whether its size is to be estimated, or its qp chosen.
         moments: of its layer, if they are known.
     """
 
@@ -89,7 +89,7 @@ class TensorQuestion:
         """Ask about a tensor; `options`: of the encoder."""
         quantized = is_quantized(parameter, options)
         exact = not quantized and may_need_representation(parameter)
-        needs_sample = options.target_size is not None
+        needs_sample = options.target_size is not None or options.allocation is True
         own = options.for_tensor(parameter.name)
         return cls(parameter, own, quantized, exact, must_be_quantized, needs_sample, moments)
 
