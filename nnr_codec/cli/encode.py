@@ -80,7 +80,8 @@ def _parser() -> common.Parser:
         "--preset",
         choices=tuple(PRESETS),
         default="default",
-        help="fast: no searches; best: smaller at equal error; other options win over it",
+        help="fast: no searches; best: each tensor's step by its size, smaller at equal results; "
+        "other options win over it",
     )
     add_targets(parser.add_argument_group("targets, of which one may be given"))
     add_options(parser)

@@ -67,7 +67,7 @@ def group_layers(
         map_bytes: bytes that the model map takes for an order.
         by_name: whether the units may be in the order of the names.
     """
-    layers = _layers(parameters, may_join)
+    layers = layers_of(parameters, may_join)
     candidates = [ungrouped(parameters), _in_role_order(parameters, layers)]
     names = [parameter.name for parameter in parameters]
     if by_name and names == sorted(names):
@@ -95,7 +95,7 @@ def _saving(grouping: Grouping) -> int:
     return SAVED_BYTES * sum(len(group) - 1 for group in grouping.groups)
 
 
-def _layers(
+def layers_of(
     parameters: Sequence[Parameter], may_join: Callable[[Parameter, Parameter], bool]
 ) -> list[Group]:
     """Return what belongs together, wherever it stands: weights with one vector or more."""
@@ -110,7 +110,7 @@ def _layers(
         if bias is not None and _fits(parameter, bias) and may_join(parameter, bias):
             layer["bias"] = bias
     positions = _positions(parameters)
-    for stem, norm in _norms(by_name):
+    for stem, norm in norms_of(by_name):
         first = min(positions[vector.name] for vector in norm.values())
         before = _split(parameters[first - 1].name)[0] if first else None
         layer = _layer_of(norm, layers, [*_convolution_stems(stem), before])
@@ -133,6 +133,12 @@ def _siblings(name: str, suffixes: Iterable[str]) -> Iterator[str]:
     return (stem + suffix + end for suffix in suffixes if suffix != own)
 
 
+def weights_of_bias(name: str) -> Iterator[str]:
+    """Yield what the weight may be called whose outputs a bias is added to."""
+    if _split(name)[1] in ("bias", "beta"):
+        yield from _siblings(name, (*_WEIGHTS, "gamma"))
+
+
 def _sibling(name: str, suffix: str) -> str:
     return next(_siblings(name, (suffix,)), name)
 
@@ -145,7 +151,7 @@ def _fits(weight: Parameter, vector: Parameter) -> bool:
     return not (is_kernel and weight.shape[-1] == vector.shape[0])
 
 
-def _norms(by_name: Mapping[str, Parameter]) -> Iterator[tuple[str, Group]]:
+def norms_of(by_name: Mapping[str, Parameter]) -> Iterator[tuple[str, Group]]:
     """Yield the batch norms: their stem, and their vectors by role, all of one length."""
     for name in by_name:
         stem, suffix = _split(name)

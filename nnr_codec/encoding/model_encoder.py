@@ -25,6 +25,7 @@ from .allocation import allocated
 from .coding_choice import choose_codings
 from .notes import choice_notes, damage_notes
 from .plan import plan_stream, stream_context
+from .step_sizes.by_size import allocated_by_size
 from .stream_encoder import Draft, encode_stream
 from .survey import ModelSurvey, survey_model
 from .targets.log import SearchLog
@@ -71,7 +72,11 @@ def encode_model(
     """
     earlier = series or Series()
     survey = survey_model(model, factorizations, options, executor, calibration, on_stage)
-    given, options = options, allocated(options, survey)
+    given = options
+    if options.allocation:
+        options = allocated(options, survey)
+    if not earlier.depth:  # differences are of other sizes than the network
+        options = allocated_by_size(options, survey)
     encodings = 0
     with ExitStack() as files:
 

@@ -44,7 +44,7 @@ class TensorSurvey:
         largest, energy: of a quantized one, the largest magnitude, and about the sum of squares.
         feedback: of a quantized one, of its errors, if the moments of its inputs are known.
         sensitivity: of a quantized one, how much the network's result feels its errors, if known.
-        sample: of a quantized one, some values, float64, flat, if there is a target size.
+        sample: of a quantized one, some values, float64, flat, if they are needed.
     """
 
     is_quantized: bool = False
@@ -68,7 +68,7 @@ class TensorQuestion:
         is_quantized: whether they quantize it.
         is_exact: whether it is read to find how it is coded exactly.
         must_be_quantized: whether its unit can hold nothing else.
-        needs_sample: whether its size is to be estimated.
+        needs_sample: whether its size is to be estimated, or its qp chosen.
         knowledge: of its network, if there is any.
     """
 
@@ -92,7 +92,7 @@ class TensorQuestion:
         """Ask about a tensor; `options`: of the encoder."""
         quantized = is_quantized(parameter, options)
         exact = not quantized and may_need_representation(parameter)
-        needs_sample = options.has_target_size
+        needs_sample = options.has_target_size or options.allocation is True
         own = options.for_tensor(parameter.name)
         return cls(parameter, own, quantized, exact, must_be_quantized, needs_sample, knowledge)
 

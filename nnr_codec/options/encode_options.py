@@ -53,6 +53,8 @@ class EncodeOptions(Targets):
             that is no larger; a qp of `overrides` stands. None: whatever a qp brings; the report
             names what is damaged. "auto": 0.02 while qp and nonweight_qp have their default values
             and there is no target, else None.
+        allocation: whether tensors may get a qp of their own around that of their options: True, by
+            their sizes, or what a calibration says; "auto", with a calibration alone.
         lambda_scale: weight of the rate in the quantizer's search, 0 or more; 0 minimizes the
             distortion alone.
         unary_length: greater-than flags of an integer, 1 to 256; "auto": for each tensor the least
@@ -85,10 +87,8 @@ class EncodeOptions(Targets):
     nonweight_qp: int = option(-75, INTEGER, per_tensor=True)
     qp_density: int = option(2, whole(0, 7))
     dq: bool = option(True, SWITCH, per_tensor=True)
-    # At equal squared error 0.5 to 5 % smaller with 1 than without; from a scale of 2 on, larger.
-    lambda_scale: float = option(
-        0.0, number(0, or_low=True), per_tensor=True, presets={"best": 1.0}
-    )
+    allocation: Switch = option("auto", automatic(SWITCH), presets={"best": True})
+    lambda_scale: float = option(0.0, number(0, or_low=True), per_tensor=True)
     unary_length: UnaryLength = option("auto", automatic(whole(1, 256)), per_tensor=True)
     scan_order: int = option(0, whole(0, 4), per_tensor=True)
     search_initialization: bool = option(True, SWITCH, per_tensor=True, presets=_FAST_OFF)
@@ -154,8 +154,8 @@ class EncodeOptions(Targets):
         ``default``  the defaults
         ``fast``     no searches: contexts start alike, and no tool is tried for its size, the
                      contexts of parents neither
-        ``best``     rate-distortion optimized quantization: at the same qp a smaller
-                     stream and a slightly larger error, and less of both at a finer qp
+        ``best``     steps of tensors by their sizes, and by what vectors are for: the qp
+                     is the centre of the weights', and less is lost in as many bytes
         ===========  =====================================================================
 
         Raises:

@@ -372,7 +372,7 @@ class TestPresets:
         )
         assert default == Encoded(run, model).data
         assert len({default, best, fast}) == 3
-        assert Encoded(run, model, "--preset", "best", "--lambda-scale", "0").data == default
+        assert Encoded(run, model, "--preset", "best", "--no-allocation").data == default
         assert Encoded(run, model, "--preset", "fast", "--search-initialization").data == default
 
     def test_unknown(self, run: Run, model: Path) -> None:
