@@ -46,7 +46,7 @@ def save_calibration(
         "samples": calibration.samples,
         "unused": list(calibration.unused),
         "weights": weights,
-        "result": {name: result.count for name, result in calibration.result.items()},
+        "result": {n: [r.count, r.squares] for n, r in calibration.result.items()},
         "sensitivities": dict(calibration.sensitivities),
         "outputs": calibration.outputs,
         "digests": dict(calibration.digests),
@@ -74,11 +74,13 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
     try:
         entry = json.loads(entry_text)
         if entry["version"] != _VERSION:
-            raise InvalidModel(text, f"has version {entry['version']}, not {_VERSION}")
+            raise InvalidModel(
+                text, f"has version {entry['version']}, not {_VERSION}: calibrate again"
+            )
         weights = entry["weights"].items()
         moments = {name: _moments(text, name, weight, blocks[name]) for name, weight in weights}
         result = {
-            name: _result(text, name, count, blocks) for name, count in entry["result"].items()
+            name: _result(text, name, numbers, blocks) for name, numbers in entry["result"].items()
         }
         return Calibration(
             moments,
@@ -119,7 +121,8 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _result(path: str, name: str, count: Any, blocks: Mapping[str, Any]) -> ResultMoments:
+def _result(path: str, name: str, numbers: Any, blocks: Mapping[str, Any]) -> ResultMoments:
+    count, squares = numbers
     columns, rows = (blocks.get(name + side) for side in (_COLUMNS, _ROWS))
     for matrix, dimensions in ((columns, 3), (rows, 2)):
         if matrix is None:
@@ -127,7 +130,7 @@ def _result(path: str, name: str, count: Any, blocks: Mapping[str, Any]) -> Resu
         is_square = matrix.ndim == dimensions and matrix.shape[-1] == matrix.shape[-2]
         if not is_square or matrix.dtype != np.float64 or not np.isfinite(matrix).all():
             raise InvalidModel(path, f"{name!r}: moments of gradients are damaged")
-    return ResultMoments(columns, rows, _whole(count, 1))
+    return ResultMoments(columns, rows, _whole(count, 1), _number(squares))
 
 
 def _moments(path: str, name: str, weight: dict[str, Any], blocks: Any) -> InputMoments:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidModel, InvalidOptions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 30
 """Of all moments together, unless the user says otherwise."""
 
+_NORM_PARTS = ("weight", "bias", "running_var")
 _SETTINGS = ("perturb", "loss", "outputs")
 _SEED = 0
 _MOST_DRAWS = 8
@@ -123,9 +125,11 @@ class OutputGradients:
         return {name: moments for name, moments in found.items() if moments is not None}
 
     def sensitivities(self, samples: int) -> dict[str, float]:
-        """Return the squared gradients of each parameter, by name: in the mean over its elements,
-        and over so many samples. What is not finite is not known."""
-        sizes = {name: p.numel() for name, p in self._module.named_parameters()}
+        """Return the squared gradients of each parameter, and of the statistics of batch norms, by
+        name: in the mean over its elements, and over so many samples. What is not finite is not
+        known."""
+        tensors = chain(self._module.named_parameters(), self._module.named_buffers())
+        sizes = {name: tensor.numel() for name, tensor in tensors}
         means = {name: total / (samples * sizes[name]) for name, total in self._squares.items()}
         return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
@@ -148,13 +152,30 @@ class OutputGradients:
     def _add_squares(self) -> None:
         """Add up squared gradients of all samples together: as targets are drawn independently,
         products of different samples are 0 in the mean."""
+        for name, gradient in self._statistics_gradients():
+            self._add_square(name, gradient)
         for name, parameter in self._module.named_parameters():
-            gradient = parameter.grad
-            if gradient is not None:
-                values = gradient.coalesce().values() if gradient.is_sparse else gradient
-                square = float(values.double().square().sum())
-                self._squares[name] = self._squares.get(name, 0.0) + square
+            found = parameter.grad
+            if found is not None:
+                self._add_square(name, found.coalesce().values() if found.is_sparse else found)
                 parameter.grad = None
+
+    def _add_square(self, name: str, gradient: torch.Tensor) -> None:
+        square = float(gradient.double().square().sum())
+        self._squares[name] = self._squares.get(name, 0.0) + square
+
+    def _statistics_gradients(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the gradients of batch norms' running means and variances, by those of what is
+        behind them: y = gamma (x - mean) / sqrt(var) + beta."""
+        for name, layer in self._module.named_modules():
+            parts: list[Any] = [getattr(layer, part, None) for part in _NORM_PARTS]
+            if any(part is None for part in parts) or any(p.grad is None for p in parts[:2]):
+                continue
+            gamma, beta, variance = parts
+            start = f"{name}." if name else ""
+            total = variance + layer.eps
+            yield f"{start}running_mean", beta.grad * gamma.detach() / total.sqrt()
+            yield f"{start}running_var", gamma.grad * gamma.detach() / (2 * total)
 
     def _hook(
         self, name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any

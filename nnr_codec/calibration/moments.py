@@ -102,12 +102,15 @@ class ResultMoments:
     Attributes:
         columns: sum of Sᵀ S over samples, float64, (groups, columns, columns); None: not known.
         rows: sum of S Sᵀ, (rows, rows), likewise.
-        count: independent gradients in them, at most.
+        count: gradients in them.
+        squares: sum of the squared Frobenius norms of Sᵀ S, by which one knows how far the moments
+            can be trusted.
     """
 
     columns: Float64 | None
     rows: Float64 | None
     count: int
+    squares: float
 
     def fits(self, rows: int, columns: int) -> bool:
         """Whether they are moments of a matrix of this shape."""

@@ -33,7 +33,7 @@ class WeightGradients:
         self._of_columns = torch.zeros((self._groups, columns, columns) if sides.columns else 0)
         self._of_columns = self._of_columns.double()
         self._sides = sides
-        self._count = 0
+        self._count, self._squares = 0, 0.0
 
     def add(self, layer: Any, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
         """Add a call of the layer: its inputs, and the gradients at its output."""
@@ -57,7 +57,7 @@ class WeightGradients:
             np.isfinite(s).all() for s in (columns, rows) if s is not None
         ):
             return None
-        return ResultMoments(columns, rows, self._count)
+        return ResultMoments(columns, rows, self._count, self._squares)
 
     def _add_linear(self, x: torch.Tensor, g: torch.Tensor) -> None:
         """Add (samples, positions, inputs) and (samples, positions, outputs)."""
@@ -66,13 +66,14 @@ class WeightGradients:
             self._add(g.transpose(1, 2) @ x)
             return
         # Positions are few: products between them say the same.
+        of_x, of_g = x @ x.transpose(1, 2), g @ g.transpose(1, 2)
         if self._sides.columns:
-            products = (g @ g.transpose(1, 2)) @ x
-            self._of_columns += (x.flatten(0, 1).T @ products.flatten(0, 1)).cpu()
+            self._of_columns += (x.flatten(0, 1).T @ (of_g @ x).flatten(0, 1)).cpu()
         if self._sides.rows:
-            products = (x @ x.transpose(1, 2)) @ g
-            self._of_rows += (g.flatten(0, 1).T @ products.flatten(0, 1)).cpu()
-        self._count += len(x) * positions
+            self._of_rows += (g.flatten(0, 1).T @ (of_x @ g).flatten(0, 1)).cpu()
+        both = of_x @ of_g
+        self._squares += float((both * both.transpose(1, 2)).double().sum())
+        self._count += len(x)
 
     def _add(self, gradients: torch.Tensor) -> None:
         """Add gradients of samples, which are along the first dimension."""
@@ -84,7 +85,9 @@ class WeightGradients:
         if self._sides.rows:
             columns = matrices.flatten(1, 2).transpose(0, 1).flatten(1)
             self._of_rows += (columns @ columns.T).cpu()
-        self._count += len(gradients) * min(matrices.shape[2:])
+        smaller = matrices if matrices.shape[2] < matrices.shape[3] else matrices.transpose(2, 3)
+        self._squares += float((smaller @ smaller.transpose(2, 3)).double().square().sum())
+        self._count += len(gradients)
 
 
 def _by_sample(values: torch.Tensor) -> torch.Tensor:

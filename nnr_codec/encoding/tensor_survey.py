@@ -14,7 +14,7 @@ from ..calibration.moments import TensorKnowledge
 from ..errors import InvalidModel
 from ..model import Float64, Parameter
 from ..options import EncodeOptions
-from ..quantize.feedback import ErrorFeedback, error_feedback
+from ..quantize.feedback import ErrorFeedback, Sampling, error_feedback
 from ..quantize.grids import exact_step
 from ..quantize.integer_rate import sampled
 from .exact import holds_short_values, represent, seems_quantized
@@ -144,13 +144,13 @@ class TensorQuestion:
         result = known.result
         if result is not None and result.fits(rows, columns):
             of_columns = np.eye(columns)[None] if result.columns is None else result.columns
-            return error_feedback(of_columns, result.rows, result.count)
+            return error_feedback(of_columns, result.rows, Sampling(result.count, result.squares))
         inputs = known.inputs
         if inputs is None or inputs.layout.transposed:  # whose rows belong to inputs
             return None
         if inputs.layout.shape != shape:
             return None
-        return error_feedback(inputs.matrices(), samples=inputs.positions)
+        return error_feedback(inputs.matrices(), sampling=Sampling(inputs.positions))
 
     def _may_pay(self, values: npt.NDArray[Any], largest: float, energy: float) -> bool:
         """Whether exact coding may take no more bytes than quantizing, as far as a glance tells."""

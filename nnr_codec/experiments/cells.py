@@ -165,7 +165,12 @@ def _encoded(subject: SubjectPlan, codec: Codec, tensors: Arrays, data: Path | N
     from .evaluation import calibration_of
 
     with _one_thread():
-        calibration = calibration_of(subject.source, data, codec.calibration_stride)
+        calibration = calibration_of(
+            subject.source,
+            data,
+            codec.calibration_stride,
+            has_moments=codec.options.decomposes,
+        )
     return codec.encode(tensors, calibration)
 
 

@@ -132,22 +132,28 @@ def _naming(name: str) -> Iterator[None]:
         raise InvalidModel(name, f"{type(error).__name__}: {error}") from error
 
 
-def calibration_of(source: str, data: Path | None, stride: int) -> Calibration:
-    """Return the moments of a subject's uncompressed network; those of the last call are kept.
+def calibration_of(
+    source: str, data: Path | None, stride: int, *, has_moments: bool = True
+) -> Calibration:
+    """Return what is known of a subject's uncompressed network; that of the last call is kept.
 
-    Every `stride`-th calibration sample is looked at. Raises InvalidOptions without such samples,
+    Every `stride`-th calibration sample is looked at; `has_moments`: for moments of inputs as well,
+    which decompositions need. Raises InvalidOptions without such samples,
     and what `find_subject`, `load_state` and `calibrate` raise.
     """
     subject = find_subject(source, data)
-    return _moments(source, data, stride, file_digest(subject.checkpoint))
+    return _calibration(source, data, stride, has_moments, file_digest(subject.checkpoint))
 
 
 @lru_cache(maxsize=1)
-def _moments(source: str, data: Path | None, stride: int, checkpoint_digest: str) -> Calibration:
+def _calibration(
+    source: str, data: Path | None, stride: int, has_moments: bool, checkpoint_digest: str
+) -> Calibration:
     """The digest is there so that a checkpoint that has changed is looked at again."""
     subject = find_subject(source, data)
     if subject.calibration is None:
         raise InvalidOptions("calibration_stride", f"{subject.name} has no calibration samples")
     module = trained_module(subject)
     batches = thinned(subject.calibration, stride, None)()
-    return calibrate(module, batches, gradients=OutputGradients(module))
+    only = None if has_moments else ()
+    return calibrate(module, batches, only=only, gradients=OutputGradients(module))

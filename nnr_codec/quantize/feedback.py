@@ -22,8 +22,10 @@ from ..support.blas_threads import on_one_blas_thread
 _DAMPING = 0.01
 """Of the mean diagonal, added to the diagonal: errors elsewhere than on the samples count, too."""
 
-_DAMPING_OF_FEW = 0.5
-"""The same, more, where moments have as many independent vectors as indices: they are uncertain."""
+_DAMPING_OF_FEW = 0.1
+"""The same, more, where there are as many vectors as indices, and no more is known of them."""
+
+_MOST_DAMPING = 1e3
 
 Float32 = npt.NDArray[np.float32]
 
@@ -73,53 +75,87 @@ def _behind(errors: npt.NDArray[np.floating[Any]], feedback: Float32) -> Float64
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How many samples moments are the sum of, and how much they differ.
+
+    Attributes:
+        count: of samples.
+        squares: sum of the squared Frobenius norms of the samples' own moments; None: not known.
+    """
+
+    count: int
+    squares: float | None = None
+
+    def damping(self, moments: Float64) -> float:
+        """Return what is added to the diagonals of moments, of their mean, since few samples make
+        them uncertain.
+
+        It is the share by which the mean of the samples is best shrunk towards equal diagonals
+        (Ledoit and Wolf, J. Multivariate Analysis 88, 2004), over what is left.
+
+        Args:
+            moments: (matrices, indices, indices), sums over the samples.
+        """
+        indices = moments.shape[-1]
+        if self.squares is None:
+            return _DAMPING_OF_FEW * int(indices) / self.count
+        mean = float(np.trace(moments, axis1=1, axis2=2).mean()) / indices
+        energy = float(np.square(moments).sum())
+        spread = energy - len(moments) * indices * mean**2
+        noise = max(self.squares - energy / self.count, 0.0)
+        left = max(spread - noise, spread / _MOST_DAMPING)
+        return float(min(noise / left, _MOST_DAMPING)) if left > 0 else _MOST_DAMPING
+
+
 @on_one_blas_thread
 def error_feedback(
-    columns: Float64, rows: Float64 | None = None, samples: int = 1 << 40
+    columns: Float64, rows: Float64 | None = None, sampling: Sampling | None = None
 ) -> ErrorFeedback | None:
     """Return the feedback for moments of columns, and of rows if they are known.
 
     Args:
         columns: (groups, columns, columns), symmetric, positive semidefinite.
         rows: (rows, rows) likewise, or None.
-        samples: independent vectors that the moments are made of, at most.
+        sampling: of what the moments are sums; None: of so much that they are certain.
 
     Returns:
         None if moments are all 0, or not finite: then nothing is known.
     """
-    scale = np.trace(columns, axis1=1, axis2=2).mean() / columns.shape[-1]
-    if not np.isfinite(scale) or scale <= 0:
+    of_columns = _factors(columns, sampling)
+    of_rows = None if rows is None else _factors(rows[np.newaxis], sampling)
+    if of_columns is None:
         return None
-    parts = [_factors(moments, scale, samples) for moments in columns]
-    of_rows = None
-    if rows is not None and np.isfinite(rows).all() and np.trace(rows) > 0:
-        of_rows = _factors(rows, np.trace(rows) / len(rows), samples)
-    found = [part for part in parts if part is not None]
-    if len(found) < len(parts):
-        return None
-    feedback, weights = (np.stack(several) for several in zip(*found, strict=True))
+    feedback, weights = of_columns
     left = float(weights.mean())
-    weights = (weights / left).astype(np.float32)
+    of_weights: Float32 = (weights / left).astype(np.float32)
     if of_rows is None:
-        return ErrorFeedback(feedback, weights, left=left)
+        return ErrorFeedback(feedback, of_weights, left=left)
     left_of_rows = float(of_rows[1].mean())
-    row_weights = (of_rows[1] / left_of_rows).astype(np.float32)
-    return ErrorFeedback(feedback, weights, of_rows[0], row_weights, left * left_of_rows)
+    row_weights = (of_rows[1][0] / left_of_rows).astype(np.float32)
+    return ErrorFeedback(feedback, of_weights, of_rows[0][0], row_weights, left * left_of_rows)
 
 
-def _factors(moments: Float64, scale: float, samples: int) -> tuple[Float32, Float32] | None:
-    """Return the feedback between the indices of moments, and the weights of what is left.
+def _factors(moments: Float64, sampling: Sampling | None) -> tuple[Float32, Float64] | None:
+    """Return the feedback between the indices of moments, and the weights of what is left, the mean
+    of their diagonals being 1; None: nothing is known.
 
-    `scale`: a diagonal's mean, of all that are quantized together.
+    Args:
+        moments: (matrices, indices, indices).
+        sampling: of what they are sums.
     """
-    damped = moments / scale
-    damped[np.diag_indices_from(damped)] += _DAMPING + _DAMPING_OF_FEW * len(moments) / samples
+    indices = moments.shape[-1]
+    scale = np.trace(moments, axis1=1, axis2=2).mean() / indices
+    if not np.isfinite(scale) or scale <= 0 or not np.isfinite(moments).all():
+        return None
+    damping = _DAMPING + (0.0 if sampling is None else sampling.damping(moments))
+    damped = (moments / scale + damping * np.eye(indices)) / (1 + damping)
     try:
         # The upper factor of the inverse, by the lower one of the moments in reversed order.
-        lower = np.linalg.cholesky(damped[::-1, ::-1])
+        lower = np.linalg.cholesky(damped[:, ::-1, ::-1])
     except np.linalg.LinAlgError:
         return None
-    upper = np.linalg.inv(lower[::-1, ::-1])
-    diagonal = np.diag(upper)
-    feedback = np.triu(upper / diagonal[:, None], 1)
-    return feedback.astype(np.float32), (1 / diagonal**2).astype(np.float32)
+    upper = np.linalg.inv(lower[:, ::-1, ::-1])
+    diagonal = np.diagonal(upper, axis1=1, axis2=2)
+    feedback = np.triu(upper / diagonal[:, :, np.newaxis], 1)
+    return feedback.astype(np.float32), 1 / diagonal**2

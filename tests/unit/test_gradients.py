@@ -168,6 +168,7 @@ class TestCalibrations:
             assert np.array_equal(again.result[name].columns, result.columns)
             assert np.array_equal(again.result[name].rows, result.rows)
             assert again.result[name].count == result.count
+            assert again.result[name].squares == result.squares
         first, second = (
             nnr_codec.encode(module, options=EncodeOptions(qp=-20), calibration=some).data
             for some in (known, again)
