@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from pathlib import Path
 
 from hypothesis import settings
+
+# The package conformance is not installed: it lies beside the tests, and comes after what is.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # On CI the same examples each time: a new one that fails is a matter for a developer's run.
 settings.register_profile("ci", derandomize=True, deadline=None)
