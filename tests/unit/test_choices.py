@@ -376,6 +376,18 @@ class TestPresets:
         assert rated.report.bytes <= target
         assert rated.report.nmse < 0.99 * plain.report.nmse
 
+    @pytest.mark.parametrize(
+        ("qp", "rate", "gap"), [(-10, 0.0, 0.9), (-6, 0.0, 1.15), (-7, 1.0, 0.9)]
+    )
+    def test_best_is_near_the_bound(self, qp: int, rate: float, gap: float) -> None:
+        """Of normal weights; in dB above the distortion of that rate. NNCodec: 0.92 and 1.23."""
+        weights = np.random.default_rng(3).normal(size=(500, 1000)).astype(np.float32)
+        options = EncodeOptions.preset("best", qp=qp, lambda_scale=rate, max_tensor_error=None)
+        (tensor,) = nnr_codec.encode({"w": weights}, options=options).report.tensors
+        bits = 8 * tensor.bytes / weights.size
+        bound = 2.0 ** (-2 * bits) * tensor.energy
+        assert 10 * np.log10(tensor.squared_error / bound) < gap
+
     def test_fast_is_no_smaller(self, model: Arrays) -> None:
         fast = nnr_codec.encode(model, options=EncodeOptions.preset("fast")).report
         assert fast.bytes > size(model)

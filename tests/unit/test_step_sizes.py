@@ -70,6 +70,17 @@ class TestWeights:
         difference = sparse["last.weight"] - sparse["conv.weight"]
         assert difference < dense["last.weight"] - dense["conv.weight"] - 2
 
+    def test_layers_of_one_size_have_one_step(self) -> None:
+        """A small one among them promises too little."""
+        arrays = {f"{i}.weight": normal(i, 0.1 + i, 128, 128) for i in range(8)}
+        assert set(qps(arrays, qp=-30).values()) == {-30}
+        arrays["small.weight"] = normal(9, 0.1, 12, 12)
+        assert set(qps(arrays, qp=-30).values()) == {-30}
+        del arrays["7.weight"], arrays["6.weight"], arrays["5.weight"]
+        arrays |= {f"small{i}.weight": normal(i, 0.1, 24, 24) for i in range(8)}
+        found = qps(arrays, qp=-30)
+        assert found["small1.weight"] < found["1.weight"]
+
     def test_one_tensor_has_the_options_qp(self) -> None:
         assert qps({"w": normal(1, 0.1, 64, 64)}, qp=-30) == {"w": -30}
 

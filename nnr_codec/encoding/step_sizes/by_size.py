@@ -11,7 +11,7 @@ little; but steps as fine as those of the default are a waste.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,10 @@ _POWER = 0.45
 
 _MOST_OCTAVES = 2.5
 """By which a weight's step is moved."""
+
+_LEAST_PROMISE = 0.1
+"""Bits per element that steps of their own have to promise weights, by the rule that they follow:
+about a third of it came true, and of layers alike in size the rule knows nothing."""
 
 _VECTORS_FINER = 0.5
 """Octaves by which vectors' steps are finer than their reach says: it is not known exactly."""
@@ -113,8 +117,19 @@ def _weights_octaves(options: EncodeOptions, survey: ModelSurvey) -> tuple[dict[
     mean = sum(count * math.log2(count) for count in counts.values()) / total
     reach = sum(n * math.log2(survey.tensors[name].energy) / 2 for name, n in counts.items())
     octaves = {name: _POWER * (math.log2(count) - mean) for name, count in counts.items()}
-    clipped = {n: min(max(o, -_MOST_OCTAVES), _MOST_OCTAVES) for n, o in octaves.items()}
-    return clipped, reach / total
+    octaves = {n: min(max(o, -_MOST_OCTAVES), _MOST_OCTAVES) for n, o in octaves.items()}
+    if _promise(octaves, counts) < _LEAST_PROMISE:
+        octaves = dict.fromkeys(octaves, 0.0)
+    return octaves, reach / total
+
+
+def _promise(octaves: Mapping[str, float], counts: Mapping[str, float]) -> float:
+    """Return the bits per element that equal steps lose against these: by as much the arithmetic
+    mean of errors exceeds the geometric one."""
+    total = sum(counts.values())
+    errors = sum(count * 4.0 ** -octaves[name] for name, count in counts.items()) / total
+    mean = sum(count * octaves[name] for name, count in counts.items()) / total
+    return math.log2(errors) / 2 + mean
 
 
 def _bounded(qp: int, parameter: Parameter, options: EncodeOptions, known: TensorSurvey) -> int:
