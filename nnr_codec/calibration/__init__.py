@@ -1,1 +1,1 @@
-"""Second moments of layers' inputs and gradients: from a module and batches, kept in files."""
+"""What samples tell of a network: moments of layers' inputs, and how its result feels errors."""

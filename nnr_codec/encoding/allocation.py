@@ -41,14 +41,12 @@ def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
     That of vectors takes part, unless it is given, and the rate counts a little, unless it does
     already. What the calibration does not know is protected. Overrides win.
     """
-    offsets = qp_offsets(survey, options)
-    if not offsets:
+    qps = allocated_qps(survey, options)
+    if not qps:
         return options
     low, high = options.qp_range
-    overrides = []
-    for name, qp in offsets.items():
-        overrides.append((escaped(name), {"qp": min(max(qp, low), high)}))
-    changes: dict[str, Any] = {"overrides": (*overrides, *options.overrides)}
+    made = [(escaped(name), {"qp": min(max(qp, low), high)}) for name, qp in qps.items()]
+    changes: dict[str, Any] = {"overrides": (*made, *options.overrides)}
     if _moves_vectors(options):
         coarsest = options.qp + (_UNKNOWN_VECTOR_OCTAVES << options.qp_density)
         changes["nonweight_qp"] = max(coarsest, low)
@@ -59,7 +57,7 @@ def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
     return replace(options, **changes)
 
 
-def qp_offsets(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]:
+def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]:
     """Return the qp of tensors whose sensitivity is known, by name.
 
     The mean over the elements of weights is about that of the options.

@@ -219,3 +219,64 @@ class TestCalibrations:
         module = Detached()
         with pytest.raises(InvalidModel, match="gradients"):
             nnr_codec.encode(module, calibration=[_random(30, 12)])
+
+
+class Odd(nn.Module):
+    """Embeddings, a layer that is called twice, one whose output is 0, and a transposed one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 12)
+        self.twice = nn.Linear(12, 12)
+        self.dead = nn.Linear(12, 12)
+        self.up = nn.ConvTranspose1d(12, 8, 3)
+        self.norm = nn.BatchNorm1d(8)
+        self.last = nn.Linear(8, 5)
+
+    def forward(self, words: Any) -> Any:
+        inner = self.twice(torch.relu(self.twice(self.words(words))))
+        inner = inner + 0 * self.dead(inner)
+        return self.last(self.norm(self.up(inner.transpose(1, 2))).mean(2))
+
+
+class TestOddModules:
+    WORDS = torch.randint(0, 15, (40, 6), generator=torch.Generator().manual_seed(0))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    def test_what_is_known(self, dtype: Any) -> None:
+        torch.manual_seed(0)
+        module = Odd().to(dtype).eval()
+        known = calibrate(module, [self.WORDS], only=(), gradients=OutputGradients(module))
+        assert known.unused == ("dead.weight",)
+        assert known.result.keys() == {"twice.weight", "up.weight", "last.weight"}
+        felt = {name for name, value in known.sensitivities.items() if value > 0}
+        assert {"words.weight", "up.bias", "norm.running_mean", "norm.running_var"} <= felt
+        assert "dead.weight" not in felt
+        data = nnr_codec.encode(module, options=EncodeOptions(qp=-30), calibration=known).data
+        decoded = nnr_codec.decode(data or b"")
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                expected = tensor.float().numpy()
+                np.testing.assert_allclose(decoded[name].astype(np.float32), expected, atol=0.1)
+
+    def test_statistics_of_norms_are_felt_as_a_change_of_them_is(self) -> None:
+        torch.manual_seed(0)
+        module = Odd().eval()
+        module.norm.running_var += torch.rand(8)
+        module.norm.weight.data += torch.randn(8)
+        gradients = OutputGradients(module, outputs="values")
+        gradients._generator.manual_seed(1)
+        gradients.add(self.WORDS[:1])
+        found = gradients.sensitivities(1)
+        expected = {}
+        for name in ("running_mean", "running_var"):
+            statistic = getattr(module.norm, name)
+            before, slopes = module(self.WORDS[:1]).detach(), []
+            for channel in range(8):
+                statistic[channel] += 1e-3
+                slopes.append((module(self.WORDS[:1]).detach() - before) / 1e-3)
+                statistic[channel] -= 1e-3
+            expected[name] = float(torch.stack(slopes).square().sum()) / 8
+        for name, value in expected.items():  # of few random directions
+            assert found[f"norm.{name}"] == pytest.approx(value, rel=0.9)
+            assert found[f"norm.{name}"] > value / 5
