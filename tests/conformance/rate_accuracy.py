@@ -27,9 +27,10 @@ REAL_STRIDE = 20
 POINTS: dict[str, dict[str, Any]] = {
     "uniform": {"qp": -28, "dq": False},
     "dependent": {"qp": -24},
-    "dependent, RDO": {"qp": -26, "preset": "best"},
+    "dependent, RDO": {"qp": -26, "lambda_scale": 1.0},
+    "best": {"qp": -24, "preset": "best"},
 }
-"""Options of ``nnr`` by name. The first two are plain quantization."""
+"""Options of ``nnr`` by name. The first two, and the last, are plain quantization."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from rate_accuracy import DIGITS_NETWORKS, POINTS, REAL_NETWORKS, REAL_STRIDE, O
 pytestmark = pytest.mark.conformance
 
 PINS = rate_accuracy.load_pins()
-PLAIN = ("uniform", "dependent")
+PLAIN = ("uniform", "dependent", "best")
 RDO_BYTES = 0.005  # of the bytes
 DIGITS_ANSWERS = 1  # of 599
 REAL_ANSWERS = 2  # of 500
