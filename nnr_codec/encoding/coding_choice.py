@@ -29,6 +29,7 @@ from .representation import Representation
 from .survey import ModelSurvey
 from .tensor_encoder import encode_unit
 from .tensor_quantizer import (
+    LARGEST_ERROR,
     QuantizedTensor,
     fits_step,
     nominal_qp,
@@ -44,9 +45,6 @@ _CLEAR = 1.12
 
 _FEW = 32
 """Elements, up to which headers and contexts that learned nothing outweigh the integers."""
-
-_LARGEST_ERROR = 0.35
-"""Of an element, in squares of the step: a quarter, or with a trellis a little more."""
 
 _MOST_TRIES = 32
 """Finer quantization parameters that are tried in turn."""
@@ -149,7 +147,7 @@ class _Candidate:
             return False
         step = nominal_step(self.parameter, self.options)
         # Rates pull values towards zero, by how much nobody knows beforehand.
-        most = _LARGEST_ERROR if not self.options.lambda_scale else 1.0
+        most = LARGEST_ERROR if not self.options.lambda_scale else 1.0
         return most * self.parameter.size * step**2 > self.bound * self.survey.energy
 
     @property

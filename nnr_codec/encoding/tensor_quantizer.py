@@ -22,6 +22,9 @@ from ..quantize.feedback import ErrorFeedback
 from ..quantize.quantizer import CodingRates, InputKnowledge, Weights, quantizer_of
 from .unit_encoder import CodedLevels
 
+LARGEST_ERROR = 0.35
+"""Of an element, in squares of the step: a quarter, or with a trellis a little more."""
+
 _CLIPPED_STEPS = (0.5, 1, 2, 4)
 _LEVEL_LIMIT = 2**31 - 8  # of |weight / step|: the integer, and those tried beside it, fit 32 bits
 _FEEDBACK_LIMIT = 2**29  # likewise; the search refuses twice as many
@@ -51,11 +54,15 @@ class QuantizedTensor:
         search = self.options.search_initialization
         return CodedLevels(self.levels, self.qp, search_initialization=search)
 
+    def integers(self, profile: int = 0) -> npt.NDArray[np.int32]:
+        """Return the multiples of the step that decoders have, in a stream of a profile; flat."""
+        rates = _rates(self.parameter.shape, self.options, profile)
+        syntax = rates.syntax(dependent=self.options.dq)
+        return TensorToEncode(syntax, self.levels).reconstruct()
+
     def decoded(self) -> npt.NDArray[np.float32]:
         """Return what decoders make of it, before that is put in the tensor's type; flat."""
-        syntax = _rates(self.parameter.shape, self.options, 0).syntax(dependent=self.options.dq)
-        integers = TensorToEncode(syntax, self.levels).reconstruct()
-        return dequantize(integers, step_size(self.qp, self.options.qp_density))
+        return dequantize(self.integers(), step_size(self.qp, self.options.qp_density))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +83,7 @@ class QuantizedFactor:
     def of(cls, quantized: QuantizedTensor, profile: int) -> QuantizedFactor:
         """Return what decoders have of a factor in a stream of this profile."""
         options, shape = quantized.options, quantized.parameter.shape
-        syntax = _rates(shape, options, profile).syntax(dependent=options.dq)
-        integers = TensorToEncode(syntax, quantized.levels).reconstruct()
+        integers: npt.NDArray[np.signedinteger[Any]] = quantized.integers(profile)
         low, high = int(integers.min()), int(integers.max())
         for smaller in (np.int8, np.int16):
             if np.iinfo(smaller).min <= low and high <= np.iinfo(smaller).max:

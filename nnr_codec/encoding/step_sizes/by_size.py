@@ -23,7 +23,7 @@ from ...options import EncodeOptions
 from ...options.encode_options import DEFAULT_QP
 from ...options.globs import escaped
 from ..survey import ModelSurvey
-from ..tensor_quantizer import nominal_qp, nominal_step, with_qp
+from ..tensor_quantizer import LARGEST_ERROR, nominal_qp, nominal_step, with_qp
 from ..tensor_survey import TensorSurvey
 from .vector_reach import vector_reaches
 
@@ -43,9 +43,6 @@ _VECTORS_FINER = 0.5
 _COARSEST = (1.0, 0.5)
 """Steps of weights and of vectors, in the tensor's root mean square, beyond which none is made
 coarser: rates and errors follow other laws there."""
-
-_LARGEST_ERROR = 0.35
-"""Of an element, in squares of the step: a quarter, or with a trellis a little more."""
 
 
 def allocated_by_size(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
@@ -149,5 +146,5 @@ def _loses_too_much(
     if allowed is None:
         return False
     step: Any = nominal_step(parameter, with_qp(parameter, options, qp))
-    lost = _LARGEST_ERROR * parameter.size * step**2
+    lost = LARGEST_ERROR * parameter.size * step**2
     return bool(lost > allowed * survey.tensors[parameter.name].energy)
