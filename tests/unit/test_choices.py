@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from two_layers_support import Arrays, two_layers
 
 import nnr_codec
 from nnr_codec import EncodeOptions, EncodeResult, InvalidOptions
@@ -15,18 +16,10 @@ from nnr_codec.bitstream import DataUnit, parse_units
 from nnr_codec.encoding import model_encoder
 from nnr_codec.options import PRESETS
 
-Arrays = dict[str, np.ndarray]
-
 
 @pytest.fixture(scope="module")
 def model() -> Arrays:
-    rng = np.random.default_rng(8)
-    return {
-        "a.weight": rng.laplace(0, 0.05, (120, 60)).astype(np.float32),
-        "a.bias": rng.normal(0, 0.1, 120).astype(np.float32),
-        "b.weight": rng.laplace(0, 0.02, (40, 120)).astype(np.float32),
-        "steps": np.arange(300),
-    }
+    return two_layers()
 
 
 def encoded(model: Arrays, **options: Any) -> EncodeResult:

@@ -9,25 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from two_layers_support import Arrays, two_layers
 
 import nnr_codec
 from conformance.models.digits import accuracy
 from nnr_codec import EncodeOptions, EncodeResult, InvalidOptions, TargetNotReached
 from nnr_codec.options.targets import TARGETS
 
-Arrays = dict[str, np.ndarray]
 DIGITS = Path(__file__).parents[2] / "conformance" / "models" / "digits_cnn.safetensors"
 
 
 @pytest.fixture(scope="module")
 def model() -> Arrays:
-    rng = np.random.default_rng(8)
-    return {
-        "a.weight": rng.laplace(0, 0.05, (120, 60)).astype(np.float32),
-        "a.bias": rng.normal(0, 0.1, 120).astype(np.float32),
-        "b.weight": rng.laplace(0, 0.02, (40, 120)).astype(np.float32),
-        "steps": np.arange(300),
-    }
+    return two_layers()
 
 
 def encoded(model: Any, evaluate: Any = None, resume: Any = None, **options: Any) -> EncodeResult:
