@@ -6,10 +6,12 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from ..bitstream.qp import qp_of_step
 from ..model import Parameter
 from ..options import EncodeOptions
 from ..options.encode_options import DEFAULT_QP
 from ..options.globs import escaped
+from .step_sizes.vector_reach import variance_ranges
 from .survey import ModelSurvey
 from .tensor_quantizer import nominal_qp
 from .tensor_survey import TensorSurvey
@@ -72,12 +74,15 @@ def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]
     if not total:
         return {}
     mean = sum(p.size * levels[p.name] for p in weights) / total
-    qps = {}
+    ranges, qps = variance_ranges(survey), {}
     for parameter in survey.coded:
         if parameter.name in levels and (parameter.role == "weight" or _moves_vectors(options)):
             octaves = _octaves(parameter, levels[parameter.name] - mean)
             centre = nominal_qp(parameter, options) if parameter.role == "weight" else options.qp
-            qps[parameter.name] = centre + round(octaves * (1 << options.qp_density))
+            qp = centre + round(octaves * (1 << options.qp_density))
+            if parameter.name in ranges:
+                qp = min(qp, qp_of_step(ranges[parameter.name], options.qp_density))
+            qps[parameter.name] = qp
     return qps
 
 

@@ -92,7 +92,8 @@ class TensorQuestion:
         """Ask about a tensor; `options`: of the encoder."""
         quantized = is_quantized(parameter, options)
         exact = not quantized and may_need_representation(parameter)
-        needs_sample = options.has_target_size or options.allocation is True
+        allocates = options.allocation is True or (options.allocation and knowledge is not None)
+        needs_sample = bool(options.has_target_size or allocates)
         own = options.for_tensor(parameter.name)
         return cls(parameter, own, quantized, exact, must_be_quantized, needs_sample, knowledge)
 

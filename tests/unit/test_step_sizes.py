@@ -9,7 +9,7 @@ import pytest
 
 import nnr_codec
 from nnr_codec import EncodeOptions
-from nnr_codec.encoding.step_sizes.vector_reach import vector_reaches
+from nnr_codec.encoding.step_sizes.vector_reach import variance_ranges, vector_reaches
 from nnr_codec.encoding.survey import ModelSurvey, survey_model
 from nnr_codec.model import Model
 
@@ -178,3 +178,35 @@ class TestVectors:
         arrays = layers() | {"bn.weight": np.zeros(64, np.float32)}
         norm = np.linalg.norm(arrays["bn.running_mean"])
         assert vector_reaches(surveyed(arrays))["bn.running_mean"] == pytest.approx(norm, rel=1e-5)
+
+
+class TestSmallVariances:
+    """An error may turn one to 0: its channel is then many times as loud."""
+
+    @staticmethod
+    def with_small_variance(gamma: float) -> Arrays:
+        arrays = layers()
+        arrays["bn.running_var"][7] = 0.003
+        arrays["bn.weight"][7] = gamma
+        return arrays
+
+    @pytest.mark.parametrize("qp", [-30, -20, -10])
+    def test_none_is_lost(self, qp: int) -> None:
+        arrays = self.with_small_variance(gamma=0.2)
+        options = EncodeOptions.preset("best", qp=qp)
+        decoded = nnr_codec.decode(nnr_codec.encode(arrays, options=options).data or b"")
+        assert decoded["bn.running_var"][7] > 0.001
+
+    def test_those_of_silent_channels_may_be_lost(self) -> None:
+        loud, silent = (
+            variance_ranges(surveyed(self.with_small_variance(gamma)))["bn.running_var"]
+            for gamma in (0.2, 1e-6)
+        )
+        assert loud < 0.003 < 0.1 < silent
+
+    def test_what_is_about_linear_is_in_range(self) -> None:
+        arrays = layers()
+        arrays["bn.running_var"][:] = 1.0
+        step = variance_ranges(surveyed(arrays))["bn.running_var"]
+        # (1 / sqrt(1 - e) - 1)² = 2 (e / 2)² at e = 0.43.
+        assert 0.43 / np.sqrt(2) < step < 0.44

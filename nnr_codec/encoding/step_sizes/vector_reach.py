@@ -23,6 +23,12 @@ _LEAST_VARIANCE = 1e-5
 _QUIET = 0.03
 """Of the mean variance: channels below it hardly matter, as what reads them has small weights."""
 
+_TRIED = 0.5 ** (np.arange(64)[::-1] / 2)
+"""Errors of variances, of the largest one: the smallest are far below all that matter."""
+
+_MOST_EXCESS = 2.0
+"""Of the change that an error makes, over what its slope says."""
+
 
 def vector_reaches(survey: ModelSurvey) -> dict[str, float]:
     """Return the reach of each quantized tensor of one dimension or none that has any, by name."""
@@ -38,6 +44,35 @@ def vector_reaches(survey: ModelSurvey) -> dict[str, float]:
         if reach > 0:
             reaches[parameter.name] = reach
     return reaches
+
+
+def variance_ranges(survey: ModelSurvey) -> dict[str, float]:
+    """Return the largest step of each batch norm's variances, by name, where one is known.
+
+    An error may turn a small variance to 0, and then its channel is many times as loud, though by
+    the slopes alone it would hardly matter.
+    """
+    known = {p.name: p for p in survey.coded if survey.tensors[p.name].sample is not None}
+    ranges = {}
+    for _, norm in norms_of(known):
+        gamma, variance = (_sample(survey, norm[role].name) for role in ("gamma", "var"))
+        if gamma.shape == variance.shape:
+            ranges[norm["var"].name] = _linear_range(gamma**2, np.maximum(variance, 0))
+    return {name: step for name, step in ranges.items() if 0 < step < math.inf}
+
+
+def _linear_range(energies: Float64, variances: Float64) -> float:
+    """Return the largest error of variances up to which what all smaller ones change the outputs by
+    is about what its slope says; `energies`: of the channels' outputs."""
+    errors = float(variances.max(initial=0)) * _TRIED[:, np.newaxis]
+    total = variances + _LEAST_VARIANCE
+    with np.errstate(all="ignore"):
+        louder = np.sqrt(total / (np.maximum(variances - errors, 0) + _LEAST_VARIANCE)) - 1
+        changes = (energies * louder**2).sum(1)
+        by_slopes = (energies * (errors / (2 * total)) ** 2).sum(1)
+    is_told = changes <= _MOST_EXCESS * by_slopes
+    told = len(is_told) if is_told.all() else int(np.argmin(is_told))
+    return float(errors[told - 1, 0]) if told else 0.0
 
 
 def _norm(survey: ModelSurvey, name: str) -> float:
