@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -78,6 +79,7 @@ class OutputGradients:
         self._sides = result_sides(
             {name: _matrix(layer) for layer, name in self._layers.items()}, max_bytes
         )
+        self._calls: dict[str, list[tuple[Any, Any, Any]]] = {}
         self._sums: dict[str, WeightGradients] = {}
         self._squares: dict[str, float] = {}
         self.kinds: set[str] = set()
@@ -117,6 +119,7 @@ class OutputGradients:
                 raise InvalidModel("module", "returns a tensor without gradients")
             for loss, is_last in self._losses(batch, output, kind):
                 loss.backward(retain_graph=not is_last)  # type: ignore[no-untyped-call]
+                self._add_calls()
                 self._add_squares()
 
     def moments(self) -> dict[str, ResultMoments]:
@@ -183,14 +186,43 @@ class OutputGradients:
         if not output.requires_grad:
             return
         inputs = (args[0] if args else kwargs["input"]).detach()
-        sums = self._sums.setdefault(name, WeightGradients(layer, self._sides[name]))
-        output.register_hook(lambda gradient: sums.add(layer, inputs, gradient.detach()))
+        calls = self._calls.setdefault(name, [])
+        output.register_hook(lambda gradient: calls.append((layer, inputs, gradient.detach())))
+
+    def _add_calls(self) -> None:
+        """Add the gradients of all calls of layers, several layers side by side: torch's own
+        threads are of little use to convolutions as small as those of one sample."""
+        with _single_threads() as count, ThreadPoolExecutor(count) as pool:
+            for _ in pool.map(self._add_calls_of, self._calls):
+                pass
+
+    def _add_calls_of(self, name: str) -> None:
+        calls = self._calls[name]
+        for layer, inputs, gradient in calls:
+            sums = self._sums.get(name)
+            if sums is None:
+                sums = self._sums[name] = WeightGradients(layer, self._sides[name])
+            sums.add(layer, inputs, gradient)
+        calls.clear()
 
 
 def _matrix(layer: Any) -> tuple[int, int, int]:
     """Return rows and columns of a layer's weight as it is coded, and its groups."""
     shape = layer.weight.shape
     return shape[0], math.prod(shape[1:]), getattr(layer, "groups", 1)
+
+
+@contextmanager
+def _single_threads() -> Iterator[int]:
+    """Let torch use one thread in each thread, and return how many it used before."""
+    import torch
+
+    count = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        yield count
+    finally:
+        torch.set_num_threads(count)
 
 
 @contextmanager

@@ -67,10 +67,11 @@ class WeightGradients:
             return
         # Positions are few: products between them say the same.
         of_x, of_g = x @ x.transpose(1, 2), g @ g.transpose(1, 2)
+        is_felt = g.any(-1)  # padding is not
         if self._sides.columns:
-            self._of_columns += (x.flatten(0, 1).T @ (of_g @ x).flatten(0, 1)).cpu()
+            self._of_columns += (x[is_felt].T @ (of_g @ x)[is_felt]).cpu()
         if self._sides.rows:
-            self._of_rows += (g.flatten(0, 1).T @ (of_x @ g).flatten(0, 1)).cpu()
+            self._of_rows += (g[is_felt].T @ (of_x @ g)[is_felt]).cpu()
         both = of_x @ of_g
         self._squares += float((both * both.transpose(1, 2)).double().sum())
         self._count += len(x)
