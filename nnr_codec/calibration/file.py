@@ -21,7 +21,7 @@ from .moments import Calibration, InputMoments, ResultMoments, RowLayout
 
 _ENTRY = "nnr_calibration"
 _COLUMNS, _ROWS = ":columns", ":rows"
-_VERSION = 2
+_VERSION = 3
 _GREATEST = 2**63 - 1  # of counts and sizes
 
 
@@ -46,7 +46,7 @@ def save_calibration(
         "samples": calibration.samples,
         "unused": list(calibration.unused),
         "weights": weights,
-        "result": {n: [r.count, r.squares] for n, r in calibration.result.items()},
+        "result": {n: [r.count, r.squares, r.repeats] for n, r in calibration.result.items()},
         "sensitivities": dict(calibration.sensitivities),
         "outputs": calibration.outputs,
         "digests": dict(calibration.digests),
@@ -122,7 +122,7 @@ def _number(value: Any) -> float:
 
 
 def _result(path: str, name: str, numbers: Any, blocks: Mapping[str, Any]) -> ResultMoments:
-    count, squares = numbers
+    count, squares, repeats = numbers
     columns, rows = (blocks.get(name + side) for side in (_COLUMNS, _ROWS))
     for matrix, dimensions in ((columns, 3), (rows, 2)):
         if matrix is None:
@@ -130,7 +130,8 @@ def _result(path: str, name: str, numbers: Any, blocks: Mapping[str, Any]) -> Re
         is_square = matrix.ndim == dimensions and matrix.shape[-1] == matrix.shape[-2]
         if not is_square or matrix.dtype != np.float64 or not np.isfinite(matrix).all():
             raise InvalidModel(path, f"{name!r}: moments of gradients are damaged")
-    return ResultMoments(columns, rows, _whole(count, 1), _number(squares))
+    numbers = _whole(count, 1), _number(squares), max(_number(repeats), 1.0)
+    return ResultMoments(columns, rows, *numbers)
 
 
 def _moments(path: str, name: str, weight: dict[str, Any], blocks: Any) -> InputMoments:

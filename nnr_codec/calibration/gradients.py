@@ -80,6 +80,7 @@ class OutputGradients:
         )
         self._sums: dict[str, WeightGradients] = {}
         self._squares: dict[str, float] = {}
+        self._batches, self._draws = 0, 0
         self.kinds: set[str] = set()
 
     @classmethod
@@ -115,13 +116,19 @@ class OutputGradients:
                 output, kind = output_of(module, inputs, batch, self._outputs)
             if not output.requires_grad:
                 raise InvalidModel("module", "returns a tensor without gradients")
+            self._batches += 1
             for loss, is_last in self._losses(batch, output, kind):
+                self._draws += 1
                 loss.backward(retain_graph=not is_last)  # type: ignore[no-untyped-call]
                 self._add_squares()
 
     def moments(self) -> dict[str, ResultMoments]:
         """Return the moments by the weights' names; without those of which nothing is known."""
-        found = {name: sums.moments() for name, sums in self._sums.items()}
+        squared = max(self._batches, 1) ** 2
+        found = {
+            name: sums.moments(max(self._draws * sums.calls / squared, 1.0))
+            for name, sums in self._sums.items()
+        }
         return {name: moments for name, moments in found.items() if moments is not None}
 
     def sensitivities(self, samples: int) -> dict[str, float]:
@@ -184,6 +191,7 @@ class OutputGradients:
             return
         inputs = (args[0] if args else kwargs["input"]).detach()
         sums = self._sums.setdefault(name, WeightGradients(layer, self._sides[name]))
+        sums.calls += 1
         output.register_hook(lambda gradient: sums.add(layer, inputs, gradient.detach()))
 
 

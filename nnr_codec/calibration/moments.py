@@ -105,12 +105,15 @@ class ResultMoments:
         count: gradients in them.
         squares: sum of the squared Frobenius norms of Sᵀ S, by which one knows how far the moments
             can be trusted.
+        repeats: gradients of one sample, in the mean, of several targets or calls: they are alike,
+            and tell less than as many of different samples.
     """
 
     columns: Float64 | None
     rows: Float64 | None
     count: int
     squares: float
+    repeats: float = 1.0
 
     def fits(self, rows: int, columns: int) -> bool:
         """Whether they are moments of a matrix of this shape."""

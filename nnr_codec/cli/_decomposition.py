@@ -126,7 +126,7 @@ def network_of(given: argparse.Namespace, model: Model, options: EncodeOptions) 
         if given.save_calibration is not None:
             save_calibration(given.save_calibration, calibration, overwrite=given.force)
     if calibration is not None and not given.quiet:
-        _show_incomplete(calibration)
+        _show_incomplete(calibration, options)
     held = None if held_back is None else held_back.held()
     return Network(module, inputs, calibration, held)
 
@@ -180,11 +180,13 @@ def show_skipped(decomposition: Decomposition) -> None:
         common.warn("nnr-encode", f"{start}: {_listed(names)}: {verb}{space}{rest}")
 
 
-def _show_incomplete(calibration: Calibration) -> None:
-    """Say on stderr for which weights the calibration knows little or nothing."""
+def _show_incomplete(calibration: Calibration, options: EncodeOptions) -> None:
+    """Say on stderr for which weights the calibration knows little, or decompositions nothing: what
+    it says of quantization is in the report."""
+    unused = calibration.unused if options.decomposes else ()
     for names, reason in (
         (calibration.reduced, "moments between all channels take too much memory"),
-        (calibration.unused, "did not run: the error of the weight counts"),
+        (unused, "did not run: the error of the weight counts"),
     ):
         if names:
             common.warn("nnr-encode", f"calibration of {_listed(names)}: {reason}")

@@ -23,7 +23,8 @@ from ..options import EncodeOptions
 from ..report import EncodeReport, ExtraReport, OnStage, SearchReport, TensorReport
 from .allocation import allocated
 from .coding_choice import choose_codings
-from .notes import choice_notes, damage_notes
+from .explanations import Explanations
+from .notes import calibration_notes, choice_notes, damage_notes
 from .plan import plan_stream, stream_context
 from .step_sizes.by_size import allocated_by_size
 from .stream_encoder import Draft, encode_stream
@@ -73,10 +74,10 @@ def encode_model(
     earlier = series or Series()
     survey = survey_model(model, factorizations, options, executor, calibration, on_stage)
     given = options
-    if options.allocation:
-        options = allocated(options, survey)
+    calibrated = options = allocated(options, survey) if options.allocation else options
     if not earlier.depth:  # differences are of other sizes than the network
         options = allocated_by_size(options, survey)
+    explanations = Explanations(survey, given, calibrated, options)
     encodings = 0
     with ExitStack() as files:
 
@@ -90,7 +91,8 @@ def encode_model(
             files.enter_context(file)
             try:
                 made = encode_stream(plan, file, executor, progress, on_stage)
-                made.notes = list(choice_notes(survey, choices, chosen))
+                made.tensors = explanations.explained(made.tensors, chosen, choices)
+                made.notes = [*calibration_notes(survey), *choice_notes(survey, choices, chosen)]
                 return made
             except BaseException:
                 file.close()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
-from ..calibration.moments import Calibration
+from ..calibration.moments import Calibration, TensorKnowledge
 from ..factorization.forms import FactoredWeight
 from ..factorization.metadata import carried_metadata
 from ..factorization.model_map import ModelMap
@@ -73,12 +73,13 @@ def survey_model(
     in_blocks = {
         p.name for weight in factored.values() if weight.is_block for p in weight.new_factors
     }
+    factors = {p.name for weight in factored.values() for p in weight.new_factors}
     questions = (
         TensorQuestion.about(
             parameter,
             options,
             must_be_quantized=parameter.name in in_blocks,
-            knowledge=calibration.tensor(parameter.name) if calibration else None,
+            knowledge=_knowledge(calibration, parameter.name, is_factor=parameter.name in factors),
         )
         for parameter in coded
     )
@@ -92,6 +93,17 @@ def survey_model(
     metadata, notes = carried_metadata(model.metadata)
     model_map = replace(model_map, metadata=metadata)
     return ModelSurvey(model.names(), factored, coded, model_map, tensors, (*model.notes, *notes))
+
+
+def _knowledge(
+    calibration: Calibration | None, name: str, *, is_factor: bool
+) -> TensorKnowledge | None:
+    """Return what a calibration knows of a tensor; None: nothing was to be known, as of factors,
+    which the network does not have."""
+    if calibration is None:
+        return None
+    known = calibration.tensor(name)
+    return TensorKnowledge() if known is None and not is_factor else known
 
 
 @dataclass(frozen=True, slots=True)
