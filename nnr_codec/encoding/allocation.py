@@ -39,8 +39,8 @@ def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
     """Return options by which the qp of tensors follows their sensitivity, as far as it is known.
 
     That of vectors takes part, unless it is given, and the rate counts a little where errors are
-    fed back, unless it does already: without feedback it costs more than it saves. What the
-    calibration does not know is protected. Overrides win.
+    fed back, unless it does already. What the calibration does not know is quantized as without
+    it, but protected. Overrides win.
     """
     qps = allocated_qps(survey, options)
     if not qps:

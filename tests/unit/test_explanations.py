@@ -122,7 +122,7 @@ def test_blocks_are_scanned_without_feedback() -> None:
 
 
 def test_what_is_not_reached_is_as_without_data() -> None:
-    """Bit by bit: rates in the search cost more than they save where nothing is fed back."""
+    """Bit by bit: the rate counts in no search that feeds nothing back."""
     options = replace(OPTIONS, max_tensor_error=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", nnr_codec.NnrWarning)
