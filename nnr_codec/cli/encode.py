@@ -129,6 +129,7 @@ def _encode(given: argparse.Namespace) -> int:
             executor=executor,
             on_stage=lambda stage, elements: advance(_SHARES[stage] * elements),
             verify=given.verify,
+            low_memory=given.low_memory,
         )
     seconds = time.perf_counter() - start  # decomposing included
     notes = (*result.report.notes, *left_out)

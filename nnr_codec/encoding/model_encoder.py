@@ -21,6 +21,7 @@ from ..factorization.forms import FactoredWeight
 from ..model import Model, dtype_name
 from ..options import EncodeOptions
 from ..report import EncodeReport, ExtraReport, OnStage, SearchReport, TensorReport
+from ..support.spilled import SpillFile
 from .allocation import allocated
 from .coding_choice import choose_codings
 from .explanations import Explanations
@@ -54,11 +55,12 @@ def encode_model(
     progress: Callable[[TensorReport], object] | None = None,
     on_stage: OnStage | None = None,
     verify: bool = False,
+    low_memory: bool = False,
 ) -> EncodeReport:
     """Encode a model in the profile that is the smaller, within the target if any.
 
     Args:
-        model, options, calibration, executor, progress, on_stage, verify: as of
+        model, options, calibration, executor, progress, on_stage, verify, low_memory: as of
             :func:`nnr_codec.encode`.
         factorizations: the weights that travel as factors, by name.
         output: where the stream goes.
@@ -72,7 +74,8 @@ def encode_model(
     Raises: as :func:`nnr_codec.encode`.
     """
     earlier = series or Series()
-    survey = survey_model(model, factorizations, options, executor, calibration, on_stage)
+    spill = SpillFile() if low_memory and calibration is not None else None
+    survey = survey_model(model, factorizations, options, executor, calibration, on_stage, spill)
     given = options
     calibrated = options = allocated(options, survey) if options.allocation else options
     if not earlier.depth:  # differences are of other sizes than the network

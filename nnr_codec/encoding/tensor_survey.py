@@ -16,6 +16,7 @@ from ..options import EncodeOptions
 from ..quantize.feedback import ErrorFeedback
 from ..quantize.grids import exact_step
 from ..quantize.integer_rate import sampled
+from ..quantize.spilled_feedback import SpilledFeedback
 from ..report import FeedbackSource
 from .exact import holds_short_values, represent, seems_quantized
 from .model_mapping import is_quantized, may_need_representation
@@ -43,7 +44,7 @@ class TensorSurvey:
         step_qp: of a quantized one, the qp of a step of which all values are multiples; None
             without such a step, or if all values are 0.
         largest, energy: of a quantized one, the largest magnitude, and about the sum of squares.
-        feedback: of a quantized one, of its errors, if moments of it are known.
+        feedback: of a quantized one, of its errors, if moments of it are known; perhaps in a file.
         feedback_source: whose moments these are; None: nothing was to be known of it.
         feedback_reason: why it is "none", or not that of the result; empty: nothing is to be said.
         sensitivity: of a quantized one, how much the network's result feels its errors, if known.
@@ -56,11 +57,16 @@ class TensorSurvey:
     step_qp: int | None = None
     largest: float = 0.0
     energy: float = 0.0
-    feedback: ErrorFeedback | None = None
+    feedback: ErrorFeedback | SpilledFeedback | None = None
     feedback_source: FeedbackSource | None = None
     feedback_reason: str = ""
     sensitivity: float | None = None
     sample: Float64 | None = None
+
+    def read_feedback(self) -> ErrorFeedback | None:
+        """Return the feedback, from its file if it is in one."""
+        known = self.feedback
+        return known.read() if isinstance(known, SpilledFeedback) else known
 
 
 @dataclass(frozen=True, slots=True)
