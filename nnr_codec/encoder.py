@@ -66,6 +66,7 @@ def encode(
     progress: Callable[[TensorReport], object] | None = None,
     on_stage: OnStage | None = None,
     verify: bool = False,
+    low_memory: bool = False,
 ) -> EncodeResult:
     """Encode a model into an NNR bitstream.
 
@@ -106,6 +107,9 @@ def encode(
             stream is made; they are measured for targets of quality alone.
         verify: decode the stream before `out` appears, and compare: what is coded exactly has to
             come back bit by bit, all else with the squared error of the report.
+        low_memory: what is known of tensors waits in temporary files: of `calibration` that of one
+            layer at a time is in memory. A module is calibrated in several passes over the batches,
+            which have to be the same each time.
 
     Raises:
         InvalidModel: a tensor cannot be coded; the message names it.
@@ -120,7 +124,7 @@ def encode(
     """
     options = options or EncodeOptions()
     start = time.perf_counter()
-    known, measure = _calibration(model_or_path, calibration, options, evaluate)
+    known, measure = _calibration(model_or_path, calibration, options, evaluate, low_memory)
     series = StreamDecoder(parents=parents, executor=executor).series
     stream_profile(options, series)  # refuses what no model could make right
 
@@ -154,6 +158,7 @@ def encode(
                 progress=progress,
                 on_stage=on_stage,
                 verify=verify,
+                low_memory=low_memory,
             )
         if known is not None:
             report = replace(report, calibrated=known.summary)
@@ -187,6 +192,7 @@ def _calibration(
     calibration: Calibration | Iterable[Any] | None,
     options: EncodeOptions,
     evaluate: Callable[[Any], float] | None,
+    low_memory: bool,
 ) -> tuple[Calibration | None, Evaluate | None]:
     """Return the moments of a module's layers, from batches of samples if these are given, and
     what measures decoded arrays: on batches that are held back, if it is a divergence."""
@@ -199,12 +205,16 @@ def _calibration(
         reason = "is a Calibration or, of a module of torch, an iterable of batches"
         raise InvalidOptions("calibration", reason)
     module: Any = model
-    gradients, only = OutputGradients(module), None if options.decomposes else ()
+    collect = partial(
+        calibrate,
+        only=None if options.decomposes else (),
+        gradients=OutputGradients(module),
+        low_memory=low_memory,
+    )
     if options.max_kl is None or evaluate is not None:
-        return calibrate(module, calibration, only=only, gradients=gradients), evaluate
+        return collect(module, calibration), evaluate
     batches = HoldBack(calibration)
-    known = calibrate(module, batches, only=only, gradients=gradients)
-    return known, OutputDivergence(module, batches.held())
+    return collect(module, batches), OutputDivergence(module, batches.held())
 
 
 def on_module(module: Any, evaluate: Callable[[Any], float]) -> Evaluate:

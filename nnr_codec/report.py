@@ -11,6 +11,15 @@ Stage = Literal["surveyed", "chosen", "quantized", "coded", "measured", "verifie
 """What has been done to a tensor on its way into a stream, in this order: see ``nnr_codec.encode``;
 "chosen" is how it is coded, and "measured" is the stream that it is in, for a target of quality."""
 
+FeedbackSource = Literal["result", "inputs", "none"]
+"""What errors of a tensor were fed back by: moments of gradients, those of its layer's inputs, or
+nothing."""
+
+StepSource = Literal["options", "given", "sensitivity", "size", "centre", "protection", "range"]
+"""What the step of a tensor follows: qp or nonweight_qp; an override of the user; the calibration;
+the sizes of tensors; the centre of the calibrated weights, of a vector of which nothing is known;
+the error that the tensor may have; or the range of its integers."""
+
 OnStage = Callable[[Stage, int], object]
 """Called when a stage is done, with the number of elements, by whichever thread does it."""
 
@@ -36,6 +45,9 @@ class TensorReport:
             other tensors. The rest of `squared_error` is about what quantization adds.
         result_loss: about what its errors add to the divergence of the network's result (nats, or
             half the squared error), by the calibration; None: not known.
+        step_by: what its qp follows; None: it travels exactly, or as factors.
+        feedback: what its errors were fed back by; None: nothing was to be known of it.
+        feedback_reason: why it is "none", or not "result"; empty: there is nothing to say.
         factors: the reports of the factors that are coded for it (an earlier weight may have coded
             others); bytes are shared out among those of one data unit. The errors are the
             factors'.
@@ -52,6 +64,9 @@ class TensorReport:
     energy: float = 0.0
     decomposition_squared_error: float = 0.0
     result_loss: float | None = None
+    step_by: StepSource | None = None
+    feedback: FeedbackSource | None = None
+    feedback_reason: str = ""
     factors: tuple[TensorReport, ...] = ()
 
     @property

@@ -18,6 +18,7 @@ from ..errors import InvalidModel, InvalidOptions
 from ..user.module import apply, evaluating, hooked, inputs_of, sample_count, weight_layers
 from .gradients import OutputGradients
 from .moments import Calibration, InputMoments, RowLayout, block_sizes, values_digest
+from .turns import check_repeatable, spilled_in_turns
 from .unfolding import windows
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 1 << 30
 """Of all moments together, unless the user says otherwise."""
+_LOW_BYTES = 1 << 26
+"""Of the moments of small weights that one pass collects, where memory is low."""
+
 _PIECE_BYTES = 1 << 25
 """Of unfolded inputs that are looked at together, in float64, as far as one row allows it."""
 
@@ -36,6 +40,7 @@ def calibrate(
     only: Container[str] | None = None,
     max_bytes: int = MAX_BYTES,
     gradients: OutputGradients | None = None,
+    low_memory: bool = False,
 ) -> Calibration:
     """Run `module` over `batches` and collect E[x xᵀ] of the inputs of its layers.
 
@@ -60,12 +65,20 @@ def calibrate(
             `Calibration.reduced` the names. Collecting takes one more of the largest, and about
             64 MiB.
         gradients: collects how much the network's result feels errors, in the same pass.
+        low_memory: collect the moments of gradients weight by weight, in a temporary file: several
+            passes over `batches`, in each those of a few weights, or of a single large one, are
+            in memory. With the same batches in each pass they are the same, bit by bit.
 
     Raises:
         InvalidModel: a layer's input is not finite; or weights are tied whose layers read them
             differently.
-        InvalidOptions: there are no batches, or `max_bytes` is less than the diagonals take.
+        InvalidOptions: there are no batches, `max_bytes` is less than the diagonals take, or
+            `low_memory` is given and the batches cannot be gone over again.
     """
+    turns = [] if gradients is None else [gradients]
+    if gradients is not None and low_memory:
+        check_repeatable(batches)
+        turns = gradients.in_turns(_LOW_BYTES)
     named: dict[Any, str] = weight_layers(module)
     layers = {layer: name for layer, name in named.items() if only is None or name in only}
     layouts: dict[str, RowLayout] = {}
@@ -84,8 +97,8 @@ def calibrate(
         if hooks:
             with evaluating(module), hooked(hooks):
                 apply(module, inputs)
-        if gradients is not None:
-            gradients.add(batch)
+        if turns:
+            turns[0].add(batch)
     if not samples:
         raise InvalidOptions("calibration", "there are no samples")
     moments = {name: total.mean() for name, total in sums.items() if total.positions}
@@ -95,16 +108,17 @@ def calibrate(
         for layer, name in named.items()
     }
     known = Calibration(moments, samples, unused, digests=digests)
-    if gradients is None:
+    if not turns:
         return known
-    result = gradients.moments()
+    first = turns[0]
+    result = spilled_in_turns(turns, batches, samples) if low_memory else first.moments()
     unfelt = tuple(name for name in dict.fromkeys(named.values()) if name not in result)
     return replace(
         known,
         unused=unused if layers else unfelt,
         result=result,
-        sensitivities=gradients.sensitivities(samples),
-        outputs=", ".join(sorted(gradients.kinds)),
+        sensitivities=first.sensitivities(samples),
+        outputs=", ".join(sorted(first.kinds)),
     )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ import numpy as np
 from ..checkpoints import open_checkpoint, save_checkpoint
 from ..errors import InvalidModel
 from ..factorization.map_checks import shortened
+from ..model import Array, Model, Parameter
 from .moments import Calibration, InputMoments, ResultMoments, RowLayout
+from .spilled_moments import SpilledMoments
 
 _ENTRY = "nnr_calibration"
 _COLUMNS, _ROWS = ":columns", ":rows"
-_VERSION = 2
+_VERSION = 3
 _GREATEST = 2**63 - 1  # of counts and sizes
 
 
@@ -46,20 +49,36 @@ def save_calibration(
         "samples": calibration.samples,
         "unused": list(calibration.unused),
         "weights": weights,
-        "result": {n: [r.count, r.squares] for n, r in calibration.result.items()},
+        "result": {n: [r.count, r.squares, r.repeats] for n, r in calibration.result.items()},
         "sensitivities": dict(calibration.sensitivities),
         "outputs": calibration.outputs,
         "digests": dict(calibration.digests),
     }
-    blocks = {name: moments.blocks for name, moments in calibration.moments.items()}
+    metadata = {_ENTRY: json.dumps(entry)}
+    save_checkpoint(path, list(_matrices(calibration)), overwrite=overwrite, metadata=metadata)
+
+
+def _matrices(calibration: Calibration) -> Iterator[Parameter]:
+    """Yield what is saved as arrays; moments that are in a file are read one by one."""
+    for name, moments in calibration.moments.items():
+        yield Parameter.from_array(name, moments.blocks)
     for name, result in calibration.result.items():
-        sides = {name + _COLUMNS: result.columns, name + _ROWS: result.rows}
-        blocks |= {side: matrix for side, matrix in sides.items() if matrix is not None}
-    save_checkpoint(path, blocks, overwrite=overwrite, metadata={_ENTRY: json.dumps(entry)})
+        for suffix, side in ((_COLUMNS, "columns"), (_ROWS, "rows")):
+            matrix = getattr(result, side)
+            if matrix is not None:
+                load = partial(_side, calibration.result, name, side)
+                yield Parameter(name + suffix, matrix.shape, matrix.dtype, load)
 
 
-def load_calibration(path: str | os.PathLike[str]) -> Calibration:
+def _side(moments: Mapping[str, ResultMoments], name: str, side: str) -> Array:
+    matrix: Array = getattr(moments[name], side)
+    return matrix
+
+
+def load_calibration(path: str | os.PathLike[str], *, low_memory: bool = False) -> Calibration:
     """Read what :func:`save_calibration` wrote.
+
+    `low_memory`: let moments of gradients wait in a temporary file.
 
     Raises:
         InvalidModel: the file cannot be read, is not a calibration file, has another version, or
@@ -69,31 +88,34 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
     with open_checkpoint(path) as model:
         if _ENTRY not in model.metadata:
             raise InvalidModel(text, "is not a calibration file")
-        blocks = dict(model.arrays())
-        entry_text = model.metadata[_ENTRY]
-    try:
-        entry = json.loads(entry_text)
-        if entry["version"] != _VERSION:
-            raise InvalidModel(
-                text, f"has version {entry['version']}, not {_VERSION}: calibrate again"
-            )
-        weights = entry["weights"].items()
-        moments = {name: _moments(text, name, weight, blocks[name]) for name, weight in weights}
-        result = {
-            name: _result(text, name, numbers, blocks) for name, numbers in entry["result"].items()
-        }
-        return Calibration(
-            moments,
-            _whole(entry["samples"], 1 if moments else 0),
-            _names(entry["unused"]),
-            result,
-            {name: _number(value) for name, value in entry["sensitivities"].items()},
-            _text(entry["outputs"]),
-            {name: _text(value) for name, value in entry["digests"].items()},
-        )
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        reason = f"is not a valid calibration file: {type(error).__name__} {error}"
-        raise InvalidModel(text, reason) from error
+        try:
+            return _calibration(text, json.loads(model.metadata[_ENTRY]), model, low_memory)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as e:
+            reason = f"is not a valid calibration file: {type(e).__name__} {e}"
+            raise InvalidModel(text, reason) from e
+
+
+def _calibration(text: str, entry: Any, model: Model, low_memory: bool) -> Calibration:
+    """Return what a file says; raises whatever says that it is damaged."""
+    if entry["version"] != _VERSION:
+        reason = f"has version {entry['version']}, not {_VERSION}: calibrate again"
+        raise InvalidModel(text, reason)
+    moments = {
+        name: _moments(text, name, weight, model[name].read())
+        for name, weight in entry["weights"].items()
+    }
+    result = (
+        (name, _result(text, name, numbers, model)) for name, numbers in entry["result"].items()
+    )
+    return Calibration(
+        moments,
+        _whole(entry["samples"], 1 if moments else 0),
+        _names(entry["unused"]),
+        SpilledMoments(result) if low_memory else dict(result),
+        {name: _number(value) for name, value in entry["sensitivities"].items()},
+        _text(entry["outputs"]),
+        {name: _text(value) for name, value in entry["digests"].items()},
+    )
 
 
 def _whole(value: Any, least: int = 0) -> int:
@@ -121,16 +143,19 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _result(path: str, name: str, numbers: Any, blocks: Mapping[str, Any]) -> ResultMoments:
-    count, squares = numbers
-    columns, rows = (blocks.get(name + side) for side in (_COLUMNS, _ROWS))
+def _result(path: str, name: str, numbers: Any, model: Model) -> ResultMoments:
+    count, squares, repeats = numbers
+    columns, rows = (
+        model[name + side].read() if name + side in model else None for side in (_COLUMNS, _ROWS)
+    )
     for matrix, dimensions in ((columns, 3), (rows, 2)):
         if matrix is None:
             continue
         is_square = matrix.ndim == dimensions and matrix.shape[-1] == matrix.shape[-2]
         if not is_square or matrix.dtype != np.float64 or not np.isfinite(matrix).all():
             raise InvalidModel(path, f"{name!r}: moments of gradients are damaged")
-    return ResultMoments(columns, rows, _whole(count, 1), _number(squares))
+    numbers = _whole(count, 1), _number(squares), max(_number(repeats), 1.0)
+    return ResultMoments(columns, rows, *numbers)
 
 
 def _moments(path: str, name: str, weight: dict[str, Any], blocks: Any) -> InputMoments:

@@ -9,6 +9,7 @@ sure of, gradients are many times too small. Needs the extra `torch`.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -68,20 +69,26 @@ class OutputGradients:
         loss: Callable[[Any, Any], torch.Tensor] | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        import torch
-
         self._module = module
         self._outputs = outputs
         self._perturb = perturb or perturbed
         self._loss = loss
-        self._generator = torch.Generator().manual_seed(_SEED)
+        self._max_bytes = max_bytes
         self._layers = weight_layers(module)
         self._sides = result_sides(
             {name: _matrix(layer) for layer, name in self._layers.items()}, max_bytes
         )
+        self._start()
+
+    def _start(self) -> None:
+        """Start anew, with the same random numbers."""
+        import torch
+
+        self._generator = torch.Generator().manual_seed(_SEED)
         self._calls: dict[str, list[tuple[Any, Any, Any]]] = {}
         self._sums: dict[str, WeightGradients] = {}
         self._squares: dict[str, float] = {}
+        self._batches, self._draws = 0, 0
         self.kinds: set[str] = set()
 
     @classmethod
@@ -103,6 +110,35 @@ class OutputGradients:
             raise InvalidOptions("calibrate", reason)
         return cls(module, **settings)
 
+    def in_turns(self, most_bytes: int) -> list[OutputGradients]:
+        """Return collectors that start anew, with the same random numbers, each of the moments of
+        some weights, which take so much memory at most, or of a single one.
+
+        The bound on all moments together holds for each weight alone.
+        """
+        layers_of: dict[str, list[Any]] = {}
+        for layer, name in self._layers.items():
+            layers_of.setdefault(name, []).append(layer)
+        turns: list[OutputGradients] = []
+        left = 0
+        for name, layers in layers_of.items():
+            matrix = _matrix(layers[0])
+            sides = result_sides({name: matrix}, self._max_bytes)
+            size = sides[name].nbytes(matrix)
+            if not turns or size > left:
+                turns.append(self._of_no_layer())
+                left = most_bytes
+            turns[-1]._layers |= dict.fromkeys(layers, name)
+            turns[-1]._sides |= sides
+            left -= size
+        return turns or [self._of_no_layer()]
+
+    def _of_no_layer(self) -> OutputGradients:
+        other = copy.copy(self)
+        other._layers, other._sides = {}, {}
+        other._start()
+        return other
+
     def add(self, batch: Any) -> None:
         """Add the gradients of a batch, in evaluation mode; afterwards all is as it was.
 
@@ -111,21 +147,31 @@ class OutputGradients:
         """
         module = self._module
         hooks = {layer: partial(self._hook, name) for layer, name in self._layers.items()}
-        with in_mode(module, training=False), _differentiable(module):
+        with in_mode(module, training=False), _differentiable(module), self._weights_squared():
             with hooked(hooks):
                 inputs = self._perturb(inputs_of(batch), self._generator)
                 output, kind = output_of(module, inputs, batch, self._outputs)
             if not output.requires_grad:
                 raise InvalidModel("module", "returns a tensor without gradients")
+            self._batches += 1
             for loss, is_last in self._losses(batch, output, kind):
+                self._draws += 1
                 loss.backward(retain_graph=not is_last)  # type: ignore[no-untyped-call]
                 self._add_calls()
                 self._add_squares()
 
     def moments(self) -> dict[str, ResultMoments]:
         """Return the moments by the weights' names; without those of which nothing is known."""
-        found = {name: sums.moments() for name, sums in self._sums.items()}
+        squared = max(self._batches, 1) ** 2
+        found = {
+            name: sums.moments(max(self._draws * sums.calls / squared, 1.0))
+            for name, sums in self._sums.items()
+        }
         return {name: moments for name, moments in found.items() if moments is not None}
+
+    def forget_moments(self) -> None:
+        """Let go of what the moments are made of; the sensitivities stay."""
+        self._sums = {}
 
     def sensitivities(self, samples: int) -> dict[str, float]:
         """Return the squared gradients of each parameter, and of the statistics of batch norms, by
@@ -158,10 +204,31 @@ class OutputGradients:
         for name, gradient in self._statistics_gradients():
             self._add_square(name, gradient)
         for name, parameter in self._module.named_parameters():
+            if parameter.grad is not None:
+                self._add_square(name, parameter.grad)
+                parameter.grad = None
+
+    @contextmanager
+    def _weights_squared(self) -> Iterator[None]:
+        """Add up the squared gradient of each weight as soon as it is there, and let go of it:
+        together gradients are as large as the model."""
+
+        def square(name: str, parameter: torch.Tensor) -> None:
             found = parameter.grad
             if found is not None:
                 self._add_square(name, found.coalesce().values() if found.is_sparse else found)
                 parameter.grad = None
+
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(partial(square, name))  # type: ignore[no-untyped-call]
+            for name, parameter in self._module.named_parameters()
+            if parameter.requires_grad and parameter.dim() > 1
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _add_square(self, name: str, gradient: torch.Tensor) -> None:
         square = float(gradient.double().square().sum())
@@ -186,6 +253,9 @@ class OutputGradients:
         if not output.requires_grad:
             return
         inputs = (args[0] if args else kwargs["input"]).detach()
+        if name not in self._sums:
+            self._sums[name] = WeightGradients(layer, self._sides[name])
+        self._sums[name].calls += 1
         calls = self._calls.setdefault(name, [])
         output.register_hook(lambda gradient: calls.append((layer, inputs, gradient.detach())))
 
@@ -197,13 +267,9 @@ class OutputGradients:
                 pass
 
     def _add_calls_of(self, name: str) -> None:
-        calls = self._calls[name]
-        for layer, inputs, gradient in calls:
-            sums = self._sums.get(name)
-            if sums is None:
-                sums = self._sums[name] = WeightGradients(layer, self._sides[name])
-            sums.add(layer, inputs, gradient)
-        calls.clear()
+        for layer, inputs, gradient in self._calls[name]:
+            self._sums[name].add(layer, inputs, gradient)
+        self._calls[name].clear()
 
 
 def _matrix(layer: Any) -> tuple[int, int, int]:

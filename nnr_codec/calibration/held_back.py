@@ -21,17 +21,18 @@ class HoldBack:
     be.
 
     Attributes:
+        source: all of them.
         batches: those that were held back, when all others have been given; they stay in memory.
     """
 
     def __init__(self, batches: Iterable[Any]) -> None:
         """`batches`: inputs, or pairs (inputs, targets), samples along the first dimension."""
-        self._all = batches
+        self.source = batches
         self.batches: list[Any] = []
 
     def __iter__(self) -> Iterator[Any]:
         self.batches = []
-        batches = iter(self._all)
+        batches = iter(self.source)
         first = list(islice(batches, _EVERY))
         if len(first) < _EVERY:
             yield from self._by_sample(first)

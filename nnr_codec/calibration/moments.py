@@ -18,6 +18,8 @@ import numpy as np
 from ..errors import InvalidOptions
 from ..model import Array, Float64, Parameter
 
+_FLOAT64 = np.dtype(np.float64).itemsize
+
 
 @dataclass(frozen=True)
 class RowLayout:
@@ -89,6 +91,11 @@ class ResultSides:
     columns: bool = True
     rows: bool = True
 
+    def nbytes(self, matrix: tuple[int, int, int]) -> int:
+        """Return what they take of a matrix of so many rows, columns and groups."""
+        rows, columns, groups = matrix
+        return _FLOAT64 * (self.rows * rows**2 + self.columns * groups * columns**2)
+
 
 @dataclass(frozen=True)
 class ResultMoments:
@@ -105,12 +112,15 @@ class ResultMoments:
         count: gradients in them.
         squares: sum of the squared Frobenius norms of Sᵀ S, by which one knows how far the moments
             can be trusted.
+        repeats: gradients of one sample, in the mean, of several targets or calls: they are alike,
+            and tell less than as many of different samples.
     """
 
     columns: Float64 | None
     rows: Float64 | None
     count: int
     squares: float
+    repeats: float = 1.0
 
     def fits(self, rows: int, columns: int) -> bool:
         """Whether they are moments of a matrix of this shape."""
@@ -239,11 +249,10 @@ def result_sides(
         shapes: rows, columns and groups of each weight, by name.
         max_bytes: for all of them together.
     """
-    item = np.dtype(np.float64).itemsize
     sizes = {}
-    for name, (rows, columns, groups) in shapes.items():
-        sizes[name, "rows"] = item * rows**2
-        sizes[name, "columns"] = item * groups * columns**2
+    for name, matrix in shapes.items():
+        sizes[name, "rows"] = ResultSides(columns=False).nbytes(matrix)
+        sizes[name, "columns"] = ResultSides(rows=False).nbytes(matrix)
     total, left = sum(sizes.values()), sorted(sizes, key=sizes.__getitem__)
     while total > max_bytes:
         total -= sizes[left.pop()]

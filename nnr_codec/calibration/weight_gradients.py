@@ -26,6 +26,7 @@ class WeightGradients:
         """`sides`: which of the two sums are wanted."""
         import torch
 
+        self.calls = 0  # of the layers, counted by the caller
         self._groups = getattr(layer, "groups", 1)
         self._columns = math.prod(layer.weight.shape[1:])
         rows, columns = layer.weight.shape[0], self._columns
@@ -49,15 +50,18 @@ class WeightGradients:
             part = slice(first, first + size)
             self._add(_of_weight(layer, inputs[part], gradient[part]))
 
-    def moments(self) -> ResultMoments | None:
-        """Return the moments; None if they are not finite, or of no sample."""
+    def moments(self, repeats: float = 1.0) -> ResultMoments | None:
+        """Return the moments; None if they are not finite, or of no sample.
+
+        `repeats`: gradients of one sample.
+        """
         columns = self._of_columns.numpy() if self._sides.columns else None
         rows = self._of_rows.numpy() if self._sides.rows else None
         if not self._count or not all(
             np.isfinite(s).all() for s in (columns, rows) if s is not None
         ):
             return None
-        return ResultMoments(columns, rows, self._count, self._squares)
+        return ResultMoments(columns, rows, self._count, self._squares, repeats)
 
     def _add_linear(self, x: torch.Tensor, g: torch.Tensor) -> None:
         """Add (samples, positions, inputs) and (samples, positions, outputs)."""

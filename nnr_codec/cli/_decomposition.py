@@ -68,6 +68,12 @@ def add_decomposition(group: Any) -> None:
     group.add_argument(
         "--save-calibration", metavar="FILE", help="keep what --calibrate learned, in an .npz file"
     )
+    group.add_argument(
+        "--low-memory",
+        action="store_true",
+        help="with a calibration: what is known of layers waits in temporary files, but for one at "
+        "a time; --calibrate goes over the batches several times",
+    )
 
 
 def check_needed(given: argparse.Namespace, options: EncodeOptions) -> None:
@@ -108,11 +114,13 @@ def network_of(given: argparse.Namespace, model: Model, options: EncodeOptions) 
         raise InvalidOptions("calibration", "stands in place of --calibrate: leave one out")
     if given.save_calibration is not None and given.calibrate is None:
         raise InvalidOptions("save_calibration", "has no effect without --calibrate")
+    if given.low_memory and given.calibrate is None and given.calibration is None:
+        raise InvalidOptions("low_memory", "has no effect without --calibrate or --calibration")
     module, inputs, calibration, held_back = None, None, None, None
     if given.module is not None:
         module, inputs = _module_and(call_function(given.module, "module"), given.module, "module")
     if given.calibration is not None:
-        calibration = load_calibration(given.calibration)
+        calibration = load_calibration(given.calibration, low_memory=given.low_memory)
     if given.calibrate is not None:
         module, batches, settings = _to_calibrate(given.calibrate)
         load_state(module, with_weights(model)[0])
@@ -122,11 +130,13 @@ def network_of(given: argparse.Namespace, model: Model, options: EncodeOptions) 
                 batches = held_back = HoldBack(batches)
             needs_moments = options.decomposes or given.save_calibration is not None
             only = None if needs_moments else ()
-            calibration = calibrate(module, batches, only=only, gradients=gradients)
+            calibration = calibrate(
+                module, batches, only=only, gradients=gradients, low_memory=given.low_memory
+            )
         if given.save_calibration is not None:
             save_calibration(given.save_calibration, calibration, overwrite=given.force)
     if calibration is not None and not given.quiet:
-        _show_incomplete(calibration)
+        _show_incomplete(calibration, options)
     held = None if held_back is None else held_back.held()
     return Network(module, inputs, calibration, held)
 
@@ -180,11 +190,13 @@ def show_skipped(decomposition: Decomposition) -> None:
         common.warn("nnr-encode", f"{start}: {_listed(names)}: {verb}{space}{rest}")
 
 
-def _show_incomplete(calibration: Calibration) -> None:
-    """Say on stderr for which weights the calibration knows little or nothing."""
+def _show_incomplete(calibration: Calibration, options: EncodeOptions) -> None:
+    """Say on stderr for which weights the calibration knows little, or decompositions nothing: what
+    it says of quantization is in the report."""
+    unused = calibration.unused if options.decomposes else ()
     for names, reason in (
         (calibration.reduced, "moments between all channels take too much memory"),
-        (calibration.unused, "did not run: the error of the weight counts"),
+        (unused, "did not run: the error of the weight counts"),
     ):
         if names:
             common.warn("nnr-encode", f"calibration of {_listed(names)}: {reason}")

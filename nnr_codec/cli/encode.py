@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..checkpoints import open_checkpoint
@@ -13,7 +14,7 @@ from ..encoder import encode
 from ..errors import InvalidOptions, NnrWarning
 from ..model import Model
 from ..options import PRESETS, EncodeOptions
-from ..report import EncodeReport, Stage, size_text
+from ..report import EncodeReport, Stage, TensorReport, size_text
 from . import _common as common
 from . import _files
 from ._decomposition import add_decomposition, check_needed, decompose, network_of, show_skipped
@@ -128,6 +129,7 @@ def _encode(given: argparse.Namespace) -> int:
             executor=executor,
             on_stage=lambda stage, elements: advance(_SHARES[stage] * elements),
             verify=given.verify,
+            low_memory=given.low_memory,
         )
     seconds = time.perf_counter() - start  # decomposing included
     notes = (*result.report.notes, *left_out)
@@ -204,7 +206,7 @@ def _show(given: argparse.Namespace, report: EncodeReport) -> None:
 
 
 def _rows(report: EncodeReport) -> str:
-    is_known = report.result_loss is not None
+    more = _more_columns(report)
     rows = [
         (
             printable(tensor.name),
@@ -215,7 +217,7 @@ def _rows(report: EncodeReport) -> str:
             str(tensor.bytes) if tensor.bytes else "-",
             f"{tensor.bits_per_weight:.2f}" if tensor.bytes else "-",
             f"{tensor.nmse:.2e}" if tensor.squared_error else "-",
-            *([] if not is_known else [_loss_text(tensor.result_loss)]),
+            *(text(tensor) for text in more.values()),
         )
         for tensor in report.tensors
     ]
@@ -225,16 +227,30 @@ def _rows(report: EncodeReport) -> str:
             common.shape_text(extra.shape),
             extra.dtype,
             printable(extra.kind),
-            *("-" * (4 + is_known)),
+            *("-" * (4 + len(more))),
         )
         for extra in report.extras
     ]
     titles = ["tensor", "shape", "dtype", "kind", "qp", "bytes", "bit/weight", "NMSE"]
-    return table((*titles, *(["loss"] if is_known else [])), rows)
+    return table((*titles, *more), rows)
 
 
-def _loss_text(loss: float | None) -> str:
-    return "-" if loss is None else f"{loss:.2e}"
+def _more_columns(report: EncodeReport) -> dict[str, Callable[[TensorReport], str]]:
+    """Return the columns that only some encodings need, by their titles."""
+    columns: dict[str, Callable[[TensorReport], str]] = {}
+    if report.result_loss is not None:
+        columns["loss"] = lambda t: "-" if t.result_loss is None else f"{t.result_loss:.2e}"
+    if any(tensor.step_by not in (None, "options") for tensor in report.tensors):
+        columns["qp by"] = lambda t: t.step_by or "-"
+    if any(tensor.feedback is not None for tensor in report.tensors):
+        columns["feedback"] = _feedback_text
+    return columns
+
+
+def _feedback_text(tensor: TensorReport) -> str:
+    if tensor.feedback is None:
+        return "-"
+    return f"{tensor.feedback}{f' ({tensor.feedback_reason})' if tensor.feedback_reason else ''}"
 
 
 def summary(source: str, output: str, report: EncodeReport) -> str:

@@ -7,12 +7,13 @@ import os
 import sys
 
 from ..errors import InvalidOptions
-from ..experiments.plan import load_plan
+from ..experiments.plan import Plan, load_plan
 from ..experiments.report.bd_rate import BdRate
 from ..experiments.report.files import PAGE
 from ..experiments.report.results import Results
 from ..experiments.report.tables import document
 from ..experiments.runner import planned_cells, run_plan, usable_folder
+from ..experiments.streams import hand_over
 from ..report import size_text
 from . import _common as common
 from .text import printable, table
@@ -34,12 +35,22 @@ def _parser() -> common.Parser:
     output = f"folder of results, {PAGE} among them; a run that was interrupted goes on there"
     parser.add_argument("-o", "--output", metavar="RESULTS", required=True, help=output)
     parser.add_argument(
-        "-f", "--force", action="store_true", help="write into a folder that holds other files"
+        "-f",
+        "--force",
+        action="store_true",
+        help="write into a folder that holds other files, and over the file of --stream",
     )
     default = os.environ.get(DATA_VARIABLE)
     about = f"folder of models and data (default: the environment's {DATA_VARIABLE})"
     parser.add_argument("--data", metavar="DIR", default=default, help=about)
     parser.add_argument("--only", metavar="GLOB", help="cells to measure: SUBJECT/METHOD/POINT")
+    parser.add_argument(
+        "--stream",
+        nargs=2,
+        metavar=("CELL", "FILE"),
+        help="write the stream of this cell, SUBJECT/METHOD/POINT or a glob that matches it alone, "
+        "instead of a report; it is measured first, if need be",
+    )
     common.add_amount(parser, "cell")
     common.add_threads(parser)
     return parser
@@ -47,9 +58,11 @@ def _parser() -> common.Parser:
 
 def _evaluate(given: argparse.Namespace) -> int:
     plan = load_plan(given.plan)
-    cells = planned_cells(plan, given.only)
     if given.data is not None and not os.path.isdir(given.data):
         raise InvalidOptions("--data", f"there is no folder {given.data!r}")
+    if given.stream is not None:
+        return _hand_over(given, plan)
+    cells = planned_cells(plan, given.only)
     usable_folder(given.output, given.force)
     total = len(cells) + len({cell.subject.name for cell in cells})
     with (
@@ -76,6 +89,36 @@ def _evaluate(given: argparse.Namespace) -> int:
     elif not given.quiet:
         _show(given, results)
     return common.FAILURE if results.failures else common.DONE
+
+
+def _hand_over(given: argparse.Namespace, plan: Plan) -> int:
+    """Write the stream of the cell that --stream names."""
+    if given.only is not None:
+        raise InvalidOptions("only", "has no effect with --stream, which names its cell itself")
+    name, target = given.stream
+    with (
+        common.executor(given.threads) as executor,
+        common.progress_bar(given.quiet, 2, "cell") as advance,
+    ):
+        made = hand_over(
+            plan,
+            given.output,
+            name,
+            target,
+            data=given.data,
+            executor=executor,
+            overwrite=given.force,
+            progress=lambda name, measured: advance(1),
+        )
+    figures = made.measured.record
+    if given.json:
+        common.print_json({"cell": made.cell.name, "stream": target, **figures})
+    elif not given.quiet:
+        scores = [f"{name} {_or_dash(value, '.4g')}" for name, value in figures["scores"].items()]
+        quality = ", ".join([*scores, f"divergence {_or_dash(figures['divergence'], '.3g')}"])
+        size = f"{size_text(figures['bytes'])}, {figures['bits_per_weight']:.3f} bit/weight"
+        print(f"{printable(made.cell.name)} -> {printable(target)}: {size}, {quality}")
+    return common.DONE
 
 
 def _show(given: argparse.Namespace, results: Results) -> None:

@@ -40,20 +40,26 @@ _PROTECTION = 0.02
 def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
     """Return options by which the qp of tensors follows their sensitivity, as far as it is known.
 
-    That of vectors takes part, unless it is given, and the rate counts a little, unless it does
-    already. What the calibration does not know is protected. Overrides win.
+    That of vectors takes part, unless it is given, and the rate counts a little where errors are
+    fed back, unless it does already. What the calibration does not know is quantized as without
+    it, but protected. Overrides win.
     """
     qps = allocated_qps(survey, options)
     if not qps:
         return options
     low, high = options.qp_range
-    made = [(escaped(name), {"qp": min(max(qp, low), high)}) for name, qp in qps.items()]
-    changes: dict[str, Any] = {"overrides": (*made, *options.overrides)}
+    made: dict[str, dict[str, Any]] = {
+        name: {"qp": min(max(qp, low), high)} for name, qp in qps.items()
+    }
+    if not options.lambda_scale:
+        for name, tensor in survey.tensors.items():
+            if tensor.feedback is not None:
+                made.setdefault(name, {})["lambda_scale"] = _RATE_SCALE
+    overrides = [(escaped(name), values) for name, values in made.items()]
+    changes: dict[str, Any] = {"overrides": (*overrides, *options.overrides)}
     if _moves_vectors(options):
         coarsest = options.qp + (_UNKNOWN_VECTOR_OCTAVES << options.qp_density)
         changes["nonweight_qp"] = max(coarsest, low)
-    if not options.lambda_scale:
-        changes["lambda_scale"] = _RATE_SCALE
     if options.max_tensor_error == "auto":
         changes["max_tensor_error"] = _PROTECTION
     return replace(options, **changes)

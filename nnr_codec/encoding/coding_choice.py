@@ -209,7 +209,7 @@ class _Candidate:
     def _quantized(self, options: EncodeOptions) -> QuantizedTensor:
         known = self.survey
         return quantize_tensor(
-            self.parameter, options, known.largest, self.context.profile, known.feedback
+            self.parameter, options, known.largest, self.context.profile, known.read_feedback()
         )
 
     def _finer(self, coarse: QuantizedTensor) -> QuantizedTensor | None:

@@ -21,9 +21,11 @@ from ..factorization.forms import FactoredWeight
 from ..model import Model, dtype_name
 from ..options import EncodeOptions
 from ..report import EncodeReport, ExtraReport, OnStage, SearchReport, TensorReport
+from ..support.spilled import SpillFile
 from .allocation import allocated
 from .coding_choice import choose_codings
-from .notes import choice_notes, damage_notes
+from .explanations import Explanations
+from .notes import calibration_notes, choice_notes, damage_notes
 from .plan import plan_stream, stream_context
 from .step_sizes.by_size import allocated_by_size
 from .stream_encoder import Draft, encode_stream
@@ -53,11 +55,12 @@ def encode_model(
     progress: Callable[[TensorReport], object] | None = None,
     on_stage: OnStage | None = None,
     verify: bool = False,
+    low_memory: bool = False,
 ) -> EncodeReport:
     """Encode a model in the profile that is the smaller, within the target if any.
 
     Args:
-        model, options, calibration, executor, progress, on_stage, verify: as of
+        model, options, calibration, executor, progress, on_stage, verify, low_memory: as of
             :func:`nnr_codec.encode`.
         factorizations: the weights that travel as factors, by name.
         output: where the stream goes.
@@ -71,12 +74,13 @@ def encode_model(
     Raises: as :func:`nnr_codec.encode`.
     """
     earlier = series or Series()
-    survey = survey_model(model, factorizations, options, executor, calibration, on_stage)
+    spill = SpillFile() if low_memory and calibration is not None else None
+    survey = survey_model(model, factorizations, options, executor, calibration, on_stage, spill)
     given = options
-    if options.allocation:
-        options = allocated(options, survey)
+    calibrated = options = allocated(options, survey) if options.allocation else options
     if not earlier.depth:  # differences are of other sizes than the network
         options = allocated_by_size(options, survey)
+    explanations = Explanations(survey, given, calibrated, options)
     encodings = 0
     with ExitStack() as files:
 
@@ -90,7 +94,8 @@ def encode_model(
             files.enter_context(file)
             try:
                 made = encode_stream(plan, file, executor, progress, on_stage)
-                made.notes = list(choice_notes(survey, choices, chosen))
+                made.tensors = explanations.explained(made.tensors, chosen, choices)
+                made.notes = [*calibration_notes(survey), *choice_notes(survey, choices, chosen)]
                 return made
             except BaseException:
                 file.close()

@@ -9,12 +9,16 @@ from ..options import EncodeOptions
 from ..report import TensorReport
 from .plan import CodingChoice
 from .survey import ModelSurvey
+from .tensor_feedback import NO_MOMENTS
 from .tensor_quantizer import fits_step, nominal_qp
 
 _DAMAGE = 0.1
 """Of a tensor's energy, beyond which its loss is told."""
 
 _MOST_NAMED = 5
+
+_INSTEAD = ("quantized as without data", "errors of the layer's outputs count, not of the result")
+"""What is done where moments of gradients are missing: without others, and with those of inputs."""
 
 
 def choice_notes(
@@ -37,6 +41,20 @@ def choice_notes(
             yield f"{name!r} holds {what}: it is {how}"
         elif choice.is_protected:
             yield f"{name!r} would lose too much at qp {qp}: it is {how}"
+
+
+def calibration_notes(survey: ModelSurvey) -> Iterator[str]:
+    """Yield a sentence for each reason why a calibration tells less of tensors than it should, with
+    their names and what is done instead."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for name, known in survey.tensors.items():
+        if known.is_quantized and known.feedback_reason not in ("", NO_MOMENTS):
+            instead = _INSTEAD[known.feedback is not None]
+            by_reason.setdefault((known.feedback_reason, instead), []).append(name)
+    for (reason, instead), names in by_reason.items():
+        named = ", ".join(map(repr, names[:_MOST_NAMED]))
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        yield f"{named}{more}: {reason}: {instead}"
 
 
 def damage_notes(tensors: Iterable[TensorReport], options: EncodeOptions) -> Iterator[str]:

@@ -9,14 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
-from ..calibration.moments import Calibration
+from ..calibration.moments import Calibration, TensorKnowledge
 from ..factorization.forms import FactoredWeight
 from ..factorization.metadata import carried_metadata
 from ..factorization.model_map import ModelMap
 from ..model import Model, Parameter
 from ..options import EncodeOptions
+from ..quantize.feedback import ErrorFeedback
+from ..quantize.spilled_feedback import spilled
 from ..report import OnStage
 from ..support.shared_function import call_portably
+from ..support.spilled import SpillFile
 from .factor_transport import FactorTransport, transport_factors
 from .model_mapping import map_model
 from .tensor_survey import TensorQuestion, TensorSurvey
@@ -54,6 +57,7 @@ def survey_model(
     executor: Executor | None = None,
     calibration: Calibration | None = None,
     on_stage: OnStage | None = None,
+    spill: SpillFile | None = None,
 ) -> ModelSurvey:
     """Read each tensor that is coded, and return what is known of it.
 
@@ -64,6 +68,7 @@ def survey_model(
         executor: looks at tensors side by side.
         calibration: moments of the inputs of layers, if they are known.
         on_stage: called when tensors are "surveyed".
+        spill: where the feedback of tensors waits; None: in memory.
 
     Raises:
         InvalidModel: a tensor cannot be coded; the first one in order is named.
@@ -73,12 +78,13 @@ def survey_model(
     in_blocks = {
         p.name for weight in factored.values() if weight.is_block for p in weight.new_factors
     }
+    factors = {p.name for weight in factored.values() for p in weight.new_factors}
     questions = (
         TensorQuestion.about(
             parameter,
             options,
             must_be_quantized=parameter.name in in_blocks,
-            knowledge=calibration.tensor(parameter.name) if calibration else None,
+            knowledge=_knowledge(calibration, parameter.name, is_factor=parameter.name in factors),
         )
         for parameter in coded
     )
@@ -86,12 +92,31 @@ def survey_model(
     tensors: dict[str, TensorSurvey] = {}
     for batch in answers:
         parameters = coded[len(tensors) : len(tensors) + len(batch)]
+        batch = batch if spill is None else [_spilled(each, spill) for each in batch]
         tensors.update(zip((parameter.name for parameter in parameters), batch, strict=True))
         if on_stage is not None:
             on_stage("surveyed", sum(parameter.size for parameter in parameters))
     metadata, notes = carried_metadata(model.metadata)
     model_map = replace(model_map, metadata=metadata)
     return ModelSurvey(model.names(), factored, coded, model_map, tensors, (*model.notes, *notes))
+
+
+def _spilled(survey: TensorSurvey, file: SpillFile) -> TensorSurvey:
+    """Return a survey whose feedback is in a file."""
+    if not isinstance(survey.feedback, ErrorFeedback):
+        return survey
+    return replace(survey, feedback=spilled(survey.feedback, file))
+
+
+def _knowledge(
+    calibration: Calibration | None, name: str, *, is_factor: bool
+) -> TensorKnowledge | None:
+    """Return what a calibration knows of a tensor; None: nothing was to be known, as of factors,
+    which the network does not have."""
+    if calibration is None:
+        return None
+    known = calibration.tensor(name)
+    return TensorKnowledge() if known is None and not is_factor else known
 
 
 @dataclass(frozen=True, slots=True)

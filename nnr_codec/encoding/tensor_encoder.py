@@ -238,7 +238,7 @@ class TensorEncoder:
                 tensor.options,
                 tensor.survey.largest,
                 self._context.profile,
-                tensor.survey.feedback,
+                tensor.survey.read_feedback(),
             )
             for role, tensor in self._unit.tensors.items()
         }
@@ -263,7 +263,7 @@ def result_loss(quantized: QuantizedTensor, survey: TensorSurvey) -> float | Non
     the calibration; None if that does not know."""
     if survey.sensitivity is None:
         return None
-    loss, feedback = quantized.distortion.squared_error, survey.feedback
+    loss, feedback = quantized.distortion.squared_error, survey.read_feedback()
     if feedback is not None:
         decoded = quantized.decoded()
         error = quantized.parameter.read().reshape(-1).astype(np.float32) - decoded

@@ -130,6 +130,15 @@ def fits_step(parameter: Parameter, options: EncodeOptions, largest: float) -> b
     return largest / nominal_step(parameter, options) < _LEVEL_LIMIT
 
 
+def feeds_nothing_back(parameter: Parameter, options: EncodeOptions, largest: float) -> str:
+    """Say why the quantizer cannot feed errors of a tensor back at its qp; empty: it can."""
+    if options.scan_order:
+        return "scanned in blocks, which end in the middle of rows"
+    if largest / nominal_step(parameter, options) >= _FEEDBACK_LIMIT:
+        return "integers of 30 bits, whose errors binary32 cannot say"
+    return ""
+
+
 def quantize_tensor(
     parameter: Parameter,
     options: EncodeOptions,
@@ -158,8 +167,7 @@ def quantize_tensor(
         raise InvalidModel(parameter.name, reason)
     step = step_size(qp, options.qp_density)
     rates = _rates(parameter.shape, options, profile)
-    # Blocks end in the middle of rows; and beyond the limit binary32 has nothing to feed back.
-    if options.scan_order or largest / step >= _FEEDBACK_LIMIT:
+    if feeds_nothing_back(parameter, options, largest):
         feedback = None
     # No tool changes what is decoded. Measured before there is a code, it needs less memory.
     syntax = rates.syntax(dependent=options.dq)

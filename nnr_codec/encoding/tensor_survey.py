@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..bitstream.unit_layout import matrix_shape
 from ..calibration.moments import TensorKnowledge
 from ..errors import InvalidModel
 from ..model import Float64, Parameter
 from ..options import EncodeOptions
-from ..quantize.feedback import ErrorFeedback, Sampling, error_feedback
+from ..quantize.feedback import ErrorFeedback
 from ..quantize.grids import exact_step
 from ..quantize.integer_rate import sampled
+from ..quantize.spilled_feedback import SpilledFeedback
+from ..report import FeedbackSource
 from .exact import holds_short_values, represent, seems_quantized
 from .model_mapping import is_quantized, may_need_representation
 from .representation import Representation
+from .tensor_feedback import chosen_feedback
 from .tensor_quantizer import largest_value, nominal_step, why_unquantizable
 
 _SAMPLE = 1 << 11
@@ -42,7 +44,9 @@ class TensorSurvey:
         step_qp: of a quantized one, the qp of a step of which all values are multiples; None
             without such a step, or if all values are 0.
         largest, energy: of a quantized one, the largest magnitude, and about the sum of squares.
-        feedback: of a quantized one, of its errors, if the moments of its inputs are known.
+        feedback: of a quantized one, of its errors, if moments of it are known; perhaps in a file.
+        feedback_source: whose moments these are; None: nothing was to be known of it.
+        feedback_reason: why it is "none", or not that of the result; empty: nothing is to be said.
         sensitivity: of a quantized one, how much the network's result feels its errors, if known.
         sample: of a quantized one, some values, float64, flat, if they are needed.
     """
@@ -53,9 +57,16 @@ class TensorSurvey:
     step_qp: int | None = None
     largest: float = 0.0
     energy: float = 0.0
-    feedback: ErrorFeedback | None = None
+    feedback: ErrorFeedback | SpilledFeedback | None = None
+    feedback_source: FeedbackSource | None = None
+    feedback_reason: str = ""
     sensitivity: float | None = None
     sample: Float64 | None = None
+
+    def read_feedback(self) -> ErrorFeedback | None:
+        """Return the feedback, from its file if it is in one."""
+        known = self.feedback
+        return known.read() if isinstance(known, SpilledFeedback) else known
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,7 @@ class TensorQuestion:
         is_exact: whether it is read to find how it is coded exactly.
         must_be_quantized: whether its unit can hold nothing else.
         needs_sample: whether its size is to be estimated, or its qp chosen.
-        knowledge: of its network, if there is any.
+        knowledge: what the calibration knows of it, nothing perhaps; None: there is none.
     """
 
     parameter: Parameter
@@ -121,6 +132,7 @@ class TensorQuestion:
             return TensorSurvey(exact=self._exact(values), unquantizable=reason)
         step = exact_step(values, self.options.qp_density)
         energy = _energy(values)
+        choice = chosen_feedback(self.knowledge, self.parameter.shape)
         sample = sampled(values, _SAMPLE).astype(np.float64) if self.needs_sample else None
         return TensorSurvey(
             is_quantized=True,
@@ -128,30 +140,15 @@ class TensorQuestion:
             step_qp=step[0] if step is not None and largest else None,
             largest=largest,
             energy=energy,
-            feedback=self._feedback(),
+            feedback=choice.feedback,
+            feedback_source=choice.source,
+            feedback_reason=choice.reason,
             sensitivity=self.knowledge.sensitivity if self.knowledge else None,
             sample=sample,
         )
 
     def _exact(self, values: npt.NDArray[Any]) -> Representation | None:
         return represent(values, self.options.qp_density, bool(self.options.codebook))
-
-    def _feedback(self) -> ErrorFeedback | None:
-        """Return the feedback of errors along the rows that the coder goes through."""
-        known, shape = self.knowledge, self.parameter.shape
-        if known is None:
-            return None
-        rows, columns = matrix_shape(shape)
-        result = known.result
-        if result is not None and result.fits(rows, columns):
-            of_columns = np.eye(columns)[None] if result.columns is None else result.columns
-            return error_feedback(of_columns, result.rows, Sampling(result.count, result.squares))
-        inputs = known.inputs
-        if inputs is None or inputs.layout.transposed:  # whose rows belong to inputs
-            return None
-        if inputs.layout.shape != shape:
-            return None
-        return error_feedback(inputs.matrices(), sampling=Sampling(inputs.positions))
 
     def _may_pay(self, values: npt.NDArray[Any], largest: float, energy: float) -> bool:
         """Whether exact coding may take no more bytes than quantizing, as far as a glance tells."""

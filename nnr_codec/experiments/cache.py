@@ -1,7 +1,8 @@
 """Cells that were measured, in a folder: what a run that was interrupted goes on from.
 
-A cell is two files, ``NAME-KEY.npz`` with its values per sample and ``NAME-KEY.json`` with its
-figures. The second appears last, and each of them complete or not at all.
+A cell is three files: ``NAME-KEY.npz`` with its values per sample, ``NAME-KEY.stream`` with what
+the method wrote, and ``NAME-KEY.json`` with its figures, which appears last; each of them complete
+or not at all. Streams may be removed for their room: only handing them over needs them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .fingerprints import evaluation_fingerprint, file_digest, plain_name
 from .methods.base import Arrays
 
 _KEY_DIGITS = 16
+_ENDINGS = ("json", "npz", "stream")
 
 
 def cell_key(cell: Cell, facts: Facts) -> str:
@@ -53,7 +55,7 @@ class CellCache:
 
     def get(self, cell: Cell, key: str) -> Measured | None:
         """Return a cell; None if it is not there, or its files are damaged."""
-        figures, values = self._paths(cell, key)
+        figures, values, _ = self._paths(cell, key)
         try:
             record = json.loads(figures.read_text(encoding="utf-8"))
             with np.load(values, allow_pickle=False) as archive:
@@ -66,24 +68,45 @@ class CellCache:
             return None
         return Measured(record["figures"], samples)
 
+    def stream(self, cell: Cell, key: str) -> bytes | None:
+        """Return what the method wrote for a cell; None if it is not there, or damaged."""
+        figures, _, kept = self._paths(cell, key)
+        try:
+            record = json.loads(figures.read_text(encoding="utf-8"))
+            stream = kept.read_bytes()
+            is_whole = record["key"] == key and record["stream"] == _sha256(stream)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        return stream if is_whole else None
+
     def put(self, cell: Cell, key: str, measured: Measured) -> None:
         """Keep a cell; InvalidOptions or OSError if its files cannot be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        figures, samples = self._paths(cell, key)
+        figures, samples, stream = self._paths(cell, key)
         with atomic_output(samples, overwrite=True) as file:
             np.savez_compressed(file, **dict(measured.samples))  # type: ignore[arg-type]
+        if measured.stream is not None:
+            with atomic_output(stream, overwrite=True) as file:
+                file.write(measured.stream)
         content = {
             "cell": cell.name,
             "key": key,
+            "stream": None if measured.stream is None else _sha256(measured.stream),
             "digest": _digest(measured.record, measured.samples),
             "figures": dict(measured.record),
         }
         with atomic_output(figures, overwrite=True) as file:
             file.write(json.dumps(content, indent=1, allow_nan=False).encode())
 
-    def _paths(self, cell: Cell, key: str) -> tuple[Path, Path]:
+    def _paths(self, cell: Cell, key: str) -> tuple[Path, Path, Path]:
+        """Return the files of figures, of values per sample, and of the stream."""
         stem = f"{plain_name(cell.name)}-{key[:_KEY_DIGITS]}"
-        return self.folder / f"{stem}.json", self.folder / f"{stem}.npz"
+        json_file, values, stream = (self.folder / f"{stem}.{end}" for end in _ENDINGS)
+        return json_file, values, stream
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _digest(figures: Any, samples: Arrays) -> str:

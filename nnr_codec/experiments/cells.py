@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,10 +88,13 @@ class Measured:
         record: its figures, JSON-ready.
         samples: its values per sample: ``score.NAME``, ``divergence``, ``agreement``; of the
             uncompressed network ``outputs`` as well.
+        stream: what the method wrote, until it is kept; None: of the uncompressed network, and of a
+            cell whose stream is in the cache, or nowhere.
     """
 
     record: Mapping[str, Any]
     samples: Arrays
+    stream: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def measure(cell: Cell, data: Path | None, reference: Array | None = None) -> Me
         "encode_seconds": encoded.seconds,
         "decode_seconds": decoded.seconds,
     }
-    return Measured(record, samples)
+    return Measured(record, samples, encoded.data)
 
 
 def _encoded(subject: SubjectPlan, codec: Codec, tensors: Arrays, data: Path | None) -> Encoded:

@@ -10,7 +10,7 @@ import platform
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,18 +63,19 @@ def run_plan(
     """
     from .report.files import write_report
 
-    _check_packages()
+    check_packages()
     plan = plan if isinstance(plan, Plan) else load_plan(plan)
     folder = None if out is None else usable_folder(out, overwrite)
     data_folder = None if data is None else Path(data).resolve()
-    run = Run(data_folder, CellCache(folder / _CELLS) if folder else None, executor, progress)
+    run = Run(data_folder, cells_in(folder) if folder else None, executor, progress)
     results = run.results(plan, only, _command(plan, folder, data_folder, only))
     if folder is not None:
         write_report(results, folder)
     return results
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
+    """Raise InvalidOptions if a package of the extra `eval` is missing."""
     for name in _PACKAGES:
         if importlib.util.find_spec(name) is None:
             raise InvalidOptions("extra eval", f"{name} is missing: pip install 'nnr-codec[eval]'")
@@ -93,6 +94,11 @@ def usable_folder(out: str | os.PathLike[str], overwrite: bool = False) -> Path:
         reason = f"{os.fspath(out)!r} holds other files than results; -f writes there too"
         raise InvalidOptions("output", reason)
     return out
+
+
+def cells_in(folder: Path) -> CellCache:
+    """Return the measured cells of a folder of results."""
+    return CellCache(folder / _CELLS)
 
 
 def planned_cells(plan: Plan, only: str | None = None) -> list[Cell]:
@@ -122,25 +128,41 @@ def _command(plan: Plan, out: Path | None, data: Path | None, only: str | None) 
 
 @dataclass
 class Run:
-    """One pass over a plan; the arguments are those of `run_plan`."""
+    """One pass over a plan; the arguments are those of `run_plan`.
+
+    Attributes:
+        needs_streams: whether cells whose streams the cache lacks are measured anew.
+    """
 
     data: Path | None
     cache: CellCache | None
     executor: Executor | None
     progress: Progress | None
+    needs_streams: bool = False
     facts: dict[str, Facts | Failure] = field(default_factory=dict)  # of the subjects, by name
     references: dict[str, Measured | Failure] = field(default_factory=dict)  # likewise
 
     def results(self, plan: Plan, only: str | None, command: str) -> Results:
         """Measure; the uncompressed networks first, which the other cells are compared with."""
         cells = planned_cells(plan, only)
+        pairs = list(zip(cells, self.outcomes(cells), strict=True))
+        return Results(plan, pairs, self.references, self.facts, run_facts(cells, command))
+
+    def outcomes(self, cells: Sequence[Cell]) -> list[Measured | Failure]:
+        """Measure the cells, and before them their subjects' uncompressed networks."""
         subjects = {cell.subject.name: cell.subject for cell in cells}
         examined = {name: (examine, subject, self.data) for name, subject in subjects.items()}
         self.facts = dict(self._called(examined))
         measured = self._measured([Cell(subject) for subject in subjects.values()])
         self.references = dict(zip(subjects, measured, strict=True))
-        pairs = list(zip(cells, self._measured(cells), strict=True))
-        return Results(plan, pairs, self.references, self.facts, run_facts(cells, command))
+        return self._measured(cells)
+
+    def stream(self, cell: Cell) -> bytes | None:
+        """Return what the method wrote for a cell that was measured, if the cache has it."""
+        facts = self.facts[cell.subject.name]
+        if self.cache is None or isinstance(facts, Failure):
+            return None
+        return self.cache.stream(cell, cell_key(cell, facts))
 
     def _measured(self, cells: Sequence[Cell]) -> list[Measured | Failure]:
         """Measure what the cache does not hold; keep each cell as soon as it is there."""
@@ -151,8 +173,10 @@ class Run:
                 self._tell(cell, outcomes[index])
         calls = {i: (measure, cells[i], self.data, self._outputs(cells[i])) for i in keys}
         for index, outcome in self._called(calls):
-            if self.cache is not None and isinstance(outcome, Measured):
-                self.cache.put(cells[index], keys[index], outcome)
+            if isinstance(outcome, Measured):
+                if self.cache is not None:
+                    self.cache.put(cells[index], keys[index], outcome)
+                outcome = replace(outcome, stream=None)  # those of all cells may be too many
             outcomes[index] = outcome
             self._tell(cells[index], outcome)
         return outcomes
@@ -163,9 +187,13 @@ class Run:
         for needed in (facts, self.references.get(cell.subject.name)):
             if isinstance(needed, Failure):
                 return needed
-        key = attempt(cell_key, cell, facts)
-        measured = self.cache.get(cell, key) if self.cache and isinstance(key, str) else None
-        return measured or key
+        key: str | Failure = attempt(cell_key, cell, facts)
+        if self.cache is None or not isinstance(key, str):
+            return key
+        if self.needs_streams and cell.point and self.cache.stream(cell, key) is None:
+            return key
+        measured = self.cache.get(cell, key)
+        return key if measured is None else measured
 
     def _outputs(self, cell: Cell) -> Any:
         reference = self.references.get(cell.subject.name)

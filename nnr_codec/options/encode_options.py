@@ -218,7 +218,7 @@ class EncodeOptions(Targets):
     def allowed_error(self, name: str) -> float | None:
         """Return the most that the squared error of tensor `name` may be of its energy; or None."""
         own = self.for_tensor(name)
-        if self.overrides and self._sets_qp(name):
+        if self.overrides and self.sets_qp(name):
             return None
         return self._automatic_error if own.max_tensor_error == "auto" else own.max_tensor_error
 
@@ -227,7 +227,8 @@ class EncodeOptions(Targets):
         usual = all(getattr(self, option) == DEFAULT_QP[option] for option in _QP_OPTIONS)
         return _USUAL_ERROR if usual and self.target is None else None
 
-    def _sets_qp(self, name: str) -> bool:
+    def sets_qp(self, name: str) -> bool:
+        """Whether an override sets the qp of tensor `name`."""
         values = self._table.values(name)
         return any(option in values for option in _QP_OPTIONS)
 

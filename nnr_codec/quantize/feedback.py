@@ -10,7 +10,8 @@ Rows likewise with R (YAQA, arXiv 2505.22988).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,10 +83,18 @@ class Sampling:
     Attributes:
         count: of samples.
         squares: sum of the squared Frobenius norms of the samples' own moments; None: not known.
+        repeats: of so many samples the moments are alike, so that they tell as much as one.
     """
 
     count: int
     squares: float | None = None
+    repeats: float = 1.0
+
+    @property
+    def of_rows(self) -> Sampling:
+        """The same of rows: gradients at a layer's outputs differ more than its inputs, which are
+        the same whatever target is drawn."""
+        return replace(self, repeats=math.sqrt(self.repeats))
 
     def damping(self, moments: Float64) -> float:
         """Return what is added to the diagonals of moments, of their mean, since few samples make
@@ -103,7 +112,7 @@ class Sampling:
         mean = float(np.trace(moments, axis1=1, axis2=2).mean()) / indices
         energy = float(np.square(moments).sum())
         spread = energy - len(moments) * indices * mean**2
-        noise = max(self.squares - energy / self.count, 0.0)
+        noise = self.repeats * max(self.squares - energy / self.count, 0.0)
         left = max(spread - noise, spread / _MOST_DAMPING)
         return float(min(noise / left, _MOST_DAMPING)) if left > 0 else _MOST_DAMPING
 
@@ -123,7 +132,9 @@ def error_feedback(
         None if moments are all 0, or not finite: then nothing is known.
     """
     of_columns = _factors(columns, sampling)
-    of_rows = None if rows is None else _factors(rows[np.newaxis], sampling)
+    of_rows = None
+    if rows is not None:
+        of_rows = _factors(rows[np.newaxis], sampling.of_rows if sampling else None)
     if of_columns is None:
         return None
     feedback, weights = of_columns

@@ -199,6 +199,7 @@ def test_summary(run: Run, tmp_path: Path) -> None:
         (["--rank", "2"], "--rank: has no effect without --decompose"),
         (["--module", "x.py:f"], "--module: has no effect without --decompose"),
         (["--save-calibration", "x.npz"], "--save-calibration: has no effect without --calibrate"),
+        (["--low-memory"], "--low-memory: has no effect without --calibrate or --calibration"),
         (
             ["--calibrate", "x.py:f", "--calibration", "x.npz"],
             "--calibration: stands in place of --calibrate",
@@ -258,6 +259,38 @@ def test_calibration_lowers_the_error_of_the_output(
         assert run("nnr-decode", stream, "-o", output).code == 0
         errors.append(np.mean((logits(load(output), images) - expected) ** 2))
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_low_memory(run: Run, tmp_path: Path, user_file: Path) -> None:
+    """A generator is used up by one pass; what goes over a list again gives the same stream."""
+    pytest.importorskip("torch")
+    asked = ["nnr-encode", DIGITS, "--calibrate"]
+    refused = run(*asked, f"{user_file}:calibration", "--low-memory", "--dry-run")
+    assert refused.code == 2
+    assert "--low-memory: goes over the batches several times" in refused.err
+    with user_file.open("a") as file:
+        file.write("\ndef listed():\n    return calibration()[0], list(calibration()[1])\n")
+    kept = ["--save-calibration", tmp_path / "known.npz"]
+    for name, more in (("high", kept), ("low", ["--low-memory"])):
+        done = run(*asked, f"{user_file}:listed", "-o", tmp_path / f"{name}.nnr", "-q", *more)
+        assert done.code == 0, done.err
+    loaded = ["--calibration", tmp_path / "known.npz", "--low-memory"]
+    assert run("nnr-encode", DIGITS, "-o", tmp_path / "loaded.nnr", "-q", *loaded).code == 0
+    streams = {(tmp_path / f"{name}.nnr").read_bytes() for name in ("high", "low", "loaded")}
+    assert len(streams) == 1
+
+
+def test_what_a_calibration_tells_of_tensors(run: Run, user_file: Path) -> None:
+    pytest.importorskip("torch")
+    asked = ["--calibrate", f"{user_file}:calibration", "--dry-run", "--set", "fc.weight=qp:-30"]
+    done = run("nnr-encode", DIGITS, "-v", *asked)
+    assert done.code == 0, done.err
+    header, *rows = (line.split() for line in done.out.splitlines())
+    assert header[-4:] == ["loss", "qp", "by", "feedback"]
+    by_name = {row[0]: row for row in rows if row}
+    assert by_name["conv2.weight"][-2:] == ["sensitivity", "result"]
+    assert by_name["fc.weight"][-2:] == ["given", "result"]
+    assert by_name["bn1.weight"][-2:] == ["sensitivity", "-"]
 
 
 def test_layers_that_the_calibration_does_not_run_are_listed(run: Run, tmp_path: Path) -> None:

@@ -92,6 +92,40 @@ def test_globs_that_match_nothing_give_a_warning(run: Run, plan: Path) -> None:
     assert evaluate(run, plan, "-q").err == ""
 
 
+def test_stream_of_a_cell(run: Run, plan: Path, tmp_path: Path) -> None:
+    target = tmp_path / "linear.nnr"
+    done = evaluate(run, plan, "--stream", "linear/uniform/qp=-16", target)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"linear/uniform/qp=-16 -> {target}: {target.stat().st_size} B, ")
+    assert "divergence" in done.out
+    assert not (plan.parents[1] / "out" / "report.html").exists()  # nothing but this was asked for
+    assert run("nnr-decode", target, "-o", tmp_path / "linear.npz", "-q").code == 0
+    again = evaluate(run, plan, "--stream", "linear/uniform/qp=-16", target)
+    assert again.code == 2
+    assert f"--stream: '{target}' exists already; -f overwrites it" in again.err
+    found = json.loads(evaluate(run, plan, "--json", "-f", "--stream", "*=-8", target).out)
+    assert (found["cell"], found["bytes"]) == ("linear/uniform/qp=-8", target.stat().st_size)
+
+
+def test_streams_of_cells_that_are_not_there(run: Run, plan: Path, tmp_path: Path) -> None:
+    target = tmp_path / "linear.nnr"
+    missing = evaluate(run, plan, "--stream", "linear/uniform/qp=-15", target)
+    assert missing.code == 2
+    assert "no cell 'linear/uniform/qp=-15'; the nearest are 'linear/uniform/qp=-16'" in missing.err
+    several = evaluate(run, plan, "--stream", "*/qp=*", target)
+    assert several.code == 2
+    assert "'*/qp=*' matches 3 cells: 'linear/uniform/qp=-24', " in several.err
+    assert evaluate(run, plan, "--stream", "*/bits=8", target, "--only", "*").code == 2
+    assert evaluate(run, plan, "--stream", "*/bits=8", tmp_path / "no" / "file").code == 2
+    assert not target.exists()
+    text = plan.read_text().replace("subjects.py:linear", "subjects.py:unfit")
+    plan.write_text(text)
+    failed = evaluate(run, plan, "--stream", "*/bits=8", target)
+    assert failed.code == 1
+    assert failed.err.startswith("nnr-eval: error: unfit/integers/bits=8: '0.weight': is missing")
+    assert not target.exists()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "key"),
     [("bits = [8, 4]", "bits = [9]", "method[1].points.bits"), ("codec", "codecs", "codec")],

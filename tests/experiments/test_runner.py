@@ -183,7 +183,7 @@ def test_damaged_files_of_a_cell_are_made_anew(
 ) -> None:
     plan, out = save_plan(tmp_path), tmp_path / "out"
     run_plan(plan, out)
-    figures, samples = sorted((out / "cells").glob("*qp=-16*"))
+    figures, samples, _ = sorted((out / "cells").glob("*qp=-16*"))
     figures.write_text("{")
     assert measured_anew(plan, out) == 1
     samples.write_bytes(samples.read_bytes()[:50])

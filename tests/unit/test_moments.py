@@ -85,13 +85,13 @@ def _changed(path: Path, blocks: dict[str, Any], **changes: Any) -> None:
     [
         ({}, {"version": 1}, "version 1"),
         ({}, {"result": {"conv.weight": [1]}}, "valid calibration file: ValueError"),
-        ({}, {"result": {"conv.weight": [1.5, 0]}}, "1.5 is not a whole number"),
-        ({}, {"result": {"conv.weight": [1, -1]}}, "-1 is not a number of 0 or more"),
+        ({}, {"result": {"conv.weight": [1.5, 0, 1]}}, "1.5 is not a whole number"),
+        ({}, {"result": {"conv.weight": [1, -1, 1]}}, "-1 is not a number of 0 or more"),
         ({}, {"sensitivities": {"w": float("nan")}}, "nan is not a number"),
         ({}, {"digests": {"w": 3}}, "3 is not a text"),
         (
             {"conv.weight:rows": np.full((4, 4), np.nan)},
-            {"result": {"conv.weight": [1, 0]}},
+            {"result": {"conv.weight": [1, 0, 1]}},
             "moments of gradients are damaged",
         ),
         ({}, {"samples": "many"}, "valid calibration file: ValueError"),
@@ -158,7 +158,7 @@ def _write(path: Path, layer: dict[str, Any]) -> None:
     """Write a calibration of one weight, with a matrix for each group."""
     groups = layer["groups"] if layer["groups"] in (1, 3) else 1
     text = {
-        **{"version": 2, "samples": 9, "unused": [], "weights": {"w": layer}},
+        **{"version": 3, "samples": 9, "unused": [], "weights": {"w": layer}},
         **{"result": {}, "sensitivities": {}, "outputs": "", "digests": {}},
     }
     blocks = np.tile(np.eye(3), (groups, 1, 1, 1))

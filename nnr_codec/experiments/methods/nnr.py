@@ -18,6 +18,7 @@ from ...options import PRESETS, EncodeOptions
 from ..checked_table import options_of
 from ..fingerprints import codec_fingerprint
 from ..measures.yardsticks import yardsticks
+from .ablation import PARTS, without
 from .base import Arrays, Decoded, Encoded
 
 
@@ -29,32 +30,47 @@ class NnrCodec:
         options: of the encoder.
         calibration_stride: every n-th of the subject's calibration samples is looked at, from the
             first on, for the moments of the layers' inputs; None: the data are not looked at.
+        calibration_without: parts of `.ablation.PARTS` that are taken away, to measure what they
+            bring.
     """
 
     options: EncodeOptions
     calibration_stride: int | None = None
+    calibration_without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise InvalidOptions if the stride is no whole number of 1 or more."""
+        """Raise InvalidOptions if the stride is no whole number of 1 or more, or a part is none."""
         stride = self.calibration_stride
         if stride is not None and (type(stride) is not int or stride < 1):
             reason = f"{stride!r} is not a whole number of 1 or more"
             raise InvalidOptions("calibration_stride", reason)
+        for part in self.calibration_without:
+            if part not in list(PARTS):  # of any type
+                reason = f"{part!r} is none of {', '.join(PARTS)}"
+                raise InvalidOptions("calibration_without", reason)
+        if self.calibration_without and stride is None:
+            raise InvalidOptions("calibration_without", "has no effect without calibration_stride")
 
     @classmethod
     def from_options(cls, values: Mapping[str, Any], folder: Path) -> NnrCodec:
         """Return the codec with a plan's options; InvalidOptions if one is wrong.
 
-        They are ``preset``, ``calibration_stride``, and the fields of ``EncodeOptions``.
+        They are ``preset``, ``calibration_stride``, ``calibration_without``, and the fields of
+        ``EncodeOptions``.
         """
         given = dict(values)
         preset = given.pop("preset", "default")
         EncodeOptions.preset(preset)  # refuses an unknown one
         stride = given.pop("calibration_stride", None)
-        return cls(options_of(EncodeOptions, {**PRESETS[preset], **given}), stride)
+        parts = given.pop("calibration_without", [])
+        if not isinstance(parts, list):
+            raise InvalidOptions("calibration_without", f"{parts!r} is not a list")
+        return cls(options_of(EncodeOptions, {**PRESETS[preset], **given}), stride, tuple(parts))
 
     def encode(self, tensors: Arrays, calibration: Calibration | None = None) -> Encoded:
         """Encode with one thread; raises what ``nnr_codec.encode`` raises."""
+        if calibration is not None:
+            calibration = without(calibration, self.calibration_without)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NnrWarning)  # what is lost is what a plan measures
             result = encode(tensors, options=self.options, calibration=calibration)
@@ -75,6 +91,7 @@ class NnrCodec:
             "codec": "nnr",
             "options": asdict(self.options),
             "calibration_stride": self.calibration_stride,
+            "calibration_without": self.calibration_without,
             "version": codec_fingerprint(),
         }
 
