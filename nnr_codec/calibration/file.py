@@ -49,7 +49,7 @@ def save_calibration(
         "samples": calibration.samples,
         "unused": list(calibration.unused),
         "weights": weights,
-        "result": {n: [r.count, r.squares, r.repeats] for n, r in calibration.result.items()},
+        "result": {n: [r.count, r.is_checked] for n, r in calibration.result.items()},
         "sensitivities": dict(calibration.sensitivities),
         "outputs": calibration.outputs,
         "digests": dict(calibration.digests),
@@ -144,7 +144,9 @@ def _number(value: Any) -> float:
 
 
 def _result(path: str, name: str, numbers: Any, model: Model) -> ResultMoments:
-    count, squares, repeats = numbers
+    count, is_checked = numbers
+    if not isinstance(is_checked, bool):
+        raise ValueError(f"{shortened(is_checked)} is neither true nor false")
     columns, rows = (
         model[name + side].read() if name + side in model else None for side in (_COLUMNS, _ROWS)
     )
@@ -154,8 +156,7 @@ def _result(path: str, name: str, numbers: Any, model: Model) -> ResultMoments:
         is_square = matrix.ndim == dimensions and matrix.shape[-1] == matrix.shape[-2]
         if not is_square or matrix.dtype != np.float64 or not np.isfinite(matrix).all():
             raise InvalidModel(path, f"{name!r}: moments of gradients are damaged")
-    numbers = _whole(count, 1), _number(squares), max(_number(repeats), 1.0)
-    return ResultMoments(columns, rows, *numbers)
+    return ResultMoments(columns, rows, _whole(count, 1), is_checked)
 
 
 def _moments(path: str, name: str, weight: dict[str, Any], blocks: Any) -> InputMoments:

@@ -19,7 +19,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidModel, InvalidOptions
-from ..user.module import hooked, in_mode, inputs_of, weight_layers
+from ..user.module import hooked, in_mode, inputs_of, sample_count, weight_layers
 from .moments import ResultMoments, result_sides
 from .outputs import Outputs, output_of, sampled_loss, targets_of
 from .perturbation import perturbed
@@ -88,7 +88,7 @@ class OutputGradients:
         self._calls: dict[str, list[tuple[Any, Any, Any]]] = {}
         self._sums: dict[str, WeightGradients] = {}
         self._squares: dict[str, float] = {}
-        self._batches, self._draws = 0, 0
+        self._samples = 0
         self.kinds: set[str] = set()
 
     @classmethod
@@ -153,25 +153,20 @@ class OutputGradients:
                 output, kind = output_of(module, inputs, batch, self._outputs)
             if not output.requires_grad:
                 raise InvalidModel("module", "returns a tensor without gradients")
-            self._batches += 1
             for loss, is_last in self._losses(batch, output, kind):
-                self._draws += 1
                 loss.backward(retain_graph=not is_last)  # type: ignore[no-untyped-call]
                 self._add_calls()
                 self._add_squares()
+        self._samples += sample_count(inputs)
 
     def moments(self) -> dict[str, ResultMoments]:
-        """Return the moments by the weights' names; without those of which nothing is known."""
-        squared = max(self._batches, 1) ** 2
-        found = {
-            name: sums.moments(max(self._draws * sums.calls / squared, 1.0))
-            for name, sums in self._sums.items()
-        }
-        return {name: moments for name, moments in found.items() if moments is not None}
-
-    def forget_moments(self) -> None:
-        """Let go of what the moments are made of; the sensitivities stay."""
-        self._sums = {}
+        """Return the moments by the weights' names, without those of which nothing is known, and
+        let go of what they are made of; the sensitivities stay."""
+        sums, self._sums = self._sums, {}
+        names = list(sums)
+        with _single_threads() as count, ThreadPoolExecutor(count) as pool:
+            found = pool.map(lambda name: sums.pop(name).moments(), names)
+            return {n: moments for n, moments in zip(names, found, strict=True) if moments}
 
     def sensitivities(self, samples: int) -> dict[str, float]:
         """Return the squared gradients of each parameter, and of the statistics of batch norms, by
@@ -255,7 +250,6 @@ class OutputGradients:
         inputs = (args[0] if args else kwargs["input"]).detach()
         if name not in self._sums:
             self._sums[name] = WeightGradients(layer, self._sides[name])
-        self._sums[name].calls += 1
         calls = self._calls.setdefault(name, [])
         output.register_hook(lambda gradient: calls.append((layer, inputs, gradient.detach())))
 
@@ -268,7 +262,7 @@ class OutputGradients:
 
     def _add_calls_of(self, name: str) -> None:
         for layer, inputs, gradient in self._calls[name]:
-            self._sums[name].add(layer, inputs, gradient)
+            self._sums[name].add(layer, inputs, gradient, self._samples)
         self._calls[name].clear()
 
 

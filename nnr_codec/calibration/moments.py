@@ -92,9 +92,10 @@ class ResultSides:
     rows: bool = True
 
     def nbytes(self, matrix: tuple[int, int, int]) -> int:
-        """Return what they take of a matrix of so many rows, columns and groups."""
+        """Return what collecting them takes, in two halves, of a matrix of so many rows, columns
+        and groups."""
         rows, columns, groups = matrix
-        return _FLOAT64 * (self.rows * rows**2 + self.columns * groups * columns**2)
+        return 2 * _FLOAT64 * (self.rows * rows**2 + self.columns * groups * columns**2)
 
 
 @dataclass(frozen=True)
@@ -110,17 +111,14 @@ class ResultMoments:
         columns: sum of Sᵀ S over samples, float64, (groups, columns, columns); None: not known.
         rows: sum of S Sᵀ, (rows, rows), likewise.
         count: gradients in them.
-        squares: sum of the squared Frobenius norms of Sᵀ S, by which one knows how far the moments
-            can be trusted.
-        repeats: gradients of one sample, in the mean, of several targets or calls: they are alike,
-            and tell less than as many of different samples.
+        is_checked: whether how large they are in each direction was seen on other samples than the
+            direction itself (:mod:`.shrinkage`); what is not can be trusted little.
     """
 
     columns: Float64 | None
     rows: Float64 | None
     count: int
-    squares: float
-    repeats: float = 1.0
+    is_checked: bool = True
 
     def fits(self, rows: int, columns: int) -> bool:
         """Whether they are moments of a matrix of this shape."""

@@ -30,7 +30,7 @@ def spilled_in_turns(
     """Return the moments of collectors of which the first has seen the batches.
 
     Args:
-        turns: the collectors; each sees all batches, and forgets its moments when they are kept.
+        turns: the collectors; each sees all batches.
         batches: of samples, the same ones again.
         samples: in all batches, by the first pass.
 
@@ -43,7 +43,6 @@ def spilled_in_turns(
             if number:
                 _collect(collector, batches, samples)
             yield from collector.moments().items()
-            collector.forget_moments()
 
     return SpilledMoments(moments())
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .moments import ResultMoments, ResultSides
+from .shrinkage import cross_validated
 
 if TYPE_CHECKING:
     import torch
@@ -19,80 +20,88 @@ _PIECE = 1 << 24
 class WeightGradients:
     """Sums of Sᵀ S and S Sᵀ over the gradients S of samples, as the matrices that are coded.
 
-    All positions of a sample are in S: errors of positions that are alike add up in the network.
+    Every other sample is summed up by itself: each half tells how far the other can be trusted. All
+    positions of a sample are in S: errors of positions that are alike add up in the network.
     """
 
     def __init__(self, layer: Any, sides: ResultSides) -> None:
         """`sides`: which of the two sums are wanted."""
         import torch
 
-        self.calls = 0  # of the layers, counted by the caller
         self._groups = getattr(layer, "groups", 1)
         self._columns = math.prod(layer.weight.shape[1:])
         rows, columns = layer.weight.shape[0], self._columns
-        self._of_rows = torch.zeros((rows, rows) if sides.rows else 0).double()
-        self._of_columns = torch.zeros((self._groups, columns, columns) if sides.columns else 0)
-        self._of_columns = self._of_columns.double()
+        of_rows = (2, rows, rows) if sides.rows else (2, 0)
+        of_columns = (2, self._groups, columns, columns) if sides.columns else (2, 0)
+        self._of_rows = torch.zeros(of_rows, dtype=torch.float64)
+        self._of_columns = torch.zeros(of_columns, dtype=torch.float64)
         self._sides = sides
-        self._count, self._squares = 0, 0.0
+        self._counts = [0, 0]
 
-    def add(self, layer: Any, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Add a call of the layer: its inputs, and the gradients at its output."""
+    def add(self, layer: Any, inputs: torch.Tensor, gradient: torch.Tensor, first: int = 0) -> None:
+        """Add a call of the layer: its inputs, and the gradients at its output.
+
+        `first`: samples before these, which go to one half and the other in turns.
+        """
         if not gradient.any():
             return
-        if layer.weight.dim() == 2:
-            self._add_linear(_by_sample(inputs), _by_sample(gradient))
-            return
-        if inputs.dim() < layer.weight.dim():  # one sample alone
+        is_linear = layer.weight.dim() == 2
+        if is_linear:
+            inputs, gradient = _by_sample(inputs), _by_sample(gradient)
+        elif inputs.dim() < layer.weight.dim():  # one sample alone
             inputs, gradient = inputs.unsqueeze(0), gradient.unsqueeze(0)
+        for half in range(2):
+            own = slice((half - first) % 2, None, 2)
+            if is_linear:
+                self._add_linear(half, inputs[own], gradient[own])
+            else:
+                self._add_convolution(half, layer, inputs[own], gradient[own])
+
+    def _add_convolution(
+        self, half: int, layer: Any, inputs: torch.Tensor, gradient: torch.Tensor
+    ) -> None:
         size = max(1, _PIECE // layer.weight.numel())
         for first in range(0, len(inputs), size):
             part = slice(first, first + size)
-            self._add(_of_weight(layer, inputs[part], gradient[part]))
+            self._add(half, _of_weight(layer, inputs[part], gradient[part]))
 
-    def moments(self, repeats: float = 1.0) -> ResultMoments | None:
-        """Return the moments; None if they are not finite, or of no sample.
-
-        `repeats`: gradients of one sample.
-        """
-        columns = self._of_columns.numpy() if self._sides.columns else None
-        rows = self._of_rows.numpy() if self._sides.rows else None
-        if not self._count or not all(
-            np.isfinite(s).all() for s in (columns, rows) if s is not None
-        ):
+    def moments(self) -> ResultMoments | None:
+        """Return the moments; None if they are not finite, or of no sample."""
+        sides = (self._of_columns, self._sides.columns), (self._of_rows, self._sides.rows)
+        halves = [sums.numpy() if is_wanted else None for sums, is_wanted in sides]
+        if not any(self._counts) or not all(np.isfinite(h).all() for h in halves if h is not None):
             return None
-        return ResultMoments(columns, rows, self._count, self._squares, repeats)
+        is_checked = all(self._counts)
+        join = cross_validated if is_checked else np.add
+        columns, rows = (None if half is None else join(*half) for half in halves)
+        return ResultMoments(columns, rows, sum(self._counts), is_checked)
 
-    def _add_linear(self, x: torch.Tensor, g: torch.Tensor) -> None:
+    def _add_linear(self, half: int, x: torch.Tensor, g: torch.Tensor) -> None:
         """Add (samples, positions, inputs) and (samples, positions, outputs)."""
         positions, inputs, outputs = x.shape[1], x.shape[2], g.shape[2]
         if positions * (inputs + outputs) > inputs * outputs:
-            self._add(g.transpose(1, 2) @ x)
+            self._add(half, g.transpose(1, 2) @ x)
             return
         # Positions are few: products between them say the same.
         of_x, of_g = x @ x.transpose(1, 2), g @ g.transpose(1, 2)
         is_felt = g.any(-1)  # padding is not
         if self._sides.columns:
-            self._of_columns += (x[is_felt].T @ (of_g @ x)[is_felt]).cpu()
+            self._of_columns[half] += (x[is_felt].T @ (of_g @ x)[is_felt]).cpu()
         if self._sides.rows:
-            self._of_rows += (g[is_felt].T @ (of_x @ g)[is_felt]).cpu()
-        both = of_x @ of_g
-        self._squares += float((both * both.transpose(1, 2)).double().sum())
-        self._count += len(x)
+            self._of_rows[half] += (g[is_felt].T @ (of_x @ g)[is_felt]).cpu()
+        self._counts[half] += len(x)
 
-    def _add(self, gradients: torch.Tensor) -> None:
+    def _add(self, half: int, gradients: torch.Tensor) -> None:
         """Add gradients of samples, which are along the first dimension."""
         gradients = gradients if gradients.element_size() >= 4 else gradients.float()
         matrices = gradients.reshape(len(gradients), self._groups, -1, self._columns)
         if self._sides.columns:
             rows = matrices.transpose(0, 1).flatten(1, 2)
-            self._of_columns += (rows.transpose(1, 2) @ rows).cpu()
+            self._of_columns[half] += (rows.transpose(1, 2) @ rows).cpu()
         if self._sides.rows:
             columns = matrices.flatten(1, 2).transpose(0, 1).flatten(1)
-            self._of_rows += (columns @ columns.T).cpu()
-        smaller = matrices if matrices.shape[2] < matrices.shape[3] else matrices.transpose(2, 3)
-        self._squares += float((smaller @ smaller.transpose(2, 3)).double().square().sum())
-        self._count += len(gradients)
+            self._of_rows[half] += (columns @ columns.T).cpu()
+        self._counts[half] += len(gradients)
 
 
 def _by_sample(values: torch.Tensor) -> torch.Tensor:

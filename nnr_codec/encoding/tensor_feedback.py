@@ -11,7 +11,7 @@ import numpy as np
 
 from ..bitstream.unit_layout import matrix_shape
 from ..calibration.moments import InputMoments, ResultMoments, TensorKnowledge
-from ..quantize.feedback import ErrorFeedback, Sampling, error_feedback
+from ..quantize.feedback import ErrorFeedback, error_feedback
 from ..report import FeedbackSource
 
 NOT_REACHED = "not reached by the calibration, or not felt by the result"
@@ -69,8 +69,8 @@ def _of_result(
     if not moments.fits(rows, columns):
         return None, OF_ANOTHER_SHAPE
     of_columns = np.eye(columns)[None] if moments.columns is None else moments.columns
-    sampling = Sampling(moments.count, moments.squares, moments.repeats)
-    feedback = error_feedback(of_columns, moments.rows, sampling)
+    few = None if moments.is_checked else moments.count
+    feedback = error_feedback(of_columns, moments.rows, few)
     return feedback, "" if feedback is not None else EMPTY
 
 
@@ -84,5 +84,5 @@ def _of_inputs(
         return None, OF_ANOTHER_SHAPE
     if moments.layout.transposed:
         return None, TRANSPOSED
-    feedback = error_feedback(moments.matrices(), sampling=Sampling(moments.positions))
+    feedback = error_feedback(moments.matrices(), few=moments.positions)
     return feedback, "" if feedback is not None else EMPTY

@@ -10,8 +10,7 @@ Rows likewise with R (YAQA, arXiv 2505.22988).
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,6 @@ _DAMPING = 0.01
 
 _DAMPING_OF_FEW = 0.1
 """The same, more, where there are as many vectors as indices, and no more is known of them."""
-
-_MOST_DAMPING = 1e3
 
 Float32 = npt.NDArray[np.float32]
 
@@ -76,65 +73,23 @@ def _behind(errors: npt.NDArray[np.floating[Any]], feedback: Float32) -> Float64
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How many samples moments are the sum of, and how much they differ.
-
-    Attributes:
-        count: of samples.
-        squares: sum of the squared Frobenius norms of the samples' own moments; None: not known.
-        repeats: of so many samples the moments are alike, so that they tell as much as one.
-    """
-
-    count: int
-    squares: float | None = None
-    repeats: float = 1.0
-
-    @property
-    def of_rows(self) -> Sampling:
-        """The same of rows: gradients at a layer's outputs differ more than its inputs, which are
-        the same whatever target is drawn."""
-        return replace(self, repeats=math.sqrt(self.repeats))
-
-    def damping(self, moments: Float64) -> float:
-        """Return what is added to the diagonals of moments, of their mean, since few samples make
-        them uncertain.
-
-        It is the share by which the mean of the samples is best shrunk towards equal diagonals
-        (Ledoit and Wolf, J. Multivariate Analysis 88, 2004), over what is left.
-
-        Args:
-            moments: (matrices, indices, indices), sums over the samples.
-        """
-        indices = moments.shape[-1]
-        if self.squares is None:
-            return _DAMPING_OF_FEW * int(indices) / self.count
-        mean = float(np.trace(moments, axis1=1, axis2=2).mean()) / indices
-        energy = float(np.square(moments).sum())
-        spread = energy - len(moments) * indices * mean**2
-        noise = self.repeats * max(self.squares - energy / self.count, 0.0)
-        left = max(spread - noise, spread / _MOST_DAMPING)
-        return float(min(noise / left, _MOST_DAMPING)) if left > 0 else _MOST_DAMPING
-
-
 @on_one_blas_thread
 def error_feedback(
-    columns: Float64, rows: Float64 | None = None, sampling: Sampling | None = None
+    columns: Float64, rows: Float64 | None = None, few: int | None = None
 ) -> ErrorFeedback | None:
     """Return the feedback for moments of columns, and of rows if they are known.
 
     Args:
         columns: (groups, columns, columns), symmetric, positive semidefinite.
         rows: (rows, rows) likewise, or None.
-        sampling: of what the moments are sums; None: of so much that they are certain.
+        few: number of vectors that the moments are of, if these are all that is known of how far
+            they can be trusted.
 
     Returns:
         None if moments are all 0, or not finite: then nothing is known.
     """
-    of_columns = _factors(columns, sampling)
-    of_rows = None
-    if rows is not None:
-        of_rows = _factors(rows[np.newaxis], sampling.of_rows if sampling else None)
+    of_columns = _factors(columns, few)
+    of_rows = None if rows is None else _factors(rows[np.newaxis], few)
     if of_columns is None:
         return None
     feedback, weights = of_columns
@@ -147,19 +102,19 @@ def error_feedback(
     return ErrorFeedback(feedback, of_weights, of_rows[0][0], row_weights, left * left_of_rows)
 
 
-def _factors(moments: Float64, sampling: Sampling | None) -> tuple[Float32, Float64] | None:
+def _factors(moments: Float64, few: int | None) -> tuple[Float32, Float64] | None:
     """Return the feedback between the indices of moments, and the weights of what is left, the mean
     of their diagonals being 1; None: nothing is known.
 
     Args:
         moments: (matrices, indices, indices).
-        sampling: of what they are sums.
+        few: number of vectors that they are of, if they are damped by it.
     """
     indices = moments.shape[-1]
     scale = np.trace(moments, axis1=1, axis2=2).mean() / indices
     if not np.isfinite(scale) or scale <= 0 or not np.isfinite(moments).all():
         return None
-    damping = _DAMPING + (0.0 if sampling is None else sampling.damping(moments))
+    damping = _DAMPING if few is None else _DAMPING + _DAMPING_OF_FEW * indices / few
     damped = (moments / scale + damping * np.eye(indices)) / (1 + damping)
     try:
         # The upper factor of the inverse, by the lower one of the moments in reversed order.

@@ -27,7 +27,7 @@ def moment(size: int) -> np.ndarray:
     return samples.T @ samples
 
 
-RESULT = ResultMoments(moment(COLS)[None], moment(ROWS), 10**6, 0.0)
+RESULT = ResultMoments(moment(COLS)[None], moment(ROWS), 10**6)
 INPUTS = InputMoments(RowLayout((ROWS, COLS)), moment(COLS)[None, None], 10**6)
 KNOWN = Calibration({}, 100, (), {"a": RESULT}, {"a": 1.0, "a.bias": 4.0})
 

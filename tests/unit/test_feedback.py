@@ -23,7 +23,7 @@ from nnr_codec.calibration.moments import (
     ResultMoments,
     RowLayout,
 )
-from nnr_codec.quantize.feedback import Sampling, error_feedback
+from nnr_codec.quantize.feedback import _DAMPING, error_feedback
 
 RNG = np.random.default_rng
 ROWS, COLS, STEP = 24, 70, 0.02
@@ -57,7 +57,7 @@ def quantized(
 class TestFactors:
     def test_they_are_those_of_the_inverse(self) -> None:
         inputs = moment(30)
-        damped = (inputs * 30 / np.trace(inputs) + 0.01 * np.eye(30)) / 1.01
+        damped = (inputs * 30 / np.trace(inputs) + _DAMPING * np.eye(30)) / (1 + _DAMPING)
         upper = np.linalg.cholesky(np.linalg.inv(damped)).T
         known = error_feedback(inputs[None])
         expected = np.triu(upper / np.diag(upper)[:, None], 1)
@@ -72,32 +72,14 @@ class TestFactors:
 
     def test_few_samples_count_less(self) -> None:
         inputs = moment(30, rank=2)[None]
-        few, many = (error_feedback(inputs, sampling=Sampling(n)) for n in (10, 10**6))
+        few, many = (error_feedback(inputs, few=n) for n in (10, 10**6))
         assert np.abs(few.columns).sum() < 0.9 * np.abs(many.columns).sum()
-
-    def test_moments_are_damped_by_how_much_samples_differ(self) -> None:
-        """So that they come nearest to the true ones, and not at all if all samples are alike."""
-        deviations = np.repeat([1.0, 0.5], 15)
-        factors = RNG(3).normal(0, 1, (40, 30)) * deviations
-        together = factors.T @ factors
-        squares = float(np.square(np.square(factors).sum(1)).sum())
-        found = Sampling(40, squares).damping(together[None])
-
-        def error(damping: float) -> float:
-            mean = together / 40
-            shrunk = (mean + damping * np.trace(mean) / 30 * np.eye(30)) / (1 + damping)
-            return float(np.square(shrunk - np.diag(deviations**2)).sum())
-
-        assert error(found) < min(error(found / 4), error(4 * found), error(0))
-        alike = np.outer(factors[0], factors[0])
-        squares = 40 * float(np.square(alike).sum())
-        assert Sampling(40, squares).damping(40 * alike[None]) == pytest.approx(0, abs=1e-9)
 
     def test_loss_is_that_of_the_metric(self) -> None:
         inputs, outputs = moment(5, 1), moment(8, 3)
         error = RNG(0).normal(0, 1, (8, 5))
-        of_columns = (inputs / np.trace(inputs) * 5 + 0.01 * np.eye(5)) / 1.01
-        of_rows = (outputs / np.trace(outputs) * 8 + 0.01 * np.eye(8)) / 1.01
+        of_columns = (inputs / np.trace(inputs) * 5 + _DAMPING * np.eye(5)) / (1 + _DAMPING)
+        of_rows = (outputs / np.trace(outputs) * 8 + _DAMPING * np.eye(8)) / (1 + _DAMPING)
         expected = np.trace(of_rows @ error @ of_columns @ error.T)
         known = error_feedback(inputs[None], outputs)
         assert known.loss(error) == pytest.approx(expected, rel=1e-4)
@@ -106,7 +88,7 @@ class TestFactors:
         inputs = np.stack([moment(5, 1), 3 * moment(5, 2)])
         error = RNG(0).normal(0, 1, (8, 5))
         scale = np.trace(inputs, axis1=1, axis2=2).mean() / 5
-        of_columns = (inputs / scale + 0.01 * np.eye(5)) / 1.01
+        of_columns = (inputs / scale + _DAMPING * np.eye(5)) / (1 + _DAMPING)
         pairs = zip(np.split(error, 2), of_columns, strict=True)
         expected = sum(np.trace(part @ metric @ part.T) for part, metric in pairs)
         assert error_feedback(inputs).loss(error) == pytest.approx(expected, rel=1e-4)
@@ -248,7 +230,7 @@ class TestEncoding:
 
     def test_steps_follow_the_sensitivity(self) -> None:
         outputs = moment(ROWS, 1)
-        result = ResultMoments(moment(COLS)[None], outputs, 10**6, 0.0)
+        result = ResultMoments(moment(COLS)[None], outputs, 10**6)
         sensitivities = {"a": 1.0, "b": 256.0}
         known = Calibration({}, 1, (), {"a": result, "b": result}, sensitivities)
         report = nnr_codec.encode(

@@ -55,9 +55,11 @@ def test_moments_are_those_of_each_samples_gradient(name: str) -> None:
     output = layer(inputs)
     gradient = _random(*output.shape, seed=1)
     sums = WeightGradients(layer, ResultSides())
-    sums.add(layer, inputs, gradient)
+    for first in range(2):  # each sample in both halves: they are alike, and add up
+        sums.add(layer, inputs, gradient, first)
     moments = sums.moments()
     assert moments is not None
+    assert moments.is_checked
 
     groups = getattr(layer, "groups", 1)
     rows = layer.weight.shape[0]
@@ -69,10 +71,33 @@ def test_moments_are_those_of_each_samples_gradient(name: str) -> None:
         of_rows += found @ found.T
         for group, part in enumerate(found.reshape(groups, -1, columns)):
             of_columns[group] += part.T @ part
-    np.testing.assert_allclose(moments.columns, of_columns, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(moments.rows, of_rows, rtol=1e-4, atol=1e-4)
+    scale = max(of_columns.max(), of_rows.max())
+    np.testing.assert_allclose(moments.columns / 2, of_columns, rtol=1e-4, atol=1e-6 * scale)
+    np.testing.assert_allclose(moments.rows / 2, of_rows, rtol=1e-4, atol=1e-6 * scale)
     assert moments.fits(rows, columns)
     assert not moments.fits(rows, columns + 1)
+
+
+def test_samples_go_to_both_halves_in_turns() -> None:
+    layer = nn.Linear(5, 3)
+    inputs, gradient = _random(9, 5), _random(9, 3, seed=1)
+    together, apart = WeightGradients(layer, ResultSides()), WeightGradients(layer, ResultSides())
+    together.add(layer, inputs, gradient)
+    for first in range(0, 9, 3):
+        part = slice(first, first + 3)
+        apart.add(layer, inputs[part], gradient[part], first)
+    found, expected = apart.moments(), together.moments()
+    assert found is not None
+    assert expected is not None
+    assert found.count == expected.count == 9
+    np.testing.assert_allclose(found.columns, expected.columns, rtol=1e-4, atol=1e-3)
+    one = WeightGradients(layer, ResultSides())
+    one.add(layer, inputs[:1], gradient[:1])
+    alone = one.moments()
+    assert alone is not None
+    assert not alone.is_checked
+    expected_rows = gradient[:1].T @ gradient[:1] * inputs[0].square().sum()
+    np.testing.assert_allclose(alone.rows, expected_rows, rtol=1e-5)
 
 
 def test_sensitivities_are_the_curvature() -> None:
@@ -145,7 +170,7 @@ def test_wrong_settings(settings: dict[str, Any], word: str) -> None:
 
 def test_moments_that_take_too_much_are_left_out() -> None:
     shapes = {"small": (4, 9, 1), "wide": (10, 100, 1), "tall": (1000, 5, 1), "groups": (8, 9, 8)}
-    sides = result_sides(shapes, 8 * (100**2 + 10_000))
+    sides = result_sides(shapes, 2 * 8 * (100**2 + 10_000))  # in two halves
     assert sides["tall"] == ResultSides(columns=True, rows=False)
     assert sides["wide"] == ResultSides()
     assert result_sides(shapes, 0) == dict.fromkeys(shapes, ResultSides(False, False))
@@ -168,7 +193,7 @@ class TestCalibrations:
             assert np.array_equal(again.result[name].columns, result.columns)
             assert np.array_equal(again.result[name].rows, result.rows)
             assert again.result[name].count == result.count
-            assert again.result[name].squares == result.squares
+            assert again.result[name].is_checked == result.is_checked
         first, second = (
             nnr_codec.encode(module, options=EncodeOptions(qp=-20), calibration=some).data
             for some in (known, again)

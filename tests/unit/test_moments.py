@@ -85,13 +85,14 @@ def _changed(path: Path, blocks: dict[str, Any], **changes: Any) -> None:
     [
         ({}, {"version": 1}, "version 1"),
         ({}, {"result": {"conv.weight": [1]}}, "valid calibration file: ValueError"),
-        ({}, {"result": {"conv.weight": [1.5, 0, 1]}}, "1.5 is not a whole number"),
-        ({}, {"result": {"conv.weight": [1, -1, 1]}}, "-1 is not a number of 0 or more"),
+        ({}, {"result": {"conv.weight": [1.5, True]}}, "1.5 is not a whole number"),
+        ({}, {"result": {"conv.weight": [1, 1]}}, "1 is neither true nor false"),
+        ({}, {"sensitivities": {"w": -1}}, "-1 is not a number of 0 or more"),
         ({}, {"sensitivities": {"w": float("nan")}}, "nan is not a number"),
         ({}, {"digests": {"w": 3}}, "3 is not a text"),
         (
             {"conv.weight:rows": np.full((4, 4), np.nan)},
-            {"result": {"conv.weight": [1, 0, 1]}},
+            {"result": {"conv.weight": [1, True]}},
             "moments of gradients are damaged",
         ),
         ({}, {"samples": "many"}, "valid calibration file: ValueError"),

@@ -27,11 +27,6 @@ def _without_feedback(known: Calibration) -> Calibration:
     return replace(known, moments={}, result={})
 
 
-def _without_doubt(known: Calibration) -> Calibration:
-    """Let moments look as if they were of endlessly many samples."""
-    return _with_result(known, lambda m: replace(m, squares=0.0, repeats=1.0))
-
-
 def _with_result(
     known: Calibration, change: Callable[[ResultMoments], ResultMoments | None]
 ) -> Calibration:
@@ -43,8 +38,7 @@ PARTS: Mapping[str, Callable[[Calibration], Calibration]] = {
     "rows": _without_rows,
     "columns": _without_columns,
     "feedback": _without_feedback,
-    "doubt": _without_doubt,
 }
-"""What can be taken away: the feedback between rows or between columns, all feedback, and the
-damping of moments by how much samples differ. What steps, vectors and rates bring, options of the
-encoder tell: ``allocation``, ``nonweight_qp``, ``lambda_scale``."""
+"""What can be taken away: the feedback between rows or between columns, or all of it. What steps,
+vectors and rates bring, options of the encoder tell: ``allocation``, ``nonweight_qp``,
+``lambda_scale``."""
