@@ -94,6 +94,27 @@ def survey_model(
     return ModelSurvey(model.names(), factored, coded, model_map, tensors, (*model.notes, *notes))
 
 
+def with_values(
+    survey: ModelSurvey, changed: Mapping[str, Parameter], options: EncodeOptions
+) -> ModelSurvey:
+    """Return the survey of a model in which coded tensors have other values.
+
+    What is known of the network stays.
+
+    Args:
+        survey: of the model as it was.
+        changed: those tensors, by name, of the shapes and types that they had; no factors.
+        options: of the encoder.
+    """
+    tensors = dict(survey.tensors)
+    for name, parameter in changed.items():
+        question = TensorQuestion.about(parameter, options, must_be_quantized=False)
+        known = {part: getattr(tensors[name], part) for part in ("feedback", "sensitivity")}
+        tensors[name] = replace(question.answer(), **known)
+    coded = [changed.get(parameter.name, parameter) for parameter in survey.coded]
+    return replace(survey, coded=coded, tensors=tensors)
+
+
 @dataclass(frozen=True, slots=True)
 class _Batch:
     """Questions that one call answers, or their answers."""
