@@ -13,6 +13,7 @@ from typing import Any
 from ... import decode, encode
 from ... import open as open_stream
 from ...calibration.moments import Calibration
+from ...encoding.corrected_stream import Corrector
 from ...errors import InvalidOptions, NnrWarning
 from ...options import PRESETS, EncodeOptions
 from ..checked_table import options_of
@@ -53,11 +54,18 @@ class NnrCodec:
         stride = given.pop("calibration_stride", None)
         return cls(options_of(EncodeOptions, {**PRESETS[preset], **given}), stride)
 
-    def encode(self, tensors: Arrays, calibration: Calibration | None = None) -> Encoded:
+    def encode(
+        self,
+        tensors: Arrays,
+        calibration: Calibration | None = None,
+        corrector: Corrector | None = None,
+    ) -> Encoded:
         """Encode with one thread; raises what ``nnr_codec.encode`` raises."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NnrWarning)  # what is lost is what a plan measures
-            result = encode(tensors, options=self.options, calibration=calibration)
+            result = encode(
+                tensors, options=self.options, calibration=calibration, corrector=corrector
+            )
         data, report = result.data or b"", result.report
         return Encoded(data, report.seconds, _breakdown(data), yardsticks(data), report.unmatched)
 
