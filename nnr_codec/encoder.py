@@ -16,12 +16,13 @@ from typing import Any, BinaryIO
 from .calibration.calibrate import calibrate
 from .calibration.divergence import OutputDivergence
 from .calibration.gradients import OutputGradients
-from .calibration.held_back import HoldBack
+from .calibration.held_back import HoldBack, KeptBatches
 from .calibration.moments import Calibration
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
 from .checkpoints.torch_tensors import is_module, model_of_module, model_of_tensors
 from .decoding.stream_decoder import Source, StreamDecoder
+from .encoding.corrected_stream import Corrector
 from .encoding.model_encoder import encode_model
 from .encoding.plan import stream_profile
 from .encoding.targets.log import kept_log, search_key
@@ -59,6 +60,7 @@ def encode(
     factorizations: Mapping[str, FactoredWeight] | None = None,
     calibration: Calibration | Iterable[Any] | None = None,
     evaluate: Callable[[Any], float] | None = None,
+    corrector: Corrector | None = None,
     parents: Sequence[Source] = (),
     overwrite: bool = False,
     resume: str | os.PathLike[str] | None = None,
@@ -85,13 +87,16 @@ def encode(
             minimize the error of the layers' outputs, and of the network's result. Its names are
             those of the model's weights. Or, of a module, batches of samples: inputs, or pairs
             (inputs, targets), which it is calibrated with. For the target `max_kl` some of these
-            are held back.
+            are held back; of the others some judge the corrections of vectors that follow.
         evaluate: for the target `max_drop`: called with the module with decoded weights, in
             evaluation mode without gradients, if the model is one, else with decoded arrays by
             name; returns a float, more is better. It is called at most 8 times, once of them with
             the model itself. For `max_kl` it returns the divergence, such as an
             :class:`~nnr_codec.calibration.divergence.OutputDivergence` of the arrays; by default
             it is made of the batches that are held back.
+        corrector: corrects vectors of the stream, such as a
+            :class:`~nnr_codec.training.corrections.Corrections`; by default it is made of the
+            batches. Not for an update with `parents`, and not for the target `max_nmse`.
         parents: the earlier streams of a series, oldest first, for contexts alone: the model
             already is a difference.
         overwrite: replace an existing file.
@@ -124,7 +129,9 @@ def encode(
     """
     options = options or EncodeOptions()
     start = time.perf_counter()
-    known, measure = _calibration(model_or_path, calibration, options, evaluate, low_memory)
+    known, measure, corrector = _calibration(
+        model_or_path, calibration, options, evaluate, corrector, low_memory
+    )
     series = StreamDecoder(parents=parents, executor=executor).series
     stream_profile(options, series)  # refuses what no model could make right
 
@@ -153,6 +160,7 @@ def encode(
                 series=series,
                 calibration=known,
                 evaluate=measure,
+                corrector=corrector,
                 log=log,
                 executor=executor,
                 progress=progress,
@@ -192,29 +200,41 @@ def _calibration(
     calibration: Calibration | Iterable[Any] | None,
     options: EncodeOptions,
     evaluate: Callable[[Any], float] | None,
+    corrector: Corrector | None,
     low_memory: bool,
-) -> tuple[Calibration | None, Evaluate | None]:
-    """Return the moments of a module's layers, from batches of samples if these are given, and
-    what measures decoded arrays: on batches that are held back, if it is a divergence."""
+) -> tuple[Calibration | None, Evaluate | None, Corrector | None]:
+    """Return the moments of a module's layers, from batches of samples if these are given; what
+    measures decoded arrays: on batches that are held back, if it is a divergence; and what corrects
+    them."""
     _check_measured(options, evaluate, calibration)
     if evaluate is not None and is_module(model) and not isinstance(evaluate, OutputDivergence):
         evaluate = on_module(model, evaluate)
     if calibration is None or isinstance(calibration, Calibration):
-        return calibration, evaluate
+        if options.tune and corrector is None:
+            raise InvalidOptions("tune", "needs a module and batches as calibration")
+        return calibration, evaluate, corrector
     if not is_module(model) or not isinstance(calibration, Iterable):
         reason = "is a Calibration or, of a module of torch, an iterable of batches"
         raise InvalidOptions("calibration", reason)
     module: Any = model
-    collect = partial(
-        calibrate,
+    held = None
+    if options.max_kl is not None and evaluate is None:
+        calibration = held = HoldBack(calibration)
+    kept = KeptBatches(calibration)
+    known = calibrate(
+        module,
+        kept,
         only=None if options.decomposes else (),
         gradients=OutputGradients(module),
         low_memory=low_memory,
     )
-    if options.max_kl is None or evaluate is not None:
-        return collect(module, calibration), evaluate
-    batches = HoldBack(calibration)
-    return collect(module, batches), OutputDivergence(module, batches.held())
+    if held is not None:
+        evaluate = OutputDivergence(module, held.held())
+    if corrector is None and options.corrects:
+        from .training.corrections import Corrections  # imports libraries that others need not
+
+        corrector = Corrections.by_options(options, module, kept.batches)
+    return known, evaluate, corrector
 
 
 def on_module(module: Any, evaluate: Callable[[Any], float]) -> Evaluate:

@@ -188,6 +188,24 @@ class SearchReport:
         return {**asdict(self), "evaluations": rows}
 
 
+@dataclass(frozen=True, slots=True)
+class CorrectionReport:
+    """Vectors of a stream that were corrected after quantization, by calibration samples.
+
+    Attributes:
+        methods: "channels": means and deviations of channels became those of the original network;
+            "tuned": vectors learned from its outputs.
+        tensors: names of the vectors.
+        before, after: the divergence of the outputs without and with them, on samples that were
+            held back, as they are and perturbed.
+    """
+
+    methods: tuple[str, ...]
+    tensors: tuple[str, ...]
+    before: float
+    after: float
+
+
 class StreamTotals:
     """The sums over a stream's tensors, of which each has bytes, original_bytes and elements."""
 
@@ -248,6 +266,8 @@ class EncodeReport(StreamTotals):
         qp_offset: what was added to every qp to reach a target.
         encodings: streams that were begun, this one included.
         search: what the search for a target saw; None: there was no target.
+        correction: what was corrected after quantization; None: nothing. The errors of these
+            tensors are those against what they were corrected to.
         calibrated: with what, and what the network's outputs were taken for; empty: it was not.
         extras: the tensors that have no bytes of their own: empty ones, and ties.
         notes: sentences about what is not as one may expect: what was left out, coded exactly or
@@ -262,6 +282,7 @@ class EncodeReport(StreamTotals):
     qp_offset: int = 0
     encodings: int = 1
     search: SearchReport | None = None
+    correction: CorrectionReport | None = None
     calibrated: str = ""
     extras: tuple[ExtraReport, ...] = ()
     notes: tuple[str, ...] = ()
@@ -320,6 +341,7 @@ class EncodeReport(StreamTotals):
             "qp_offset": self.qp_offset,
             "encodings": self.encodings,
             "search": self.search.to_json(self.elements) if self.search else None,
+            "correction": asdict(self.correction) if self.correction else None,
             "extras": [asdict(extra) for extra in self.extras],
             "notes": list(self.notes),
         }

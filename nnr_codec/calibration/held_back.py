@@ -1,4 +1,4 @@
-"""Calibration samples that are held back: to judge by what was not calibrated with."""
+"""Calibration samples: some that are held back, to judge by, and some that are kept in memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from ..user.module import inputs_of, sample_count
 
 _EVERY = 4
 """Of so many batches, or samples, the last one is held back."""
+
+
+_KEPT_BYTES = 1 << 28
+"""Of batches that are kept in memory, unless the caller says otherwise."""
 
 
 class HoldBack:
@@ -51,9 +55,9 @@ class HoldBack:
             others = [i for i in range(count) if (start + i) % _EVERY != _EVERY - 1]
             start += count
             if held:
-                self.batches.append(_part(batch, held, count))
+                self.batches.append(samples_of(batch, held, count))
             if others:
-                yield _part(batch, others, count)
+                yield samples_of(batch, others, count)
 
     def held(self) -> list[Any]:
         """Return what was held back.
@@ -67,16 +71,48 @@ class HoldBack:
         return self.batches
 
 
-def _part(batch: Any, samples: list[int], count: int) -> Any:
-    """Return some samples of a batch of so many."""
+class KeptBatches:
+    """Batches as they are, of which the first ones stay in memory: they may come only once.
+
+    Attributes:
+        batches: those that are kept, when all have been given.
+    """
+
+    def __init__(self, batches: Iterable[Any], max_bytes: int = _KEPT_BYTES) -> None:
+        """`max_bytes`: of what is kept; the first batch always is."""
+        self._all = batches
+        self._max_bytes = max_bytes
+        self.batches: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        self.batches = []
+        left = self._max_bytes
+        for batch in self._all:
+            left -= _bytes(inputs_of(batch))
+            if left >= 0 or not self.batches:
+                self.batches.append(batch)
+            yield batch
+
+
+def _bytes(values: Any) -> int:
+    """Return the bytes of the tensors in inputs."""
+    if isinstance(values, Mapping):
+        return sum(map(_bytes, values.values()))
+    if isinstance(values, tuple | list):
+        return sum(map(_bytes, values))
+    return int(getattr(values, "nbytes", 0))
+
+
+def samples_of(batch: Any, samples: list[int], count: int) -> Any:
+    """Return some samples of a batch of so many; what has another length stays whole."""
     if isinstance(batch, Mapping):
-        return {key: _part(value, samples, count) for key, value in batch.items()}
+        return {key: samples_of(value, samples, count) for key, value in batch.items()}
     if isinstance(batch, tuple):
-        return tuple(_part(value, samples, count) for value in batch)
+        return tuple(samples_of(value, samples, count) for value in batch)
     if isinstance(batch, list):
         is_column = len(batch) == count and not any(hasattr(value, "shape") for value in batch)
         if is_column:
             return [batch[sample] for sample in samples]
-        return [_part(value, samples, count) for value in batch]
+        return [samples_of(value, samples, count) for value in batch]
     shape: Any = getattr(batch, "shape", ())
     return batch[samples] if len(shape) and shape[0] == count else batch

@@ -63,7 +63,7 @@ def output_of(
         output = float_output(apply(module, inputs))
     is_of_layer = any(reference() is output for reference in made)
     targets = targets_of(batch)
-    output = _with_classes_last(output, targets)
+    output = with_classes_last(output, targets)
     return output, outputs or _kind(targets, output, is_of_layer=is_of_layer)
 
 
@@ -93,7 +93,7 @@ def targets_of(batch: Any) -> Any:
     return batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
 
 
-def _with_classes_last(output: torch.Tensor, targets: Any) -> torch.Tensor:
+def with_classes_last(output: torch.Tensor, targets: Any) -> torch.Tensor:
     """Move the classes of each pixel, as torch's losses have them, where those of tokens are."""
     shape, wanted = tuple(output.shape), tuple(getattr(targets, "shape", ()))
     if output.dim() > 2 and wanted == shape[:1] + shape[2:] != shape[:-1]:

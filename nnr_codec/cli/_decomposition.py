@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..calibration.calibrate import calibrate
 from ..calibration.file import load_calibration, save_calibration
 from ..calibration.gradients import OutputGradients
-from ..calibration.held_back import HoldBack
+from ..calibration.held_back import HoldBack, KeptBatches
 from ..calibration.moments import Calibration
 from ..errors import InvalidOptions
 from ..factorization.files import with_weights
@@ -24,6 +24,7 @@ from ._options import add_flag, given_values
 
 if TYPE_CHECKING:
     from ..decompose import Decomposition
+    from ..training.corrections import Corrections
 
 _LISTED = 5
 """Names in one warning."""
@@ -96,12 +97,14 @@ class Network:
         module, inputs: torch's module, and samples of its inputs; None: not known.
         calibration: moments of its layers; None: not known.
         held_back: batches that it was not calibrated with, for a target of divergence.
+        corrections: of vectors, by samples; None: there are none, or they are not wanted.
     """
 
     module: Any = None
     inputs: Any = None
     calibration: Calibration | None = None
     held_back: Sequence[Any] | None = None
+    corrections: Corrections | None = None
 
 
 def network_of(given: argparse.Namespace, model: Model, options: EncodeOptions) -> Network:
@@ -116,7 +119,9 @@ def network_of(given: argparse.Namespace, model: Model, options: EncodeOptions) 
         raise InvalidOptions("save_calibration", "has no effect without --calibrate")
     if given.low_memory and given.calibrate is None and given.calibration is None:
         raise InvalidOptions("low_memory", "has no effect without --calibrate or --calibration")
-    module, inputs, calibration, held_back = None, None, None, None
+    if options.tune and given.calibrate is None:
+        raise InvalidOptions("tune", "needs --calibrate, from whose samples vectors learn")
+    module, inputs, calibration, held_back, corrections = None, None, None, None, None
     if given.module is not None:
         module, inputs = _module_and(call_function(given.module, "module"), given.module, "module")
     if given.calibration is not None:
@@ -130,15 +135,20 @@ def network_of(given: argparse.Namespace, model: Model, options: EncodeOptions) 
                 batches = held_back = HoldBack(batches)
             needs_moments = options.decomposes or given.save_calibration is not None
             only = None if needs_moments else ()
+            kept = KeptBatches(batches)
             calibration = calibrate(
-                module, batches, only=only, gradients=gradients, low_memory=given.low_memory
+                module, kept, only=only, gradients=gradients, low_memory=given.low_memory
             )
+        if options.corrects:
+            from ..training.corrections import Corrections  # imports libraries others need not
+
+            corrections = Corrections.by_options(options, module, kept.batches, settings)
         if given.save_calibration is not None:
             save_calibration(given.save_calibration, calibration, overwrite=given.force)
     if calibration is not None and not given.quiet:
         _show_incomplete(calibration, options)
     held = None if held_back is None else held_back.held()
-    return Network(module, inputs, calibration, held)
+    return Network(module, inputs, calibration, held, corrections)
 
 
 def decompose(

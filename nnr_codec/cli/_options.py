@@ -17,6 +17,9 @@ _QUANTIZATION = {
     "qp_density": "the step doubles every 2**N quantization parameters; 0 to 7",
     "allocation": "give each tensor a qp of its own around --qp: with --preset best by its size, "
     "with a calibration by what its errors do",
+    "correct": "correct biases and norms after quantization, where samples of --calibrate that are "
+    "held back say that it helps",
+    "tune": "let biases and norms learn from the original network's outputs, likewise; slow",
     "dq": "dependent (trellis-coded) quantization",
     "lambda_scale": "weight of the rate in the quantizer's search; 0: only the error counts",
     "max_tensor_error": "the most of a tensor's energy that its error may be, above 0 and up to 1: "

@@ -14,7 +14,7 @@ from ..encoder import encode
 from ..errors import InvalidOptions, NnrWarning
 from ..model import Model
 from ..options import PRESETS, EncodeOptions
-from ..report import EncodeReport, Stage, TensorReport, size_text
+from ..report import CorrectionReport, EncodeReport, Stage, TensorReport, size_text
 from . import _common as common
 from . import _files
 from ._decomposition import add_decomposition, check_needed, decompose, network_of, show_skipped
@@ -113,7 +113,7 @@ def _encode(given: argparse.Namespace) -> int:
             decomposition = decompose(network, model, options, executor, advance)
             factorizations = decomposition.factorizations
             options = decomposition.adapted(options)
-            advance(_coding_work(options) * decomposition.saved)  # none of it is to be coded
+            advance(_coding_work(given, options) * decomposition.saved)  # none of it is to be coded
             if not given.quiet:
                 show_skipped(decomposition)
         result = encode(
@@ -123,6 +123,7 @@ def _encode(given: argparse.Namespace) -> int:
             factorizations=factorizations,
             calibration=network.calibration,
             evaluate=measure_of(given, options, network),
+            corrector=network.corrections,
             parents=given.parent,
             overwrite=given.force,
             resume=log_path(given, output, options),
@@ -168,10 +169,10 @@ def _expected_work(given: argparse.Namespace, model: Model, options: EncodeOptio
     coded = sum(parameter.size for parameter in model.values() if parameter.tied_to is None)
     weights = sum(parameter.size for parameter in model.values())
     verified = _SHARES["verified"] if given.verify else 0.0
-    return _coding_work(options) * coded + (options.decomposes + verified) * weights
+    return _coding_work(given, options) * coded + (options.decomposes + verified) * weights
 
 
-def _coding_work(options: EncodeOptions) -> float:
+def _coding_work(given: argparse.Namespace, options: EncodeOptions) -> float:
     """Return how often the bar counts a weight while it is coded, in all streams that are tried."""
     each = _SHARES["chosen"] + _SHARES["quantized"] + _SHARES["coded"]
     encodings = 1
@@ -179,6 +180,7 @@ def _coding_work(options: EncodeOptions) -> float:
         is_measured = not options.has_target_size
         encodings = _USUAL_MEASURED if is_measured else _USUAL_ENCODINGS
         each += _SHARES["measured"] * is_measured
+    encodings += given.calibrate is not None and options.corrects
     return _SHARES["surveyed"] + encodings * each
 
 
@@ -267,8 +269,17 @@ def summary(source: str, output: str, report: EncodeReport) -> str:
         f"{size_text(report.original_bytes)} -> {size_text(report.bytes)} "
         f"({100 * report.ratio:.2f} %), {report.bits_per_weight:.3f} bit/weight, "
         f"NMSE {report.nmse:.3g}{alone}{_worst(report)}"
-        f"{met_text(report.search, report.qp_offset)}{offset}, {report.seconds:.2f} s"
+        f"{met_text(report.search, report.qp_offset)}{offset}{_corrected(report.correction)}"
+        f", {report.seconds:.2f} s"
     )
+
+
+def _corrected(correction: CorrectionReport | None) -> str:
+    """Return the part of the line that says what was corrected."""
+    if correction is None:
+        return ""
+    vectors = common.counted(len(correction.tensors), "corrected vector")
+    return f", {vectors} (KL held back {correction.before:.3g} -> {correction.after:.3g})"
 
 
 def _worst(report: EncodeReport) -> str:

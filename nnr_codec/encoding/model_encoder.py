@@ -7,12 +7,12 @@ wants; errors are measured of the stream that is kept.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, BinaryIO
+from functools import partial
+from typing import BinaryIO
 
 from ..calibration.moments import Calibration
 from ..decoding.series import Series
@@ -20,25 +20,23 @@ from ..errors import QuantizationOverflow, TargetNotReached
 from ..factorization.forms import FactoredWeight
 from ..model import Model, dtype_name
 from ..options import EncodeOptions
-from ..report import EncodeReport, ExtraReport, OnStage, SearchReport, TensorReport
+from ..report import EncodeReport, Evaluation, ExtraReport, OnStage, SearchReport, TensorReport
 from ..support.spilled import SpillFile
-from .allocation import allocated
-from .coding_choice import choose_codings
+from .corrected_stream import Corrector, corrected_stream
 from .explanations import Explanations
-from .notes import calibration_notes, choice_notes, damage_notes
-from .plan import plan_stream, stream_context
+from .notes import damage_notes
+from .step_sizes.by_sensitivity import allocated
 from .step_sizes.by_size import allocated_by_size
-from .stream_encoder import Draft, encode_stream
+from .stream_encoder import Draft
 from .survey import ModelSurvey, survey_model
+from .targets.drafts import DraftMaker
 from .targets.log import SearchLog
 from .targets.measures import Evaluate, Measures
-from .targets.profiles import DraftEncoder, smaller_profile
+from .targets.profiles import DraftEncoder, profile_of, smaller_profile
 from .targets.search import search
+from .targets.target import Target
 from .verification import verify_stream
 from .weight_errors import FactoringErrors, factoring_errors, merged_reports
-
-_IN_MEMORY = 1 << 20
-"""Bytes of a stream beyond which it waits in a temporary file."""
 
 
 def encode_model(
@@ -50,6 +48,7 @@ def encode_model(
     series: Series | None = None,
     calibration: Calibration | None = None,
     evaluate: Evaluate | None = None,
+    corrector: Corrector | None = None,
     log: SearchLog | None = None,
     executor: Executor | None = None,
     progress: Callable[[TensorReport], object] | None = None,
@@ -66,6 +65,8 @@ def encode_model(
         output: where the stream goes.
         series: the earlier streams.
         evaluate: of decoded arrays by name, for the targets of divergence and drop.
+        corrector: corrects vectors of the stream that is kept; not for the target `max_nmse`, as
+            that bounds how far tensors are from those of the model.
         log: what a search for a target has seen, and sees.
 
     Returns:
@@ -81,32 +82,31 @@ def encode_model(
     if not earlier.depth:  # differences are of other sizes than the network
         options = allocated_by_size(options, survey)
     explanations = Explanations(survey, given, calibrated, options)
-    encodings = 0
-    with ExitStack() as files:
-
-        def draft(chosen: EncodeOptions) -> Draft:
-            nonlocal encodings
-            encodings += 1
-            context = stream_context(chosen, earlier)
-            choices = choose_codings(survey, chosen, context, executor, on_stage)
-            plan = plan_stream(survey, chosen, earlier, choices)
-            file: Any = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
-            files.enter_context(file)
-            try:
-                made = encode_stream(plan, file, executor, progress, on_stage)
-                made.tensors = explanations.explained(made.tensors, chosen, choices)
-                made.notes = [*calibration_notes(survey), *choice_notes(survey, choices, chosen)]
-                return made
-            except BaseException:
-                file.close()
-                raise
-
-        measures = Measures(model, survey, earlier, evaluate, executor, on_stage)
-        kept, found = _kept(draft, options, measures, log or SearchLog())
+    log = log or SearchLog()
+    with DraftMaker(earlier, explanations, executor, progress, on_stage) as drafts:
+        is_corrected = corrector is not None and options.max_nmse is None and not earlier.depth
+        measures = Measures(model, survey, earlier, evaluate, executor, on_stage, is_corrected)
+        target = measures.target(options, log)
+        kept, found = _kept(partial(drafts.encode, survey), options, target, log)
+        correction = None
+        if corrector is not None and is_corrected:
+            chosen = replace(options.with_offset(kept.qp_offset), profile=profile_of(kept))
+            better = corrected_stream(
+                kept,
+                model,
+                survey,
+                chosen,
+                corrector,
+                encode=drafts.encode,
+                decode=measures.decoded,
+                is_allowed=partial(_is_within, target),
+            )
+            if better is not None:
+                kept, model, correction = better.draft, better.model, better.report
         with _overflow_beyond_target(options.target, kept.qp_offset):
             errors = factoring_errors(survey.factored, kept.factors, executor)
         report = _report(model, survey, given, kept, errors)
-        report = replace(report, encodings=encodings, search=found)
+        report = replace(report, encodings=drafts.count, search=found, correction=correction)
         kept.file.seek(0)
         if verify:
             tensors = report.tensors
@@ -119,13 +119,21 @@ def encode_model(
 
 
 def _kept(
-    encode: DraftEncoder, options: EncodeOptions, measures: Measures, log: SearchLog
+    encode: DraftEncoder, options: EncodeOptions, target: Target | None, log: SearchLog
 ) -> tuple[Draft, SearchReport | None]:
     """Return the stream that is kept, and what the search for it saw if there is a target."""
-    target = measures.target(options, log)
     if target is None:
         return smaller_profile(encode, options), None
     return search(target, encode, options, log)
+
+
+def _is_within(target: Target | None, draft: Draft) -> bool:
+    """Whether a stream meets the target, if there is one."""
+    if target is None:
+        return True
+    loss = target.loss(draft)
+    seen = Evaluation(draft.qp_offset, draft.bytes, draft.nmse, loss, draft.profile)
+    return target.best({draft.qp_offset: seen}) is not None
 
 
 @contextmanager

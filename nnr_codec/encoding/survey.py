@@ -28,6 +28,9 @@ from .tensor_work import results_of
 _BATCH = 1 << 18
 """Elements that small tensors have together where they are looked at in one call."""
 
+_OF_THE_NETWORK = ("feedback", "feedback_source", "feedback_reason", "sensitivity")
+"""What is known of a tensor whatever its values are."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSurvey:
@@ -117,6 +120,27 @@ def _knowledge(
         return None
     known = calibration.tensor(name)
     return TensorKnowledge() if known is None and not is_factor else known
+
+
+def with_values(
+    survey: ModelSurvey, changed: Mapping[str, Parameter], options: EncodeOptions
+) -> ModelSurvey:
+    """Return the survey of a model in which coded tensors have other values.
+
+    What is known of the network stays.
+
+    Args:
+        survey: of the model as it was.
+        changed: those tensors, by name, of the shapes and types that they had; no factors.
+        options: of the encoder.
+    """
+    tensors = dict(survey.tensors)
+    for name, parameter in changed.items():
+        question = TensorQuestion.about(parameter, options, must_be_quantized=False)
+        known = {part: getattr(tensors[name], part) for part in _OF_THE_NETWORK}
+        tensors[name] = replace(question.answer(), **known)
+    coded = [changed.get(parameter.name, parameter) for parameter in survey.coded]
+    return replace(survey, coded=coded, tensors=tensors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,13 +168,14 @@ def _encoded(subject: SubjectPlan, codec: Codec, tensors: Arrays, data: Path | N
     from .evaluation import calibration_of
 
     with _one_thread():
-        calibration = calibration_of(
+        known = calibration_of(
             subject.source,
             data,
             codec.calibration_stride,
             has_moments=codec.options.decomposes,
         )
-    return codec.encode(tensors, calibration)
+        corrector = known.corrections(codec.options)
+        return codec.encode(tensors, known.calibration, corrector)
 
 
 def _factorized_cost(subject: Subject, decoded: Decoded) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import torch
 
 from nnr_codec.calibration.calibrate import calibrate
 from nnr_codec.calibration.gradients import OutputGradients
+from nnr_codec.calibration.held_back import KeptBatches
 from nnr_codec.calibration.moments import Calibration
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.errors import InvalidModel, InvalidOptions, NnrError
@@ -27,6 +28,8 @@ from nnr_codec.experiments.measures.metrics import AGREEMENT
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.experiments.subject_source import find_subject
 from nnr_codec.model import Array, Model
+from nnr_codec.options import EncodeOptions
+from nnr_codec.training.corrections import Corrections
 from nnr_codec.user.module import apply, load_state, sample_count
 
 SEED = 0
@@ -132,9 +135,30 @@ def _naming(name: str) -> Iterator[None]:
         raise InvalidModel(name, f"{type(error).__name__}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """A subject's uncompressed network, and what samples tell of it.
+
+    Attributes:
+        calibration: how its result feels errors, and moments of inputs if they are wanted.
+        module: the network.
+        batches: the first of the samples.
+    """
+
+    calibration: Calibration
+    module: torch.nn.Module
+    batches: list[Any]
+
+    def corrections(self, options: EncodeOptions) -> Corrections | None:
+        """Return what corrects vectors after quantization; None: the options want nothing so."""
+        if not options.corrects:
+            return None
+        return Corrections.by_options(options, self.module, self.batches)
+
+
 def calibration_of(
     source: str, data: Path | None, stride: int, *, has_moments: bool = True
-) -> Calibration:
+) -> Calibrated:
     """Return what is known of a subject's uncompressed network; that of the last call is kept.
 
     Every `stride`-th calibration sample is looked at; `has_moments`: for moments of inputs as well,
@@ -148,12 +172,13 @@ def calibration_of(
 @lru_cache(maxsize=1)
 def _calibration(
     source: str, data: Path | None, stride: int, has_moments: bool, checkpoint_digest: str
-) -> Calibration:
+) -> Calibrated:
     """The digest is there so that a checkpoint that has changed is looked at again."""
     subject = find_subject(source, data)
     if subject.calibration is None:
         raise InvalidOptions("calibration_stride", f"{subject.name} has no calibration samples")
     module = trained_module(subject)
-    batches = thinned(subject.calibration, stride, None)()
+    batches = KeptBatches(thinned(subject.calibration, stride, None)())
     only = None if has_moments else ()
-    return calibrate(module, batches, only=only, gradients=OutputGradients(module))
+    known = calibrate(module, batches, only=only, gradients=OutputGradients(module))
+    return Calibrated(known, module, batches.batches)

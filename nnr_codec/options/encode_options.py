@@ -55,6 +55,10 @@ class EncodeOptions(Targets):
             and there is no target, else None.
         allocation: whether tensors may get a qp of their own around that of their options: True, by
             their sizes, or what a calibration says; "auto", with a calibration alone.
+        correct: with a module and samples, whether vectors are corrected after quantization such
+            that channels have the means and deviations of the original network: where it helps on
+            samples that are held back.
+        tune: whether vectors also learn from the original network's outputs, likewise.
         lambda_scale: weight of the rate in the quantizer's search, 0 or more; 0 minimizes the
             distortion alone.
         unary_length: greater-than flags of an integer, 1 to 256; "auto": for each tensor the least
@@ -88,6 +92,8 @@ class EncodeOptions(Targets):
     qp_density: int = option(2, whole(0, 7))
     dq: bool = option(True, SWITCH, per_tensor=True)
     allocation: Switch = option("auto", automatic(SWITCH), presets={"best": True})
+    correct: bool = option(True, SWITCH, presets=_FAST_OFF)
+    tune: bool = option(False, SWITCH)
     lambda_scale: float = option(0.0, number(0, or_low=True), per_tensor=True)
     unary_length: UnaryLength = option("auto", automatic(whole(1, 256)), per_tensor=True)
     scan_order: int = option(0, whole(0, 4), per_tensor=True)
@@ -207,6 +213,11 @@ class EncodeOptions(Targets):
         """Whether any weight may be decomposed."""
         methods = [values["decompose"] for _, values in self.overrides if "decompose" in values]
         return any(method != "none" for method in [self.decomposition.method, *methods])
+
+    @property
+    def corrects(self) -> bool:
+        """Whether vectors may be corrected after quantization."""
+        return (self.correct or self.tune) and not self.lossless
 
     def quantizes(self, name: str) -> bool:
         """Whether tensor `name` is quantized; else it travels losslessly."""

@@ -6,6 +6,7 @@ module takes, or a dict of that by keyword; samples are along the first dimensio
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,17 @@ def apply(module: torch.nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return module(**inputs)
     return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
+
+
+def apply_with(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], inputs: Any) -> Any:
+    """Call `module` as :func:`apply` does, with other tensors, by their names in its state dict, in
+    place of its own, which stay as they are; gradients reach these tensors."""
+    from torch.func import functional_call
+
+    kept = dict(tensors)
+    if isinstance(inputs, Mapping):
+        return functional_call(module, kept, (), dict(inputs))
+    return functional_call(module, kept, inputs if isinstance(inputs, tuple) else (inputs,))
 
 
 @contextmanager
@@ -117,6 +129,30 @@ def load_state(
     for name in model:
         if strict and name not in tensors:
             raise InvalidModel(name, "the module has no such tensor")
+
+
+def tensors_like(
+    module: torch.nn.Module, model: Mapping[str, Parameter]
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of `model` as the module would have them: of its types, on its device.
+
+    Those that it lacks are left out; tied ones are one tensor. Raises InvalidModel if one has
+    another shape, a type that the module's cannot hold, or no shape yet in the module.
+    """
+    by_memory: dict[tuple[object, ...], torch.Tensor] = {}
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in _tensors(module).items():
+        if name in model:
+            values = _as_tensor(name, model[name], tensor).to(tensor)
+            found[name] = by_memory.setdefault(_memory(tensor), values)
+    return found
+
+
+def untied_names(module: torch.nn.Module) -> set[str]:
+    """Return the names in the module's state dict whose tensors have no other name there."""
+    tensors = _tensors(module)
+    names = Counter(_memory(tensor) for tensor in tensors.values() if tensor.numel())
+    return {name for name, tensor in tensors.items() if names[_memory(tensor)] == 1}
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def test_moments_are_of_the_samples_to_calibrate(tmp_path: Path) -> None:
     save(tmp_path)
     source = f"{tmp_path / 'subjects.py'}:skewed"
     found = calibration_of(source, None, 2)
-    assert found.samples == 30
+    assert found.calibration.samples == 30
     assert calibration_of(source, None, 2) is found
     save(tmp_path, seed=1)
     assert calibration_of(source, None, 2) is not found

@@ -47,6 +47,7 @@ class Measures:
         evaluate: measures decoded arrays; None: there is no such function.
         executor: decodes side by side.
         on_stage: called when tensors are "measured".
+        is_corrected: whether the stream that is kept may be measured once more, corrected.
     """
 
     model: Model
@@ -55,6 +56,7 @@ class Measures:
     evaluate: Evaluate | None
     executor: Executor | None
     on_stage: OnStage | None
+    is_corrected: bool = False
 
     def target(self, options: EncodeOptions, log: SearchLog) -> Target | None:
         """Return the target that the options have, with what it measures; None: they have none.
@@ -92,14 +94,18 @@ class Measures:
         reference = log.reference or 0.0
         if not math.isfinite(reference):
             raise InvalidOptions("evaluate", f"returns {reference} of the model itself")
-        return lambda draft: reference - self._score(draft), MOST_CALLS - 1
+        return lambda draft: reference - self._score(draft), MOST_CALLS - 1 - self.is_corrected
 
-    def _score(self, draft: Draft) -> float:
-        """Return what `evaluate` returns of a stream."""
+    def decoded(self, draft: Draft) -> dict[str, Array]:
+        """Return what a stream decodes to, by name."""
         draft.file.seek(0)
         decoder = StreamDecoder(limits=NO_LIMITS, executor=self.executor)
         decoder.series = self.series
-        tensors = {tensor.name: tensor.values for tensor in decoder.tensors(draft.file)}
+        return {tensor.name: tensor.values for tensor in decoder.tensors(draft.file)}
+
+    def _score(self, draft: Draft) -> float:
+        """Return what `evaluate` returns of a stream."""
+        tensors = self.decoded(draft)
         score = math.nan if self.evaluate is None else number_of(self.evaluate(tensors))
         self._tell_measured()
         return score

@@ -33,6 +33,11 @@ def _smaller(encode: DraftEncoder, options: EncodeOptions, first: Draft) -> Draf
     return kept
 
 
+def profile_of(draft: Draft) -> Profile:
+    """Return the profile of a stream, as an option."""
+    return 1 if draft.profile else 0
+
+
 class OffsetEncoder:
     """Encodes with one offset of all qp after the other.
 

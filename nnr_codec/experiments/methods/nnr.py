@@ -13,6 +13,7 @@ from typing import Any
 from ... import decode, encode
 from ... import open as open_stream
 from ...calibration.moments import Calibration
+from ...encoding.corrected_stream import Corrector
 from ...errors import InvalidOptions, NnrWarning
 from ...options import PRESETS, EncodeOptions
 from ..checked_table import options_of
@@ -67,13 +68,20 @@ class NnrCodec:
             raise InvalidOptions("calibration_without", f"{parts!r} is not a list")
         return cls(options_of(EncodeOptions, {**PRESETS[preset], **given}), stride, tuple(parts))
 
-    def encode(self, tensors: Arrays, calibration: Calibration | None = None) -> Encoded:
+    def encode(
+        self,
+        tensors: Arrays,
+        calibration: Calibration | None = None,
+        corrector: Corrector | None = None,
+    ) -> Encoded:
         """Encode with one thread; raises what ``nnr_codec.encode`` raises."""
         if calibration is not None:
             calibration = without(calibration, self.calibration_without)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NnrWarning)  # what is lost is what a plan measures
-            result = encode(tensors, options=self.options, calibration=calibration)
+            result = encode(
+                tensors, options=self.options, calibration=calibration, corrector=corrector
+            )
         data, report = result.data or b"", result.report
         return Encoded(data, report.seconds, _breakdown(data), yardsticks(data), report.unmatched)
 

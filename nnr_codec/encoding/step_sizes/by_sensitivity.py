@@ -6,15 +6,15 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from ..bitstream.qp import qp_of_step
-from ..model import Parameter
-from ..options import EncodeOptions
-from ..options.encode_options import DEFAULT_QP
-from ..options.globs import escaped
-from .step_sizes.vector_reach import variance_ranges
-from .survey import ModelSurvey
-from .tensor_quantizer import nominal_qp
-from .tensor_survey import TensorSurvey
+from ...bitstream.qp import qp_of_step
+from ...model import Parameter
+from ...options import EncodeOptions
+from ...options.encode_options import DEFAULT_QP
+from ...options.globs import escaped
+from ..survey import ModelSurvey
+from ..tensor_quantizer import nominal_qp
+from ..tensor_survey import TensorSurvey
+from .vector_reach import variance_ranges
 
 _POWER = 0.5
 """Of the sensitivity's root, by which a weight's step is finer. At high rates it would be 1; what a

@@ -1,0 +1,70 @@
+"""Making whole streams of one model, each of which may be the one that is kept."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from typing import Any
+
+from ...decoding.series import Series
+from ...options import EncodeOptions
+from ...report import OnStage, TensorReport
+from ..coding_choice import choose_codings
+from ..explanations import Explanations
+from ..notes import calibration_notes, choice_notes
+from ..plan import plan_stream, stream_context
+from ..stream_encoder import Draft, encode_stream
+from ..survey import ModelSurvey
+
+_IN_MEMORY = 1 << 20
+"""Bytes of a stream beyond which it waits in a temporary file."""
+
+
+class DraftMaker:
+    """Makes streams, whose files go with the end of the block that it is used in.
+
+    Attributes:
+        count: streams that were begun.
+    """
+
+    def __init__(
+        self,
+        series: Series,
+        explanations: Explanations,
+        executor: Executor | None,
+        progress: Callable[[TensorReport], object] | None,
+        on_stage: OnStage | None,
+    ) -> None:
+        """Take what all streams share: as of :func:`~.model_encoder.encode_model`."""
+        self.count = 0
+        self._series = series
+        self._explanations = explanations
+        self._executor = executor
+        self._progress = progress
+        self._on_stage = on_stage
+        self._files = ExitStack()
+
+    def __enter__(self) -> DraftMaker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.close()
+
+    def encode(self, survey: ModelSurvey, options: EncodeOptions) -> Draft:
+        """Choose codings, plan and encode; `survey`: of the model."""
+        self.count += 1
+        context = stream_context(options, self._series)
+        choices = choose_codings(survey, options, context, self._executor, self._on_stage)
+        plan = plan_stream(survey, options, self._series, choices)
+        file: Any = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
+        self._files.enter_context(file)
+        try:
+            made = encode_stream(plan, file, self._executor, self._progress, self._on_stage)
+            made.tensors = self._explanations.explained(made.tensors, options, choices)
+            made.notes = [*calibration_notes(survey), *choice_notes(survey, choices, options)]
+            return made
+        except BaseException:
+            file.close()
+            raise

@@ -1,0 +1,204 @@
+"""What is done to a quantized network after quantization, where it helps on samples held back.
+
+Needs the extra `torch`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..calibration.divergence import OutputDivergence
+from ..calibration.held_back import HoldBack
+from ..calibration.outputs import Outputs
+from ..calibration.perturbation import perturbed
+from ..encoding.corrected_stream import Proposal
+from ..errors import InvalidModel
+from ..model import Array, Model
+from ..options import EncodeOptions
+from ..user.module import inputs_of, sample_count, tensors_like
+from .channel_matching import match_channels
+from .distillation import Tensors, distill
+
+if TYPE_CHECKING:
+    import torch
+
+_SEED = 0
+
+_MATCHED_SAMPLES = 512
+"""From which channels get their statistics; more of them tell hardly more."""
+
+_SHARES = 1.0, 0.5
+"""Of the way to the original network's statistics, of which the better one is gone."""
+
+
+class Corrections:
+    """Corrects the vectors of a stream's tensors, by samples, such that outputs diverge less.
+
+    The channels' means and deviations become those of the original network
+    (:mod:`.channel_matching`); if it is wanted, vectors then learn from the original network's
+    outputs (:mod:`.distillation`). Either is kept only if a quarter of the samples, which it does
+    not see, says that it helps. For what is learned these samples are perturbed as well, since a
+    network is surer of what it was trained on than of anything else.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        batches: Sequence[Any],
+        *,
+        match: bool = True,
+        tune: bool = False,
+        outputs: Outputs | None = None,
+        perturb: Callable[[Any, torch.Generator], Any] | None = None,
+    ) -> None:
+        """Hold some of the samples back.
+
+        Args:
+            module: the original network, which has its own tensors whenever this is called.
+            batches: inputs, or pairs (inputs, targets). With fewer than four samples nothing is
+                corrected.
+            match: whether channels get the statistics of the original network.
+            tune: whether vectors learn.
+            outputs, perturb: as of :class:`~nnr_codec.calibration.gradients.OutputGradients`.
+        """
+        self._module = module
+        self._match = match
+        self._tune = tune
+        self._outputs = outputs
+        self._perturb = perturb or perturbed
+        held = HoldBack(batches)
+        self._batches = list(held)
+        self._held = held.batches
+
+    @classmethod
+    def by_options(
+        cls,
+        options: EncodeOptions,
+        module: torch.nn.Module,
+        batches: Sequence[Any],
+        settings: Mapping[str, Any] | None = None,
+    ) -> Corrections:
+        """Return the corrections that the encoder's options want.
+
+        `settings`: of the user's, `outputs` and `perturb` among them.
+        """
+        used = {name: (settings or {}).get(name) for name in ("outputs", "perturb")}
+        return cls(module, batches, match=options.correct, tune=options.tune, **used)
+
+    def divergence(self, tensors: Mapping[str, Array]) -> float:
+        """Return the divergence of the outputs with these tensors, on samples that are held back.
+
+        Raises what :class:`OutputDivergence` raises.
+        """
+        return self._measure(tensors)
+
+    @cached_property
+    def _measure(self) -> OutputDivergence:
+        return OutputDivergence(self._module, self._held, outputs=self._outputs)
+
+    @cached_property
+    def _wider_measure(self) -> OutputDivergence:
+        """That on these samples as they are, and perturbed."""
+        import torch
+
+        generator = torch.Generator().manual_seed(_SEED)
+        changed = [
+            (self._perturb(inputs_of(batch), generator), *_rest(batch)) for batch in self._held
+        ]
+        return OutputDivergence(self._module, [*self._held, *changed], outputs=self._outputs)
+
+    def propose(self, tensors: Mapping[str, Array], names: Collection[str]) -> Proposal | None:
+        """Return corrected vectors; None if there is nothing that helps.
+
+        Args:
+            tensors: what a stream decodes to, by name.
+            names: of the vectors that may be changed.
+
+        Raises what running the module raises.
+        """
+        if not self._held or not self._batches:
+            return None
+        try:
+            before = self.divergence(tensors)
+        except InvalidModel:  # outputs that are not finite: nothing can be judged
+            return None
+        if not 0 < before < math.inf:
+            return None
+        return self._proposal(tensors, names, before)
+
+    def _proposal(
+        self, tensors: Mapping[str, Array], names: Collection[str], before: float
+    ) -> Proposal | None:
+        state = tensors_like(self._module, Model.from_arrays(tensors))
+        found: Tensors = {}
+        methods: list[str] = []
+
+        if self._match:
+            batches = _first(self._batches, _MATCHED_SAMPLES)
+            matched = match_channels(self._module, state, names, batches)
+            parts = [_part_way(state, matched, share) for share in _SHARES if matched]
+            losses = [self._measure({**tensors, **_arrays(part, tensors)}) for part in parts]
+            if losses and min(losses) < before:
+                found = parts[losses.index(min(losses))]
+                methods.append("channels")
+        if self._tune:
+            tuned = self._tuned(tensors, {**state, **found}, names)
+            if tuned:
+                found = {**found, **tuned}
+                methods.append("tuned")
+        if not found:
+            return None
+        return Proposal(_arrays(found, tensors), tuple(methods), before)
+
+    def _tuned(
+        self, tensors: Mapping[str, Array], state: Tensors, names: Collection[str]
+    ) -> Tensors:
+        """Return vectors that have learned; `state`: the tensors as they are corrected so far."""
+
+        def judge(vectors: Tensors) -> float:
+            merged = {**state, **vectors}
+            changed = {name: merged[name] for name in names if name in merged}
+            return self._wider_measure({**tensors, **_arrays(changed, tensors)})
+
+        return distill(
+            self._module,
+            state,
+            names,
+            self._batches,
+            judge,
+            outputs=self._outputs,
+            perturb=self._perturb,
+        )
+
+
+def _first(batches: Sequence[Any], samples: int) -> Iterator[Any]:
+    """Yield batches until they have so many samples."""
+    for batch in batches:
+        if samples <= 0:
+            return
+        samples -= sample_count(inputs_of(batch))
+        yield batch
+
+
+def _part_way(start: Tensors, end: Tensors, share: float) -> Tensors:
+    """Return vectors on a part of the way from those of `start` to those of `end`."""
+    return {
+        name: (start[name] + share * (values - start[name])).to(values)
+        for name, values in end.items()
+    }
+
+
+def _rest(batch: Any) -> tuple[Any, ...]:
+    """Return what a batch has beside its inputs."""
+    return tuple(batch[1:]) if isinstance(batch, tuple | list) else ()
+
+
+def _arrays(vectors: Tensors, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Return vectors as arrays of the types that decoding gives."""
+    return {
+        name: values.detach().cpu().double().numpy().astype(tensors[name].dtype)
+        for name, values in vectors.items()
+    }

@@ -1,0 +1,64 @@
+"""nnr-encode's corrections after quantization, with samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_support import MODELS, Run
+
+SEPARABLE = MODELS / "digits_separable.safetensors"
+USER_FILE = """
+import sys
+sys.path.insert(0, {folder!r})
+import digits_networks
+
+def calibration():
+    images = [images for images, _ in digits_networks.batches("digits_calibration.npz", 50)]
+    return digits_networks.separable_network(), images[:4]
+"""
+
+
+@pytest.fixture
+def calibrate(tmp_path: Path) -> list[str]:
+    path = tmp_path / "networks.py"
+    path.write_text(USER_FILE.format(folder=str(MODELS.with_name("subjects"))))
+    return ["--calibrate", f"{path}:calibration"]
+
+
+@pytest.fixture
+def encoded(run: Run, calibrate: list[str]) -> Any:
+    pytest.importorskip("torch")
+
+    def encoded(*arguments: str) -> Any:
+        done = run("nnr-encode", SEPARABLE, "--dry-run", "--qp", "-26", *calibrate, *arguments)
+        assert done.code == 0, done.err
+        return json.loads(done.out) if "--json" in arguments else done.out
+
+    return encoded
+
+
+def test_by_itself(encoded: Any) -> None:
+    found = encoded("--json")["correction"]
+    assert found["methods"] == ["channels"]
+    assert "first_bn.weight" in found["tensors"]
+    assert found["after"] < found["before"]
+    assert "19 corrected vectors (KL held back" in encoded()
+
+
+@pytest.mark.parametrize("switch", [["--no-correct"], ["--preset", "fast"]])
+def test_switched_off(encoded: Any, switch: list[str]) -> None:
+    assert encoded("--json", *switch)["correction"] is None
+
+
+def test_tuned(encoded: Any) -> None:
+    found = encoded("--json", "--tune", "--no-correct")["correction"]
+    assert found["methods"] == ["tuned"]
+
+
+def test_nothing_to_learn_from(run: Run) -> None:
+    done = run("nnr-encode", SEPARABLE, "--dry-run", "--tune")
+    assert done.code == 2
+    assert "--tune: needs --calibrate" in done.err
