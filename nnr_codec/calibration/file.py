@@ -130,7 +130,8 @@ def _result(path: str, name: str, numbers: Any, blocks: Mapping[str, Any]) -> Re
         is_square = matrix.ndim == dimensions and matrix.shape[-1] == matrix.shape[-2]
         if not is_square or matrix.dtype != np.float64 or not np.isfinite(matrix).all():
             raise InvalidModel(path, f"{name!r}: moments of gradients are damaged")
-    return ResultMoments(columns, rows, _whole(count, 1), _number(squares))
+    known_squares = None if squares is None else _number(squares)
+    return ResultMoments(columns, rows, _whole(count, 1), known_squares)
 
 
 def _moments(path: str, name: str, weight: dict[str, Any], blocks: Any) -> InputMoments:

@@ -104,13 +104,13 @@ class ResultMoments:
         rows: sum of S Sᵀ, (rows, rows), likewise.
         count: gradients in them.
         squares: sum of the squared Frobenius norms of Sᵀ S, by which one knows how far the moments
-            can be trusted.
+            can be trusted; None: not known.
     """
 
     columns: Float64 | None
     rows: Float64 | None
     count: int
-    squares: float
+    squares: float | None
 
     def fits(self, rows: int, columns: int) -> bool:
         """Whether they are moments of a matrix of this shape."""

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
-from ..calibration.moments import Calibration
+from ..calibration.factor_knowledge import factor_knowledge, shared_knowledge
+from ..calibration.moments import Calibration, TensorKnowledge
+from ..factorization.factor_tracker import users_of
 from ..factorization.forms import FactoredWeight
 from ..factorization.metadata import carried_metadata
 from ..factorization.model_map import ModelMap
@@ -73,12 +75,13 @@ def survey_model(
     in_blocks = {
         p.name for weight in factored.values() if weight.is_block for p in weight.new_factors
     }
+    known = _Knowledge(calibration, factored)
     questions = (
         TensorQuestion.about(
             parameter,
             options,
             must_be_quantized=parameter.name in in_blocks,
-            knowledge=calibration.tensor(parameter.name) if calibration else None,
+            knowledge=known.of(parameter.name),
         )
         for parameter in coded
     )
@@ -92,6 +95,32 @@ def survey_model(
     metadata, notes = carried_metadata(model.metadata)
     model_map = replace(model_map, metadata=metadata)
     return ModelSurvey(model.names(), factored, coded, model_map, tensors, (*model.notes, *notes))
+
+
+class _Knowledge:
+    """What a calibration tells of tensors that are coded: of factors by way of their weights."""
+
+    def __init__(
+        self, calibration: Calibration | None, factored: Mapping[str, FactorTransport]
+    ) -> None:
+        self._calibration = calibration
+        self._factored = factored
+        self._users = users_of({name: t.entry.factors for name, t in factored.items()})
+
+    def of(self, name: str) -> TensorKnowledge | None:
+        """Return what is known of a tensor; None: nothing."""
+        if self._calibration is None:
+            return None
+        if name not in self._users:
+            return self._calibration.tensor(name)
+        return shared_knowledge(
+            factor_knowledge(
+                self._factored[weight].factored,
+                self._factored[weight].entry.factors.index(name),
+                self._calibration.tensor(weight),
+            )
+            for weight in self._users[name]
+        )
 
 
 @dataclass(frozen=True, slots=True)
