@@ -44,12 +44,11 @@ def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
     qps = allocated_qps(survey, options)
     if not qps:
         return options
-    low, high = options.qp_range
-    made = [(escaped(name), {"qp": min(max(qp, low), high)}) for name, qp in qps.items()]
+    made = [(escaped(name), {"qp": qp}) for name, qp in qps.items()]
     changes: dict[str, Any] = {"overrides": (*made, *options.overrides)}
     if _moves_vectors(options):
         coarsest = options.qp + (_UNKNOWN_VECTOR_OCTAVES << options.qp_density)
-        changes["nonweight_qp"] = max(coarsest, low)
+        changes["nonweight_qp"] = max(coarsest, options.qp_range[0])
     if not options.lambda_scale:
         changes["lambda_scale"] = _RATE_SCALE
     if options.max_tensor_error == "auto":
@@ -73,11 +72,13 @@ def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]
         return {}
     mean = sum(p.size * levels[p.name] for p in weights) / total
     qps = {}
+    low, high = options.qp_range
     for parameter in survey.coded:
         if parameter.name in levels and (parameter.role == "weight" or _moves_vectors(options)):
             octaves = _octaves(parameter, levels[parameter.name] - mean)
             centre = nominal_qp(parameter, options) if parameter.role == "weight" else options.qp
-            qps[parameter.name] = centre + round(octaves * (1 << options.qp_density))
+            qp = centre + round(octaves * (1 << options.qp_density))
+            qps[parameter.name] = min(max(qp, low), high)
     return qps
 
 

@@ -127,30 +127,13 @@ class TensorQuestion:
             step_qp=step[0] if step is not None and largest else None,
             largest=largest,
             energy=energy,
-            feedback=self._feedback(),
+            feedback=feedback_of(self.knowledge, self.parameter.shape),
             sensitivity=self.knowledge.sensitivity if self.knowledge else None,
             sample=sample,
         )
 
     def _exact(self, values: npt.NDArray[Any]) -> Representation | None:
         return represent(values, self.options.qp_density, bool(self.options.codebook))
-
-    def _feedback(self) -> ErrorFeedback | None:
-        """Return the feedback of errors along the rows that the coder goes through."""
-        known, shape = self.knowledge, self.parameter.shape
-        if known is None:
-            return None
-        rows, columns = matrix_shape(shape)
-        result = known.result
-        if result is not None and result.fits(rows, columns):
-            of_columns = np.eye(columns)[None] if result.columns is None else result.columns
-            return error_feedback(of_columns, result.rows, Sampling(result.count, result.squares))
-        inputs = known.inputs
-        if inputs is None or inputs.layout.transposed:  # whose rows belong to inputs
-            return None
-        if inputs.layout.shape != shape:
-            return None
-        return error_feedback(inputs.matrices(), sampling=Sampling(inputs.positions))
 
     def _may_pay(self, values: npt.NDArray[Any], largest: float, energy: float) -> bool:
         """Whether exact coding may take no more bytes than quantizing, as far as a glance tells."""
@@ -170,6 +153,24 @@ class TensorQuestion:
     def _is_narrow(self) -> bool:
         """Whether it is quantized, and its words may take no more bits than its integers."""
         return self.is_quantized and self.parameter.dtype.itemsize <= 2
+
+
+def feedback_of(known: TensorKnowledge | None, shape: tuple[int, ...]) -> ErrorFeedback | None:
+    """Return the feedback of a tensor's errors along the rows that the coder goes through; None:
+    too little is known for it."""
+    if known is None:
+        return None
+    rows, columns = matrix_shape(shape)
+    result = known.result
+    if result is not None and result.fits(rows, columns):
+        of_columns = np.eye(columns)[None] if result.columns is None else result.columns
+        return error_feedback(of_columns, result.rows, Sampling(result.count, result.squares))
+    inputs = known.inputs
+    if inputs is None or inputs.layout.transposed:  # whose rows belong to inputs
+        return None
+    if inputs.layout.shape != shape:
+        return None
+    return error_feedback(inputs.matrices(), sampling=Sampling(inputs.positions))
 
 
 def _energy(values: npt.NDArray[Any]) -> float:
