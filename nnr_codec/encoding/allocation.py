@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -71,11 +72,15 @@ def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]
     if not total:
         return {}
     mean = sum(p.size * levels[p.name] for p in weights) / total
+    wholes = _levels_of_wholes(survey, levels)
     qps = {}
     low, high = options.qp_range
     for parameter in survey.coded:
         if parameter.name in levels and (parameter.role == "weight" or _moves_vectors(options)):
-            octaves = _octaves(parameter, levels[parameter.name] - mean)
+            level = levels[parameter.name]
+            whole = wholes.get(parameter.name, level)
+            # The scales of factors are arbitrary: between them, steps follow the root itself.
+            octaves = _octaves(parameter, whole - mean) - (level - whole) / 2
             centre = nominal_qp(parameter, options) if parameter.role == "weight" else options.qp
             qp = centre + round(octaves * (1 << options.qp_density))
             qps[parameter.name] = min(max(qp, low), high)
@@ -88,6 +93,18 @@ def _level(tensor: TensorSurvey) -> float | None:
         return None
     left = tensor.feedback.left if tensor.feedback is not None else 1.0
     return math.log2(tensor.sensitivity * left)
+
+
+def _levels_of_wholes(survey: ModelSurvey, levels: Mapping[str, float]) -> dict[str, float]:
+    """Return, by the name of each factor, the mean level of the elements of those of its weight."""
+    wholes: dict[str, float] = {}
+    for transport in survey.factored.values():
+        factors = [factor for factor in transport.new_factors if factor.name in levels]
+        if factors:
+            total = sum(factor.size * levels[factor.name] for factor in factors)
+            mean = total / sum(factor.size for factor in factors)
+            wholes |= {factor.name: mean for factor in factors}
+    return wholes
 
 
 def _octaves(parameter: Parameter, level: float) -> float:
