@@ -35,7 +35,8 @@ class TensorReport:
         decomposition_squared_error: what that would be if the factors were not quantized; 0 for all
             other tensors. The rest of `squared_error` is about what quantization adds.
         result_loss: about what its errors add to the divergence of the network's result (nats, or
-            half the squared error), by the calibration; None: not known.
+            half the squared error), by the calibration; None: not known. Of a weight that travels
+            as factors it is what quantization of these adds, without the decomposition.
         factors: the reports of the factors that are coded for it (an earlier weight may have coded
             others); bytes are shared out among those of one data unit. The errors are the
             factors'.

@@ -58,6 +58,10 @@ def test_low_rank_is_found_at_no_larger_divergence(network: Any, calibration: Ca
     auto = nnr_codec.encode(network, options=chosen, calibration=calibration)
     dense = nnr_codec.encode(network, options=options(qp=QP), calibration=calibration)
     of_weight = [next(t for t in r.report.tensors if t.name == "4.weight") for r in (auto, dense)]
+    losses = [tensor.result_loss for tensor in of_weight]
+    assert losses[0] is not None
+    assert losses[1] is not None
+    assert 0 < losses[0] < 1.1 * losses[1]
     assert of_weight[0].bytes < 0.4 * of_weight[1].bytes
     divergences = [_divergence(network, nnr_codec.decode(r.data or b"")) for r in (auto, dense)]
     assert divergences[0] < 1.1 * divergences[1]
