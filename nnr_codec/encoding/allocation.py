@@ -60,25 +60,25 @@ def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
 def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]:
     """Return the qp of tensors whose sensitivity is known, by name.
 
-    The mean over the elements of weights is about that of the options.
+    The mean over the elements of weights is about that of the options; of factors, as far as all
+    of a weight together are finer or coarser.
     """
     levels = {}
     for parameter in survey.coded:
         level = _level(survey.tensors[parameter.name])
         if level is not None:
             levels[parameter.name] = level
+    wholes = levels | _levels_of_wholes(survey, levels)
     weights = [p for p in survey.coded if p.name in levels and p.role == "weight"]
     total = sum(parameter.size for parameter in weights)
     if not total:
         return {}
-    mean = sum(p.size * levels[p.name] for p in weights) / total
-    wholes = _levels_of_wholes(survey, levels)
+    mean = sum(p.size * wholes[p.name] for p in weights) / total
     qps = {}
     low, high = options.qp_range
     for parameter in survey.coded:
         if parameter.name in levels and (parameter.role == "weight" or _moves_vectors(options)):
-            level = levels[parameter.name]
-            whole = wholes.get(parameter.name, level)
+            level, whole = levels[parameter.name], wholes[parameter.name]
             # The scales of factors are arbitrary: between them, steps follow the root itself.
             octaves = _octaves(parameter, whole - mean) - (level - whole) / 2
             centre = nominal_qp(parameter, options) if parameter.role == "weight" else options.qp
@@ -96,14 +96,14 @@ def _level(tensor: TensorSurvey) -> float | None:
 
 
 def _levels_of_wholes(survey: ModelSurvey, levels: Mapping[str, float]) -> dict[str, float]:
-    """Return, by the name of each factor, the mean level of the elements of those of its weight."""
+    """Return, by the name of each factor, the mean level of the factors of its weight, which does
+    not change if one of them is scaled up and another one down."""
     wholes: dict[str, float] = {}
     for transport in survey.factored.values():
-        factors = [factor for factor in transport.new_factors if factor.name in levels]
-        if factors:
-            total = sum(factor.size * levels[factor.name] for factor in factors)
-            mean = total / sum(factor.size for factor in factors)
-            wholes |= {factor.name: mean for factor in factors}
+        known = [levels[name] for name in transport.entry.factors if name in levels]
+        for factor in transport.new_factors:
+            if factor.name in levels:
+                wholes[factor.name] = sum(known) / len(known)
     return wholes
 
 
