@@ -44,7 +44,8 @@ class TensorReport:
         decomposition_squared_error: what that would be if the factors were not quantized; 0 for all
             other tensors. The rest of `squared_error` is about what quantization adds.
         result_loss: about what its errors add to the divergence of the network's result (nats, or
-            half the squared error), by the calibration; None: not known.
+            half the squared error), by the calibration; None: not known. Of a weight that travels
+            as factors it is what quantization of these adds, without the decomposition.
         step_by: what its qp follows; None: it travels exactly, or as factors.
         feedback: what its errors were fed back by; None: nothing was to be known of it.
         feedback_reason: why it is "none", or not "result"; empty: there is nothing to say.

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ..errors import InvalidOptions
 from ..model import Array, Float64, Parameter
 
 _FLOAT64 = np.dtype(np.float64).itemsize
+_Known = TypeVar("_Known")
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,21 @@ class Calibration:
             self.moments.get(name), self.result.get(name), self.sensitivities.get(name)
         )
         return None if known == TensorKnowledge() else known
+
+    def part(self, name: str) -> Calibration:
+        """Return what is known of tensor `name`, without all others."""
+
+        def alone(known: Mapping[str, _Known]) -> dict[str, _Known]:
+            return {name: known[name]} if name in known else {}
+
+        return replace(
+            self,
+            moments=alone(self.moments),
+            unused=(),
+            result=alone(self.result),
+            sensitivities=alone(self.sensitivities),
+            digests={},
+        )
 
     def check(self, model: Mapping[str, Parameter]) -> None:
         """Raise InvalidOptions if a weight of the model has other values than were calibrated."""

@@ -19,11 +19,13 @@ class Decomposition:
         factorizations: the decomposed weights, by name, in the order of the model.
         skipped: why other weights stay dense, by name.
         overrides: options of factors, as in `EncodeOptions.overrides`.
+        qps: of tensors, by name, that factors were compared with: those that stay dense keep them.
     """
 
     factorizations: dict[str, FactoredWeight] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     overrides: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    qps: dict[str, int] = field(default_factory=dict)
 
     @property
     def saved(self) -> int:
@@ -32,18 +34,21 @@ class Decomposition:
         factors = {id(f): f.size for w in self.factorizations.values() for f in w.factors}
         return dense - sum(factors.values())
 
-    def add(self, name: str, made: FactoredWeight | str, qp: int | None = None) -> None:
-        """Note what a weight became: factors and perhaps their qp, or the reason for none."""
-        if qp is not None:
-            self.overrides = (*self.overrides, (f"{escaped(name)}.factor*", {"qp": qp}))
+    def add(self, name: str, made: FactoredWeight | str, qps: Sequence[int] = ()) -> None:
+        """Note what a weight became: factors and perhaps the qp of each, or the reason for none."""
+        self.overrides += tuple(
+            (escaped(f"{name}.factor{index}"), {"qp": qp}) for index, qp in enumerate(qps)
+        )
         if isinstance(made, str):
             self.skipped[name] = made
         else:
             self.factorizations[name] = made
 
     def adapted(self, options: EncodeOptions) -> EncodeOptions:
-        """Return options of the encoder, with what the factors need."""
-        return replace(options, overrides=(*options.overrides, *self.overrides))
+        """Return options of the encoder, with what the factors need; those given win for others."""
+        dense = {name: qp for name, qp in self.qps.items() if name not in self.factorizations}
+        qps = tuple((escaped(name), {"qp": qp}) for name, qp in dense.items())
+        return replace(options, overrides=(*qps, *options.overrides, *self.overrides))
 
     def sort(self, names: Sequence[str]) -> None:
         """Put all in the order of `names`."""

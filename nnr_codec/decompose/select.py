@@ -16,7 +16,7 @@ from ..options import DecompositionOptions, EncodeOptions, matches_tensor
 from ..support.blas_threads import on_one_blas_thread
 from ..support.ordered_calls import ordered_results
 from ..support.shared_function import call_portably
-from .auto_size import LARGER, SizeTask, smallest
+from .auto_size import LARGER, SizeTask, dense_qps, smallest
 from .auto_work import MORE_WORK, WorkBench, least_work
 from .decomposition import Decomposition
 from .fitting import decomposed
@@ -66,7 +66,8 @@ def decompose_model(
             what they are.
         inputs: a batch of the module's inputs, for the objectives "macs" and "latency".
         calibration: second moments of the layers' inputs: then it is the error of the outputs
-            that forms and ranks are chosen by, and that all but joint forms minimize.
+            that forms and ranks are chosen by, and that all but joint forms minimize; and of the
+            network's result, by which the objective "size" chooses.
         executor: decomposes weights side by side.
         progress: called with the name of a weight after each of its steps: the choice of its ranks,
             and its decomposition.
@@ -91,7 +92,7 @@ def decompose_model(
     selection.decompose_alone(alone, model_parameters)
     select_joint(joint, options, model_parameters, decomposition, progress)
     if options.decomposition.objective == "size":
-        selection.decompose_for_size(auto)
+        selection.decompose_for_size(auto, model)
     else:
         selection.decompose_for_work(auto, module, inputs)
     for name, reason in decomposition.skipped.items():
@@ -205,11 +206,26 @@ class _Selection:
         for task, made in zip(chosen, self._results(decomposed, chosen), strict=True):
             self.decomposition.add(task.weight.name, made)
 
-    def decompose_for_size(self, weights: Sequence[LayerWeight]) -> None:
-        """Decompose the weights that take fewer bytes so, at the error of plain quantization."""
-        tasks = [SizeTask(w, self.options, self._moment(w)) for w in weights]
-        for task, (made, qp) in zip(tasks, self._results(smallest, tasks), strict=True):
-            self.decomposition.add(task.weight.name, made, qp)
+    def decompose_for_size(
+        self, weights: Sequence[LayerWeight], model: Mapping[str, Parameter]
+    ) -> None:
+        """Decompose the weights that take fewer bytes so, at the error that they have dense."""
+        qps: dict[str, int] = {}
+        if weights and self.calibration is not None:
+            qps = dense_qps(model, self.options, self.calibration, self.executor)
+        self.decomposition.qps = qps
+        tasks = [
+            SizeTask(
+                weight,
+                self.options,
+                self._moment(weight),
+                None if self.calibration is None else self.calibration.part(weight.name),
+                qps.get(weight.name),
+            )
+            for weight in weights
+        ]
+        for task, (made, factor_qps) in zip(tasks, self._results(smallest, tasks), strict=True):
+            self.decomposition.add(task.weight.name, made, factor_qps)
 
     def decompose_for_work(
         self, weights: Sequence[LayerWeight], module: torch.nn.Module | None, inputs: Any
@@ -227,13 +243,19 @@ class _Selection:
     def _moment(self, weight: LayerWeight) -> Float64 | None:
         """Return E[x xᵀ] for x in the order of the weight's unfolding, or None if it is not known.
 
-        Of groups it is the mean: they share the first factor. A transposed convolution's weight is
-        unfolded in another order than its inputs, so there is none.
+        Of groups it is the mean: they share the first factor. Moments of gradients serve as well
+        where there are none of inputs, as of a transposed convolution, whose weight is unfolded in
+        another order than these.
         """
-        known = self.calibration.moments.get(weight.name) if self.calibration else None
-        if known is None or known.layout.transposed:
+        known = self.calibration.tensor(weight.name) if self.calibration else None
+        if known is None:
             return None
-        matrices = known.matrices()
+        if known.inputs is not None and not known.inputs.layout.transposed:
+            matrices = known.inputs.matrices()
+        elif known.result is not None and known.result.columns is not None:
+            matrices = known.result.columns
+        else:
+            return None
         moment: Float64 = matrices[0] if len(matrices) == 1 else matrices.mean(axis=0)
         return moment
 

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
+from ..calibration.factor_knowledge import factor_knowledge, shared_knowledge
 from ..calibration.moments import Calibration, TensorKnowledge
+from ..factorization.factor_tracker import users_of
 from ..factorization.forms import FactoredWeight
 from ..factorization.metadata import carried_metadata
 from ..factorization.model_map import ModelMap
@@ -81,13 +83,13 @@ def survey_model(
     in_blocks = {
         p.name for weight in factored.values() if weight.is_block for p in weight.new_factors
     }
-    factors = {p.name for weight in factored.values() for p in weight.new_factors}
+    known = _Knowledge(calibration, factored)
     questions = (
         TensorQuestion.about(
             parameter,
             options,
             must_be_quantized=parameter.name in in_blocks,
-            knowledge=_knowledge(calibration, parameter.name, is_factor=parameter.name in factors),
+            knowledge=known.of(parameter.name),
         )
         for parameter in coded
     )
@@ -111,17 +113,6 @@ def _spilled(survey: TensorSurvey, file: SpillFile) -> TensorSurvey:
     return replace(survey, feedback=spilled(survey.feedback, file))
 
 
-def _knowledge(
-    calibration: Calibration | None, name: str, *, is_factor: bool
-) -> TensorKnowledge | None:
-    """Return what a calibration knows of a tensor; None: nothing was to be known, as of factors,
-    which the network does not have."""
-    if calibration is None:
-        return None
-    known = calibration.tensor(name)
-    return TensorKnowledge() if known is None and not is_factor else known
-
-
 def with_values(
     survey: ModelSurvey, changed: Mapping[str, Parameter], options: EncodeOptions
 ) -> ModelSurvey:
@@ -141,6 +132,32 @@ def with_values(
         tensors[name] = replace(question.answer(), **known)
     coded = [changed.get(parameter.name, parameter) for parameter in survey.coded]
     return replace(survey, coded=coded, tensors=tensors)
+
+
+class _Knowledge:
+    """What a calibration tells of tensors that are coded: of factors by way of their weights."""
+
+    def __init__(
+        self, calibration: Calibration | None, factored: Mapping[str, FactorTransport]
+    ) -> None:
+        self._calibration = calibration
+        self._factored = factored
+        self._users = users_of({name: t.entry.factors for name, t in factored.items()})
+
+    def of(self, name: str) -> TensorKnowledge | None:
+        """Return what is known of a tensor; None: nothing was to be known."""
+        if self._calibration is None:
+            return None
+        if name not in self._users:
+            return self._calibration.tensor(name) or TensorKnowledge()
+        return shared_knowledge(
+            factor_knowledge(
+                self._factored[weight].factored,
+                self._factored[weight].entry.factors.index(name),
+                self._calibration.tensor(weight),
+            )
+            for weight in self._users[name]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,10 +155,7 @@ class TensorEncoder:
             return exact
         unit_bytes = {"weight": len(data)}
         reports = [
-            replace(
-                _quantized_report(tensor, unit_bytes.get(role, 0)),
-                result_loss=result_loss(tensor, self._unit.tensors[role].survey),
-            )
+            _quantized_report(tensor, self._unit.tensors[role].survey, unit_bytes.get(role, 0))
             for role, tensor in quantized.items()
         ]
         factors = self._factors(quantized)
@@ -195,7 +192,10 @@ class TensorEncoder:
         left, right = quantized["G"], quantized["H"]
         data = self._decomposed_unit(name, shape, left, right)
         share = len(data) * left.levels.size // (left.levels.size + right.levels.size)
-        reports = [_quantized_report(left, share), _quantized_report(right, len(data) - share)]
+        reports = [
+            _quantized_report(quantized[role], self._unit.tensors[role].survey, unit_bytes)
+            for role, unit_bytes in (("G", share), ("H", len(data) - share))
+        ]
         return EncodedTensors(data, reports, factors=self._factors(quantized))
 
     def _decomposed_unit(
@@ -289,11 +289,14 @@ def _report(
     return TensorReport(name, shape, dtype, kind, parameter.nbytes, unit_bytes, qp)
 
 
-def _quantized_report(quantized: QuantizedTensor, unit_bytes: int) -> TensorReport:
+def _quantized_report(
+    quantized: QuantizedTensor, survey: TensorSurvey, unit_bytes: int
+) -> TensorReport:
     """Report a quantized tensor, to which a unit's bytes are ascribed."""
     kind = "dq" if quantized.options.dq else "uniform"
     return replace(
         _report(quantized.parameter, kind, unit_bytes, quantized.qp),
         squared_error=quantized.distortion.squared_error,
         energy=quantized.distortion.energy,
+        result_loss=result_loss(quantized, survey),
     )

@@ -114,6 +114,7 @@ def _merged(
     transport: FactorTransport, factors: Sequence[TensorReport], errors: FactoringErrors
 ) -> TensorReport:
     weight = transport.weight
+    losses = [factor.result_loss for factor in factors if factor.result_loss is not None]
     return TensorReport(
         weight.name,
         weight.shape,
@@ -124,5 +125,6 @@ def _merged(
         squared_error=errors.decoded.squared_error,
         energy=errors.decoded.energy,
         decomposition_squared_error=errors.unquantized.squared_error,
+        result_loss=sum(losses) if losses and len(losses) == len(factors) else None,
         factors=tuple(factors),
     )

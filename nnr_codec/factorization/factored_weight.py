@@ -41,6 +41,14 @@ class FactoredWeight(ABC):
     shared: ClassVar[tuple[int, ...]] = ()
     """Indices of the factors that several layers may share."""
 
+    axes: ClassVar[tuple[tuple[str, str], ...]]
+    """What the rows and the columns of each factor are, as the matrix that is coded, the slowest
+    axis first: t, s, i and j are those of the weight (`kernel_shape`), a, b and c those of the
+    ranks, in the form's order. The weight is the product of the factors, summed over ranks."""
+
+    terms: ClassVar[tuple[tuple[int, ...], ...]] = ()
+    """Of a form that is a sum of such products, the factors of each; empty: of all, one."""
+
     _dimensions: ClassVar[range]
     """How many dimensions the dense weight may have."""
 
@@ -57,6 +65,14 @@ class FactoredWeight(ABC):
     def ranks(self) -> Ranks:
         """The ranks, in the form's order."""
         return tuple(self.factors[factor].shape[axis] for factor, axis in self._rank_axes)
+
+    @property
+    def kernel_shape(self) -> Shape:
+        """The dense weight's dimensions as (T, S, d1, d2), with 1 where it has none; one of more
+        than four has all but the first in S."""
+        if len(self.shape) > 4:
+            return self.shape[0], math.prod(self.shape[1:]), 1, 1
+        return (*self.shape, 1, 1)[:4]
 
     @property
     def parameter_count(self) -> int:

@@ -37,6 +37,7 @@ class LowRank(FactoredWeight):
     """
 
     form = "lr"
+    axes = (("t", "a"), ("a", "sij"))
     _dimensions = range(2, 33)
     _rank_axes = ((0, 1),)
 
@@ -67,6 +68,7 @@ class CP(FactoredWeight):
     """
 
     form = "cp"
+    axes = (("t", "a"), ("s", "a"), ("i", "a"), ("j", "a"))
     _dimensions = range(3, 5)
     _rank_axes = ((0, 1),)
 
@@ -112,6 +114,7 @@ class Tucker2(FactoredWeight):
     """
 
     form = "tucker2"
+    axes = (("a", "bij"), ("t", "a"), ("s", "b"))
     _dimensions = range(3, 5)
     _rank_axes = ((0, 0), (0, 1))
 
@@ -156,6 +159,7 @@ class HT2(FactoredWeight):
     """
 
     form = "ht2"
+    axes = (("s", "a"), ("a", "ib"), ("b", "cj"), ("t", "c"))
     _dimensions = range(4, 5)
     _rank_axes = ((0, 1), (1, 2), (3, 1))
 

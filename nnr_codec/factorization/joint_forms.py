@@ -42,6 +42,7 @@ def fold(matrix: npt.NDArray[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
 class _Joint(FactoredWeight):
     """A sum of products U·V; its factors are U, V, U, V, …"""
 
+    axes: ClassVar[tuple[tuple[str, str], ...]] = (("is", "a"), ("a", "jt"))
     _dimensions = range(2, 5)
     _rank_axes: ClassVar[tuple[tuple[int, int], ...]] = ((0, 1),)
 
@@ -97,6 +98,8 @@ class JointBinary(_Joint):
 
     form = "joint_binary"
     shared = (1, 2)
+    axes = (("is", "a"), ("a", "jt"), ("is", "b"), ("b", "jt"))
+    terms = ((0, 1), (2, 3))
     _rank_axes = ((0, 1), (2, 1))
 
     @classmethod

@@ -60,9 +60,10 @@ class DecompositionOptions:
             each in two branches.
         carriage: "dc": weights of the form "lr" travel in the standard's own units; the other ones,
             and with "factors" all, as a tensor for each factor.
-        objective: of "auto": "size": the fewest bytes after quantization at the error that plain
-            quantization has; "macs", "latency": the least work among the forms that keep `energy`,
-            of "latency" only where time is surely less.
+        objective: of "auto": "size": the fewest bytes after quantization at the error that the
+            dense weight has, of the network's result if a calibration knows that; "macs",
+            "latency": the least work among the forms that keep `energy`, of "latency" only where
+            time is surely less.
     """
 
     method: Method = option("none", choice(*get_args(Method)), per_tensor=True, called="decompose")

@@ -45,10 +45,12 @@ class TestAuto:
         model["a[0]*.weight"] = model.pop("low.weight")
         chosen = options("auto", exclude=("first*", "full*", "kernel*"), qp=-30)
         found = decompose_model(Model.from_arrays(model), chosen)
-        ((_, values),) = found.overrides
+        qps = [values["qp"] for _, values in found.overrides]
         result = nnr_codec.encode(model, options=chosen)
         (weight,) = [tensor for tensor in result.report.tensors if tensor.factors]
-        assert [factor.qp for factor in weight.factors] == [values["qp"]] * 2
+        assert [factor.qp for factor in weight.factors] == qps
+        assert len(set(qps)) == 1
+        assert qps[0] != chosen.qp
 
     def test_with_a_method_for_the_others(self) -> None:
         overrides = (("low*", {"decompose": "auto"}),)

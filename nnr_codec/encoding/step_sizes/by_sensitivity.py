@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,10 +48,7 @@ def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
     qps = allocated_qps(survey, options)
     if not qps:
         return options
-    low, high = options.qp_range
-    made: dict[str, dict[str, Any]] = {
-        name: {"qp": min(max(qp, low), high)} for name, qp in qps.items()
-    }
+    made: dict[str, dict[str, Any]] = {name: {"qp": qp} for name, qp in qps.items()}
     if not options.lambda_scale:
         for name, tensor in survey.tensors.items():
             if tensor.feedback is not None:
@@ -59,7 +57,7 @@ def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
     changes: dict[str, Any] = {"overrides": (*overrides, *options.overrides)}
     if _moves_vectors(options):
         coarsest = options.qp + (_UNKNOWN_VECTOR_OCTAVES << options.qp_density)
-        changes["nonweight_qp"] = max(coarsest, low)
+        changes["nonweight_qp"] = max(coarsest, options.qp_range[0])
     if options.max_tensor_error == "auto":
         changes["max_tensor_error"] = _PROTECTION
     return replace(options, **changes)
@@ -68,27 +66,32 @@ def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
 def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]:
     """Return the qp of tensors whose sensitivity is known, by name.
 
-    The mean over the elements of weights is about that of the options.
+    The mean over the elements of weights is about that of the options; of factors, as far as all
+    of a weight together are finer or coarser.
     """
     levels = {}
     for parameter in survey.coded:
         level = _level(survey.tensors[parameter.name])
         if level is not None:
             levels[parameter.name] = level
+    wholes = levels | _levels_of_wholes(survey, levels)
     weights = [p for p in survey.coded if p.name in levels and p.role == "weight"]
     total = sum(parameter.size for parameter in weights)
     if not total:
         return {}
-    mean = sum(p.size * levels[p.name] for p in weights) / total
+    mean = sum(p.size * wholes[p.name] for p in weights) / total
     ranges, qps = variance_ranges(survey), {}
+    low, high = options.qp_range
     for parameter in survey.coded:
         if parameter.name in levels and (parameter.role == "weight" or _moves_vectors(options)):
-            octaves = _octaves(parameter, levels[parameter.name] - mean)
+            level, whole = levels[parameter.name], wholes[parameter.name]
+            # The scales of factors are arbitrary: between them, steps follow the root itself.
+            octaves = _octaves(parameter, whole - mean) - (level - whole) / 2
             centre = nominal_qp(parameter, options) if parameter.role == "weight" else options.qp
             qp = centre + round(octaves * (1 << options.qp_density))
             if parameter.name in ranges:
                 qp = min(qp, qp_of_step(ranges[parameter.name], options.qp_density))
-            qps[parameter.name] = qp
+            qps[parameter.name] = min(max(qp, low), high)
     return qps
 
 
@@ -98,6 +101,18 @@ def _level(tensor: TensorSurvey) -> float | None:
         return None
     left = tensor.feedback.left if tensor.feedback is not None else 1.0
     return math.log2(tensor.sensitivity * left)
+
+
+def _levels_of_wholes(survey: ModelSurvey, levels: Mapping[str, float]) -> dict[str, float]:
+    """Return, by the name of each factor, the mean level of the factors of its weight, which does
+    not change if one of them is scaled up and another one down."""
+    wholes: dict[str, float] = {}
+    for transport in survey.factored.values():
+        known = [levels[name] for name in transport.entry.factors if name in levels]
+        for factor in transport.new_factors:
+            if factor.name in levels:
+                wholes[factor.name] = sum(known) / len(known)
+    return wholes
 
 
 def _octaves(parameter: Parameter, level: float) -> float:
