@@ -12,7 +12,6 @@ from ..user.module import inputs_of, sample_count
 _EVERY = 4
 """Of so many batches, or samples, the last one is held back."""
 
-
 _KEPT_BYTES = 1 << 28
 """Of batches that are kept in memory, unless the caller says otherwise."""
 
@@ -75,19 +74,20 @@ class KeptBatches:
     """Batches as they are, of which the first ones stay in memory: they may come only once.
 
     Attributes:
+        source: all of them.
         batches: those that are kept, when all have been given.
     """
 
     def __init__(self, batches: Iterable[Any], max_bytes: int = _KEPT_BYTES) -> None:
         """`max_bytes`: of what is kept; the first batch always is."""
-        self._all = batches
+        self.source = batches
         self._max_bytes = max_bytes
         self.batches: list[Any] = []
 
     def __iter__(self) -> Iterator[Any]:
         self.batches = []
         left = self._max_bytes
-        for batch in self._all:
+        for batch in self.source:
             left -= _bytes(inputs_of(batch))
             if left >= 0 or not self.batches:
                 self.batches.append(batch)

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import InvalidOptions
 from ..user.module import inputs_of, sample_count
 from .gradients import OutputGradients
-from .held_back import HoldBack
+from .held_back import HoldBack, KeptBatches
 from .moments import ResultMoments
 from .spilled_moments import SpilledMoments
 
@@ -17,7 +17,9 @@ _REMEDY = "let it be a list, or a loader that does not shuffle"
 
 def check_repeatable(batches: Iterable[Any]) -> None:
     """Raise InvalidOptions if batches are an iterator, which is used up by one pass."""
-    source = batches.source if isinstance(batches, HoldBack) else batches
+    source = batches
+    while isinstance(source, HoldBack | KeptBatches):
+        source = source.source
     if isinstance(source, Iterator):
         kind = type(source).__name__
         reason = f"goes over the batches several times, and a {kind} is used up by one: {_REMEDY}"
