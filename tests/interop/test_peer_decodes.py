@@ -398,6 +398,24 @@ def test_part_of_a_transformer(peer: Peer, models_folder: Path) -> None:
     check_stream(peer, encode(part, options=EncodeOptions(qp=-24, row_skipping=True)).data)
 
 
+@pytest.mark.parametrize("tune", [False, True])
+@pytest.mark.parametrize("name", ["cnn", "residual", "separable"])
+def test_calibrated_and_corrected_networks(peer: Peer, name: str, tune: bool) -> None:
+    pytest.importorskip("torch")
+    from conformance.subjects import digits_networks
+    from nnr_codec.experiments.evaluation import trained_module
+
+    subject = getattr(digits_networks, name)()
+    options = EncodeOptions(qp=-22, tune=tune)
+    module = trained_module(subject)
+    for part in module.modules():
+        if hasattr(part, "num_batches_tracked"):
+            part.num_batches_tracked = None  # int64, which the reference does not have
+    result = encode(module, options=options, calibration=list(subject.calibration()))
+    assert "result" in {tensor.feedback for tensor in result.report.tensors}
+    check_stream(peer, without_map(result.data))
+
+
 @pytest.mark.parametrize("qp", [-38, -24])
 @pytest.mark.parametrize("name", REAL_MODELS)
 def test_no_larger_than_theirs(peer: Peer, models_folder: Path, name: str, qp: int) -> None:
