@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -33,21 +33,17 @@ class Explanations:
     calibrated: EncodeOptions
     sized: EncodeOptions
 
-    def explained(
-        self,
-        reports: Iterable[TensorReport],
-        options: EncodeOptions,
-        choices: Mapping[str, CodingChoice],
-    ) -> list[TensorReport]:
-        """Return the reports of coded tensors with what their steps and their feedback follow.
+    def explainer(
+        self, options: EncodeOptions, choices: Mapping[str, CodingChoice]
+    ) -> Callable[[TensorReport], TensorReport]:
+        """Return what adds to a coded tensor's report what its step and its feedback follow.
 
         Args:
-            reports: of the stream's tensors.
             options: of the stream.
             choices: of the tensors that are coded otherwise than these say, by name.
         """
         usual = CodingChoice()
-        return [self._of(each, options, choices.get(each.name, usual)) for each in reports]
+        return lambda report: self._of(report, options, choices.get(report.name, usual))
 
     def _of(
         self, report: TensorReport, options: EncodeOptions, choice: CodingChoice

@@ -71,6 +71,7 @@ class Draft:
 def encode_stream(
     plan: StreamPlan,
     file: BinaryIO,
+    explain: Callable[[TensorReport], TensorReport],
     executor: Executor | None = None,
     progress: Callable[[TensorReport], object] | None = None,
     on_stage: OnStage | None = None,
@@ -80,6 +81,7 @@ def encode_stream(
     Args:
         plan: the stream's.
         file: where the stream goes.
+        explain: adds to a coded tensor's report why it is coded so.
         executor: encodes units side by side.
         progress: called with each coded tensor's report.
         on_stage: called when tensors are "quantized", and when they are "coded".
@@ -98,7 +100,8 @@ def encode_stream(
     results = results_of(executor, encode, plan.units)
     for unit, encoded in zip(plan.units, results, strict=True):
         file.write(encoded.data)
-        draft.tensors += encoded.reports
+        reports = [explain(report) for report in encoded.reports]
+        draft.tensors += reports
         draft.factors |= encoded.factors
         draft.skippable_bytes += encoded.skippable_bytes
         if on_stage is not None:
@@ -106,7 +109,7 @@ def encode_stream(
                 on_stage("quantized", unit.elements)
             on_stage("coded", unit.elements)
         if progress is not None:
-            for report in encoded.reports:
+            for report in reports:
                 progress(report)
     vectors = len(draft.tensors) - len(plan.units)
     cost: float = _NODE_ID_BYTES * len(draft.tensors) + SAVED_BYTES * vectors

@@ -61,8 +61,10 @@ class DraftMaker:
         file: Any = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
         self._files.enter_context(file)
         try:
-            made = encode_stream(plan, file, self._executor, self._progress, self._on_stage)
-            made.tensors = self._explanations.explained(made.tensors, options, choices)
+            explain = self._explanations.explainer(options, choices)
+            made = encode_stream(
+                plan, file, explain, self._executor, self._progress, self._on_stage
+            )
             made.notes = [*calibration_notes(survey), *choice_notes(survey, choices, options)]
             return made
         except BaseException:
