@@ -13,7 +13,7 @@ from two_layers_support import Arrays, two_layers
 import nnr_codec
 from nnr_codec import EncodeOptions, EncodeResult, InvalidOptions
 from nnr_codec.bitstream import DataUnit, parse_units
-from nnr_codec.encoding import model_encoder
+from nnr_codec.encoding.targets import drafts
 from nnr_codec.options import PRESETS
 
 
@@ -100,9 +100,9 @@ class TestTargetSize:
         values = np.random.default_rng(0).normal(0, 1e4, (128, 128)).clip(-65504, 65504)
         values[0, :8] = 65504  # at most steps, what decoders make of it is beyond the type
         begun = []
-        encode_stream = model_encoder.encode_stream
+        encode_stream = drafts.encode_stream
         monkeypatch.setattr(
-            model_encoder, "encode_stream", lambda *a: begun.append(0) or encode_stream(*a)
+            drafts, "encode_stream", lambda *a: begun.append(0) or encode_stream(*a)
         )
         options = {"qp": 0, "nonweight_qp": 0, "qp_density": density, "target_size": 400}
         assert encoded({"w": values.astype(np.float16)}, **options).report.bytes <= 400
