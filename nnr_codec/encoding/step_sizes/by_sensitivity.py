@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...bitstream.qp import qp_of_step
 from ...model import Parameter
 from ...options import EncodeOptions
 from ...options.encode_options import DEFAULT_QP
@@ -15,7 +14,7 @@ from ...options.globs import escaped
 from ..survey import ModelSurvey
 from ..tensor_quantizer import nominal_qp
 from ..tensor_survey import TensorSurvey
-from .vector_reach import variance_ranges
+from .vector_reach import coarsest_qps
 
 _POWER = 0.5
 """Of the sensitivity's root, by which a weight's step is finer. At high rates it would be 1; what a
@@ -80,7 +79,7 @@ def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]
     if not total:
         return {}
     mean = sum(p.size * wholes[p.name] for p in weights) / total
-    ranges, qps = variance_ranges(survey), {}
+    coarsest, qps = coarsest_qps(survey, options.qp_density), {}
     low, high = options.qp_range
     for parameter in survey.coded:
         if parameter.name in levels and (parameter.role == "weight" or _moves_vectors(options)):
@@ -89,8 +88,7 @@ def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]
             octaves = _octaves(parameter, whole - mean) - (level - whole) / 2
             centre = nominal_qp(parameter, options) if parameter.role == "weight" else options.qp
             qp = centre + round(octaves * (1 << options.qp_density))
-            if parameter.name in ranges:
-                qp = min(qp, qp_of_step(ranges[parameter.name], options.qp_density))
+            qp = min(qp, coarsest.get(parameter.name, qp))
             qps[parameter.name] = min(max(qp, low), high)
     return qps
 

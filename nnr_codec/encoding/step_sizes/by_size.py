@@ -25,7 +25,7 @@ from ...options.globs import escaped
 from ..survey import ModelSurvey
 from ..tensor_quantizer import LARGEST_ERROR, nominal_qp, nominal_step, with_qp
 from ..tensor_survey import TensorSurvey
-from .vector_reach import variance_ranges, vector_reaches
+from .vector_reach import coarsest_qps, vector_reaches
 
 _POWER = 0.45
 """Of the number of elements, to which a step is proportional."""
@@ -87,14 +87,13 @@ def _qps(options: EncodeOptions, survey: ModelSurvey) -> Iterator[tuple[str, int
     if options.nonweight_qp == DEFAULT_QP["nonweight_qp"]:
         for name, own in vector_reaches(survey).items():
             octaves[name] = math.log2(own) - reach - _VECTORS_FINER
-    ranges = variance_ranges(survey)
+    coarsest = coarsest_qps(survey, options.qp_density)
     for parameter in survey.coded:
         name = parameter.name
         if name in octaves and survey.tensors[name].step_qp is None:
             own_options = options.for_tensor(name)
             qp = own_options.qp + round(octaves[name] * (1 << options.qp_density))
-            if name in ranges:
-                qp = min(qp, qp_of_step(ranges[name], options.qp_density))
+            qp = min(qp, coarsest.get(name, qp))
             qp = _bounded(qp, parameter, own_options, survey.tensors[name])
             if not _loses_too_much(qp, parameter, options, survey):
                 yield name, qp

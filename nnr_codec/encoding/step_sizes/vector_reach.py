@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ...bitstream.qp import qp_of_step
 from ...model import Float64, Parameter
 from ..grouping import layers_of, norms_of, weights_of_bias
 from ..survey import ModelSurvey
@@ -59,6 +60,11 @@ def variance_ranges(survey: ModelSurvey) -> dict[str, float]:
         if gamma.shape == variance.shape:
             ranges[norm["var"].name] = _linear_range(gamma**2, np.maximum(variance, 0))
     return {name: step for name, step in ranges.items() if 0 < step < math.inf}
+
+
+def coarsest_qps(survey: ModelSurvey, density: int) -> dict[str, int]:
+    """Return the greatest qp of the tensors of :func:`variance_ranges`, by name."""
+    return {name: qp_of_step(step, density) for name, step in variance_ranges(survey).items()}
 
 
 def _linear_range(energies: Float64, variances: Float64) -> float:
