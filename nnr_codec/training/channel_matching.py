@@ -22,6 +22,7 @@ from ..user.module import (
     inputs_of,
     sample_count,
     untied_names,
+    weight_layers,
 )
 
 if TYPE_CHECKING:
@@ -163,8 +164,7 @@ def _layers(module: torch.nn.Module, names: Collection[str]) -> dict[Any, _Chann
     from torch import nn
 
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
-    others = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
-              nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)  # fmt: skip
+    others = weight_layers(module)
     found: dict[Any, _Channels] = {}
     for name, layer in module.named_modules():
         start = f"{name}." if name else ""
@@ -173,6 +173,6 @@ def _layers(module: torch.nn.Module, names: Collection[str]) -> dict[Any, _Chann
             has_channels = getattr(layer, "weight", None) is not None and layer.weight.dim() == 1
             if has_channels and {weight, bias} <= set(names):
                 found[layer] = _Channels(weight, bias)
-        elif isinstance(layer, others) and bias in names:
+        elif layer in others and bias in names:
             found[layer] = _Channels(None, bias)
     return found
