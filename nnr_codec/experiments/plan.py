@@ -22,6 +22,12 @@ An option of a table in ``options`` has its name in ``points`` with the table's 
     options = { decomposition = { method = "lr" } }
     points = { "decomposition.compression_ratio" = [2, 4] }
 
+What is in ``grid`` is combined, each value of a list with each of the others and with each of
+``points``; this makes twelve::
+
+    points = { qp = [-38, -32, -28] }
+    grid = { lambda_scale = [0.0, 1.0], dq = [false, true] }
+
 ====================  =============================================================================
 ``title`` ``about``   texts for the page
 ``anchor``            the method that BD-rates are against; by default the first
@@ -29,7 +35,7 @@ An option of a table in ``options`` has its name in ``points`` with the table's 
 ``seed``              of the bootstrap, by default 0
 ``resamples``         of the bootstrap, by default 1000
 ``[[subject]]``       ``source``; ``name``; ``stride`` and ``limit`` of its samples; ``bd_interval``
-``[[method]]``        ``codec``; ``name``; ``about``; ``options``; ``points``
+``[[method]]``        ``codec``; ``name``; ``about``; ``options``; ``points``; ``grid``
 ====================  =============================================================================
 
 Files are relative to the plan. What the function of a subject returns:
@@ -39,6 +45,7 @@ Files are relative to the plan. What the function of a subject returns:
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import tomllib
@@ -215,35 +222,48 @@ def _method(table: CheckedTable, folder: Path) -> MethodPlan:
     about = table.value("about", str, "")
     options = table.value("options", dict, {})
     columns = table.value("points", dict, {})
+    axes = table.value("grid", dict, {})
     table.finish()
     if codec not in CODECS:
         raise table.error("codec", f"{codec!r} is none of {', '.join(CODECS)}")
     points = []
-    for row in _rows(table, columns):
+    for row in _rows(table, columns, axes):
         try:
             made = codec_from(codec, _joined(options, row), folder.resolve())
         except InvalidOptions as error:
             key = error.option.removeprefix("external: ")
-            group = "points" if {key, key.partition(".")[0]} & row.keys() else "options"
+            names = {key, key.partition(".")[0]}
+            groups = {"points": columns, "grid": axes}
+            group = next((name for name, keys in groups.items() if names & keys.keys()), "options")
             raise table.error(f"{group}.{key}", error.reason) from None
         points.append(Point(_label(row), made))
     _check_distinct(table, "points", [point.label for point in points])
     return MethodPlan(name, about, tuple(points))
 
 
-def _rows(table: CheckedTable, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row of options for each operating point, of lists of equal length."""
-    if not columns:
-        return [{}]
-    for key, column in columns.items():
-        if not isinstance(column, list) or not column:
-            raise table.error(f"points.{key}", f"{column!r} is not a list of values")
+def _rows(
+    table: CheckedTable, columns: Mapping[str, Any], axes: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return a row of options for each operating point.
+
+    `columns`: lists of equal length; `axes`: lists that are combined with these and each other.
+    """
+    for group, lists in (("points", columns), ("grid", axes)):
+        for key, values in lists.items():
+            if not isinstance(values, list) or not values:
+                raise table.error(f"{group}.{key}", f"{values!r} is not a list of values")
+    if both := sorted(columns.keys() & axes.keys()):
+        raise table.error(f"grid.{both[0]}", "is among points as well")
     lengths = {key: len(column) for key, column in columns.items()}
     if len(set(lengths.values())) > 1:
         texts = ", ".join(f"{key} {length}" for key, length in lengths.items())
         raise table.error("points", f"the lists are not equally long: {texts}")
-    rows = zip(*columns.values(), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    rows = zip(*columns.values(), strict=True) if columns else [()]
+    return [
+        dict(zip([*columns, *axes], [*row, *combination], strict=True))
+        for row in rows
+        for combination in itertools.product(*axes.values())
+    ]
 
 
 def _joined(options: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,14 @@ def test_options_of_methods_and_points(tmp_path: Path) -> None:
     assert plan.methods[0].points[1].label == "qp=-16, lambda_scale=2"
 
 
+def test_a_grid_is_combined_with_points(tmp_path: Path) -> None:
+    text = PLAN.replace(
+        "qp = [-24, -16, -8] }", "qp = [-24, -8] }\ngrid = { lambda_scale = [0, 2] }"
+    )
+    labels = [point.label for point in load_plan(save_plan(tmp_path, text)).methods[0].points]
+    assert labels == [f"qp={qp}, lambda_scale={scale}" for qp in (-24, -8) for scale in (0, 2)]
+
+
 def test_points_reach_into_tables(tmp_path: Path) -> None:
     text = PLAN.replace(
         "options = { dq = false }",
@@ -127,6 +135,14 @@ def test_plans_can_be_sent_to_workers(tmp_path: Path) -> None:
         ("qp = [-24, -16, -8]", "qp = [-24], dq = []", "method[0].points.dq", "not a list"),
         ("qp = [-24, -16, -8]", "qp = [-24, 1], dq = [true]", "method[0].points", "equally long"),
         ("qp = [-24, -16, -8]", "qp = [-999]", "method[0].points.qp", "whole number"),
+        ("qp = [-24, -16, -8] }", "qp = [1] }\ngrid = { dq = 1 }", "method[0].grid.dq", "a list"),
+        ("qp = [-24, -16, -8] }", "qp = [1] }\ngrid = { qp = [2] }", "method[0].grid.qp", "among"),
+        (
+            "points = { qp = [-24, -16, -8] }",
+            "grid = { qp = [-999] }",
+            "method[0].grid.qp",
+            "whole",
+        ),
         ("qp = [-24, -16, -8]", '"dq.a" = [1]', "method[0].points.dq.a", "not a table"),
         (
             "qp = [-24, -16, -8]",
