@@ -6,6 +6,8 @@ numbers: the same tensors give the same outputs, on the same machine with as man
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +35,8 @@ from nnr_codec.training.corrections import Corrections
 from nnr_codec.user.module import apply, load_state, sample_count
 
 SEED = 0
+
+_one_calibrates = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,8 @@ class Calibrated:
 
     Attributes:
         calibration: how its result feels errors, and moments of inputs if they are wanted.
-        module: the network.
+        module: the network, of which whoever puts other tensors in it takes a copy: cells may be
+            measured side by side.
         batches: the first of the samples.
     """
 
@@ -153,7 +158,7 @@ class Calibrated:
         """Return what corrects vectors after quantization; None: the options want nothing so."""
         if not options.corrects:
             return None
-        return Corrections.by_options(options, self.module, self.batches)
+        return Corrections.by_options(options, copy.deepcopy(self.module), self.batches)
 
 
 def calibration_of(
@@ -166,7 +171,8 @@ def calibration_of(
     and what `find_subject`, `load_state` and `calibrate` raise.
     """
     subject = find_subject(source, data)
-    return _calibration(source, data, stride, has_moments, file_digest(subject.checkpoint))
+    with _one_calibrates:  # cells beside this one wait for what it finds
+        return _calibration(source, data, stride, has_moments, file_digest(subject.checkpoint))
 
 
 @lru_cache(maxsize=1)

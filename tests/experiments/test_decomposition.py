@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ pytest.importorskip("zstandard")
 pytest.importorskip("constriction")
 pytest.importorskip("torch")
 
+from nnr_codec import EncodeOptions
 from nnr_codec.checkpoints import save_checkpoint
 from nnr_codec.experiments.evaluation import calibration_of
 from nnr_codec.experiments.report.tables import csv_text, rows
@@ -160,6 +162,34 @@ def test_moments_are_of_the_samples_to_calibrate(tmp_path: Path) -> None:
     assert calibration_of(source, None, 2) is found
     save(tmp_path, seed=1)
     assert calibration_of(source, None, 2) is not found
+
+
+def test_corrections_of_cells_side_by_side_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nnr_codec.calibration import divergence
+
+    save(tmp_path)
+    known = calibration_of(f"{tmp_path / 'subjects.py'}:skewed", None, 1)
+    own = {name: values.numpy() for name, values in known.module.state_dict().items()}
+    first, second = (known.corrections(EncodeOptions()) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert second.divergence(own) == 0
+    seen: list[float] = []
+    output_of = divergence.output_of
+
+    def meanwhile(*arguments: Any) -> Any:
+        if not seen:  # the first cell's network has other tensors now
+            seen.append(math.nan)
+            seen[0] = second.divergence(own)
+        return output_of(*arguments)
+
+    other = {name: values + values.any() for name, values in own.items()}
+    assert first.divergence(own) == 0
+    monkeypatch.setattr(divergence, "output_of", meanwhile)
+    assert first.divergence(other) > 0
+    assert seen == [0]
 
 
 def test_without_samples_to_calibrate(tmp_path: Path) -> None:
