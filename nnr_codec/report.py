@@ -267,6 +267,8 @@ class EncodeReport(StreamTotals):
         qp_offset: what was added to every qp to reach a target.
         encodings: streams that were begun, this one included.
         search: what the search for a target saw; None: there was no target.
+        folded: names of the scales of batch norms that are folded; the errors of their vectors are
+            those against what they were folded to.
         correction: what was corrected after quantization; None: nothing. The errors of these
             tensors are those against what they were corrected to.
         calibrated: with what, and what the network's outputs were taken for; empty: it was not.
@@ -283,6 +285,7 @@ class EncodeReport(StreamTotals):
     qp_offset: int = 0
     encodings: int = 1
     search: SearchReport | None = None
+    folded: tuple[str, ...] = ()
     correction: CorrectionReport | None = None
     calibrated: str = ""
     extras: tuple[ExtraReport, ...] = ()
@@ -342,6 +345,7 @@ class EncodeReport(StreamTotals):
             "qp_offset": self.qp_offset,
             "encodings": self.encodings,
             "search": self.search.to_json(self.elements) if self.search else None,
+            "folded": list(self.folded),
             "correction": asdict(self.correction) if self.correction else None,
             "extras": [asdict(extra) for extra in self.extras],
             "notes": list(self.notes),

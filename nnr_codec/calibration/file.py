@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -19,12 +20,13 @@ from ..checkpoints import open_checkpoint, save_checkpoint
 from ..errors import InvalidModel
 from ..factorization.map_checks import shortened
 from ..model import Array, Model, Parameter
+from .foldable_norms import FoldableNorm
 from .moments import Calibration, InputMoments, ResultMoments, RowLayout
 from .spilled_moments import SpilledMoments
 
 _ENTRY = "nnr_calibration"
 _COLUMNS, _ROWS = ":columns", ":rows"
-_VERSION = 3
+_VERSION = 4
 _GREATEST = 2**63 - 1  # of counts and sizes
 
 
@@ -53,6 +55,7 @@ def save_calibration(
         "sensitivities": dict(calibration.sensitivities),
         "outputs": calibration.outputs,
         "digests": dict(calibration.digests),
+        "norms": [asdict(norm) for norm in calibration.norms],
     }
     metadata = {_ENTRY: json.dumps(entry)}
     save_checkpoint(path, list(_matrices(calibration)), overwrite=overwrite, metadata=metadata)
@@ -115,6 +118,25 @@ def _calibration(text: str, entry: Any, model: Model, low_memory: bool) -> Calib
         {name: _number(value) for name, value in entry["sensitivities"].items()},
         _text(entry["outputs"]),
         {name: _text(value) for name, value in entry["digests"].items()},
+        _norms(entry["norms"]),
+    )
+
+
+def _norms(values: Any) -> tuple[FoldableNorm, ...]:
+    if not isinstance(values, list):
+        raise ValueError(f"{shortened(values)} is not a list of norms")
+    return tuple(map(_norm, values))
+
+
+def _norm(values: Any) -> FoldableNorm:
+    return FoldableNorm(
+        scale=_text(values["scale"]),
+        offset=_text(values["offset"]),
+        mean=_text(values["mean"]),
+        variance=_text(values["variance"]),
+        epsilon=_number(values["epsilon"]),
+        bias=None if values["bias"] is None else _text(values["bias"]),
+        scale_sensitivity=_number(values["scale_sensitivity"]),
     )
 
 

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidModel, InvalidOptions
 from ..user.module import hooked, in_mode, inputs_of, sample_count, weight_layers
+from .foldable_norms import FoldableNorm
 from .moments import ResultMoments, result_sides
+from .norm_gradients import NormGradients
 from .outputs import Outputs, output_of, sampled_loss, targets_of
 from .perturbation import perturbed
 from .weight_gradients import WeightGradients
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 30
 """Of all moments together, unless the user says otherwise."""
 
-_NORM_PARTS = ("weight", "bias", "running_var")
 _SETTINGS = ("perturb", "loss", "outputs")
 _SEED = 0
 _MOST_DRAWS = 8
@@ -85,6 +86,7 @@ class OutputGradients:
         import torch
 
         self._generator = torch.Generator().manual_seed(_SEED)
+        self._norms = NormGradients(self._module)
         self._calls: dict[str, list[tuple[Any, Any, Any]]] = {}
         self._sums: dict[str, WeightGradients] = {}
         self._squares: dict[str, float] = {}
@@ -148,7 +150,7 @@ class OutputGradients:
         module = self._module
         hooks = {layer: partial(self._hook, name) for layer, name in self._layers.items()}
         with in_mode(module, training=False), _differentiable(module), self._weights_squared():
-            with hooked(hooks):
+            with hooked(hooks), hooked(self._norms.hooks()):
                 inputs = self._perturb(inputs_of(batch), self._generator)
                 output, kind = output_of(module, inputs, batch, self._outputs)
             if not output.requires_grad:
@@ -177,6 +179,10 @@ class OutputGradients:
         means = {name: total / (samples * sizes[name]) for name, total in self._squares.items()}
         return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
+    def foldable_norms(self, samples: int) -> tuple[FoldableNorm, ...]:
+        """Return the batch norms that can be folded, by what was seen of so many samples."""
+        return self._norms.foldable(samples)
+
     def _losses(
         self, batch: Any, output: torch.Tensor, kind: Outputs
     ) -> Iterator[tuple[torch.Tensor, bool]]:
@@ -196,7 +202,7 @@ class OutputGradients:
     def _add_squares(self) -> None:
         """Add up squared gradients of all samples together: as targets are drawn independently,
         products of different samples are 0 in the mean."""
-        for name, gradient in self._statistics_gradients():
+        for name, gradient in self._norms.statistics():
             self._add_square(name, gradient)
         for name, parameter in self._module.named_parameters():
             if parameter.grad is not None:
@@ -228,19 +234,6 @@ class OutputGradients:
     def _add_square(self, name: str, gradient: torch.Tensor) -> None:
         square = float(gradient.double().square().sum())
         self._squares[name] = self._squares.get(name, 0.0) + square
-
-    def _statistics_gradients(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the gradients of batch norms' running means and variances, by those of what is
-        behind them: y = gamma (x - mean) / sqrt(var) + beta."""
-        for name, layer in self._module.named_modules():
-            parts: list[Any] = [getattr(layer, part, None) for part in _NORM_PARTS]
-            if any(part is None for part in parts) or any(p.grad is None for p in parts[:2]):
-                continue
-            gamma, beta, variance = parts
-            start = f"{name}." if name else ""
-            total = variance + layer.eps
-            yield f"{start}running_mean", beta.grad * gamma.detach() / total.sqrt()
-            yield f"{start}running_var", gamma.grad * gamma.detach() / (2 * total)
 
     def _hook(
         self, name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any

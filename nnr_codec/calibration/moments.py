@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import InvalidOptions
 from ..model import Array, Float64, Parameter
+from .foldable_norms import FoldableNorm
 
 _FLOAT64 = np.dtype(np.float64).itemsize
 _Known = TypeVar("_Known")
@@ -163,6 +164,7 @@ class Calibration:
         outputs: what the network's outputs were taken for: "classes", "values" or "loss"; empty
             without gradients.
         digests: of the values of the weights, by name; see :func:`values_digest`.
+        norms: the batch norms that can be folded.
     """
 
     moments: Mapping[str, InputMoments]
@@ -172,6 +174,7 @@ class Calibration:
     sensitivities: Mapping[str, float] = field(default_factory=dict)
     outputs: str = ""
     digests: Mapping[str, str] = field(default_factory=dict)
+    norms: tuple[FoldableNorm, ...] = ()
 
     def tensor(self, name: str) -> TensorKnowledge | None:
         """Return what is known of tensor `name`; None: nothing."""
@@ -193,7 +196,17 @@ class Calibration:
             result=alone(self.result),
             sensitivities=alone(self.sensitivities),
             digests={},
+            norms=(),
         )
+
+    def with_folded(self, norms: Iterable[FoldableNorm]) -> Calibration:
+        """Return what is known of the network when these batch norms are folded."""
+        sensitivities = dict(self.sensitivities)
+        for norm in norms:
+            sensitivities[norm.scale] = norm.scale_sensitivity
+            for name in norm.emptied:
+                sensitivities.pop(name, None)
+        return replace(self, sensitivities=sensitivities)
 
     def check(self, model: Mapping[str, Parameter]) -> None:
         """Raise InvalidOptions if a weight of the model has other values than were calibrated."""

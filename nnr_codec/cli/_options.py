@@ -17,6 +17,8 @@ _QUANTIZATION = {
     "qp_density": "the step doubles every 2**N quantization parameters; 0 to 7",
     "allocation": "give each tensor a qp of its own around --qp: with --preset best by its size, "
     "with a calibration by what its errors do",
+    "fold_norms": "put statistics of batch norms, and biases before them, into their scales and "
+    "offsets, with a calibration: the same network, but not for training on",
     "correct": "correct biases and norms after quantization, where samples of --calibrate that are "
     "held back say that it helps",
     "tune": "let biases and norms learn from the original network's outputs, likewise; slow",

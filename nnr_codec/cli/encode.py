@@ -262,6 +262,7 @@ def summary(source: str, output: str, report: EncodeReport) -> str:
     parameters = f" ({common.counted(report.parameters, 'parameter')})" if as_factors else ""
     alone = f" ({report.decomposition_nmse:.3g} by decomposition alone)" if as_factors else ""
     offset = f", qp offset {report.qp_offset:+d}" if report.qp_offset else ""
+    folded = f", {common.counted(len(report.folded), 'folded norm')}" if report.folded else ""
     return (
         f"{printable(source)} -> {printable(output)}: "
         f"{common.counted(len(report.tensors), 'tensor')}{factored}, "
@@ -269,7 +270,8 @@ def summary(source: str, output: str, report: EncodeReport) -> str:
         f"{size_text(report.original_bytes)} -> {size_text(report.bytes)} "
         f"({100 * report.ratio:.2f} %), {report.bits_per_weight:.3f} bit/weight, "
         f"NMSE {report.nmse:.3g}{alone}{_worst(report)}"
-        f"{met_text(report.search, report.qp_offset)}{offset}{_corrected(report.correction)}"
+        f"{met_text(report.search, report.qp_offset)}{offset}{folded}"
+        f"{_corrected(report.correction)}"
         f", {report.seconds:.2f} s"
     )
 

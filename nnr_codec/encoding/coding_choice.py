@@ -98,6 +98,8 @@ def _candidates(
         if not known.is_quantized or not known.largest:
             continue
         own, bound = options.for_tensor(parameter.name), options.allowed_error(parameter.name)
+        if TensorPlan(parameter, own, known).without_error().is_exact_in_a_block:
+            continue
         candidate = _Candidate(
             *(parameter, own, known, context, bound),
             may_be_exact=parameter.name not in in_blocks,

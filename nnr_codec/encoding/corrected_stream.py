@@ -69,6 +69,7 @@ def corrected_stream(
     options: EncodeOptions,
     corrector: Corrector,
     *,
+    emptied: Collection[str] = (),
     encode: Callable[[ModelSurvey, EncodeOptions], Draft],
     decode: Callable[[Draft], dict[str, Array]],
     is_allowed: Callable[[Draft], bool],
@@ -81,13 +82,14 @@ def corrected_stream(
         kept: the stream; it stays open.
         model, survey, options: what it was made of, its profile and offset included.
         corrector: corrects vectors.
+        emptied: those that say nothing, and stay so.
         encode: makes a stream.
         decode: returns a stream's tensors by name.
         is_allowed: whether a stream is within the target.
     """
     vectors = {p.name for p in survey.coded if len(p.shape) == 1 and p.name in model}
     names = {name for name in vectors if survey.tensors[name].is_quantized}
-    names -= {parameter.tied_to for parameter in model.values()}
+    names -= {parameter.tied_to for parameter in model.values()} | set(emptied)
     proposal = corrector.propose(decode(kept), names) if names else None
     if proposal is None:
         return None

@@ -7,13 +7,14 @@ wants; errors are measured of the stream that is kept.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import BinaryIO
 
+from ..calibration.foldable_norms import FoldableNorm
 from ..calibration.moments import Calibration
 from ..decoding.series import Series
 from ..errors import QuantizationOverflow, TargetNotReached
@@ -49,6 +50,7 @@ def encode_model(
     calibration: Calibration | None = None,
     evaluate: Evaluate | None = None,
     corrector: Corrector | None = None,
+    folded: Collection[FoldableNorm] = (),
     log: SearchLog | None = None,
     executor: Executor | None = None,
     progress: Callable[[TensorReport], object] | None = None,
@@ -67,6 +69,7 @@ def encode_model(
         evaluate: of decoded arrays by name, for the targets of divergence and drop.
         corrector: corrects vectors of the stream that is kept; not for the target `max_nmse`, as
             that bounds how far tensors are from those of the model.
+        folded: the model's batch norms that are.
         log: what a search for a target has seen, and sees.
 
     Returns:
@@ -97,6 +100,7 @@ def encode_model(
                 survey,
                 chosen,
                 corrector,
+                emptied={name for norm in folded for name in norm.emptied},
                 encode=drafts.encode,
                 decode=measures.decoded,
                 is_allowed=partial(_is_within, target),
@@ -106,7 +110,13 @@ def encode_model(
         with _overflow_beyond_target(options.target, kept.qp_offset):
             errors = factoring_errors(survey.factored, kept.factors, executor)
         report = _report(model, survey, given, kept, errors)
-        report = replace(report, encodings=drafts.count, search=found, correction=correction)
+        report = replace(
+            report,
+            encodings=drafts.count,
+            search=found,
+            folded=tuple(norm.scale for norm in folded),
+            correction=correction,
+        )
         kept.file.seek(0)
         if verify:
             tensors = report.tensors

@@ -69,9 +69,34 @@ class TensorPlan:
 
     @property
     def is_on_step(self) -> bool:
-        """Whether a step that is not finer than the quantizer's says its values."""
+        """Whether a step that is not finer than the quantizer's says its values, and that has to be
+        in a unit by itself."""
+        step_qp, qp = self.survey.step_qp, nominal_qp(self.parameter, self.options)
+        return step_qp is not None and step_qp >= qp and not self.is_exact_in_a_block
+
+    @property
+    def is_exact_in_a_block(self) -> bool:
+        """Whether it is a constant vector, and the quantizer meets its values."""
+        is_met = nominal_qp(self.parameter, self.options) == self._exact_qp
+        return is_met and not self.options.lambda_scale
+
+    @property
+    def _exact_qp(self) -> int | None:
+        """The qp at which the quantizer meets all values of a constant vector; None: of another
+        one. The trellis, which starts with even integers, stays with multiples of four."""
         step_qp = self.survey.step_qp
-        return step_qp is not None and step_qp >= nominal_qp(self.parameter, self.options)
+        if step_qp is None or not self.survey.is_constant or self.parameter.role == "weight":
+            return None
+        return step_qp - (2 << self.options.qp_density) if self.options.dq else step_qp
+
+    def without_error(self) -> TensorPlan:
+        """Return the plan with a qp at which a constant vector comes back exactly in a block, if it
+        is one and its own qp is not coarser than its step."""
+        qp = self._exact_qp if self.is_on_step else None
+        if qp is None or qp < self.options.qp_range[0]:
+            return self
+        met = replace(self, options=with_qp(self.parameter, self.options, qp))
+        return met if met.is_exact_in_a_block else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +214,8 @@ def _tensors(
         qp = choices[name].qp if name in choices else None
         if qp is not None:
             own = with_qp(parameter, own, qp)
-        tensors[name] = TensorPlan(
-            parameter, own, survey.tensors[name], exact.get(name), name in factors
-        )
+        plan = TensorPlan(parameter, own, survey.tensors[name], exact.get(name), name in factors)
+        tensors[name] = plan.without_error()
     return tensors
 
 

@@ -55,6 +55,9 @@ class EncodeOptions(Targets):
             and there is no target, else None.
         allocation: whether tensors may get a qp of their own around that of their options: True, by
             their sizes, or what a calibration says; "auto", with a calibration alone.
+        fold_norms: with a calibration, whether the statistics of batch norms, and biases before
+            them, go into their scales and offsets, which then say it all; in evaluation the
+            network is the same, for further training it is not.
         correct: with a module and samples, whether vectors are corrected after quantization such
             that channels have the means and deviations of the original network: where it helps on
             samples that are held back.
@@ -92,6 +95,7 @@ class EncodeOptions(Targets):
     qp_density: int = option(2, whole(0, 7))
     dq: bool = option(True, SWITCH, per_tensor=True)
     allocation: Switch = option("auto", automatic(SWITCH), presets={"best": True})
+    fold_norms: bool = option(True, SWITCH)
     correct: bool = option(True, SWITCH, presets=_FAST_OFF)
     tune: bool = option(False, SWITCH)
     lambda_scale: float = option(0.0, number(0, or_low=True), per_tensor=True)

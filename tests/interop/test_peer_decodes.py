@@ -413,6 +413,7 @@ def test_calibrated_and_corrected_networks(peer: Peer, name: str, tune: bool) ->
             part.num_batches_tracked = None  # int64, which the reference does not have
     result = encode(module, options=options, calibration=list(subject.calibration()))
     assert "result" in {tensor.feedback for tensor in result.report.tensors}
+    assert bool(result.report.folded) == any("running_var" in n for n in module.state_dict())
     check_stream(peer, without_map(result.data))
 
 

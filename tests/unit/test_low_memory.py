@@ -65,6 +65,8 @@ def test_the_same_is_known() -> None:
     assert list(low.result) == ["first.weight", "wide.weight", "narrow.weight", "last.weight"]
     assert low.sensitivities == high.sensitivities
     assert (low.samples, low.outputs, low.unused) == (90, "classes", ())
+    assert low.norms == high.norms
+    assert [norm.bias for norm in low.norms] == ["wide.bias"]
     for name, expected in high.result.items():
         found = low.result[name]
         np.testing.assert_array_equal(found.columns, expected.columns)
@@ -75,7 +77,7 @@ def test_the_same_is_known() -> None:
 
 @pytest.mark.usefixtures("one_at_a_time")
 def test_streams_are_the_same(tmp_path: Path) -> None:
-    module, options = Tied().eval(), EncodeOptions(qp=-24)
+    module, options = Tied().eval(), EncodeOptions(qp=-24, correct=False)
     streams = [
         nnr_codec.encode(module, options=options, calibration=batches(), low_memory=low).data
         for low in (False, True)

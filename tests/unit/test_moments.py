@@ -71,6 +71,12 @@ def test_a_calibration_comes_back_from_its_file(tmp_path: Path, suffix: str) -> 
     save_calibration(path, before, overwrite=True)
 
 
+NORM = {
+    **{"scale": "n.weight", "offset": "n.bias", "mean": "n.mean", "variance": "n.var"},
+    **{"epsilon": 1e-5, "bias": None, "scale_sensitivity": 0.5},
+}
+
+
 def _changed(path: Path, blocks: dict[str, Any], **changes: Any) -> None:
     """Write the calibration in `path` anew with other blocks and entries."""
     with open_checkpoint(path) as model:
@@ -90,6 +96,10 @@ def _changed(path: Path, blocks: dict[str, Any], **changes: Any) -> None:
         ({}, {"sensitivities": {"w": -1}}, "-1 is not a number of 0 or more"),
         ({}, {"sensitivities": {"w": float("nan")}}, "nan is not a number"),
         ({}, {"digests": {"w": 3}}, "3 is not a text"),
+        ({}, {"norms": {}}, "is not a list"),
+        ({}, {"norms": [{**NORM, "scale": 3}]}, "3 is not a text"),
+        ({}, {"norms": [{**NORM, "epsilon": -1}]}, "-1 is not a number of 0 or more"),
+        ({}, {"norms": [{"scale": "n"}]}, "offset"),
         (
             {"conv.weight:rows": np.full((4, 4), np.nan)},
             {"result": {"conv.weight": [1, True]}},
@@ -159,8 +169,8 @@ def _write(path: Path, layer: dict[str, Any]) -> None:
     """Write a calibration of one weight, with a matrix for each group."""
     groups = layer["groups"] if layer["groups"] in (1, 3) else 1
     text = {
-        **{"version": 3, "samples": 9, "unused": [], "weights": {"w": layer}},
-        **{"result": {}, "sensitivities": {}, "outputs": "", "digests": {}},
+        **{"version": 4, "samples": 9, "unused": [], "weights": {"w": layer}},
+        **{"result": {}, "sensitivities": {}, "outputs": "", "digests": {}, "norms": []},
     }
     blocks = np.tile(np.eye(3), (groups, 1, 1, 1))
     metadata = {"nnr_calibration": json.dumps(text)}
