@@ -32,7 +32,7 @@ from .encoding.targets.measures import Evaluate
 from .errors import InvalidModel, InvalidOptions, NnrWarning, naming
 from .factorization.files import with_weights
 from .factorization.forms import FactoredWeight
-from .model import Array, Model
+from .model import Array, Model, Parameter
 from .options import EncodeOptions
 from .report import EncodeReport, OnStage, TensorReport
 from .user.module import evaluating, with_state
@@ -143,6 +143,7 @@ def encode(
         _output(out, overwrite) as output,
     ):
         model, given = with_weights(opened)
+        reference = model
         folded: tuple[FoldableNorm, ...] = ()
         if known is not None:
             known.check(model)
@@ -166,6 +167,7 @@ def encode(
                 evaluate=measure,
                 corrector=corrector,
                 folded=folded,
+                reference=reference,
                 log=log,
                 executor=executor,
                 progress=progress,
@@ -249,7 +251,12 @@ def _folded(
     where tensors have to be near those that are given."""
     if not options.fold_norms or options.max_nmse is not None or is_update:
         return model, known, ()
-    model, folded = fold_norms(model, known.norms, lambda p: is_quantized(p, options))
+
+    def may_change(vector: Parameter) -> bool:
+        is_bounded = isinstance(options.for_tensor(vector.name).max_tensor_error, float)
+        return is_quantized(vector, options) and not is_bounded
+
+    model, folded = fold_norms(model, known.norms, may_change)
     return model, known.with_folded(folded), folded
 
 

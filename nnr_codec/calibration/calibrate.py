@@ -18,7 +18,7 @@ from ..errors import InvalidModel, InvalidOptions
 from ..user.module import apply, evaluating, hooked, inputs_of, sample_count, weight_layers
 from .gradients import OutputGradients
 from .moments import Calibration, InputMoments, RowLayout, block_sizes, values_digest
-from .norm_gradients import checked_norms
+from .norm_checks import NormChecks
 from .turns import check_repeatable, spilled_in_turns
 from .unfolding import windows
 
@@ -92,10 +92,10 @@ def calibrate(
     sums = {name: _Sum(name, layout, sizes[name]) for name, layout in layouts.items()}
     hooks = {layer: sums[name].add for layer, name in layers.items()}
     samples = 0
-    first_inputs: Any = None
+    checks = NormChecks(module)
     for batch in batches:
         inputs = inputs_of(batch)
-        first_inputs = inputs if not samples else first_inputs
+        checks.see(inputs)
         samples += sample_count(inputs)
         if hooks:
             with evaluating(module), hooked(hooks):
@@ -122,7 +122,7 @@ def calibrate(
         result=result,
         sensitivities=first.sensitivities(samples),
         outputs=", ".join(sorted(first.kinds)),
-        norms=checked_norms(module, first_inputs, first.foldable_norms(samples)),
+        norms=checks.kept(first.foldable_norms(samples)),
     )
 
 

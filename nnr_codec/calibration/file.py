@@ -27,6 +27,10 @@ from .spilled_moments import SpilledMoments
 _ENTRY = "nnr_calibration"
 _COLUMNS, _ROWS = ":columns", ":rows"
 _VERSION = 4
+_DAMAGED = (
+    *(ValueError, TypeError, KeyError, IndexError),
+    *(AttributeError, RecursionError, OverflowError),
+)
 _GREATEST = 2**63 - 1  # of counts and sizes
 
 
@@ -93,7 +97,7 @@ def load_calibration(path: str | os.PathLike[str], *, low_memory: bool = False) 
             raise InvalidModel(text, "is not a calibration file")
         try:
             return _calibration(text, json.loads(model.metadata[_ENTRY]), model, low_memory)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as e:
+        except _DAMAGED as e:
             reason = f"is not a valid calibration file: {type(e).__name__} {e}"
             raise InvalidModel(text, reason) from e
 
@@ -176,7 +180,12 @@ def _result(path: str, name: str, numbers: Any, model: Model) -> ResultMoments:
         if matrix is None:
             continue
         is_square = matrix.ndim == dimensions and matrix.shape[-1] == matrix.shape[-2]
-        if not is_square or matrix.dtype != np.float64 or not np.isfinite(matrix).all():
+        if (
+            not matrix.size
+            or not is_square
+            or matrix.dtype != np.float64
+            or not np.isfinite(matrix).all()
+        ):
             raise InvalidModel(path, f"{name!r}: moments of gradients are damaged")
     return ResultMoments(columns, rows, _whole(count, 1), is_checked)
 

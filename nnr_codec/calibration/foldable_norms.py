@@ -53,9 +53,11 @@ class FoldableNorm:
     def folded(self, vectors: Mapping[str, Array]) -> dict[str, Array] | None:
         """Return its vectors when it is folded, by name, of the types that they have.
 
-        None if they cannot be: of other types than float32 and float64, or of different lengths; or
-        if variances are not above -epsilon, or what they become is not finite.
+        None if they cannot be: of other types than float32 and float64, of different lengths, or
+        one and the same; or if variances are not above -epsilon, or what they become is not finite.
         """
+        if len(set(self.names)) < len(self.names):
+            return None
         arrays = [vectors[name] for name in self.names]
         if any(a.dtype not in _WIDE or a.shape != arrays[0].shape or a.ndim != 1 for a in arrays):
             return None
@@ -89,7 +91,7 @@ def fold_norms(
     folded = []
     for norm in norms:
         parameters = [model[name] for name in norm.names if name in model]
-        is_own = all(p.tied_to is None and p.name not in tied for p in parameters)
+        is_own = not any(p.tied_to or p.name in tied or p.name in changed for p in parameters)
         if len(parameters) < len(norm.names) or not is_own or not all(map(may_change, parameters)):
             continue
         arrays = norm.folded({parameter.name: parameter.read() for parameter in parameters})

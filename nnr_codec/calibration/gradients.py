@@ -38,6 +38,9 @@ _SEED = 0
 _MOST_DRAWS = 8
 """Of targets for one batch: few samples tell little of the directions that the result feels."""
 
+_DRAWN = 1024
+"""Samples times draws, after which one draw is enough for any batch."""
+
 _SAMPLES_DRAWN = 256
 _VALUES_DRAWN = 1 << 16
 """Classifications, or values of the output, with which a batch is drawn often enough."""
@@ -90,7 +93,7 @@ class OutputGradients:
         self._calls: dict[str, list[tuple[Any, Any, Any]]] = {}
         self._sums: dict[str, WeightGradients] = {}
         self._squares: dict[str, float] = {}
-        self._samples = 0
+        self._samples, self._drawn = 0, 0
         self.kinds: set[str] = set()
 
     @classmethod
@@ -153,6 +156,10 @@ class OutputGradients:
             with hooked(hooks), hooked(self._norms.hooks()):
                 inputs = self._perturb(inputs_of(batch), self._generator)
                 output, kind = output_of(module, inputs, batch, self._outputs)
+            if not output.isfinite().all():  # changed inputs may be none that it is made for
+                with hooked(hooks), hooked(self._norms.hooks()):
+                    inputs = inputs_of(batch)
+                    output, kind = output_of(module, inputs, batch, self._outputs)
             if not output.requires_grad:
                 raise InvalidModel("module", "returns a tensor without gradients")
             for loss, is_last in self._losses(batch, output, kind):
@@ -176,11 +183,16 @@ class OutputGradients:
         known."""
         tensors = chain(self._module.named_parameters(), self._module.named_buffers())
         sizes = {name: tensor.numel() for name, tensor in tensors}
-        means = {name: total / (samples * sizes[name]) for name, total in self._squares.items()}
+        means = {
+            name: total / (samples * sizes[name])
+            for name, total in self._squares.items()
+            if sizes[name]
+        }
         return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
-    def foldable_norms(self, samples: int) -> tuple[FoldableNorm, ...]:
-        """Return the batch norms that can be folded, by what was seen of so many samples."""
+    def foldable_norms(self, samples: int) -> list[tuple[FoldableNorm, FoldableNorm]]:
+        """Return the batch norms that can be folded, by what was seen of so many samples: each with
+        the bias before it if that can go into its offset, and without."""
         return self._norms.foldable(samples)
 
     def _losses(
@@ -196,6 +208,8 @@ class OutputGradients:
         count = output.numel() // output.shape[-1] if is_class else output.numel()
         enough = _SAMPLES_DRAWN if is_class else _VALUES_DRAWN
         draws = min(max(enough // max(count, 1), 1), _MOST_DRAWS)
+        draws = draws if self._drawn < _DRAWN else 1
+        self._drawn += draws * len(output)
         for draw in range(1, draws + 1):
             yield sampled_loss(output, kind, self._generator) / math.sqrt(draws), draw == draws
 

@@ -8,21 +8,17 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..user.module import apply, apply_with, evaluating, untied_names, weight_layers
+from ..user.module import untied_names, weight_layers
 from .foldable_norms import FoldableNorm
-from .outputs import float_output
 
 if TYPE_CHECKING:
     import torch
 
 _SAME_GRADIENT = 1e-3
 """Of the largest one, by which gradients that should be the same may differ."""
-
-_SAME_OUTPUT = 1e-3
-"""Likewise, of outputs."""
 
 
 @dataclass(eq=False)
@@ -34,8 +30,9 @@ class _Norm:
         layer: with scale, offset and statistics.
         bias: name and values of the bias in what it takes; None: there is none.
         calls: how often it ran.
-        squares: of the gradients of its scale, folded, with its bias in the offset, and without.
-        has_own_bias: whether nothing but the norm takes what the bias is added to.
+        squares: of the gradients of its scale, folded, with the bias in its offset, and without.
+        has_own_bias: whether, by all gradients, nothing but the norm takes what the bias is added
+            to; None: no gradient was seen.
     """
 
     start: str
@@ -43,7 +40,7 @@ class _Norm:
     bias: tuple[str, Any] | None = None
     calls: int = 0
     squares: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    has_own_bias: bool = True
+    has_own_bias: bool | None = None
 
     def statistics(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the gradients of running mean and variance by those of what is behind them:
@@ -67,18 +64,25 @@ class _Norm:
             values = self.bias[1]
             moved = plain - values.detach() * slope
             expected = slope * layer.weight.detach() / deviation
-            self.has_own_bias &= values.grad is not None and _alike(expected, values.grad)
+            if values.grad is None or not _alike(expected, values.grad):
+                self.has_own_bias = False
+            elif self.has_own_bias is None and bool(expected.any()):
+                self.has_own_bias = True
         for index, gradient in enumerate((moved, plain)):
             self.squares[index] += float(gradient.square().sum())
 
-    def foldable(self, samples: int) -> FoldableNorm | None:
-        """Return how it can be folded, by so many samples; None: not at all."""
+    def foldable(self, samples: int) -> tuple[FoldableNorm, FoldableNorm] | None:
+        """Return how it can be folded, by so many samples, with its bias if that can be, and
+        without; None: not at all."""
         bias = self.bias[0] if self.bias is not None and self.has_own_bias else None
-        epsilon = float(self.layer.eps)
-        square = self.squares[0 if self.has_own_bias else 1] / (1 + epsilon)
-        sensitivity = square / (samples * self.layer.num_features)
-        if not self.calls or not math.isfinite(sensitivity):
+        moved, plain = (square / samples for square in self.squares)
+        if not any(self.squares) or not math.isfinite(moved + plain):
             return None
+        alone = self._folded(None, plain)
+        return (alone if bias is None else self._folded(bias, moved)), alone
+
+    def _folded(self, bias: str | None, square: float) -> FoldableNorm:
+        epsilon = float(self.layer.eps)
         return FoldableNorm(
             scale=f"{self.start}weight",
             offset=f"{self.start}bias",
@@ -86,7 +90,7 @@ class _Norm:
             variance=f"{self.start}running_var",
             epsilon=epsilon,
             bias=bias,
-            scale_sensitivity=sensitivity,
+            scale_sensitivity=square / (1 + epsilon) / self.layer.num_features,
         )
 
 
@@ -102,7 +106,7 @@ class NormGradients:
         self._norms = {
             layer: _Norm(start, layer)
             for start, layer in named
-            if isinstance(layer, kinds) and layer.affine and layer.running_var is not None
+            if isinstance(layer, kinds) and _has_all_vectors(layer)
         }
         own, layers = untied_names(module), weight_layers(module)
         self._untied = own
@@ -119,7 +123,8 @@ class NormGradients:
         return {**after_layers, **dict.fromkeys(self._norms, self._after_norm)}
 
     def _after_layer(self, layer: Any, args: Any, kwargs: Any, output: Any) -> None:
-        self._made[id(output)] = weakref.ref(output), self._biases[layer]
+        if output.dim() == layer.weight.dim():  # channels are the second dimension, as norms'
+            self._made[id(output)] = weakref.ref(output), self._biases[layer]
 
     def _after_norm(self, layer: Any, args: Any, kwargs: Any, output: Any) -> None:
         norm = self._norms[layer]
@@ -140,43 +145,16 @@ class NormGradients:
                 yield from norm.statistics()
         self._made.clear()
 
-    def foldable(self, samples: int) -> tuple[FoldableNorm, ...]:
-        """Return the norms that can be folded, by what was seen of so many samples."""
+    def foldable(self, samples: int) -> list[tuple[FoldableNorm, FoldableNorm]]:
+        """Return the norms that can be folded, by what gradients tell of so many samples: each with
+        its bias if that can be, and without."""
         found = (norm.foldable(samples) for norm in self._norms.values())
-        return tuple(n for n in found if n is not None and self._untied.issuperset(n.names))
+        return [pair for pair in found if pair and self._untied.issuperset(pair[0].names)]
 
 
-def checked_norms(
-    module: torch.nn.Module, inputs: Any, norms: tuple[FoldableNorm, ...]
-) -> tuple[FoldableNorm, ...]:
-    """Return norms with which, folded, the module returns the same for these inputs.
-
-    That is all of them, or all with their biases as they are, or none: a module may use a vector in
-    other ways than its layer does.
-    """
-    without = tuple(replace(norm, bias=None) for norm in norms)
-    for tried in (norms, without) if norms != without else (norms,):
-        if tried and _are_same(module, inputs, tried):
-            return tried
-    return ()
-
-
-def _are_same(module: torch.nn.Module, inputs: Any, norms: tuple[FoldableNorm, ...]) -> bool:
-    import torch
-
-    state = module.state_dict()
-    tensors: dict[str, torch.Tensor] = {}
-    for norm in norms:
-        vectors = {name: state[name].detach().float().cpu().numpy() for name in norm.names}
-        folded = norm.folded(vectors)
-        if folded is not None:
-            tensors |= {n: torch.from_numpy(values).to(state[n]) for n, values in folded.items()}
-    with evaluating(module):
-        expected = float_output(apply(module, inputs))
-        found = float_output(apply_with(module, tensors, inputs))
-    largest = float(expected.abs().max()) if expected.numel() else 0.0
-    difference = float((found - expected).abs().max()) if expected.numel() else 0.0
-    return difference <= _SAME_OUTPUT * largest  # which NaN is not
+def _has_all_vectors(layer: Any) -> bool:
+    vectors = layer.weight, layer.bias, layer.running_mean, layer.running_var
+    return layer.num_features > 0 and all(vector is not None for vector in vectors)
 
 
 def _alike(expected: torch.Tensor, found: torch.Tensor) -> bool:

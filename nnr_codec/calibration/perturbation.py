@@ -29,7 +29,7 @@ def perturbed(inputs: Any, generator: torch.Generator) -> Any:
         return tuple(perturbed(value, generator) for value in inputs)
     if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
         return inputs
-    if inputs.dim() == 4 and inputs.shape[1] in (1, 3):
+    if inputs.dim() == 4 and inputs.shape[1] in (1, 3) and len(inputs):
         return _perturbed_images(inputs, generator)
     noise = torch.randn(inputs.shape, generator=generator).to(inputs)
     return inputs + _NOISE * inputs.std() * noise

@@ -31,6 +31,9 @@ class SpilledMoments(Mapping[str, ResultMoments]):
         entry = self._entries[name]
         return replace(entry.numbers, columns=_read(entry.columns), rows=_read(entry.rows))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # without reading
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

@@ -155,11 +155,11 @@ class _Candidate:
     @property
     def _may_pay(self) -> bool:
         """Whether exact coding may take no more bytes."""
-        return self.may_be_exact and self._is_worth_trying and not self._is_update
+        return self.may_be_exact and self._is_worth_trying
 
     @property
     def _is_worth_trying(self) -> bool:
-        return self.survey.exact is not None or (self.is_tiny and not self._is_update)
+        return (self.survey.exact is not None or self.is_tiny) and not self._is_update
 
     @property
     def _is_update(self) -> bool:
@@ -188,7 +188,7 @@ class _Candidate:
 
     def _coarser(self) -> CodingChoice:
         """Return the least greater qp at which the integers fit 32 bits."""
-        qps = range(nominal_qp(self.parameter, self.options), self.options.qp_range[1])
+        qps = range(nominal_qp(self.parameter, self.options), self.options.qp_range[1] + 1)
         return CodingChoice(qp=next(self._fitting(qps)))
 
     def _finest(self) -> int:

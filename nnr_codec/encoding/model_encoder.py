@@ -51,6 +51,7 @@ def encode_model(
     evaluate: Evaluate | None = None,
     corrector: Corrector | None = None,
     folded: Collection[FoldableNorm] = (),
+    reference: Model | None = None,
     log: SearchLog | None = None,
     executor: Executor | None = None,
     progress: Callable[[TensorReport], object] | None = None,
@@ -70,6 +71,7 @@ def encode_model(
         corrector: corrects vectors of the stream that is kept; not for the target `max_nmse`, as
             that bounds how far tensors are from those of the model.
         folded: the model's batch norms that are.
+        reference: the model whose score drops are from; None: this one.
         log: what a search for a target has seen, and sees.
 
     Returns:
@@ -88,7 +90,9 @@ def encode_model(
     log = log or SearchLog()
     with DraftMaker(earlier, explanations, executor, progress, on_stage) as drafts:
         is_corrected = corrector is not None and options.max_nmse is None and not earlier.depth
-        measures = Measures(model, survey, earlier, evaluate, executor, on_stage, is_corrected)
+        measures = Measures(
+            reference or model, survey, earlier, evaluate, executor, on_stage, is_corrected
+        )
         target = measures.target(options, log)
         kept, found = _kept(partial(drafts.encode, survey), options, target, log)
         correction = None

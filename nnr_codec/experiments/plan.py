@@ -252,8 +252,11 @@ def _rows(
         for key, values in lists.items():
             if not isinstance(values, list) or not values:
                 raise table.error(f"{group}.{key}", f"{values!r} is not a list of values")
-    if both := sorted(columns.keys() & axes.keys()):
-        raise table.error(f"grid.{both[0]}", "is among points as well")
+    for key in axes:
+        within = [other for other in (*columns, *axes) if other.startswith(f"{key}.")]
+        within += [other for other in columns if key == other or key.startswith(f"{other}.")]
+        if within:
+            raise table.error(f"grid.{key}", f"{within[0]!r} says the same")
     lengths = {key: len(column) for key, column in columns.items()}
     if len(set(lengths.values())) > 1:
         texts = ", ".join(f"{key} {length}" for key, length in lengths.items())

@@ -29,7 +29,8 @@ def reestimate_batch_norm(module: torch.nn.Module, batches: Iterable[Any]) -> tu
         Names of the layers that have new statistics; those that did not run keep theirs.
 
     Raises:
-        InvalidModel: what a layer sees is not finite.
+        InvalidModel: what a layer sees is not finite; or a layer was folded when it was encoded
+            (``fold_norms``), so that its scale and offset are made for no other statistics.
         InvalidOptions: there are no batches, or one gives a layer fewer than two values of each
             channel.
     """
@@ -42,6 +43,10 @@ def reestimate_batch_norm(module: torch.nn.Module, batches: Iterable[Any]) -> tu
         for name, part in module.named_modules()
         if isinstance(part, kinds) and part.running_mean is not None
     }
+    for part, found in statistics.items():
+        if _is_folded(part):
+            reason = "is folded: it has no statistics of its own; encode with fold_norms=False"
+            raise InvalidModel(found.name, reason)
     ran = False
     with evaluating(module), _batch_statistics(statistics):
         for batch in batches:
@@ -55,6 +60,12 @@ def reestimate_batch_norm(module: torch.nn.Module, batches: Iterable[Any]) -> tu
                 part.running_mean.copy_(values.mean)
                 part.running_var.copy_(values.squares / (values.count - 1))
     return tuple(values.name for values in statistics.values() if values.count)
+
+
+def _is_folded(norm: Any) -> bool:
+    """Whether a norm's statistics are those of no samples, though its scale is that of training."""
+    has_none = not norm.running_mean.any() and bool((norm.running_var == 1).all())
+    return has_none and norm.weight is not None and not bool((norm.weight == 1).all())
 
 
 class _Statistics:

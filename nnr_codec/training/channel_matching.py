@@ -98,8 +98,9 @@ class _Statistics:
 def _see(
     found: list[_Statistics], layer: Any, args: object, kwargs: object, output: torch.Tensor
 ) -> None:
-    """Note the statistics of a layer's output; a hook."""
-    found.append(_Statistics.of(layer, output))
+    """Note the statistics of a layer's output, unless it is of one position alone; a hook."""
+    if output.dim() > 1:
+        found.append(_Statistics.of(layer, output))
 
 
 class _Channels:
@@ -153,10 +154,13 @@ class _Channels:
 
 
 def _channel_dimension(layer: Any) -> int:
-    """Return the dimension of a layer's output that has its channels."""
+    """Return the dimension of a layer's output that has its channels, from the last one."""
     from torch import nn
 
-    return -1 if isinstance(layer, nn.Linear | nn.LayerNorm) else 1
+    if isinstance(layer, nn.Linear | nn.LayerNorm):
+        return -1
+    is_convolution = layer.weight.dim() > 1  # also of a sample that is not in a batch
+    return 1 - layer.weight.dim() if is_convolution else 1
 
 
 def _layers(module: torch.nn.Module, names: Collection[str]) -> dict[Any, _Channels]:

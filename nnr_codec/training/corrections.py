@@ -101,14 +101,17 @@ class Corrections:
 
     @cached_property
     def _wider_measure(self) -> OutputDivergence:
-        """That on these samples as they are, and perturbed."""
+        """That on these samples as they are, and perturbed, if the network can take these."""
         import torch
 
         generator = torch.Generator().manual_seed(_SEED)
         changed = [
             (self._perturb(inputs_of(batch), generator), *_rest(batch)) for batch in self._held
         ]
-        return OutputDivergence(self._module, [*self._held, *changed], outputs=self._outputs)
+        try:
+            return OutputDivergence(self._module, [*self._held, *changed], outputs=self._outputs)
+        except InvalidModel:  # outputs that are not finite
+            return self._measure
 
     def propose(self, tensors: Mapping[str, Array], names: Collection[str]) -> Proposal | None:
         """Return corrected vectors; None if there is nothing that helps.

@@ -91,6 +91,8 @@ def distill(
                 inputs = change(inputs, generator) if number % 2 else inputs
                 typed = {name: leaf.to(tensors[name]) for name, leaf in leaves.items()}
                 loss = _loss(module, {**tensors, **typed}, inputs, batch, outputs)
+                if not loss.requires_grad:  # no vector is felt where gradients are taken
+                    return {}
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()

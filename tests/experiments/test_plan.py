@@ -136,7 +136,12 @@ def test_plans_can_be_sent_to_workers(tmp_path: Path) -> None:
         ("qp = [-24, -16, -8]", "qp = [-24, 1], dq = [true]", "method[0].points", "equally long"),
         ("qp = [-24, -16, -8]", "qp = [-999]", "method[0].points.qp", "whole number"),
         ("qp = [-24, -16, -8] }", "qp = [1] }\ngrid = { dq = 1 }", "method[0].grid.dq", "a list"),
-        ("qp = [-24, -16, -8] }", "qp = [1] }\ngrid = { qp = [2] }", "method[0].grid.qp", "among"),
+        (
+            "qp = [-24, -16, -8] }",
+            "qp = [1] }\ngrid = { qp = [2] }",
+            "method[0].grid.qp",
+            "the same",
+        ),
         (
             "points = { qp = [-24, -16, -8] }",
             "grid = { qp = [-999] }",

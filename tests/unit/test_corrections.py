@@ -367,3 +367,57 @@ class TestKeptBatches:
         kept = KeptBatches([{"ids": torch.ones(4)}] * 3, max_bytes=1)
         assert len(list(kept)) == 3
         assert len(kept.batches) == 1
+
+
+class _Apart(nn.Module):  # type: ignore[misc, name-defined]
+    """Calls a layer with single samples, of which the layer sees no batch."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.last = layer, nn.Linear(4, 3)
+
+    def forward(self, samples: Any) -> Any:
+        maps = torch.stack([self.layer(sample) for sample in samples])
+        return self.last(maps if maps.dim() == 2 else maps.mean(2))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d(2, 4, 3), nn.Linear(2, 4)])
+def test_layers_that_see_no_batch(layer: Any) -> None:
+    shape = (1, 2, 9) if isinstance(layer, nn.Conv1d) else (1, 2)
+    batches = [_random(*shape, seed=number) for number in range(8)]
+    result = nnr_codec.encode(_Apart(layer), options=EncodeOptions(qp=QP), calibration=batches)
+    assert result.report.calibrated == "8 samples, outputs: classes"
+
+
+class _Frozen(nn.Module):  # type: ignore[misc, name-defined]
+    """All vectors are in a part that takes no gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.last = nn.Linear(6, 8), nn.Linear(8, 3, bias=False)
+
+    def forward(self, samples: Any) -> Any:
+        with torch.no_grad():
+            inner = self.inner(samples)
+        return self.last(inner.relu())
+
+
+class _Logarithms(nn.Module):  # type: ignore[misc, name-defined]
+    """Takes values above 0, which perturbed ones are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, samples: Any) -> Any:
+        return self.last(samples.log())
+
+
+@pytest.mark.parametrize("module", [_Frozen(), _Logarithms()])
+def test_tuning_of_odd_networks(module: Any) -> None:
+    batches = [_random(10, 6, seed=number).abs() + 1e-6 for number in range(8)]
+    options = EncodeOptions(qp=QP, tune=True)
+    assert nnr_codec.encode(module, options=options, calibration=batches).data

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import nnr_codec
-from nnr_codec import EncodeOptions
+from nnr_codec import EncodeOptions, InvalidModel
 from nnr_codec.calibration.calibrate import calibrate
 from nnr_codec.calibration.file import load_calibration, save_calibration
 from nnr_codec.calibration.foldable_norms import FoldableNorm, fold_norms
@@ -19,6 +19,7 @@ from nnr_codec.calibration.gradients import OutputGradients
 from nnr_codec.calibration.moments import Calibration
 from nnr_codec.checkpoints.torch_tensors import model_of_module
 from nnr_codec.model import Array, Model, Parameter
+from nnr_codec.training.batch_norm import reestimate_batch_norm
 from nnr_codec.user.module import load_state
 
 torch = pytest.importorskip("torch")
@@ -111,6 +112,7 @@ def test_a_folded_norm_does_the_same() -> None:
         {"n.bias": np.full(8, np.nan, np.float32)},
         {"n.weight": np.ones(8, np.float16)},
         {"n.weight": np.ones(4, np.float32)},
+        {"n.weight": np.ones((8, 1), np.float32)},
         {"n.running_var": np.zeros(8, np.float32), "n.weight": np.full(8, 3e38, np.float32)},
     ],
 )
@@ -159,6 +161,86 @@ def test_a_bias_that_others_see_stays(use: Callable[[Any, Any, Any], Any]) -> No
     assert norm.bias is None
 
 
+class Heads(nn.Module):
+    """As `Block`, with what a second head makes of convolution, norm and images beside it."""
+
+    def __init__(self, second: Callable[[Any, Any, Any], Any]) -> None:
+        super().__init__()
+        self.block, self.second = Block(_plain), second
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, images: Any) -> Any:
+        return self.block(images), {"second": [self.second(self.block.conv, self, images)]}
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda conv, heads, images: conv(images).mean((2, 3)),
+        lambda conv, heads, images: heads.norm(conv(images)) + conv(images),
+        lambda conv, heads, images: heads.block.norm.running_mean,
+        lambda conv, heads, images: heads.block.norm(conv(images)).mean((2, 3)),
+    ],
+)
+def test_all_outputs_are_the_same(second: Callable[[Any, Any, Any], Any]) -> None:
+    module = _trained(Heads(second))
+    made = nnr_codec.encode(module, options=EncodeOptions(qp=-70), calibration=_batches()).data
+    with torch.no_grad():
+        expected = module(_batches()[0])[1]["second"][0].clone()
+        load_state(module, Model.from_arrays(nnr_codec.decode(made or b"")))
+        found = module(_batches()[0])[1]["second"][0]
+    assert float((found - expected).abs().max()) < 1e-3
+
+
+class Mixed(Block):
+    """Gives large values, and small ones that no gradient comes from."""
+
+    def forward(self, images: Any) -> Any:
+        maps = self.conv(images)
+        return torch.cat([640 * self.norm(maps).sigmoid(), 0.5 * maps.detach().sigmoid()], 1)
+
+
+def test_small_outputs_beside_large_ones_count() -> None:
+    (norm,) = _calibrated(_trained(Mixed(_plain))).norms
+    assert norm.bias is None
+
+
+def _later(conv: Any, norm: Any, images: Any) -> Any:
+    maps = conv(images)
+    return norm(maps) + (maps.detach() if float(images[0, 0, 0, 0]) > 9 else 0)
+
+
+def test_later_batches_count() -> None:
+    batches = _batches()
+    batches[1][0, 0, 0, 0] = 10
+    module = _trained(Block(_later))
+    known = calibrate(module, batches, only=(), gradients=OutputGradients(module))
+    assert [norm.bias for norm in known.norms] == [None]
+
+
+def test_one_that_cannot_be_folded_does_not_hinder_others() -> None:
+    module = _trained(nn.Sequential(Block(_plain), Block(_plain), Block(_plain)))
+    for part in list(module)[1:]:
+        part.conv = nn.Linear(5, 8)
+        part.norm = nn.BatchNorm1d(8)
+        part.forward = lambda values, part=part: part.last(part.norm(part.conv(values)).relu())
+    odd = module[1]
+    odd.forward = lambda values: odd.last(odd.norm(odd.conv(values)) * odd.norm.weight)
+    known = _calibrated(_trained(module))
+    assert [(norm.scale, norm.bias) for norm in known.norms] == [
+        ("0.norm.weight", "0.conv.bias"),
+        ("2.norm.weight", "2.conv.bias"),
+    ]
+
+
+def test_norms_of_positions() -> None:
+    """The norm takes the second dimension of a linear layer's outputs, the last are channels."""
+    module = nn.Sequential(nn.Flatten(2), nn.Linear(64, 3), nn.BatchNorm1d(3), nn.Linear(3, 4))
+    (norm,) = _calibrated(_trained(module)).norms
+    assert norm.bias is None
+    assert nnr_codec.encode(module, calibration=_batches()).report.folded == ("2.weight",)
+
+
 def _looks_at_the_statistics(conv: Any, norm: Any, images: Any) -> Any:
     return norm(conv(images)) * norm.running_var[:, None, None]
 
@@ -200,6 +282,35 @@ def test_sensitivities_are_those_of_the_folded_network() -> None:
     assert not found.keys() & set(folded[0].emptied)
 
 
+def test_names_that_meet() -> None:
+    model = Model.from_arrays(_vectors())
+    for other in (replace(NORM, offset="n.weight"), replace(NORM, variance="n.running_mean")):
+        assert fold_norms(model, [other], lambda p: True)[1] == ()
+    assert fold_norms(model, [NORM, replace(NORM, bias=None)], lambda p: True)[1] == (NORM,)
+
+
+def test_drops_are_from_the_network_as_it_was() -> None:
+    scores: list[float] = []
+
+    def evaluate(module: Any) -> float:
+        scores.append(float(module.norm.running_mean.abs().sum()))
+        return scores[-1]
+
+    module = _trained(Block(_plain))
+    options = EncodeOptions(max_drop=100.0)
+    nnr_codec.encode(module, options=options, calibration=_batches(), evaluate=evaluate)
+    assert scores[0] > 1
+    assert scores[1] == 0
+
+
+def test_statistics_are_not_estimated_anew() -> None:
+    module = _trained(Block(_plain))
+    model, _ = fold_norms(model_of_module(module), _calibrated(module).norms, lambda p: True)
+    load_state(module, model)
+    with pytest.raises(InvalidModel, match=r"norm.*is folded"):
+        reestimate_batch_norm(module, _batches())
+
+
 def test_a_calibration_in_a_file_has_them(tmp_path: Any) -> None:
     known = _calibrated(_trained(Block(_plain)))
     save_calibration(tmp_path / "known.npz", known)
@@ -234,6 +345,7 @@ def test_a_stream_with_folded_norms() -> None:
         EncodeOptions(qp=-40, lossless=True),
         EncodeOptions(qp=-40, exclude=("norm.*",)),
         EncodeOptions(max_nmse=1e-3),
+        EncodeOptions(qp=-40, max_tensor_error=1e-3),
     ],
 )
 def test_tensors_that_have_to_stay_near_the_model(options: EncodeOptions) -> None:

@@ -306,3 +306,11 @@ class TestOddModules:
         for name, value in expected.items():  # of few random directions
             assert found[f"norm.{name}"] == pytest.approx(value, rel=0.9)
             assert found[f"norm.{name}"] > value / 5
+
+
+def test_many_small_batches_are_drawn_less_often() -> None:
+    """Eight times as many targets as samples are drawn until 1024 are, and then as many."""
+    module = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 4))
+    batches = [torch.randn((4, 3), generator=torch.Generator().manual_seed(n)) for n in range(65)]
+    known = calibrate(module, batches, only=(), gradients=OutputGradients(module))
+    assert {moments.count for moments in known.result.values()} == {8 * 4 * 32 + 4 * 33}

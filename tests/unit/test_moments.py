@@ -100,6 +100,7 @@ def _changed(path: Path, blocks: dict[str, Any], **changes: Any) -> None:
         ({}, {"norms": [{**NORM, "scale": 3}]}, "3 is not a text"),
         ({}, {"norms": [{**NORM, "epsilon": -1}]}, "-1 is not a number of 0 or more"),
         ({}, {"norms": [{"scale": "n"}]}, "offset"),
+        ({}, {"norms": [{**NORM, "epsilon": 10**400}]}, "OverflowError"),
         (
             {"conv.weight:rows": np.full((4, 4), np.nan)},
             {"result": {"conv.weight": [1, True]}},
