@@ -57,7 +57,8 @@ class EncodeOptions(Targets):
             their sizes, or what a calibration says; "auto", with a calibration alone.
         fold_norms: with a calibration, whether the statistics of batch norms, and biases before
             them, go into their scales and offsets, which then say it all; in evaluation the
-            network is the same, for further training it is not.
+            network is the same, for further training it is not. Where `max_tensor_error` is a
+            number, or `max_nmse` is given, they stay as they are.
         correct: with a module and samples, whether vectors are corrected after quantization such
             that channels have the means and deviations of the original network: where it helps on
             samples that are held back.
