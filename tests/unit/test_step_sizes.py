@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import nnr_codec
 from nnr_codec import EncodeOptions
+from nnr_codec.encoding.step_sizes.by_size import is_clustered
 from nnr_codec.encoding.step_sizes.vector_reach import variance_ranges, vector_reaches
 from nnr_codec.encoding.survey import ModelSurvey, survey_model
 from nnr_codec.model import Model
@@ -51,6 +53,20 @@ class TestWeights:
         # 16 times as many elements: 4 * 0.45 octaves of 4 steps; the first one is at the bound.
         assert found["last.weight"] - found["conv.weight"] == pytest.approx(4 * 4 * 0.45, abs=1)
         assert found["first.weight"] < found["conv.weight"]
+
+    def test_clustered_ones_keep_theirs(self) -> None:
+        arrays = layers()
+        for name in ("conv.weight", "last.weight"):  # 31 values, no step says all of them
+            values = arrays[name]
+            centres = np.quantile(values, np.linspace(0.01, 0.99, 31)).astype(np.float32)
+            arrays[name] = centres[np.abs(values[..., None] - centres).argmin(-1)]
+        found = qps(arrays, qp=-30, codebook=False)
+        assert found["conv.weight"] == found["last.weight"] == -30
+        assert is_clustered(arrays["last.weight"].astype(np.float64).reshape(-1)[:2048])
+        assert not is_clustered(np.zeros(2048))
+        values = normal(0, 1, 2048)
+        for dtype in (np.float32, np.float16, ml_dtypes.bfloat16):
+            assert not is_clustered(values.astype(dtype).astype(np.float64))
 
     def test_the_mean_over_elements_is_the_options(self) -> None:
         arrays, found = layers(), qps(layers(), qp=-30)

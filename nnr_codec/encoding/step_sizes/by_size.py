@@ -40,6 +40,12 @@ about a third of it came true, and of layers alike in size the rule knows nothin
 _VECTORS_FINER = 0.5
 """Octaves by which vectors' steps are finer than their reach says: it is not known exactly."""
 
+_LEAST_VALUES = 64
+"""Other than 0, by which one sees that weights are clustered."""
+
+_MOST_CLUSTERS = 256
+"""Values that came from bfloat16 are several times as many."""
+
 _COARSEST = (1.0, 0.5)
 """Steps of weights and of vectors, in the tensor's root mean square, beyond which none is made
 coarser: rates and errors follow other laws there."""
@@ -75,6 +81,17 @@ def effective_size(parameter: Parameter, sample: Float64, step: float) -> float:
     return max(math.sqrt(float(counted.mean())) * parameter.size, 1.0)
 
 
+def is_clustered(sample: Float64) -> bool:
+    """Whether values of a sample are few already, most of them there several times.
+
+    The weights of a network that was clustered share what they lost with others. By steps of their
+    own it takes more bytes at an equal result.
+    """
+    values = sample[sample != 0]
+    count = len(np.unique(values))
+    return len(values) >= _LEAST_VALUES and count <= min(len(values) / 2, _MOST_CLUSTERS)
+
+
 def _is_calibrated(survey: ModelSurvey) -> bool:
     return any(tensor.feedback is not None for tensor in survey.tensors.values())
 
@@ -108,7 +125,9 @@ def _weights_octaves(options: EncodeOptions, survey: ModelSurvey) -> tuple[dict[
     for parameter in survey.coded:
         known = survey.tensors[parameter.name]
         is_usual = parameter.role == "weight" and parameter.name not in factors
-        if is_usual and known.sample is not None and 0 < known.energy < math.inf:
+        if not is_usual or known.sample is None or not 0 < known.energy < math.inf:
+            continue
+        if not is_clustered(known.sample):
             counts[parameter.name] = effective_size(parameter, known.sample, step)
     total = sum(counts.values())
     if not total:
