@@ -221,8 +221,12 @@ def _calibration(
             raise InvalidOptions("tune", "needs a module and batches as calibration")
         return calibration, evaluate, corrector
     if not is_module(model) or not isinstance(calibration, Iterable):
-        reason = "is a Calibration or, of a module of torch, an iterable of batches"
+        reason = "is a Calibration or, of a module of torch in place of its file or arrays, batches"
         raise InvalidOptions("calibration", reason)
+    if isinstance(calibration, str | Mapping) or hasattr(calibration, "shape"):
+        kind = type(calibration).__name__
+        reason = f"is a {kind}: batches are in a list, a saved calibration is read by "
+        raise InvalidOptions("calibration", reason + "nnr_codec.calibration.file.load_calibration")
     module: Any = model
     held = None
     if options.max_kl is not None and evaluate is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Stage = Literal["surveyed", "chosen", "quantized", "coded", "measured", "verified"]
@@ -147,6 +147,7 @@ class Evaluation:
         profile: general_profile_idc.
         compared: whether the stream was made in the other profile as well, where it was larger.
         failure: why there is no stream, or none to be measured: a tensor and its reason.
+        is_corrected: whether its vectors are corrected; the search itself makes none that are.
     """
 
     qp_offset: int
@@ -156,6 +157,7 @@ class Evaluation:
     profile: int = 0
     compared: bool = False
     failure: str | None = None
+    is_corrected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,15 @@ class SearchReport:
     kept: int
     reference: float | None = None
     resumed: int = 0
+
+    @property
+    def met(self) -> Evaluation:
+        """The stream that was kept, as it was measured last."""
+        return [seen for seen in self.evaluations if seen.qp_offset == self.kept][-1]
+
+    def with_corrected(self, seen: Evaluation) -> SearchReport:
+        """Return the report when a stream with corrected vectors is kept in place of another."""
+        return replace(self, kept=seen.qp_offset, evaluations=(*self.evaluations, seen))
 
     def to_json(self, elements: int) -> dict[str, Any]:
         """Return JSON-ready data; `elements`: of the model."""

@@ -160,6 +160,8 @@ class OutputGradients:
                 with hooked(hooks), hooked(self._norms.hooks()):
                     inputs = inputs_of(batch)
                     output, kind = output_of(module, inputs, batch, self._outputs)
+            if not output.isfinite().all():
+                raise InvalidModel("module", "returns outputs that are not finite for the samples")
             if not output.requires_grad:
                 raise InvalidModel("module", "returns a tensor without gradients")
             for loss, is_last in self._losses(batch, output, kind):

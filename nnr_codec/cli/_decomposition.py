@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calibration.calibrate import calibrate
@@ -117,8 +118,12 @@ def network_of(given: argparse.Namespace, model: Model, options: EncodeOptions) 
         raise InvalidOptions("calibration", "stands in place of --calibrate: leave one out")
     if given.save_calibration is not None and given.calibrate is None:
         raise InvalidOptions("save_calibration", "has no effect without --calibrate")
+    if given.save_calibration is not None:
+        _check_calibration_file(given.save_calibration, overwrite=given.force)
     if given.low_memory and given.calibrate is None and given.calibration is None:
         raise InvalidOptions("low_memory", "has no effect without --calibrate or --calibration")
+    if options.tune and options.lossless:
+        raise InvalidOptions("tune", "has no effect with --lossless")
     if options.tune and given.calibrate is None:
         raise InvalidOptions("tune", "needs --calibrate, from whose samples vectors learn")
     module, inputs, calibration, held_back, corrections = None, None, None, None, None
@@ -136,9 +141,15 @@ def network_of(given: argparse.Namespace, model: Model, options: EncodeOptions) 
             needs_moments = options.decomposes or given.save_calibration is not None
             only = None if needs_moments else ()
             kept = KeptBatches(batches)
-            calibration = calibrate(
-                module, kept, only=only, gradients=gradients, low_memory=given.low_memory
-            )
+            try:
+                calibration = calibrate(
+                    module, kept, only=only, gradients=gradients, low_memory=given.low_memory
+                )
+            except InvalidOptions as error:
+                if error.option != "calibration":
+                    raise
+                reason = f"{given.calibrate}: {error.reason}"
+                raise InvalidOptions("calibrate", reason) from error
         if options.corrects:
             from ..training.corrections import Corrections  # imports libraries others need not
 
@@ -149,6 +160,17 @@ def network_of(given: argparse.Namespace, model: Model, options: EncodeOptions) 
         _show_incomplete(calibration, options)
     held = None if held_back is None else held_back.held()
     return Network(module, inputs, calibration, held, corrections)
+
+
+def _check_calibration_file(path: str, *, overwrite: bool) -> None:
+    """Raise InvalidOptions if a calibration cannot be saved there: making it may take minutes."""
+    file = Path(path)
+    if file.suffix not in (".npz", ".safetensors"):
+        raise InvalidOptions("save_calibration", f"{path!r} does not end with .npz or .safetensors")
+    if not file.parent.is_dir():
+        raise InvalidOptions("save_calibration", f"there is no folder {str(file.parent)!r}")
+    if file.exists() and not overwrite:
+        raise InvalidOptions("save_calibration", f"{path!r} exists already; -f overwrites it")
 
 
 def decompose(

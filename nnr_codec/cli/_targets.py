@@ -134,15 +134,14 @@ def write_report(given: argparse.Namespace, search: SearchReport, elements: int)
         file.write(page.encode())
 
 
-def met_text(search: SearchReport | None, qp_offset: int) -> str:
+def met_text(search: SearchReport | None) -> str:
     """Return the part of a summary that says how the target was met."""
     if search is None or search.target not in _LOSSES or search.target == "max_nmse":
         return ""
-    losses = [seen.loss for seen in search.evaluations if seen.qp_offset == qp_offset]
-    scores = ""
-    if search.reference is not None and losses[0] is not None:
-        scores = f" ({search.reference:.6g} -> {search.reference - losses[0]:.6g})"
-    return f", {_LOSSES[search.target]} {losses[0]:.3g}{scores}"
+    loss, scores = search.met.loss, ""
+    if search.reference is not None and loss is not None:
+        scores = f" ({search.reference:.6g} -> {search.reference - loss:.6g})"
+    return f", {_LOSSES[search.target]} {loss:.3g}{scores}"
 
 
 def search_table(search: SearchReport, elements: int) -> str:
@@ -158,7 +157,8 @@ def _row(seen: Evaluation, elements: int) -> list[str]:
     if seen.bytes is not None:
         size, bits = str(seen.bytes), f"{8 * seen.bytes / max(elements, 1):.3f}"
     errors = ["-" if error is None else f"{error:.3g}" for error in (seen.nmse, seen.loss)]
-    return [f"{seen.qp_offset:+d}", size, bits, *errors]
+    mark = " corrected" if seen.is_corrected else ""
+    return [f"{seen.qp_offset:+d}{mark}", size, bits, *errors]
 
 
 def warn_of_resumed(program: str, search: SearchReport | None) -> None:

@@ -270,7 +270,7 @@ def summary(source: str, output: str, report: EncodeReport) -> str:
         f"{size_text(report.original_bytes)} -> {size_text(report.bytes)} "
         f"({100 * report.ratio:.2f} %), {report.bits_per_weight:.3f} bit/weight, "
         f"NMSE {report.nmse:.3g}{alone}{_worst(report)}"
-        f"{met_text(report.search, report.qp_offset)}{offset}{folded}"
+        f"{met_text(report.search)}{offset}{folded}"
         f"{_corrected(report.correction)}"
         f", {report.seconds:.2f} s"
     )

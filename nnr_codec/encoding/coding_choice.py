@@ -147,6 +147,8 @@ class _Candidate:
             return True
         if self.bound is None:
             return False
+        if self.survey.feedback is not None:  # of which errors of the tensor may become large
+            return True
         step = nominal_step(self.parameter, self.options)
         # Rates pull values towards zero, by how much nobody knows beforehand.
         most = LARGEST_ERROR if not self.options.lambda_scale else 1.0

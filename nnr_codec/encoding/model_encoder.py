@@ -23,7 +23,7 @@ from ..model import Model, dtype_name
 from ..options import EncodeOptions
 from ..report import EncodeReport, Evaluation, ExtraReport, OnStage, SearchReport, TensorReport
 from ..support.spilled import SpillFile
-from .corrected_stream import Corrector, corrected_stream
+from .corrected_stream import Corrector, VectorCorrection
 from .explanations import Explanations
 from .notes import damage_notes
 from .step_sizes.by_sensitivity import allocated
@@ -33,7 +33,7 @@ from .survey import ModelSurvey, survey_model
 from .targets.drafts import DraftMaker
 from .targets.log import SearchLog
 from .targets.measures import Evaluate, Measures
-from .targets.profiles import DraftEncoder, profile_of, smaller_profile
+from .targets.profiles import DraftEncoder, smaller_profile
 from .targets.search import search
 from .targets.target import Target
 from .verification import verify_stream
@@ -97,20 +97,17 @@ def encode_model(
         kept, found = _kept(partial(drafts.encode, survey), options, target, log)
         correction = None
         if corrector is not None and is_corrected:
-            chosen = replace(options.with_offset(kept.qp_offset), profile=profile_of(kept))
-            better = corrected_stream(
-                kept,
-                model,
-                survey,
-                chosen,
-                corrector,
+            vectors = VectorCorrection(
+                *(model, survey, corrector),
                 emptied={name for norm in folded for name in norm.emptied},
                 encode=drafts.encode,
                 decode=measures.decoded,
-                is_allowed=partial(_is_within, target),
+                judge=partial(_judged, target),
             )
+            better = vectors.coarsest(kept, options, _coarser_offsets(options, kept.qp_offset))
             if better is not None:
                 kept, model, correction = better.draft, better.model, better.report
+                found = found and found.with_corrected(better.seen)
         with _overflow_beyond_target(options.target, kept.qp_offset):
             errors = factoring_errors(survey.factored, kept.factors, executor)
         report = _report(model, survey, given, kept, errors)
@@ -141,13 +138,19 @@ def _kept(
     return search(target, encode, options, log)
 
 
-def _is_within(target: Target | None, draft: Draft) -> bool:
-    """Whether a stream meets the target, if there is one."""
-    if target is None:
-        return True
-    loss = target.loss(draft)
+def _judged(target: Target | None, draft: Draft) -> tuple[bool, Evaluation]:
+    """Return whether a stream meets the target, if there is one, and what is measured of it."""
+    loss = None if target is None else target.loss(draft)
     seen = Evaluation(draft.qp_offset, draft.bytes, draft.nmse, loss, draft.profile)
-    return target.best({draft.qp_offset: seen}) is not None
+    return target is None or target.best({draft.qp_offset: seen}) is not None, seen
+
+
+def _coarser_offsets(options: EncodeOptions, offset: int) -> range:
+    """Return the offsets at which streams may be within a target when their vectors are corrected,
+    though without they are not; those of a target that may measure any number of streams."""
+    if options.max_kl is None:
+        return range(0)
+    return range(offset + 1, options.offset_range()[1] + 1)
 
 
 @contextmanager

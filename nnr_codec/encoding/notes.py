@@ -15,6 +15,9 @@ from .tensor_quantizer import fits_step, nominal_qp
 _DAMAGE = 0.1
 """Of a tensor's energy, beyond which its loss is told."""
 
+_FELT = 0.1
+"""Divergence of the result, in nats, that is small beside that of a network that lost accuracy."""
+
 _MOST_NAMED = 5
 
 _INSTEAD = ("quantized as without data", "errors of the layer's outputs count, not of the result")
@@ -60,12 +63,20 @@ def calibration_notes(survey: ModelSurvey) -> Iterator[str]:
 def damage_notes(tensors: Iterable[TensorReport], options: EncodeOptions) -> Iterator[str]:
     """Yield a sentence about the tensors that quantization damaged and nothing protected, if any.
 
+    What a calibration tells of counts more: while the result hardly feels all errors together,
+    those of which it is known are none.
+
     Args:
         tensors: the reports of the model's tensors.
         options: of the encoder.
     """
-    coded = chain.from_iterable(tensor.factors or (tensor,) for tensor in tensors)
-    damaged = [tensor for tensor in coded if tensor.nmse > _DAMAGE]
+    coded = list(chain.from_iterable(tensor.factors or (tensor,) for tensor in tensors))
+    hardly_felt = sum(tensor.result_loss or 0.0 for tensor in coded) < _FELT
+    damaged = [
+        tensor
+        for tensor in coded
+        if tensor.nmse > _DAMAGE and not (hardly_felt and tensor.result_loss is not None)
+    ]
     damaged = [tensor for tensor in damaged if options.allowed_error(tensor.name) is None]
     if damaged:
         worst = sorted(damaged, key=lambda tensor: -tensor.nmse)[:_MOST_NAMED]

@@ -234,7 +234,7 @@ class EncodeOptions(Targets):
     def allowed_error(self, name: str) -> float | None:
         """Return the most that the squared error of tensor `name` may be of its energy; or None."""
         own = self.for_tensor(name)
-        if self.overrides and self.sets_qp(name):
+        if self.overrides and self.sets_qp(name) and not self._sets(name, "max_tensor_error"):
             return None
         return self._automatic_error if own.max_tensor_error == "auto" else own.max_tensor_error
 
@@ -245,8 +245,10 @@ class EncodeOptions(Targets):
 
     def sets_qp(self, name: str) -> bool:
         """Whether an override sets the qp of tensor `name`."""
-        values = self._table.values(name)
-        return any(option in values for option in _QP_OPTIONS)
+        return any(self._sets(name, option) for option in _QP_OPTIONS)
+
+    def _sets(self, name: str, option: str) -> bool:
+        return option in self._table.values(name)
 
     def names_exactly(self, name: str) -> bool:
         """Whether an override, not by a pattern but by this name, says how it is decomposed."""

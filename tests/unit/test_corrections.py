@@ -305,6 +305,20 @@ class TestStreams:
         measure = OutputDivergence(module, batches[3:])  # every fourth batch is held back
         assert measure(nnr_codec.decode(result.data or b"")) <= 0.01
 
+    def test_a_divergence_is_met_by_the_coarsest_corrected_stream(self) -> None:
+        plain, corrected = (
+            _encoded(_trained(), max_kl=0.003, correct=correct).report for correct in (False, True)
+        )
+        for report in (plain, corrected):
+            assert report.search is not None
+            met = report.search.met
+            assert (met.bytes, met.qp_offset) == (report.bytes, report.qp_offset)
+            assert met.loss is not None
+            assert met.loss <= 0.003
+            assert met.is_corrected == (report is corrected)
+        assert corrected.qp_offset > plain.qp_offset
+        assert corrected.bytes < 0.95 * plain.bytes
+
     def test_a_score_is_asked_for_eight_times_at_most(self) -> None:
         module, calls = _trained(), 0
         batch, *_ = _digits()

@@ -385,3 +385,12 @@ def test_constant_vectors_come_back_exactly_in_blocks(value: float, dq: bool) ->
     with nnr_codec.open(made.data) as stream:
         kinds = {t.kind for t in stream.info().tensors if t.name.endswith("running_var")}
     assert kinds == {"block"}
+
+
+def test_a_bound_of_errors_is_kept_with_a_calibration() -> None:
+    module = _trained(Block(_plain))
+    known = _calibrated(module)
+    for bound in (0.02, 0.001):
+        options = EncodeOptions(qp=-18, max_tensor_error=bound)
+        report = nnr_codec.encode(module, options=options, calibration=known).report
+        assert 0 < max(tensor.nmse for tensor in report.tensors) <= bound

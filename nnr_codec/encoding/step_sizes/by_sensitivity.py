@@ -48,6 +48,10 @@ def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
     if not qps:
         return options
     made: dict[str, dict[str, Any]] = {name: {"qp": qp} for name, qp in qps.items()}
+    for name, values in made.items():
+        bound = options.for_tensor(name).max_tensor_error
+        if isinstance(bound, float) and not options.sets_qp(name):
+            values["max_tensor_error"] = bound  # which holds beside a qp if it is given with that
     if not options.lambda_scale:
         for name, tensor in survey.tensors.items():
             if tensor.feedback is not None:

@@ -42,12 +42,12 @@ def search_plot(search: SearchReport) -> Figure:
     """Draw size against loss; against NMSE where the target is one of bytes."""
     figure, axes = blank_plot()
     drawn = styles([_KEPT, _OTHERS])
-    points = sorted((x, y, one) for one in search.evaluations if (x := one.bytes) is not None
-                    and math.isfinite(y := _height(one)))  # fmt: skip
+    points = sorted(((x, y, one) for one in search.evaluations if (x := one.bytes) is not None
+                    and math.isfinite(y := _height(one))), key=lambda point: point[:2])  # fmt: skip
     line = drawn[_OTHERS]
     axes.plot([x for x, _, _ in points], [y for _, y, _ in points], color=line.colour, zorder=2)
     for x, y, one in points:
-        style = drawn[_KEPT if one.qp_offset == search.kept else _OTHERS]
+        style = drawn[_KEPT if one == search.met else _OTHERS]
         (mark,) = axes.plot([x], [y], style.marker, color=style.colour, markersize=6.5, zorder=3)
         mark.set_gid(_identity(one))
     _arrange(axes, search, [y for _, y, _ in points])
@@ -80,14 +80,15 @@ def _height(seen: Evaluation) -> float:
 
 
 def _identity(seen: Evaluation) -> str:
-    return f"offset{seen.qp_offset}"
+    return f"offset{seen.qp_offset}{'-corrected' * seen.is_corrected}"
 
 
 def _tip(seen: Evaluation, search: SearchReport) -> str:
     height = _height(seen)
     loss = f", {_loss_name(search)} {small_text(height)}" if height < math.inf else ""
     size = "no stream" if seen.bytes is None else size_text(seen.bytes)
-    return escape(f"qp offset {seen.qp_offset:+d}: {size}{loss}")
+    corrected = ", corrected" if seen.is_corrected else ""
+    return escape(f"qp offset {seen.qp_offset:+d}{corrected}: {size}{loss}")
 
 
 def _table(search: SearchReport, elements: int) -> str:
@@ -98,7 +99,7 @@ def _table(search: SearchReport, elements: int) -> str:
 
 
 def _row(seen: Evaluation, search: SearchReport, elements: int) -> list[Shown]:
-    mark = "best" if seen.qp_offset == search.kept else ""
+    mark = "best" if seen == search.met else ""
     offset = Shown(signed_text(seen.qp_offset, 0), seen.qp_offset, mark, seen.failure or "")
     if seen.bytes is None:
         return [offset, *(Shown(NONE) for _ in range(4))]
