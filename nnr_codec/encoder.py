@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 from .calibration.calibrate import calibrate
 from .calibration.divergence import OutputDivergence
-from .calibration.foldable_norms import FoldableNorm, fold_norms
 from .calibration.gradients import OutputGradients
 from .calibration.held_back import HoldBack, KeptBatches
 from .calibration.moments import Calibration
@@ -25,14 +24,13 @@ from .checkpoints.torch_tensors import is_module, model_of_module, model_of_tens
 from .decoding.stream_decoder import Source, StreamDecoder
 from .encoding.corrected_stream import Corrector
 from .encoding.model_encoder import encode_model
-from .encoding.model_mapping import is_quantized
 from .encoding.plan import stream_profile
 from .encoding.targets.log import kept_log, search_key
 from .encoding.targets.measures import Evaluate
 from .errors import InvalidModel, InvalidOptions, NnrWarning, naming
 from .factorization.files import with_weights
 from .factorization.forms import FactoredWeight
-from .model import Array, Model, Parameter
+from .model import Array, Model
 from .options import EncodeOptions
 from .report import EncodeReport, OnStage, TensorReport
 from .user.module import evaluating, with_state
@@ -143,11 +141,8 @@ def encode(
         _output(out, overwrite) as output,
     ):
         model, given = with_weights(opened)
-        reference = model
-        folded: tuple[FoldableNorm, ...] = ()
         if known is not None:
             known.check(model)
-            model, known, folded = _folded(model, known, options, is_update=bool(parents))
         if factorizations is None and options.decomposes:
             from .decompose import decompose_model  # imports libraries that others need not
 
@@ -166,8 +161,6 @@ def encode(
                 calibration=known,
                 evaluate=measure,
                 corrector=corrector,
-                folded=folded,
-                reference=reference,
                 log=log,
                 executor=executor,
                 progress=progress,
@@ -246,22 +239,6 @@ def _calibration(
 
         corrector = Corrections.by_options(options, module, kept.batches)
     return known, evaluate, corrector
-
-
-def _folded(
-    model: Model, known: Calibration, options: EncodeOptions, *, is_update: bool
-) -> tuple[Model, Calibration, tuple[FoldableNorm, ...]]:
-    """Return the model with batch norms folded, what is known of it then, and those norms; not
-    where tensors have to be near those that are given."""
-    if not options.fold_norms or options.max_nmse is not None or is_update:
-        return model, known, ()
-
-    def may_change(vector: Parameter) -> bool:
-        is_bounded = isinstance(options.for_tensor(vector.name).max_tensor_error, float)
-        return is_quantized(vector, options) and not is_bounded
-
-    model, folded = fold_norms(model, known.norms, may_change)
-    return model, known.with_folded(folded), folded
 
 
 def on_module(module: Any, evaluate: Callable[[Any], float]) -> Evaluate:

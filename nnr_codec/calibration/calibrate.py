@@ -95,12 +95,12 @@ def calibrate(
     checks = NormChecks(module)
     for batch in batches:
         inputs = inputs_of(batch)
-        checks.see(inputs)
         samples += sample_count(inputs)
         if hooks:
             with evaluating(module), hooked(hooks):
                 apply(module, inputs)
         if turns:
+            checks.see(inputs)
             turns[0].add(batch)
     if not samples:
         raise InvalidOptions("calibration", "there are no samples")

@@ -151,15 +151,12 @@ class OutputGradients:
             InvalidModel: the output is no tensor of floats that has gradients.
         """
         module = self._module
-        hooks = {layer: partial(self._hook, name) for layer, name in self._layers.items()}
         with in_mode(module, training=False), _differentiable(module), self._weights_squared():
-            with hooked(hooks), hooked(self._norms.hooks()):
-                inputs = self._perturb(inputs_of(batch), self._generator)
-                output, kind = output_of(module, inputs, batch, self._outputs)
+            inputs = self._perturb(inputs_of(batch), self._generator)
+            output, kind = self._output(inputs, batch)
             if not output.isfinite().all():  # changed inputs may be none that it is made for
-                with hooked(hooks), hooked(self._norms.hooks()):
-                    inputs = inputs_of(batch)
-                    output, kind = output_of(module, inputs, batch, self._outputs)
+                inputs = inputs_of(batch)
+                output, kind = self._output(inputs, batch)
             if not output.isfinite().all():
                 raise InvalidModel("module", "returns outputs that are not finite for the samples")
             if not output.requires_grad:
@@ -169,6 +166,12 @@ class OutputGradients:
                 self._add_calls()
                 self._add_squares()
         self._samples += sample_count(inputs)
+
+    def _output(self, inputs: Any, batch: Any) -> tuple[torch.Tensor, Outputs]:
+        """Return what :func:`output_of` returns, and watch the layers on the way."""
+        hooks = {layer: partial(self._hook, name) for layer, name in self._layers.items()}
+        with hooked(hooks), hooked(self._norms.hooks()):
+            return output_of(self._module, inputs, batch, self._outputs)
 
     def moments(self) -> dict[str, ResultMoments]:
         """Return the moments by the weights' names, without those of which nothing is known, and

@@ -7,24 +7,25 @@ wants; errors are measured of the stream that is kept.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import BinaryIO
 
-from ..calibration.foldable_norms import FoldableNorm
+from ..calibration.foldable_norms import FoldableNorm, fold_norms
 from ..calibration.moments import Calibration
 from ..decoding.series import Series
 from ..errors import QuantizationOverflow, TargetNotReached
 from ..factorization.forms import FactoredWeight
-from ..model import Model, dtype_name
+from ..model import Model, Parameter, dtype_name
 from ..options import EncodeOptions
 from ..report import EncodeReport, Evaluation, ExtraReport, OnStage, SearchReport, TensorReport
 from ..support.spilled import SpillFile
 from .corrected_stream import Corrector, VectorCorrection
 from .explanations import Explanations
+from .model_mapping import is_quantized
 from .notes import damage_notes
 from .step_sizes.by_sensitivity import allocated
 from .step_sizes.by_size import allocated_by_size
@@ -50,8 +51,6 @@ def encode_model(
     calibration: Calibration | None = None,
     evaluate: Evaluate | None = None,
     corrector: Corrector | None = None,
-    folded: Collection[FoldableNorm] = (),
-    reference: Model | None = None,
     log: SearchLog | None = None,
     executor: Executor | None = None,
     progress: Callable[[TensorReport], object] | None = None,
@@ -70,8 +69,6 @@ def encode_model(
         evaluate: of decoded arrays by name, for the targets of divergence and drop.
         corrector: corrects vectors of the stream that is kept; not for the target `max_nmse`, as
             that bounds how far tensors are from those of the model.
-        folded: the model's batch norms that are.
-        reference: the model whose score drops are from; None: this one.
         log: what a search for a target has seen, and sees.
 
     Returns:
@@ -80,6 +77,10 @@ def encode_model(
     Raises: as :func:`nnr_codec.encode`.
     """
     earlier = series or Series()
+    reference = model
+    folded: tuple[FoldableNorm, ...] = ()
+    if calibration is not None and not earlier.depth:
+        model, calibration, folded = _folded(model, calibration, options)
     spill = SpillFile() if low_memory and calibration is not None else None
     survey = survey_model(model, factorizations, options, executor, calibration, on_stage, spill)
     given = options
@@ -90,9 +91,7 @@ def encode_model(
     log = log or SearchLog()
     with DraftMaker(earlier, explanations, executor, progress, on_stage) as drafts:
         is_corrected = corrector is not None and options.max_nmse is None and not earlier.depth
-        measures = Measures(
-            reference or model, survey, earlier, evaluate, executor, on_stage, is_corrected
-        )
+        measures = Measures(reference, survey, earlier, evaluate, executor, on_stage, is_corrected)
         target = measures.target(options, log)
         kept, found = _kept(partial(drafts.encode, survey), options, target, log)
         correction = None
@@ -127,6 +126,22 @@ def encode_model(
             kept.file.seek(0)
         shutil.copyfileobj(kept.file, output)
     return report
+
+
+def _folded(
+    model: Model, known: Calibration, options: EncodeOptions
+) -> tuple[Model, Calibration, tuple[FoldableNorm, ...]]:
+    """Return the model with batch norms folded, what is known of it then, and those norms; not
+    where tensors have to be near those that are given."""
+    if not options.fold_norms or options.max_nmse is not None:
+        return model, known, ()
+
+    def may_change(vector: Parameter) -> bool:
+        is_bounded = isinstance(options.for_tensor(vector.name).max_tensor_error, float)
+        return is_quantized(vector, options) and not is_bounded
+
+    model, folded = fold_norms(model, known.norms, may_change)
+    return model, known.with_folded(folded), folded
 
 
 def _kept(

@@ -85,7 +85,7 @@ class TensorPlan:
         """The qp at which the quantizer meets all values of a constant vector; None: of another
         one. The trellis, which starts with even integers, stays with multiples of four."""
         step_qp = self.survey.step_qp
-        if step_qp is None or not self.survey.is_constant or self.parameter.role == "weight":
+        if step_qp is None or not self.survey.is_constant:
             return None
         return step_qp - (2 << self.options.qp_density) if self.options.dq else step_qp
 

@@ -43,7 +43,7 @@ class TensorSurvey:
         unquantizable: what no step can say of a tensor that was to be quantized; None: nothing.
         step_qp: of a quantized one, the qp of a step of which all values are multiples; None
             without such a step, or if all values are 0.
-        is_constant: whether all values of a quantized one are the same, and not 0.
+        is_constant: whether all values of a quantized vector are the same, and not 0.
         largest, energy: of a quantized one, the largest magnitude, and about the sum of squares.
         feedback: of a quantized one, of its errors, if moments of it are known; perhaps in a file.
         feedback_source: whose moments these are; None: nothing was to be known of it.
@@ -140,7 +140,7 @@ class TensorQuestion:
             is_quantized=True,
             exact=self._exact(values) if self._may_pay(values, largest, energy) else None,
             step_qp=step[0] if step is not None and largest else None,
-            is_constant=bool(largest) and bool((values == values.flat[0]).all()),
+            is_constant=values.ndim < 2 and bool(largest and (values == values.flat[0]).all()),
             largest=largest,
             energy=energy,
             feedback=choice.feedback,

@@ -152,7 +152,8 @@ def search_key(
                     state.update(name, part)
         for name, sensitivity in calibration.sensitivities.items():
             state.update(name, np.array(sensitivity))
-    parts = [state.hexdigest(), repr(options.without_target()), str(options.target)]
+    norms = calibration.norms if calibration is not None else ()
+    parts = [state.hexdigest(), repr(options.without_target()), str(options.target), repr(norms)]
     parts.append("" if evaluate is None else _fingerprint(evaluate))
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
