@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import NamedTuple
 
+from ..factorization.tensor_order import NameRole
 from .codes import (
     CompressionFormat,
     DataFormat,
@@ -201,13 +201,6 @@ class Parent:
     parameter_id: int = 0
     put_node_depth: int = 0
     digest: bytes = b""
-
-
-class NameRole(NamedTuple):
-    """A tensor of a data unit: its name and its role there."""
-
-    name: str
-    role: str
 
 
 @dataclass(slots=True)

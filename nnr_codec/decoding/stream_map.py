@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..bitstream import DataUnit, ParsedUnit, Topology, parse_units
-from ..bitstream.records import NameRole
 from ..errors import InvalidOptions, LimitExceeded
 from ..factorization.factorizations import Factorization
 from ..factorization.map_checks import MapError
 from ..factorization.model_map import ModelMap
+from ..factorization.tensor_order import NameRole
 from ..factorization.tensor_rules import TensorRule
 from ..model import DTYPE_NAMES, dtype_of, is_signed_float
 from ..options import DecodeLimits

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
-from ..bitstream.records import NameRole
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import Factorization, factors_of
 from ..factorization.model_map import Extra
-from ..factorization.tensor_order import Named, in_order
+from ..factorization.tensor_order import Named, NameRole, in_order
 from ..factorization.tensor_rules import TensorRule
 from .stream_map import Selection, StreamMap
 

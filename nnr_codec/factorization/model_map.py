@@ -34,8 +34,14 @@ from .map_checks import (
 from .metadata import KEY, parse_metadata
 from .tensor_order import BLOCK_ROLES, BY_NAME, TensorOrder
 from .tensor_rules import TensorRule, parse_tensor_rule
+from .unit_index import UnitIndex, parse_unit_index
 
-VERSION = 1
+_KEYS = {
+    1: frozenset(["tensors", "extras", "order", "factorizations", "metadata"]),
+    2: frozenset(["index"]),
+}
+"""By the version of the map that they came with, the keys behind that of the version."""
+
 _PREFIX = f'{{"{KEY}"'
 
 
@@ -78,6 +84,7 @@ class ModelMap:
         order: how the coded tensors are ordered, if not as in the stream.
         factorizations: weights that are made of coded tensors, by name.
         metadata: the text entries of the model's file.
+        index: the stream's table of contents; None without one.
     """
 
     tensors: Mapping[str, TensorRule] = field(default_factory=dict)
@@ -85,11 +92,18 @@ class ModelMap:
     order: TensorOrder = field(default_factory=TensorOrder)
     factorizations: Mapping[str, Factorization] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    index: UnitIndex | None = None
 
     def __bool__(self) -> bool:
         """Whether it says anything."""
-        parts = (self.tensors, self.extras, self.order, self.factorizations, self.metadata)
-        return any(parts)
+        return self.version > 1 or any(
+            (self.tensors, self.extras, self.order, self.factorizations, self.metadata)
+        )
+
+    @property
+    def version(self) -> int:
+        """The least version of the map that can say this."""
+        return 1 if self.index is None else 2
 
     @cached_property
     def owners(self) -> dict[str, str]:
@@ -176,7 +190,7 @@ class ModelMap:
 
     def to_text(self) -> str:
         """Return the JSON text."""
-        data: dict[str, Any] = {KEY: VERSION}
+        data: dict[str, Any] = {KEY: self.version}
         if self.tensors:
             data["tensors"] = {name: entry.to_json() for name, entry in self.tensors.items()}
         if self.extras:
@@ -188,6 +202,8 @@ class ModelMap:
             data["factorizations"] = {name: entry.to_json() for name, entry in weights}
         if self.metadata:
             data["metadata"] = dict(self.metadata)
+        if self.index is not None:  # last, where readers expect its text
+            data["index"] = self.index.to_text()
         return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -207,9 +223,9 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
     except (ValueError, RecursionError) as error:
         raise MapError(f"no JSON: {error}") from None
     version = data.pop(KEY)
-    if type(version) is not int or version != VERSION:
+    if type(version) is not int or version not in _KEYS:
         raise UnsupportedFeature(KEY, shortened(version), "unknown version")
-    check_keys(data, {"tensors", "extras", "order", "factorizations", "metadata"}, "the map")
+    check_keys(data, {key for v in range(1, version + 1) for key in _KEYS[v]}, "the map")
     tensors = typed(data.get("tensors", {}), dict, "tensors")
     extras = typed(data.get("extras", []), list, "extras")
     rules = {n: parse_tensor_rule(n, entry, max_dimensions) for n, entry in tensors.items()}
@@ -218,7 +234,8 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
     factored = {n: parse_factorization(n, entry, max_dimensions) for n, entry in weights.items()}
     extra_tensors = tuple(_extra(entry, max_dimensions) for entry in extras)
     metadata = parse_metadata(data.get("metadata", {}))
-    model_map = ModelMap(rules, extra_tensors, order, factored, metadata)
+    index = parse_unit_index(typed(data["index"], str, "index")) if "index" in data else None
+    model_map = ModelMap(rules, extra_tensors, order, factored, metadata, index)
     if len({extra.name for extra in model_map.extras}) != len(model_map.extras):
         raise MapError("two extras have one name")
     model_map.check_parts()

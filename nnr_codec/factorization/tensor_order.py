@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 BY_NAME = "name"
 BLOCK_ROLES = ("weight", "local_scaling", "beta", "gamma", "mean", "var", "bias")
@@ -24,6 +24,13 @@ class Named(Protocol):
 
     @property
     def role(self) -> str: ...
+
+
+class NameRole(NamedTuple):
+    """A tensor of a data unit: its name and its role there."""
+
+    name: str
+    role: str
 
 
 T = TypeVar("T", bound=Named)

@@ -147,7 +147,7 @@ def test_damaged_texts(rest: str) -> None:
         parse_model_map('{"nnr_model_map":1' + rest, 32)
 
 
-@pytest.mark.parametrize("version", ["2", "0", "1.0", "true", '"1"', "null", "[]"])
+@pytest.mark.parametrize("version", ["3", "0", "1.0", "true", '"1"', "null", "[]"])
 def test_other_versions(version: str) -> None:
     with pytest.raises(nnr_codec.UnsupportedFeature, match="nnr_model_map"):
         parse_model_map('{"nnr_model_map":' + version + "}", 32)
