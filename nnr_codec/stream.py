@@ -13,6 +13,8 @@ from typing import Any
 import numpy.typing as npt
 
 from .bitstream import ParsedUnit
+from .bitstream.lazy_bytes import RangeSource
+from .bitstream.parsed_unit import PassedUnit, header_of
 from .decoding.lazy_tensors import LazyMaker, LazyTensor
 from .decoding.stream_decoder import Bytes, Source, StreamDecoder
 from .decoding.stream_description import describe_stream
@@ -45,7 +47,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
 
     def __init__(
         self,
-        source: Bytes | str | os.PathLike[str],
+        source: Bytes | RangeSource | str | os.PathLike[str],
         *,
         parents: Sequence[Source] = (),
         layers: Layers = "dense",
@@ -54,18 +56,18 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     ) -> None:
         selection, stream = Selection(layers), StreamMap()
         self._closed = False
-        self._units: list[ParsedUnit] = []
+        self._units: list[ParsedUnit | PassedUnit] = []
         self._tensors: dict[str, LazyTensor] = {}
         self.factorizations: Mapping[str, Factorization] = stream.factorizations
         self.metadata: Mapping[str, str] = stream.metadata
         limits = limits or DecodeLimits()
         series = StreamDecoder(parents=parents, limits=limits, executor=executor).series
-        self._file: mmap.mmap | None = None
-        self._path = None if isinstance(source, Bytes) else source
+        self._file: mmap.mmap | RangeSource | None = None
+        self._path = source if isinstance(source, str | os.PathLike) else None
         try:
             with naming(self._path, BitstreamError), _forgetting(), _opened(source) as data:
-                self._file = data if isinstance(data, mmap.mmap) else None
-                self._units.extend(stream.units(data, limits))
+                self._file = data if isinstance(data, mmap.mmap | RangeSource) else None
+                self._units.extend(_units(stream, data, limits))
         except BaseException:
             self.close()
             raise
@@ -90,13 +92,16 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
 
     def info(self) -> StreamInfo:
         """Return what the headers say, without decoding."""
-        self._check_open()
-        return describe_stream(self._units)
+        return describe_stream(self._headers())
 
     def units(self) -> list[ParsedUnit]:
         """Return all units, parsed; those of a file with copies of their bytes."""
+        return [unit if self._file is None else unit.copy() for unit in self._headers()]
+
+    def _headers(self) -> Iterator[ParsedUnit]:
         self._check_open()
-        return list(self._units) if self._file is None else [unit.copy() for unit in self._units]
+        with naming(self._path, BitstreamError), _forgetting():
+            yield from map(header_of, self._units)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -107,11 +112,11 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self._closed = True
         units, self._units = self._units, []
         self._tensors = {}
-        if self._file is not None:
+        if isinstance(self._file, mmap.mmap):
             with suppress(BufferError):  # a read in another thread still uses it, and closes it
-                for parsed in units:  # whoever holds them, which may be the traceback of an error
-                    parsed.payload.release()
-                    parsed.unit.data.release()
+                for unit in units:  # whoever holds them, which may be the traceback of an error
+                    if isinstance(unit, ParsedUnit):
+                        unit.release()
                 self._file.close()
 
     def __enter__(self) -> NnrStream:
@@ -119,6 +124,15 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _units(
+    stream: StreamMap, data: Any, limits: DecodeLimits
+) -> Iterator[ParsedUnit] | Iterator[ParsedUnit | PassedUnit]:
+    """Yield the units of a stream; of ranges those parsed that tell of weights in factors."""
+    if isinstance(data, RangeSource):
+        return stream.wanted_units(data, limits, stream.makes_products)
+    return stream.units(data, limits)
 
 
 @contextmanager
@@ -135,9 +149,10 @@ def _forgetting() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(source: Bytes | str | os.PathLike[str]) -> Iterator[Any]:
-    """Give bytes as they are, a file mapped, and a pipe opened; the mapping outlives the block."""
-    if isinstance(source, Bytes):
+def _opened(source: Bytes | RangeSource | str | os.PathLike[str]) -> Iterator[Any]:
+    """Give bytes and ranges as they are, a file mapped, and a pipe opened; the mapping outlives
+    the block."""
+    if isinstance(source, Bytes | RangeSource):
         yield source
         return
     with open(source, "rb") as file:

@@ -35,6 +35,8 @@ _CODING = {
     "search_initialization": "search the contexts' initialization",
     "row_skipping": "flag rows of zeros where that is smaller (profile 1)",
     "codebook": "code by codebooks where that is smaller (with --no-dq)",
+    "index": "put in a table of contents, with digests: for single tensors of remote files, and to "
+    "notice damage",
     "group": "code a layer's tensors in one unit where that is smaller",
     "temporal_contexts": "use the last parent's integers where that is smaller",
     "history_contexts": "use all parents' non-zeros where that is smaller",

@@ -8,7 +8,8 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import NamedTuple
 
-from ..bitstream import DataUnit, ParsedUnit
+from ..bitstream import ParsedUnit
+from ..bitstream.parsed_unit import PassedUnit, header_of, tensors_of
 from ..factorization.factorizations import Factorization
 from ..factorization.model_map import Extra
 from ..factorization.tensor_rules import TensorRule
@@ -35,17 +36,17 @@ class LazyMaker:
         self._executor = executor
         self._shared = SharedFactors()
 
-    def coded(self, units: Iterable[ParsedUnit]) -> Iterator[list[LazyTensor]]:
+    def coded(self, units: Iterable[ParsedUnit | PassedUnit]) -> Iterator[list[LazyTensor]]:
         """Yield the coded tensors of each data unit."""
         for unit in units:
-            if isinstance(unit.record, DataUnit):
+            if tensors := tensors_of(unit):
                 yield [
                     LazyTensor(name, role, partial(self._decode, unit, name))
-                    for name, role in unit.record.decoded_roles()
+                    for name, role in tensors
                 ]
 
-    def _decode(self, unit: ParsedUnit, name: str) -> Array:
-        decoded = decode_data_unit(unit, self._series, self._executor)
+    def _decode(self, unit: ParsedUnit | PassedUnit, name: str) -> Array:
+        decoded = decode_data_unit(header_of(unit), self._series, self._executor)
         return next(tensor.values for tensor in decoded if tensor.name == name)
 
     def join(self, tensor: LazyTensor, rule: TensorRule, part: LazyTensor | None) -> LazyTensor:

@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from ..bitstream import DataUnit, NodeId, ParsedUnit
+from ..bitstream.lazy_bytes import RangeSource
+from ..bitstream.parsed_unit import PassedUnit, tensors_of
 from ..bitstream.unit_layout import Integers
 from ..errors import BitstreamError, naming
 from ..factorization.factorizations import Factorization
@@ -100,13 +102,23 @@ class StreamDecoder:
         self, data: Any, selection: Selection, stream: StreamMap
     ) -> Iterator[tuple[ParsedUnit, DataUnit]]:
         """Yield the data units to decode, with their headers; note all units in `stream`."""
-        for parsed in stream.units(data, self._limits):
-            record = parsed.record
-            if isinstance(record, DataUnit):
-                needed = selection.needs(record, stream)
-                stream.passed.append([] if needed else record.decoded_roles())
-                if needed:
-                    yield parsed, record
+        for parsed in self._units(data, selection, stream):
+            if not (tensors := tensors_of(parsed)):
+                continue
+            is_needed = selection.needs(tensors, stream)
+            stream.passed.append([] if is_needed else tensors)
+            if is_needed and isinstance(parsed, ParsedUnit) and isinstance(parsed.record, DataUnit):
+                yield parsed, parsed.record
+
+    def _units(
+        self, data: Any, selection: Selection, stream: StreamMap
+    ) -> Iterator[ParsedUnit] | Iterator[ParsedUnit | PassedUnit]:
+        """Yield the units, but of ranges without what the table of contents makes unnecessary."""
+        if not isinstance(data, RangeSource):
+            return stream.units(data, self._limits)
+        if selection.only is None:
+            data.expect([(0, data.size)])
+        return stream.wanted_units(data, self._limits, partial(selection.needs, stream=stream))
 
     def _states(self, parent: Source) -> dict[str, tuple[Integers | None, NodeId | None]]:
         units = self._decode(parent, Selection(), StreamMap(), keep_integers=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._core import TensorSyntax, decode_codeword, peek_qp_delta
 from ..bitstream import Context, DataUnit, ParsedUnit, PayloadType
+from ..bitstream.lazy_bytes import loaded
 from ..bitstream.qp import qp_delta_bits
 from ..bitstream.unit_layout import TensorLayout, tensor_layouts
 from ..factorization.factor_tracker import FactorTracker
@@ -28,6 +29,9 @@ _KINDS = {
     PayloadType.RAW_FLOAT: "raw",
     PayloadType.BLOCK: "block",
 }
+
+_MOST_QP_BYTES = 64
+"""Enough of a codeword for the quantization parameter before its integers."""
 
 
 def describe_stream(units: Iterable[ParsedUnit]) -> StreamInfo:
@@ -177,10 +181,11 @@ def _qps(parsed: ParsedUnit, record: DataUnit, layouts: Sequence[TensorLayout]) 
         return [None] * len(layouts)
     density, base_qp = parsed.context.quantization or (0, 0)
     bits = qp_delta_bits(density)
-    payload = np.frombuffer(parsed.payload, dtype=np.uint8)
     if len(layouts) == 1 or record.parent is not None:
-        first = [base_qp + peek_qp_delta(payload, bits)]
+        begin = np.frombuffer(parsed.payload[:_MOST_QP_BYTES], dtype=np.uint8)
+        first = [base_qp + peek_qp_delta(begin, bits)]
         return [*first, *[None] * (len(layouts) - 1)]
+    payload = np.frombuffer(loaded(parsed.payload), dtype=np.uint8)
     before = [layout.syntax for layout in layouts if len(layout.shape) == 1][: len(layouts) - 1]
     # Of the tensor behind the vectors as little is decoded as there can be.
     _, vectors = decode_codeword(payload, [*before, TensorSyntax(1, 1)], bits, [])

@@ -42,7 +42,8 @@ _KEYS = {
 }
 """By the version of the map that they came with, the keys behind that of the version."""
 
-_PREFIX = f'{{"{KEY}"'
+MAP_BEGIN = f'{{"{KEY}"'
+"""What tells a map from any other text of a topology unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +215,7 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
         MapError: the map is damaged.
         UnsupportedFeature: it has another version.
     """
-    if not text.startswith(_PREFIX):
+    if not text.startswith(MAP_BEGIN):
         return None
     try:
         data = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)

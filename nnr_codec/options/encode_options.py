@@ -77,6 +77,8 @@ class EncodeOptions(Targets):
             (profile 0: in a series each tensor has a unit of its own).
         temporal_contexts: use the integers of the last parent stream where that is smaller.
         history_contexts: use where earlier streams were non-zero where that is smaller.
+        index: put a table of contents into the model map, at most 40 bytes a unit: readers of a
+            remote file then fetch single tensors, and every reader notices damaged units.
         lossless: every tensor comes back bit by bit; none is quantized.
         profile: 0 first edition, 1 second edition, "auto" 0 unless a tool needs 1.
         decomposition: which weights travel as factors.
@@ -110,6 +112,7 @@ class EncodeOptions(Targets):
     max_tensor_error: float | Literal["auto"] | None = option(
         "auto", optional(automatic(number(0, 1))), per_tensor=True
     )
+    index: bool = option(False, SWITCH)
     lossless: bool = option(False, SWITCH)
     profile: Profile = option("auto", choice("auto", 0, 1))
     group: bool = option(True, SWITCH)

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from typing import Any
 
+from ...bitstream.indexing import write_indexed
 from ...decoding.series import Series
 from ...options import EncodeOptions
 from ...report import OnStage, TensorReport
@@ -58,15 +59,20 @@ class DraftMaker:
         context = stream_context(options, self._series)
         choices = choose_codings(survey, options, context, self._executor, self._on_stage)
         plan = plan_stream(survey, options, self._series, choices)
-        file: Any = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
-        self._files.enter_context(file)
-        try:
+        with ExitStack() as files:
             explain = self._explanations.explainer(options, choices)
             made = encode_stream(
-                plan, file, explain, self._executor, self._progress, self._on_stage
+                *(plan, files.enter_context(_temporary_file()), explain),
+                *(self._executor, self._progress, self._on_stage),
             )
+            if options.index:
+                plain, made.file = made.file, files.enter_context(_temporary_file())
+                made.header_bytes = write_indexed(plain, made.file)
+                plain.close()
             made.notes = [*calibration_notes(survey), *choice_notes(survey, choices, options)]
-            return made
-        except BaseException:
-            file.close()
-            raise
+            self._files.push(files.pop_all())
+        return made
+
+
+def _temporary_file() -> Any:
+    return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)
