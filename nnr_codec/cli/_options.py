@@ -36,6 +36,8 @@ _CODING = {
     "row_skipping": "flag rows of zeros where that is smaller (profile 1)",
     "codebook": "code by codebooks where that is smaller (with --no-dq)",
     "group": "code a layer's tensors in one unit where that is smaller",
+    "order": "of the tensors in the stream, as they are decoded: as in the file; as the network "
+    "first uses them, which --module (with inputs) or --calibrate tells; smallest first; by name",
     "temporal_contexts": "use the last parent's integers where that is smaller",
     "history_contexts": "use all parents' non-zeros where that is smaller",
 }
