@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 import numpy.typing as npt
 
 from .decoding.stream_decoder import Source, StreamDecoder
-from .decoding.stream_map import Layers
+from .decoding.stream_map import Layers, Selection
+from .decoding.unit_decoder import DecodedTensor
 from .options import DecodeLimits
 
 
@@ -48,6 +49,51 @@ def decode(
     limits = limits or DecodeLimits()
     decoder = StreamDecoder(parents=parents, only=only, limits=limits, executor=executor)
     return {tensor.name: tensor.values for tensor in decoder.tensors(source, layers)}
+
+
+def stream_tensors(
+    source: Source,
+    *,
+    parents: Sequence[Source] = (),
+    only: str | None = None,
+    layers: Layers = "dense",
+    limits: DecodeLimits | None = None,
+    executor: Executor | None = None,
+) -> Generator[tuple[str, npt.NDArray[Any]], None, None]:
+    """Decode a bitstream tensor by tensor, each as soon as its part of the source has arrived.
+
+    Of what was handed out nothing is kept here, but tensors that later ones are tied to (which are
+    the same array): memory is that of one tensor, if the caller lets each go before the next one.
+    With an `executor` other tensors are decoded meanwhile, up to 512 MB of them: of a pipe those
+    that have arrived, which a thread reads ahead.
+
+    The arguments and errors are those of :func:`decode`; errors come behind the tensors before
+    them. A file or pipe is read from where it stands, and stays open. What the iterator opens it
+    closes when it ends, is closed (`close()`) or is dropped.
+
+    >>> import numpy as np
+    >>> import nnr_codec
+    >>> data = nnr_codec.encode({"w": np.eye(3, dtype=np.float32)}).data
+    >>> [(name, values.shape) for name, values in nnr_codec.stream_tensors(data)]
+    [('w', (3, 3))]
+    """
+    Selection(layers)  # checks them
+    decoder = StreamDecoder(parents=parents, only=only, limits=limits, executor=executor)
+    return _named(decoder.tensors(source, layers))
+
+
+def _named(
+    tensors: Generator[DecodedTensor, None, None],
+) -> Generator[tuple[str, npt.NDArray[Any]], None, None]:
+    """Yield names and values; none is held while the next tensor is decoded."""
+    try:
+        yield from map(_name_and_values, tensors)
+    finally:
+        tensors.close()
+
+
+def _name_and_values(tensor: DecodedTensor) -> tuple[str, npt.NDArray[Any]]:
+    return tensor.name, tensor.values
 
 
 def load_file(filename: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:

@@ -38,6 +38,8 @@ _CODING = {
     "index": "put in a table of contents, with digests: for single tensors of remote files, and to "
     "notice damage",
     "group": "code a layer's tensors in one unit where that is smaller",
+    "order": "of the tensors in the stream, as they are decoded: as in the file; as the network "
+    "first uses them, which --module (with inputs) or --calibrate tells; smallest first; by name",
     "temporal_contexts": "use the last parent's integers where that is smaller",
     "history_contexts": "use all parents' non-zeros where that is smaller",
 }

@@ -124,6 +124,7 @@ def _encode(given: argparse.Namespace) -> int:
             calibration=network.calibration,
             evaluate=measure_of(given, options, network),
             corrector=network.corrections,
+            execution=network.execution,
             parents=given.parent,
             overwrite=given.force,
             resume=log_path(given, output, options),

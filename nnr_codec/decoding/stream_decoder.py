@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, BinaryIO
@@ -18,6 +20,7 @@ from ..errors import BitstreamError, naming
 from ..factorization.factorizations import Factorization
 from ..options import DecodeLimits
 from ..support.ordered_calls import OrderedCalls, has_threads
+from ..support.read_ahead import read_ahead
 from ..support.rereadable_file import RereadableFile
 from ..support.shared_function import call_portably
 from .finishing import ValueMaker
@@ -36,14 +39,35 @@ Source = Bytes | str | os.PathLike[str] | BinaryIO | RereadableFile
 
 @contextmanager
 def _opened(source: Source) -> Iterator[Any]:
-    """Give bytes, files and pipes as they are, and open paths; errors name the file."""
+    """Give bytes, files and pipes as they are, and open paths."""
     if isinstance(source, str | os.PathLike):
-        with open(source, "rb") as file, naming(source, BitstreamError):
+        with open(source, "rb") as file:
             yield file
-        return
-    name = getattr(source, "name", None)  # of an unnamed temporary file: a number
-    with naming(name if isinstance(name, str) else None, BitstreamError):
+    else:
         yield source
+
+
+def _name(source: Source) -> str | os.PathLike[str] | None:
+    """Return what errors call a source; None: it has no name."""
+    if isinstance(source, str | os.PathLike):
+        return source
+    name = getattr(source, "name", None)  # of an unnamed temporary file: a number
+    return name if isinstance(name, str) else None
+
+
+def _may_wait(source: Source) -> bool:
+    """Whether a reader may have to wait for more of a source: unless it is in memory or a file."""
+    if isinstance(source, Bytes | io.BytesIO | RereadableFile):
+        return False
+    try:
+        number = None if isinstance(source, str | os.PathLike) else source.fileno()
+        return not stat.S_ISREG(os.stat(source if number is None else number).st_mode)  # type: ignore[arg-type]
+    except (OSError, AttributeError):  # it is no file; or there is none, as opening it will say
+        return True
+
+
+_Units = Generator[tuple[ParsedUnit, DataUnit], None, None]
+"""The data units to decode, with their headers."""
 
 
 class StreamDecoder:
@@ -74,15 +98,19 @@ class StreamDecoder:
         for parent in parents:
             self.series.add(self._states(parent))
 
-    def tensors(self, source: Source, layers: Layers = "dense") -> Iterator[DecodedTensor]:
+    def tensors(
+        self, source: Source, layers: Layers = "dense"
+    ) -> Generator[DecodedTensor, None, None]:
         """Yield the tensors of a stream in order; arguments and errors are those of `decode`.
 
-        With a pipe, each unit's tensors come as soon as the unit is there (with an executor: a
-        few units later; of a stream with blocks that is ordered by name: with a unit behind them).
+        With a pipe, each unit's tensors come as soon as the unit is there and decoded (of a stream
+        with blocks that is ordered by name: with a unit behind them); with an executor, other units
+        are decoded meanwhile, those that have arrived.
         Of what was handed out nothing is kept but tensors that others are tied to, so that memory
         is that of one tensor, if the caller keeps none either.
         """
         selection, stream = replace(self._selection, layers=layers), StreamMap()
+        self.factorizations, self.metadata = stream.factorizations, stream.metadata
         units = self._decode(source, selection, stream)
         yield from Walk(stream, selection, ValueMaker()).tensors(units)
 
@@ -93,22 +121,25 @@ class StreamDecoder:
         """
         selection, stream = replace(self._selection, layers=layers), StreamMap()
         self.factorizations, self.metadata = stream.factorizations, stream.metadata
-        with _opened(source) as data:
-            units = self._needed_units(data, selection, stream)
+        with (
+            naming(_name(source), BitstreamError),
+            closing(self._needed_units(source, selection, stream)) as units,
+        ):
             outlines = (outline_data_unit(parsed) for parsed, _ in units)
             yield from Walk(stream, selection, ValueMaker(outlines=True)).tensors(outlines)
 
-    def _needed_units(
-        self, data: Any, selection: Selection, stream: StreamMap
-    ) -> Iterator[tuple[ParsedUnit, DataUnit]]:
+    def _needed_units(self, source: Source, selection: Selection, stream: StreamMap) -> _Units:
         """Yield the data units to decode, with their headers; note all units in `stream`."""
-        for parsed in self._units(data, selection, stream):
-            if not (tensors := tensors_of(parsed)):
-                continue
-            is_needed = selection.needs(tensors, stream)
-            stream.passed.append([] if is_needed else tensors)
-            if is_needed and isinstance(parsed, ParsedUnit) and isinstance(parsed.record, DataUnit):
-                yield parsed, parsed.record
+        with _opened(source) as data:
+            for parsed in self._units(data, selection, stream):
+                if not (tensors := tensors_of(parsed)):
+                    continue
+                is_needed = selection.needs(tensors, stream)
+                stream.passed.append([] if is_needed else tensors)
+                if not is_needed or isinstance(parsed, PassedUnit):
+                    continue
+                if isinstance(parsed.record, DataUnit):
+                    yield parsed, parsed.record
 
     def _units(
         self, data: Any, selection: Selection, stream: StreamMap
@@ -133,20 +164,28 @@ class StreamDecoder:
         self, source: Source, selection: Selection, stream: StreamMap, keep_integers: bool = False
     ) -> Iterator[list[DecodedTensor]]:
         """Yield the tensors of each data unit that is needed."""
-        with _opened(source) as data:
-            units = self._needed_units(data, selection, stream)
-            if self._executor is not None:
-                yield from self._decode_ahead(units, self._executor, keep_integers)
+        with naming(_name(source), BitstreamError):
+            units = self._needed_units(source, selection, stream)
+            if self._executor is None:
+                with closing(units):
+                    for parsed, _ in units:
+                        yield decode_data_unit(parsed, self.series, keep_integers=keep_integers)
                 return
-            for parsed, _ in units:
-                yield decode_data_unit(parsed, self.series, keep_integers=keep_integers)
+            with read_ahead(units, _may_wait(source)) as (arriving, has_next):
+                yield from self._decode_ahead(arriving, has_next, self._executor, keep_integers)
 
     def _decode_ahead(
-        self, units: Iterator[tuple[ParsedUnit, DataUnit]], executor: Executor, keep_integers: bool
+        self,
+        units: Iterator[tuple[ParsedUnit, DataUnit]],
+        has_next: Callable[[], bool],
+        executor: Executor,
+        keep_integers: bool,
     ) -> Iterator[list[DecodedTensor]]:
+        """Yield the tensors of units that an executor decodes; `has_next`: whether one is there."""
         decode = partial(_decoded_unit, keep_integers=keep_integers)
         with OrderedCalls(executor, decode) as calls:
             while True:
+                yield from calls.until(has_next)
                 try:
                     unit = next(units, None)
                 except BitstreamError:

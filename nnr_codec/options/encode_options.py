@@ -31,6 +31,7 @@ from .targets import TARGETS, Targets
 Profile = Literal["auto", 0, 1]
 UnaryLength = int | Literal["auto"]
 Switch = Literal["auto"] | bool
+Order = Literal["file", "execution", "size", "name"]
 
 _FAST_OFF = {"fast": False}
 
@@ -79,6 +80,9 @@ class EncodeOptions(Targets):
         history_contexts: use where earlier streams were non-zero where that is smaller.
         index: put a table of contents into the model map, at most 40 bytes a unit: readers of a
             remote file then fetch single tensors, and every reader notices damaged units.
+        order: of the tensors in the stream, in which they are decoded: "file", as in the model;
+            "execution", as the network first uses them; "size", smallest first; "name". But with
+            "name", what may share a unit (`group`) stays together.
         lossless: every tensor comes back bit by bit; none is quantized.
         profile: 0 first edition, 1 second edition, "auto" 0 unless a tool needs 1.
         decomposition: which weights travel as factors.
@@ -116,6 +120,7 @@ class EncodeOptions(Targets):
     lossless: bool = option(False, SWITCH)
     profile: Profile = option("auto", choice("auto", 0, 1))
     group: bool = option(True, SWITCH)
+    order: Order = option("file", choice("file", "execution", "size", "name"))
     decomposition: DecompositionOptions = option(
         DecompositionOptions(), instance(DecompositionOptions)
     )
