@@ -28,7 +28,7 @@ FLOORS = [
     ["quantize"],
     ["bitstream"],
     ["factorization", "checkpoints"],
-    ["user", "support"],
+    ["user", "support", "remote"],
     ["options", "model", "report"],
     ["errors", "_core"],
 ]
@@ -48,6 +48,8 @@ OPTIONAL_PACKAGES = [
     "torchvision",
     "zstandard",
     "constriction",
+    "fsspec",
+    "urllib3",
 ]
 
 
