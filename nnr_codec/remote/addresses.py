@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypeGuard
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
 from urllib.request import url2pathname
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # of two characters: C: is a drive
@@ -17,11 +16,6 @@ def is_address(source: Any) -> bool:
     return isinstance(source, str) and scheme_of(source) not in ("", _LOCAL)
 
 
-def is_local_address(source: Any) -> TypeGuard[str]:
-    """Return whether `source` is text that begins with file://."""
-    return isinstance(source, str) and scheme_of(source) == _LOCAL
-
-
 def scheme_of(address: str) -> str:
     """Return the scheme of an address in lower case; "" for a path."""
     match = _SCHEME.match(address)
@@ -30,10 +24,16 @@ def scheme_of(address: str) -> str:
 
 def local_path(source: Any) -> Any:
     """Return the path that an address file:///… stands for; any other source as it is."""
-    return url2pathname(urlsplit(source).path) if is_local_address(source) else source
+    if not isinstance(source, str) or scheme_of(source) != _LOCAL:
+        return source
+    _, slash, path = source.partition("://")[2].partition("/")
+    return url2pathname(slash + path)
 
 
 def printable_address(address: str) -> str:
     """Return an address for messages: without user, password and query, which may be secrets."""
-    scheme, host, path, query, _ = urlsplit(address)
-    return urlunsplit((scheme, host.rpartition("@")[2], path, "…" if query else "", ""))
+    # By hand: a bad address has to be named too.
+    start, query, _ = address.partition("#")[0].partition("?")
+    scheme, separator, rest = start.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}{query and '?…'}"

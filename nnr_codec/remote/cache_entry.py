@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
+from ..errors import NnrError, naming
 from .addresses import printable_address
 from .byte_ranges import ByteRanges
 from .client import Version
@@ -78,7 +79,7 @@ class CacheEntry:
     def reset(self, version: Version) -> None:
         """Begin anew, with no bytes of `version`; whoever looks at the old bytes keeps them."""
         self._clear()
-        with open(self.path, "xb") as file:
+        with naming(os.path.dirname(self.path), NnrError), open(self.path, "xb") as file:
             file.truncate(version.size)
         head = {"format": _FORMAT, "size": version.size, "etag": version.etag}
         head |= {"modified": version.modified, "validator": version.validator}

@@ -84,6 +84,7 @@ class Download:
         Raises:
             OSError: they cannot be read, the file has changed, or the disk is full.
         """
+        self._failures.forget()
         while gap := self._copy.first_gap(start, stop):
             try:
                 self._step(gap[0], max(stop, until))
@@ -117,9 +118,10 @@ class Download:
 
     def _leads_to(self, body: Body, start: int) -> bool:
         """Return whether to read an answer on until byte `start` comes."""
-        if not body.position <= start < body.stop:
+        if body.position == body.stop or start < body.position:
             return False
-        if not body.has_ranges or start - body.position <= BRIDGED_BYTES:
+        gap = start - body.position
+        if not body.has_ranges or (start < body.stop and gap <= BRIDGED_BYTES):
             return True
         return any(begin <= body.position and start < end for begin, end in self._expected)
 

@@ -11,7 +11,15 @@ from .client import Body, Interrupted, Version, changed, refused
 
 _FIRST_PIECE_BYTES = 1 << 18
 _PIECE_BYTES = 1 << 22
-_FINAL = (FileNotFoundError, IsADirectoryError, NotImplementedError, PermissionError, ValueError)
+_FINAL: dict[type[Exception], int] = {
+    FileNotFoundError: errno.ENOENT,
+    IsADirectoryError: errno.EISDIR,
+    PermissionError: errno.EACCES,
+    ImportError: errno.ENOSYS,
+    NotImplementedError: errno.ENOSYS,
+    ValueError: errno.EINVAL,
+}
+"""Errors that another try would bring again, and what to raise for them."""
 
 
 class FsspecClient:
@@ -74,12 +82,12 @@ class FsspecClient:
         """Turn what any library raises into an error with the address, or an interruption."""
         try:
             yield
-        except _FINAL as error:
-            number = getattr(error, "errno", None) or errno.EIO
-            reason = f"cannot be read: {type(error).__name__}: {error}"
-            raise refused(self.name, reason, number) from error
         except Exception as error:
-            raise Interrupted(f"{type(error).__name__}: {error}") from error
+            reason = f"{type(error).__name__}: {error}"
+            for kind, number in _FINAL.items():
+                if isinstance(error, kind):
+                    raise refused(self.name, f"cannot be read: {reason}", number) from error
+            raise Interrupted(reason) from error
 
 
 class _FsspecBody:

@@ -46,8 +46,8 @@ class HttpClient:
                 self._headers |= urllib3.make_headers(basic_auth=secret)
             self._url = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
             self._pool = _pool(parts.scheme.lower(), parts.hostname or "")
-        except ValueError as error:  # of a port, of brackets
-            raise refused(self._name, f"is no address of a file: {error}") from error
+        except ValueError as error:  # of a port, of brackets, of a proxy
+            raise refused(self._name, f"cannot be read: {error}") from error
 
     def open(self, start: int, stop: int, version: Version | None = None) -> Body:
         """Ask for bytes; see :class:`.client.Client`."""
@@ -96,7 +96,8 @@ class HttpClient:
         except (HTTPError, OSError, ValueError) as error:
             cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
             if _is_permanent(cause):
-                raise refused(self._name, f"cannot be read: {_message(cause)}") from error
+                reason = _message(cause).replace(self._url, self._name)
+                raise refused(self._name, f"cannot be read: {reason}") from error
             raise Interrupted(_message(cause)) from error
 
     def _checked_body(
@@ -202,10 +203,15 @@ class _HttpBody:
 
 
 def _pool(scheme: str, host: str) -> urllib3.PoolManager:
+    """Return the connections to a host, through the proxy that the environment names."""
     proxy = getproxies().get(scheme)
-    if proxy and not proxy_bypass(host):
-        return urllib3.ProxyManager(proxy)
-    return urllib3.PoolManager()
+    if not proxy or proxy_bypass(host):
+        return urllib3.PoolManager()
+    secret = urllib3.util.parse_url(proxy).auth
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(secret)) if secret else None
+    return urllib3.ProxyManager(
+        proxy if "://" in proxy else f"http://{proxy}", proxy_headers=headers
+    )
 
 
 def _length(response: urllib3.BaseHTTPResponse) -> int | None:

@@ -6,10 +6,10 @@ import mmap
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
+from ..errors import NnrError, naming
 from .byte_ranges import ByteRanges, Range
 from .client import changed
 
@@ -40,7 +40,7 @@ class LocalCopy:
         self._present = ByteRanges() if entry is None else entry.present
         self._lock = threading.Lock()  # of what is present, the file's position, and the mapping
         self._mapping: mmap.mmap | None = None
-        with self._naming_folder():
+        with naming(self._folder, NnrError):
             self._file = _unnamed(size) if entry is None else entry.open_data()
 
     @property
@@ -65,7 +65,7 @@ class LocalCopy:
         for known in ByteRanges(missing).gaps(start, stop):
             if self.read(*known) != data[known[0] - start : known[1] - start]:
                 raise changed(self._name)
-        with self._naming_folder():
+        with naming(self._folder, NnrError):
             for gap in missing:
                 self._add(gap[0], memoryview(data)[gap[0] - start : gap[1] - start])
         return sum(end - begin for begin, end in missing)
@@ -101,7 +101,7 @@ class LocalCopy:
         """
         if start == stop:
             return memoryview(b"")
-        with self._lock, self._naming_folder():
+        with self._lock, naming(self._folder, NnrError):
             if self._mapping is None:
                 self._mapping = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ)
             return memoryview(self._mapping)[start:stop]
@@ -114,16 +114,6 @@ class LocalCopy:
         self._file.close()
         if self.entry is not None:
             self.entry.close()
-
-    @contextmanager
-    def _naming_folder(self) -> Iterator[None]:
-        """Let errors of writing, which come with a number alone, name the folder."""
-        try:
-            yield
-        except OSError as error:
-            if error.filename is None or isinstance(error.filename, int):
-                error.filename = self._folder
-            raise
 
 
 def _unnamed(size: int) -> BinaryIO:

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..errors import NnrError, naming
 from .addresses import scheme_of
 from .client import Body, Client, Interrupted, Version
 from .download import FIRST_BYTES, Download, Failures
@@ -40,7 +41,8 @@ def cache_entry(folder: str | None, address: str) -> CacheEntry | None:
     except ImportError as error:  # of fcntl
         raise OSError(errno.ENOSYS, "a cache needs a system with file locks", folder) from error
     try:
-        return CacheEntry(folder, address)
+        with naming(folder, NnrError):
+            return CacheEntry(folder, address)
     except BlockingIOError:
         return None
 

@@ -57,6 +57,7 @@ class RemoteFile(io.RawIOBase):
         self.name, self.size = printable_address(address), 0
         self._position = self._run_start = 0  # of reading forward
         self._lock = threading.Lock()  # of the download
+        self._failure: OSError | None = None
         self._client: Client | None = None
         self._download: Download | None = None
         self._copy: LocalCopy | None = None
@@ -166,9 +167,19 @@ class RemoteFile(io.RawIOBase):
 
     def _fetch(self, start: int, stop: int, until: int) -> None:
         self._check(start, stop)
-        if self._open_copy().first_gap(start, stop) is not None:
-            with self._lock:
+        if self._open_copy().first_gap(start, stop) is None:
+            return
+        known = self._failure
+        with self._lock:
+            if self._failure is not None and self._failure is not known:
+                # While this thread waited, another tried often enough.
+                failure = self._failure
+                raise OSError(failure.errno, failure.strerror, failure.filename) from failure
+            try:
                 self._open_download().fetch(start, stop, until)
+            except OSError as error:
+                self._failure = error
+                raise
 
     def _check(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.size:

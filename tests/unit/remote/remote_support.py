@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+from nnr_codec.remote.remote_file import RemoteFile
 
 YESTERDAY = email.utils.formatdate(time.time() - 86400, usegmt=True)
 
@@ -82,10 +85,6 @@ class FileServer(ThreadingHTTPServer):
     def replace(self, data: bytes) -> None:
         self.data = data
         self.etag: str | None = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
-
-    def cut_every(self, size: int) -> None:
-        """Let each answer end after `size` bytes of its body."""
-        self.behave = lambda number, request: Answer(cut_after=size)
 
     def fail_first(self, count: int, answer: Answer) -> None:
         """Let the first requests get an answer, and the others the file."""
@@ -195,3 +194,16 @@ def serving(data: bytes) -> Iterator[FileServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def read_all(server: FileServer, cache: Path | None = None) -> bytes:
+    with RemoteFile(server.address, cache=cache) as file:
+        return file.read()
+
+
+def refusal(server: FileServer, kind: type[OSError] = OSError) -> str:
+    """Return the reason for which the file cannot be read; the error names it."""
+    with pytest.raises(kind) as caught:
+        read_all(server)
+    assert caught.value.filename == server.address
+    return str(caught.value.strerror)

@@ -106,6 +106,15 @@ def test_later_expected_range_is_reached_by_reading_on(server: FileServer) -> No
         assert asked(server)[1:] == [(100_000, 800_000)]
 
 
+def test_expected_range_with_parts_that_are_there(server: FileServer) -> None:
+    with RemoteFile(server.address) as file:
+        file.ensure(300_000, 400_000)
+        file.expect([(0, file.size)])
+        assert bytes(file.view(800_000, 900_000)) == server.data[800_000:900_000]
+        file.ensure(0, file.size)
+        assert asked(server)[2:] == [(FIRST, 300_000), (400_000, file.size)]
+
+
 def test_bytes_can_be_used_before_the_rest_comes(server: FileServer) -> None:
     rest = Answer(wait_after=100_000)
     server.behave = lambda number, request: rest if number else Answer()
