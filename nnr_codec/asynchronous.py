@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
+import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any, Protocol, cast
 import numpy.typing as npt
 
 from .decoder import stream_tensors
-from .decoding.stream_decoder import Source
+from .decoding.source import Source
 from .decoding.stream_map import Layers
 from .options import DecodeLimits
 
@@ -36,6 +37,7 @@ async def stream_tensors_async(
     layers: Layers = "dense",
     limits: DecodeLimits | None = None,
     executor: Executor | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> AsyncGenerator[tuple[str, npt.NDArray[Any]], None]:
     """Decode a bitstream tensor by tensor for asyncio, as :func:`nnr_codec.stream_tensors` does.
 
@@ -51,8 +53,8 @@ async def stream_tensors_async(
             (``asyncio.StreamReader``, aiohttp's ``response.content``, files of aiofiles), or an
             asynchronous iterator of bytes (httpx's ``response.aiter_bytes()``); or one of
             :func:`nnr_codec.decode`. It is not closed.
-        parents, only, layers, limits, executor: as of :func:`nnr_codec.stream_tensors`; parents are
-            synchronous sources.
+        parents, only, layers, limits, executor, cache: as of :func:`nnr_codec.stream_tensors`;
+            parents are synchronous sources.
 
     Raises: as :func:`nnr_codec.decode`, and what the source raises.
     """
@@ -62,10 +64,10 @@ async def stream_tensors_async(
     readable = cast(Source, chunks or source)
     thread = ThreadPoolExecutor(1, "nnr-decode")
 
+    options: dict[str, Any] = {"only": only, "limits": limits, "executor": executor, "cache": cache}
+
     def started() -> Any:
-        return stream_tensors(
-            readable, parents=parents, only=only, layers=layers, limits=limits, executor=executor
-        )
+        return stream_tensors(readable, parents=parents, layers=layers, **options)
 
     tensors = None
     try:

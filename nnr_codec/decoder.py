@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .decoding.stream_decoder import Source, StreamDecoder
+from .decoding.source import Source
+from .decoding.stream_decoder import StreamDecoder
 from .decoding.stream_map import Layers, Selection
 from .decoding.unit_decoder import DecodedTensor
 from .options import DecodeLimits
@@ -23,11 +24,14 @@ def decode(
     layers: Layers = "dense",
     limits: DecodeLimits | None = None,
     executor: Executor | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Decode a bitstream.
 
     Args:
-        source: the bitstream: bytes, a path, or a binary file or pipe.
+        source: the bitstream: bytes, a path, a binary file or pipe, or an address: http://…,
+            https://…, or what fsspec reads, such as s3://…. Of an address, only what is needed is
+            fetched, as far as the table of contents tells (``EncodeOptions(index=True)``).
         parents: the earlier streams of a series of updates, oldest first. They serve the contexts
             alone; the result is the tensors of this stream (of an update: differences).
         only: a glob; tensors whose names do not match are neither decoded nor returned.
@@ -37,6 +41,8 @@ def decode(
         limits: what the bitstream may ask for; by default ``DecodeLimits()``.
         executor: runs the work side by side, for instance a ThreadPoolExecutor; workers may be
             other processes or machines. The result does not depend on it.
+        cache: of an address, a folder that keeps what has come for later runs, which go on where
+            this one ends. Without it nothing is kept.
 
     Returns:
         The tensors by name, in stream order: float32 and int32, unless the stream says otherwise.
@@ -44,10 +50,12 @@ def decode(
     Raises:
         BitstreamError: the bitstream is damaged, or asks for what is not supported or allowed.
         InvalidOptions: an option has no such value.
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or the address.
     """
     limits = limits or DecodeLimits()
-    decoder = StreamDecoder(parents=parents, only=only, limits=limits, executor=executor)
+    decoder = StreamDecoder(
+        parents=parents, only=only, limits=limits, executor=executor, cache=cache
+    )
     return {tensor.name: tensor.values for tensor in decoder.tensors(source, layers)}
 
 
@@ -59,6 +67,7 @@ def stream_tensors(
     layers: Layers = "dense",
     limits: DecodeLimits | None = None,
     executor: Executor | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Generator[tuple[str, npt.NDArray[Any]], None, None]:
     """Decode a bitstream tensor by tensor, each as soon as its part of the source has arrived.
 
@@ -78,7 +87,9 @@ def stream_tensors(
     [('w', (3, 3))]
     """
     Selection(layers)  # checks them
-    decoder = StreamDecoder(parents=parents, only=only, limits=limits, executor=executor)
+    decoder = StreamDecoder(
+        parents=parents, only=only, limits=limits, executor=executor, cache=cache
+    )
     return _named(decoder.tensors(source, layers))
 
 

@@ -21,7 +21,8 @@ from .calibration.moments import Calibration
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
 from .checkpoints.torch_tensors import is_module, model_of_module, model_of_tensors
-from .decoding.stream_decoder import Source, StreamDecoder
+from .decoding.source import Source
+from .decoding.stream_decoder import StreamDecoder
 from .encoding.arrangement.coding_order import in_coding_order
 from .encoding.corrected_stream import Corrector
 from .encoding.model_encoder import encode_model

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import mmap
-import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy.typing as npt
@@ -16,7 +15,8 @@ from .bitstream import ParsedUnit
 from .bitstream.lazy_bytes import RangeSource
 from .bitstream.parsed_unit import PassedUnit, header_of
 from .decoding.lazy_tensors import LazyMaker, LazyTensor
-from .decoding.stream_decoder import Bytes, Source, StreamDecoder
+from .decoding.source import Bytes, Path, Source, name_of
+from .decoding.stream_decoder import StreamDecoder
 from .decoding.stream_description import describe_stream
 from .decoding.stream_info import StreamInfo
 from .decoding.stream_map import Layers, Selection, StreamMap
@@ -24,6 +24,8 @@ from .decoding.walk import Walk
 from .errors import BitstreamError, naming
 from .factorization.factorizations import Factorization
 from .options import DecodeLimits
+from .remote.addresses import is_address, local_path
+from .remote.remote_file import RemoteFile
 from .support.mapped_file import mapped
 
 
@@ -31,7 +33,8 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     """The tensors of a bitstream by name, in stream order; each access decodes again.
 
     Only a factor that several weights share is kept, until each of them was read once. The
-    arguments are those of :func:`nnr_codec.decode`; `source` is bytes or a path.
+    arguments are those of :func:`nnr_codec.decode`; `source` is bytes, a path or an address, of
+    which a tensor is fetched when it is read.
 
     Attributes:
         factorizations: the weights that come as factors, by name: their form, shape, and the names
@@ -47,12 +50,13 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
 
     def __init__(
         self,
-        source: Bytes | RangeSource | str | os.PathLike[str],
+        source: Bytes | RangeSource | Path,
         *,
         parents: Sequence[Source] = (),
         layers: Layers = "dense",
         limits: DecodeLimits | None = None,
         executor: Executor | None = None,
+        cache: Path | None = None,
     ) -> None:
         selection, stream = Selection(layers), StreamMap()
         self._closed = False
@@ -61,11 +65,18 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self.factorizations: Mapping[str, Factorization] = stream.factorizations
         self.metadata: Mapping[str, str] = stream.metadata
         limits = limits or DecodeLimits()
-        series = StreamDecoder(parents=parents, limits=limits, executor=executor).series
+        series = StreamDecoder(
+            parents=parents, limits=limits, executor=executor, cache=cache
+        ).series
         self._file: mmap.mmap | RangeSource | None = None
-        self._path = source if isinstance(source, str | os.PathLike) else None
+        self._path = None if isinstance(source, Bytes) else name_of(source)
+        self._remote = ExitStack()
         try:
-            with naming(self._path, BitstreamError), _forgetting(), _opened(source) as data:
+            with (
+                naming(self._path, BitstreamError),
+                _forgetting(),
+                _opened(source, cache, self._remote) as data,
+            ):
                 self._file = data if isinstance(data, mmap.mmap | RangeSource) else None
                 self._units.extend(_units(stream, data, limits))
         except BaseException:
@@ -118,6 +129,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
                     if isinstance(unit, ParsedUnit):
                         unit.release()
                 self._file.close()
+        self._remote.close()
 
     def __enter__(self) -> NnrStream:
         return self
@@ -149,11 +161,15 @@ def _forgetting() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(source: Bytes | RangeSource | str | os.PathLike[str]) -> Iterator[Any]:
-    """Give bytes and ranges as they are, a file mapped, and a pipe opened; the mapping outlives
-    the block."""
+def _opened(
+    source: Bytes | RangeSource | Path, cache: Path | None, kept: ExitStack
+) -> Iterator[Any]:
+    """Give bytes and ranges as they are, a file mapped, an address opened in `kept`, and a pipe
+    opened; but for the latter, what is given outlives the block."""
     if isinstance(source, Bytes | RangeSource):
         yield source
-        return
-    with open(source, "rb") as file:
-        yield mapped(file)
+    elif is_address(source):
+        yield kept.enter_context(RemoteFile(str(source), cache=cache))
+    else:
+        with open(local_path(source), "rb") as file:
+            yield mapped(file)

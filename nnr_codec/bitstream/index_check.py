@@ -83,7 +83,7 @@ class IndexCheck:
         if tuple(tensors) != entry.tensors:
             raise _invalid(parsed.unit, "has other tensors than index says")
         parsed = replace(parsed, digest=entry.digest)
-        return parsed if tensors else parsed.loaded()
+        return parsed if tensors else parsed.checked()
 
     def finish(self, unit_count: int) -> None:
         """Check at the bitstream's end that all units of the table were there.

@@ -51,28 +51,32 @@ class ParsedUnit:
             context = replace(context, model_map=context.model_map.part(names))
         return parsed_unit, (self.unit, self.record, context, start, self.digest)
 
-    def loaded(self) -> ParsedUnit:
+    def fetched(self) -> ParsedUnit:
+        """Return the same with all bytes in memory."""
+        if isinstance(self.unit.data, memoryview):
+            return self
+        return self._with_data(loaded(self.unit.data), self.digest)
+
+    def checked(self) -> ParsedUnit:
         """Return the same with all bytes in memory, which are those that were written, as far as
         the table of contents tells.
 
         Raises:
             InvalidBitstream: they are others.
         """
-        if not self.digest and isinstance(self.payload, memoryview):
-            return self
-        data = loaded(self.unit.data)
-        if self.digest and short_digest(data) != self.digest:
+        fetched = self.fetched()
+        if self.digest and short_digest(loaded(fetched.unit.data)) != self.digest:
             reason = "is damaged: it has another digest than in index"
             raise InvalidBitstream(self.unit.label, self.unit.byte_offset, reason)
-        return self._with_data(data)
+        return replace(fetched, digest=b"")
 
     def copy(self) -> ParsedUnit:
         """Return the same with a copy of the bytes, which no longer refers to where they are."""
-        return self._with_data(memoryview(bytes(loaded(self.unit.data))))
+        return self._with_data(memoryview(bytes(loaded(self.unit.data))), self.digest)
 
-    def _with_data(self, data: memoryview) -> ParsedUnit:
+    def _with_data(self, data: memoryview, digest: bytes) -> ParsedUnit:
         start = self.payload_offset - self.unit.byte_offset
-        return parsed_unit(replace(self.unit, data=data), self.record, self.context, start)
+        return parsed_unit(replace(self.unit, data=data), self.record, self.context, start, digest)
 
     def release(self) -> None:
         """Release the memory that the bytes refer to; the unit is of no further use."""
@@ -114,6 +118,11 @@ class PassedUnit:
     byte_offset: int
     entry: IndexedUnit
     context: Context
+
+    def expect(self) -> None:
+        """Tell the source that all of the unit is to be fetched."""
+        start, size = self.byte_offset, self.source.size  # which may be that of a part alone
+        self.source.expect([(min(start, size), min(start + self.entry.size, size))])
 
     def parsed(self) -> ParsedUnit:
         """Fetch and parse the unit's header.

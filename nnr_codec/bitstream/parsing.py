@@ -49,7 +49,8 @@ def parse_wanted_units(
     while True:
         entry = parser.next_entry
         if entry is not None and not is_expected:
-            source.expect(_wanted_ranges(parser.entries, cutter.byte_offset, wanted))
+            ranges = _wanted_ranges(parser.entries, cutter.byte_offset, wanted)
+            source.expect([r for r in ranges if r[1] <= source.size])  # else it is a part alone
             is_expected = True
         if entry is None or not entry.tensors or wanted(entry.tensors):
             unit = cutter.next(parser.check_header)

@@ -107,6 +107,16 @@ def add_parents(result: Any) -> None:
     )
 
 
+def add_cache(result: Parser) -> None:
+    """Add --cache."""
+    result.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="of addresses: keep what has come in this folder, from which later runs go on; "
+        "without it nothing is kept",
+    )
+
+
 def add_layers(result: Parser) -> None:
     """Add --layers."""
     result.add_argument(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import BinaryIO
 
 from ..checkpoints.atomic import atomic_output
 from ..checkpoints.folder import STREAM, WEIGHTS, files_beside, weights_left_out
 from ..errors import InvalidModel, InvalidOptions
+from ..remote.addresses import is_address, local_path
+from ..remote.remote_file import RemoteFile
+from ._common import progress_bar
 from ._streams import STDIN, standard_input
 
 _NO_STREAMS = (
@@ -38,21 +42,42 @@ def model_file(path: str) -> Iterator[str]:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[BinaryIO]:
-    """Give a file that is opened, or standard input, which `-` stands for.
+def opened(given: argparse.Namespace, path: str) -> Iterator[BinaryIO | RemoteFile]:
+    """Give a bitstream that is opened: a file, standard input, which `-` stands for, or a file at
+    an address, with a progress bar of what comes of it.
 
     Raises:
         OSError: it cannot be opened.
     """
     if path == "-":
         yield standard_input()
-        return
-    with open(path, "rb") as file:
-        yield file
+    elif is_address(path):
+        with _remote(path, given.cache, quiet=getattr(given, "quiet", False)) as remote:
+            yield remote
+    else:
+        with open(local_path(path), "rb") as file:
+            yield file
+
+
+@contextmanager
+def _remote(address: str, cache: str | None, *, quiet: bool) -> Iterator[RemoteFile]:
+    shown: list[Callable[[float], object]] = []  # nothing, before the size is known
+
+    def advance(amount: int) -> None:
+        for show in shown:
+            show(amount)
+
+    with (
+        RemoteFile(address, cache=cache, progress=advance) as remote,
+        progress_bar(quiet, remote.size, "B") as show,
+    ):
+        shown.append(show)
+        advance(remote.byte_count)
+        yield remote
 
 
 def stream_file(path: str) -> str:
-    """Return the path of a bitstream; of a folder that of the one in it.
+    """Return the path of a bitstream; of a folder that of the one in it. Addresses stay.
 
     Raises:
         InvalidModel: there is none in the folder.

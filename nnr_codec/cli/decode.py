@@ -12,16 +12,16 @@ from dataclasses import replace
 
 from ..checkpoints import check_output, save_checkpoint
 from ..decoding.decoded_model import DecodedModel
+from ..decoding.source import opened_twice
 from ..decoding.stream_decoder import StreamDecoder
 from ..errors import InvalidOptions, VerificationMismatch
 from ..factorization.metadata import KEY, USUAL
 from ..model import Array, Parameter
+from ..remote.addresses import is_address
 from ..report import size_text
 from ..support.digest import ModelDigest
-from ..support.rereadable_file import rereadable
 from . import _common as common
 from . import _files
-from ._streams import standard_input
 from .text import printable
 
 PROGRAM = "nnr-decode"
@@ -39,7 +39,8 @@ def _parser() -> common.Parser:
     parser.add_argument(
         "input",
         metavar="IN.nnr",
-        help="bitstream, folder with model.nnr, or - for standard input",
+        help="bitstream, its address (https://…, s3://…), folder with model.nnr, or - for standard "
+        "input",
     )
     parser.add_argument(
         "-o",
@@ -62,6 +63,7 @@ def _parser() -> common.Parser:
         metavar="DIGEST",
         help="write nothing unless the decoded model has this digest (nnr-info --digest)",
     )
+    common.add_cache(parser)
     common.add_limits(parser)
     common.add_threads(parser)
     return parser
@@ -91,7 +93,8 @@ def _decode(given: argparse.Namespace) -> int:
         )
         with (
             common.recognizing_models(source),
-            rereadable(standard_input() if source == "-" else source) as stream,
+            _files.opened(given, source) as file,
+            opened_twice(file) as stream,
             _files.around(given.input, given.output, overwrite=given.force),
         ):
             model = DecodedModel(decoder, stream, given.layers, state.update if state else None)
@@ -120,7 +123,8 @@ def _write(
 
     is_safetensors = output.lower().endswith(".safetensors")
     total = sum(parameter.size for parameter in model.parameters)
-    with common.progress_bar(given.quiet, total, "w") as advance:
+    # Of an address there is a bar already, of the bytes that come.
+    with common.progress_bar(given.quiet or is_address(given.input), total, "w") as advance:
         save_checkpoint(
             output,
             [_advancing(parameter, advance) for parameter in model.parameters],

@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from ..bitstream import ParsedUnit
+from ..decoding.source import opened_twice
 from ..decoding.stream_decoder import StreamDecoder
 from ..decoding.stream_description import describe_stream
 from ..decoding.stream_info import StreamInfo, TensorInfo
 from ..decoding.stream_map import StreamMap
 from ..errors import BitstreamError, InvalidOptions, naming
 from ..options import DecodeLimits
+from ..remote.remote_file import RemoteFile
 from ..report import ExtraReport
 from ..support.digest import digest
 from ..support.mapped_file import mapped
-from ..support.rereadable_file import RereadableFile, rereadable
+from ..support.rereadable_file import RereadableFile
 from . import _common as common
 from . import _files
 from .text import printable, table
@@ -35,13 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> common.Parser:
     parser = common.Parser(PROGRAM, "Show what is in an NNR bitstream, without decoding it.")
-    parser.add_argument("input", metavar="IN.nnr", help="bitstream, folder with model.nnr, or -")
+    parser.add_argument(
+        "input",
+        metavar="IN.nnr",
+        help="bitstream, its address (https://…, s3://…), folder with model.nnr, or -",
+    )
     parser.add_argument("--units", action="store_true", help="list every syntax element")
     parser.add_argument(
         "--digest", action="store_true", help="decode, and print the model's digest (SHA-256) alone"
     )
     common.add_layers(parser)
     common.add_parents(parser)
+    common.add_cache(parser)
     common.add_limits(parser)
     common.add_threads(parser)
     return parser
@@ -59,11 +66,14 @@ def _info(given: argparse.Namespace) -> int:
     listed: list[dict[str, Any]] = []
     model_digest = None
     path = _files.stream_file(given.input)
-    with common.recognizing_models(path), _files.opened(path) as file:
+    with common.recognizing_models(path), _files.opened(given, path) as file:
         if given.digest:
-            with rereadable(file) as stream:  # of a pipe a copy is kept
+            with opened_twice(file) as stream:  # of a pipe a copy is kept
+                if isinstance(stream, RemoteFile):
+                    stream.expect([(0, stream.size)])
                 info = _described(stream, file.name, limits, listed if given.units else None)
-                stream.rewind()
+                if isinstance(stream, RereadableFile):
+                    stream.rewind()
                 model_digest = _digest(given, stream, limits)
         else:
             info = _described(file, file.name, limits, listed if given.units else None)
@@ -79,7 +89,7 @@ def _info(given: argparse.Namespace) -> int:
 
 
 def _described(
-    source: BinaryIO | RereadableFile,
+    source: BinaryIO | RereadableFile | RemoteFile,
     name: str,
     limits: DecodeLimits,
     listed: list[dict[str, Any]] | None,
@@ -87,7 +97,7 @@ def _described(
     """Describe a stream, unit by unit, and list its units if there is a list for them."""
 
     def units() -> Iterator[ParsedUnit]:
-        data = source if isinstance(source, RereadableFile) else mapped(source)
+        data = source if isinstance(source, RereadableFile | RemoteFile) else mapped(source)
         for parsed in StreamMap().units(data, limits):
             if listed is not None:
                 listed.append(_unit_json(parsed))
@@ -97,7 +107,9 @@ def _described(
         return describe_stream(units())
 
 
-def _digest(given: argparse.Namespace, source: RereadableFile, limits: DecodeLimits) -> str:
+def _digest(
+    given: argparse.Namespace, source: RereadableFile | RemoteFile, limits: DecodeLimits
+) -> str:
     with common.executor(given.threads) as executor:
         decoder = StreamDecoder(parents=given.parent, limits=limits, executor=executor)
         return digest((t.name, t.values) for t in decoder.tensors(source, given.layers))

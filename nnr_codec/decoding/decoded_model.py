@@ -8,6 +8,7 @@ from functools import partial
 from ..errors import InvalidModel
 from ..factorization.files import factors_metadata
 from ..model import Array, Parameter
+from ..remote.remote_file import RemoteFile
 from ..support.rereadable_file import RereadableFile
 from .stream_decoder import StreamDecoder
 from .stream_map import Layers
@@ -29,7 +30,7 @@ class DecodedModel:
     def __init__(
         self,
         decoder: StreamDecoder,
-        source: RereadableFile,
+        source: RereadableFile | RemoteFile,
         layers: Layers = "dense",
         observe: Callable[[str, Array], object] | None = None,
     ) -> None:
@@ -55,7 +56,8 @@ class DecodedModel:
             )
         factors = factors_metadata(decoder.factorizations, outlines)
         self.metadata = {**decoder.metadata, **factors}
-        source.rewind()
+        if isinstance(source, RereadableFile):
+            source.rewind()
         self._source = source.name
         self._tensors = decoder.tensors(source, layers)
         self._observe = observe or (lambda name, values: None)

@@ -46,6 +46,8 @@ class LazyMaker:
                 ]
 
     def _decode(self, unit: ParsedUnit | PassedUnit, name: str) -> Array:
+        if isinstance(unit, PassedUnit):
+            unit.expect()
         decoded = decode_data_unit(header_of(unit), self._series, self._executor)
         return next(tensor.values for tensor in decoded if tensor.name == name)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
-import stat
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..bitstream import DataUnit, NodeId, ParsedUnit
 from ..bitstream.lazy_bytes import RangeSource
@@ -21,50 +19,16 @@ from ..factorization.factorizations import Factorization
 from ..options import DecodeLimits
 from ..support.ordered_calls import OrderedCalls, has_threads
 from ..support.read_ahead import read_ahead
-from ..support.rereadable_file import RereadableFile
 from ..support.shared_function import call_portably
 from .finishing import ValueMaker
 from .series import Series
+from .source import Source, may_wait, name_of, opened
 from .stream_map import Layers, Selection, StreamMap
 from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
 from .walk import Walk
 
 _BYTES_PER_ELEMENT = 8
 """What decoding holds of an element: its integer and its value."""
-
-Bytes = bytes | bytearray | memoryview
-Source = Bytes | str | os.PathLike[str] | BinaryIO | RereadableFile
-"""What a bitstream is read from."""
-
-
-@contextmanager
-def _opened(source: Source) -> Iterator[Any]:
-    """Give bytes, files and pipes as they are, and open paths."""
-    if isinstance(source, str | os.PathLike):
-        with open(source, "rb") as file:
-            yield file
-    else:
-        yield source
-
-
-def _name(source: Source) -> str | os.PathLike[str] | None:
-    """Return what errors call a source; None: it has no name."""
-    if isinstance(source, str | os.PathLike):
-        return source
-    name = getattr(source, "name", None)  # of an unnamed temporary file: a number
-    return name if isinstance(name, str) else None
-
-
-def _may_wait(source: Source) -> bool:
-    """Whether a reader may have to wait for more of a source: unless it is in memory or a file."""
-    if isinstance(source, Bytes | io.BytesIO | RereadableFile):
-        return False
-    try:
-        number = None if isinstance(source, str | os.PathLike) else source.fileno()
-        return not stat.S_ISREG(os.stat(source if number is None else number).st_mode)  # type: ignore[arg-type]
-    except (OSError, AttributeError):  # it is no file; or there is none, as opening it will say
-        return True
-
 
 _Units = Generator[tuple[ParsedUnit, DataUnit], None, None]
 """The data units to decode, with their headers."""
@@ -87,11 +51,13 @@ class StreamDecoder:
         only: str | None = None,
         limits: DecodeLimits | None = None,
         executor: Executor | None = None,
+        cache: str | os.PathLike[str] | None = None,
     ) -> None:
         """Decode `parents`, the earlier streams; the other arguments are those of `decode`."""
         self._selection = Selection(only=only)
         self._limits = limits or DecodeLimits()
         self._executor = executor
+        self._cache = cache
         self.factorizations: Mapping[str, Factorization] = {}
         self.metadata: Mapping[str, str] = {}
         self.series = Series()
@@ -122,15 +88,20 @@ class StreamDecoder:
         selection, stream = replace(self._selection, layers=layers), StreamMap()
         self.factorizations, self.metadata = stream.factorizations, stream.metadata
         with (
-            naming(_name(source), BitstreamError),
+            naming(name_of(source), BitstreamError),
             closing(self._needed_units(source, selection, stream)) as units,
         ):
             outlines = (outline_data_unit(parsed) for parsed, _ in units)
             yield from Walk(stream, selection, ValueMaker(outlines=True)).tensors(outlines)
 
-    def _needed_units(self, source: Source, selection: Selection, stream: StreamMap) -> _Units:
-        """Yield the data units to decode, with their headers; note all units in `stream`."""
-        with _opened(source) as data:
+    def _needed_units(
+        self, source: Source, selection: Selection, stream: StreamMap, fetched: bool = False
+    ) -> _Units:
+        """Yield the data units to decode, with their headers; note all units in `stream`.
+
+        `fetched`: with all their bytes, as the source is closed when there are no more units.
+        """
+        with opened(source, self._cache) as data:
             for parsed in self._units(data, selection, stream):
                 if not (tensors := tensors_of(parsed)):
                     continue
@@ -139,7 +110,7 @@ class StreamDecoder:
                 if not is_needed or isinstance(parsed, PassedUnit):
                     continue
                 if isinstance(parsed.record, DataUnit):
-                    yield parsed, parsed.record
+                    yield parsed.fetched() if fetched else parsed, parsed.record
 
     def _units(
         self, data: Any, selection: Selection, stream: StreamMap
@@ -164,14 +135,14 @@ class StreamDecoder:
         self, source: Source, selection: Selection, stream: StreamMap, keep_integers: bool = False
     ) -> Iterator[list[DecodedTensor]]:
         """Yield the tensors of each data unit that is needed."""
-        with naming(_name(source), BitstreamError):
-            units = self._needed_units(source, selection, stream)
+        with naming(name_of(source), BitstreamError):
+            units = self._needed_units(source, selection, stream, fetched=True)
             if self._executor is None:
                 with closing(units):
                     for parsed, _ in units:
                         yield decode_data_unit(parsed, self.series, keep_integers=keep_integers)
                 return
-            with read_ahead(units, _may_wait(source)) as (arriving, has_next):
+            with read_ahead(units, may_wait(source)) as (arriving, has_next):
                 yield from self._decode_ahead(arriving, has_next, self._executor, keep_integers)
 
     def _decode_ahead(

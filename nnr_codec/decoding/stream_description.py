@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._core import TensorSyntax, decode_codeword, peek_qp_delta
+from .._core import DecodeStatus, TensorSyntax, decode_codeword, peek_qp_delta
 from ..bitstream import Context, DataUnit, ParsedUnit, PayloadType
 from ..bitstream.lazy_bytes import loaded
 from ..bitstream.qp import qp_delta_bits
@@ -185,9 +185,14 @@ def _qps(parsed: ParsedUnit, record: DataUnit, layouts: Sequence[TensorLayout]) 
         begin = np.frombuffer(parsed.payload[:_MOST_QP_BYTES], dtype=np.uint8)
         first = [base_qp + peek_qp_delta(begin, bits)]
         return [*first, *[None] * (len(layouts) - 1)]
-    payload = np.frombuffer(loaded(parsed.payload), dtype=np.uint8)
     before = [layout.syntax for layout in layouts if len(layout.shape) == 1][: len(layouts) - 1]
     # Of the tensor behind the vectors as little is decoded as there can be.
-    _, vectors = decode_codeword(payload, [*before, TensorSyntax(1, 1)], bits, [])
+    syntaxes = [*before, TensorSyntax(1, 1)]
+    elements = sum(math.prod(layout.shape) for layout in layouts[: len(before)])
+    begin = np.frombuffer(parsed.payload[: _MOST_QP_BYTES + 4 * elements], dtype=np.uint8)
+    status, vectors = decode_codeword(begin, syntaxes, bits, [])
+    if status == DecodeStatus.TRUNCATED:  # the vectors take more than they usually do
+        payload = np.frombuffer(loaded(parsed.payload), dtype=np.uint8)
+        _, vectors = decode_codeword(payload, syntaxes, bits, [])
     qps: list[int | None] = [base_qp + qp_delta for qp_delta, _, _ in vectors]
     return qps + [None] * (len(layouts) - len(qps))

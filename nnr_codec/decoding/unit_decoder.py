@@ -70,7 +70,7 @@ def decode_data_unit(
     Raises:
         BitstreamError: the unit is damaged, needs a missing parent, or exceeds the memory.
     """
-    unit = _UnitDecoder(parsed.loaded(), series or Series(), keep_integers)
+    unit = _UnitDecoder(parsed.checked(), series or Series(), keep_integers)
     try:
         return [unit.with_rule(tensor) for tensor in unit.tensors(executor)]
     except MemoryError:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..decoding.stream_decoder import Bytes, Source
+from ..decoding.source import Bytes, Source
 from ..decoding.stream_map import Layers, Selection
 from ..errors import InvalidModel, NnrWarning
 from ..factorization.factor_tracker import FactorTracker

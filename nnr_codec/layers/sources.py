@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from ..checkpoints import open_checkpoint
 from ..checkpoints.file_format import format_of
 from ..decoding.decoded_model import DecodedModel
-from ..decoding.stream_decoder import Bytes, Source, StreamDecoder
+from ..decoding.source import Bytes, Source
+from ..decoding.stream_decoder import StreamDecoder
 from ..decoding.stream_map import Layers
 from ..errors import InvalidModel
 from ..factorization.factorizations import Factorization

@@ -101,8 +101,9 @@ class RemoteFile(io.RawIOBase):
 
     def view(self, start: int, stop: int) -> memoryview:
         """Return the bytes from `start` to `stop`, read-only, without copying them; they outlive
-        the file. Raises what `ensure` raises."""
-        self.ensure(start, stop)
+        the file. What is not expected comes with the 16 KB behind it, as headers are looked at bit
+        by bit. Raises what `ensure` raises."""
+        self._fetch(start, stop, min(max(stop, start + FIRST_BYTES), self.size))
         return self._open_copy().view(start, stop)
 
     def read(self, size: int | None = -1, /) -> bytes:
