@@ -129,7 +129,7 @@ def _share(difference: Difference) -> str:
     changed, elements = difference.changed, difference.elements
     if not changed:
         return "0 %"
-    return "100 %" if changed == elements else f"{min(100 * changed / elements, 99.99):.2g} %"
+    return "100 %" if changed == elements else f"{min(100 * changed / elements, 99.9):.3g} %"
 
 
 def _changes(tensor: ComparedTensor, text: Any) -> str:

@@ -14,6 +14,7 @@ import pytest
 from cli_support import Arrays, Run, factored_stream, random_weights, save, small_model
 
 import nnr_codec
+from nnr_codec.cli import diff
 from nnr_codec.cli._comparison import Difference, difference_of
 from nnr_codec.model import Array
 
@@ -76,7 +77,7 @@ class TestWhatDiffers:
         assert [row.split()[0] for row in rows[1:-1]] == [
             *("first.weight", "first.bias", "second.bias", "new")
         ]
-        assert "0.1 %" in rows[1]
+        assert "0.104 %" in rows[1]
         assert "40 -> 39" in rows[2]
         assert "only in A" in rows[3]
         assert "only in B" in rows[4]
@@ -162,6 +163,13 @@ class TestFailures:
     def test_limits(self, run: Run, stream: Path) -> None:
         assert run("nnr-diff", stream, stream, "--limit", "max_elements=5").code == 3
         assert run("nnr-diff", stream, stream).code == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"), [(0, "0 %"), (1, "0.01 %"), (9999, "99.9 %"), (10000, "100 %")]
+)
+def test_the_share_is_rounded_to_neither_end(changed: int, text: str) -> None:
+    assert diff._share(Difference(10000, changed)) == text
 
 
 class TestMeasures:
