@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fnmatch
 import math
 import os
@@ -10,6 +11,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import numpy as np
 
@@ -20,8 +22,11 @@ from ..decoding.stream_decoder import StreamDecoder
 from ..errors import InvalidModel
 from ..factorization.files import with_weights
 from ..model import Array, Parameter
-from ..options import DecodeLimits
+from ..remote.addresses import is_address
+from ..remote.remote_file import RemoteFile
 from ..stream import NnrStream
+from . import _common as common
+from . import _files
 
 _PIECE = 1 << 16
 """Elements that are compared together: what is computed of them takes little memory."""
@@ -105,8 +110,8 @@ class ComparedTensor:
 
 
 @contextmanager
-def opened(path: str, limits: DecodeLimits, executor: Executor | None) -> Iterator[OpenModel]:
-    """Open a bitstream, a model file, or a folder with one of these.
+def opened(given: argparse.Namespace, path: str, executor: Executor | None) -> Iterator[OpenModel]:
+    """Open a bitstream, also at an address, a model file, or a folder with one of these.
 
     Raises:
         BitstreamError: the file is neither, or its headers are damaged.
@@ -115,14 +120,18 @@ def opened(path: str, limits: DecodeLimits, executor: Executor | None) -> Iterat
     """
     if os.path.isfile(os.path.join(path, STREAM)):
         path = os.path.join(path, STREAM)
+    limits = common.limits(given)
     with ExitStack() as stack:
         if os.path.isdir(path) or _is_model_file(path):
             model, _ = with_weights(stack.enter_context(open_checkpoint(path)))
             yield OpenModel(dict(model), sum(p.nbytes for p in model.values()), {})
             return
-        outlines = StreamDecoder(limits=limits).outline(path)
+        file: RemoteFile | str = path
+        if is_address(path):
+            file = cast(RemoteFile, stack.enter_context(_files.opened(given, path)))
+        outlines = StreamDecoder(limits=limits).outline(file)
         shapes = [(tensor.name, tensor.values.shape, tensor.values.dtype) for tensor in outlines]
-        stream = stack.enter_context(NnrStream(path, limits=limits, executor=executor))
+        stream = stack.enter_context(NnrStream(file, limits=limits, executor=executor))
         parameters = {
             name: Parameter(name, shape, dtype, partial(stream.__getitem__, name))
             for name, shape, dtype in shapes

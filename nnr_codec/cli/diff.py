@@ -33,21 +33,22 @@ def _parser() -> common.Parser:
         parser.add_argument(
             name,
             metavar="AB"[name == "second"],
-            help=f"{which}: a bitstream, a model file, or a folder with one of these",
+            help=f"{which}: a bitstream, which may be at an address, a model file, or a folder "
+            "with one of these",
         )
     parser.add_argument("--only", metavar="GLOB", help="compare only tensors whose names match")
     common.add_amount(parser, "tensor, not only for those that differ")
+    common.add_cache(parser)
     common.add_limits(parser)
     common.add_threads(parser)
     return parser
 
 
 def _diff(given: argparse.Namespace) -> int:
-    limits = common.limits(given)
     with (
         common.executor(given.threads) as executor,
-        opened(given.first, limits, executor) as first,
-        opened(given.second, limits, executor) as second,
+        opened(given, given.first, executor) as first,
+        opened(given, given.second, executor) as second,
     ):
         tensors = _compared(given, first, second)
         if given.only is not None and not tensors:
