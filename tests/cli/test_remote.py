@@ -15,7 +15,7 @@ import pytest
 from cli_support import Run
 
 import nnr_codec
-from nnr_codec.cli._common import BAD_BITSTREAM, FAILURE
+from nnr_codec.cli._common import BAD_BITSTREAM, FAILURE, MISMATCH
 
 MODEL = {
     f"{n}.weight": np.random.default_rng(n).standard_normal((64, 64), np.float32) for n in range(9)
@@ -77,6 +77,13 @@ def test_info(run: Run, address: str, folder: Path, options: list[str]) -> None:
     assert remote.pop("input") == address
     del local["input"]
     assert remote == local
+
+
+def test_differences(run: Run, address: str, folder: Path, tmp_path: Path) -> None:
+    assert run("nnr-diff", address, folder / "model.nnr", "--cache", tmp_path / "cache").code == 0
+    outcome = run("nnr-diff", tmp_path / "model.npz", address, "--only", "3.*", "--json")
+    assert outcome.code == MISMATCH
+    assert json.loads(outcome.out)["differing"] == 1
 
 
 def test_damage(run: Run, address: str, folder: Path, tmp_path: Path) -> None:
