@@ -93,9 +93,6 @@ def _first_answer(client: Client, entry: CacheEntry | None) -> tuple[Body | None
         if error.errno != errno.ESTALE:
             raise
         body = client.open(0, FIRST_BYTES)  # it has become too short
-    if body.position > 0 and not body.version.matches(known):
-        body.close()
-        body = client.open(0, FIRST_BYTES)
     return body, body.version
 
 

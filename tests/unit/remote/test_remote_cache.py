@@ -124,6 +124,27 @@ def test_journal_cut_anywhere(server: FileServer, tmp_path: Path) -> None:
         assert server.sent == 0
 
 
+def test_journal_goes_on_after_a_torn_line(server: FileServer, tmp_path: Path) -> None:
+    fill_partly(server, tmp_path)
+    journal = journal_of(server, tmp_path)
+    journal.write_bytes(journal.read_bytes()[:-3])
+    with RemoteFile(server.address, cache=tmp_path) as file:
+        had = file.byte_count
+        file.ensure(800_000, 810_000)
+    forget(server)
+    with RemoteFile(server.address, cache=tmp_path) as file:
+        assert file.byte_count == had + 10_000 + FIRST
+
+
+def test_file_that_is_gone(server: FileServer, tmp_path: Path) -> None:
+    fill_partly(server, tmp_path)
+    server.behave = lambda number, request: Answer(status=404)
+    forget(server)
+    with pytest.raises(FileNotFoundError):
+        read_all(server, tmp_path)
+    assert len(server.requests) == 1
+
+
 def test_bytes_that_the_disk_lost_are_fetched_again(server: FileServer, tmp_path: Path) -> None:
     had = fill_partly(server, tmp_path)
     with open(tmp_path / entry_name(server.address), "r+b") as file:
