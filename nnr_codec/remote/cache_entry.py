@@ -1,9 +1,10 @@
 """What a cache folder holds of one address: its bytes, and a journal of those that are there.
 
 The journal says the file's version, and after it one line for each piece that came: where, how
-many bytes, and their CRC-32. A line is written when its piece is. Whatever a killed process or a
-lost disk buffer leaves behind, a piece counts only if its bytes are those that the line tells of.
-The last line, `complete`, is written when all bytes are on the disk: then they need no look.
+many bytes, and their CRC-32. A piece has 16 KB or more, and its line is written after its bytes.
+Whatever a killed process or a lost disk buffer leaves behind, a piece counts only if its bytes are
+those that the line tells of. The last line, `complete`, is written when all bytes are on the disk:
+then they need no look.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .client import Version
 _FORMAT = 1
 _COMPLETE = b"complete\n"
 _PIECE = re.compile(rb"(\d{1,18}) (\d{1,18}) ([0-9a-f]{8})\n")
+_LINE_BYTES = 1 << 14
 _COMPARED_BYTES = 1 << 20
 _LOCK_TRIES, _LOCK_SECONDS = 10, 0.02
 
@@ -51,6 +53,7 @@ class CacheEntry:
         """
         os.makedirs(folder, exist_ok=True)
         self.path = os.path.join(folder, entry_name(address))
+        self._piece = (0, 0, 0)  # not put down yet: start, size, CRC-32
         self._journal = open(f"{self.path}.journal", "a+b", buffering=0)  # noqa: SIM115
         try:
             self._is_exclusive = _locked(self._journal)
@@ -92,21 +95,36 @@ class CacheEntry:
         self.version, self.present, self.is_complete = None, ByteRanges(), False
 
     def add(self, start: int, data: bytes | memoryview) -> None:
-        """Put down that `data` were written at `start`."""
-        line = f"{start} {len(data)} {zlib.crc32(data):08x}\n"
-        _write(self._journal, line.encode())
+        """Put down that `data` were written at `start`, at once or with what follows them."""
+        begin, size, crc = self._piece
+        if begin + size != start:
+            self._put_down()
+            begin, size, crc = start, 0, 0
+        self._piece = begin, size + len(data), zlib.crc32(data, crc)
+        if size + len(data) >= _LINE_BYTES:
+            self._put_down()
 
     def complete(self, data: BinaryIO) -> None:
         """Put down that all bytes are there, once the disk has those of the open file `data`."""
+        self._put_down()
         os.fsync(data.fileno())
         _write(self._journal, _COMPLETE)
         self.is_complete = True
 
     def close(self) -> None:
-        """Give the lock back."""
-        self._journal.close()
+        """Put down what came last, and give the lock back."""
+        if self._journal.closed:
+            return
+        with self._journal, suppress(OSError):  # of a full disk: then the journal says less
+            self._put_down()
+
+    def _put_down(self) -> None:
+        (begin, size, crc), self._piece = self._piece, (0, 0, 0)
+        if size:
+            _write(self._journal, f"{begin} {size} {crc:08x}\n".encode())
 
     def _clear(self) -> None:
+        self._piece = (0, 0, 0)
         self._journal.truncate(0)
         os.fsync(self._journal.fileno())  # before other bytes have the name of the old ones
         with suppress(FileNotFoundError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ..errors import NnrError, naming
@@ -65,14 +66,15 @@ def begin(
             break
         except Interrupted as failure:
             failures.add(failure, "nothing has come")
-    copy = LocalCopy(name, version.size, _of_version(entry, version))
-    download = Download(name, client, body, version, copy, progress)
-    try:
+    with ExitStack() as undo:
+        if body is not None:
+            undo.callback(body.close)
+        copy = LocalCopy(name, version.size, _of_version(entry, version))
+        undo.callback(copy.close)
+        download = Download(name, client, body, version, copy, progress)
         if body is not None:
             download.fetch(body.position, min(body.position + FIRST_BYTES, body.stop))
-    except BaseException:
-        copy.close()
-        raise
+        undo.pop_all()
     return copy, download
 
 
@@ -93,9 +95,6 @@ def _first_answer(client: Client, entry: CacheEntry | None) -> tuple[Body | None
         if error.errno != errno.ESTALE:
             raise
         body = client.open(0, FIRST_BYTES)  # it has become too short
-    if body.position > 0 and not body.version.matches(known):
-        body.close()
-        body = client.open(0, FIRST_BYTES)
     return body, body.version
 
 

@@ -34,7 +34,7 @@ class Answer:
         status: of a failure; None: the file.
         headers: put in place of the usual ones; None as a value leaves one out.
         cut_after: bytes of the body after which the connection is reset.
-        wait_after: bytes of the body after which it waits for `go_on`.
+        wait_after: bytes of the body after which it waits for `go_on`; in vain, it sends no more.
         location: where the request is redirected to.
     """
 
@@ -150,16 +150,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send_body(self, body: bytes, request: Request, answer: Answer) -> None:
-        for position in range(0, len(body), 1 << 12):
-            stop = min(position + (1 << 12), len(body))
-            if answer.wait_after is not None and position >= answer.wait_after:
-                answer.go_on.wait(10)
-            if answer.cut_after is not None and stop >= answer.cut_after:
-                self._write(body[position : answer.cut_after], request)
-                self._reset()
-                return
-            self._write(body[position:stop], request)
-        if answer.cut_after is not None and not body:
+        cut = min(len(body), len(body) if answer.cut_after is None else answer.cut_after)
+        pause = cut if answer.wait_after is None else min(cut, max(0, answer.wait_after))
+        self._write(body[:pause], request)
+        if answer.wait_after is not None and pause < len(body) and not answer.go_on.wait(10):
+            return
+        self._write(body[pause:cut], request)
+        if answer.cut_after is not None:
             self._reset()
 
     def _write(self, data: bytes, request: Request) -> None:

@@ -71,6 +71,20 @@ def test_replaced_while_it_is_read(size: int) -> None:
         assert caught.value.filename == ADDRESS
 
 
+def test_replaced_while_a_part_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = FsspecClient.read
+
+    def late(client: FsspecClient, start: int, stop: int) -> bytes:
+        replace()
+        return read(client, start, stop)
+
+    with RemoteFile(ADDRESS) as file:
+        monkeypatch.setattr(FsspecClient, "read", late)
+        with pytest.raises(OSError, match="the file changed on the server"):
+            file.ensure(100_000, 200_000)
+        assert file.byte_count == 16384
+
+
 def test_no_such_file() -> None:
     with pytest.raises(FileNotFoundError) as caught:
         RemoteFile("memory://models/other.nnr")

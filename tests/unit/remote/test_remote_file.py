@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from remote_support import Answer, FileServer, random_bytes, serving
+from urllib3 import HTTPResponse
 
+from nnr_codec.remote.local_copy import LocalCopy
 from nnr_codec.remote.remote_file import RemoteFile
 
 FIRST = 16384
@@ -206,20 +210,27 @@ def test_no_bytes_outside_the_file(server: FileServer, start: int, stop: int) ->
                 use(start, stop)
 
 
-def test_interrupted_reading_goes_on(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["in the network", "in the copy"])
+def test_interrupted_reading_goes_on(
+    server: FileServer, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C may come between a piece's arrival and its place in the copy."""
+
+    def interrupted(arrive: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            arrive(*arguments)
+            raise KeyboardInterrupt
+
+        return call
+
+    kind, method = (HTTPResponse, "read1") if place == "in the network" else (LocalCopy, "write")
     with RemoteFile(server.address) as file:
-        write, calls = file._copy.write, []
-
-        def interrupted(start: int, data: bytes) -> int:
-            calls.append(start)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            return write(start, data)
-
-        monkeypatch.setattr(file._copy, "write", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            file.ensure(0, file.size)
+        file.expect([(0, file.size)])
+        file.ensure(FIRST, FIRST + 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, method, interrupted(getattr(kind, method)))
+            with pytest.raises(KeyboardInterrupt):
+                file.ensure(0, file.size)
         assert file.read() == server.data
 
 
