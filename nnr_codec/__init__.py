@@ -23,6 +23,7 @@ from .errors import (
     TruncatedBitstream,
     UnsupportedFeature,
     VerificationMismatch,
+    WrongBase,
 )
 from .options import DecodeLimits, EncodeOptions
 from .stream import NnrStream
@@ -46,6 +47,7 @@ __all__ = [
     "TruncatedBitstream",
     "UnsupportedFeature",
     "VerificationMismatch",
+    "WrongBase",
     "__version__",
     "decode",
     "encode",

@@ -17,6 +17,7 @@ from .options import DecodeLimits
 def decode(
     source: Source,
     *,
+    base: Sequence[Source] = (),
     parents: Sequence[Source] = (),
     only: str | None = None,
     layers: Layers = "dense",
@@ -27,6 +28,9 @@ def decode(
 
     Args:
         source: the bitstream: bytes, a path, or a binary file or pipe.
+        base: of an update that was encoded with a base, the streams of that, oldest first: the
+            result is the whole model. Before anything is returned they are compared with what the
+            update says of them; with `only` by their bytes, else by what they decode to as well.
         parents: the earlier streams of a series of updates, oldest first. They serve the contexts
             alone; the result is the tensors of this stream (of an update: differences).
         only: a glob; tensors whose names do not match are neither decoded nor returned.
@@ -42,11 +46,11 @@ def decode(
 
     Raises:
         BitstreamError: the bitstream is damaged, or asks for what is not supported or allowed.
+        WrongBase: the base is missing, or another one; it is a BitstreamError.
         InvalidOptions: an option has no such value.
         OSError: the file cannot be read.
     """
-    limits = limits or DecodeLimits()
-    decoder = StreamDecoder(parents=parents, only=only, limits=limits, executor=executor)
+    decoder = StreamDecoder(parents=parents, base=base, only=only, limits=limits, executor=executor)
     return {tensor.name: tensor.values for tensor in decoder.tensors(source, layers)}
 
 

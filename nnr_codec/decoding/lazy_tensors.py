@@ -15,7 +15,7 @@ from ..factorization.tensor_rules import TensorRule
 from ..model import Array
 from .finishing import joined, recomposed
 from .series import Series
-from .unit_decoder import decode_data_unit
+from .unit_decoder import DecodedTensor, decode_data_unit
 
 
 class LazyTensor(NamedTuple):
@@ -45,8 +45,11 @@ class LazyMaker:
                 ]
 
     def _decode(self, unit: ParsedUnit, name: str) -> Array:
-        decoded = decode_data_unit(unit, self._series, self._executor)
-        return next(tensor.values for tensor in decoded if tensor.name == name)
+        return next(tensor.values for tensor in self.decoded(unit) if tensor.name == name)
+
+    def decoded(self, unit: ParsedUnit) -> list[DecodedTensor]:
+        """Return the tensors of a unit."""
+        return decode_data_unit(unit, self._series, self._executor)
 
     def join(self, tensor: LazyTensor, rule: TensorRule, part: LazyTensor | None) -> LazyTensor:
         """Return a tensor that is joined with its part."""

@@ -8,28 +8,26 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..bitstream import DataUnit, NodeId, ParsedUnit
 from ..bitstream.unit_layout import Integers
-from ..errors import BitstreamError, naming
+from ..errors import BitstreamError, InvalidOptions, WrongBase, naming
 from ..factorization.factorizations import Factorization
 from ..options import DecodeLimits
 from ..support.ordered_calls import OrderedCalls, has_threads
-from ..support.rereadable_file import RereadableFile
 from ..support.shared_function import call_portably
 from .finishing import ValueMaker
 from .series import Series
+from .source import Bytes as Bytes
+from .source import Source as Source
 from .stream_map import Layers, Selection, StreamMap
 from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
+from .updates.base_model import BASE_AND_PARENTS, MISSING, BaseModel, opened_base
 from .walk import Walk
 
 _BYTES_PER_ELEMENT = 8
 """What decoding holds of an element: its integer and its value."""
-
-Bytes = bytes | bytearray | memoryview
-Source = Bytes | str | os.PathLike[str] | BinaryIO | RereadableFile
-"""What a bitstream is read from."""
 
 
 @contextmanager
@@ -58,14 +56,23 @@ class StreamDecoder:
         self,
         *,
         parents: Sequence[Source] = (),
+        base: Sequence[Source] | BaseModel = (),
         only: str | None = None,
         limits: DecodeLimits | None = None,
         executor: Executor | None = None,
     ) -> None:
-        """Decode `parents`, the earlier streams; the other arguments are those of `decode`."""
+        """Decode `parents`, the earlier streams, or open the base; the other arguments are those of
+        `decode`."""
         self._selection = Selection(only=only)
         self._limits = limits or DecodeLimits()
         self._executor = executor
+        if base and parents:
+            raise InvalidOptions("base", BASE_AND_PARENTS)
+        self._base: BaseModel | None = None
+        if isinstance(base, BaseModel):
+            self._base = base
+        elif base:
+            self._base = opened_base(base, self._limits)
         self.factorizations: Mapping[str, Factorization] = {}
         self.metadata: Mapping[str, str] = {}
         self.series = Series()
@@ -81,6 +88,12 @@ class StreamDecoder:
         is that of one tensor, if the caller keeps none either.
         """
         selection, stream = replace(self._selection, layers=layers), StreamMap()
+        if self._base is not None:
+            model = self._updated(self._base, source)
+            if selection.only is None:
+                self._base.check_digest(model, self._executor)
+            yield from model.tensors(selection, self._executor)
+            return
         units = self._decode(source, selection, stream)
         yield from Walk(stream, selection, ValueMaker()).tensors(units)
 
@@ -90,18 +103,34 @@ class StreamDecoder:
         Reads the headers, and decodes nothing.
         """
         selection, stream = replace(self._selection, layers=layers), StreamMap()
+        if self._base is not None:
+            yield from self._updated(self._base, source).outlines(selection)
+            return
         self.factorizations, self.metadata = stream.factorizations, stream.metadata
         with _opened(source) as data:
             units = self._needed_units(data, selection, stream)
             outlines = (outline_data_unit(parsed) for parsed, _ in units)
             yield from Walk(stream, selection, ValueMaker(outlines=True)).tensors(outlines)
 
+    def _updated(self, base: BaseModel, source: Source) -> BaseModel:
+        """Open an update of the base."""
+        model = base.with_update(source)
+        made = model.composition
+        self.factorizations, self.metadata = made.factorizations, made.metadata
+        return model
+
     def _needed_units(
-        self, data: Any, selection: Selection, stream: StreamMap
+        self, data: Any, selection: Selection, stream: StreamMap, differences: bool = False
     ) -> Iterator[tuple[ParsedUnit, DataUnit]]:
-        """Yield the data units to decode, with their headers; note all units in `stream`."""
+        """Yield the data units to decode, with their headers; note all units in `stream`.
+
+        Raises:
+            WrongBase: the stream is an update of a base, whose `differences` will not do.
+        """
         for parsed in stream.units(data, self._limits):
             record = parsed.record
+            if stream.model_map.base is not None and not differences:
+                raise WrongBase(MISSING)
             if isinstance(record, DataUnit):
                 needed = selection.needs(record, stream)
                 stream.passed.append([] if needed else record.decoded_roles())
@@ -122,7 +151,7 @@ class StreamDecoder:
     ) -> Iterator[list[DecodedTensor]]:
         """Yield the tensors of each data unit that is needed."""
         with _opened(source) as data:
-            units = self._needed_units(data, selection, stream)
+            units = self._needed_units(data, selection, stream, differences=keep_integers)
             if self._executor is not None:
                 yield from self._decode_ahead(units, self._executor, keep_integers)
                 return

@@ -1,0 +1,201 @@
+"""One stream of a base, open: what its headers say, and its tensors, decoded when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import mmap
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..._core import peek_qp_delta
+from ...bitstream import DataUnit, NodeId, ParsedUnit, PayloadType
+from ...bitstream.qp import qp_delta_bits, step_size
+from ...bitstream.unit_layout import Integers, tensor_layouts
+from ...errors import BitstreamError, naming
+from ...factorization.base_entry import BaseEntry
+from ...options import DecodeLimits
+from ...support.mapped_file import mapped
+from ...support.rereadable_file import RereadableFile
+from ..finishing import ValueMaker
+from ..lazy_tensors import LazyMaker, LazyTensor
+from ..series import Series
+from ..source import Bytes, Source
+from ..stream_map import Layers, Selection, StreamMap
+from ..unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
+from ..walk import Walk
+
+_AT_ONCE = 1 << 20  # bytes that are read of a pipe
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTensor:
+    """A tensor of an open stream.
+
+    Attributes:
+        outline: its name, role, shape and element type; its values are zeros.
+        lazy: decodes it.
+    """
+
+    outline: DecodedTensor
+    lazy: LazyTensor
+
+
+class OpenStream:
+    """A stream whose headers were read.
+
+    Attributes:
+        name: what errors call it.
+        digest: SHA-256 of all of its bytes, in hexadecimal digits.
+        stream: its model map, and its weights in factors.
+        units: all of its units.
+    """
+
+    def __init__(self, source: Source, limits: DecodeLimits, series: Series) -> None:
+        """Read the headers of `source`; `series`: the streams before it.
+
+        Raises:
+            BitstreamError: they are damaged, or ask for what is not supported or allowed.
+            OSError: the source cannot be read.
+        """
+        self.name = _name(source)
+        self.stream = StreamMap()
+        self._series = series
+        self._last = threading.local()  # the unit that each thread decoded last, and its tensors
+        with naming(self.name, BitstreamError):
+            data = _data(source)
+            self.digest = hashlib.sha256(data).hexdigest()
+            self.units: list[ParsedUnit] = list(self.stream.units(data, limits))
+        self._units = {name: unit for unit, names in self.data_units() for name in names}
+
+    @property
+    def base(self) -> BaseEntry | None:
+        """What it is an update of, if it is one."""
+        return self.stream.model_map.base
+
+    def data_units(self) -> Iterator[tuple[ParsedUnit, list[str]]]:
+        """Yield the data units, and the names of what each decodes to."""
+        for unit in self.units:
+            if isinstance(unit.record, DataUnit):
+                yield unit, [name for name, _ in unit.record.decoded_roles()]
+
+    def tensors(self, layers: Layers) -> Iterator[StreamTensor]:
+        """Yield what the stream decodes to by itself; of an update, the differences."""
+        selection = Selection(layers)
+        data_units = [unit for unit, _ in self.data_units()]
+        outlines = map(outline_data_unit, data_units)
+        maker = _UnitTensors(self)
+        walks = (
+            Walk(self.stream, selection, ValueMaker(outlines=True)).tensors(outlines),
+            Walk(self.stream, selection, maker).tensors(maker.coded(data_units)),
+        )
+        yield from map(StreamTensor, *walks)
+
+    def decoded(self, unit: ParsedUnit) -> list[DecodedTensor]:
+        """Decode a unit; each thread keeps what it decoded last.
+
+        Raises:
+            BitstreamError: it is damaged.
+        """
+        if getattr(self._last, "unit", None) is not unit:
+            with naming(self.name, BitstreamError):
+                self._last.tensors = decode_data_unit(unit, self._series)
+            self._last.unit = unit
+        tensors: list[DecodedTensor] = self._last.tensors
+        return tensors
+
+    def integers(self, names: Iterable[str]) -> dict[str, tuple[Integers | None, NodeId | None]]:
+        """Return the integers of those tensors that the stream has, and their units' identities."""
+        found: dict[str, tuple[Integers | None, NodeId | None]] = {}
+        for name in names:
+            if name in self._units and name not in found:
+                for tensor in self.decoded(self._units[name]):
+                    if tensor.name == name and tensor.role != "dense":
+                        found[name] = tensor.integers, tensor.node_id
+        return found
+
+    @cached_property
+    def identities(self) -> Mapping[str, tuple[NodeId | None, int | None]]:
+        """The identity of each coded tensor's unit, and how many integers it has; None: none, but
+        raw floats."""
+        found: dict[str, tuple[NodeId | None, int | None]] = {}
+        for unit, _ in self.data_units():
+            record = _record(unit)
+            is_raw = record.payload_type == PayloadType.RAW_FLOAT
+            for layout in tensor_layouts(record, unit.context):
+                count = None if is_raw else math.prod(layout.shape)
+                found[layout.name] = record.node_id, count
+        return found
+
+    def error_bound(self, name: str) -> float:
+        """Return the most that quantization moves a value of coded tensor `name`, as far as its
+        step tells: half of it, or with dependent quantization all of it; 0 of what is exact."""
+        unit = self._units[name]
+        record = _record(unit)
+        if record.payload_type == PayloadType.FLOAT:
+            density, base_qp = unit.context.quantization or (0, 0)
+            payload = np.frombuffer(unit.payload, np.uint8)
+            qp: int | None = base_qp + peek_qp_delta(payload, qp_delta_bits(density))
+        else:  # in a block each tensor has a qp of its own
+            qp = next(tensor.qp for tensor in self.decoded(unit) if tensor.name == name)
+        return 0.0 if qp is None else error_bound(unit, qp)
+
+
+class _UnitTensors(LazyMaker):
+    """Makes the tensors of an open stream, whose units are decoded once for all of their tensors,
+    while they are read one after the other."""
+
+    def __init__(self, stream: OpenStream) -> None:
+        super().__init__(Series(), None)
+        self._stream = stream
+
+    def decoded(self, unit: ParsedUnit) -> list[DecodedTensor]:
+        return self._stream.decoded(unit)
+
+
+def error_bound(unit: ParsedUnit, qp: int) -> float:
+    """Return the most that the quantizer of a unit moves a value at a qp."""
+    density, _ = unit.context.quantization or (0, 0)
+    try:
+        step = step_size(qp, density)
+    except ValueError:  # decoding refuses it
+        return 0.0
+    return step if _record(unit).dq_flag else step / 2
+
+
+def _record(unit: ParsedUnit) -> DataUnit:
+    if not isinstance(unit.record, DataUnit):
+        raise TypeError(f"{unit.unit.label} is no data unit")
+    return unit.record
+
+
+def _name(source: Source) -> str | None:
+    """Return what errors call a source, if it has a name."""
+    if isinstance(source, Bytes):
+        return None
+    named = source if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
+    return os.fspath(named) if isinstance(named, str | os.PathLike) else None
+
+
+def _data(source: Source) -> Any:
+    """Return the bytes of a source, those of a regular file without a copy."""
+    if isinstance(source, Bytes):
+        return source
+    if isinstance(source, str | os.PathLike):
+        with open(source, "rb") as file:
+            data = mapped(file)
+            return data if isinstance(data, mmap.mmap) else _rest(file)
+    return _rest(source)
+
+
+def _rest(file: BinaryIO | RereadableFile) -> bytes:
+    pieces = []
+    while piece := file.read(_AT_ONCE):
+        pieces.append(piece)
+    return b"".join(pieces)
