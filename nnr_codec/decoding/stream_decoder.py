@@ -47,6 +47,7 @@ class StreamDecoder:
 
     Attributes:
         series: the earlier streams.
+        base: what streams are updates of; None: they stand by themselves.
         factorizations: the weights that come as factors, of the stream whose headers were read
             last, by name.
         metadata: the text entries of the model's file, of that stream.
@@ -68,11 +69,11 @@ class StreamDecoder:
         self._executor = executor
         if base and parents:
             raise InvalidOptions("base", BASE_AND_PARENTS)
-        self._base: BaseModel | None = None
+        self.base: BaseModel | None = None
         if isinstance(base, BaseModel):
-            self._base = base
+            self.base = base
         elif base:
-            self._base = opened_base(base, self._limits)
+            self.base = opened_base(base, self._limits)
         self.factorizations: Mapping[str, Factorization] = {}
         self.metadata: Mapping[str, str] = {}
         self.series = Series()
@@ -88,10 +89,10 @@ class StreamDecoder:
         is that of one tensor, if the caller keeps none either.
         """
         selection, stream = replace(self._selection, layers=layers), StreamMap()
-        if self._base is not None:
-            model = self._updated(self._base, source)
+        if self.base is not None:
+            model = self._updated(self.base, source)
             if selection.only is None:
-                self._base.check_digest(model, self._executor)
+                self.base.check_digest(model, self._executor)
             yield from model.tensors(selection, self._executor)
             return
         units = self._decode(source, selection, stream)
@@ -103,8 +104,8 @@ class StreamDecoder:
         Reads the headers, and decodes nothing.
         """
         selection, stream = replace(self._selection, layers=layers), StreamMap()
-        if self._base is not None:
-            yield from self._updated(self._base, source).outlines(selection)
+        if self.base is not None:
+            yield from self._updated(self.base, source).outlines(selection)
             return
         self.factorizations, self.metadata = stream.factorizations, stream.metadata
         with _opened(source) as data:

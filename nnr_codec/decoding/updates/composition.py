@@ -6,7 +6,7 @@ spec/model_map.md, "Updates of a base", has the definition.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from ...factorization.factorizations import Factorization, factors_of
 from ...factorization.map_checks import MapError, shortened
 from ...model import Array, is_signed_float
 from ..finishing import recomposed
-from .open_stream import OpenStream, StreamTensor
+from .open_stream import OpenStream, QuantizerStep, StreamTensor
 from .sums import check_sum, summed
 
 
@@ -30,14 +30,13 @@ class CodedPiece:
     Attributes:
         shape, dtype: as it comes back.
         read: decodes it.
-        error_bound: the most that quantization moved a value, as far as the steps tell: see
-            :meth:`OpenStream.error_bound`.
+        step: returns the largest step that any part of a sum was quantized with.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[], Array]
-    error_bound: Callable[[], float]
+    step: Callable[[], QuantizerStep]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ class Composition:
             return self.piece(tensor.tied_to)
         if tensor.entry is None:  # it is empty: nothing can be added
             return None
-        return CodedPiece(tensor.shape, tensor.dtype, partial(self.product, name), lambda: 0.0)
+        return CodedPiece(tensor.shape, tensor.dtype, partial(self.product, name), QuantizerStep)
 
     def product(self, name: str) -> Array:
         """Return a weight that is made of factors.
@@ -145,8 +144,9 @@ def composition_of(stream: OpenStream) -> Composition:
 
 def _piece(stream: OpenStream, tensor: StreamTensor) -> CodedPiece:
     values, lazy = tensor.outline.values, tensor.lazy
-    bound = partial(stream.error_bound, lazy.name) if lazy.role != "dense" else lambda: 0.0
-    return CodedPiece(values.shape, values.dtype, lazy.read, bound)
+    is_coded = lazy.role != "dense"
+    step = partial(stream.step, lazy.name) if is_coded else QuantizerStep
+    return CodedPiece(values.shape, values.dtype, lazy.read, step)
 
 
 def updated(base: Composition, update: Composition, entry: BaseEntry) -> Composition:
@@ -207,15 +207,15 @@ class _Merge:
         def read() -> Array:
             return summed(first.read(), own.read(), xor)
 
-        def bound() -> float:
-            return max(first.error_bound(), own.error_bound())
+        def step() -> QuantizerStep:
+            return max(first.step(), own.step())
 
-        return CodedPiece(base.shape, base.dtype, read, bound)
+        return CodedPiece(base.shape, base.dtype, read, step)
 
     def _tensors(self) -> dict[str, ModelTensor]:
         """Return the model's tensors in order."""
         removed = set(self._entry.removed)
-        own = dict(self._own_tensors())
+        own = dict(self._own_tensors(removed))
         for name in removed:
             if name not in self._base.tensors or name in own:
                 raise MapError(f"base: {shortened(name)} is removed, and not there, or coded")
@@ -223,10 +223,14 @@ class _Merge:
         tensors = {**kept, **own}
         return {name: tensors[name] for name in self._entry.model_order(list(tensors))}
 
-    def _own_tensors(self) -> Iterator[tuple[str, ModelTensor]]:
-        """Yield the model's tensors that the update holds; no factors of the base's weights."""
-        for name, tensor in self._update.tensors.items():
-            if name in self._base.tensors or name not in self._base.pieces:
+    def _own_tensors(self, removed: Collection[str]) -> Iterator[tuple[str, ModelTensor]]:
+        """Yield the model's tensors that the update holds; not those that are coded for weights of
+        the base, which are made of them."""
+        own = self._update.tensors
+        stay = self._base.factorizations.keys() - removed - own.keys()
+        factors = {name for weight in stay for name in _factors(self._base.tensors[weight])}
+        for name, tensor in own.items():
+            if name in self._base.tensors or name not in factors:
                 yield name, tensor
 
     def _new_products(self) -> dict[str, Callable[[], Array]]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,13 @@ from ..unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
 from ..walk import Walk
 
 _AT_ONCE = 1 << 20  # bytes that are read of a pipe
+
+
+class QuantizerStep(NamedTuple):
+    """The step of a quantizer, and whether that is dependent (trellis-coded)."""
+
+    size: float = 0.0
+    is_dependent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +140,8 @@ class OpenStream:
                 found[layout.name] = record.node_id, count
         return found
 
-    def error_bound(self, name: str) -> float:
-        """Return the most that quantization moves a value of coded tensor `name`, as far as its
-        step tells: half of it, or with dependent quantization all of it; 0 of what is exact."""
+    def step(self, name: str) -> QuantizerStep:
+        """Return the step that coded tensor `name` was quantized with; 0 if it was not."""
         unit = self._units[name]
         record = _record(unit)
         if record.payload_type == PayloadType.FLOAT:
@@ -144,7 +150,7 @@ class OpenStream:
             qp: int | None = base_qp + peek_qp_delta(payload, qp_delta_bits(density))
         else:  # in a block each tensor has a qp of its own
             qp = next(tensor.qp for tensor in self.decoded(unit) if tensor.name == name)
-        return 0.0 if qp is None else error_bound(unit, qp)
+        return QuantizerStep() if qp is None else _step(unit, qp)
 
 
 class _UnitTensors(LazyMaker):
@@ -159,14 +165,12 @@ class _UnitTensors(LazyMaker):
         return self._stream.decoded(unit)
 
 
-def error_bound(unit: ParsedUnit, qp: int) -> float:
-    """Return the most that the quantizer of a unit moves a value at a qp."""
+def _step(unit: ParsedUnit, qp: int) -> QuantizerStep:
     density, _ = unit.context.quantization or (0, 0)
     try:
-        step = step_size(qp, density)
+        return QuantizerStep(step_size(qp, density), bool(_record(unit).dq_flag))
     except ValueError:  # decoding refuses it
-        return 0.0
-    return step if _record(unit).dq_flag else step / 2
+        return QuantizerStep()
 
 
 def _record(unit: ParsedUnit) -> DataUnit:
