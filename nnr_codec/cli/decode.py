@@ -22,6 +22,7 @@ from ..support.rereadable_file import rereadable
 from . import _common as common
 from . import _files
 from ._streams import standard_input
+from ._updates import add_base, base_files
 from .text import printable
 
 PROGRAM = "nnr-decode"
@@ -56,6 +57,7 @@ def _parser() -> common.Parser:
     parser.add_argument("--only", metavar="GLOB", help="decode only tensors whose names match")
     common.add_layers(parser)
     common.add_parents(parser)
+    add_base(parser, "the input is an update of them, and the output is the whole model")
     parser.add_argument(
         "--verify",
         type=_digest,
@@ -82,12 +84,17 @@ def _decode(given: argparse.Namespace) -> int:
         raise InvalidOptions("--verify", f"needs a file to write, which {output!r} is not")
     check_output(output, overwrite=True, graph=given.graph)
     common.check_output(source, output, overwrite=given.force)
-    _files.refuse_inputs(output, given.parent)
+    base = base_files(given)
+    _files.refuse_inputs(output, [*given.parent, *base])
     start = time.perf_counter()
     state = ModelDigest() if given.verify is not None or given.json else None
     with common.executor(given.threads) as executor:
         decoder = StreamDecoder(
-            parents=given.parent, only=given.only, limits=common.limits(given), executor=executor
+            parents=given.parent,
+            base=base,
+            only=given.only,
+            limits=common.limits(given),
+            executor=executor,
         )
         with (
             common.recognizing_models(source),

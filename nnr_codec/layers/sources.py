@@ -42,6 +42,7 @@ def opened(
     layers: Layers,
     parents: Sequence[Source],
     limits: DecodeLimits | None,
+    base: Sequence[Source] = (),
 ) -> Iterator[TensorSource]:
     """Open a bitstream, or a model file (which is told by its content).
 
@@ -57,7 +58,7 @@ def opened(
             model = stack.enter_context(open_checkpoint(path))
             parameters, metadata = list(model.values()), model.metadata
         else:
-            decoder = StreamDecoder(parents=parents, limits=limits)
+            decoder = StreamDecoder(parents=parents, base=base, limits=limits)
             decoded = DecodedModel(decoder, _stream(source, stack), layers)
             parameters, metadata = decoded.parameters, decoded.metadata
         name = "a bitstream" if path is None else path

@@ -51,14 +51,23 @@ class BaseModel:
     Attributes:
         streams: oldest first.
         composition: the model that they make.
+        before: the model of all streams but the last; None: there is one stream alone.
+        update: what the last one decodes to by itself; None likewise.
     """
 
     def __init__(
-        self, streams: Sequence[OpenStream], composition: Composition, limits: DecodeLimits
+        self,
+        streams: Sequence[OpenStream],
+        composition: Composition,
+        limits: DecodeLimits,
+        before: BaseModel | None = None,
+        update: Composition | None = None,
     ) -> None:
         """Take what was opened: see :func:`opened_base` and :meth:`with_update`."""
         self.streams = tuple(streams)
         self.composition = composition
+        self.before = before
+        self.update = update
         self._limits = limits
         self._kept = _KeptTensors()
 
@@ -81,12 +90,13 @@ class BaseModel:
                 )
                 reason = f"is an update of {other}: of the one with the SHA-256 {entry.stream}"
                 raise WrongBase(reason)
-            made = updated(self._with_kept_pieces(), composition_of(stream), entry)
+            own = composition_of(stream)
+            made = updated(self._with_kept_pieces(), own, entry)
             if made.elements > limits.max_elements:
                 raise LimitExceeded("max_elements", made.elements, limits.max_elements)
         if len(self.streams) == _MOST_STREAMS:
             raise LimitExceeded("streams of a base", _MOST_STREAMS + 1, _MOST_STREAMS)
-        return BaseModel([*self.streams, stream], made, limits)
+        return BaseModel([*self.streams, stream], made, limits, self, own)
 
     def _with_kept_pieces(self) -> Composition:
         pieces = {
