@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -15,9 +16,9 @@ from ...factorization.words import words_of
 from ...model import Array, Parameter
 from ...quantize.distortion import Distortion, weight_error
 
-_MOST_OF_SEARCH, _MEAN_OF_SEARCH = 2.0, 0.3
-"""Of the errors of dependent quantization: their greatest in steps, and their mean square, which is
-0.23 to 0.26 as a rule."""
+_MOST_OF_SEARCH, _MEAN_OF_SEARCH, _SPREAD_OF_SEARCH = 2.0, 0.3, 0.75
+"""Of the errors of dependent quantization, in steps: their greatest; their mean square, which is
+0.23 to 0.26 as a rule; and what that may be more in few values, times the root of their number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +95,8 @@ class FloatDifference(Difference):
         magnitudes = np.abs(difference)
         if self.base_step.is_dependent and step.is_dependent and magnitudes.size:
             energy = float(np.square(magnitudes, dtype=np.float64).mean())
-            if magnitudes.max() <= _MOST_OF_SEARCH * bound and energy <= _MEAN_OF_SEARCH * bound**2:
+            most = (_MEAN_OF_SEARCH + _SPREAD_OF_SEARCH / math.sqrt(difference.size)) * bound**2
+            if energy <= most and magnitudes.max() <= _MOST_OF_SEARCH * bound:
                 return np.zeros_like(difference)
         difference[magnitudes <= bound] = 0
         return difference
