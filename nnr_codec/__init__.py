@@ -26,6 +26,7 @@ from .errors import (
     TruncatedBitstream,
     UnsupportedFeature,
     VerificationMismatch,
+    WrongBase,
 )
 from .options import DecodeLimits, EncodeOptions
 from .stream import NnrStream
@@ -52,6 +53,7 @@ __all__ = [
     "TruncatedBitstream",
     "UnsupportedFeature",
     "VerificationMismatch",
+    "WrongBase",
     "__version__",
     "decode",
     "encode",

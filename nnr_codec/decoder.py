@@ -19,6 +19,7 @@ from .options import DecodeLimits
 def decode(
     source: Source,
     *,
+    base: Sequence[Source] = (),
     parents: Sequence[Source] = (),
     only: str | None = None,
     layers: Layers = "dense",
@@ -32,6 +33,9 @@ def decode(
         source: the bitstream: bytes, a path, a binary file or pipe, or an address: http://…,
             https://…, or what fsspec reads, such as s3://…. Of an address, only what is needed is
             fetched, as far as the table of contents tells (``EncodeOptions(index=True)``).
+        base: of an update that was encoded with a base, the streams of that, oldest first: the
+            result is the whole model. Before anything is returned they are compared with what the
+            update says of them; with `only` by their bytes, else by what they decode to as well.
         parents: the earlier streams of a series of updates, oldest first. They serve the contexts
             alone; the result is the tensors of this stream (of an update: differences).
         only: a glob; tensors whose names do not match are neither decoded nor returned.
@@ -49,12 +53,12 @@ def decode(
 
     Raises:
         BitstreamError: the bitstream is damaged, or asks for what is not supported or allowed.
+        WrongBase: the base is missing, or another one; it is a BitstreamError.
         InvalidOptions: an option has no such value.
         OSError: the file cannot be read, or the address.
     """
-    limits = limits or DecodeLimits()
     decoder = StreamDecoder(
-        parents=parents, only=only, limits=limits, executor=executor, cache=cache
+        parents=parents, base=base, only=only, limits=limits, executor=executor, cache=cache
     )
     return {tensor.name: tensor.values for tensor in decoder.tensors(source, layers)}
 

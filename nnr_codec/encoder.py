@@ -29,6 +29,7 @@ from .encoding.model_encoder import encode_model
 from .encoding.plan import stream_profile
 from .encoding.targets.log import kept_log, search_key
 from .encoding.targets.measures import Evaluate
+from .encoding.updates.update_source import update_options, update_source
 from .errors import InvalidModel, InvalidOptions, NnrWarning, naming
 from .factorization.files import with_weights
 from .factorization.forms import FactoredWeight
@@ -64,6 +65,9 @@ def encode(
     evaluate: Callable[[Any], float] | None = None,
     corrector: Corrector | None = None,
     execution: Sequence[str] | None = None,
+    base: Sequence[Source] = (),
+    base_model: ModelLike | None = None,
+    residual: str | os.PathLike[str] | None = None,
     parents: Sequence[Source] = (),
     overwrite: bool = False,
     resume: str | os.PathLike[str] | None = None,
@@ -103,6 +107,15 @@ def encode(
         execution: for the option `order` "execution": names of tensors in the order of their first
             use, such as :func:`nnr_codec.layers.execution.execution_order` returns; what is not
             there comes last. By default it is traced with the first of the batches.
+        base: the streams that decoders have, oldest first: the stream is an update, which with them
+            decodes to the model. Tensors are coded as differences to what these decode to, where
+            that is smaller; errors and targets are those of the model. A value that the base stands
+            for within its own error is not sent again.
+        base_model: what the base was made of, as `model_or_path`: what did not change since stays
+            as decoders have it.
+        residual: file (.safetensors) of what earlier updates with this base did not carry, which is
+            added to the model; it is replaced by what this one does not carry. The errors of
+            successive models then cancel in the mean, while those of one may be greater.
         parents: the earlier streams of a series, oldest first, for contexts alone: the model
             already is a difference.
         overwrite: replace an existing file.
@@ -126,7 +139,7 @@ def encode(
         InvalidModel: a tensor cannot be coded; the message names it.
         InvalidOptions: an option is out of range, or `out` cannot be written.
         TargetNotReached: no stream meets the target; nothing was written.
-        BitstreamError: a parent is damaged.
+        BitstreamError: a parent, or the base, is damaged.
         VerificationMismatch: `verify` is given, and the stream decodes to something else.
         OSError: a file cannot be read or written.
 
@@ -135,18 +148,28 @@ def encode(
     """
     options = options or EncodeOptions()
     start = time.perf_counter()
+    options = update_options(
+        *(options, base),
+        parents=parents,
+        calibration=calibration,
+        base_model=base_model,
+        residual=residual,
+    )
     if options.order == "execution" and execution is None:
         execution, calibration = _traced(model_or_path, calibration)
     known, measure, corrector = _calibration(
         model_or_path, calibration, options, evaluate, corrector, low_memory
     )
-    series = StreamDecoder(parents=parents, executor=executor).series
+    decoder = StreamDecoder(parents=parents, base=base, executor=executor)
+    series = decoder.series if decoder.base is None else decoder.base.series
     stream_profile(options, series)  # refuses what no model could make right
 
     with (
         _opened_model(model_or_path) as opened,
         naming(opened.source, InvalidModel),
         _output(out, overwrite) as output,
+        nullcontext() if base_model is None else _opened_model(base_model) as old,
+        update_source(decoder.base, old, residual, executor) as update,
     ):
         model, given = with_weights(opened)
         if known is not None:
@@ -159,7 +182,7 @@ def encode(
             factorizations, options = made.factorizations, made.adapted(options)
         factorizations = {**given, **(factorizations or {})}
         model = in_coding_order(model, options.order, execution or ())
-        key = partial(search_key, model, options, factorizations, known, measure)
+        key = partial(search_key, model, options, factorizations, known, measure, update)
         with kept_log(resume if options.target else None, key) as log:
             report = encode_model(
                 model,
@@ -167,7 +190,8 @@ def encode(
                 options,
                 output,
                 series=series,
-                calibration=known,
+                calibration=None if base else known,
+                update=update,
                 evaluate=measure,
                 corrector=corrector,
                 log=log,

@@ -141,6 +141,18 @@ class MissingParent(BitstreamError):
         self.name = name
 
 
+class WrongBase(BitstreamError):
+    """The base of an update is missing, or is not the one that the update was made for.
+
+    Attributes:
+        reason: what is wrong.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 @contextmanager
 def naming(path: str | os.PathLike[str] | None, kind: type[NnrError]) -> Iterator[None]:
     """Let errors of `kind`, and those of the operating system, name the file, if there is one,

@@ -32,8 +32,9 @@ class TensorReport:
         name, shape, dtype: the tensor as it was given.
         kind: "dq" or "uniform"; "step": exact with the standard's elements; "int" or "raw": as it
             is; "grid", "groups", "table", "bits", "halves", "mantissas" or
-            "fields": exact with the model map; of a weight that
-            travels as factors: its form.
+            "fields": exact with the model map; "words" or "xor": exact as integers that are added
+            to the bits of a base's tensor, or say which of them change; of a weight that travels
+            as factors: its form.
         original_bytes: bytes of its values.
         bytes: bytes of its data unit, or units; 0 for a tensor of a block other than its weight.
         qp: quantization parameter, or None.
@@ -49,6 +50,8 @@ class TensorReport:
         step_by: what its qp follows; None: it travels exactly, or as factors.
         feedback: what its errors were fed back by; None: nothing was to be known of it.
         feedback_reason: why it is "none", or not "result"; empty: there is nothing to say.
+        is_difference: whether it is coded as what is added to that of a base; its errors are those
+            against the tensor as it was given nevertheless.
         factors: the reports of the factors that are coded for it (an earlier weight may have coded
             others); bytes are shared out among those of one data unit. The errors are the
             factors'.
@@ -68,6 +71,7 @@ class TensorReport:
     step_by: StepSource | None = None
     feedback: FeedbackSource | None = None
     feedback_reason: str = ""
+    is_difference: bool = False
     factors: tuple[TensorReport, ...] = ()
 
     @property

@@ -20,8 +20,9 @@ from .decoding.stream_decoder import StreamDecoder
 from .decoding.stream_description import describe_stream
 from .decoding.stream_info import StreamInfo
 from .decoding.stream_map import Layers, Selection, StreamMap
+from .decoding.updates.base_model import BASE_AND_PARENTS, MISSING, BaseModel, opened_base
 from .decoding.walk import Walk
-from .errors import BitstreamError, naming
+from .errors import BitstreamError, InvalidOptions, WrongBase, naming
 from .factorization.factorizations import Factorization
 from .options import DecodeLimits
 from .remote.addresses import is_address, local_path
@@ -32,9 +33,10 @@ from .support.mapped_file import mapped
 class NnrStream(Mapping[str, npt.NDArray[Any]]):
     """The tensors of a bitstream by name, in stream order; each access decodes again.
 
-    Only a factor that several weights share is kept, until each of them was read once. The
-    arguments are those of :func:`nnr_codec.decode`; `source` is bytes, a path or an address, of
-    which a tensor is fetched when it is read.
+    Only a factor that several weights share is kept, until each of them was read once, and up to
+    64 MiB of the tensors of a base. The arguments are those of :func:`nnr_codec.decode`; `source`
+    is bytes, a path or an address, of which a tensor is fetched when it is read. A base is compared
+    with what the update says of it by its bytes alone.
 
     Attributes:
         factorizations: the weights that come as factors, by name: their form, shape, and the names
@@ -44,6 +46,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     Raises:
         BitstreamError: the headers are damaged, or ask for what is not supported or allowed; a
             damaged payload shows when its tensor is read.
+        WrongBase: the stream is an update, and its base is missing, or another one.
         OSError: the file cannot be read.
         ValueError: a tensor, `info` or `units` is read after `close`.
     """
@@ -52,12 +55,15 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self,
         source: Bytes | RangeSource | Path,
         *,
+        base: Sequence[Source] = (),
         parents: Sequence[Source] = (),
         layers: Layers = "dense",
         limits: DecodeLimits | None = None,
         executor: Executor | None = None,
         cache: Path | None = None,
     ) -> None:
+        if base and parents:
+            raise InvalidOptions("base", BASE_AND_PARENTS)
         selection, stream = Selection(layers), StreamMap()
         self._closed = False
         self._units: list[ParsedUnit | PassedUnit] = []
@@ -79,12 +85,25 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
             ):
                 self._file = data if isinstance(data, mmap.mmap | RangeSource) else None
                 self._units.extend(_units(stream, data, limits))
+                if base:
+                    update = data if isinstance(data, RangeSource) else source
+                    self._add_to_base(opened_base(base, limits, cache), update, selection)
+                elif stream.model_map.base is not None:
+                    raise WrongBase(MISSING)
         except BaseException:
             self.close()
             raise
-        maker = LazyMaker(series, executor)
-        walk = Walk(stream, selection, maker)
-        self._tensors = {t.name: t for t in walk.tensors(maker.coded(self._units))}
+        if not base:
+            maker = LazyMaker(series, executor)
+            walk = Walk(stream, selection, maker)
+            self._tensors = {t.name: t for t in walk.tensors(maker.coded(self._units))}
+
+    def _add_to_base(self, base: BaseModel, source: Source, selection: Selection) -> None:
+        """Take the tensors that the stream and its base make together."""
+        model = base.with_update(source)
+        self.factorizations = model.composition.factorizations
+        self.metadata = model.composition.metadata
+        self._tensors = model.lazy_tensors(selection)
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         self._check_open()

@@ -22,6 +22,7 @@ from ..report import size_text
 from ..support.digest import ModelDigest
 from . import _common as common
 from . import _files
+from ._updates import add_base, base_files
 from .text import printable
 
 PROGRAM = "nnr-decode"
@@ -57,6 +58,7 @@ def _parser() -> common.Parser:
     parser.add_argument("--only", metavar="GLOB", help="decode only tensors whose names match")
     common.add_layers(parser)
     common.add_parents(parser)
+    add_base(parser, "the input is an update of them, and the output is the whole model")
     parser.add_argument(
         "--verify",
         type=_digest,
@@ -84,12 +86,18 @@ def _decode(given: argparse.Namespace) -> int:
         raise InvalidOptions("--verify", f"needs a file to write, which {output!r} is not")
     check_output(output, overwrite=True, graph=given.graph)
     common.check_output(source, output, overwrite=given.force)
-    _files.refuse_inputs(output, given.parent)
+    base = base_files(given)
+    _files.refuse_inputs(output, [*given.parent, *base])
     start = time.perf_counter()
     state = ModelDigest() if given.verify is not None or given.json else None
     with common.executor(given.threads) as executor:
         decoder = StreamDecoder(
-            parents=given.parent, only=given.only, limits=common.limits(given), executor=executor
+            parents=given.parent,
+            base=base,
+            only=given.only,
+            limits=common.limits(given),
+            executor=executor,
+            cache=given.cache,
         )
         with (
             common.recognizing_models(source),

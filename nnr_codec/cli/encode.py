@@ -29,6 +29,7 @@ from ._targets import (
     warn_of_resumed,
     write_report,
 )
+from ._updates import add_update_options, update_arguments, update_files
 from .text import printable, table
 
 PROGRAM = "nnr-encode"
@@ -86,6 +87,7 @@ def _parser() -> common.Parser:
     )
     add_targets(parser.add_argument_group("targets, of which one may be given"))
     add_options(parser)
+    add_update_options(parser)
     add_decomposition(parser.add_argument_group("decomposition"))
     return parser
 
@@ -126,6 +128,7 @@ def _encode(given: argparse.Namespace) -> int:
             corrector=network.corrections,
             execution=network.execution,
             parents=given.parent,
+            **update_arguments(given),
             overwrite=given.force,
             resume=log_path(given, output, options),
             executor=executor,
@@ -162,7 +165,7 @@ def _output(given: argparse.Namespace) -> str | None:
 def _files_named(given: argparse.Namespace) -> list[str]:
     """Return the files that the command line names beside the model."""
     locations = given.module, given.calibrate, given.evaluate
-    return [*given.parent, *(text.rpartition(":")[0] for text in locations if text)]
+    return [*update_files(given), *(text.rpartition(":")[0] for text in locations if text)]
 
 
 def _expected_work(given: argparse.Namespace, model: Model, options: EncodeOptions) -> float:

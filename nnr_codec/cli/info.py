@@ -14,6 +14,7 @@ from ..decoding.stream_decoder import StreamDecoder
 from ..decoding.stream_description import describe_stream
 from ..decoding.stream_info import StreamInfo, TensorInfo
 from ..decoding.stream_map import StreamMap
+from ..decoding.updates.changes import TensorChange, changes_of
 from ..errors import BitstreamError, InvalidOptions, naming
 from ..options import DecodeLimits
 from ..remote.remote_file import RemoteFile
@@ -23,6 +24,7 @@ from ..support.mapped_file import mapped
 from ..support.rereadable_file import RereadableFile
 from . import _common as common
 from . import _files
+from ._updates import add_base, base_files, changes_text, opened_update
 from .text import printable, table
 
 PROGRAM = "nnr-info"
@@ -49,6 +51,7 @@ def _parser() -> common.Parser:
     common.add_layers(parser)
     common.add_parents(parser)
     common.add_cache(parser)
+    add_base(parser, "shows which tensors the input, an update of them, changes")
     common.add_limits(parser)
     common.add_threads(parser)
     return parser
@@ -65,27 +68,37 @@ def _info(given: argparse.Namespace) -> int:
         raise InvalidOptions("--parent", reason)
     listed: list[dict[str, Any]] = []
     model_digest = None
+    changes: list[TensorChange] = []
     path = _files.stream_file(given.input)
     with common.recognizing_models(path), _files.opened(given, path) as file:
-        if given.digest:
+        if given.digest or given.base:
             with opened_twice(file) as stream:  # of a pipe a copy is kept
                 if isinstance(stream, RemoteFile):
                     stream.expect([(0, stream.size)])
                 info = _described(stream, file.name, limits, listed if given.units else None)
-                if isinstance(stream, RereadableFile):
-                    stream.rewind()
-                model_digest = _digest(given, stream, limits)
+                if given.base:
+                    changes = changes_of(opened_update(given, _from_start(stream), limits))
+                if given.digest:
+                    model_digest = _digest(given, _from_start(stream), limits)
         else:
             info = _described(file, file.name, limits, listed if given.units else None)
     if given.json:
         extra = {"unit_list": listed} if given.units else {}
         digests = {"digest": model_digest} if given.digest else {}
-        common.print_json({"input": given.input, **info.to_json(), **digests, **extra})
+        changed = {"changes": [change._asdict() for change in changes]} if given.base else {}
+        common.print_json({"input": given.input, **info.to_json(), **changed, **digests, **extra})
     elif given.digest:
         print(model_digest)
     else:
-        _print(given, info, listed)
+        _print(given, info, listed, changes)
     return common.DONE
+
+
+def _from_start(stream: RereadableFile | RemoteFile) -> RereadableFile | RemoteFile:
+    """Return a stream that was read, to be read again."""
+    if isinstance(stream, RereadableFile):
+        stream.rewind()
+    return stream
 
 
 def _described(
@@ -111,17 +124,27 @@ def _digest(
     given: argparse.Namespace, source: RereadableFile | RemoteFile, limits: DecodeLimits
 ) -> str:
     with common.executor(given.threads) as executor:
-        decoder = StreamDecoder(parents=given.parent, limits=limits, executor=executor)
+        base = base_files(given)
+        decoder = StreamDecoder(
+            parents=given.parent, base=base, limits=limits, executor=executor, cache=given.cache
+        )
         return digest((t.name, t.values) for t in decoder.tensors(source, given.layers))
 
 
-def _print(given: argparse.Namespace, info: StreamInfo, units: list[dict[str, Any]]) -> None:
+def _print(
+    given: argparse.Namespace,
+    info: StreamInfo,
+    units: list[dict[str, Any]],
+    changes: list[TensorChange],
+) -> None:
     if given.units:
         for unit in units:
             print(f"{unit['unit']}, {unit['bytes']} bytes at {unit['offset']}")
             for element in unit["elements"]:
                 value = printable(_shortened(element["value"]))
                 print(f"    {element['name']:45s} {element['descriptor']:8s} {value}")
+    elif given.base:
+        print(changes_text(changes))
     else:
         rows = [_row(tensor) for tensor in info.tensors]
         print(table(_HEADER, rows + [_extra_row(extra) for extra in info.extras]))
@@ -133,6 +156,7 @@ def _print(given: argparse.Namespace, info: StreamInfo, units: list[dict[str, An
         f"{common.counted(info.elements, 'weight')}, "
         f"{info.original_bytes} -> {info.bytes} bytes ({100 * info.ratio:.2f} %), "
         f"{info.bits_per_weight:.3f} bit/weight, qp density {info.qp_density}"
+        f"{', an update: --base shows what it changes' if info.base and not given.base else ''}"
     )
 
 

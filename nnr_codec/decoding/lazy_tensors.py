@@ -16,7 +16,7 @@ from ..factorization.tensor_rules import TensorRule
 from ..model import Array
 from .finishing import joined, recomposed
 from .series import Series
-from .unit_decoder import decode_data_unit
+from .unit_decoder import DecodedTensor, decode_data_unit
 
 
 class LazyTensor(NamedTuple):
@@ -48,8 +48,11 @@ class LazyMaker:
     def _decode(self, unit: ParsedUnit | PassedUnit, name: str) -> Array:
         if isinstance(unit, PassedUnit):
             unit.expect()
-        decoded = decode_data_unit(header_of(unit), self._series, self._executor)
-        return next(tensor.values for tensor in decoded if tensor.name == name)
+        return next(t.values for t in self.decoded(header_of(unit)) if t.name == name)
+
+    def decoded(self, unit: ParsedUnit) -> list[DecodedTensor]:
+        """Return the tensors of a unit."""
+        return decode_data_unit(unit, self._series, self._executor)
 
     def join(self, tensor: LazyTensor, rule: TensorRule, part: LazyTensor | None) -> LazyTensor:
         """Return a tensor that is joined with its part."""

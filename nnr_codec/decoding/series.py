@@ -60,6 +60,11 @@ class Series:
         part._history = {name: self._history[name] for name in names if name in self._history}
         return part
 
+    def loaded(self, names: Iterable[str]) -> Series:
+        """Return the series of the tensors `names` alone, with their integers in memory, so that
+        other processes can have it."""
+        return self.part(names)
+
     def node_ids(self, names: Iterable[str]) -> dict[str, NodeId]:
         """Return the identities of the next stream's tensors.
 

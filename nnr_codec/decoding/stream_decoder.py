@@ -14,7 +14,7 @@ from ..bitstream import DataUnit, NodeId, ParsedUnit
 from ..bitstream.lazy_bytes import RangeSource
 from ..bitstream.parsed_unit import PassedUnit, tensors_of
 from ..bitstream.unit_layout import Integers
-from ..errors import BitstreamError, naming
+from ..errors import BitstreamError, InvalidOptions, WrongBase, naming
 from ..factorization.factorizations import Factorization
 from ..options import DecodeLimits
 from ..support.ordered_calls import OrderedCalls, has_threads
@@ -25,6 +25,7 @@ from .series import Series
 from .source import Source, may_wait, name_of, opened
 from .stream_map import Layers, Selection, StreamMap
 from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
+from .updates.base_model import BASE_AND_PARENTS, MISSING, BaseModel, opened_base
 from .walk import Walk
 
 _BYTES_PER_ELEMENT = 8
@@ -39,6 +40,7 @@ class StreamDecoder:
 
     Attributes:
         series: the earlier streams.
+        base: what streams are updates of; None: they stand by themselves.
         factorizations: the weights that come as factors, of the stream whose headers were read
             last, by name.
         metadata: the text entries of the model's file, of that stream.
@@ -48,16 +50,25 @@ class StreamDecoder:
         self,
         *,
         parents: Sequence[Source] = (),
+        base: Sequence[Source] | BaseModel = (),
         only: str | None = None,
         limits: DecodeLimits | None = None,
         executor: Executor | None = None,
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Decode `parents`, the earlier streams; the other arguments are those of `decode`."""
+        """Decode `parents`, the earlier streams, or open the base; the other arguments are those of
+        `decode`."""
         self._selection = Selection(only=only)
         self._limits = limits or DecodeLimits()
         self._executor = executor
         self._cache = cache
+        if base and parents:
+            raise InvalidOptions("base", BASE_AND_PARENTS)
+        self.base: BaseModel | None = None
+        if isinstance(base, BaseModel):
+            self.base = base
+        elif base:
+            self.base = opened_base(base, self._limits, cache)
         self.factorizations: Mapping[str, Factorization] = {}
         self.metadata: Mapping[str, str] = {}
         self.series = Series()
@@ -76,6 +87,12 @@ class StreamDecoder:
         is that of one tensor, if the caller keeps none either.
         """
         selection, stream = replace(self._selection, layers=layers), StreamMap()
+        if self.base is not None:
+            model = self._updated(self.base, source)
+            if selection.only is None:
+                self.base.check_digest(model, self._executor)
+            yield from model.tensors(selection, self._executor)
+            return
         self.factorizations, self.metadata = stream.factorizations, stream.metadata
         units = self._decode(source, selection, stream)
         yield from Walk(stream, selection, ValueMaker()).tensors(units)
@@ -86,6 +103,9 @@ class StreamDecoder:
         Reads the headers, and decodes nothing.
         """
         selection, stream = replace(self._selection, layers=layers), StreamMap()
+        if self.base is not None:
+            yield from self._updated(self.base, source).outlines(selection)
+            return
         self.factorizations, self.metadata = stream.factorizations, stream.metadata
         with (
             naming(name_of(source), BitstreamError),
@@ -94,15 +114,36 @@ class StreamDecoder:
             outlines = (outline_data_unit(parsed) for parsed, _ in units)
             yield from Walk(stream, selection, ValueMaker(outlines=True)).tensors(outlines)
 
+    def _updated(self, base: BaseModel, source: Source) -> BaseModel:
+        """Open an update of the base."""
+        model = base.with_update(source, self._cache)
+        made = model.composition
+        self.factorizations, self.metadata = made.factorizations, made.metadata
+        return model
+
     def _needed_units(
-        self, source: Source, selection: Selection, stream: StreamMap, fetched: bool = False
+        self,
+        source: Source,
+        selection: Selection,
+        stream: StreamMap,
+        *,
+        fetched: bool = False,
+        differences: bool = False,
     ) -> _Units:
         """Yield the data units to decode, with their headers; note all units in `stream`.
 
-        `fetched`: with all their bytes, as the source is closed when there are no more units.
+        Args:
+            source, selection, stream: what of which stream.
+            fetched: with all their bytes, as the source is closed when there are no more units.
+            differences: whether those of an update to a base will do.
+
+        Raises:
+            WrongBase: the stream is an update of a base, and differences will not do.
         """
         with opened(source, self._cache) as data:
             for parsed in self._units(data, selection, stream):
+                if stream.model_map.base is not None and not differences:
+                    raise WrongBase(MISSING)
                 if not (tensors := tensors_of(parsed)):
                     continue
                 is_needed = selection.needs(tensors, stream)
@@ -136,7 +177,9 @@ class StreamDecoder:
     ) -> Iterator[list[DecodedTensor]]:
         """Yield the tensors of each data unit that is needed."""
         with naming(name_of(source), BitstreamError):
-            units = self._needed_units(source, selection, stream, fetched=True)
+            units = self._needed_units(
+                source, selection, stream, fetched=True, differences=keep_integers
+            )
             if self._executor is None:
                 with closing(units):
                     for parsed, _ in units:

@@ -51,6 +51,7 @@ def describe_stream(units: Iterable[ParsedUnit]) -> StreamInfo:
         factorizations=tuple(_factorizations(tensors, stream)),
         extras=tuple(_extras(tensors, stream)),
         metadata=stream.metadata,
+        base=stream.model_map.base.stream if stream.model_map.base is not None else None,
     )
 
 

@@ -101,6 +101,7 @@ class StreamInfo(StreamTotals):
         factorizations: the weights that come as factors, in the order in which they are complete.
         extras: the tensors that have no bytes of their own: empty ones, and ties.
         metadata: the text entries of the model's file.
+        base: of an update of a base, the SHA-256 of the last stream of that; None of other streams.
     """
 
     profile: int
@@ -112,6 +113,7 @@ class StreamInfo(StreamTotals):
     factorizations: tuple[FactorizationInfo, ...] = ()
     extras: tuple[ExtraReport, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    base: str | None = None
 
     @property
     def elements(self) -> int:
@@ -139,6 +141,7 @@ class StreamInfo(StreamTotals):
             "units": self.units,
             **self._totals(),
             "parameters": self.parameters,
+            "base": self.base,
         }
         weights = [{**asdict(w), "elements": w.elements} for w in self.factorizations]
         extras = [asdict(extra) for extra in self.extras]

@@ -39,6 +39,7 @@ from .tensor_quantizer import (
 )
 from .tensor_survey import TensorSurvey
 from .tensor_work import results_of
+from .updates.difference import FloatDifference
 
 _CLEAR = 1.12
 """Ratio of two estimates of bytes beyond which the smaller one is believed."""
@@ -100,9 +101,10 @@ def _candidates(
         own, bound = options.for_tensor(parameter.name), options.allowed_error(parameter.name)
         if TensorPlan(parameter, own, known).without_error().is_exact_in_a_block:
             continue
+        is_difference = isinstance(parameter, FloatDifference)
         candidate = _Candidate(
             *(parameter, own, known, context, bound),
-            may_be_exact=parameter.name not in in_blocks,
+            may_be_exact=parameter.name not in in_blocks and not is_difference,
             is_tiny=parameter.size <= _FEW and is_alone(parameter),
         )
         if candidate.may_be_otherwise:
@@ -151,7 +153,8 @@ class _Candidate:
             return True
         step = nominal_step(self.parameter, self.options)
         # Rates pull values towards zero, by how much nobody knows beforehand.
-        most = LARGEST_ERROR if not self.options.lambda_scale else 1.0
+        has_rates = self.options.lambda_scale or isinstance(self.parameter, FloatDifference)
+        most = 1.0 if has_rates else LARGEST_ERROR
         return most * self.parameter.size * step**2 > self.bound * self.survey.energy
 
     @property

@@ -37,6 +37,8 @@ from .targets.measures import Evaluate, Measures
 from .targets.profiles import DraftEncoder, smaller_profile
 from .targets.search import search
 from .targets.target import Target
+from .updates.residual import write_residual
+from .updates.update_source import UpdateSource
 from .verification import verify_stream
 from .weight_errors import FactoringErrors, factoring_errors, merged_reports
 
@@ -49,6 +51,7 @@ def encode_model(
     *,
     series: Series | None = None,
     calibration: Calibration | None = None,
+    update: UpdateSource | None = None,
     evaluate: Evaluate | None = None,
     corrector: Corrector | None = None,
     log: SearchLog | None = None,
@@ -66,6 +69,7 @@ def encode_model(
         factorizations: the weights that travel as factors, by name.
         output: where the stream goes.
         series: the earlier streams.
+        update: the base, of which `series` are the streams; None: there is none.
         evaluate: of decoded arrays by name, for the targets of divergence and drop.
         corrector: corrects vectors of the stream that is kept; not for the target `max_nmse`, as
             that bounds how far tensors are from those of the model.
@@ -82,7 +86,9 @@ def encode_model(
     if calibration is not None and not earlier.depth:
         model, calibration, folded = _folded(model, calibration, options)
     spill = SpillFile() if low_memory and calibration is not None else None
-    survey = survey_model(model, factorizations, options, executor, calibration, on_stage, spill)
+    survey = survey_model(
+        model, factorizations, options, executor, calibration, on_stage, spill, update
+    )
     given = options
     calibrated = options = allocated(options, survey) if options.allocation else options
     if not earlier.depth:  # differences are of other sizes than the network
@@ -91,7 +97,10 @@ def encode_model(
     log = log or SearchLog()
     with DraftMaker(earlier, explanations, executor, progress, on_stage) as drafts:
         is_corrected = corrector is not None and options.max_nmse is None and not earlier.depth
-        measures = Measures(reference, survey, earlier, evaluate, executor, on_stage, is_corrected)
+        base = None if update is None else update.base
+        measures = Measures(
+            *(reference, survey, earlier, evaluate, executor, on_stage), is_corrected, base
+        )
         target = measures.target(options, log)
         kept, found = _kept(partial(drafts.encode, survey), options, target, log)
         correction = None
@@ -121,8 +130,16 @@ def encode_model(
         if verify:
             tensors = report.tensors
             verify_stream(
-                kept.file, model, tensors, series=earlier, executor=executor, on_stage=on_stage
+                *(kept.file, model, tensors),
+                series=earlier,
+                base=base,
+                executor=executor,
+                on_stage=on_stage,
             )
+            kept.file.seek(0)
+        if update is not None and update.residual_file is not None:
+            updated = update.base.with_update(kept.file)
+            write_residual(update.residual_file, survey.coded, updated)
             kept.file.seek(0)
         shutil.copyfileobj(kept.file, output)
     return report
@@ -194,7 +211,7 @@ def _report(
     order = {parameter.name: index for index, parameter in enumerate(survey.coded)}
     tensors = sorted(kept.tensors, key=lambda report: order[report.name])
     merged = tuple(merged_reports(tensors, survey.factored, errors))
-    extras = {extra.name for extra in survey.model_map.extras}
+    coded = {*order, *survey.factored}
     return EncodeReport(
         merged,
         kept.header_bytes,
@@ -205,7 +222,7 @@ def _report(
         extras=tuple(
             ExtraReport(p.name, p.shape, dtype_name(p.dtype), p.tied_to)
             for p in model.values()
-            if p.name in extras
+            if p.name not in coded
         ),
         notes=(*survey.notes, *kept.notes, *damage_notes(merged, options)),
     )

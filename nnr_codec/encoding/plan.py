@@ -126,7 +126,8 @@ class UnitPlan:
             role: replace(tensor, parameter=tensor.parameter.loaded())
             for role, tensor in self.tensors.items()
         }
-        return replace(self, tensors=tensors)
+        names = chain.from_iterable(tensor.coded_names for tensor in tensors.values())
+        return replace(self, tensors=tensors, series=self.series.loaded(names))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ from .factor_transport import FactorTransport, transport_factors
 from .model_mapping import map_model
 from .tensor_survey import TensorQuestion, TensorSurvey
 from .tensor_work import results_of
+from .updates.update_plan import planned_update
+from .updates.update_source import UpdateSource
 
 _BATCH = 1 << 18
 """Elements that small tensors have together where they are looked at in one call."""
@@ -41,7 +43,8 @@ class ModelSurvey:
     Attributes:
         names: of the model's tensors.
         factored: the weights that travel as factors, by name.
-        coded: the tensors that get data units, in order: factors in place of their weights.
+        coded: the tensors that get data units, in order: factors in place of their weights; in an
+            update some as differences.
         model_map: what decoders need to know, except the order and the meanings of the tensors.
         tensors: what is known of each coded tensor, by name.
         notes: sentences about what of the model's file is not coded.
@@ -63,6 +66,7 @@ def survey_model(
     calibration: Calibration | None = None,
     on_stage: OnStage | None = None,
     spill: SpillFile | None = None,
+    update: UpdateSource | None = None,
 ) -> ModelSurvey:
     """Read each tensor that is coded, and return what is known of it.
 
@@ -74,12 +78,17 @@ def survey_model(
         calibration: moments of the inputs of layers, if they are known.
         on_stage: called when tensors are "surveyed".
         spill: where the feedback of tensors waits; None: in memory.
+        update: what the model is coded as an update of; None: it stands by itself.
 
     Raises:
         InvalidModel: a tensor cannot be coded; the first one in order is named.
     """
     factored = transport_factors(model, factorizations, options)
     coded, model_map = map_model(model.values(), factored)
+    if update is not None:
+        coded, model_map = planned_update(
+            model.names(), coded, model_map, options, update, executor
+        )
     in_blocks = {
         p.name for weight in factored.values() if weight.is_block for p in weight.new_factors
     }

@@ -9,6 +9,7 @@ import numpy as np
 
 from .._core import choose_unary_length
 from ..bitstream import Context, DataFormat, DataUnit, ParameterTypes, PayloadType
+from ..bitstream.unit_layout import Integers
 from ..errors import InvalidModel
 from ..model import Parameter, dtype_name
 from ..options import EncodeOptions
@@ -22,6 +23,7 @@ from .tensor_quantizer import QuantizedFactor, QuantizedTensor, quantize_tensor
 from .tensor_survey import TensorSurvey
 from .tool_search import ToolSearch, skippable_bytes
 from .unit_encoder import encode_data_unit, encode_raw_floats
+from .updates.difference import Difference, WordDifference, reported
 
 _DATA_FORMATS = {
     "int8": DataFormat.INT8,
@@ -105,10 +107,23 @@ class TensorEncoder:
         )
 
     def _encode_integers(self, tensor: TensorPlan) -> EncodedTensors:
-        record = self._record(tensor.parameter, PayloadType.INT)
-        levels = tensor.parameter.read().astype(np.int32).reshape(-1)
+        parameter = tensor.parameter
+        record = self._record(parameter, PayloadType.INT)
+        levels = parameter.read().astype(np.int32).reshape(-1)
+        if isinstance(parameter, WordDifference):
+            return self._encode_words(record, tensor.options, parameter, levels)
         data = self._search.smallest(record, replace(tensor.options, dq=False), levels, 0)
-        return _exactly(tensor.parameter, "int", data)
+        return _exactly(parameter, "int", data)
+
+    def _encode_words(
+        self, record: DataUnit, options: EncodeOptions, parameter: WordDifference, levels: Integers
+    ) -> EncodedTensors:
+        """Encode what is added to the bits of a base's tensor; nothing if that is not needed."""
+        kind = "xor" if parameter.xor else "words"
+        if parameter.may_be_left_out and not levels.any():
+            return _exactly(parameter, kind, b"")
+        data = self._search.smallest(record, replace(options, dq=False), levels, 0)
+        return _exactly(parameter, kind, data)
 
     def _encode_exact(self, tensor: TensorPlan, exact: Representation) -> EncodedTensors:
         parameter = tensor.parameter
@@ -150,7 +165,7 @@ class TensorEncoder:
         """Encode a tensor, or those of a layer as a BLOCK; a tensor exactly if that is smaller."""
         quantized = self._quantized()
         weight = quantized["weight"]
-        data = self._quantized_unit(quantized)
+        data = b"" if _may_be_left_out(weight) else self._quantized_unit(quantized)
         if len(quantized) == 1 and (exact := self._by_step(weight, len(data))) is not None:
             return exact
         unit_bytes = {"weight": len(data)}
@@ -271,6 +286,14 @@ def result_loss(quantized: QuantizedTensor, survey: TensorSurvey) -> float | Non
     return 0.5 * survey.sensitivity * loss
 
 
+def _may_be_left_out(quantized: QuantizedTensor) -> bool:
+    """Whether a tensor is a difference to that of a base, and none is left."""
+    parameter = quantized.parameter
+    if not isinstance(parameter, Difference) or not parameter.may_be_left_out:
+        return False
+    return not quantized.levels.any()
+
+
 def _parameter_types(roles: Container[str]) -> int:
     """Return compressed_parameter_types of a block of tensors of these roles."""
     bits = {"beta": ParameterTypes.BN, "bias": ParameterTypes.BI}
@@ -285,8 +308,10 @@ def _exactly(parameter: Parameter, kind: str, data: bytes, qp: int | None = None
 def _report(
     parameter: Parameter, kind: str, unit_bytes: int, qp: int | None = None
 ) -> TensorReport:
-    name, shape, dtype = parameter.name, parameter.shape, dtype_name(parameter.dtype)
-    return TensorReport(name, shape, dtype, kind, parameter.nbytes, unit_bytes, qp)
+    tensor = reported(parameter)
+    name, shape, dtype = tensor.name, tensor.shape, dtype_name(tensor.dtype)
+    report = TensorReport(name, shape, dtype, kind, tensor.nbytes, unit_bytes, qp)
+    return replace(report, is_difference=isinstance(parameter, Difference))
 
 
 def _quantized_report(

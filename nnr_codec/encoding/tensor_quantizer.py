@@ -14,6 +14,8 @@ import numpy.typing as npt
 from .._core import TensorToEncode, dequantize, largest_magnitude
 from ..bitstream.qp import step_size
 from ..bitstream.unit_layout import Integers
+from ..decoding.updates.open_stream import QuantizerStep
+from ..decoding.updates.sums import summed
 from ..errors import InvalidModel, QuantizationOverflow
 from ..model import Parameter
 from ..options import EncodeOptions
@@ -21,12 +23,16 @@ from ..quantize.distortion import Distortion, distortion
 from ..quantize.feedback import ErrorFeedback
 from ..quantize.quantizer import CodingRates, InputKnowledge, Weights, quantizer_of
 from .unit_encoder import CodedLevels
+from .updates.difference import FloatDifference
 
 LARGEST_ERROR = 0.35
 """Of an element, in squares of the step: a quarter, or with a trellis a little more."""
 
 _CLIPPED_STEPS = (0.5, 1, 2, 4)
 _LEVEL_LIMIT = 2**31 - 8  # of |weight / step|: the integer, and those tried beside it, fit 32 bits
+_DIFFERENCE_LAMBDA_SCALE = 1.0
+"""Of a difference whose options leave it at 0: a bit costs the slope of the error at high rate."""
+
 _FEEDBACK_LIMIT = 2**29  # likewise; the search refuses twice as many
 
 
@@ -73,11 +79,13 @@ class QuantizedFactor:
         shape: its dimensions.
         integers: multiples of the step, in the smallest type that holds them; flat.
         step: the step size.
+        base: what they are added to, if it is a difference.
     """
 
     shape: tuple[int, ...]
     integers: npt.NDArray[np.signedinteger[Any]]
     step: float
+    base: Parameter | None = None
 
     @classmethod
     def of(cls, quantized: QuantizedTensor, profile: int) -> QuantizedFactor:
@@ -89,11 +97,15 @@ class QuantizedFactor:
             if np.iinfo(smaller).min <= low and high <= np.iinfo(smaller).max:
                 integers = integers.astype(smaller)
                 break
-        return cls(shape, integers, step_size(quantized.qp, options.qp_density))
+        parameter = quantized.parameter
+        base = parameter.base.loaded() if isinstance(parameter, FloatDifference) else None
+        return cls(shape, integers, step_size(quantized.qp, options.qp_density), base)
 
-    def read(self) -> npt.NDArray[np.float32]:
+    def read(self) -> npt.NDArray[Any]:
         """Return the decoded values."""
-        return dequantize(self.integers.astype(np.int32, copy=False), self.step).reshape(self.shape)
+        values = dequantize(self.integers.astype(np.int32, copy=False), self.step)
+        values = values.reshape(self.shape)
+        return values if self.base is None else summed(self.base.read(), values)
 
 
 def nominal_qp(parameter: Parameter, options: EncodeOptions) -> int:
@@ -160,12 +172,14 @@ def quantize_tensor(
         QuantizationOverflow: a decoded value would be beyond the tensor's type, and those next to
             it are no better.
     """
-    values = parameter.read()
     qp = nominal_qp(parameter, options)
     if not fits_step(parameter, options, largest):
         reason = f"values as large as {largest:g} are too large for qp {qp}: give it a greater one"
         raise InvalidModel(parameter.name, reason)
     step = step_size(qp, options.qp_density)
+    if isinstance(parameter, FloatDifference):
+        return _quantized_difference(parameter, options, qp, profile)
+    values = parameter.read()
     rates = _rates(parameter.shape, options, profile)
     if feeds_nothing_back(parameter, options, largest):
         feedback = None
@@ -180,6 +194,28 @@ def quantize_tensor(
             return QuantizedTensor(parameter, options, levels, qp, error)
     reason = f"at qp {qp} some values become too large for {values.dtype}"
     raise QuantizationOverflow(parameter.name, reason)
+
+
+def _quantized_difference(
+    parameter: FloatDifference, options: EncodeOptions, qp: int, profile: int
+) -> QuantizedTensor:
+    """Quantize what is added to a tensor of the base; raises what `quantize_tensor` raises.
+
+    Rates count, as most of its integers are zeros, for which a quantizer that does not know what
+    they cost has no preference.
+    """
+    step = step_size(qp, options.qp_density)
+    values = parameter.beyond(QuantizerStep(step, options.dq)).reshape(-1)
+    scale = options.lambda_scale or _DIFFERENCE_LAMBDA_SCALE
+    rates = replace(_rates(parameter.shape, options, profile), lambda_scale=scale)
+    quantizer = quantizer_of(dependent=options.dq)
+    levels = quantizer.integers(values, step, rates, InputKnowledge())
+    integers = TensorToEncode(rates.syntax(dependent=options.dq), levels).reconstruct()
+    error = parameter.distortion(dequantize(integers, step))
+    if error.overflows:
+        reason = f"at qp {qp} some sums become too large for {parameter.new.dtype}"
+        raise QuantizationOverflow(parameter.name, reason)
+    return QuantizedTensor(parameter, options, levels, qp, error)
 
 
 def _bounds(dtype: np.dtype[Any], step: float) -> Iterator[float]:

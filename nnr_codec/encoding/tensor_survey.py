@@ -23,6 +23,7 @@ from .model_mapping import is_quantized, may_need_representation
 from .representation import Representation
 from .tensor_feedback import chosen_feedback
 from .tensor_quantizer import largest_value, nominal_step, why_unquantizable
+from .updates.difference import FloatDifference, reported
 
 _SAMPLE = 1 << 11
 """Values of a tensor by which its size is estimated."""
@@ -132,8 +133,10 @@ class TensorQuestion:
             if self.must_be_quantized:
                 raise InvalidModel(self.parameter.name, f"holds {reason}")
             return TensorSurvey(exact=self._exact(values), unquantizable=reason)
-        step = exact_step(values, self.options.qp_density)
-        energy = _energy(values)
+        is_difference = isinstance(self.parameter, FloatDifference)
+        # What a step says exactly of a difference makes no exact sum.
+        step = None if is_difference else exact_step(values, self.options.qp_density)
+        energy = _energy(reported(self.parameter).read() if is_difference else values)
         choice = chosen_feedback(self.knowledge, self.parameter.shape)
         sample = sampled(values, _SAMPLE).astype(np.float64) if self.needs_sample else None
         return TensorSurvey(
@@ -155,7 +158,7 @@ class TensorQuestion:
 
     def _may_pay(self, values: npt.NDArray[Any], largest: float, energy: float) -> bool:
         """Whether exact coding may take no more bytes than quantizing, as far as a glance tells."""
-        if self.must_be_quantized or not largest:
+        if self.must_be_quantized or not largest or isinstance(self.parameter, FloatDifference):
             return False
         step = nominal_step(self.parameter, self.options)
         steps = math.sqrt(energy / values.size) / step

@@ -16,6 +16,7 @@ import numpy as np
 from ..decoding.decoded_model import DecodedModel
 from ..decoding.series import Series
 from ..decoding.stream_decoder import StreamDecoder
+from ..decoding.updates.base_model import BaseModel
 from ..errors import BitstreamError, InvalidModel, VerificationMismatch
 from ..factorization.forms import FORMS
 from ..factorization.metadata import carried_metadata
@@ -45,6 +46,7 @@ def verify_stream(
     reports: Iterable[TensorReport],
     *,
     series: Series | None = None,
+    base: BaseModel | None = None,
     executor: Executor | None = None,
     on_stage: OnStage | None = None,
 ) -> None:
@@ -59,6 +61,7 @@ def verify_stream(
         model: what was encoded.
         reports: of the model's tensors.
         series: the earlier streams.
+        base: what the stream is an update of; None: nothing.
         executor: decodes side by side.
         on_stage: called when a tensor is "verified", with the number of its elements.
 
@@ -66,7 +69,7 @@ def verify_stream(
         VerificationMismatch: the stream is damaged, or its tensors are others.
         InvalidModel: a tensor of the model cannot be read.
     """
-    decoder = StreamDecoder(limits=NO_LIMITS, executor=executor)
+    decoder = StreamDecoder(base=base or (), limits=NO_LIMITS, executor=executor)
     decoder.series = series or decoder.series
     source = RereadableFile(stream, None)
     source.name = "the bitstream"

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ..errors import UnsupportedFeature
 from ..model import dtype_of, is_signed_float
+from .base_entry import BaseEntry, parse_base_entry
 from .factor_tracker import users_of
 from .factorizations import Factorization, factors_of, parse_factorization
 from .map_checks import (
@@ -38,7 +39,7 @@ from .unit_index import UnitIndex, parse_unit_index
 
 _KEYS = {
     1: frozenset(["tensors", "extras", "order", "factorizations", "metadata"]),
-    2: frozenset(["index"]),
+    2: frozenset(["base", "index"]),
 }
 """By the version of the map that they came with, the keys behind that of the version."""
 
@@ -85,6 +86,7 @@ class ModelMap:
         order: how the coded tensors are ordered, if not as in the stream.
         factorizations: weights that are made of coded tensors, by name.
         metadata: the text entries of the model's file.
+        base: of an update, what it is added to; None: the stream stands by itself.
         index: the stream's table of contents; None without one.
     """
 
@@ -93,6 +95,7 @@ class ModelMap:
     order: TensorOrder = field(default_factory=TensorOrder)
     factorizations: Mapping[str, Factorization] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    base: BaseEntry | None = None
     index: UnitIndex | None = None
 
     def __bool__(self) -> bool:
@@ -104,7 +107,7 @@ class ModelMap:
     @property
     def version(self) -> int:
         """The least version of the map that can say this."""
-        return 1 if self.index is None else 2
+        return 1 if self.index is None and self.base is None else 2
 
     @cached_property
     def owners(self) -> dict[str, str]:
@@ -157,6 +160,8 @@ class ModelMap:
         for name in self.tensors:
             if name not in names:
                 raise MapError(f"the stream has no tensor {shortened(name)}")
+        if self.base is not None:
+            self.base.check(names, self.owners)
         for part, owner in self.owners.items():
             if positions.get(part, positions[owner]) >= positions[owner]:
                 raise MapError(f"{shortened(part)} does not come before what it is a part of")
@@ -203,6 +208,8 @@ class ModelMap:
             data["factorizations"] = {name: entry.to_json() for name, entry in weights}
         if self.metadata:
             data["metadata"] = dict(self.metadata)
+        if self.base is not None:
+            data["base"] = self.base.to_json()
         if self.index is not None:  # last, where readers expect its text
             data["index"] = self.index.to_text()
         return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
@@ -235,8 +242,9 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
     factored = {n: parse_factorization(n, entry, max_dimensions) for n, entry in weights.items()}
     extra_tensors = tuple(_extra(entry, max_dimensions) for entry in extras)
     metadata = parse_metadata(data.get("metadata", {}))
+    base = parse_base_entry(data["base"]) if "base" in data else None
     index = parse_unit_index(typed(data["index"], str, "index")) if "index" in data else None
-    model_map = ModelMap(rules, extra_tensors, order, factored, metadata, index)
+    model_map = ModelMap(rules, extra_tensors, order, factored, metadata, base, index)
     if len({extra.name for extra in model_map.extras}) != len(model_map.extras):
         raise MapError("two extras have one name")
     model_map.check_parts()

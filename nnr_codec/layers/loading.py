@@ -20,6 +20,7 @@ def load_into(
     layers: Layers = "factorized",
     *,
     strict: bool = True,
+    base: Sequence[Source] = (),
     parents: Sequence[Source] = (),
     limits: DecodeLimits | None = None,
 ) -> nn.Module:
@@ -48,6 +49,7 @@ def load_into(
         strict: refuse tensors that only one of source and module has; else they are named in
             warnings (`NnrWarning`). The counters of batch norm
             (`num_batches_tracked`) may be missing, and of tied tensors all but one.
+        base: of an update, the streams that it was made against, oldest first.
         parents: of a bitstream, the earlier streams of its series, oldest first.
         limits: what the source may ask for; by default ``DecodeLimits()``.
 
@@ -72,7 +74,7 @@ def load_into(
     ['0.reduce.weight', '0.expand.weight', '0.expand.bias']
     """
     Selection(layers)  # checks them
-    with opened(source, layers, parents, limits) as tensors:
+    with opened(source, layers, parents, limits, base) as tensors:
         if isinstance(tensors, TensorSource):
             _load(module, tensors, layers, strict)
         else:

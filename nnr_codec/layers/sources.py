@@ -65,6 +65,7 @@ def opened(
     layers: Layers,
     parents: Sequence[Source],
     limits: DecodeLimits | None,
+    base: Sequence[Source] = (),
 ) -> Iterator[TensorSource | ArrivingTensors]:
     """Open a bitstream, or a model file (which is told by its content).
 
@@ -82,7 +83,7 @@ def opened(
             parameters, metadata = list(model.values()), model.metadata
         else:
             name = os.fspath(name_of(source) or "a bitstream")
-            decoder = StreamDecoder(parents=parents, limits=limits)
+            decoder = StreamDecoder(parents=parents, base=base, limits=limits)
             file = None if is_address(source) else stack.enter_context(_file(source))
             if file is None or not _can_be_read_again(file):
                 tensors = stack.enter_context(closing(decoder.tensors(file or source, layers)))

@@ -178,3 +178,16 @@ def test_loading_keeps_no_factors_of_weights_that_are_formed(
     load_into(Net(), path, layers="dense")
     assert len(alive) > 20
     assert most == 3
+
+
+def test_an_update_is_loaded_with_its_base() -> None:
+    torch.manual_seed(0)
+    old, new = nn.Linear(8, 4), nn.Linear(8, 4)
+    base = nnr_codec.encode(old).data
+    update = nnr_codec.encode(new, base=[base]).data
+    load_into(old, update, base=[base])
+    expected = nnr_codec.decode(update, base=[base])
+    for name, tensor in old.state_dict().items():
+        assert np.array_equal(tensor.numpy(), expected[name])
+    with pytest.raises(nnr_codec.WrongBase):
+        load_into(old, update)

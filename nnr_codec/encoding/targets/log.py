@@ -21,6 +21,7 @@ from ...model import Model
 from ...options import EncodeOptions
 from ...report import Evaluation
 from ...support.digest import ModelDigest
+from ..updates.update_source import UpdateSource
 
 _FORMAT = "nnr_codec search, version 1"
 
@@ -131,6 +132,7 @@ def search_key(
     factorizations: Mapping[str, FactoredWeight],
     calibration: Calibration | None,
     evaluate: Callable[[Any], float] | None,
+    update: UpdateSource | None = None,
 ) -> str:
     """Return 64 hexadecimal digits that stand for what the losses of streams depend on.
 
@@ -155,6 +157,7 @@ def search_key(
     norms = calibration.norms if calibration is not None else ()
     parts = [state.hexdigest(), repr(options.without_target()), str(options.target), repr(norms)]
     parts.append("" if evaluate is None else _fingerprint(evaluate))
+    parts += [] if update is None else [update.fingerprint()]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 

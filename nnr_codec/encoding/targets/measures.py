@@ -11,6 +11,7 @@ from typing import Any
 
 from ...decoding.series import Series
 from ...decoding.stream_decoder import StreamDecoder
+from ...decoding.updates.base_model import BaseModel
 from ...errors import InvalidOptions
 from ...model import Array, Model
 from ...options import EncodeOptions
@@ -48,6 +49,7 @@ class Measures:
         executor: decodes side by side.
         on_stage: called when tensors are "measured".
         is_corrected: whether the stream that is kept may be measured once more, corrected.
+        base: what streams are updates of, if they are.
     """
 
     model: Model
@@ -57,6 +59,7 @@ class Measures:
     executor: Executor | None
     on_stage: OnStage | None
     is_corrected: bool = False
+    base: BaseModel | None = None
 
     def target(self, options: EncodeOptions, log: SearchLog) -> Target | None:
         """Return the target that the options have, with what it measures; None: they have none.
@@ -99,7 +102,8 @@ class Measures:
     def decoded(self, draft: Draft) -> dict[str, Array]:
         """Return what a stream decodes to, by name."""
         draft.file.seek(0)
-        decoder = StreamDecoder(limits=NO_LIMITS, executor=self.executor)
+        base = self.base or ()
+        decoder = StreamDecoder(base=base, limits=NO_LIMITS, executor=self.executor)
         decoder.series = self.series
         return {tensor.name: tensor.values for tensor in decoder.tensors(draft.file)}
 

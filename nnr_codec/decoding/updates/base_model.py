@@ -1,0 +1,298 @@
+"""What decoders have after a stream and its updates: the model that all of them make together."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import NamedTuple
+
+import numpy as np
+
+from ...errors import BitstreamError, LimitExceeded, WrongBase, naming
+from ...factorization.factor_tracker import users_of
+from ...factorization.factorizations import factors_of
+from ...model import Array
+from ...options import DecodeLimits
+from ...support.digest import digest
+from ...support.ordered_calls import has_threads, ordered_results
+from ..lazy_tensors import LazyTensor, SharedFactors
+from ..source import Path, Source
+from ..stream_map import Selection
+from ..unit_decoder import DecodedTensor
+from .composition import Composition, composition_of, updated
+from .open_stream import OpenStream
+from .stream_series import StreamSeries
+
+MISSING = "is an update: name its base, which are the streams before it, oldest first"
+"""Why such a stream cannot be decoded by itself."""
+
+BASE_AND_PARENTS = "is added to the stream, and parents are not: give one of the two"
+"""Why both cannot be given."""
+
+_MOST_STREAMS = 256
+"""Of a base, which are decoded one inside the other."""
+
+_KEPT_BYTES = 1 << 26
+"""Of decoded tensors, which are kept as they may be read again."""
+
+_BYTES_PER_ELEMENT = 12
+"""What decoding holds of an element."""
+
+
+class BaseModel:
+    """Streams, oldest first, each of which is an update of those before it.
+
+    Nothing is decoded before it is read. Of decoded tensors the first 64 MiB are kept.
+
+    Attributes:
+        streams: oldest first.
+        composition: the model that they make.
+        before: the model of all streams but the last; None: there is one stream alone.
+        update: what the last one decodes to by itself; None likewise.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[OpenStream],
+        composition: Composition,
+        limits: DecodeLimits,
+        before: BaseModel | None = None,
+        update: Composition | None = None,
+    ) -> None:
+        """Take what was opened: see :func:`opened_base` and :meth:`with_update`."""
+        self.streams = tuple(streams)
+        self.composition = composition
+        self.before = before
+        self.update = update
+        self._limits = limits
+        self._kept = _KeptTensors()
+
+    def with_update(self, source: Source, cache: Path | None = None) -> BaseModel:
+        """Return the model with one more update, whose headers are read.
+
+        `cache`: of an address, as of :class:`~nnr_codec.remote.remote_file.RemoteFile`.
+
+        Raises:
+            WrongBase: the source is no update, or one of another base.
+            BitstreamError: its headers are damaged, do not fit the base, or ask for too much.
+        """
+        limits = self._limits
+        stream = OpenStream(source, limits, self.series, cache)
+        with naming(stream.name, BitstreamError):
+            entry, last = stream.base, self.streams[-1]
+            if entry is None:
+                raise WrongBase("is no update, but stands by itself: it needs no base")
+            if entry.stream != last.digest:
+                other = (
+                    "another stream" if last.name is None else f"another stream than {last.name}"
+                )
+                reason = f"is an update of {other}: of the one with the SHA-256 {entry.stream}"
+                raise WrongBase(reason)
+            own = composition_of(stream)
+            made = updated(self._with_kept_pieces(), own, entry)
+            if made.elements > limits.max_elements:
+                raise LimitExceeded("max_elements", made.elements, limits.max_elements)
+        if len(self.streams) == _MOST_STREAMS:
+            raise LimitExceeded("streams of a base", _MOST_STREAMS + 1, _MOST_STREAMS)
+        return BaseModel([*self.streams, stream], made, limits, self, own)
+
+    def _with_kept_pieces(self) -> Composition:
+        pieces = {
+            name: replace(piece, read=partial(self._kept.get, name, piece.read))
+            for name, piece in self.composition.pieces.items()
+        }
+        return replace(self.composition, pieces=pieces)
+
+    @cached_property
+    def series(self) -> StreamSeries:
+        """The streams as the earlier ones of a series."""
+        return StreamSeries(self.streams)
+
+    def read(self, name: str) -> Array:
+        """Return what is there under the name of a tensor, or of a factor; not to be changed.
+
+        Raises:
+            BitstreamError: a stream is damaged.
+            KeyError: there is nothing.
+        """
+        piece = self.composition.piece(name)
+        if piece is not None:
+            return self._kept.get(name, piece.read)
+        tensor = self.composition.tensors[name]
+        return np.zeros(tensor.shape, tensor.dtype)
+
+    def digest(self, executor: Executor | None = None) -> str:
+        """Return the digest of the model, the whole of which is decoded."""
+        tensors = self.tensors(Selection(), executor, keep=True)
+        return digest((tensor.name, tensor.values) for tensor in tensors)
+
+    def check_digest(self, update: BaseModel, executor: Executor | None = None) -> None:
+        """Decode this model, and compare it with what an update of it expects.
+
+        Raises:
+            WrongBase: it is another one.
+            BitstreamError: it is damaged.
+        """
+        entry = update.streams[-1].base
+        found = self.digest(executor)
+        if entry is None or entry.digest != found:
+            expected = None if entry is None else entry.digest
+            with naming(update.streams[-1].name, BitstreamError):
+                raise WrongBase(f"expects a base with the digest {expected}; this one's is {found}")
+
+    def outlines(self, selection: Selection) -> Iterator[DecodedTensor]:
+        """Yield what `tensors` would, but with zeros that take no memory as values."""
+        for place in self._places(selection):
+            zeros = np.broadcast_to(np.zeros((), place.dtype), place.shape)
+            yield DecodedTensor(place.name, place.role, zeros, tied_to=place.tied_to)
+
+    def tensors(
+        self, selection: Selection, executor: Executor | None = None, keep: bool = False
+    ) -> Iterator[DecodedTensor]:
+        """Yield the tensors that are selected, in the order of the model.
+
+        Args:
+            selection: which, and whether weights come as factors.
+            executor: if its workers are threads, they decode tensors ahead.
+            keep: whether tensors will be read again, and not be changed by the caller.
+
+        Raises:
+            BitstreamError: a stream is damaged.
+        """
+        places = self._places(selection)
+        names = {place.name for place in places}
+        ties = Counter(place.tied_to for place in places if place.tied_to in names)
+        firsts: dict[str, Array] = {}
+        lazy = self.lazy_tensors(selection, keep)
+        calls = (
+            (_BYTES_PER_ELEMENT * place.elements, partial(_itself, lazy[place.name]))
+            for place in places
+            if place.tied_to not in names
+        )
+        threads = executor if has_threads(executor) else None
+        results = ordered_results(threads, _read, calls)
+        for place in places:
+            if place.tied_to in firsts:
+                values = firsts[place.tied_to]
+                ties[place.tied_to] -= 1
+                if not ties[place.tied_to]:
+                    del firsts[place.tied_to]
+            else:
+                values = next(results)
+            if ties[place.name]:
+                firsts[place.name] = values
+            yield DecodedTensor(place.name, place.role, values, tied_to=place.tied_to)
+            del values
+
+    def lazy_tensors(self, selection: Selection, keep: bool = False) -> dict[str, LazyTensor]:
+        """Return what decodes each tensor that is selected, by name, in the order of the model;
+        arguments as of `tensors`."""
+        read = self.read if keep else self._read_anew
+        shared, weights = SharedFactors(), self.composition.factorizations
+        found = {}
+        for place in self._places(selection):
+            weight = place.tied_to or place.name
+            read_it: Callable[[], Array] = partial(read, place.name)
+            if weight in weights and weight not in self.composition.products:
+                names = weights[weight].factors
+                factors = [LazyTensor(name, "weight", partial(read, name)) for name in names]
+                shared.add_weight(weight, factors)
+                read_it = partial(shared.form, weight, weights[weight], factors)
+            found[place.name] = LazyTensor(place.name, place.role, read_it)
+        return found
+
+    def _read_anew(self, name: str) -> Array:
+        """Return what `read` does, as an array of the caller's own."""
+        piece = self.composition.piece(name)
+        values = self.read(name) if piece is None else piece.read()
+        return values if values.flags.writeable else values.copy()
+
+    def _places(self, selection: Selection) -> list[_Place]:
+        """Return the tensors that are selected: weights, or the factors in their places."""
+        made = self.composition
+        users = users_of(factors_of(made.factorizations))
+        places: dict[str, _Place] = {}
+        for name, tensor in made.tensors.items():
+            if tensor.entry is None or selection.layers == "dense":
+                if selection.matches(name):
+                    role = "weight" if tensor.role == "coded" else tensor.role
+                    places[name] = _Place(name, role, tensor.shape, tensor.dtype, tensor.tied_to)
+                continue
+            for factor in tensor.entry.factors:
+                if any(map(selection.matches, [factor, *users[factor]])):
+                    piece = made.pieces[factor]
+                    places.setdefault(factor, _Place(factor, "weight", piece.shape, piece.dtype))
+        return list(places.values())
+
+
+class _Place(NamedTuple):
+    """A tensor that is handed out."""
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    tied_to: str | None = None
+
+    @property
+    def elements(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+class _KeptTensors:
+    """Keeps decoded tensors, up to so many bytes together."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Array] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, name: str, read: Callable[[], Array]) -> Array:
+        """Return a tensor, which is not to be changed; `read` decodes it, unless it is here."""
+        values = self._values.get(name)
+        if values is None:
+            values = read()
+            with self._lock:
+                if name not in self._values and self._bytes + values.nbytes <= _KEPT_BYTES:
+                    values.setflags(write=False)
+                    self._values[name] = values
+                    self._bytes += values.nbytes
+        return values
+
+
+def _itself(tensor: LazyTensor) -> LazyTensor:
+    return tensor
+
+
+def _read(tensor: LazyTensor) -> Array:
+    return tensor.read()
+
+
+def opened_base(
+    sources: Sequence[Source], limits: DecodeLimits | None = None, cache: Path | None = None
+) -> BaseModel:
+    """Open the streams of a base, of which headers are read, and compared with each other.
+
+    Args:
+        sources: oldest first, one or more; files are to stay as they are while they are read.
+        limits: what each may ask for; by default ``DecodeLimits()``.
+        cache: of addresses, as of :class:`~nnr_codec.remote.remote_file.RemoteFile`.
+
+    Raises:
+        WrongBase: the first is an update itself, or another one is none of those before it.
+        BitstreamError: headers are damaged, or ask for what is not allowed.
+        OSError: a source cannot be read.
+    """
+    limits = limits or DecodeLimits()
+    first = OpenStream(sources[0], limits, StreamSeries([]), cache)
+    if first.base is not None:
+        with naming(first.name, BitstreamError):
+            raise WrongBase("is an update itself: name the streams before it, oldest first")
+    made = BaseModel([first], composition_of(first), limits)
+    for source in sources[1:]:
+        made = made.with_update(source, cache)
+    return made
