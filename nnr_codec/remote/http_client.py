@@ -60,7 +60,7 @@ class HttpClient:
     def open_if_changed(self, version: Version, stop: int) -> Body | None:
         """Ask for the file if it changed; see :class:`.client.Client`."""
         if is_strong(version.etag):
-            part = f"bytes=0-{max(stop, 1) - 1}"
+            part = f"bytes=0-{stop - 1}"
             response = self._response({"If-None-Match": version.etag, "Range": part})
             if response.status == 304:
                 response.close()

@@ -21,7 +21,8 @@ class RemoteFile(io.RawIOBase):
 
     What has come is kept in a local file until `close`, and is not asked for again. Requests are
     repeated until five in a row bring no new byte. `ensure`, `view` and `expect` may be called by
-    several threads; reading forward has one position, as in any file.
+    several threads, of which one at a time waits for the server; what is there needs no waiting.
+    Reading forward has one position, as in any file.
 
     Attributes:
         name: the address for messages, without user, password and query.

@@ -7,7 +7,9 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
+from threading import Semaphore
 from time import sleep, time
+from typing import Any
 
 import pytest
 from remote_support import (
@@ -23,6 +25,7 @@ from remote_support import (
 
 from nnr_codec.remote import http_client
 from nnr_codec.remote.http_client import HttpClient
+from nnr_codec.remote.local_copy import LocalCopy
 from nnr_codec.remote.remote_file import RemoteFile
 
 FIRST = 16384
@@ -209,14 +212,25 @@ def test_after_an_error_reading_can_go_on(server: FileServer) -> None:
         assert file.read() == server.data
 
 
-def test_waiting_threads_do_not_try_again(server: FileServer) -> None:
-    busy = Answer(status=503)
+def test_waiting_threads_do_not_try_again(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived = Semaphore(0)
+    first_gap = LocalCopy.first_gap
+
+    def counted(copy: LocalCopy, start: int, stop: int) -> Any:
+        arrived.release()
+        return first_gap(copy, start, stop)
+
     with RemoteFile(server.address) as file, ThreadPoolExecutor(8) as pool:
+        server.behave = lambda number, request: Answer(status=503)
+        monkeypatch.setattr(LocalCopy, "first_gap", counted)
         with file._lock:
             starts = range(100_000, 900_000, 100_000)
             calls = [pool.submit(file.ensure, start, start + 1) for start in starts]
-            server.behave = lambda number, request: busy
-            sleep(0.05)  # so that all wait
+            for _ in calls:
+                arrived.acquire()
+            sleep(0.02)  # from there to the lock
         for call in calls:
             with pytest.raises(OSError, match="tried 5 times") as caught:
                 call.result()
