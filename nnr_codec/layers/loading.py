@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from torch import nn
@@ -22,6 +23,7 @@ def load_into(
     strict: bool = True,
     parents: Sequence[Source] = (),
     limits: DecodeLimits | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> nn.Module:
     """Load tensors into a module, and with factors replace its layers in place.
 
@@ -50,6 +52,7 @@ def load_into(
             (`num_batches_tracked`) may be missing, and of tied tensors all but one.
         parents: of a bitstream, the earlier streams of its series, oldest first.
         limits: what the source may ask for; by default ``DecodeLimits()``.
+        cache: of an address, as of :func:`nnr_codec.decode`.
 
     Returns:
         The module.
@@ -72,7 +75,7 @@ def load_into(
     ['0.reduce.weight', '0.expand.weight', '0.expand.bias']
     """
     Selection(layers)  # checks them
-    with opened(source, layers, parents, limits) as tensors:
+    with opened(source, layers, parents, limits, cache) as tensors:
         if isinstance(tensors, TensorSource):
             _load(module, tensors, layers, strict)
         else:
