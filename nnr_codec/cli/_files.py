@@ -10,8 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import BinaryIO
 
-from ..checkpoints.atomic import atomic_output
-from ..checkpoints.folder import STREAM, WEIGHTS, files_beside, weights_left_out
+from ..checkpoints.folder import (
+    STREAM,
+    WEIGHTS,
+    files_to_copy,
+    filled_folder,
+    weights_left_out,
+)
 from ..errors import InvalidModel, InvalidOptions
 from ..remote.addresses import is_address, local_path
 from ..remote.remote_file import RemoteFile
@@ -140,35 +145,11 @@ def around(source: str, output: str | None, *, overwrite: bool) -> AbstractConte
     """
     if output is None or not is_folder(output):
         return nullcontext()
-    return _folder(source, output, overwrite)
-
-
-@contextmanager
-def _folder(source: str, output: str, overwrite: bool) -> Iterator[None]:
-    if os.path.isdir(output) and os.path.samefile(source, output):
-        raise InvalidOptions("output", f"{output!r} is the input")
-    inside = os.path.relpath(os.path.realpath(output), os.path.realpath(source))
-    names = [name for name in files_beside(source) if not name.startswith(inside + os.sep)]
-    for name in names:
-        if not overwrite and os.path.lexists(os.path.join(output, name)):
-            path = os.path.join(output, name)
+    names = files_to_copy(source, output)
+    for path in (os.path.join(output, name) for name in names):
+        if not overwrite and os.path.lexists(path):
             raise InvalidOptions("output", f"{path!r} exists already; -f overwrites it")
-    is_new = not os.path.isdir(output)
-    try:
-        os.makedirs(output, exist_ok=True)
-        yield
-        for name in names:
-            target = os.path.join(output, name)
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            with (
-                open(os.path.join(source, name), "rb") as file,
-                atomic_output(target, overwrite=overwrite) as copy,
-            ):
-                shutil.copyfileobj(file, copy)
-    except BaseException:
-        if is_new:
-            shutil.rmtree(output, ignore_errors=True)
-        raise
+    return filled_folder(source, output, names, overwrite=overwrite)
 
 
 def left_out_notes(source: str, output: str | None, used: Iterable[str]) -> tuple[str, ...]:

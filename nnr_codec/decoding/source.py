@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from ..bitstream.lazy_bytes import RangeSource
 from ..remote.addresses import is_address, local_path, printable_address
@@ -20,6 +20,10 @@ Path = str | os.PathLike[str]
 
 Source = Bytes | Path | BinaryIO | RereadableFile | RangeSource
 """What a bitstream is read from: also whatever gives ranges of its bytes."""
+
+
+_MOST_BUFFERED = 1 << 24
+"""Bytes that a file may have in its buffer: many times as many as files have."""
 
 
 @contextmanager
@@ -55,6 +59,30 @@ def opened_twice(
     else:
         with rereadable(local_path(source)) as file:
             yield file
+
+
+class _WithoutBuffer:
+    """A buffered file, read without its buffer, whose lock would be held while waiting for more.
+
+    A program that ends while a thread holds the lock of standard input is aborted by Python.
+    """
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        """Take what is in the buffer; of an empty one, wait for the first bytes."""
+        self._raw = file.raw
+        self._first = memoryview(file.read1(_MOST_BUFFERED))
+
+    def read(self, size: int) -> bytes:
+        """Return some bytes, `size` at the most; none at the end."""
+        if not self._first:
+            return self._raw.read(size) or b""
+        piece, self._first = self._first[:size], self._first[size:]
+        return bytes(piece)
+
+
+def for_thread(source: Source) -> Source:
+    """Return a source that a thread may wait for, whatever the program does meanwhile."""
+    return cast(Source, _WithoutBuffer(source)) if isinstance(source, io.BufferedReader) else source
 
 
 def name_of(source: Source) -> Path | None:

@@ -22,7 +22,7 @@ from ..support.read_ahead import read_ahead
 from ..support.shared_function import call_portably
 from .finishing import ValueMaker
 from .series import Series
-from .source import Source, may_wait, name_of, opened
+from .source import Source, for_thread, may_wait, name_of, opened
 from .stream_map import Layers, Selection, StreamMap
 from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
 from .updates.base_model import BASE_AND_PARENTS, MISSING, BaseModel, opened_base
@@ -177,6 +177,8 @@ class StreamDecoder:
     ) -> Iterator[list[DecodedTensor]]:
         """Yield the tensors of each data unit that is needed."""
         with naming(name_of(source), BitstreamError):
+            is_slow = self._executor is not None and may_wait(source)
+            source = for_thread(source) if is_slow else source
             units = self._needed_units(
                 source, selection, stream, fetched=True, differences=keep_integers
             )
@@ -185,7 +187,7 @@ class StreamDecoder:
                     for parsed, _ in units:
                         yield decode_data_unit(parsed, self.series, keep_integers=keep_integers)
                 return
-            with read_ahead(units, may_wait(source)) as (arriving, has_next):
+            with read_ahead(units, is_slow) as (arriving, has_next):
                 yield from self._decode_ahead(arriving, has_next, self._executor, keep_integers)
 
     def _decode_ahead(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from torch import nn
@@ -23,6 +24,7 @@ def load_into(
     base: Sequence[Source] = (),
     parents: Sequence[Source] = (),
     limits: DecodeLimits | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> nn.Module:
     """Load tensors into a module, and with factors replace its layers in place.
 
@@ -52,6 +54,7 @@ def load_into(
         base: of an update, the streams that it was made against, oldest first.
         parents: of a bitstream, the earlier streams of its series, oldest first.
         limits: what the source may ask for; by default ``DecodeLimits()``.
+        cache: of an address, as of :func:`nnr_codec.decode`.
 
     Returns:
         The module.
@@ -74,7 +77,7 @@ def load_into(
     ['0.reduce.weight', '0.expand.weight', '0.expand.bias']
     """
     Selection(layers)  # checks them
-    with opened(source, layers, parents, limits, base) as tensors:
+    with opened(source, layers, parents, limits, base, cache) as tensors:
         if isinstance(tensors, TensorSource):
             _load(module, tensors, layers, strict)
         else:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from ..checkpoints import open_checkpoint
 from ..checkpoints.file_format import format_of
 from ..decoding.decoded_model import DecodedModel
-from ..decoding.source import Bytes, Source, name_of
+from ..decoding.source import Bytes, Path, Source, name_of
 from ..decoding.stream_decoder import StreamDecoder
 from ..decoding.stream_map import Layers
 from ..decoding.unit_decoder import DecodedTensor
@@ -24,7 +24,7 @@ from ..options import DecodeLimits
 from ..remote.addresses import is_address, local_path
 from ..support.rereadable_file import RereadableFile
 
-LoadSource = Bytes | str | os.PathLike[str] | BinaryIO
+LoadSource = Bytes | Path | BinaryIO
 """What a module is loaded from."""
 
 
@@ -66,8 +66,9 @@ def opened(
     parents: Sequence[Source],
     limits: DecodeLimits | None,
     base: Sequence[Source] = (),
+    cache: Path | None = None,
 ) -> Iterator[TensorSource | ArrivingTensors]:
-    """Open a bitstream, or a model file (which is told by its content).
+    """Open a bitstream, or a model file (which is told by its content); `cache`: of an address.
 
     Of a stream with `layers` "dense", there are no factors; of a file of factors there are always.
     What can be read once alone, or is at an address, gives tensors as they arrive.
@@ -83,7 +84,7 @@ def opened(
             parameters, metadata = list(model.values()), model.metadata
         else:
             name = os.fspath(name_of(source) or "a bitstream")
-            decoder = StreamDecoder(parents=parents, base=base, limits=limits)
+            decoder = StreamDecoder(parents=parents, base=base, limits=limits, cache=cache)
             file = None if is_address(source) else stack.enter_context(_file(source))
             if file is None or not _can_be_read_again(file):
                 tensors = stack.enter_context(closing(decoder.tensors(file or source, layers)))

@@ -19,7 +19,7 @@ FLOORS = [
     ["__main__"],
     ["cli"],
     ["experiments"],
-    ["torch", "asynchronous"],
+    ["torch", "asynchronous", "hub"],
     ["encoder", "decoder", "stream"],  # the front doors
     ["training"],
     ["decompose"],

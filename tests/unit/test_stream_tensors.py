@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -157,6 +159,32 @@ def test_closing_does_not_wait_for_the_source(pipe: tuple[BinaryIO, BinaryIO]) -
     assert len(reading_threads()) == 1  # it waits for the pipe
     sink.close()
     await_no_reading_threads()
+
+
+def test_what_a_pipe_has_in_its_buffer_is_not_lost(pipe: tuple[BinaryIO, BinaryIO]) -> None:
+    source, sink = pipe
+    sink.write(b"a line\n" + stream())
+    assert source.readline() == b"a line\n"  # and some of the stream is in the buffer
+    sink.close()
+    with ThreadPoolExecutor(2) as pool:
+        assert [name for name, _ in nnr_codec.stream_tensors(source, executor=pool)] == NAMES
+
+
+def test_a_program_can_end_while_standard_input_is_waited_for(tmp_path: Path) -> None:
+    program = (
+        "import sys, concurrent.futures, nnr_codec\n"
+        "with concurrent.futures.ThreadPoolExecutor(2) as pool:\n"
+        "    print(next(nnr_codec.stream_tensors(sys.stdin.buffer, executor=pool))[0])\n"
+    )
+    command = [sys.executable, "-c", program]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=tmp_path) as process:
+        assert process.stdin is not None
+        process.stdin.write(stream()[: unit_ends()[0] + 1])
+        process.stdin.flush()  # and the pipe stays open
+        assert process.wait(LONG) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == b"0.weight\n"
 
 
 def test_no_more_is_read_ahead_than_a_few_items() -> None:

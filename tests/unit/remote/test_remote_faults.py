@@ -156,7 +156,9 @@ def test_server_says_how_long_to_wait(server: FileServer, waits: list[float]) ->
     assert waits == [7]
 
 
-@pytest.mark.parametrize("when", ["3600", formatdate(time() + 3600, usegmt=True)])
+@pytest.mark.parametrize(
+    "when", ["3600", formatdate(time() + 3600, usegmt=True)], ids=["seconds", "date"]
+)
 def test_server_asks_to_wait_too_long(server: FileServer, when: str, waits: list[float]) -> None:
     server.behave = lambda number, request: Answer(status=503, headers={"Retry-After": when})
     reason = refusal(server)

@@ -165,3 +165,17 @@ class TestFaults:
             for read in (nnr_codec.decode, lambda address: dict(nnr_codec.open(address))):
                 with pytest.raises(nnr_codec.TruncatedBitstream):
                     read(server.address)
+
+
+class TestLoading:
+    def test_into_a_module_as_it_arrives(self, stream_server: FileServer, tmp_path: Path) -> None:
+        torch = pytest.importorskip("torch", reason="needs the extra torch")
+        from nnr_codec.layers import load_into
+
+        layers = {str(number): torch.nn.Linear(192, 192) for number in range(LAYERS)}
+        module = torch.nn.ModuleDict({"layer": torch.nn.ModuleDict(layers)})
+        load_into(module, stream_server.address, cache=tmp_path)
+        check({name: module.get_parameter(name).detach().numpy() for name in TENSORS})
+        assert stream_server.sent == len(stream_server.data)
+        load_into(module, stream_server.address, cache=tmp_path)
+        assert stream_server.sent == len(stream_server.data)
