@@ -16,9 +16,15 @@ from ...factorization.words import words_of
 from ...model import Array, Parameter
 from ...quantize.distortion import Distortion, weight_error
 
-_MOST_OF_SEARCH, _MEAN_OF_SEARCH, _SPREAD_OF_SEARCH = 2.0, 0.3, 0.75
-"""Of the errors of dependent quantization, in steps: their greatest; their mean square, which is
-0.23 to 0.26 as a rule; and what that may be more in few values, times the root of their number."""
+_MOST_OF_SEARCH = 2.0
+"""The greatest error of dependent quantization, in steps."""
+
+_MEAN_SQUARE, _SPREAD = 0.35, 0.75
+"""Of errors over their usual bound: their mean square, which is a third without a search and about
+a quarter with one; and what it may be more in few values, times the root of their number."""
+
+_FRACTIONS = 2**20
+"""Of a quantum, in which values are summed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,22 +90,30 @@ class FloatDifference(Difference):
         return target
 
     def beyond(self, step: QuantizerStep) -> npt.NDArray[np.float32]:
-        """Return the difference with 0 where it is no more than what quantizing the base, and
-        quantizing with a step, would lose.
+        """Return what is to be quantized of the difference: 0 where it is no more than what
+        quantizing the base, and quantizing with a step, would lose.
 
-        That is half of a step, or with dependent quantization all of it: where its search goes
-        further for some values, the difference as a whole tells that it is its error.
+        Of a matrix, what so falls away of a row is made up for in sum: see `with_row_sums`.
         """
         difference = self.read()
         bound = min(_usual_error(self.base_step), _usual_error(step))
-        magnitudes = np.abs(difference)
-        if self.base_step.is_dependent and step.is_dependent and magnitudes.size:
-            energy = float(np.square(magnitudes, dtype=np.float64).mean())
-            most = (_MEAN_OF_SEARCH + _SPREAD_OF_SEARCH / math.sqrt(difference.size)) * bound**2
-            if energy <= most and magnitudes.max() <= _MOST_OF_SEARCH * bound:
-                return np.zeros_like(difference)
-        difference[magnitudes <= bound] = 0
+        both_search = self.base_step.is_dependent and step.is_dependent and self.old is None
+        if _is_error_alone(difference, bound, both_search):
+            return np.zeros_like(difference)
+        small = np.abs(difference) <= bound
+        moved = self._moved(difference)
+        difference[small] = 0
+        if difference.ndim > 1 and bound:
+            with_row_sums(difference, np.where(small, moved, 0), 2 * bound)
         return difference
+
+    def _moved(self, difference: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return how values moved: from the old ones, if they are known, or from the base's."""
+        if self.old is None:
+            return difference.copy()
+        new, old = (tensor.read().astype(np.float32) for tensor in (self.new, self.old))
+        moved: npt.NDArray[np.float32] = new - old
+        return moved
 
     def decoded(self, difference: npt.NDArray[np.float32]) -> Array:
         """Return what decoders make of a decoded difference, in the shape of the tensor."""
@@ -144,6 +158,51 @@ def word_difference(new: Array, base: Array, xor: bool) -> Integers | None:
             return None
     integers: Integers = signed.astype(np.int32).reshape(new.shape)
     return integers
+
+
+def _is_error_alone(difference: npt.NDArray[np.float32], bound: float, both_search: bool) -> bool:
+    """Whether a difference as a whole may be what quantizing the base lost.
+
+    Such errors go neither way: in sum over a row they grow as the root of its length. The search
+    of dependent quantization goes beyond its usual bound for some of them.
+    """
+    if not difference.size:
+        return True
+    most = _MOST_OF_SEARCH * bound if both_search else bound
+    if float(np.abs(difference).max()) > most:
+        return False
+    rows = difference.reshape(difference.shape[0] if difference.ndim > 1 else difference.size, -1)
+    sums = rows.sum(1, dtype=np.float64) / math.sqrt(rows.shape[1])
+    return all(
+        float(np.square(values, dtype=np.float64).mean())
+        <= (_MEAN_SQUARE + _SPREAD / math.sqrt(values.size)) * bound**2
+        for values in (difference, sums)
+    )
+
+
+def with_row_sums(
+    kept: npt.NDArray[np.float32], dropped: npt.NDArray[np.float32], quantum: float
+) -> None:
+    """Let rows of a difference keep about their sums when small values are dropped.
+
+    Small changes of many weights of a row may go the same way, and then move its output further
+    than all that are kept. So the sum of what is dropped becomes values of one quantum, where the
+    most was dropped.
+
+    Args:
+        kept: the difference, 0 where values are dropped; changed in place.
+        dropped: those values, 0 elsewhere.
+        quantum: the least value that is worth its bits.
+    """
+    rows, lost = kept.reshape(kept.shape[0], -1), dropped.reshape(kept.shape[0], -1)
+    # Of whole numbers the sum is the same in any order.
+    sums = np.rint(lost.astype(np.float64) * (_FRACTIONS / quantum)).astype(np.int64).sum(1)
+    counts = np.rint(sums / _FRACTIONS).astype(np.int64)
+    for row in np.flatnonzero(counts):
+        sign = 1 if counts[row] > 0 else -1
+        order = np.argsort(-sign * lost[row], kind="stable")
+        candidates = order[lost[row, order] * sign > 0]
+        rows[row, candidates[: abs(counts[row])]] = sign * quantum
 
 
 def _usual_error(step: QuantizerStep) -> float:
