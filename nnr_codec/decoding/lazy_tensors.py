@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from ..bitstream import ParsedUnit
 from ..bitstream.parsed_unit import PassedUnit, header_of, tensors_of
+from ..factorization.extras import Extra
 from ..factorization.factorizations import Factorization
-from ..factorization.model_map import Extra
 from ..factorization.tensor_rules import TensorRule
 from ..model import Array
 from .finishing import joined, recomposed

@@ -14,9 +14,9 @@ from ..bitstream import Context, DataUnit, ParsedUnit, PayloadType
 from ..bitstream.lazy_bytes import loaded
 from ..bitstream.qp import qp_delta_bits
 from ..bitstream.unit_layout import TensorLayout, tensor_layouts
+from ..factorization.extras import Extra
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import Factorization, factors_of
-from ..factorization.model_map import Extra
 from ..factorization.tensor_rules import TensorRule
 from ..report import ExtraReport
 from .stream_info import FactorizationInfo, StreamInfo, TensorInfo
