@@ -20,10 +20,10 @@ from .exact import integers_of
 from .plan import TensorPlan, UnitPlan
 from .representation import Representation
 from .tensor_quantizer import QuantizedFactor, QuantizedTensor, quantize_tensor
-from .tensor_survey import TensorSurvey
 from .tool_search import ToolSearch, skippable_bytes
 from .unit_encoder import encode_data_unit, encode_raw_floats
-from .updates.difference import Difference, WordDifference, reported
+from .updates.difference import Difference, WordDifference
+from .weight_errors import quantized_report, tensor_report
 
 _DATA_FORMATS = {
     "int8": DataFormat.INT8,
@@ -170,7 +170,7 @@ class TensorEncoder:
             return exact
         unit_bytes = {"weight": len(data)}
         reports = [
-            _quantized_report(tensor, self._unit.tensors[role].survey, unit_bytes.get(role, 0))
+            quantized_report(tensor, self._unit.tensors[role].survey, unit_bytes.get(role, 0))
             for role, tensor in quantized.items()
         ]
         factors = self._factors(quantized)
@@ -185,7 +185,7 @@ class TensorEncoder:
         coded = self._on_step(weight.parameter, weight.options, step_qp)
         if coded is None or len(coded) > most_bytes:
             return None
-        report = _report(weight.parameter, "step", len(coded), step_qp)
+        report = tensor_report(weight.parameter, "step", len(coded), step_qp)
         report = replace(report, energy=weight.distortion.energy)
         return EncodedTensors(coded, [report], skippable_bytes(weight))
 
@@ -208,7 +208,7 @@ class TensorEncoder:
         data = self._decomposed_unit(name, shape, left, right)
         share = len(data) * left.levels.size // (left.levels.size + right.levels.size)
         reports = [
-            _quantized_report(quantized[role], self._unit.tensors[role].survey, unit_bytes)
+            quantized_report(quantized[role], self._unit.tensors[role].survey, unit_bytes)
             for role, unit_bytes in (("G", share), ("H", len(data) - share))
         ]
         return EncodedTensors(data, reports, factors=self._factors(quantized))
@@ -273,19 +273,6 @@ class TensorEncoder:
         }
 
 
-def result_loss(quantized: QuantizedTensor, survey: TensorSurvey) -> float | None:
-    """Return about what the errors of a tensor add to the divergence of the network's result, by
-    the calibration; None if that does not know."""
-    if survey.sensitivity is None:
-        return None
-    loss, feedback = quantized.distortion.squared_error, survey.read_feedback()
-    if feedback is not None:
-        decoded = quantized.decoded()
-        error = quantized.parameter.read().reshape(-1).astype(np.float32) - decoded
-        loss = feedback.loss(error)
-    return 0.5 * survey.sensitivity * loss
-
-
 def _may_be_left_out(quantized: QuantizedTensor) -> bool:
     """Whether a tensor is a difference to that of a base, and none is left."""
     parameter = quantized.parameter
@@ -302,26 +289,4 @@ def _parameter_types(roles: Container[str]) -> int:
 
 def _exactly(parameter: Parameter, kind: str, data: bytes, qp: int | None = None) -> EncodedTensors:
     """Return the units of a tensor that comes back exactly."""
-    return EncodedTensors(data, [_report(parameter, kind, len(data), qp)])
-
-
-def _report(
-    parameter: Parameter, kind: str, unit_bytes: int, qp: int | None = None
-) -> TensorReport:
-    tensor = reported(parameter)
-    name, shape, dtype = tensor.name, tensor.shape, dtype_name(tensor.dtype)
-    report = TensorReport(name, shape, dtype, kind, tensor.nbytes, unit_bytes, qp)
-    return replace(report, is_difference=isinstance(parameter, Difference))
-
-
-def _quantized_report(
-    quantized: QuantizedTensor, survey: TensorSurvey, unit_bytes: int
-) -> TensorReport:
-    """Report a quantized tensor, to which a unit's bytes are ascribed."""
-    kind = "dq" if quantized.options.dq else "uniform"
-    return replace(
-        _report(quantized.parameter, kind, unit_bytes, quantized.qp),
-        squared_error=quantized.distortion.squared_error,
-        energy=quantized.distortion.energy,
-        result_loss=result_loss(quantized, survey),
-    )
+    return EncodedTensors(data, [tensor_report(parameter, kind, len(data), qp)])

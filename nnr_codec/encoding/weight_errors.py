@@ -1,4 +1,4 @@
-"""Errors of weights that travel as factors: of the dense weights that decoders make of them."""
+"""Reports of coded tensors, and of weights in factors: of the dense weights that decoders make."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ..errors import QuantizationOverflow
 from ..factorization.factor_tracker import FactorTracker
-from ..model import Parameter
+from ..model import Parameter, dtype_name
 from ..quantize.distortion import Distortion, weight_error
 from ..report import TensorReport
 from ..support.blas_threads import on_one_blas_thread
 from ..support.shared_function import call_portably
 from .factor_transport import FactorTransport
-from .tensor_quantizer import QuantizedFactor
+from .tensor_quantizer import QuantizedFactor, QuantizedTensor
+from .tensor_survey import TensorSurvey
 from .tensor_work import results_of
+from .updates.difference import Difference, reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +132,39 @@ def _merged(
         result_loss=sum(losses) if losses and len(losses) == len(factors) else None,
         factors=tuple(factors),
     )
+
+
+def tensor_report(
+    parameter: Parameter, kind: str, unit_bytes: int, qp: int | None = None
+) -> TensorReport:
+    """Report a coded tensor: of a difference the tensor that it makes."""
+    tensor = reported(parameter)
+    name, shape, dtype = tensor.name, tensor.shape, dtype_name(tensor.dtype)
+    report = TensorReport(name, shape, dtype, kind, tensor.nbytes, unit_bytes, qp)
+    return replace(report, is_difference=isinstance(parameter, Difference))
+
+
+def quantized_report(
+    quantized: QuantizedTensor, survey: TensorSurvey, unit_bytes: int
+) -> TensorReport:
+    """Report a quantized tensor, to which a unit's bytes are ascribed."""
+    kind = "dq" if quantized.options.dq else "uniform"
+    return replace(
+        tensor_report(quantized.parameter, kind, unit_bytes, quantized.qp),
+        squared_error=quantized.distortion.squared_error,
+        energy=quantized.distortion.energy,
+        result_loss=result_loss(quantized, survey),
+    )
+
+
+def result_loss(quantized: QuantizedTensor, survey: TensorSurvey) -> float | None:
+    """Return about what the errors of a tensor add to the divergence of the network's result, by
+    the calibration; None if that does not know."""
+    if survey.sensitivity is None:
+        return None
+    loss, feedback = quantized.distortion.squared_error, survey.read_feedback()
+    if feedback is not None:
+        decoded = quantized.decoded()
+        error = quantized.parameter.read().reshape(-1).astype(np.float32) - decoded
+        loss = feedback.loss(error)
+    return 0.5 * survey.sensitivity * loss
