@@ -38,6 +38,7 @@ async def stream_tensors_async(
     limits: DecodeLimits | None = None,
     executor: Executor | None = None,
     cache: str | os.PathLike[str] | None = None,
+    quality: int | None = None,
 ) -> AsyncGenerator[tuple[str, npt.NDArray[Any]], None]:
     """Decode a bitstream tensor by tensor for asyncio, as :func:`nnr_codec.stream_tensors` does.
 
@@ -53,8 +54,8 @@ async def stream_tensors_async(
             (``asyncio.StreamReader``, aiohttp's ``response.content``, files of aiofiles), or an
             asynchronous iterator of bytes (httpx's ``response.aiter_bytes()``); or one of
             :func:`nnr_codec.decode`. It is not closed.
-        parents, only, layers, limits, executor, cache: as of :func:`nnr_codec.stream_tensors`;
-            parents are synchronous sources.
+        parents, only, layers, limits, executor, cache, quality: as of
+            :func:`nnr_codec.stream_tensors`; parents are synchronous sources.
 
     Raises: as :func:`nnr_codec.decode`, and what the source raises.
     """
@@ -65,6 +66,7 @@ async def stream_tensors_async(
     thread = ThreadPoolExecutor(1, "nnr-decode")
 
     options: dict[str, Any] = {"only": only, "limits": limits, "executor": executor, "cache": cache}
+    options["quality"] = quality
 
     def started() -> Any:
         return stream_tensors(readable, parents=parents, layers=layers, **options)

@@ -26,6 +26,7 @@ def decode(
     limits: DecodeLimits | None = None,
     executor: Executor | None = None,
     cache: str | os.PathLike[str] | None = None,
+    quality: int | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Decode a bitstream.
 
@@ -47,6 +48,7 @@ def decode(
             other processes or machines. The result does not depend on it.
         cache: of an address, a folder that keeps what has come for later runs, which go on where
             this one ends. Without it nothing is kept.
+        quality: of a file of quality layers, how many of these to take; None: all that are there.
 
     Returns:
         The tensors by name, in stream order: float32 and int32, unless the stream says otherwise.
@@ -58,7 +60,13 @@ def decode(
         OSError: the file cannot be read, or the address.
     """
     decoder = StreamDecoder(
-        parents=parents, base=base, only=only, limits=limits, executor=executor, cache=cache
+        parents=parents,
+        base=base,
+        only=only,
+        limits=limits,
+        executor=executor,
+        cache=cache,
+        quality=quality,
     )
     return {tensor.name: tensor.values for tensor in decoder.tensors(source, layers)}
 
@@ -72,6 +80,7 @@ def stream_tensors(
     limits: DecodeLimits | None = None,
     executor: Executor | None = None,
     cache: str | os.PathLike[str] | None = None,
+    quality: int | None = None,
 ) -> Generator[tuple[str, npt.NDArray[Any]], None, None]:
     """Decode a bitstream tensor by tensor, each as soon as its part of the source has arrived.
 
@@ -92,7 +101,7 @@ def stream_tensors(
     """
     Selection(layers)  # checks them
     decoder = StreamDecoder(
-        parents=parents, only=only, limits=limits, executor=executor, cache=cache
+        parents=parents, only=only, limits=limits, executor=executor, cache=cache, quality=quality
     )
     return _named(decoder.tensors(source, layers))
 

@@ -157,6 +157,10 @@ def encode(
     )
     if options.order == "execution" and execution is None:
         execution, calibration = _traced(model_or_path, calibration)
+    if options.quality_layers > 1:
+        if base or parents:
+            raise InvalidOptions("quality_layers", "do not go with a base or parents")
+        options = options.for_quality_layers()
     known, measure, corrector = _calibration(
         model_or_path, calibration, options, evaluate, corrector, low_memory
     )

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from typing import Any
 
 import numpy.typing as npt
@@ -17,10 +18,11 @@ from .bitstream.parsed_unit import PassedUnit, header_of
 from .decoding.lazy_tensors import LazyMaker, LazyTensor
 from .decoding.source import Bytes, Path, Source, name_of
 from .decoding.stream_decoder import StreamDecoder
-from .decoding.stream_description import describe_stream
+from .decoding.stream_description import describe_layers, describe_stream
 from .decoding.stream_info import StreamInfo
 from .decoding.stream_map import Layers, Selection, StreamMap
 from .decoding.updates.base_model import BASE_AND_PARENTS, MISSING, BaseModel, opened_base
+from .decoding.updates.quality_layers import LayersFound, without_layers
 from .decoding.walk import Walk
 from .errors import BitstreamError, InvalidOptions, WrongBase, naming
 from .factorization.factorizations import Factorization
@@ -61,12 +63,14 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         limits: DecodeLimits | None = None,
         executor: Executor | None = None,
         cache: Path | None = None,
+        quality: int | None = None,
     ) -> None:
         if base and parents:
             raise InvalidOptions("base", BASE_AND_PARENTS)
         selection, stream = Selection(layers), StreamMap()
         self._closed = False
         self._units: list[ParsedUnit | PassedUnit] = []
+        self._layers: list[list[ParsedUnit]] = []  # units of the streams of several
         self._tensors: dict[str, LazyTensor] = {}
         self.factorizations: Mapping[str, Factorization] = stream.factorizations
         self.metadata: Mapping[str, str] = stream.metadata
@@ -77,6 +81,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self._file: mmap.mmap | RangeSource | None = None
         self._path = None if isinstance(source, Bytes) else name_of(source)
         self._remote = ExitStack()
+        model: BaseModel | None = None
         try:
             with (
                 naming(self._path, BitstreamError),
@@ -84,23 +89,29 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
                 _opened(source, cache, self._remote) as data,
             ):
                 self._file = data if isinstance(data, mmap.mmap | RangeSource) else None
-                self._units.extend(_units(stream, data, limits))
+                units = without_layers(_units(stream, data, limits), data, quality, self._path)
+                try:
+                    self._units.extend(units)
+                except LayersFound as found:
+                    model = opened_base(found.streams, limits)
+                    self._units, self._layers = [], [stream.units for stream in model.streams]
                 if base:
                     update = data if isinstance(data, RangeSource) else source
-                    self._add_to_base(opened_base(base, limits, cache), update, selection)
+                    model = opened_base(base, limits, cache).with_update(update)
+                if model is not None:
+                    self._take(model, selection)
                 elif stream.model_map.base is not None:
                     raise WrongBase(MISSING)
         except BaseException:
             self.close()
             raise
-        if not base:
+        if model is None:
             maker = LazyMaker(series, executor)
             walk = Walk(stream, selection, maker)
             self._tensors = {t.name: t for t in walk.tensors(maker.coded(self._units))}
 
-    def _add_to_base(self, base: BaseModel, source: Source, selection: Selection) -> None:
-        """Take the tensors that the stream and its base make together."""
-        model = base.with_update(source)
+    def _take(self, model: BaseModel, selection: Selection) -> None:
+        """Take the tensors that several streams make together."""
         self.factorizations = model.composition.factorizations
         self.metadata = model.composition.metadata
         self._tensors = model.lazy_tensors(selection)
@@ -122,7 +133,8 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
 
     def info(self) -> StreamInfo:
         """Return what the headers say, without decoding."""
-        return describe_stream(self._headers())
+        headers = self._headers()
+        return describe_layers(self._layers) if self._layers else describe_stream(headers)
 
     def units(self) -> list[ParsedUnit]:
         """Return all units, parsed; those of a file with copies of their bytes."""
@@ -131,7 +143,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     def _headers(self) -> Iterator[ParsedUnit]:
         self._check_open()
         with naming(self._path, BitstreamError), _forgetting():
-            yield from map(header_of, self._units)
+            yield from map(header_of, self._units or chain.from_iterable(self._layers))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -140,7 +152,7 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     def close(self) -> None:
         """Release the file; nothing can be read any more, and the mapping is empty."""
         self._closed = True
-        units, self._units = self._units, []
+        units, self._units, self._layers = self._units, [], []
         self._tensors = {}
         if isinstance(self._file, mmap.mmap):
             with suppress(BufferError):  # a read in another thread still uses it, and closes it

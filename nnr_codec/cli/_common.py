@@ -34,6 +34,7 @@ from ..errors import (
     UnsupportedFeature,
     VerificationMismatch,
 )
+from ..factorization.model_map import MAX_QUALITY_LAYERS
 from ..options import TENSOR_OPTIONS, DecodeLimits
 from ..options.kinds import Kind, whole
 from ._streams import Output, standard_streams
@@ -104,6 +105,16 @@ def add_parents(result: Any) -> None:
         default=[],
         metavar="FILE",
         help="an earlier stream of the series, oldest first (the model is a difference to it)",
+    )
+
+
+def add_quality(result: Parser) -> None:
+    """Add --quality."""
+    result.add_argument(
+        "--quality",
+        type=parser_of(whole(1, MAX_QUALITY_LAYERS), checks=True),
+        metavar="N",
+        help="of a file of quality layers: take the first N (default: all that are there)",
     )
 
 

@@ -65,6 +65,7 @@ def _parser() -> common.Parser:
         metavar="DIGEST",
         help="write nothing unless the decoded model has this digest (nnr-info --digest)",
     )
+    common.add_quality(parser)
     common.add_cache(parser)
     common.add_limits(parser)
     common.add_threads(parser)
@@ -98,6 +99,7 @@ def _decode(given: argparse.Namespace) -> int:
             limits=common.limits(given),
             executor=executor,
             cache=given.cache,
+            quality=given.quality,
         )
         with (
             common.recognizing_models(source),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import stat
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO, cast
 from ..bitstream.lazy_bytes import RangeSource
 from ..remote.addresses import is_address, local_path, printable_address
 from ..remote.remote_file import RemoteFile
+from ..support.mapped_file import mapped
 from ..support.rereadable_file import RereadableFile, rereadable
 
 Bytes = bytes | bytearray | memoryview
@@ -21,6 +23,8 @@ Path = str | os.PathLike[str]
 Source = Bytes | Path | BinaryIO | RereadableFile | RangeSource
 """What a bitstream is read from: also whatever gives ranges of its bytes."""
 
+
+_PIECE_BYTES = 1 << 20  # that are read at once
 
 _MOST_BUFFERED = 1 << 24
 """Bytes that a file may have in its buffer: many times as many as files have."""
@@ -83,6 +87,28 @@ class _WithoutBuffer:
 def for_thread(source: Source) -> Source:
     """Return a source that a thread may wait for, whatever the program does meanwhile."""
     return cast(Source, _WithoutBuffer(source)) if isinstance(source, io.BufferedReader) else source
+
+
+def data_of(source: Source, cache: Path | None) -> Any:
+    """Return all bytes of a source, those of files and addresses without a copy in memory."""
+    if isinstance(source, Bytes):
+        return source
+    if isinstance(source, RangeSource):
+        return source.view(0, source.size)
+    if not isinstance(source, str | os.PathLike):
+        return _rest(source)
+    with opened(source, cache) as file:
+        if isinstance(file, RangeSource):
+            return file.view(0, file.size)
+        data = mapped(file)
+        return data if isinstance(data, mmap.mmap) else _rest(file)
+
+
+def _rest(file: BinaryIO | RereadableFile) -> bytes:
+    pieces = []
+    while piece := file.read(_PIECE_BYTES):
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def name_of(source: Source) -> Path | None:

@@ -26,6 +26,7 @@ from .source import Source, for_thread, may_wait, name_of, opened
 from .stream_map import Layers, Selection, StreamMap
 from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
 from .updates.base_model import BASE_AND_PARENTS, MISSING, BaseModel, opened_base
+from .updates.quality_layers import LayersFound, without_layers
 from .walk import Walk
 
 _BYTES_PER_ELEMENT = 8
@@ -55,6 +56,7 @@ class StreamDecoder:
         limits: DecodeLimits | None = None,
         executor: Executor | None = None,
         cache: str | os.PathLike[str] | None = None,
+        quality: int | None = None,
     ) -> None:
         """Decode `parents`, the earlier streams, or open the base; the other arguments are those of
         `decode`."""
@@ -62,6 +64,7 @@ class StreamDecoder:
         self._limits = limits or DecodeLimits()
         self._executor = executor
         self._cache = cache
+        self._quality = quality
         if base and parents:
             raise InvalidOptions("base", BASE_AND_PARENTS)
         self.base: BaseModel | None = None
@@ -95,7 +98,14 @@ class StreamDecoder:
             return
         self.factorizations, self.metadata = stream.factorizations, stream.metadata
         units = self._decode(source, selection, stream)
-        yield from Walk(stream, selection, ValueMaker()).tensors(units)
+        try:
+            yield from Walk(stream, selection, ValueMaker()).tensors(units)
+            return
+        except LayersFound as found:  # before any tensor
+            streams = found.streams
+        yield from self._known(opened_base(streams, self._limits)).tensors(
+            selection, self._executor
+        )
 
     def outline(self, source: Source, layers: Layers = "dense") -> Iterator[DecodedTensor]:
         """Yield what `tensors` would, but with zeros that take no memory as values.
@@ -107,16 +117,24 @@ class StreamDecoder:
             yield from self._updated(self.base, source).outlines(selection)
             return
         self.factorizations, self.metadata = stream.factorizations, stream.metadata
-        with (
-            naming(name_of(source), BitstreamError),
-            closing(self._needed_units(source, selection, stream)) as units,
-        ):
-            outlines = (outline_data_unit(parsed) for parsed, _ in units)
-            yield from Walk(stream, selection, ValueMaker(outlines=True)).tensors(outlines)
+        try:
+            with (
+                naming(name_of(source), BitstreamError),
+                closing(self._needed_units(source, selection, stream)) as units,
+            ):
+                outlines = (outline_data_unit(parsed) for parsed, _ in units)
+                yield from Walk(stream, selection, ValueMaker(outlines=True)).tensors(outlines)
+            return
+        except LayersFound as found:
+            streams = found.streams
+        yield from self._known(opened_base(streams, self._limits)).outlines(selection)
 
     def _updated(self, base: BaseModel, source: Source) -> BaseModel:
         """Open an update of the base."""
-        model = base.with_update(source, self._cache)
+        return self._known(base.with_update(source, self._cache))
+
+    def _known(self, model: BaseModel) -> BaseModel:
+        """Note what a model of several streams has beside its tensors."""
         made = model.composition
         self.factorizations, self.metadata = made.factorizations, made.metadata
         return model
@@ -138,10 +156,13 @@ class StreamDecoder:
             differences: whether those of an update to a base will do.
 
         Raises:
+            LayersFound: the source has quality layers.
             WrongBase: the stream is an update of a base, and differences will not do.
         """
+        name = name_of(source)
         with opened(source, self._cache) as data:
-            for parsed in self._units(data, selection, stream):
+            units = self._units(data, selection, stream)
+            for parsed in without_layers(units, data, self._quality, name):
                 if stream.model_map.base is not None and not differences:
                     raise WrongBase(MISSING)
                 if not (tensors := tensors_of(parsed)):
@@ -159,18 +180,22 @@ class StreamDecoder:
         """Yield the units, but of ranges without what the table of contents makes unnecessary."""
         if not isinstance(data, RangeSource):
             return stream.units(data, self._limits)
-        if selection.only is None:
+        if selection.only is None and self._quality is None:
             data.expect([(0, data.size)])
         return stream.wanted_units(data, self._limits, partial(selection.needs, stream=stream))
 
     def _states(self, parent: Source) -> dict[str, tuple[Integers | None, NodeId | None]]:
         units = self._decode(parent, Selection(), StreamMap(), keep_integers=True)
-        return {
-            tensor.name: (tensor.integers, tensor.node_id)
-            for unit in units
-            for tensor in unit
-            if tensor.role != "dense"
-        }
+        try:
+            return {
+                tensor.name: (tensor.integers, tensor.node_id)
+                for unit in units
+                for tensor in unit
+                if tensor.role != "dense"
+            }
+        except LayersFound:
+            reason = "has quality layers, which make one model: it can be a base, and no parent"
+            raise InvalidOptions("parents", f"{name_of(parent) or 'a stream'} {reason}") from None
 
     def _decode(
         self, source: Source, selection: Selection, stream: StreamMap, keep_integers: bool = False

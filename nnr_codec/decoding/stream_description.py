@@ -55,6 +55,30 @@ def describe_stream(units: Iterable[ParsedUnit]) -> StreamInfo:
     )
 
 
+def describe_layers(streams: Iterable[Iterable[ParsedUnit]]) -> StreamInfo:
+    """Return what the headers of quality layers say of the model that they make together."""
+    infos = [describe_stream(units) for units in streams]
+    first, *later = infos
+    tensors = {tensor.name: tensor for tensor in first.tensors}
+    for refined in (tensor for info in later for tensor in info.tensors):
+        known = tensors[refined.name]
+        tensors[known.name] = replace(known, bytes=known.bytes + refined.bytes, qp=refined.qp)
+    counted: set[str] = set()
+    weights = []
+    for weight in first.factorizations:
+        new = [tensors[name] for name in weight.factors if name not in counted]
+        counted.update(weight.factors)
+        weights.append(replace(weight, bytes=sum(factor.bytes for factor in new)))
+    return replace(
+        first,
+        units=sum(info.units for info in infos),
+        header_bytes=sum(info.header_bytes for info in infos),
+        tensors=tuple(tensors.values()),
+        factorizations=tuple(weights),
+        quality_layers=tuple(info.bytes for info in infos),
+    )
+
+
 class _Totals:
     """Counts units that go by.
 

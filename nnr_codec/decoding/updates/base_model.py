@@ -20,11 +20,12 @@ from ...options import DecodeLimits
 from ...support.digest import digest
 from ...support.ordered_calls import has_threads, ordered_results
 from ..lazy_tensors import LazyTensor, SharedFactors
-from ..source import Path, Source
+from ..source import Path, Source, data_of, name_of
 from ..stream_map import Selection
 from ..unit_decoder import DecodedTensor
 from .composition import Composition, composition_of, updated
 from .open_stream import OpenStream
+from .quality_layers import Section, layers_of
 from .stream_series import StreamSeries
 
 MISSING = "is an update: name its base, which are the streams before it, oldest first"
@@ -278,7 +279,8 @@ def opened_base(
     """Open the streams of a base, of which headers are read, and compared with each other.
 
     Args:
-        sources: oldest first, one or more; files are to stay as they are while they are read.
+        sources: oldest first, one or more, of which each may have quality layers; files are to stay
+            as they are while they are read.
         limits: what each may ask for; by default ``DecodeLimits()``.
         cache: of addresses, as of :class:`~nnr_codec.remote.remote_file.RemoteFile`.
 
@@ -288,11 +290,20 @@ def opened_base(
         OSError: a source cannot be read.
     """
     limits = limits or DecodeLimits()
-    first = OpenStream(sources[0], limits, StreamSeries([]), cache)
+    sections = [section for source in sources for section in _sections(source, limits, cache)]
+    first = OpenStream(sections[0], limits, StreamSeries([]))
     if first.base is not None:
         with naming(first.name, BitstreamError):
             raise WrongBase("is an update itself: name the streams before it, oldest first")
     made = BaseModel([first], composition_of(first), limits)
-    for source in sources[1:]:
-        made = made.with_update(source, cache)
+    for section in sections[1:]:
+        made = made.with_update(section)
     return made
+
+
+def _sections(source: Source, limits: DecodeLimits, cache: Path | None) -> list[Section]:
+    if isinstance(source, Section):
+        return [source]
+    name = name_of(source)
+    with naming(name, BitstreamError):
+        return layers_of(data_of(source, cache), limits, name)

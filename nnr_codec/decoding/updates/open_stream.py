@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import math
-import mmap
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ..._core import peek_qp_delta
 from ...bitstream import DataUnit, NodeId, ParsedUnit, PayloadType
-from ...bitstream.lazy_bytes import RangeSource, loaded
+from ...bitstream.lazy_bytes import loaded
 from ...bitstream.qp import qp_delta_bits, step_size
 from ...bitstream.unit_layout import Integers, tensor_layouts
 from ...errors import BitstreamError, naming
 from ...factorization.base_entry import BaseEntry
 from ...options import DecodeLimits
-from ...support.mapped_file import mapped
-from ...support.rereadable_file import RereadableFile
 from ..finishing import ValueMaker
 from ..lazy_tensors import LazyMaker, LazyTensor
 from ..series import Series
-from ..source import Bytes, Path, Source, name_of, opened
+from ..source import Path, Source, data_of, name_of
 from ..stream_map import Layers, Selection, StreamMap
 from ..unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
 from ..walk import Walk
-
-_AT_ONCE = 1 << 20  # bytes that are read of a pipe
 
 
 class QuantizerStep(NamedTuple):
@@ -79,7 +74,7 @@ class OpenStream:
         self._series = series
         self._last = threading.local()  # the unit that each thread decoded last, and its tensors
         with naming(self.name, BitstreamError):
-            data = _data(source, cache)
+            data = data_of(source, cache)
             self.digest = hashlib.sha256(data).hexdigest()
             self.units: list[ParsedUnit] = list(self.stream.units(data, limits))
         self._units = {name: unit for unit, names in self.data_units() for name in names}
@@ -180,25 +175,3 @@ def _record(unit: ParsedUnit) -> DataUnit:
     if not isinstance(unit.record, DataUnit):
         raise TypeError(f"{unit.unit.label} is no data unit")
     return unit.record
-
-
-def _data(source: Source, cache: Path | None) -> Any:
-    """Return the bytes of a source, those of files and addresses without a copy in memory."""
-    if isinstance(source, Bytes):
-        return source
-    if isinstance(source, RangeSource):
-        return source.view(0, source.size)
-    if not isinstance(source, str | os.PathLike):
-        return _rest(source)
-    with opened(source, cache) as file:
-        if isinstance(file, RangeSource):
-            return file.view(0, file.size)
-        data = mapped(file)
-        return data if isinstance(data, mmap.mmap) else _rest(file)
-
-
-def _rest(file: BinaryIO | RereadableFile) -> bytes:
-    pieces = []
-    while piece := file.read(_AT_ONCE):
-        pieces.append(piece)
-    return b"".join(pieces)

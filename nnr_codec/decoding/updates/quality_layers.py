@@ -6,16 +6,20 @@ others is an update of those before it. See spec/model_map.md, "Quality layers".
 
 from __future__ import annotations
 
+import itertools
+import os
 import warnings
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
-from ...bitstream import Topology
-from ...bitstream.codes import UnitType
-from ...bitstream.lazy_bytes import RangeSource
-from ...bitstream.stream_parser import StreamParser
-from ...bitstream.units import UnitCutter
+from ...bitstream import ParsedUnit, Topology, parse_units
+from ...bitstream.lazy_bytes import RangeSource, loaded
+from ...bitstream.parsed_unit import PassedUnit, tensors_of
 from ...errors import InvalidBitstream, InvalidOptions, NnrWarning, TruncatedBitstream
 from ...options import DecodeLimits
+from ..source import Path
+
+_AT_ONCE = 1 << 20  # bytes that are read of a pipe
 
 
 class Section:
@@ -62,67 +66,118 @@ class Buffer:
         """Do nothing: all is there."""
 
 
-def layer_sizes(source: RangeSource, limits: DecodeLimits) -> tuple[int, ...]:
-    """Return the bytes of each quality layer, as the head of a bitstream says; none without.
+class LayersFound(Exception):
+    """A bitstream announces quality layers: it is one of several streams of its source.
 
-    Raises:
-        BitstreamError: the head is damaged, or asks for what is not supported or allowed.
+    Attributes:
+        streams: those that make the model, the first one before its updates.
     """
-    parser, cutter = StreamParser(limits), UnitCutter(source, limits)
-    while (unit := cutter.next(parser.check_header)) is not None:
-        if unit.unit_type == UnitType.NNR_NDU:
-            break
-        if isinstance(parser.parse(unit).record, Topology) and parser.context.model_map:
-            return parser.context.model_map.quality_layers
-    return ()
+
+    def __init__(self, streams: list[Section]) -> None:
+        super().__init__(f"{len(streams)} quality layers")
+        self.streams = streams
 
 
-def quality_layers(
-    source: RangeSource,
-    limits: DecodeLimits,
-    quality: int | None = None,
-    name: str | None = None,
-) -> list[Section]:
-    """Return the streams that make a model, the first one before its updates; a single one if the
-    source has no quality layers.
+U = TypeVar("U", ParsedUnit, ParsedUnit | PassedUnit)
+
+
+def without_layers(
+    units: Iterator[U], source: Any, quality: int | None = None, name: Path | None = None
+) -> Iterator[U]:
+    """Yield the units of a source, unless that has quality layers.
 
     Args:
-        source: of which the head is looked at.
-        limits: what each stream may ask for.
+        units: what is parsed of the source, unit by unit.
+        source: bytes, a file that is read as far as `units` are, or a source of ranges.
         quality: how many layers are wanted; None: all.
         name: what errors call the source.
 
     Raises:
-        InvalidOptions: there are not as many layers.
-        BitstreamError: the head is damaged, the first layer is cut, or the source is longer than
-            its layers are.
+        LayersFound: it has some, of which as much is read as is wanted.
+        InvalidOptions: there are not as many.
+        BitstreamError: the first one is cut, or the source is longer than they are.
 
     Warns:
-        NnrWarning: the source ends before the last layer that is wanted does.
+        NnrWarning: the source ends before the last one that is wanted does.
     """
-    sizes = layer_sizes(source, limits)
-    count = len(sizes) or 1
+    text = None if name is None else os.fspath(name)
+    head: bytes | None = b""
+    for parsed in units:
+        if head is not None and isinstance(parsed, ParsedUnit):
+            head += loaded(parsed.unit.data)
+            sizes = _announced(parsed)
+            if sizes:
+                raise LayersFound(_sections(source, head, sizes, quality, text))
+        if head is not None and tensors_of(parsed):
+            _check_quality(quality, 1, text)
+            head = None
+        yield parsed
+
+
+def layers_of(data: Any, limits: DecodeLimits, name: Path | None = None) -> list[Section]:
+    """Return the streams of bytes: one, or its quality layers; raises and warns as
+    `without_layers` does."""
+    buffer = Buffer(data)
+    try:
+        units = without_layers(parse_units(buffer, limits), buffer, name=name)
+        next(unit for unit in units if tensors_of(unit))
+    except LayersFound as found:
+        return found.streams
+    except StopIteration:  # a stream without tensors
+        pass
+    return [Section(buffer, 0, buffer.size, None if name is None else os.fspath(name))]
+
+
+def _announced(parsed: ParsedUnit) -> tuple[int, ...]:
+    model_map = parsed.context.model_map
+    is_map = isinstance(parsed.record, Topology) and model_map is not None
+    return model_map.quality_layers if is_map and model_map is not None else ()
+
+
+def _check_quality(quality: int | None, count: int, name: str | None) -> None:
     if quality is not None and not 1 <= quality <= count:
-        layers = "1 quality layer" if count == 1 else f"{count} quality layers"
+        layers = "no quality layers" if count == 1 else f"{count} quality layers"
         raise InvalidOptions("quality", f"{quality}, but {name or 'the stream'} has {layers}")
-    if not sizes:
-        return [Section(source, 0, source.size, name)]
-    if source.size > sum(sizes):
-        reason = f"{source.size - sum(sizes)} bytes behind the last quality layer"
-        raise InvalidBitstream("bitstream", sum(sizes), reason)
+
+
+def _sections(
+    source: Any, head: bytes, sizes: tuple[int, ...], quality: int | None, name: str | None
+) -> list[Section]:
+    _check_quality(quality, len(sizes), name)
     wanted = sizes[:quality]
-    source.expect([(0, min(sum(wanted), source.size))])
-    ends = [sum(wanted[: index + 1]) for index in range(len(wanted))]
+    data = _gathered(source, head, sum(wanted), is_all=len(wanted) == len(sizes))
+    if data.size > sum(sizes):
+        reason = f"there are more bytes than the {len(sizes)} quality layers have"
+        raise InvalidBitstream("bitstream", sum(sizes), reason)
+    ends = itertools.accumulate(wanted)
     sections = [
-        Section(source, end - size, end, name)
+        Section(data, end - size, end, name)
         for end, size in zip(ends, wanted, strict=True)
-        if end <= source.size
+        if end <= data.size
     ]
     if not sections:
-        reason = f"the first quality layer has {sizes[0]} bytes, of which {source.size} are there"
-        raise TruncatedBitstream("bitstream", source.size, reason)
+        reason = f"the first quality layer has {sizes[0]} bytes, of which {data.size} are there"
+        raise TruncatedBitstream("bitstream", data.size, reason)
     if len(sections) < len(wanted):
-        missing = f"{name or 'the stream'} is cut: its quality layers from number "
-        missing += f"{len(sections) + 1} on, of {count}, are left out"
-        warnings.warn(missing, NnrWarning, stacklevel=4)
+        missing = f"{name or 'the stream'} is cut: quality layers from number {len(sections) + 1} "
+        warnings.warn(f"{missing}on, of {len(sizes)}, are left out", NnrWarning, stacklevel=2)
     return sections
+
+
+def _gathered(source: Any, head: bytes, size: int, is_all: bool) -> Buffer:
+    """Return the first `size` bytes of a source, in memory or mapped; and more, to be refused, if
+    that `is_all` that there should be."""
+    if isinstance(source, RangeSource):
+        end = source.size if is_all else size
+        source.expect([(0, min(end, source.size))])
+        return Buffer(source.view(0, min(end, source.size)))
+    try:
+        data = memoryview(source)
+    except TypeError:
+        pieces = [head]
+        missing = size + is_all - len(head)
+        while missing > 0 and (piece := source.read(min(missing, _AT_ONCE))):
+            pieces.append(piece)
+            missing -= len(piece)
+        return Buffer(b"".join(pieces))
+    return Buffer(data if is_all else data[:size])
