@@ -25,10 +25,11 @@ from .generate import generated_case
 from .generator.feature_cases import Draft, feature_cases
 from .generator.invalid_cases import invalid_cases
 from .generator.limit_cases import issue_cases, limit_cases
+from .generator.update_cases import update_cases
 from .suite.cases import CORPUS, BadCase, CaseFiles, load_case, write_case
 from .suite.decoders import command
 from .suite.educational import described
-from .suite.judging import DISAGREEMENT, FAIL, Decoder, judge
+from .suite.judging import DISAGREEMENT, FAIL, NOT_RUN, Decoder, judge
 
 VECTORS = Path(__file__).parents[1] / "tests" / "golden" / "peer_vectors"
 LARGEST_VECTOR = 6000  # bytes; the larger ones exercise nothing else
@@ -42,7 +43,7 @@ _LONGEST_NOTE = 160  # characters
 def drafts() -> Iterator[Draft]:
     """All cases, with what they expect."""
     valid = (vector_cases, feature_cases, limit_cases, issue_cases, drawn_cases)
-    for source in (*valid, invalid_cases):
+    for source in (*valid, invalid_cases, update_cases):
         for name, files in source():
             yield name, completed(name, files)
 
@@ -53,6 +54,8 @@ def completed(name: str, files: CaseFiles) -> CaseFiles:
     Raises:
         BadCase: the educational decoder does not do what the case expects.
     """
+    if files.base is not None:  # that decoder does not know them
+        return files
     try:
         tensors = described(files.stream, _parents(name, files))
     except ValueError as error:
@@ -104,8 +107,10 @@ def drawn_cases() -> Iterator[Draft]:
 def ask_peer(folder: Path, peer: Decoder) -> tuple[str, str]:
     """Return evidence and note of a case that was written with none."""
     case = load_case(folder)
-    outcome = peer(case.stream, case.parents)
+    outcome = peer(case.stream, case.parents, case.base)
     verdict = judge(case, outcome)
+    if verdict.status == NOT_RUN:
+        return "text", ""
     if verdict.status not in (FAIL, DISAGREEMENT):
         # That it lacks the memory for a bomb says nothing about what others have to bear.
         return ("text", "") if case.error == "limit" else ("peer", "")
@@ -120,8 +125,9 @@ def kept_evidence(folder: Path, files: CaseFiles) -> tuple[str, str]:
         return "text", ""
     parents = [path.read_bytes() for path in case.parents]
     tensors = None if files.error else tuple(files.tensors or ())
-    wanted = (files.stream, _parents(case.name, files), tensors, files.error)
-    same = (case.stream.read_bytes(), parents, case.tensors, case.error) == wanted
+    base = None if case.base is None else [path.read_bytes() for path in case.base]
+    wanted = (files.stream, _parents(case.name, files), files.base, tensors, files.error)
+    same = (case.stream.read_bytes(), parents, base, case.tensors, case.error) == wanted
     return (case.evidence, case.note) if same else ("text", "")
 
 

@@ -2,7 +2,7 @@
 
     python -m conformance.run                                     # nnr_codec itself
     python -m conformance.run --decoder educational
-    python -m conformance.run --decoder 'mydecoder {in} {parents} {out}' --jobs 4
+    python -m conformance.run --decoder 'mydecoder {in} {parents} {out} --base={base}' --jobs 4
 
 Exit codes: 0 the decoder passes, 1 it does not, 2 wrong usage. See conformance/README.md.
 """
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     cases = "folders of cases, or names, categories, globs in the corpus; all of it by default"
     parser.add_argument("cases", nargs="*", metavar="CASE", help=cases)
-    text = "a command with {in}, {out}, {parents}; or nnr_codec (default), educational"
+    text = "a command with {in}, {out}, {parents}, {base}; or nnr_codec (default), educational"
     parser.add_argument("--decoder", default="nnr_codec", metavar="CMD", help=text)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="side by side")
     parser.add_argument(
@@ -124,7 +124,7 @@ def coverage_matrix(cases: Sequence[Case]) -> dict[Item, list[str]]:
     """The names of the cases that exercise each item. Streams that are invalid do not count."""
     matrix: dict[Item, list[str]] = {}
     for case in cases:
-        if case.name.startswith("invalid/"):
+        if case.name.startswith("invalid/") or case.base is not None:
             continue
         parents = [path.read_bytes() for path in case.parents]
         for item in exercised(case.stream.read_bytes(), parents) & universe():

@@ -205,7 +205,7 @@ def encode(
                 verify=verify,
                 low_memory=low_memory,
             )
-        if known is not None:
+        if known is not None and not base:
             report = replace(report, calibrated=known.summary)
         data = output.getvalue() if isinstance(output, io.BytesIO) else None
     for note in report.notes:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy.typing as npt
 
 CORPUS = Path(__file__).parents[1] / "corpus"
-CATEGORIES = ("data", "features", "limits", "issues", "invalid")
-ERRORS = ("invalid", "truncated", "unsupported", "limit", "missing parent")
+CATEGORIES = ("data", "features", "limits", "issues", "invalid", "updates")
+ERRORS = ("invalid", "truncated", "unsupported", "limit", "missing parent", "wrong base")
 EVIDENCE = ("peer", "text")
 
 
@@ -49,6 +49,7 @@ class CaseFiles:
     evidence: str = "text"
     errata: Sequence[str] = ()
     note: str = ""
+    base: Sequence[bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Case:
         name: the category and the name of its folder.
         stream: path of the bitstream.
         parents: paths of the earlier streams of its series, oldest first.
+        base: of an update by the model map, paths of what it is added to, oldest first; None of
+            other streams.
         exercises: what it is there for.
         section: of spec/bitstream.md.
         evidence: "peer" if the reference does what is expected, "text" for our reading alone.
@@ -74,10 +77,16 @@ class Case:
     section: str
     evidence: str
     parents: tuple[Path, ...] = ()
+    base: tuple[Path, ...] | None = None
     tensors: tuple[ExpectedTensor, ...] | None = None
     error: str | None = None
     errata: tuple[str, ...] = ()
     note: str = field(default="", compare=False)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All streams of the case."""
+        return (self.stream, *self.parents, *(self.base or ()))
 
 
 def describe(
@@ -114,6 +123,10 @@ def write_case(folder: Path, case: CaseFiles) -> None:
     texts = ("exercises", "section", "evidence", "errata", "note")
     known = {key: getattr(case, key) for key in texts} | {"parents": parents}
     known = {key: value for key, value in known.items() if value}
+    if case.base is not None:
+        known["base"] = [f"base{number}.nnr" for number in range(len(case.base))]
+        for name, data in zip(known["base"], case.base, strict=True):
+            (folder / name).write_bytes(data)
     if case.error is not None:
         known["error"] = case.error
     else:
@@ -146,6 +159,8 @@ def load_case(folder: Path) -> Case:
     try:
         known = json.loads((folder / "case.json").read_text(encoding="utf-8"))
         known["parents"] = tuple(folder / parent for parent in known.get("parents", ()))
+        if "base" in known:
+            known["base"] = tuple(folder / path for path in known["base"])
         known["errata"] = tuple(known.get("errata", ()))
         if "tensors" in known:
             known["tensors"] = tuple(
@@ -165,7 +180,7 @@ def _check(case: Case) -> None:
         problems.append(f"evidence {case.evidence!r}")
     if (case.tensors is None) == (case.error is None) or case.error not in (None, *ERRORS):
         problems.append("it needs tensors, or an error that is one of: " + ", ".join(ERRORS))
-    problems += [f"no file {p}" for p in (case.stream, *case.parents) if not p.is_file()]
+    problems += [f"no file {p}" for p in case.files if not p.is_file()]
     if problems:
         raise BadCase(f"{case.name}: {'; '.join(problems)}")
 

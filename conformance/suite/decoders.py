@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,27 +35,30 @@ def nnr_codec_decoder() -> Decoder:
     except ImportError as error:
         raise BadCommand(f"nnr_codec is not installed ({error}); --decoder names another") from None
 
-    return _in_process(
-        lambda stream, parents: nnr_codec.decode(stream, parents=parents), nnr_codec.BitstreamError
-    )
+    def decode(stream: Path, parents: Sequence[Path], base: Sequence[Path] | None) -> Tensors:
+        return nnr_codec.decode(stream, parents=parents, base=base or ())
+
+    return _in_process(decode, nnr_codec.BitstreamError)
 
 
 def educational(module: ModuleType | None = None) -> Decoder:
     """spec/educational_decoder.py in this process, or another version of it."""
     decoder = module or educational_decoder()
 
-    def decode(stream: Path, parents: Sequence[Path]) -> Tensors:
+    def decode(stream: Path, parents: Sequence[Path], base: None) -> Tensors:
         return decoder.decode(stream.read_bytes(), [path.read_bytes() for path in parents], True)
 
-    return _in_process(decode, ValueError)
+    return _in_process(decode, ValueError, knows_bases=False)
 
 
 def _in_process(
-    decode: Callable[[Path, Sequence[Path]], Tensors], refusal: type[Exception]
+    decode: Callable[..., Tensors], refusal: type[Exception], knows_bases: bool = True
 ) -> Decoder:
-    def run(stream: Path, parents: Sequence[Path]) -> Outcome:
+    def run(stream: Path, parents: Sequence[Path], base: Sequence[Path] | None = None) -> Outcome:
+        if base is not None and not knows_bases:
+            return Outcome("not run", detail="the decoder does not know the model map")
         try:
-            return Outcome("tensors", decode(stream, parents))
+            return Outcome("tensors", decode(stream, parents, base))
         except Exception as error:
             kind = "refused" if isinstance(error, refusal) else "crash"
             return Outcome(kind, detail=f"{type(error).__name__}: {error}")
@@ -69,7 +72,7 @@ def command(template: str, seconds: float = 60.0) -> Decoder:
     Args:
         template: its command line, with ``{in}``; with ``{out}`` for a path ending in .npz, at
             which it writes a file or a folder; and ``{parents}``: the word that has it is repeated
-            for each parent. Without ``{parents}`` it is not run on updates.
+            for each parent. Without ``{parents}`` it is not run on updates; likewise ``{base}``.
         seconds: time for one stream; then it is ended, with all that it has started.
 
     Raises:
@@ -82,21 +85,28 @@ def command(template: str, seconds: float = 60.0) -> Decoder:
     if "{in}" not in template or "{out}" not in template:
         raise BadCommand(f"{template!r}: it needs {{in}} and {{out}}")
 
-    def run(stream: Path, parents: Sequence[Path]) -> Outcome:
-        if parents and "{parents}" not in template:
-            return Outcome("not run", detail="the command takes no {parents}")
+    def run(stream: Path, parents: Sequence[Path], base: Sequence[Path] | None = None) -> Outcome:
+        for word, paths in (("{parents}", parents), ("{base}", None if base is None else [stream])):
+            if paths and word not in template:
+                return Outcome("not run", detail=f"the command takes no {word}")
         with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
             out = Path(folder, "out.npz")
-            return _run(_filled(words, stream, parents, out), out, seconds)
+            files = {"{parents}": parents, "{base}": base or ()}
+            return _run(_filled(words, stream, files, out), out, seconds)
 
     return run
 
 
-def _filled(words: Sequence[str], stream: Path, parents: Sequence[Path], out: Path) -> list[str]:
+def _filled(
+    words: Sequence[str], stream: Path, files: Mapping[str, Sequence[Path]], out: Path
+) -> list[str]:
     filled = []
     for word in words:
-        texts = [word.replace("{parents}", str(p.resolve())) for p in parents]
-        for text in texts if "{parents}" in word else [word]:
+        texts = [word]
+        for place, paths in files.items():
+            if place in word:
+                texts = [word.replace(place, str(path.resolve())) for path in paths]
+        for text in texts:
             filled.append(text.replace("{in}", str(stream.resolve())).replace("{out}", str(out)))
     return filled
 

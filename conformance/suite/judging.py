@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,14 @@ class Outcome:
     detail: str = ""
 
 
-Decoder = Callable[[Path, Sequence[Path]], Outcome]
-"""Decodes a stream, given its parents; raises nothing that concerns the stream."""
+class Decoder(Protocol):
+    """What is judged."""
+
+    def __call__(
+        self, stream: Path, parents: Sequence[Path], base: Sequence[Path] | None = None
+    ) -> Outcome:
+        """Decode a stream, given its parents or, of an update by the model map, its base; raise
+        nothing that concerns the stream."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def judge_all(
     """
 
     def judged(case: Case) -> Verdict:
-        outcome = decoder(case.stream, case.parents)
+        outcome = decoder(case.stream, case.parents, case.base)
         verdict = judge(case, outcome, strict)
         if verdict.status in (FAIL, DISAGREEMENT) and outcome.tensors and case.tensors:
             more = first_difference(case, outcome.tensors)

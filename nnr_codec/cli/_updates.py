@@ -21,6 +21,7 @@ def add_base(parser: Any, text: str) -> None:
     parser.add_argument(
         "--base",
         nargs="+",
+        action="extend",
         default=[],
         metavar="FILE",
         help=f"the streams that decoders have, oldest first: {text}; the input stands before it",

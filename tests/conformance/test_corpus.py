@@ -32,6 +32,7 @@ KINDS = {
     nnr_codec.UnsupportedFeature: "unsupported",
     nnr_codec.LimitExceeded: "limit",
     nnr_codec.MissingParent: "missing parent",
+    nnr_codec.WrongBase: "wrong base",
 }
 
 
@@ -54,7 +55,7 @@ def test_every_category_has_cases() -> None:
 def test_no_file_is_astray() -> None:
     wanted = {case.stream.with_name("case.json") for case in cases().values()}
     for case in cases().values():
-        wanted |= {case.stream, *(path.resolve() for path in case.parents)}
+        wanted |= {path.resolve() for path in case.files}
     files = {path for path in CORPUS.rglob("*") if not path.is_dir()}
     assert files == wanted
     assert sum(path.stat().st_size for path in files) < LARGEST_CORPUS
@@ -70,6 +71,8 @@ def test_the_cases_are_those_defined() -> None:
             p if isinstance(p, bytes) else (CORPUS / name / p).read_bytes() for p in files.parents
         ]
         assert [path.read_bytes() for path in case.parents] == parents, name
+        base = None if case.base is None else [path.read_bytes() for path in case.base]
+        assert base == files.base, name
         assert case.tensors == (None if files.error else tuple(files.tensors or ())), name
         found = (case.error, case.exercises, case.section, case.errata)
         assert found == (files.error, files.exercises, files.section, tuple(files.errata)), name
@@ -130,7 +133,8 @@ def test_what_the_reference_decoded_is_expected() -> None:
 def decoded(case: Case, executor: Executor | None) -> set[ExpectedTensor] | str:
     """The tensors, or the kind of the error."""
     try:
-        found = nnr_codec.decode(case.stream, parents=case.parents, executor=executor)
+        base = case.base or ()
+        found = nnr_codec.decode(case.stream, parents=case.parents, base=base, executor=executor)
     except nnr_codec.BitstreamError as error:
         return KINDS[type(error)]
     return set(describe(found))

@@ -310,3 +310,19 @@ def test_decoding_takes_parents_or_a_base(weights: Arrays) -> None:
         nnr_codec.decode(base, base=[base], parents=[base])
     with pytest.raises(InvalidOptions):
         nnr_codec.open(base, base=[base], parents=[base])
+
+
+def test_the_divergence_is_that_of_the_whole_model() -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(12, 24), torch.nn.ReLU(), torch.nn.Linear(24, 5))
+    base = nnr_codec.encode(module).data
+    with torch.no_grad():
+        module[0].weight += 0.05 * torch.randn(24, 12)
+    batches = [torch.randn(16, 12) for _ in range(8)]
+    options = EncodeOptions(max_kl=0.001)
+    made = nnr_codec.encode(module, options=options, calibration=batches, base=[base], verify=True)
+    assert made.report.search is not None
+    assert made.report.search.met.loss is not None
+    assert made.report.search.met.loss <= 0.001
+    assert not made.report.calibrated

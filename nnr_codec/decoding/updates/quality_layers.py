@@ -108,9 +108,9 @@ def without_layers(
             sizes = _announced(parsed)
             if sizes:
                 raise LayersFound(_sections(source, head, sizes, quality, text))
-        if head is not None and tensors_of(parsed):
+        if head is not None and (tensors_of(parsed) or _is_private(parsed)):
+            head = None  # there are no layers
             _check_quality(quality, 1, text)
-            head = None
         yield parsed
 
 
@@ -126,6 +126,10 @@ def layers_of(data: Any, limits: DecodeLimits, name: Path | None = None) -> list
     except StopIteration:  # a stream without tensors
         pass
     return [Section(buffer, 0, buffer.size, None if name is None else os.fspath(name))]
+
+
+def _is_private(parsed: ParsedUnit | PassedUnit) -> bool:
+    return isinstance(parsed, ParsedUnit) and parsed.unit.is_private
 
 
 def _announced(parsed: ParsedUnit) -> tuple[int, ...]:
