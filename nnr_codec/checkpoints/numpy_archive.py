@@ -186,8 +186,9 @@ def write_arriving(
         for name, values in tensors:
             _check_type(name, values.dtype)
             names.append(name)
-            _write_member(archive, name, values.astype(values.dtype.newbyteorder("<"), copy=False))
-            del values  # before the next one is read
+            stored = np.asarray(values, dtype=values.dtype.newbyteorder("<"), order="C")
+            _write_member(archive, name, stored)
+            del values, stored  # before the next one comes
         entries = metadata()
         _check_entries(names, entries)
         for key, text in entries.items():
