@@ -7,7 +7,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -103,25 +104,39 @@ def _decode(given: argparse.Namespace) -> int:
     start = time.perf_counter()
     state = ModelDigest() if given.verify is not None or given.json else None
     with common.executor(given.threads) as executor:
-        decoder = StreamDecoder(
-            parents=given.parent,
-            base=base,
-            only=given.only,
-            limits=common.limits(given),
-            executor=executor,
-            cache=given.cache,
-        )
+        decoder = _decoder(given, base, executor)
         with (
             common.recognizing_models(source),
             _files.opened(given, source) as file,
             _files.around(given.input, given.output, overwrite=given.force),
         ):
-            arrives = given.layers == "dense" and may_wait(file) and takes_arriving(output)
-            write = _write_arriving if arrives else _write
+            write = _write_arriving if _can_be_written_arriving(given, file, output) else _write
             written = write(given, output, decoder, file, state)
     digest = state.hexdigest() if state is not None else None
     _show(given, written, digest, time.perf_counter() - start)
     return common.DONE
+
+
+def _decoder(
+    given: argparse.Namespace, base: Sequence[str], executor: Executor | None
+) -> StreamDecoder:
+    return StreamDecoder(
+        parents=given.parent,
+        base=base,
+        only=given.only,
+        limits=common.limits(given),
+        executor=executor,
+        cache=given.cache,
+    )
+
+
+def _can_be_written_arriving(
+    given: argparse.Namespace, file: BinaryIO | RemoteFile, output: str
+) -> bool:
+    """Whether tensors are written as they come, in place of waiting for all headers: those of a
+    base have to be compared with the update's, and the map of factors stands before these."""
+    is_plain = given.layers == "dense" and not given.base
+    return is_plain and may_wait(file) and takes_arriving(output)
 
 
 def _write(
