@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol, cast
 
 import numpy.typing as npt
@@ -33,6 +34,7 @@ async def stream_tensors_async(
     source: AsyncSource | Source,
     *,
     parents: Sequence[Source] = (),
+    base: Sequence[Source] = (),
     only: str | None = None,
     layers: Layers = "dense",
     limits: DecodeLimits | None = None,
@@ -54,26 +56,30 @@ async def stream_tensors_async(
             (``asyncio.StreamReader``, aiohttp's ``response.content``, files of aiofiles), or an
             asynchronous iterator of bytes (httpx's ``response.aiter_bytes()``); or one of
             :func:`nnr_codec.decode`. It is not closed.
-        parents, only, layers, limits, executor, cache, quality: as of
-            :func:`nnr_codec.stream_tensors`; parents are synchronous sources.
+        parents, base, only, layers, limits, executor, cache, quality: as of
+            :func:`nnr_codec.stream_tensors`; parents and the base are synchronous sources.
 
     Raises: as :func:`nnr_codec.decode`, and what the source raises.
     """
     loop = asyncio.get_running_loop()
     is_asynchronous = _has_awaited_read(source) or hasattr(source, "__aiter__")
     chunks = _Chunks(source, loop) if is_asynchronous else None
-    readable = cast(Source, chunks or source)
     thread = ThreadPoolExecutor(1, "nnr-decode")
-
-    options: dict[str, Any] = {"only": only, "limits": limits, "executor": executor, "cache": cache}
-    options["quality"] = quality
-
-    def started() -> Any:
-        return stream_tensors(readable, parents=parents, layers=layers, **options)
-
+    start = partial(
+        stream_tensors,
+        cast(Source, chunks or source),
+        parents=parents,
+        base=base,
+        only=only,
+        layers=layers,
+        limits=limits,
+        executor=executor,
+        cache=cache,
+        quality=quality,
+    )
     tensors = None
     try:
-        tensors = await loop.run_in_executor(thread, started)
+        tensors = await loop.run_in_executor(thread, start)
         while (tensor := await loop.run_in_executor(thread, next, tensors, None)) is not None:
             named = [tensor]
             del tensor

@@ -75,6 +75,7 @@ def stream_tensors(
     source: Source,
     *,
     parents: Sequence[Source] = (),
+    base: Sequence[Source] = (),
     only: str | None = None,
     layers: Layers = "dense",
     limits: DecodeLimits | None = None,
@@ -89,6 +90,8 @@ def stream_tensors(
     With an `executor` other tensors are decoded meanwhile, up to 512 MB of them: of a pipe those
     that have arrived, which a thread reads ahead.
 
+    With a `base` the whole update has to be there first.
+
     The arguments and errors are those of :func:`decode`; errors come behind the tensors before
     them. A file or pipe is read from where it stands, and stays open. What the iterator opens it
     closes when it ends, is closed (`close()`) or is dropped.
@@ -101,7 +104,13 @@ def stream_tensors(
     """
     Selection(layers)  # checks them
     decoder = StreamDecoder(
-        parents=parents, only=only, limits=limits, executor=executor, cache=cache, quality=quality
+        parents=parents,
+        base=base,
+        only=only,
+        limits=limits,
+        executor=executor,
+        cache=cache,
+        quality=quality,
     )
     return _named(decoder.tensors(source, layers))
 

@@ -205,3 +205,15 @@ def test_no_more_is_read_ahead_than_a_few_items() -> None:
         assert len(made) == MAX_AHEAD + 1
         assert ahead.has_next()
         assert list(items) == list(range(1, 3 * MAX_AHEAD))
+
+
+def test_updates_of_a_base(executor: Executor | None, pipe: tuple[BinaryIO, BinaryIO]) -> None:
+    source, sink = pipe
+    changed = {name: values + np.float32(0.05) for name, values in expected().items()}
+    update = nnr_codec.encode(changed, base=[stream()]).data or b""
+    sink.write(update)
+    sink.close()
+    found = dict(nnr_codec.stream_tensors(source, base=[stream()], executor=executor))
+    whole = nnr_codec.decode(update, base=[stream()])
+    assert list(found) == list(whole) == NAMES
+    assert all(np.array_equal(found[name], values) for name, values in whole.items())
