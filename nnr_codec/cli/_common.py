@@ -10,6 +10,7 @@ import reprlib
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import (
@@ -30,6 +31,7 @@ from ..errors import (
     InvalidModel,
     InvalidOptions,
     NnrError,
+    NnrWarning,
     TargetNotReached,
     UnsupportedFeature,
     VerificationMismatch,
@@ -256,7 +258,7 @@ def run(
     parser: Parser, command: Callable[[argparse.Namespace], int], arguments: list[str] | None
 ) -> int:
     """Run a command; turn exceptions into a message on stderr and an exit code."""
-    with _ended_by_signals(), standard_streams() as output:
+    with _ended_by_signals(), standard_streams() as output, _warning(parser.prog):
         return _run(parser, command, arguments, output)
 
 
@@ -295,6 +297,25 @@ def _run(
         return _fail(program, "terminated", _TERMINATED)
     except KeyboardInterrupt:
         return _fail(program, "interrupted", _INTERRUPTED)
+
+
+@contextmanager
+def _warning(program: str) -> Iterator[None]:
+    """Print our warnings in the block as those of the command, each text once."""
+    printed: set[str] = set()
+    with warnings.catch_warnings():
+        show_others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if not issubclass(category, NnrWarning):
+                show_others(message, category, *place)
+            elif str(message) not in printed:
+                printed.add(str(message))
+                warn(program, str(message))
+
+        warnings.simplefilter("always", NnrWarning)
+        warnings.showwarning = show
+        yield
 
 
 class _Terminated(KeyboardInterrupt):
