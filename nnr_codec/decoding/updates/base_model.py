@@ -71,8 +71,12 @@ class BaseModel:
         self._limits = limits
         self._kept = _KeptTensors()
 
-    def with_update(self, source: Source) -> BaseModel:
+    def with_update(self, source: Source, keep: bool = True) -> BaseModel:
         """Return the model with one more update, whose headers are read.
+
+        Args:
+            source: the update.
+            keep: whether tensors of this model will be read otherwise, too.
 
         Raises:
             WrongBase: the source is no update, or one of another base.
@@ -91,7 +95,8 @@ class BaseModel:
                 reason = f"is an update of {other}: of the one with the SHA-256 {entry.stream}"
                 raise WrongBase(reason)
             own = composition_of(stream)
-            made = updated(self._with_kept_pieces(), own, entry)
+            before = self._with_kept_pieces() if keep else self.composition
+            made = updated(before, own, entry)
             if made.elements > limits.max_elements:
                 raise LimitExceeded("max_elements", made.elements, limits.max_elements)
         if len(self.streams) == _MOST_STREAMS:
@@ -289,5 +294,5 @@ def opened_base(sources: Sequence[Source], limits: DecodeLimits | None = None) -
             raise WrongBase("is an update itself: name the streams before it, oldest first")
     made = BaseModel([first], composition_of(first), limits)
     for source in sources[1:]:
-        made = made.with_update(source)
+        made = made.with_update(source, keep=False)
     return made
