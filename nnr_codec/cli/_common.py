@@ -22,7 +22,7 @@ from contextlib import (
 )
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from .. import __version__
 from ..checkpoints.file_format import format_of
@@ -306,9 +306,16 @@ def _warning(program: str) -> Iterator[None]:
     with warnings.catch_warnings():
         show_others = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if not issubclass(category, NnrWarning):
-                show_others(message, category, *place)
+                show_others(message, category, filename, lineno, file, line)
             elif str(message) not in printed:
                 printed.add(str(message))
                 warn(program, str(message))

@@ -72,10 +72,15 @@ class BaseModel:
         self._limits = limits
         self._kept = _KeptTensors()
 
-    def with_update(self, source: Source, cache: Path | None = None) -> BaseModel:
+    def with_update(
+        self, source: Source, cache: Path | None = None, keep: bool = True
+    ) -> BaseModel:
         """Return the model with one more update, whose headers are read.
 
-        `cache`: of an address, as of :class:`~nnr_codec.remote.remote_file.RemoteFile`.
+        Args:
+            source: the update.
+            cache: of an address, as of :class:`~nnr_codec.remote.remote_file.RemoteFile`.
+            keep: whether tensors of this model will be read otherwise, too.
 
         Raises:
             WrongBase: the source is no update, or one of another base.
@@ -94,7 +99,8 @@ class BaseModel:
                 reason = f"is an update of {other}: of the one with the SHA-256 {entry.stream}"
                 raise WrongBase(reason)
             own = composition_of(stream)
-            made = updated(self._with_kept_pieces(), own, entry)
+            before = self._with_kept_pieces() if keep else self.composition
+            made = updated(before, own, entry)
             if made.elements > limits.max_elements:
                 raise LimitExceeded("max_elements", made.elements, limits.max_elements)
         if len(self.streams) == _MOST_STREAMS:
@@ -297,7 +303,7 @@ def opened_base(
             raise WrongBase("is an update itself: name the streams before it, oldest first")
     made = BaseModel([first], composition_of(first), limits)
     for section in sections[1:]:
-        made = made.with_update(section)
+        made = made.with_update(section, keep=False)
     return made
 
 
