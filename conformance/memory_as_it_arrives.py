@@ -3,10 +3,10 @@
     python -m conformance.memory_as_it_arrives [--size BYTES] [--largest BYTES] [--json]
 
 Encodes a model of random weights, whose first matrix is the largest, and decodes it in processes of
-their own: tensor by tensor from a pipe, and into a torch module (extra `torch`) from the file and
-from a pipe. The peak of each, beyond what the interpreter and the libraries take, is compared with
-the largest tensor and 50 MB, and, where there is a module, the module. Exits with 1 if one is
-above. Linux alone.
+their own: tensor by tensor from a pipe, to a file, and into a torch module (extra `torch`) from the
+file and from a pipe. The peak of each, beyond what the interpreter and the libraries take, is
+compared with the largest tensor and 50 MB, and, where there is a module, the module. Exits with 1
+if one is above. Linux alone.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _WORK = {
     "stream_tensors, pipe": (
         "for tensor in nnr_codec.stream_tensors(sys.stdin.buffer):\n    del tensor"
     ),
+    "nnr-decode, pipe": "decode.main(['-', '-o', 'decoded.safetensors', '-q', '--threads', '1'])",
     "load_into, file": "load_into(made(), sys.argv[1])",
     "load_into, pipe": "load_into(made(), sys.stdin.buffer)",
 }
@@ -56,6 +57,7 @@ def made():
 _PROCESS = """
 import json, sys
 import nnr_codec
+from nnr_codec.cli import decode
 
 shapes = json.loads(sys.argv[2])
 

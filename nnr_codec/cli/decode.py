@@ -135,8 +135,8 @@ def _decoder(
 def _can_be_written_arriving(
     given: argparse.Namespace, file: BinaryIO | RemoteFile, output: str
 ) -> bool:
-    """Whether tensors are written as they come, in place of waiting for all headers: those of a
-    base have to be compared with the update's, and the map of factors stands before these."""
+    """Whether tensors are written as they come. An update of a base has to be there as a whole, and
+    so have the headers of factors, as the file has their map before them."""
     is_plain = given.layers == "dense" and not given.base
     return is_plain and may_wait(file) and takes_arriving(output)
 
