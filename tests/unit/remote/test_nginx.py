@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
@@ -14,9 +15,22 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from remote_support import random_bytes
 
+import nnr_codec
+from nnr_codec.bitstream import (
+    Context,
+    DataUnit,
+    ModelParameterSet,
+    PayloadType,
+    StartUnit,
+    Topology,
+    write_record,
+)
+from nnr_codec.bitstream.indexing import write_indexed
+from nnr_codec.encoding.unit_encoder import encode_raw_floats
 from nnr_codec.remote.remote_file import RemoteFile
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -50,10 +64,10 @@ class Nginx:
         small_port: where it listens too, with small buffers: bytes in these count as sent.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, data: bytes) -> None:
         self._folder = folder
         self.port, self.small_port = _free_ports(2)
-        self.data = random_bytes(SIZE)
+        self.data = data
         (folder / "files").mkdir()
         (folder / "files" / "model.nnr").write_bytes(self.data)
         user = "user root;" if os.getuid() == 0 else ""
@@ -97,9 +111,35 @@ def _free_ports(count: int) -> list[int]:
 
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[Nginx]:
+    """A server of random bytes."""
+    yield from _running(tmp_path, random_bytes(SIZE))
+
+
+@pytest.fixture
+def stream_nginx(tmp_path: Path) -> Iterator[Nginx]:
+    """A server of a stream of about as many bytes, with a table of contents."""
+    yield from _running(tmp_path, _large_stream())
+
+
+def _large_stream() -> bytes:
+    """Raw floats: 30 tensors of 250 KB, and 10 of 3.2 MB behind them."""
+    rng, context = np.random.default_rng(0), Context(0, ModelParameterSet())
+    records = StartUnit(), context.mps, Topology()
+    units = [write_record(record) for record in records if record is not None]
+    for number in range(40):
+        values = rng.standard_normal(62_500 if number < 30 else 800_000, np.float32)
+        names, dimensions = [f"{number}.weight"], [values.size]
+        record = DataUnit(PayloadType.RAW_FLOAT, names, tensor_dimensions=dimensions)
+        units.append(encode_raw_floats(record, values, context))
+    indexed = io.BytesIO()
+    write_indexed(io.BytesIO(b"".join(units)), indexed)
+    return indexed.getvalue()
+
+
+def _running(folder: Path, data: bytes) -> Iterator[Nginx]:
     if NGINX is None:
         pytest.skip("nginx is not installed")
-    server = Nginx(tmp_path)
+    server = Nginx(folder, data)
     yield server
     server.stop()
 
@@ -156,6 +196,26 @@ def test_one_part_of_a_large_file(nginx: Nginx) -> None:
     with RemoteFile(nginx.address()) as file:
         assert bytes(file.view(20_000_000, 21_000_000)) == nginx.data[20_000_000:21_000_000]
     assert sum(nginx.sent()) <= 1_000_000 + (64 << 10)
+
+
+def test_one_tensor_of_a_large_stream(stream_nginx: Nginx) -> None:
+    expected = nnr_codec.decode(stream_nginx.data, only="35.weight")["35.weight"]
+    tensors = nnr_codec.decode(stream_nginx.address(stream_nginx.small_port), only="35.weight")
+    assert np.array_equal(tensors["35.weight"], expected)
+    sent = stream_nginx.sent()
+    assert len(sent) == 2
+    assert sum(sent) <= expected.nbytes + (64 << 10)
+
+
+def test_first_tensor_of_a_large_stream(stream_nginx: Nginx) -> None:
+    """It is there when little more than its part has come."""
+    with RemoteFile(stream_nginx.address()) as file:
+        tensors = nnr_codec.stream_tensors(file)
+        _, values = next(tensors)
+        assert values.nbytes < 0.04 * file.size
+        assert file.byte_count < 0.05 * file.size
+        assert sum(1 for _ in tensors) == 39
+        assert file.byte_count == file.size
 
 
 def test_whole_file_twice_by_a_cache(nginx: Nginx, tmp_path: Path) -> None:
