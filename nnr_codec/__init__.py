@@ -1,5 +1,8 @@
 """Codec for neural networks in the ISO/IEC 15938-17 (NNR) bitstream."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 try:
     from ._core import DecodeStatus as _DecodeStatus  # noqa: F401
 except ImportError as error:
@@ -8,7 +11,7 @@ except ImportError as error:
         "'pip install .' and run from another folder, or with 'pip install -e .'"
     ) from error
 
-from .decoder import decode, load_file
+from .decoder import decode, load_file, stream_tensors
 from .encoder import EncodeResult, encode, save_file
 from .errors import (
     BitstreamError,
@@ -27,6 +30,9 @@ from .errors import (
 )
 from .options import DecodeLimits, EncodeOptions
 from .stream import NnrStream
+
+if _TYPE_CHECKING:
+    from .asynchronous import stream_tensors_async
 
 open = NnrStream
 
@@ -54,6 +60,8 @@ __all__ = [
     "load_file",
     "open",
     "save_file",
+    "stream_tensors",
+    "stream_tensors_async",
 ]
 
 
@@ -62,10 +70,19 @@ def __dir__() -> list[str]:
     return list(__all__)
 
 
-def __getattr__(name: str) -> str:
-    if name != "__version__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import metadata  # late: it takes longer to load than most of the package
+def __getattr__(name: str) -> _Any:
+    """Return what takes longer to load than most of the package, when it is needed."""
+    if name == "__version__":
+        return _version()
+    if name == "stream_tensors_async":  # with asyncio
+        from .asynchronous import stream_tensors_async
+
+        return stream_tensors_async
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib import metadata
 
     try:
         return metadata.version("nnr-codec")

@@ -1,4 +1,4 @@
-"""The commands, as `python -m nnr_codec encode …`, decode, info, eval."""
+"""The commands, as `python -m nnr_codec encode …`, decode, info, diff, eval."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import sys
 
 from . import __version__
 
-_COMMANDS = {"encode": "encode", "decode": "decode", "info": "info", "eval": "evaluate"}
+_COMMANDS = {
+    "encode": "encode",
+    "decode": "decode",
+    "info": "info",
+    "diff": "diff",
+    "eval": "evaluate",
+}
 """The modules of the commands, by their names."""
 
 
@@ -18,7 +24,8 @@ def main(arguments: list[str]) -> int:
         print(f"nnr_codec {__version__}")
         return 0
     if arguments[:1] in (["-h"], ["--help"]):
-        print(f"{usage}\n\nThe same as the commands nnr-encode, nnr-decode, nnr-info, nnr-eval.")
+        names = ", ".join(f"nnr-{name}" for name in _COMMANDS)
+        print(f"{usage}\n\nThe same as the commands {names}.")
         return 0
     if not arguments or arguments[0] not in _COMMANDS:
         print(usage, file=sys.stderr)

@@ -21,7 +21,9 @@ from .calibration.moments import Calibration
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
 from .checkpoints.torch_tensors import is_module, model_of_module, model_of_tensors
-from .decoding.stream_decoder import Source, StreamDecoder
+from .decoding.source import Source
+from .decoding.stream_decoder import StreamDecoder
+from .encoding.arrangement.coding_order import in_coding_order
 from .encoding.corrected_stream import Corrector
 from .encoding.model_encoder import encode_model
 from .encoding.plan import stream_profile
@@ -62,6 +64,7 @@ def encode(
     calibration: Calibration | Iterable[Any] | None = None,
     evaluate: Callable[[Any], float] | None = None,
     corrector: Corrector | None = None,
+    execution: Sequence[str] | None = None,
     base: Sequence[Source] = (),
     base_model: ModelLike | None = None,
     residual: str | os.PathLike[str] | None = None,
@@ -101,6 +104,9 @@ def encode(
         corrector: corrects vectors of the stream, such as a
             :class:`~nnr_codec.training.corrections.Corrections`; by default it is made of the
             batches. Not for an update with `parents`, and not for the target `max_nmse`.
+        execution: for the option `order` "execution": names of tensors in the order of their first
+            use, such as :func:`nnr_codec.layers.execution.execution_order` returns; what is not
+            there comes last. By default it is traced with the first of the batches.
         base: the streams that decoders have, oldest first: the stream is an update, which with them
             decodes to the model. Tensors are coded as differences to what these decode to, where
             that is smaller; errors and targets are those of the model. A value that the base stands
@@ -149,6 +155,12 @@ def encode(
         base_model=base_model,
         residual=residual,
     )
+    if options.order == "execution" and execution is None:
+        execution, calibration = _traced(model_or_path, calibration)
+    if options.quality_layers > 1:
+        if base or parents:
+            raise InvalidOptions("quality_layers", "do not go with a base or parents")
+        options = options.for_quality_layers()
     known, measure, corrector = _calibration(
         model_or_path, calibration, options, evaluate, corrector, low_memory
     )
@@ -173,6 +185,7 @@ def encode(
             made = decompose_model(dense, options, calibration=known, executor=executor)
             factorizations, options = made.factorizations, made.adapted(options)
         factorizations = {**given, **(factorizations or {})}
+        model = in_coding_order(model, options.order, execution or ())
         key = partial(search_key, model, options, factorizations, known, measure, update)
         with kept_log(resume if options.target else None, key) as log:
             report = encode_model(
@@ -219,6 +232,17 @@ def _check_measured(options: EncodeOptions, evaluate: object, calibration: objec
         raise InvalidOptions("evaluate", "has no effect without max_drop")
 
 
+def _check_batches(model: ModelLike, batches: Iterable[Any]) -> None:
+    """Raise InvalidOptions if these are no batches for a module."""
+    if not is_module(model) or not isinstance(batches, Iterable):
+        reason = "is a Calibration or, of a module of torch in place of its file or arrays, batches"
+        raise InvalidOptions("calibration", reason)
+    if isinstance(batches, str | Mapping) or hasattr(batches, "shape"):
+        kind = type(batches).__name__
+        reason = f"is a {kind}: batches are in a list, a saved calibration is read by "
+        raise InvalidOptions("calibration", reason + "nnr_codec.calibration.file.load_calibration")
+
+
 def _calibration(
     model: ModelLike,
     calibration: Calibration | Iterable[Any] | None,
@@ -237,13 +261,7 @@ def _calibration(
         if options.tune and corrector is None:
             raise InvalidOptions("tune", "needs a module and batches as calibration")
         return calibration, evaluate, corrector
-    if not is_module(model) or not isinstance(calibration, Iterable):
-        reason = "is a Calibration or, of a module of torch in place of its file or arrays, batches"
-        raise InvalidOptions("calibration", reason)
-    if isinstance(calibration, str | Mapping) or hasattr(calibration, "shape"):
-        kind = type(calibration).__name__
-        reason = f"is a {kind}: batches are in a list, a saved calibration is read by "
-        raise InvalidOptions("calibration", reason + "nnr_codec.calibration.file.load_calibration")
+    _check_batches(model, calibration)
     module: Any = model
     held = None
     if options.max_kl is not None and evaluate is None:
@@ -263,6 +281,17 @@ def _calibration(
 
         corrector = Corrections.by_options(options, module, kept.batches)
     return known, evaluate, corrector
+
+
+def _traced(module: Any, batches: Any) -> tuple[list[str], Iterable[Any]]:
+    """Return the order in which a module uses its tensors, and batches of which none is lost."""
+    if not is_module(module) or isinstance(batches, Calibration | None):
+        reason = "'execution' needs a module and batches as calibration, or the argument execution"
+        raise InvalidOptions("order", reason)
+    _check_batches(module, batches)
+    from .layers.execution import traced_order  # imports torch
+
+    return traced_order(module, batches)
 
 
 def on_module(module: Any, evaluate: Callable[[Any], float]) -> Evaluate:

@@ -165,6 +165,7 @@ def naming(path: str | os.PathLike[str] | None, kind: type[NnrError]) -> Iterato
             error.source = text
         raise
     except OSError as error:
-        if error.filename is None:
+        # Without a number (of a connection, say) the message would be lost.
+        if text is not None and error.filename is None and error.errno is not None:
             error.filename = text
         raise

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import mmap
-import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from typing import Any
 
 import numpy.typing as npt
 
 from .bitstream import ParsedUnit
+from .bitstream.lazy_bytes import RangeSource
+from .bitstream.parsed_unit import PassedUnit, header_of
 from .decoding.lazy_tensors import LazyMaker, LazyTensor
-from .decoding.stream_decoder import Bytes, Source, StreamDecoder
-from .decoding.stream_description import describe_stream
+from .decoding.source import Bytes, Path, Source, name_of
+from .decoding.stream_decoder import StreamDecoder
+from .decoding.stream_description import describe_layers, describe_stream
 from .decoding.stream_info import StreamInfo
 from .decoding.stream_map import Layers, Selection, StreamMap
 from .decoding.updates.base_model import BASE_AND_PARENTS, MISSING, BaseModel, opened_base
+from .decoding.updates.quality_layers import LayersFound, without_layers
 from .decoding.walk import Walk
 from .errors import BitstreamError, InvalidOptions, WrongBase, naming
 from .factorization.factorizations import Factorization
 from .options import DecodeLimits
+from .remote.addresses import is_address, local_path
+from .remote.remote_file import RemoteFile
 from .support.mapped_file import mapped
 
 
@@ -31,7 +37,8 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
 
     Only a factor that several weights share is kept, until each of them was read once, and up to
     64 MiB of the tensors of a base. The arguments are those of :func:`nnr_codec.decode`; `source`
-    is bytes or a path. A base is compared with what the update says of it by its bytes alone.
+    is bytes, a path or an address, of which a tensor is fetched when it is read. A base is compared
+    with what the update says of it by its bytes alone.
 
     Attributes:
         factorizations: the weights that come as factors, by name: their form, shape, and the names
@@ -48,45 +55,63 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
 
     def __init__(
         self,
-        source: Bytes | str | os.PathLike[str],
+        source: Bytes | RangeSource | Path,
         *,
         base: Sequence[Source] = (),
         parents: Sequence[Source] = (),
         layers: Layers = "dense",
         limits: DecodeLimits | None = None,
         executor: Executor | None = None,
+        cache: Path | None = None,
+        quality: int | None = None,
     ) -> None:
         if base and parents:
             raise InvalidOptions("base", BASE_AND_PARENTS)
         selection, stream = Selection(layers), StreamMap()
         self._closed = False
-        self._units: list[ParsedUnit] = []
+        self._units: list[ParsedUnit | PassedUnit] = []
+        self._layers: list[list[ParsedUnit]] = []  # units of the streams of several
         self._tensors: dict[str, LazyTensor] = {}
         self.factorizations: Mapping[str, Factorization] = stream.factorizations
         self.metadata: Mapping[str, str] = stream.metadata
         limits = limits or DecodeLimits()
-        series = StreamDecoder(parents=parents, limits=limits, executor=executor).series
-        self._file: mmap.mmap | None = None
-        self._path = None if isinstance(source, Bytes) else source
+        series = StreamDecoder(
+            parents=parents, limits=limits, executor=executor, cache=cache
+        ).series
+        self._file: mmap.mmap | RangeSource | None = None
+        self._path = None if isinstance(source, Bytes) else name_of(source)
+        self._remote = ExitStack()
+        model: BaseModel | None = None
         try:
-            with naming(self._path, BitstreamError), _forgetting(), _opened(source) as data:
-                self._file = data if isinstance(data, mmap.mmap) else None
-                self._units.extend(stream.units(data, limits))
+            with (
+                naming(self._path, BitstreamError),
+                _forgetting(),
+                _opened(source, cache, self._remote) as data,
+            ):
+                self._file = data if isinstance(data, mmap.mmap | RangeSource) else None
+                units = without_layers(_units(stream, data, limits), data, quality, self._path)
+                try:
+                    self._units.extend(units)
+                except LayersFound as found:
+                    model = opened_base(found.streams, limits)
+                    self._units, self._layers = [], [stream.units for stream in model.streams]
                 if base:
-                    self._add_to_base(opened_base(base, limits), source, selection)
+                    update = data if isinstance(data, RangeSource) else source
+                    model = opened_base(base, limits, cache).with_update(update)
+                if model is not None:
+                    self._take(model, selection)
                 elif stream.model_map.base is not None:
                     raise WrongBase(MISSING)
         except BaseException:
             self.close()
             raise
-        if not base:
+        if model is None:
             maker = LazyMaker(series, executor)
             walk = Walk(stream, selection, maker)
             self._tensors = {t.name: t for t in walk.tensors(maker.coded(self._units))}
 
-    def _add_to_base(self, base: BaseModel, source: Source, selection: Selection) -> None:
-        """Take the tensors that the stream and its base make together."""
-        model = base.with_update(source)
+    def _take(self, model: BaseModel, selection: Selection) -> None:
+        """Take the tensors that several streams make together."""
         self.factorizations = model.composition.factorizations
         self.metadata = model.composition.metadata
         self._tensors = model.lazy_tensors(selection)
@@ -108,13 +133,17 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
 
     def info(self) -> StreamInfo:
         """Return what the headers say, without decoding."""
-        self._check_open()
-        return describe_stream(self._units)
+        headers = self._headers()
+        return describe_layers(self._layers) if self._layers else describe_stream(headers)
 
     def units(self) -> list[ParsedUnit]:
         """Return all units, parsed; those of a file with copies of their bytes."""
+        return [unit if self._file is None else unit.copy() for unit in self._headers()]
+
+    def _headers(self) -> Iterator[ParsedUnit]:
         self._check_open()
-        return list(self._units) if self._file is None else [unit.copy() for unit in self._units]
+        with naming(self._path, BitstreamError), _forgetting():
+            yield from map(header_of, self._units or chain.from_iterable(self._layers))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -123,20 +152,30 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
     def close(self) -> None:
         """Release the file; nothing can be read any more, and the mapping is empty."""
         self._closed = True
-        units, self._units = self._units, []
+        units, self._units, self._layers = self._units, [], []
         self._tensors = {}
-        if self._file is not None:
+        if isinstance(self._file, mmap.mmap):
             with suppress(BufferError):  # a read in another thread still uses it, and closes it
-                for parsed in units:  # whoever holds them, which may be the traceback of an error
-                    parsed.payload.release()
-                    parsed.unit.data.release()
+                for unit in units:  # whoever holds them, which may be the traceback of an error
+                    if isinstance(unit, ParsedUnit):
+                        unit.release()
                 self._file.close()
+        self._remote.close()
 
     def __enter__(self) -> NnrStream:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _units(
+    stream: StreamMap, data: Any, limits: DecodeLimits
+) -> Iterator[ParsedUnit] | Iterator[ParsedUnit | PassedUnit]:
+    """Yield the units of a stream; of ranges those parsed that tell of weights in factors."""
+    if isinstance(data, RangeSource):
+        return stream.wanted_units(data, limits, stream.makes_products)
+    return stream.units(data, limits)
 
 
 @contextmanager
@@ -153,10 +192,15 @@ def _forgetting() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(source: Bytes | str | os.PathLike[str]) -> Iterator[Any]:
-    """Give bytes as they are, a file mapped, and a pipe opened; the mapping outlives the block."""
-    if isinstance(source, Bytes):
+def _opened(
+    source: Bytes | RangeSource | Path, cache: Path | None, kept: ExitStack
+) -> Iterator[Any]:
+    """Give bytes and ranges as they are, a file mapped, an address opened in `kept`, and a pipe
+    opened; but for the latter, what is given outlives the block."""
+    if isinstance(source, Bytes | RangeSource):
         yield source
-        return
-    with open(source, "rb") as file:
-        yield mapped(file)
+    elif is_address(source):
+        yield kept.enter_context(RemoteFile(str(source), cache=cache))
+    else:
+        with open(local_path(source), "rb") as file:
+            yield mapped(file)

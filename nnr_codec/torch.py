@@ -18,7 +18,7 @@ import torch
 
 from . import decoder, encoder
 from .checkpoints.torch_tensors import tensor_of
-from .decoding.stream_decoder import Source
+from .decoding.source import Source
 from .options import EncodeOptions
 
 __all__ = ["decode", "encode", "load_file", "save_file"]

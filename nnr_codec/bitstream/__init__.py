@@ -5,7 +5,7 @@
 * :mod:`.visitors`: reading, writing and listing, over structures that :mod:`.syntax` and
   :mod:`.data_unit` declare once each;
 * :mod:`.units`: cutting a bitstream into units, and writing them;
-* :mod:`.stream_parser`: units in their context.
+* :mod:`.stream_parser`: units in their context; :mod:`.parsing`: all of them, or what is wanted.
 
 >>> from nnr_codec.bitstream import *
 >>> stream = write_record(StartUnit()) + write_record(ModelParameterSet())
@@ -25,6 +25,8 @@ from .codes import (
 )
 from .context import Context
 from .data_unit import entry_point_count
+from .parsed_unit import ParsedUnit
+from .parsing import parse_units
 from .records import (
     Codebook,
     DataUnit,
@@ -39,7 +41,6 @@ from .records import (
     StartUnit,
     Topology,
 )
-from .stream_parser import ParsedUnit, parse_units
 from .units import (
     read_units,
     unit_start,

@@ -11,6 +11,7 @@ import struct
 from bitstring import Bits
 
 from ..errors import InvalidBitstream, InvalidModel, LimitExceeded, TruncatedBitstream
+from .lazy_bytes import Data, LazyBytes
 
 MAX_CODE_BITS = 31
 """ue(k) has at most MAX_CODE_BITS - k leading zeros, so that the value fits 32 bits."""
@@ -39,12 +40,12 @@ class BitReader:
 
     def __init__(
         self,
-        data: bytes | memoryview,
+        data: bytes | Data,
         label: str = "bitstream",
         byte_offset: int = 0,
         start: int = 0,
     ) -> None:
-        self._data = memoryview(data)
+        self._data = data if isinstance(data, LazyBytes) else memoryview(data)
         self.label = label
         self.byte_offset = byte_offset
         self._move_window(8 * min(start, len(self._data)))

@@ -6,18 +6,27 @@ refusals.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import InvalidBitstream, LimitExceeded, TruncatedBitstream, UnsupportedFeature
 from ..factorization.factorizations import FactorChecks
 from ..factorization.map_checks import MapError
-from ..factorization.model_map import parse_model_map
-from ..factorization.tensor_order import TensorOrder
+from ..factorization.model_map import MAP_BEGIN, parse_model_map
+from ..factorization.tensor_order import NameRole, TensorOrder
+from ..factorization.unit_index import IndexedUnit
 from ..options import DecodeLimits
 from .codes import PayloadType, TopologyFormat, UnitType
 from .context import Context
+from .index_check import IndexCheck
+from .parsed_unit import (
+    RECORDS,
+    ParsedUnit,
+    check_data_unit,
+    parsed_unit,
+    read_record,
+)
 from .records import (
     DataUnit,
     LayerParameterSet,
@@ -26,59 +35,12 @@ from .records import (
     StartUnit,
     Topology,
 )
-from .syntax import unit_header
-from .units import STRUCTURES, Record, Unit, read_units
-from .visitors import Element, ListVisitor, ReadVisitor
+from .units import Record, Unit
 
 _START_BYTES = 1  # of NNR_STR behind the common header
+_MOST_HEADER_BYTES = 8  # of a topology unit, before the topology
 _UNIT_ENTRIES = 16
 """What a unit counts in ``max_header_entries``: its objects take 1 KiB, an entry 30 to 80 bytes."""
-
-_RECORDS = {unit_type: record for record, (unit_type, _) in STRUCTURES.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedUnit:
-    """A unit and what it holds.
-
-    Attributes:
-        unit: the unit.
-        record: what it holds; None for a private unit.
-        context: the profile, the parameter sets and the model map that were in force (before a
-            parameter set, with the map of a topology unit itself).
-        payload: a data unit's bytes after its header; empty for the others, but a private
-            unit's body.
-        payload_offset: bytes from the start of the bitstream to the payload.
-    """
-
-    unit: Unit
-    record: Record | None
-    context: Context
-    payload: memoryview
-    payload_offset: int
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the unit's bytes once, the payload being a part of them, and of a model map what
-        concerns the unit."""
-        start = self.payload_offset - self.unit.byte_offset
-        context = replace(self.context, reference_list=())  # the record has its names
-        if context.model_map is not None and isinstance(self.record, DataUnit):
-            names = [name for name, _ in self.record.decoded_roles()]
-            context = replace(context, model_map=context.model_map.part(names))
-        return _parsed, (self.unit, self.record, context, start)
-
-    def copy(self) -> ParsedUnit:
-        """Return the same with a copy of the bytes, which no longer refers to where they are."""
-        unit = replace(self.unit, data=memoryview(bytes(self.unit.data)))
-        return _parsed(unit, self.record, self.context, unit.size - len(self.payload))
-
-    def elements(self) -> list[Element]:
-        """Every syntax element of the unit's headers, in the order of the bitstream."""
-        visitor = ListVisitor()
-        unit_header(visitor, self.unit.header)
-        if self.record is not None:
-            STRUCTURES[type(self.record)][1](visitor, self.record, self.context)
-        return visitor.elements
 
 
 class StreamParser:
@@ -97,6 +59,17 @@ class StreamParser:
         self._factors = FactorChecks({}, self.context.limits)
         self._header_entries = 0
         self._text_bytes = 0  # of topology and quantization data
+        self._index = IndexCheck()
+
+    @property
+    def entries(self) -> tuple[IndexedUnit, ...]:
+        """What the table of contents says of the units behind it."""
+        return self._index.index.units if self._index.index is not None else ()
+
+    @property
+    def next_entry(self) -> IndexedUnit | None:
+        """What the table of contents says of the next unit; None without, and behind its last."""
+        return self._index.entry_at(self.unit_count)
 
     def check_header(self, unit: Unit) -> None:
         """Check the bitstream's next unit as far as its common header tells, before it is read.
@@ -109,6 +82,7 @@ class StreamParser:
             UnsupportedFeature: it is of a kind that is not supported.
         """
         self._check_order(unit)
+        self._index.check_size(unit)
         if unit.unit_type == UnitType.NNR_STR:
             behind = unit.header.nnr_unit_size - unit.header.byte_length - _START_BYTES
             if behind > 0:
@@ -124,20 +98,37 @@ class StreamParser:
         self._check_order(unit)
         before = self.context
         if unit.is_private:
-            parsed = _parsed(unit, None, before, unit.header.byte_length)
+            parsed = parsed_unit(unit, None, before, unit.header.byte_length)
         else:
             parsed = self._parse_known(unit)
+        if not isinstance(parsed.record, DataUnit) and parsed.context.model_map is None:
+            _refuse_damaged_map(unit)
+        parsed = self._index.checked(parsed)
         self.unit_count += 1
         return parsed
 
-    def finish(self) -> None:
-        """Check at the bitstream's end that there was one at all.
+    def pass_over(self, entry: IndexedUnit) -> None:
+        """Note the next unit, of which the table of contents has `entry`, without looking at it.
 
         Raises:
-            TruncatedBitstream: no units.
+            InvalidBitstream: a tensor must not come here.
+        """
+        label = f"unit {self.unit_count} (in index)"
+        self._header_entries += _UNIT_ENTRIES + len(entry.tensors)
+        self._check_header_entries()
+        self._note_names(label, 0, list(entry.tensors))
+        self.unit_count += 1
+
+    def finish(self) -> None:
+        """Check at the bitstream's end that there was one, and all that is told of.
+
+        Raises:
+            TruncatedBitstream: no units, or not all of the table of contents.
+            InvalidBitstream: the model map tells of what is not there.
         """
         if self.unit_count == 0:
             raise TruncatedBitstream("bitstream", 0, "empty: no unit at all")
+        self._index.finish(self.unit_count)
         if self.context.model_map is not None:
             try:
                 self.context.model_map.check(self._names)
@@ -153,7 +144,7 @@ class StreamParser:
             return
         if kind == UnitType.NNR_AGG:
             raise UnsupportedFeature("nnr_unit_type", "NNR_AGG", "aggregate units")
-        if kind not in _RECORDS:
+        if kind not in RECORDS:
             raise _invalid(unit, f"nnr_unit_type = {kind}: reserved value")
         if unit.header.partial_data_counter is not None:
             raise UnsupportedFeature("partial_data_counter_present_flag", 1, "partial data")
@@ -164,15 +155,13 @@ class StreamParser:
 
     def _parse_known(self, unit: Unit) -> ParsedUnit:
         before = self.context
-        record = _RECORDS[UnitType(unit.unit_type)]()
-        reader = unit.reader()
-        STRUCTURES[type(record)][1](ReadVisitor(reader, before.limits), record, before)
+        record, start = read_record(unit, before)
         self._count(record)
         if isinstance(record, DataUnit):
-            self._check_data_unit(unit, record, unit.size - reader.bytes_read)
-        elif reader.bits_left:
-            raise reader.invalid(f"{reader.bits_left // 8} bytes too many in the unit")
-        if isinstance(record, StartUnit):
+            check_data_unit(unit, record, before, unit.size - start)
+            self._note_names(unit.label, unit.byte_offset, record.decoded_roles())
+            self._check_factors(unit, record)
+        elif isinstance(record, StartUnit):
             self.context = replace(before, profile=record.general_profile_idc)
         elif isinstance(record, ModelParameterSet):
             self.context = replace(before, mps=record)
@@ -181,7 +170,7 @@ class StreamParser:
         elif isinstance(record, Topology):
             self._read_topology(unit, record)
             before = replace(before, model_map=self.context.model_map)
-        return _parsed(unit, record, before, reader.bytes_read)
+        return parsed_unit(unit, record, before, start)
 
     def _count(self, record: Record) -> None:
         """Count what a unit's header is kept as.
@@ -189,7 +178,6 @@ class StreamParser:
         Raises:
             LimitExceeded: all headers together are more than is allowed.
         """
-        limits = self.context.limits
         self._header_entries += _UNIT_ENTRIES
         if isinstance(record, DataUnit):
             lists: list[Sequence[Any]] = [record.names, record.indices, record.entry_points]
@@ -200,6 +188,10 @@ class StreamParser:
             self._text_bytes += _length(record.topology_data)
         elif isinstance(record, QuantizationData):
             self._text_bytes += _length(record.quantization_data)
+        self._check_header_entries()
+
+    def _check_header_entries(self) -> None:
+        limits = self.context.limits
         for limit, value in (
             ("max_header_entries", self._header_entries),
             ("max_topology_bytes", self._text_bytes),
@@ -222,31 +214,10 @@ class StreamParser:
             return
         if self._names or self.context.model_map is not None:
             raise _invalid(unit, "a model map behind a data unit or another map")
+        if model_map.index is not None:
+            self._index.begin(model_map.index, unit)
         self._factors = FactorChecks(model_map.factorizations, self.context.limits)
         self.context = replace(self.context, model_map=model_map)
-
-    def _check_data_unit(self, unit: Unit, record: DataUnit, payload_bytes: int) -> None:
-        if self.context.indexed:
-            listed = self.context.reference_list
-            for index in record.indices:
-                if index >= len(listed):
-                    reason = f"topology_elem_id_index = {index}: not in a reference list before it"
-                    raise _invalid(unit, reason)
-            record.names = [listed[index] for index in record.indices]
-        stem = record.dense_name if record.is_decomposed_block else None
-        if stem is not None and record.names[:2] != [f"{stem}_G", f"{stem}_H"]:
-            raise _invalid(unit, f"factors named {record.names[:2]}: not X_G and X_H")
-        self._note_names(unit, record)
-        if not record.tensor_dimensions:
-            # The format lets the topology say them; we support no topology that does.
-            raise UnsupportedFeature("count_tensor_dimensions", 0, "the unit gives no shape")
-        if record.payload_type == PayloadType.RAW_FLOAT:
-            if payload_bytes != 4 * record.element_count:
-                reason = f"{record.element_count} raw floats in {payload_bytes} bytes"
-                raise _invalid(unit, reason)
-        elif record.payload_type != PayloadType.INT and self.context.quantization is None:
-            raise _invalid(unit, "no parameter set gives a quantization parameter")
-        self._check_factors(unit, record)
 
     def _check_factors(self, unit: Unit, record: DataUnit) -> None:
         """Compare the unit's factors, if it holds any, with the model map and the limits."""
@@ -270,20 +241,31 @@ class StreamParser:
             except MapError as error:
                 raise _invalid(unit, f"model map: {error}") from None
 
-    def _note_names(self, unit: Unit, record: DataUnit) -> None:
+    def _note_names(self, label: str, byte_offset: int, tensors: list[NameRole]) -> None:
         """Give the names their positions, in the order of the model map within the unit."""
         order = self.context.model_map.order if self.context.model_map else TensorOrder()
-        tensors = record.decoded_roles()
         if order:
             tensors = order.within_unit(tensors)
         for name, _ in tensors:
             if name in self._names:
-                raise _invalid(unit, f"{name!r} is in the bitstream already")
+                raise InvalidBitstream(label, byte_offset, f"{name!r} is in the bitstream already")
             self._names[name] = len(self._names)
         if order.by_name:
             if tensors[0].name < self._least_name:
-                raise _invalid(unit, f"{tensors[0].name!r}: the units are not ordered by name")
+                reason = f"{tensors[0].name!r}: the units are not ordered by name"
+                raise InvalidBitstream(label, byte_offset, reason)
             self._least_name = tensors[0].name
+
+
+def _refuse_damaged_map(unit: Unit) -> None:
+    """Raise InvalidBitstream if a unit that was not taken for that of a model map begins like one:
+    else a stream of which a bit is flipped here would pass for one without a map."""
+    expected = MAP_BEGIN.encode()
+    begin = bytes(unit.data[: _MOST_HEADER_BYTES + len(expected)])
+    for start in range(len(begin) - len(expected) + 1):
+        window = begin[start : start + len(expected)]
+        if sum(a != b for a, b in zip(window, expected, strict=True)) <= 1:
+            raise _invalid(unit, "a damaged model map")
 
 
 def _length(data: str | bytes) -> int:
@@ -292,23 +274,3 @@ def _length(data: str | bytes) -> int:
 
 def _invalid(unit: Unit, reason: str) -> InvalidBitstream:
     return InvalidBitstream(unit.label, unit.byte_offset, reason)
-
-
-def _parsed(unit: Unit, record: Record | None, context: Context, start: int) -> ParsedUnit:
-    return ParsedUnit(unit, record, context, unit.data[start:], unit.byte_offset + start)
-
-
-def parse_units(source: Any, limits: DecodeLimits | None = None) -> Iterator[ParsedUnit]:
-    """Parse a whole bitstream, unit by unit: :func:`read_units` and :class:`StreamParser`.
-
-    Args:
-        source: bytes, anything with the buffer interface, or a binary file or pipe.
-        limits: what the bitstream may ask for.
-
-    Raises:
-        BitstreamError: from the unit on that is at fault.
-    """
-    parser = StreamParser(limits)
-    for unit in read_units(source, limits, parser.check_header):
-        yield parser.parse(unit)
-    parser.finish()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import InvalidBitstream, InvalidModel, LimitExceeded, TruncatedBitstream
 from ..options import DecodeLimits
@@ -16,6 +16,7 @@ from .bits import BitReader, BitWriter
 from .codes import FIRST_PRIVATE_UNIT_TYPE, UnitType
 from .context import Context
 from .data_unit import data_unit
+from .lazy_bytes import Data, loaded
 from .records import (
     DataUnit,
     LayerParameterSet,
@@ -33,6 +34,7 @@ from .syntax import (
     topology_unit,
     unit_header,
 )
+from .unit_readers import reader_of
 from .visitors import ReadVisitor, Visitor, WriteVisitor
 
 SHORT_UNIT_BYTES = 1 << 15
@@ -52,7 +54,6 @@ STRUCTURES: dict[type[Record], tuple[UnitType, Callable[[Visitor, Any, Context],
 }
 """By what a unit holds: its type, and its syntax behind the common header."""
 
-_READ_BYTES = 1 << 20
 _MAX_TYPE_BYTES = 2  # of a unit's common header, behind the size
 _TYPE_NAMES = {int(code): code.name for code in UnitType}
 
@@ -65,17 +66,18 @@ class Unit:
         index: units before this one.
         header: the common header.
         byte_offset: bytes from the start of the bitstream to the unit.
-        data: all bytes of the unit, the size field included.
+        data: all bytes of the unit, the size field included; of a source with random access they
+            are fetched where they are looked at.
     """
 
     index: int
     header: UnitHeader
     byte_offset: int
-    data: memoryview
+    data: Data
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with a copy of the bytes, for workers in other processes."""
-        return _unpickled, (self.index, self.header, self.byte_offset, bytes(self.data))
+        return _unpickled, (self.index, self.header, self.byte_offset, bytes(loaded(self.data)))
 
     @property
     def unit_type(self) -> int:
@@ -118,7 +120,8 @@ def read_units(
     Args:
         source: anything with the buffer interface (bytes, memoryview, mmap), whose memory the
             units then refer to (an mmap can be closed only once they are gone); or a binary file
-            or pipe, which is read unit by unit and never beyond the unit that is needed.
+            or pipe, which is read unit by unit and never beyond the unit that is needed; or a
+            `RangeSource`, of which the bytes of units are fetched where they are looked at.
         limits: max_units, max_unit_bytes and max_stream_bytes are what counts here.
         check: called with each unit before it is read, when only the bytes of its common header
             are there. It may raise an error, so that nothing of the rest is read.
@@ -128,105 +131,79 @@ def read_units(
         InvalidBitstream: a size smaller than the unit's common header.
         LimitExceeded: too many units, too large a one, or too many bytes in all.
     """
-    limits = limits or DecodeLimits()
-    reader = _BufferReader(source) if _is_buffer(source) else _FileReader(source)
-    byte_offset = 0
-    index = 0
-    while first := reader.peek(2):
-        if index >= limits.max_units:
-            raise LimitExceeded("max_units", index + 1, limits.max_units)
-        unit = _read_unit(reader, first, index, byte_offset, limits, check)
+    cutter = UnitCutter(source, limits or DecodeLimits())
+    while (unit := cutter.next(check)) is not None:
         yield unit
-        byte_offset += unit.size
-        index += 1
 
 
-def _is_buffer(source: Any) -> bool:
-    try:
-        memoryview(source)
-    except TypeError:
-        return False
-    return True
+class UnitCutter:
+    """Cuts a bitstream into units, one after the other; arguments and errors: `read_units`.
 
+    Attributes:
+        index: units so far.
+        byte_offset: where the next one begins.
+    """
 
-class _BufferReader:
-    """Reads the bytes of a buffer, unit by unit."""
+    def __init__(
+        self, source: Any, limits: DecodeLimits, index: int = 0, byte_offset: int = 0
+    ) -> None:
+        """`index`, `byte_offset`: of the first unit, in a source of ranges."""
+        self.index = index
+        self.byte_offset = byte_offset
+        self._limits = limits
+        self._reader = reader_of(source, byte_offset)
 
-    def __init__(self, source: Any) -> None:
-        self._view = memoryview(source).cast("B").toreadonly()
-        self._position = 0
+    def next(self, check: Callable[[Unit], object]) -> Unit | None:
+        """Return the next unit; None at the end."""
+        start = self._reader.peek(2)
+        if not start:
+            return None
+        label = f"unit {self.index}"
+        size_bytes = 4 if start[0] >> 7 else 2
+        if size_bytes == 4:
+            start = self._reader.peek(4)
+        if len(start) < size_bytes:
+            reason = "the data ends inside a unit's size"
+            raise TruncatedBitstream(label, self.byte_offset, reason)
+        size = int.from_bytes(start, "big") & ((1 << (8 * size_bytes - 1)) - 1)
+        if size <= size_bytes:
+            reason = f"nnr_unit_size = {size}: no room for a header"
+            raise InvalidBitstream(label, self.byte_offset, reason)
+        self._check_limits(size)
+        header = UnitHeader()
+        begin = memoryview(self._reader.peek(min(size, size_bytes + _MAX_TYPE_BYTES)))
+        if len(begin) == min(size, size_bytes + _MAX_TYPE_BYTES):  # else the data end here
+            reader = BitReader(begin, label, self.byte_offset)
+            unit_header(ReadVisitor(reader, self._limits), header)
+            check(Unit(self.index, header, self.byte_offset, begin))
+        return self._cut(size, header)
 
-    def peek(self, count: int) -> bytes:
-        """The next unit's first ``count`` bytes, or all there are."""
-        return bytes(self._view[self._position : self._position + count])
+    def skip(self, size: int) -> None:
+        """Go on behind a unit of that size, without looking at it."""
+        self._check_limits(size)
+        self._cut(size, UnitHeader())
 
-    def read(self, size: int) -> memoryview:
-        """The next unit, of ``size`` bytes, or all there are."""
-        self._position += size
-        return self._view[self._position - size : self._position]
+    def _check_limits(self, size: int) -> None:
+        limits, end = self._limits, self.byte_offset + size
+        for limit, value in (
+            ("max_units", self.index + 1),
+            ("max_unit_bytes", size),
+            ("max_stream_bytes", end),
+        ):
+            if value > getattr(limits, limit):
+                raise LimitExceeded(limit, value, getattr(limits, limit))
 
-
-class _FileReader:
-    """Reads the bytes of a binary file or pipe, unit by unit."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._data = bytearray()
-
-    def _fill(self, count: int) -> None:
-        # Piece by piece, so that memory grows with what is there and not with what is announced.
-        while len(self._data) < count:
-            piece = self._file.read(min(count - len(self._data), _READ_BYTES))
-            if not piece:
-                break
-            self._data += piece
-
-    def peek(self, count: int) -> bytes:
-        """The next unit's first ``count`` bytes, or all there are."""
-        self._fill(count)
-        return bytes(self._data[:count])
-
-    def read(self, size: int) -> memoryview:
-        """The next unit, of ``size`` bytes, or all there are."""
-        self._fill(size)
-        data, self._data = self._data, bytearray()
-        return memoryview(data).toreadonly()
-
-
-def _read_unit(
-    reader: _BufferReader | _FileReader,
-    start: bytes,
-    index: int,
-    byte_offset: int,
-    limits: DecodeLimits,
-    check: Callable[[Unit], object],
-) -> Unit:
-    """Read the unit whose first two bytes are ``start``."""
-    label = f"unit {index}"
-    size_bytes = 4 if start[0] >> 7 else 2
-    if size_bytes == 4:
-        start = reader.peek(4)
-    if len(start) < size_bytes:
-        raise TruncatedBitstream(label, byte_offset, "the data ends inside a unit's size")
-    size = int.from_bytes(start, "big") & ((1 << (8 * size_bytes - 1)) - 1)
-    if size <= size_bytes:
-        raise InvalidBitstream(label, byte_offset, f"nnr_unit_size = {size}: no room for a header")
-    if size > limits.max_unit_bytes:
-        raise LimitExceeded("max_unit_bytes", size, limits.max_unit_bytes)
-    if byte_offset + size > limits.max_stream_bytes:
-        raise LimitExceeded("max_stream_bytes", byte_offset + size, limits.max_stream_bytes)
-    header = UnitHeader()
-    begin = memoryview(reader.peek(min(size, size_bytes + _MAX_TYPE_BYTES)))
-    if len(begin) == min(size, size_bytes + _MAX_TYPE_BYTES):  # else the data end here
-        unit_header(ReadVisitor(BitReader(begin, label, byte_offset), limits), header)
-        check(Unit(index, header, byte_offset, begin))
-    data = reader.read(size)
-    if len(data) < size:
-        reason = f"nnr_unit_size = {size}: only {len(data)} bytes left"
-        if index == 0:
-            reason += "; this looks like no NNR bitstream"
-        raise TruncatedBitstream(label, byte_offset, reason)
-    return Unit(index, header, byte_offset, data)
+    def _cut(self, size: int, header: UnitHeader) -> Unit:
+        data = self._reader.read(size)
+        if len(data) < size:
+            reason = f"nnr_unit_size = {size}: only {len(data)} bytes left"
+            if self.index == 0:
+                reason += "; this looks like no NNR bitstream"
+            raise TruncatedBitstream(f"unit {self.index}", self.byte_offset, reason)
+        unit = Unit(self.index, header, self.byte_offset, data)
+        self.index += 1
+        self.byte_offset += size
+        return unit
 
 
 def unit_start(unit_type: int, body_bytes: int) -> bytes:

@@ -14,13 +14,20 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 from nnr_codec.checkpoints import numpy_archive, onnx_file, safetensors, sharded, torch_file
-from nnr_codec.checkpoints.atomic import atomic_output
+from nnr_codec.checkpoints.atomic import atomic_output, makes_new_file
 from nnr_codec.checkpoints.file_format import Format, format_of
 from nnr_codec.checkpoints.folder import weights_in
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Array, Model, Parameter, supported_dtype
 
-__all__ = ["Tensors", "check_output", "open_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Tensors",
+    "check_output",
+    "open_checkpoint",
+    "save_arriving",
+    "save_checkpoint",
+    "takes_arriving",
+]
 
 Tensors = Mapping[str, Array] | Mapping[str, Parameter] | Iterable[Parameter]
 
@@ -31,6 +38,10 @@ _WRITERS: dict[str, Callable[..., None]] = {
     ".pt": torch_file.write,
     ".pth": torch_file.write,
     _ONNX: onnx_file.write,  # with one more parameter, graph
+}
+_ARRIVING_WRITERS: dict[str, Callable[..., None]] = {
+    ".safetensors": safetensors.write_arriving,
+    ".npz": numpy_archive.write_arriving,
 }
 _READERS: dict[Format, Callable[[str], Model]] = {
     "safetensors": safetensors.read,
@@ -134,6 +145,37 @@ def save_checkpoint(
             complete()
 
 
+def save_arriving(
+    path: str | os.PathLike[str],
+    tensors: Iterable[tuple[str, Array]],
+    *,
+    overwrite: bool = False,
+    metadata: Callable[[], Mapping[str, str]] = dict,
+    complete: Callable[[], object] | None = None,
+) -> None:
+    """Write tensors of which nothing is known before they come, as `save_checkpoint` does.
+
+    Args:
+        path: a file to which :func:`takes_arriving` says yes.
+        tensors: names, all different, and values. One at a time is in memory.
+        overwrite, complete: as of :func:`save_checkpoint`.
+        metadata: called when all tensors have come; returns text entries.
+
+    Raises: as :func:`save_checkpoint`.
+    """
+    text = os.fspath(path)
+    write = _ARRIVING_WRITERS[_suffix(text)]
+    with atomic_output(text, overwrite=overwrite) as file:
+        write(text, file, tensors, metadata=metadata)
+        if complete is not None:
+            complete()
+
+
+def takes_arriving(path: str | os.PathLike[str]) -> bool:
+    """Whether a file can be written with `save_arriving`: one of safetensors or npz, no pipe."""
+    return _suffix(os.fspath(path)) in _ARRIVING_WRITERS and makes_new_file(path)
+
+
 def check_output(
     path: str | os.PathLike[str], *, overwrite: bool, graph: str | os.PathLike[str] | None = None
 ) -> None:
@@ -150,7 +192,7 @@ def check_output(
 
 
 def _writer(path: str, graph: str | os.PathLike[str] | None) -> Callable[..., None]:
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = _suffix(path)
     if suffix not in _WRITERS:
         known = ", ".join(_WRITERS)
         raise InvalidOptions("output", f"{path!r} does not end with a suffix of a model: {known}")
@@ -161,6 +203,10 @@ def _writer(path: str, graph: str | os.PathLike[str] | None) -> Callable[..., No
     if graph is not None:
         raise InvalidOptions("graph", f"is for {_ONNX} files, which {path!r} is not")
     return _WRITERS[suffix]
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 def _parameters(tensors: Tensors) -> list[Parameter]:

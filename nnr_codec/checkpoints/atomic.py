@@ -57,6 +57,13 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
         raise
 
 
+def makes_new_file(path: str | os.PathLike[str]) -> bool:
+    """Whether `atomic_output` makes a new file for `path`, which can be read again while it is
+    written; else a pipe, a device or a descriptor is written directly."""
+    text = os.fspath(path)
+    return not _DESCRIPTOR.fullmatch(text) and (os.path.isfile(text) or not os.path.exists(text))
+
+
 def _in_place_of(text: str, overwrite: bool) -> Iterator[BinaryIO]:
     """Yield a temporary file, and let it become `text`."""
     target = os.path.realpath(text)

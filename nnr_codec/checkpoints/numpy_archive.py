@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO
 
@@ -164,22 +164,48 @@ def write(
     Raises: as :func:`nnr_codec.checkpoints.save_checkpoint`.
     """
     for parameter in parameters:
-        if is_extension(parameter.dtype):  # np.load would give untyped bytes
-            reason = f"tensors of dtype {parameter.dtype} cannot be held by an .npz archive"
-            raise InvalidModel(parameter.name, reason)
-    names = [parameter.name for parameter in parameters]
+        _check_type(parameter.name, parameter.dtype)
+    _check_entries([parameter.name for parameter in parameters], metadata)
+    arrays = ((parameter.name, parameter.read()) for parameter in parameters)
+    write_arriving(path, file, arrays, metadata=lambda: metadata)
+
+
+def write_arriving(
+    path: str,
+    file: BinaryIO,
+    tensors: Iterable[tuple[str, Array]],
+    *,
+    metadata: Callable[[], Mapping[str, str]],
+) -> None:
+    """Write tensors, of which nothing is known before they come, as `write` does.
+
+    Raises: as :func:`nnr_codec.checkpoints.save_checkpoint`.
+    """
+    names = []
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, values in tensors:
+            _check_type(name, values.dtype)
+            names.append(name)
+            stored = np.asarray(values, dtype=values.dtype.newbyteorder("<"), order="C")
+            _write_member(archive, name, stored)
+            del values, stored  # before the next one comes
+        entries = metadata()
+        _check_entries(names, entries)
+        for key, text in entries.items():
+            _write_member(archive, key, np.array(text, dtype=f"<U{max(len(text), 1)}"))
+
+
+def _check_type(name: str, dtype: np.dtype[Any]) -> None:
+    if is_extension(dtype):  # np.load would give untyped bytes
+        raise InvalidModel(name, f"tensors of dtype {dtype} cannot be held by an .npz archive")
+
+
+def _check_entries(names: Sequence[str], metadata: Mapping[str, str]) -> None:
+    """Refuse entries, and names of tensors, that the archive cannot hold."""
     for key, text in metadata.items():
         if key in names or text.endswith("\0"):  # numpy drops NULs at the end of a text
             raise InvalidOptions("metadata", f"an .npz archive cannot hold the entry {key!r}")
     _check_names([*names, *metadata])
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for parameter in parameters:
-            values = parameter.read()
-            stored = values.astype(values.dtype.newbyteorder("<"), copy=False)
-            _write_member(archive, parameter.name, stored)
-            del values, stored  # before the next one is read
-        for key, text in metadata.items():
-            _write_member(archive, key, np.array(text, dtype=f"<U{max(len(text), 1)}"))
 
 
 def _check_names(names: Sequence[str]) -> None:

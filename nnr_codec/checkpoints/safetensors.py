@@ -8,9 +8,10 @@ version nor writes one at a time.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -36,6 +37,8 @@ _FORMAT_NAMES = {numpy_name: name for name, numpy_name in _DTYPES.items()}
 _METADATA = "__metadata__"
 _MAX_HEADER_BYTES = 100_000_000  # readers of the format refuse longer ones
 _ALIGNMENT = 8  # bytes; what the header is padded to
+_LENGTH = struct.Struct("<Q")  # of the header
+_MOVED_BYTES = 1 << 22  # at a time
 
 
 def read(path: str) -> Model:
@@ -79,7 +82,7 @@ def _validate(path: str) -> None:
 
 
 def _read_header(file: BinaryIO) -> dict[str, Any]:
-    (size,) = struct.unpack("<Q", file.read(8))
+    (size,) = _LENGTH.unpack(file.read(_LENGTH.size))
     header: dict[str, Any] = json.loads(file.read(size), object_pairs_hook=unique_keys)
     return header
 
@@ -114,28 +117,74 @@ def write(
 
     Raises: as :func:`nnr_codec.checkpoints.save_checkpoint`.
     """
-    header = _header(parameters, metadata)
-    file.write(struct.pack("<Q", len(header)) + header)
+    header = _header(((p.name, p.shape, p.dtype) for p in parameters), metadata)
+    file.write(_LENGTH.pack(len(header)) + header)
     for parameter in parameters:
         values = parameter.read()
-        stored = np.asarray(values, dtype=values.dtype.newbyteorder("<"))
-        file.write(stored.reshape(-1).view(np.uint8).data)
-        del values, stored  # before the next one is read
+        _write_values(file, values)
+        del values  # before the next one is read
 
 
-def _header(parameters: Sequence[Parameter], metadata: Mapping[str, str]) -> bytes:
-    """Return the JSON header, padded with spaces; data follow each other without gaps."""
+def write_arriving(
+    path: str,
+    file: BinaryIO,
+    tensors: Iterable[tuple[str, Array]],
+    *,
+    metadata: Callable[[], Mapping[str, str]],
+) -> None:
+    """Write tensors, of which nothing is known before they come, to a new `file`, as `write` does.
+
+    The header stands before them, so that all are moved once it is known; no other file is needed.
+
+    Raises: as :func:`nnr_codec.checkpoints.save_checkpoint`.
+    """
+    described = []
+    for name, values in tensors:
+        described.append((name, values.shape, values.dtype))
+        _write_values(file, values)
+        del values  # before the next one comes
+    header = _header(described, metadata())
+    _insert(file, _LENGTH.pack(len(header)) + header)
+
+
+def _write_values(file: BinaryIO, values: Array) -> None:
+    stored = np.asarray(values, dtype=values.dtype.newbyteorder("<"), order="C")
+    file.write(stored.reshape(-1).view(np.uint8).data)
+
+
+def _insert(file: BinaryIO, head: bytes) -> None:
+    """Put bytes before all that a file has, which is moved from its end on."""
+    stop = file.tell()
+    while stop:
+        start = max(0, stop - _MOVED_BYTES)
+        file.seek(start)
+        piece = file.read(stop - start)
+        file.seek(start + len(head))
+        file.write(piece)
+        stop = start
+    file.seek(0)
+    file.write(head)
+
+
+def _header(
+    described: Iterable[tuple[str, tuple[int, ...], np.dtype[Any]]], metadata: Mapping[str, str]
+) -> bytes:
+    """Return the JSON header, padded with spaces; data follow each other without gaps.
+
+    `described`: name, shape and element type of each tensor, in order.
+    """
     entries: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     offset = 0
-    for parameter in parameters:
-        if parameter.name == _METADATA:
+    for name, shape, dtype in described:
+        if name == _METADATA:
             raise InvalidModel(_METADATA, "safetensors files reserve this name")
-        entries[parameter.name] = {
-            "dtype": _FORMAT_NAMES[parameter.dtype.name],
-            "shape": list(parameter.shape),
-            "data_offsets": [offset, offset + parameter.nbytes],
+        end = offset + math.prod(shape) * dtype.itemsize
+        entries[name] = {
+            "dtype": _FORMAT_NAMES[dtype.name],
+            "shape": list(shape),
+            "data_offsets": [offset, end],
         }
-        offset += parameter.nbytes
+        offset = end
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     if len(text) > _MAX_HEADER_BYTES:

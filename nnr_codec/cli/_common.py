@@ -10,6 +10,7 @@ import reprlib
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import (
@@ -21,7 +22,7 @@ from contextlib import (
 )
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from .. import __version__
 from ..checkpoints.file_format import format_of
@@ -30,10 +31,12 @@ from ..errors import (
     InvalidModel,
     InvalidOptions,
     NnrError,
+    NnrWarning,
     TargetNotReached,
     UnsupportedFeature,
     VerificationMismatch,
 )
+from ..factorization.model_map import MAX_QUALITY_LAYERS
 from ..options import TENSOR_OPTIONS, DecodeLimits
 from ..options.kinds import Kind, whole
 from ._streams import Output, standard_streams
@@ -104,6 +107,26 @@ def add_parents(result: Any) -> None:
         default=[],
         metavar="FILE",
         help="an earlier stream of the series, oldest first (the model is a difference to it)",
+    )
+
+
+def add_quality(result: Parser) -> None:
+    """Add --quality."""
+    result.add_argument(
+        "--quality",
+        type=parser_of(whole(1, MAX_QUALITY_LAYERS), checks=True),
+        metavar="N",
+        help="of a file of quality layers: take the first N (default: all that are there)",
+    )
+
+
+def add_cache(result: Parser) -> None:
+    """Add --cache."""
+    result.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="of addresses: keep what has come in this folder, from which later runs go on; "
+        "without it nothing is kept",
     )
 
 
@@ -235,7 +258,7 @@ def run(
     parser: Parser, command: Callable[[argparse.Namespace], int], arguments: list[str] | None
 ) -> int:
     """Run a command; turn exceptions into a message on stderr and an exit code."""
-    with _ended_by_signals(), standard_streams() as output:
+    with _ended_by_signals(), standard_streams() as output, _warning(parser.prog):
         return _run(parser, command, arguments, output)
 
 
@@ -274,6 +297,32 @@ def _run(
         return _fail(program, "terminated", _TERMINATED)
     except KeyboardInterrupt:
         return _fail(program, "interrupted", _INTERRUPTED)
+
+
+@contextmanager
+def _warning(program: str) -> Iterator[None]:
+    """Print our warnings in the block as those of the command, each text once."""
+    printed: set[str] = set()
+    with warnings.catch_warnings():
+        show_others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if not issubclass(category, NnrWarning):
+                show_others(message, category, filename, lineno, file, line)
+            elif str(message) not in printed:
+                printed.add(str(message))
+                warn(program, str(message))
+
+        warnings.simplefilter("always", NnrWarning)
+        warnings.showwarning = show
+        yield
 
 
 class _Terminated(KeyboardInterrupt):

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 _LISTED = 5
 """Names in one warning."""
 
+_NEEDED_TO_TRACE = (
+    "execution is traced: give --calibrate, or --module with a function that returns "
+    "(module, inputs)"
+)
+
 _PLURALS = {"is": "are", "holds": "hold", "has": "have"}
 """Verbs that reasons begin with."""
 
@@ -79,13 +84,17 @@ def add_decomposition(group: Any) -> None:
 
 
 def check_needed(given: argparse.Namespace, options: EncodeOptions) -> None:
-    """Raise InvalidOptions if an option of decomposition is given where nothing is decomposed."""
+    """Raise InvalidOptions if an option needs another one: those of decomposition, and the order of
+    execution."""
+    if options.order == "execution" and given.module is None and given.calibrate is None:
+        raise InvalidOptions("order", _NEEDED_TO_TRACE)
     if options.decomposes:
         return
     names = [name for name in given_values(given, DecompositionOptions) if name != "method"]
-    names += ["module"] if given.module is not None and given.evaluate is None else []
+    if given.module is not None and given.evaluate is None and options.order != "execution":
+        names.append("module")
     for name in names:
-        other = ", or --evaluate" if name == "module" else ""
+        other = ", --evaluate or --order execution" if name == "module" else ""
         reason = f"has no effect without --decompose (or decompose in --set){other}"
         raise InvalidOptions(name, reason)
 
@@ -99,6 +108,7 @@ class Network:
         calibration: moments of its layers; None: not known.
         held_back: batches that it was not calibrated with, for a target of divergence.
         corrections: of vectors, by samples; None: there are none, or they are not wanted.
+        execution: names of tensors in the order of their first use; None: it is not wanted.
     """
 
     module: Any = None
@@ -106,6 +116,7 @@ class Network:
     calibration: Calibration | None = None
     held_back: Sequence[Any] | None = None
     corrections: Corrections | None = None
+    execution: Sequence[str] | None = None
 
 
 def network_of(given: argparse.Namespace, model: Model, options: EncodeOptions) -> Network:
@@ -127,13 +138,18 @@ def network_of(given: argparse.Namespace, model: Model, options: EncodeOptions) 
     if options.tune and given.calibrate is None:
         raise InvalidOptions("tune", "needs --calibrate, from whose samples vectors learn")
     module, inputs, calibration, held_back, corrections = None, None, None, None, None
+    execution: Sequence[str] | None = None
     if given.module is not None:
         module, inputs = _module_and(call_function(given.module, "module"), given.module, "module")
+        if options.order == "execution" and inputs is not None:
+            execution = _execution_order(given.module, module, inputs)
     if given.calibration is not None:
         calibration = load_calibration(given.calibration, low_memory=given.low_memory)
     if given.calibrate is not None:
         module, batches, settings = _to_calibrate(given.calibrate)
         load_state(module, with_weights(model)[0])
+        if options.order == "execution":
+            execution, batches = _traced_order(given.calibrate, module, batches)
         gradients = OutputGradients.by_settings(module, settings)
         with naming_failures(given.calibrate, "calibrate"):
             if hasattr(given, "max_kl"):
@@ -158,8 +174,25 @@ def network_of(given: argparse.Namespace, model: Model, options: EncodeOptions) 
             save_calibration(given.save_calibration, calibration, overwrite=given.force)
     if calibration is not None and not given.quiet:
         _show_incomplete(calibration, options)
+    if options.order == "execution" and execution is None:
+        raise InvalidOptions("order", _NEEDED_TO_TRACE)
     held = None if held_back is None else held_back.held()
-    return Network(module, inputs, calibration, held, corrections)
+    return Network(module, inputs, calibration, held, corrections, execution)
+
+
+def _execution_order(location: str, module: Any, inputs: Any) -> list[str]:
+    from ..layers.execution import execution_order  # imports torch
+
+    with naming_failures(location, "module"):
+        return execution_order(module, inputs)
+
+
+def _traced_order(location: str, module: Any, batches: Any) -> tuple[list[str], Any]:
+    """Return the order in which a module uses its tensors, and batches of which none is lost."""
+    from ..layers.execution import traced_order  # imports torch
+
+    with naming_failures(location, "calibrate"):
+        return traced_order(module, batches)
 
 
 def _check_calibration_file(path: str, *, overwrite: bool) -> None:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import BinaryIO
 
-from ..checkpoints.atomic import atomic_output
-from ..checkpoints.folder import STREAM, WEIGHTS, files_beside, weights_left_out
+from ..checkpoints.folder import (
+    STREAM,
+    WEIGHTS,
+    files_to_copy,
+    filled_folder,
+    weights_left_out,
+)
 from ..errors import InvalidModel, InvalidOptions
+from ..remote.addresses import is_address, local_path
+from ..remote.remote_file import RemoteFile
+from ._common import progress_bar
 from ._streams import STDIN, standard_input
 
 _NO_STREAMS = (
@@ -38,21 +47,42 @@ def model_file(path: str) -> Iterator[str]:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[BinaryIO]:
-    """Give a file that is opened, or standard input, which `-` stands for.
+def opened(given: argparse.Namespace, path: str) -> Iterator[BinaryIO | RemoteFile]:
+    """Give a bitstream that is opened: a file, standard input, which `-` stands for, or a file at
+    an address, with a progress bar of what comes of it.
 
     Raises:
         OSError: it cannot be opened.
     """
     if path == "-":
         yield standard_input()
-        return
-    with open(path, "rb") as file:
-        yield file
+    elif is_address(path):
+        with _remote(path, given.cache, quiet=getattr(given, "quiet", False)) as remote:
+            yield remote
+    else:
+        with open(local_path(path), "rb") as file:
+            yield file
+
+
+@contextmanager
+def _remote(address: str, cache: str | None, *, quiet: bool) -> Iterator[RemoteFile]:
+    shown: list[Callable[[float], object]] = []  # nothing, before the size is known
+
+    def advance(amount: int) -> None:
+        for show in shown:
+            show(amount)
+
+    with (
+        RemoteFile(address, cache=cache, progress=advance) as remote,
+        progress_bar(quiet, remote.size, "B") as show,
+    ):
+        shown.append(show)
+        advance(remote.byte_count)
+        yield remote
 
 
 def stream_file(path: str) -> str:
-    """Return the path of a bitstream; of a folder that of the one in it.
+    """Return the path of a bitstream; of a folder that of the one in it. Addresses stay.
 
     Raises:
         InvalidModel: there is none in the folder.
@@ -115,35 +145,11 @@ def around(source: str, output: str | None, *, overwrite: bool) -> AbstractConte
     """
     if output is None or not is_folder(output):
         return nullcontext()
-    return _folder(source, output, overwrite)
-
-
-@contextmanager
-def _folder(source: str, output: str, overwrite: bool) -> Iterator[None]:
-    if os.path.isdir(output) and os.path.samefile(source, output):
-        raise InvalidOptions("output", f"{output!r} is the input")
-    inside = os.path.relpath(os.path.realpath(output), os.path.realpath(source))
-    names = [name for name in files_beside(source) if not name.startswith(inside + os.sep)]
-    for name in names:
-        if not overwrite and os.path.lexists(os.path.join(output, name)):
-            path = os.path.join(output, name)
+    names = files_to_copy(source, output)
+    for path in (os.path.join(output, name) for name in names):
+        if not overwrite and os.path.lexists(path):
             raise InvalidOptions("output", f"{path!r} exists already; -f overwrites it")
-    is_new = not os.path.isdir(output)
-    try:
-        os.makedirs(output, exist_ok=True)
-        yield
-        for name in names:
-            target = os.path.join(output, name)
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            with (
-                open(os.path.join(source, name), "rb") as file,
-                atomic_output(target, overwrite=overwrite) as copy,
-            ):
-                shutil.copyfileobj(file, copy)
-    except BaseException:
-        if is_new:
-            shutil.rmtree(output, ignore_errors=True)
-        raise
+    return filled_folder(source, output, names, overwrite=overwrite)
 
 
 def left_out_notes(source: str, output: str | None, used: Iterable[str]) -> tuple[str, ...]:

@@ -35,7 +35,12 @@ _CODING = {
     "search_initialization": "search the contexts' initialization",
     "row_skipping": "flag rows of zeros where that is smaller (profile 1)",
     "codebook": "code by codebooks where that is smaller (with --no-dq)",
+    "index": "put in a table of contents, with digests: for single tensors of remote files, and to "
+    "notice damage",
+    "quality_layers": "make a coarse stream and updates that refine it, 1 to 4 in all, in one file",
     "group": "code a layer's tensors in one unit where that is smaller",
+    "order": "of the tensors in the stream, as they are decoded: as in the file; as the network "
+    "first uses them, which --module (with inputs) or --calibrate tells; smallest first; by name",
     "temporal_contexts": "use the last parent's integers where that is smaller",
     "history_contexts": "use all parents' non-zeros where that is smaller",
 }

@@ -81,7 +81,7 @@ def update_arguments(given: argparse.Namespace) -> dict[str, Any]:
 
 def opened_update(given: argparse.Namespace, source: Source, limits: DecodeLimits) -> BaseModel:
     """Open an update and its base; raises what `opened_base` and `with_update` raise."""
-    return opened_base(base_files(given), limits).with_update(source)
+    return opened_base(base_files(given), limits, given.cache).with_update(source)
 
 
 def changes_text(changes: Sequence[TensorChange]) -> str:

@@ -126,6 +126,7 @@ def _encode(given: argparse.Namespace) -> int:
             calibration=network.calibration,
             evaluate=measure_of(given, options, network),
             corrector=network.corrections,
+            execution=network.execution,
             parents=given.parent,
             **update_arguments(given),
             overwrite=given.force,

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from ..bitstream import ParsedUnit
+from ..decoding.source import opened_twice
 from ..decoding.stream_decoder import StreamDecoder
-from ..decoding.stream_description import describe_stream
+from ..decoding.stream_description import describe_layers, describe_stream
 from ..decoding.stream_info import StreamInfo, TensorInfo
 from ..decoding.stream_map import StreamMap
 from ..decoding.updates.changes import TensorChange, changes_of
+from ..decoding.updates.quality_layers import LayersFound, without_layers
 from ..errors import BitstreamError, InvalidOptions, naming
 from ..options import DecodeLimits
+from ..remote.remote_file import RemoteFile
 from ..report import ExtraReport
 from ..support.digest import digest
 from ..support.mapped_file import mapped
-from ..support.rereadable_file import RereadableFile, rereadable
+from ..support.rereadable_file import RereadableFile
 from . import _common as common
 from . import _files
 from ._updates import add_base, base_files, changes_text, opened_update
@@ -37,13 +41,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> common.Parser:
     parser = common.Parser(PROGRAM, "Show what is in an NNR bitstream, without decoding it.")
-    parser.add_argument("input", metavar="IN.nnr", help="bitstream, folder with model.nnr, or -")
+    parser.add_argument(
+        "input",
+        metavar="IN.nnr",
+        help="bitstream, its address (https://…, s3://…), folder with model.nnr, or -",
+    )
     parser.add_argument("--units", action="store_true", help="list every syntax element")
     parser.add_argument(
         "--digest", action="store_true", help="decode, and print the model's digest (SHA-256) alone"
     )
     common.add_layers(parser)
     common.add_parents(parser)
+    common.add_quality(parser)
+    common.add_cache(parser)
     add_base(parser, "shows which tensors the input, an update of them, changes")
     common.add_limits(parser)
     common.add_threads(parser)
@@ -63,17 +73,22 @@ def _info(given: argparse.Namespace) -> int:
     model_digest = None
     changes: list[TensorChange] = []
     path = _files.stream_file(given.input)
-    with common.recognizing_models(path), _files.opened(path) as file:
+    with common.recognizing_models(path), _files.opened(given, path) as file:
         if given.digest or given.base:
-            with rereadable(file) as stream:  # of a pipe a copy is kept
-                info = _described(stream, file.name, limits, listed if given.units else None)
-                stream.rewind()
+            with opened_twice(file) as stream:  # of a pipe a copy is kept
+                if isinstance(stream, RemoteFile):
+                    stream.expect([(0, stream.size)])
+                info = _described(
+                    stream, file.name, limits, given.quality, listed if given.units else None
+                )
                 if given.base:
-                    changes = changes_of(opened_update(given, stream, limits))
-                    stream.rewind()
-                model_digest = _digest(given, stream, limits) if given.digest else None
+                    changes = changes_of(opened_update(given, _from_start(stream), limits))
+                if given.digest:
+                    model_digest = _digest(given, _from_start(stream), limits)
         else:
-            info = _described(file, file.name, limits, listed if given.units else None)
+            info = _described(
+                file, file.name, limits, given.quality, listed if given.units else None
+            )
     if given.json:
         extra = {"unit_list": listed} if given.units else {}
         digests = {"digest": model_digest} if given.digest else {}
@@ -86,29 +101,58 @@ def _info(given: argparse.Namespace) -> int:
     return common.DONE
 
 
+def _from_start(stream: RereadableFile | RemoteFile) -> RereadableFile | RemoteFile:
+    """Return a stream that was read, to be read again."""
+    if isinstance(stream, RereadableFile):
+        stream.rewind()
+    return stream
+
+
 def _described(
-    source: BinaryIO | RereadableFile,
+    source: BinaryIO | RereadableFile | RemoteFile,
     name: str,
     limits: DecodeLimits,
+    quality: int | None,
     listed: list[dict[str, Any]] | None,
 ) -> StreamInfo:
-    """Describe a stream, unit by unit, and list its units if there is a list for them."""
+    """Describe a stream, unit by unit, or so many quality layers; and list the units if there is a
+    list for them."""
 
-    def units() -> Iterator[ParsedUnit]:
-        data = source if isinstance(source, RereadableFile) else mapped(source)
-        for parsed in StreamMap().units(data, limits):
-            if listed is not None:
-                listed.append(_unit_json(parsed))
-            yield parsed
-
+    data = source if isinstance(source, RereadableFile | RemoteFile) else mapped(source)
     with naming(name, BitstreamError):
-        return describe_stream(units())
+        units = without_layers(StreamMap().units(data, limits), data, quality, name)
+        try:
+            return describe_stream(_listed(units, listed))
+        except LayersFound as found:
+            if listed is not None:
+                listed.clear()  # of the units before the layers were found
+            streams = [StreamMap().units(stream, limits) for stream in found.streams]
+            return describe_layers(_listed(units, listed) for units in streams)
 
 
-def _digest(given: argparse.Namespace, source: RereadableFile, limits: DecodeLimits) -> str:
+def _listed(
+    units: Iterable[ParsedUnit], listed: list[dict[str, Any]] | None
+) -> Iterator[ParsedUnit]:
+    """Yield units, and list them if there is a list for them."""
+    for parsed in units:
+        if listed is not None:
+            listed.append(_unit_json(parsed))
+        yield parsed
+
+
+def _digest(
+    given: argparse.Namespace, source: RereadableFile | RemoteFile, limits: DecodeLimits
+) -> str:
     with common.executor(given.threads) as executor:
         base = base_files(given)
-        decoder = StreamDecoder(parents=given.parent, base=base, limits=limits, executor=executor)
+        decoder = StreamDecoder(
+            parents=given.parent,
+            base=base,
+            limits=limits,
+            executor=executor,
+            cache=given.cache,
+            quality=given.quality,
+        )
         return digest((t.name, t.values) for t in decoder.tensors(source, given.layers))
 
 
@@ -131,6 +175,9 @@ def _print(
         print(table(_HEADER, rows + [_extra_row(extra) for extra in info.extras]))
         if info.factorizations:
             print(_factorization_rows(info))
+    if info.quality_layers:
+        sizes = ", ".join(f"{size}" for size in itertools.accumulate(info.quality_layers))
+        print(f"{len(info.quality_layers)} quality layers, which end at byte {sizes}")
     print(
         f"{printable(given.input)}: profile {info.profile}, {common.counted(info.units, 'unit')}, "
         f"{common.counted(len(info.tensors), 'tensor')}, "

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .._core import BlockRowDecoder, DecodeStatus, decode_codeword
 from ..bitstream import DataUnit, ParsedUnit, PayloadType
+from ..bitstream.lazy_bytes import loaded
 from ..bitstream.qp import qp_delta_bits
 from ..bitstream.unit_layout import Integers, ParentData, TensorLayout, tensor_layouts
 from ..errors import InvalidBitstream, MissingParent, TruncatedBitstream
@@ -71,7 +72,7 @@ class CodewordDecoder:
             self._require_parents(layouts)
         density, _ = self._parsed.context.quantization or (0, 0)
         bits = 0 if self._record.payload_type == PayloadType.INT else qp_delta_bits(density)
-        payload = np.frombuffer(self._parsed.payload, dtype=np.uint8)
+        payload = np.frombuffer(loaded(self._parsed.payload), dtype=np.uint8)
         # Block rows share their output's memory: threads alone can do that.
         threads = executor if has_threads(executor) else None
         if threads and len(layouts) == 1 and layouts[0].syntax.block_rows > 1:

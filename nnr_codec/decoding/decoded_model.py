@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from ..errors import InvalidModel
 from ..factorization.files import factors_metadata
 from ..model import Array, Parameter
+from ..remote.remote_file import RemoteFile
 from ..support.rereadable_file import RereadableFile
+from .source import Source
 from .stream_decoder import StreamDecoder
 from .stream_map import Layers
+from .unit_decoder import DecodedTensor
 
 
 class DecodedModel:
@@ -29,7 +32,7 @@ class DecodedModel:
     def __init__(
         self,
         decoder: StreamDecoder,
-        source: RereadableFile,
+        source: RereadableFile | RemoteFile,
         layers: Layers = "dense",
         observe: Callable[[str, Array], object] | None = None,
     ) -> None:
@@ -55,7 +58,8 @@ class DecodedModel:
             )
         factors = factors_metadata(decoder.factorizations, outlines)
         self.metadata = {**decoder.metadata, **factors}
-        source.rewind()
+        if isinstance(source, RereadableFile):
+            source.rewind()
         self._source = source.name
         self._tensors = decoder.tensors(source, layers)
         self._observe = observe or (lambda name, values: None)
@@ -80,3 +84,41 @@ class DecodedModel:
         """Decode what was not read: of tied tensors, some formats hold the first alone."""
         for tensor in self._tensors:
             self._observe(tensor.name, tensor.values)
+
+
+class ArrivingModel:
+    """What a stream decodes to while it arrives: tensor after tensor, nothing known beforehand.
+
+    Attributes:
+        count, elements, bytes: of the tensors that have come.
+    """
+
+    def __init__(
+        self,
+        decoder: StreamDecoder,
+        source: Source,
+        observe: Callable[[str, Array], object] | None = None,
+    ) -> None:
+        """Take `decoder` and `observe` as :class:`DecodedModel` does, and read nothing yet."""
+        self.count, self.elements, self.bytes = 0, 0, 0
+        self._decoder = decoder
+        self._source = source
+        self._observe = observe or (lambda name, values: None)
+
+    def arrays(self) -> Iterator[tuple[str, Array]]:
+        """Return the names and values, in order, once; of what was taken none is kept.
+
+        Raises: as `StreamDecoder.tensors`.
+        """
+        return map(self._noted, self._decoder.tensors(self._source))
+
+    def _noted(self, tensor: DecodedTensor) -> tuple[str, Array]:
+        self.count += 1
+        self.elements += tensor.values.size
+        self.bytes += tensor.values.nbytes
+        self._observe(tensor.name, tensor.values)
+        return tensor.name, tensor.values
+
+    def metadata(self) -> dict[str, str]:
+        """Return the text entries of the model's file, once all tensors have come."""
+        return dict(self._decoder.metadata)

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from ..errors import InvalidBitstream, LimitExceeded
+from ..factorization.extras import Extra
 from ..factorization.factorizations import Factorization
 from ..factorization.map_checks import MapError
-from ..factorization.model_map import Extra
 from ..factorization.tensor_rules import TensorRule, apply_rule
 from ..model import Array
 from .unit_decoder import DecodedTensor

@@ -8,9 +8,10 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import NamedTuple
 
-from ..bitstream import DataUnit, ParsedUnit
+from ..bitstream import ParsedUnit
+from ..bitstream.parsed_unit import PassedUnit, header_of, tensors_of
+from ..factorization.extras import Extra
 from ..factorization.factorizations import Factorization
-from ..factorization.model_map import Extra
 from ..factorization.tensor_rules import TensorRule
 from ..model import Array
 from .finishing import joined, recomposed
@@ -35,17 +36,19 @@ class LazyMaker:
         self._executor = executor
         self._shared = SharedFactors()
 
-    def coded(self, units: Iterable[ParsedUnit]) -> Iterator[list[LazyTensor]]:
+    def coded(self, units: Iterable[ParsedUnit | PassedUnit]) -> Iterator[list[LazyTensor]]:
         """Yield the coded tensors of each data unit."""
         for unit in units:
-            if isinstance(unit.record, DataUnit):
+            if tensors := tensors_of(unit):
                 yield [
                     LazyTensor(name, role, partial(self._decode, unit, name))
-                    for name, role in unit.record.decoded_roles()
+                    for name, role in tensors
                 ]
 
-    def _decode(self, unit: ParsedUnit, name: str) -> Array:
-        return next(tensor.values for tensor in self.decoded(unit) if tensor.name == name)
+    def _decode(self, unit: ParsedUnit | PassedUnit, name: str) -> Array:
+        if isinstance(unit, PassedUnit):
+            unit.expect()
+        return next(t.values for t in self.decoded(header_of(unit)) if t.name == name)
 
     def decoded(self, unit: ParsedUnit) -> list[DecodedTensor]:
         """Return the tensors of a unit."""

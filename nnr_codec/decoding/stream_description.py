@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._core import TensorSyntax, decode_codeword, peek_qp_delta
+from .._core import DecodeStatus, TensorSyntax, decode_codeword, peek_qp_delta
 from ..bitstream import Context, DataUnit, ParsedUnit, PayloadType
+from ..bitstream.lazy_bytes import loaded
 from ..bitstream.qp import qp_delta_bits
 from ..bitstream.unit_layout import TensorLayout, tensor_layouts
+from ..factorization.extras import Extra
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import Factorization, factors_of
-from ..factorization.model_map import Extra
 from ..factorization.tensor_rules import TensorRule
 from ..report import ExtraReport
 from .stream_info import FactorizationInfo, StreamInfo, TensorInfo
@@ -28,6 +29,9 @@ _KINDS = {
     PayloadType.RAW_FLOAT: "raw",
     PayloadType.BLOCK: "block",
 }
+
+_MOST_QP_BYTES = 64
+"""Enough of a codeword for the quantization parameter before its integers."""
 
 
 def describe_stream(units: Iterable[ParsedUnit]) -> StreamInfo:
@@ -48,6 +52,30 @@ def describe_stream(units: Iterable[ParsedUnit]) -> StreamInfo:
         extras=tuple(_extras(tensors, stream)),
         metadata=stream.metadata,
         base=stream.model_map.base.stream if stream.model_map.base is not None else None,
+    )
+
+
+def describe_layers(streams: Iterable[Iterable[ParsedUnit]]) -> StreamInfo:
+    """Return what the headers of quality layers say of the model that they make together."""
+    infos = [describe_stream(units) for units in streams]
+    first, *later = infos
+    tensors = {tensor.name: tensor for tensor in first.tensors}
+    for refined in (tensor for info in later for tensor in info.tensors):
+        known = tensors[refined.name]
+        tensors[known.name] = replace(known, bytes=known.bytes + refined.bytes, qp=refined.qp)
+    counted: set[str] = set()
+    weights = []
+    for weight in first.factorizations:
+        new = [tensors[name] for name in weight.factors if name not in counted]
+        counted.update(weight.factors)
+        weights.append(replace(weight, bytes=sum(factor.bytes for factor in new)))
+    return replace(
+        first,
+        units=sum(info.units for info in infos),
+        header_bytes=sum(info.header_bytes for info in infos),
+        tensors=tuple(tensors.values()),
+        factorizations=tuple(weights),
+        quality_layers=tuple(info.bytes for info in infos),
     )
 
 
@@ -178,12 +206,18 @@ def _qps(parsed: ParsedUnit, record: DataUnit, layouts: Sequence[TensorLayout]) 
         return [None] * len(layouts)
     density, base_qp = parsed.context.quantization or (0, 0)
     bits = qp_delta_bits(density)
-    payload = np.frombuffer(parsed.payload, dtype=np.uint8)
     if len(layouts) == 1 or record.parent is not None:
-        first = [base_qp + peek_qp_delta(payload, bits)]
+        begin = np.frombuffer(parsed.payload[:_MOST_QP_BYTES], dtype=np.uint8)
+        first = [base_qp + peek_qp_delta(begin, bits)]
         return [*first, *[None] * (len(layouts) - 1)]
     before = [layout.syntax for layout in layouts if len(layout.shape) == 1][: len(layouts) - 1]
     # Of the tensor behind the vectors as little is decoded as there can be.
-    _, vectors = decode_codeword(payload, [*before, TensorSyntax(1, 1)], bits, [])
+    syntaxes = [*before, TensorSyntax(1, 1)]
+    elements = sum(math.prod(layout.shape) for layout in layouts[: len(before)])
+    begin = np.frombuffer(parsed.payload[: _MOST_QP_BYTES + 4 * elements], dtype=np.uint8)
+    status, vectors = decode_codeword(begin, syntaxes, bits, [])
+    if status == DecodeStatus.TRUNCATED:  # the vectors take more than they usually do
+        payload = np.frombuffer(loaded(parsed.payload), dtype=np.uint8)
+        _, vectors = decode_codeword(payload, syntaxes, bits, [])
     qps: list[int | None] = [base_qp + qp_delta for qp_delta, _, _ in vectors]
     return qps + [None] * (len(layouts) - len(qps))

@@ -113,6 +113,7 @@ class StreamInfo(StreamTotals):
     factorizations: tuple[FactorizationInfo, ...] = ()
     extras: tuple[ExtraReport, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    quality_layers: tuple[int, ...] = ()
     base: str | None = None
 
     @property
@@ -145,5 +146,11 @@ class StreamInfo(StreamTotals):
         }
         weights = [{**asdict(w), "elements": w.elements} for w in self.factorizations]
         extras = [asdict(extra) for extra in self.extras]
-        rest = {"factorizations": weights, "extras": extras, "metadata": dict(self.metadata)}
+        rest: dict[str, Any] = {
+            "factorizations": weights,
+            "extras": extras,
+            "metadata": dict(self.metadata),
+        }
+        if self.quality_layers:
+            rest["quality_layers"] = list(self.quality_layers)
         return {**totals, "per_tensor": self._rows(), **rest}

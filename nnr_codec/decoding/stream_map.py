@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..bitstream import DataUnit, ParsedUnit, Topology, parse_units
+from ..bitstream.lazy_bytes import RangeSource
+from ..bitstream.parsed_unit import PassedUnit
+from ..bitstream.parsing import parse_wanted_units
 from ..errors import InvalidOptions, LimitExceeded
 from ..factorization.factorizations import Factorization
 from ..factorization.map_checks import MapError
@@ -46,8 +49,28 @@ class StreamMap:
         The weights that are made of factors count with the first unit already, ties with their
         tensor.
         """
+        for unit in self._noted(parse_units(source, limits), limits):
+            if isinstance(unit, ParsedUnit):
+                yield unit
+
+    def wanted_units(
+        self,
+        source: RangeSource,
+        limits: DecodeLimits,
+        wanted: Callable[[Sequence[NameRole]], bool],
+    ) -> Iterator[ParsedUnit | PassedUnit]:
+        """Parse the units of a stream, but pass over those of tensors that are not `wanted` and
+        that its table of contents tells of."""
+        return self._noted(parse_wanted_units(source, limits, wanted), limits)
+
+    def _noted(
+        self, units: Iterator[ParsedUnit] | Iterator[ParsedUnit | PassedUnit], limits: DecodeLimits
+    ) -> Iterator[ParsedUnit | PassedUnit]:
         coded, formed = 0, 0
-        for parsed in parse_units(source, limits):
+        for parsed in units:
+            if isinstance(parsed, PassedUnit):
+                yield parsed
+                continue
             self.note(parsed)
             if isinstance(parsed.record, Topology):
                 weights = self.model_map.factorizations.items()
@@ -61,6 +84,10 @@ class StreamMap:
                 if coded + formed > limits.max_elements:
                     raise LimitExceeded("max_elements", coded + formed, limits.max_elements)
             yield parsed
+
+    def makes_products(self, tensors: Iterable[NameRole]) -> bool:
+        """Whether weights are made of one of these coded tensors."""
+        return any(role in ("G", "H") or self.weights_of(name) for name, role in tensors)
 
     def note(self, parsed: ParsedUnit) -> None:
         """Read a unit's header: the stream's map, or a block's weight in factors."""
@@ -125,9 +152,9 @@ class Selection:
         ties = stream.ties(weight)
         return any(map(self.matches, [weight, *ties] if self.layers == "dense" else ties))
 
-    def needs(self, record: DataUnit, stream: StreamMap) -> bool:
-        """Whether a unit holds a selected tensor, or one that a selected tensor needs."""
-        names = (name for coded, _ in record.decoded_roles() for name in stream.results(coded))
+    def needs(self, tensors: Iterable[NameRole], stream: StreamMap) -> bool:
+        """Whether a unit of these tensors has a selected one, or one that a selected one needs."""
+        names = (name for coded, _ in tensors for name in stream.results(coded))
         return self.only is None or any(map(self.matches, names))
 
 

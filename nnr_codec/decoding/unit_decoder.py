@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .._core import dequantize, dequantize_in_place
 from ..bitstream import Codebook, DataFormat, DataUnit, NodeId, ParsedUnit, PayloadType
+from ..bitstream.lazy_bytes import loaded
 from ..bitstream.qp import step_size
 from ..bitstream.unit_layout import Integers, role_shape
 from ..errors import LimitExceeded, UnsupportedFeature
@@ -69,7 +70,7 @@ def decode_data_unit(
     Raises:
         BitstreamError: the unit is damaged, needs a missing parent, or exceeds the memory.
     """
-    unit = _UnitDecoder(parsed, series or Series(), keep_integers)
+    unit = _UnitDecoder(parsed.checked(), series or Series(), keep_integers)
     try:
         return [unit.with_rule(tensor) for tensor in unit.tensors(executor)]
     except MemoryError:
@@ -144,7 +145,7 @@ class _UnitDecoder:
 
     def _raw_floats(self) -> list[DecodedTensor]:
         (layout,) = self._codeword.layouts()
-        values = np.frombuffer(self.parsed.payload, dtype="<f4").astype(np.float32)
+        values = np.frombuffer(loaded(self.parsed.payload), dtype="<f4").astype(np.float32)
         values = self._to_float_type(values.reshape(layout.shape))
         return [DecodedTensor(layout.name, layout.role, values, node_id=self.record.node_id)]
 

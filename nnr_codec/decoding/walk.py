@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
+from ..factorization.extras import Extra
 from ..factorization.factor_tracker import FactorTracker
 from ..factorization.factorizations import Factorization, factors_of
-from ..factorization.model_map import Extra
 from ..factorization.tensor_order import Named, NameRole, in_order
 from ..factorization.tensor_rules import TensorRule
 from .stream_map import Selection, StreamMap

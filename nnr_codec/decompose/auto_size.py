@@ -16,7 +16,7 @@ import numpy as np
 
 from ..calibration.moments import Calibration
 from ..decoding.stream_decoder import StreamDecoder
-from ..encoding.grouping import SAVED_BYTES
+from ..encoding.arrangement.grouping import SAVED_BYTES
 from ..encoding.model_encoder import encode_model
 from ..encoding.step_sizes.by_sensitivity import allocated_qps
 from ..encoding.survey import survey_model

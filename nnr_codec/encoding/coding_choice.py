@@ -21,8 +21,8 @@ from ..quantize.codebook import promises_codebook
 from ..quantize.integer_rate import estimated_bits
 from ..report import OnStage
 from ..support.shared_function import call_portably
+from .arrangement.grouping import alone_by_name
 from .exact import represent
-from .grouping import alone_by_name
 from .model_mapping import rule_of
 from .plan import CodingChoice, TensorPlan, UnitPlan
 from .representation import Representation

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ..errors import InvalidModel
+from ..factorization.extras import Extra
 from ..factorization.map_checks import MAX_PRODUCT
-from ..factorization.model_map import Extra, ModelMap
+from ..factorization.model_map import ModelMap
 from ..factorization.tensor_rules import TensorRule
 from ..model import Parameter, dtype_name, is_float, is_signed_float
 from ..options import DecodeLimits, EncodeOptions

@@ -13,8 +13,8 @@ from ..factorization.model_map import ModelMap
 from ..factorization.tensor_order import TensorOrder
 from ..model import Parameter
 from ..options import DecodeLimits, EncodeOptions
+from .arrangement.grouping import USUALLY_SAVED_BYTES, Grouping, group_layers, ungrouped
 from .exact import name_parts
-from .grouping import USUALLY_SAVED_BYTES, Grouping, group_layers, ungrouped
 from .model_mapping import with_representations
 from .representation import Representation
 from .survey import ModelSurvey

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from ..bitstream import StartUnit, Topology, write_record
 from ..report import OnStage, TensorReport
 from ..support.ordered_calls import has_threads
-from .grouping import SAVED_BYTES
+from .arrangement.grouping import SAVED_BYTES
 from .plan import StreamPlan
 from .tensor_encoder import encode_unit
 from .tensor_quantizer import QuantizedFactor

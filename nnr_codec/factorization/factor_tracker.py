@@ -34,11 +34,22 @@ class FactorTracker(Generic[T]):
             factors: the names of each weight's factors, in order, by the weight's name.
             is_formed: tells which weights are formed; factors of the others alone are not kept.
         """
-        self._factors = {weight: tuple(names) for weight, names in factors.items()}
-        self._missing = {weight: set(names) for weight, names in self._factors.items()}
-        self._users = users_of(self._factors)
-        self._uses = {name: sum(map(is_formed, users)) for name, users in self._users.items()}
+        self._is_formed = is_formed
+        self._factors: dict[str, tuple[str, ...]] = {}
+        self._missing: dict[str, set[str]] = {}
+        self._users: dict[str, list[str]] = {}
+        self._uses: dict[str, int] = {}
         self._kept: dict[str, T] = {}
+        self.track(factors)
+
+    def track(self, factors: Mapping[str, Iterable[str]]) -> None:
+        """Track more weights, of whose factors none has come; `factors`: as of the constructor."""
+        for weight, names in factors.items():
+            self._factors[weight] = tuple(names)
+            self._missing[weight] = set(self._factors[weight])
+        for name, users in users_of(factors).items():
+            self._users.setdefault(name, []).extend(users)
+            self._uses[name] = self._uses.get(name, 0) + sum(map(self._is_formed, users))
 
     def __contains__(self, name: str) -> bool:
         """Whether `name` is that of a factor."""

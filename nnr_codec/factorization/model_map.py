@@ -9,26 +9,21 @@ tensor.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from ..errors import UnsupportedFeature
 from ..model import dtype_of, is_signed_float
 from .base_entry import BaseEntry, parse_base_entry
+from .extras import Extra, parse_extra
 from .factor_tracker import users_of
 from .factorizations import Factorization, factors_of, parse_factorization
 from .map_checks import (
+    MAX_PRODUCT,
     MapError,
     check_keys,
-    check_name,
-    checked_dtype,
-    checked_shape,
     shortened,
     typed,
 )
@@ -39,40 +34,15 @@ from .unit_index import UnitIndex, parse_unit_index
 
 _KEYS = {
     1: frozenset(["tensors", "extras", "order", "factorizations", "metadata"]),
-    2: frozenset(["base", "index"]),
+    2: frozenset(["base", "quality_layers", "index"]),
 }
 """By the version of the map that they came with, the keys behind that of the version."""
 
-_PREFIX = f'{{"{KEY}"'
+MAX_QUALITY_LAYERS = 255
+"""Streams in a file."""
 
-
-@dataclass(frozen=True, slots=True)
-class Extra:
-    """A tensor without a data unit.
-
-    Attributes:
-        name: its name.
-        after: name of the coded tensor or factored weight that it follows; None: it comes first.
-        tied_to: name of the coded tensor or factored weight, not behind it, whose values it shares;
-            None: it is empty, and has `dtype` and `shape`.
-    """
-
-    name: str
-    after: str | None
-    tied_to: str | None = None
-    dtype: str = "float32"
-    shape: tuple[int, ...] = (0,)
-
-    def empty(self) -> npt.NDArray[Any]:
-        """Return the empty tensor."""
-        return np.zeros(self.shape, dtype_of(self.dtype))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry of the map."""
-        after = {} if self.after is None else {"after": self.after}
-        empty = {"dtype": self.dtype, "shape": list(self.shape)}
-        content = empty if self.tied_to is None else {"tied_to": self.tied_to}
-        return {"name": self.name, **after, **content}
+MAP_BEGIN = f'{{"{KEY}"'
+"""What tells a map from any other text of a topology unit."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +56,8 @@ class ModelMap:
         factorizations: weights that are made of coded tensors, by name.
         metadata: the text entries of the model's file.
         base: of an update, what it is added to; None: the stream stands by itself.
+        quality_layers: bytes of the streams that make the model, of which this is the first; the
+            others stand behind it, each an update of those before it. Empty: there is one stream.
         index: the stream's table of contents; None without one.
     """
 
@@ -95,6 +67,7 @@ class ModelMap:
     factorizations: Mapping[str, Factorization] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     base: BaseEntry | None = None
+    quality_layers: tuple[int, ...] = ()
     index: UnitIndex | None = None
 
     def __bool__(self) -> bool:
@@ -106,7 +79,7 @@ class ModelMap:
     @property
     def version(self) -> int:
         """The least version of the map that can say this."""
-        return 1 if self.index is None and self.base is None else 2
+        return 1 if self.index is None and self.base is None and not self.quality_layers else 2
 
     @cached_property
     def owners(self) -> dict[str, str]:
@@ -209,6 +182,8 @@ class ModelMap:
             data["metadata"] = dict(self.metadata)
         if self.base is not None:
             data["base"] = self.base.to_json()
+        if self.quality_layers:
+            data["quality_layers"] = self.quality_layers
         if self.index is not None:  # last, where readers expect its text
             data["index"] = self.index.to_text()
         return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
@@ -221,7 +196,7 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
         MapError: the map is damaged.
         UnsupportedFeature: it has another version.
     """
-    if not text.startswith(_PREFIX):
+    if not text.startswith(MAP_BEGIN):
         return None
     try:
         data = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
@@ -239,11 +214,12 @@ def parse_model_map(text: str, max_dimensions: int) -> ModelMap | None:
     order = _order(data["order"]) if "order" in data else TensorOrder()
     weights = typed(data.get("factorizations", {}), dict, "factorizations")
     factored = {n: parse_factorization(n, entry, max_dimensions) for n, entry in weights.items()}
-    extra_tensors = tuple(_extra(entry, max_dimensions) for entry in extras)
+    extra_tensors = tuple(parse_extra(entry, max_dimensions) for entry in extras)
     metadata = parse_metadata(data.get("metadata", {}))
     base = parse_base_entry(data["base"]) if "base" in data else None
     index = parse_unit_index(typed(data["index"], str, "index")) if "index" in data else None
-    model_map = ModelMap(rules, extra_tensors, order, factored, metadata, base, index)
+    layers = _quality_layers(data["quality_layers"], base) if "quality_layers" in data else ()
+    model_map = ModelMap(rules, extra_tensors, order, factored, metadata, base, layers, index)
     if len({extra.name for extra in model_map.extras}) != len(model_map.extras):
         raise MapError("two extras have one name")
     model_map.check_parts()
@@ -262,21 +238,16 @@ def _no_constant(text: str) -> Any:
     raise MapError(f"{text} is no number of JSON")
 
 
-def _extra(entry: Any, max_dimensions: int) -> Extra:
-    typed(entry, dict, "extras")
-    name = typed(entry.get("name"), str, "name")
-    check_name(name)
-    after = entry.get("after")
-    if after is not None:
-        typed(after, str, "after")
-    if "tied_to" in entry:
-        check_keys(entry, {"name", "after", "tied_to"}, name)
-        return Extra(name, after, typed(entry["tied_to"], str, "tied_to"))
-    check_keys(entry, {"name", "after", "dtype", "shape"}, name)
-    shape = checked_shape(entry.get("shape"), max_dimensions)
-    if math.prod(shape) != 0:
-        raise MapError(f"{shortened(name)} has no data unit and is not empty")
-    return Extra(name, after, None, checked_dtype(entry.get("dtype")), shape)
+def _quality_layers(value: Any, base: BaseEntry | None) -> tuple[int, ...]:
+    sizes = typed(value, list, "quality_layers")
+    if not 2 <= len(sizes) <= MAX_QUALITY_LAYERS:
+        raise MapError(f"quality_layers: {len(sizes)} are not from 2 to {MAX_QUALITY_LAYERS}")
+    for size in sizes:
+        if type(size) is not int or not 0 < size < MAX_PRODUCT:
+            raise MapError(f"quality_layers: {shortened(size)} is no number of bytes")
+    if base is not None:
+        raise MapError("quality_layers of an update: they belong to a stream that stands by itself")
+    return tuple(sizes)
 
 
 def _order(value: Any) -> TensorOrder:

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-import torch
 from torch import nn
 
-from ..decoding.stream_decoder import Bytes, Source
+from ..decoding.source import Source
 from ..decoding.stream_map import Layers, Selection
-from ..errors import InvalidModel, NnrWarning
-from ..factorization.factor_tracker import FactorTracker
-from ..factorization.factorizations import factors_of
-from ..model import Array, is_extension
 from ..options import DecodeLimits
-from .factorized import SharedParameters, factored
-from .replacing import check_distinct, check_shape, layer_of, replace_layer
-from .sources import TensorSource, opened
-
-_MOST_NAMED = 8
-
-State = Mapping[str, torch.Tensor]
+from .filling import Agreement, ModuleFiller, State
+from .replacing import check_distinct, layer_of
+from .sources import ArrivingTensors, LoadSource, TensorSource, opened
 
 
 def load_into(
     module: nn.Module,
-    source: Bytes | str | os.PathLike[str],
+    source: LoadSource,
     layers: Layers = "factorized",
     *,
     strict: bool = True,
     base: Sequence[Source] = (),
     parents: Sequence[Source] = (),
     limits: DecodeLimits | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> nn.Module:
     """Load tensors into a module, and with factors replace its layers in place.
 
@@ -43,14 +32,20 @@ def load_into(
     padding, dilation and groups, which the source does not know; hooks of the old layer are lost.
     Dtype, device and requires_grad are the old weight's. A factor that several layers share is one
     parameter of all of them. All other tensors are copied into the module's; to a layer that is
-    tied to a weight in factors, their product is. What the headers tell is checked before anything
-    is changed; a payload that turns out to be damaged leaves the module partly loaded.
+    tied to a weight in factors, their product is.
+
+    Tensors are decoded and copied one at a time, so that memory is that of the module and its
+    largest tensor. What the headers tell is checked before anything is changed; a payload that
+    turns out to be damaged leaves the module partly loaded. Of a source that can be read once
+    alone, such as a pipe, or that is at an address, tensors are loaded as they arrive, and each one
+    is checked when it does: any error may leave the module partly loaded.
 
     Args:
         module: a module with the tensors and layers of the source, as the model had them before it
             was decomposed.
-        source: a bitstream (bytes or a path), or the path of a model file, dense or of factors
-            (``nnr-decode --layers factorized``).
+        source: a bitstream: bytes, a path, an address (https://…), or a binary file or pipe, from
+            where it stands; or the path of a model file, dense or of factors (``nnr-decode --layers
+            factorized``).
         layers: "factorized", or "dense": weights are formed from their factors, and no layer is
             replaced.
         strict: refuse tensors that only one of source and module has; else they are named in
@@ -59,6 +54,7 @@ def load_into(
         base: of an update, the streams that it was made against, oldest first.
         parents: of a bitstream, the earlier streams of its series, oldest first.
         limits: what the source may ask for; by default ``DecodeLimits()``.
+        cache: of an address, as of :func:`nnr_codec.decode`.
 
     Returns:
         The module.
@@ -70,6 +66,7 @@ def load_into(
         BitstreamError: the bitstream is damaged, or asks for what is not supported or allowed.
         InvalidOptions: an option has no such value.
 
+    >>> import numpy as np
     >>> import nnr_codec
     >>> from nnr_codec.factorization.forms import LowRank
     >>> weight = LowRank((16, 32), (np.ones((16, 2), np.float32), np.ones((2, 32), np.float32)))
@@ -80,89 +77,71 @@ def load_into(
     ['0.reduce.weight', '0.expand.weight', '0.expand.bias']
     """
     Selection(layers)  # checks them
-    with opened(source, layers, parents, limits, base) as tensors:
-        state = module.state_dict(keep_vars=True)
-        _check(state, tensors, strict)
-        replaced = _layers(module, state, tensors) if layers == "factorized" else {}
-        _load(module, state, tensors, replaced)
+    with opened(source, layers, parents, limits, base, cache) as tensors:
+        if isinstance(tensors, TensorSource):
+            _load(module, tensors, layers, strict)
+        else:
+            _load_arriving(module, tensors, layers, strict)
     return module
 
 
-def _check(state: State, tensors: TensorSource, strict: bool) -> None:
-    """Check names and shapes, before tensors are read."""
+def _load(module: nn.Module, tensors: TensorSource, layers: Layers, strict: bool) -> None:
+    """Load tensors whose headers are known: nothing is changed unless they agree."""
+    state = module.state_dict(keep_vars=True)
     weights = tensors.factorizations
-    factors = {factor for entry in weights.values() for factor in entry.factors}
-    shapes = {p.name: p.shape for p in tensors.parameters if p.name not in factors}
-    shapes |= {name: entry.shape for name, entry in weights.items()}
-    for name, shape in shapes.items():
-        if name in state:
-            check_shape(name, shape, state[name])
-            if state[name].is_meta:
-                reason = "is on the device 'meta' in the module: use to_empty first"
-                raise InvalidModel(name, reason)
-    differences = list(_differences(state, shapes, tensors.name))
-    if strict and differences:
-        raise InvalidModel(*differences[0])
-    for name, reason in differences[:_MOST_NAMED]:
-        warnings.warn(f"{name!r} {reason}", NnrWarning, stacklevel=3)
-    if len(differences) > _MOST_NAMED:
-        more = len(differences) - _MOST_NAMED
-        warnings.warn(f"{more} more tensors are in one of both alone", NnrWarning, stacklevel=3)
-
-
-def _differences(state: State, shapes: Mapping[str, Any], source: str) -> Iterator[tuple[str, str]]:
-    """Yield the names of tensors that only the module or the source has, and where they are."""
-    for name in shapes:
-        if name not in state:
-            yield name, f"is in {source!r}, and the module has no such tensor"
-    loaded = {id(state[name]) for name in shapes if name in state}
-    for name, tensor in state.items():
-        is_counter = name.rpartition(".")[2] == "num_batches_tracked"
-        if name not in shapes and id(tensor) not in loaded and not is_counter:
-            yield name, f"is in the module, and not in {source!r}"
-
-
-def _layers(module: nn.Module, state: State, tensors: TensorSource) -> dict[str, nn.Module]:
-    """Return the layers to replace, by the names of their weights, all of which fit."""
-    shapes = {parameter.name: parameter.shape for parameter in tensors.parameters}
-    layers = {}
-    for name, entry in tensors.factorizations.items():
-        if name in state:
-            ranks = entry.ranks([shapes[factor] for factor in entry.factors])
-            layers[name] = layer_of(module, name, entry.form, entry.shape, ranks)
-    check_distinct(module, layers)
-    return layers
-
-
-@torch.no_grad()
-def _load(
-    module: nn.Module, state: State, tensors: TensorSource, layers: Mapping[str, nn.Module]
-) -> None:
-    """Read the tensors one after the other; `layers`: to replace, by the names of the weights."""
-    weights = tensors.factorizations
-    tracker = FactorTracker[Array](factors_of(weights), state.__contains__)
-    shared: SharedParameters = {}
-    replaced = set(layers.values())
-    parts = (part for part in module.modules() if part not in replaced)
-    kept = {id(p) for part in parts for p in part.parameters(recurse=False)}
+    filler = ModuleFiller(module, state, replaces=layers == "factorized")
+    filler.expect(weights)
+    agreement = Agreement(state, tensors.name)
     for parameter in tensors.parameters:
-        name, values = parameter.name, parameter.read()
-        if name in state and name not in tracker:
-            _copy(state[name], values)
-        complete = tracker.add(name, values)
-        del values  # so that its memory can go, as that of factors below
-        for weight in filter(state.__contains__, complete):
-            entry, factors = weights[weight], tracker.release(weight)
-            if weight in layers:
-                made = factored(layers[weight], entry.weight(factors), entry.factors, shared)
-                replace_layer(module, weight, made)
-            # Another layer, which is not replaced, may be tied to the weight.
-            if weight not in layers or id(state[weight]) in kept:
-                _copy(state[weight], entry.dense(factors))
-            del factors
+        if not filler.is_factor(parameter.name):
+            agreement.note(parameter.name, parameter.shape)
+    for name, entry in weights.items():
+        agreement.note(name, entry.shape)
+    agreement.note_end()
+    if strict:
+        agreement.refuse()
+    agreement.warn()
+    if layers == "factorized":
+        _check_layers(module, state, tensors)
+    for parameter in tensors.parameters:
+        filler.add(parameter.name, parameter.read())
 
 
-def _copy(target: torch.Tensor, values: Array) -> None:
-    if is_extension(values.dtype):  # numpy has them from elsewhere; binary32 holds all their values
-        values = values.astype(np.float32)
-    target.copy_(torch.from_numpy(np.array(values)))
+def _check_layers(module: nn.Module, state: State, tensors: TensorSource) -> None:
+    """Check that the layers whose weights come as factors can be replaced."""
+    shapes = {parameter.name: parameter.shape for parameter in tensors.parameters}
+    weights = {name: entry for name, entry in tensors.factorizations.items() if name in state}
+    for name, entry in weights.items():
+        ranks = entry.ranks([shapes[factor] for factor in entry.factors])
+        layer_of(module, name, entry.form, entry.shape, ranks)
+    check_distinct(module, weights)
+
+
+def _load_arriving(
+    module: nn.Module, tensors: ArrivingTensors, layers: Layers, strict: bool
+) -> None:
+    """Load tensors that come with their headers; each is compared with the module as it comes."""
+    state = module.state_dict(keep_vars=True)
+    filler = ModuleFiller(module, state, replaces=layers == "factorized")
+    agreement = Agreement(state, tensors.name)
+    known: set[str] = set()
+    for tensor in tensors.tensors:
+        name, values = tensor.name, tensor.values
+        weights = tensors.factorizations() if layers == "factorized" else {}
+        new = {weight: entry for weight, entry in weights.items() if weight not in known}
+        if new:
+            check_distinct(module, filter(state.__contains__, new))
+            filler.expect(new)
+            known.update(new)
+        for weight, entry in new.items():
+            agreement.note(weight, entry.shape)
+        if not filler.is_factor(name):
+            agreement.note(name, values.shape)
+        if strict:
+            agreement.refuse()
+        filler.add(name, values)
+        del tensor, values  # before the next one is decoded
+    agreement.note_end()
+    if strict:
+        agreement.refuse()
+    agreement.warn()

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from ..checkpoints import open_checkpoint
 from ..checkpoints.file_format import format_of
 from ..decoding.decoded_model import DecodedModel
-from ..decoding.stream_decoder import Bytes, Source, StreamDecoder
+from ..decoding.source import Bytes, Path, Source, name_of
+from ..decoding.stream_decoder import StreamDecoder
 from ..decoding.stream_map import Layers
+from ..decoding.unit_decoder import DecodedTensor
 from ..errors import InvalidModel
 from ..factorization.factorizations import Factorization
 from ..factorization.files import factorizations_of
 from ..model import Parameter
 from ..options import DecodeLimits
-from ..support.rereadable_file import RereadableFile, rereadable
+from ..remote.addresses import is_address, local_path
+from ..support.rereadable_file import RereadableFile
+
+LoadSource = Bytes | Path | BinaryIO
+"""What a module is loaded from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,42 +43,73 @@ class TensorSource:
     factorizations: Mapping[str, Factorization]
 
 
+@dataclass(frozen=True, slots=True)
+class ArrivingTensors:
+    """Tensors to load of which nothing is known before they come.
+
+    Attributes:
+        name: of the file, for messages.
+        tensors: in order, factors included.
+        factorizations: returns what factors make, by the name of the weight: as far as tensors have
+            come, and the weights of the last one are known.
+    """
+
+    name: str
+    tensors: Iterator[DecodedTensor]
+    factorizations: Callable[[], Mapping[str, Factorization]]
+
+
 @contextmanager
 def opened(
-    source: Bytes | str | os.PathLike[str],
+    source: LoadSource,
     layers: Layers,
     parents: Sequence[Source],
     limits: DecodeLimits | None,
     base: Sequence[Source] = (),
-) -> Iterator[TensorSource]:
-    """Open a bitstream, or a model file (which is told by its content).
+    cache: Path | None = None,
+) -> Iterator[TensorSource | ArrivingTensors]:
+    """Open a bitstream, or a model file (which is told by its content); `cache`: of an address.
 
     Of a stream with `layers` "dense", there are no factors; of a file of factors there are always.
+    What can be read once alone, or is at an address, gives tensors as they arrive.
 
     Raises:
         BitstreamError: the stream's headers are damaged, or ask for what is not allowed.
         InvalidModel: the file is damaged, or its model map is.
     """
     with ExitStack() as stack:
-        path = None if isinstance(source, Bytes) else os.fspath(source)
-        if path is not None and _is_model_file(path):
-            model = stack.enter_context(open_checkpoint(path))
+        if isinstance(source, str | os.PathLike) and _is_model_file(os.fspath(source)):
+            name = os.fspath(source)
+            model = stack.enter_context(open_checkpoint(name))
             parameters, metadata = list(model.values()), model.metadata
         else:
-            decoder = StreamDecoder(parents=parents, base=base, limits=limits)
-            decoded = DecodedModel(decoder, _stream(source, stack), layers)
+            name = os.fspath(name_of(source) or "a bitstream")
+            decoder = StreamDecoder(parents=parents, base=base, limits=limits, cache=cache)
+            file = None if is_address(source) else stack.enter_context(_file(source))
+            if file is None or not _can_be_read_again(file):
+                tensors = stack.enter_context(closing(decoder.tensors(file or source, layers)))
+                yield ArrivingTensors(name, tensors, lambda: decoder.factorizations)
+                return
+            decoded = DecodedModel(decoder, RereadableFile(file, None, name), layers)
             parameters, metadata = decoded.parameters, decoded.metadata
-        name = "a bitstream" if path is None else path
         weights = factorizations_of(name, metadata, parameters, limits)
         yield TensorSource(name, parameters, weights)
 
 
-def _stream(source: Bytes | str | os.PathLike[str], stack: ExitStack) -> RereadableFile:
-    if not isinstance(source, Bytes):
-        return stack.enter_context(rereadable(source))
-    file = io.BytesIO(source)
-    file.name = "a bitstream"
-    return RereadableFile(file, None)
+@contextmanager
+def _file(source: LoadSource) -> Iterator[BinaryIO]:
+    """Give a bitstream as a file."""
+    if isinstance(source, Bytes):
+        yield io.BytesIO(source)
+    elif isinstance(source, str | os.PathLike):
+        with open(local_path(source), "rb") as file:
+            yield file
+    else:
+        yield source
+
+
+def _can_be_read_again(file: BinaryIO) -> bool:
+    return hasattr(file, "seekable") and file.seekable()
 
 
 def _is_model_file(path: str) -> bool:

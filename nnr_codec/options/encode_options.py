@@ -31,6 +31,7 @@ from .targets import TARGETS, Targets
 Profile = Literal["auto", 0, 1]
 UnaryLength = int | Literal["auto"]
 Switch = Literal["auto"] | bool
+Order = Literal["file", "execution", "size", "name"]
 
 _FAST_OFF = {"fast": False}
 
@@ -77,6 +78,15 @@ class EncodeOptions(Targets):
             (profile 0: in a series each tensor has a unit of its own).
         temporal_contexts: use the integers of the last parent stream where that is smaller.
         history_contexts: use where earlier streams were non-zero where that is smaller.
+        index: put a table of contents into the model map, at most 40 bytes a unit: readers of a
+            remote file then fetch single tensors, and every reader notices damaged units.
+        order: of the tensors in the stream, in which they are decoded: "file", as in the model;
+            "execution", as the network first uses them; "size", smallest first; "name". But with
+            "name", what may share a unit (`group`) stays together.
+        quality_layers: streams that the output is made of, 1 to 4: a coarse model, and updates that
+            refine its weights. The first ones alone make a model, too. All are uniformly quantized,
+            with steps of the ratio 3; `qp` gives the last one the error that it gives a single
+            stream.
         lossless: every tensor comes back bit by bit; none is quantized.
         profile: 0 first edition, 1 second edition, "auto" 0 unless a tool needs 1.
         decomposition: which weights travel as factors.
@@ -110,9 +120,12 @@ class EncodeOptions(Targets):
     max_tensor_error: float | Literal["auto"] | None = option(
         "auto", optional(automatic(number(0, 1))), per_tensor=True
     )
+    index: bool = option(False, SWITCH)
+    quality_layers: int = option(1, whole(1, 4))
     lossless: bool = option(False, SWITCH)
     profile: Profile = option("auto", choice("auto", 0, 1))
     group: bool = option(True, SWITCH)
+    order: Order = option("file", choice("file", "execution", "size", "name"))
     decomposition: DecompositionOptions = option(
         DecompositionOptions(), instance(DecompositionOptions)
     )
@@ -207,6 +220,38 @@ class EncodeOptions(Targets):
             nonweight_qp=self.nonweight_qp + offset,
             overrides=tuple((glob, moved(values)) for glob, values in self.overrides),
             **_NO_TARGET,
+        )
+
+    def for_quality_layers(self) -> EncodeOptions:
+        """Return the options with which a stream is coded that is split into quality layers.
+
+        It is uniformly quantized: with a step of ¾ octave more the error is that of dependent
+        quantization (0.24 of its squared step, as a rule, against 1/12).
+
+        Raises:
+            InvalidOptions: they do not go together.
+        """
+        if self.lossless or self.profile == 1:
+            name = "lossless" if self.lossless else "profile"
+            raise InvalidOptions("quality_layers", f"do not go with {name}")
+        offset = (3 << self.qp_density) >> 2 if self.dq else 0
+        shifted = self.with_offset(min(offset, self.offset_range()[1]))
+        uniform: dict[str, Any] = {"dq": False, "codebook": False}
+        overrides = [
+            (glob, {**values, **{name: uniform[name] for name in uniform if name in values}})
+            for glob, values in shifted.overrides
+        ]
+        changes: dict[str, Any] = {target: getattr(self, target) for target in TARGETS}
+        if self.max_tensor_error == "auto" and self._automatic_error is not None:
+            changes["max_tensor_error"] = self._automatic_error  # as with the usual qp
+        return replace(
+            shifted,
+            profile=0,
+            row_skipping=False,
+            decomposition=replace(self.decomposition, carriage="factors"),
+            overrides=tuple(overrides),
+            **uniform,
+            **changes,
         )
 
     def without_target(self) -> EncodeOptions:

@@ -59,9 +59,15 @@ class OrderedCalls(Generic[S, T]):
 
     def room_for(self, size: int) -> Iterator[T]:
         """Yield results, the earliest first, until a call that takes `size` bytes has room."""
-        while self._pending and (
-            len(self._pending) >= self._calls.max_count or self._bytes + size > self._max_bytes
-        ):
+        return self.until(
+            lambda: (
+                len(self._pending) < self._calls.max_count and self._bytes + size <= self._max_bytes
+            )
+        )
+
+    def until(self, condition: Callable[[], bool]) -> Iterator[T]:
+        """Yield results, the earliest first, until a condition holds or there are none left."""
+        while self._pending and not condition():
             yield self._next()
 
     def submit(self, size: int, value: S) -> None:
@@ -71,8 +77,7 @@ class OrderedCalls(Generic[S, T]):
 
     def rest(self) -> Iterator[T]:
         """Yield the results of all calls."""
-        while self._pending:
-            yield self._next()
+        return self.until(lambda: False)
 
     def _next(self) -> T:
         result, size = self._pending.popleft()

@@ -21,9 +21,10 @@ class RereadableFile:
         name: what errors call the file.
     """
 
-    def __init__(self, file: BinaryIO, copy: BinaryIO | None) -> None:
-        """`copy`: the temporary file; None for a `file` that can be read again itself."""
-        self.name = str(file.name)
+    def __init__(self, file: BinaryIO, copy: BinaryIO | None, name: str | None = None) -> None:
+        """`copy`: the temporary file; None for a `file` that can be read again itself. `name`: by
+        default that of the file."""
+        self.name = str(file.name) if name is None else name
         self._file = file
         self._copy = copy
         self._start = 0 if copy is not None else file.tell()

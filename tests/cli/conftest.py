@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cli_support import DIGITS, Outcome, Run, save, small_model
 
-from nnr_codec.cli import decode, encode, evaluate, info
+from nnr_codec.cli import decode, diff, encode, evaluate, info
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         "nnr-decode": decode.main,
         "nnr-eval": evaluate.main,
         "nnr-info": info.main,
+        "nnr-diff": diff.main,
     }
 
     def call(name: str, *arguments: Any) -> Outcome:

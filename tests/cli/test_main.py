@@ -19,7 +19,7 @@ def test_commands(tmp_path: Path) -> None:
     stream.write_bytes(nnr_codec.encode({}).data or b"")
     assert run(tmp_path, "info", str(stream)).returncode == 0
     assert run(tmp_path, "decode", "missing.nnr", "-o", "x.npz").returncode == 1
-    for command in ("encode", "decode", "info", "eval"):
+    for command in ("encode", "decode", "info", "diff", "eval"):
         shown = run(tmp_path, command, "--help")
         assert shown.returncode == 0
         assert f"nnr-{command}" in shown.stdout
@@ -29,7 +29,7 @@ def test_usage(tmp_path: Path) -> None:
     for arguments in ([], ["unknown"]):
         refused = run(tmp_path, *arguments)
         assert refused.returncode == 2
-        assert "encode,decode,info,eval" in refused.stderr
+        assert "encode,decode,info,diff,eval" in refused.stderr
     assert "nnr-encode" in run(tmp_path, "--help").stdout
 
 

@@ -112,11 +112,20 @@ class TestFullDisk:
         assert done.stderr == f"nnr-decode: error: {output}: File too large\n"
         assert [file.read_bytes() for file in out.iterdir()] == ([] if old is None else [old])
 
+    def test_decoding_of_a_pipe(self, stream: Path, out: Path) -> None:
+        output, data = out / "m.npz", stream.read_bytes()
+        done = run_on_full_disk("nnr-decode", "-", "-o", output, input=data, text=False)
+        assert done.returncode == 1
+        assert done.stderr.decode() == f"nnr-decode: error: {output}: File too large\n"
+        assert os.listdir(out) == []
+
     def test_copy_of_a_pipe(self, model: Path, stream: Path, out: Path) -> None:
         nnr_codec.encode(model, stream, nnr_codec.EncodeOptions(qp=-60), overwrite=True)
         data = stream.read_bytes()
         assert len(data) > FULL
-        done = run_on_full_disk("nnr-decode", "-", "-o", out / "m.npz", input=data, text=False)
+        factors = "--layers", "factorized"  # for which all headers are read first
+        command = "nnr-decode", "-", "-o", out / "m.npz", *factors
+        done = run_on_full_disk(*command, input=data, text=False)
         assert done.returncode == 1
         expected = f"nnr-decode: error: {tempfile.gettempdir()}: File too large\n"
         assert done.stderr.decode() == expected

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from cli_support import Run
 
+import nnr_codec
+
 torch = pytest.importorskip("torch")
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
 transformers = pytest.importorskip("transformers")
@@ -60,3 +62,16 @@ def test_folder_comes_back(run: Run, tmp_path: Path, make: Any, kind: str) -> No
         expected = outputs(model)
         error = outputs(type(model).from_pretrained(restored)) - expected
         assert float((error**2).sum()) <= tolerance * float((expected**2).sum())
+
+
+@pytest.mark.parametrize("make", [bert, gpt2])
+def test_from_pretrained_of_our_own(tmp_path: Path, make: Any) -> None:
+    from nnr_codec.hub import from_pretrained, save_pretrained
+
+    torch.manual_seed(0)
+    model = make()
+    save_pretrained(model, tmp_path, nnr_codec.EncodeOptions(lossless=True))
+    found = from_pretrained(tmp_path, type(model))
+    assert torch.equal(outputs(found), outputs(model))
+    embedding, head = found.get_input_embeddings(), found.get_output_embeddings()
+    assert embedding.weight is head.weight  # tied

@@ -19,7 +19,7 @@ FLOORS = [
     ["__main__"],
     ["cli"],
     ["experiments"],
-    ["torch"],
+    ["torch", "asynchronous", "hub"],
     ["encoder", "decoder", "stream"],  # the front doors
     ["training"],
     ["decompose"],
@@ -28,7 +28,7 @@ FLOORS = [
     ["quantize"],
     ["bitstream"],
     ["factorization", "checkpoints"],
-    ["user", "support"],
+    ["user", "support", "remote"],
     ["options", "model", "report"],
     ["errors", "_core"],
 ]
@@ -48,6 +48,8 @@ OPTIONAL_PACKAGES = [
     "torchvision",
     "zstandard",
     "constriction",
+    "fsspec",
+    "urllib3",
 ]
 
 
@@ -177,7 +179,12 @@ def test_modules_import_in_no_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(n for n in MODULES if n.startswith(("nnr_codec.decod", "nnr_codec.stream")))
+    "name",
+    sorted(
+        n
+        for n in MODULES
+        if n.startswith(("nnr_codec.decod", "nnr_codec.stream", "nnr_codec.async"))
+    ),
 )
 def test_decoder_never_imports_the_encoder(name: str) -> None:
     closure = {_room(found) for found in _closure(name) if found != "nnr_codec"}

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import nnr_codec
 from nnr_codec.bitstream import Topology, read_units, write_record
+from nnr_codec.factorization.extras import Extra
 from nnr_codec.factorization.map_checks import MapError
-from nnr_codec.factorization.model_map import Extra, ModelMap, parse_model_map
+from nnr_codec.factorization.model_map import ModelMap, parse_model_map
 from nnr_codec.factorization.tensor_rules import TensorRule
 from nnr_codec.model import Model, Parameter
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnr_codec.cli import decode, encode, evaluate, info
+from nnr_codec.cli import decode, diff, encode, evaluate, info
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -23,6 +23,7 @@ PARSERS = {
     "nnr-encode": encode._parser,
     "nnr-decode": decode._parser,
     "nnr-info": info._parser,
+    "nnr-diff": diff._parser,
     "nnr-eval": evaluate._parser,
 }
 MAIN_LINE = (

@@ -20,11 +20,12 @@ from ...options import DecodeLimits
 from ...support.digest import digest
 from ...support.ordered_calls import has_threads, ordered_results
 from ..lazy_tensors import LazyTensor, SharedFactors
-from ..source import Source
+from ..source import Path, Source, data_of, name_of
 from ..stream_map import Selection
 from ..unit_decoder import DecodedTensor
 from .composition import Composition, composition_of, updated
 from .open_stream import OpenStream
+from .quality_layers import Section, layers_of
 from .stream_series import StreamSeries
 
 MISSING = "is an update: name its base, which are the streams before it, oldest first"
@@ -71,11 +72,14 @@ class BaseModel:
         self._limits = limits
         self._kept = _KeptTensors()
 
-    def with_update(self, source: Source, keep: bool = True) -> BaseModel:
+    def with_update(
+        self, source: Source, cache: Path | None = None, keep: bool = True
+    ) -> BaseModel:
         """Return the model with one more update, whose headers are read.
 
         Args:
             source: the update.
+            cache: of an address, as of :class:`~nnr_codec.remote.remote_file.RemoteFile`.
             keep: whether tensors of this model will be read otherwise, too.
 
         Raises:
@@ -83,7 +87,7 @@ class BaseModel:
             BitstreamError: its headers are damaged, do not fit the base, or ask for too much.
         """
         limits = self._limits
-        stream = OpenStream(source, limits, self.series)
+        stream = OpenStream(source, limits, self.series, cache)
         with naming(stream.name, BitstreamError):
             entry, last = stream.base, self.streams[-1]
             if entry is None:
@@ -275,12 +279,16 @@ def _read(tensor: LazyTensor) -> Array:
     return tensor.read()
 
 
-def opened_base(sources: Sequence[Source], limits: DecodeLimits | None = None) -> BaseModel:
+def opened_base(
+    sources: Sequence[Source], limits: DecodeLimits | None = None, cache: Path | None = None
+) -> BaseModel:
     """Open the streams of a base, of which headers are read, and compared with each other.
 
     Args:
-        sources: oldest first, one or more; files are to stay as they are while they are read.
+        sources: oldest first, one or more, of which each may have quality layers; files are to stay
+            as they are while they are read.
         limits: what each may ask for; by default ``DecodeLimits()``.
+        cache: of addresses, as of :class:`~nnr_codec.remote.remote_file.RemoteFile`.
 
     Raises:
         WrongBase: the first is an update itself, or another one is none of those before it.
@@ -288,11 +296,20 @@ def opened_base(sources: Sequence[Source], limits: DecodeLimits | None = None) -
         OSError: a source cannot be read.
     """
     limits = limits or DecodeLimits()
-    first = OpenStream(sources[0], limits, StreamSeries([]))
+    sections = [section for source in sources for section in _sections(source, limits, cache)]
+    first = OpenStream(sections[0], limits, StreamSeries([]))
     if first.base is not None:
         with naming(first.name, BitstreamError):
             raise WrongBase("is an update itself: name the streams before it, oldest first")
     made = BaseModel([first], composition_of(first), limits)
-    for source in sources[1:]:
-        made = made.with_update(source, keep=False)
+    for section in sections[1:]:
+        made = made.with_update(section, keep=False)
     return made
+
+
+def _sections(source: Source, limits: DecodeLimits, cache: Path | None) -> list[Section]:
+    if isinstance(source, Section):
+        return [source]
+    name = name_of(source)
+    with naming(name, BitstreamError):
+        return layers_of(data_of(source, cache), limits, name)

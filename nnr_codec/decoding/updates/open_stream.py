@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import math
-import mmap
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ..._core import peek_qp_delta
 from ...bitstream import DataUnit, NodeId, ParsedUnit, PayloadType
+from ...bitstream.lazy_bytes import loaded
 from ...bitstream.qp import qp_delta_bits, step_size
 from ...bitstream.unit_layout import Integers, tensor_layouts
 from ...errors import BitstreamError, naming
 from ...factorization.base_entry import BaseEntry
 from ...options import DecodeLimits
-from ...support.mapped_file import mapped
-from ...support.rereadable_file import RereadableFile
 from ..finishing import ValueMaker
 from ..lazy_tensors import LazyMaker, LazyTensor
 from ..series import Series
-from ..source import Bytes, Source
+from ..source import Path, Source, data_of, name_of
 from ..stream_map import Layers, Selection, StreamMap
 from ..unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
 from ..walk import Walk
-
-_AT_ONCE = 1 << 20  # bytes that are read of a pipe
 
 
 class QuantizerStep(NamedTuple):
@@ -64,19 +60,21 @@ class OpenStream:
         units: all of its units.
     """
 
-    def __init__(self, source: Source, limits: DecodeLimits, series: Series) -> None:
-        """Read the headers of `source`; `series`: the streams before it.
+    def __init__(
+        self, source: Source, limits: DecodeLimits, series: Series, cache: Path | None = None
+    ) -> None:
+        """Read the headers of `source`; `series`: the streams before it; `cache`: of an address.
 
         Raises:
             BitstreamError: they are damaged, or ask for what is not supported or allowed.
             OSError: the source cannot be read.
         """
-        self.name = _name(source)
+        self.name = None if (name := name_of(source)) is None else os.fspath(name)
         self.stream = StreamMap()
         self._series = series
         self._last = threading.local()  # the unit that each thread decoded last, and its tensors
         with naming(self.name, BitstreamError):
-            data = _data(source)
+            data = data_of(source, cache)
             self.digest = hashlib.sha256(data).hexdigest()
             self.units: list[ParsedUnit] = list(self.stream.units(data, limits))
         self._units = {name: unit for unit, names in self.data_units() for name in names}
@@ -146,7 +144,7 @@ class OpenStream:
         record = _record(unit)
         if record.payload_type == PayloadType.FLOAT:
             density, base_qp = unit.context.quantization or (0, 0)
-            payload = np.frombuffer(unit.payload, np.uint8)
+            payload = np.frombuffer(loaded(unit.payload), np.uint8)
             qp: int | None = base_qp + peek_qp_delta(payload, qp_delta_bits(density))
         else:  # in a block each tensor has a qp of its own
             qp = next(tensor.qp for tensor in self.decoded(unit) if tensor.name == name)
@@ -177,29 +175,3 @@ def _record(unit: ParsedUnit) -> DataUnit:
     if not isinstance(unit.record, DataUnit):
         raise TypeError(f"{unit.unit.label} is no data unit")
     return unit.record
-
-
-def _name(source: Source) -> str | None:
-    """Return what errors call a source, if it has a name."""
-    if isinstance(source, Bytes):
-        return None
-    named = source if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
-    return os.fspath(named) if isinstance(named, str | os.PathLike) else None
-
-
-def _data(source: Source) -> Any:
-    """Return the bytes of a source, those of a regular file without a copy."""
-    if isinstance(source, Bytes):
-        return source
-    if isinstance(source, str | os.PathLike):
-        with open(source, "rb") as file:
-            data = mapped(file)
-            return data if isinstance(data, mmap.mmap) else _rest(file)
-    return _rest(source)
-
-
-def _rest(file: BinaryIO | RereadableFile) -> bytes:
-    pieces = []
-    while piece := file.read(_AT_ONCE):
-        pieces.append(piece)
-    return b"".join(pieces)

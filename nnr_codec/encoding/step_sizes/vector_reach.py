@@ -15,7 +15,7 @@ import numpy as np
 
 from ...bitstream.qp import qp_of_step
 from ...model import Float64, Parameter
-from ..grouping import layers_of, norms_of, weights_of_bias
+from ..arrangement.grouping import layers_of, norms_of, weights_of_bias
 from ..survey import ModelSurvey
 
 _LEAST_VARIANCE = 1e-5

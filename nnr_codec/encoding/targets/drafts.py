@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import replace
+from typing import Any, BinaryIO
 
+from ...bitstream.indexing import write_indexed
 from ...decoding.series import Series
 from ...options import EncodeOptions
 from ...report import OnStage, TensorReport
@@ -17,6 +20,7 @@ from ..notes import calibration_notes, choice_notes
 from ..plan import plan_stream, stream_context
 from ..stream_encoder import Draft, encode_stream
 from ..survey import ModelSurvey
+from ..updates.quality_layers import split_into_layers
 
 _IN_MEMORY = 1 << 20
 """Bytes of a stream beyond which it waits in a temporary file."""
@@ -58,15 +62,40 @@ class DraftMaker:
         context = stream_context(options, self._series)
         choices = choose_codings(survey, options, context, self._executor, self._on_stage)
         plan = plan_stream(survey, options, self._series, choices)
-        file: Any = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
-        self._files.enter_context(file)
-        try:
+        with ExitStack() as files:
             explain = self._explanations.explainer(options, choices)
             made = encode_stream(
-                plan, file, explain, self._executor, self._progress, self._on_stage
+                *(plan, files.enter_context(_temporary_file()), explain),
+                *(self._executor, self._progress, self._on_stage),
             )
+            if options.quality_layers > 1:
+                plain, made.file = made.file, files.enter_context(_temporary_file())
+                _write_layers(plain, made, options, self._executor)
+                plain.close()
+            elif options.index:
+                plain, made.file = made.file, files.enter_context(_temporary_file())
+                made.header_bytes = write_indexed(plain, made.file)
+                plain.close()
             made.notes = [*calibration_notes(survey), *choice_notes(survey, choices, options)]
-            return made
-        except BaseException:
-            file.close()
-            raise
+            self._files.push(files.pop_all())
+        return made
+
+
+def _write_layers(
+    plain: BinaryIO, draft: Draft, options: EncodeOptions, executor: Executor | None
+) -> None:
+    """Write a draft's stream `plain` in quality layers to its file."""
+    plain.seek(0)
+    layers = split_into_layers(plain.read(), options, executor)
+    sizes: Counter[str] = Counter()
+    for layer in layers:
+        draft.file.write(layer.data)
+        for unit in layer.units:
+            sizes[unit.name] += len(unit.data)
+    draft.header_bytes = sum(layer.head_bytes for layer in layers)
+    draft.tensors = [replace(report, bytes=sizes[report.name]) for report in draft.tensors]
+    draft.skippable_bytes = 0.0
+
+
+def _temporary_file() -> Any:
+    return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)

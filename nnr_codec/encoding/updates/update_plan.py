@@ -9,9 +9,10 @@ from functools import partial
 
 from ...decoding.updates.composition import ModelTensor
 from ...factorization.base_entry import BaseEntry, runs_of
+from ...factorization.extras import Extra
 from ...factorization.factor_tracker import FactorTracker
 from ...factorization.factorizations import Factorization, factors_of
-from ...factorization.model_map import Extra, ModelMap
+from ...factorization.model_map import ModelMap
 from ...model import Parameter, dtype_name
 from ...options import EncodeOptions
 from ...support.ordered_calls import has_threads, ordered_results

@@ -33,11 +33,13 @@ class NnrCodec:
             first on, for the moments of the layers' inputs; None: the data are not looked at.
         calibration_without: parts of `.ablation.PARTS` that are taken away, to measure what they
             bring.
+        quality: of as many quality layers as the options have, how many are there; None: all.
     """
 
     options: EncodeOptions
     calibration_stride: int | None = None
     calibration_without: tuple[str, ...] = ()
+    quality: int | None = None
 
     def __post_init__(self) -> None:
         """Raise InvalidOptions if the stride is no whole number of 1 or more, or a part is none."""
@@ -51,13 +53,16 @@ class NnrCodec:
                 raise InvalidOptions("calibration_without", reason)
         if self.calibration_without and stride is None:
             raise InvalidOptions("calibration_without", "has no effect without calibration_stride")
+        layers = self.options.quality_layers
+        if self.quality is not None and self.quality not in range(1, layers + 1):
+            raise InvalidOptions("quality", f"{self.quality!r} is not from 1 to {layers}")
 
     @classmethod
     def from_options(cls, values: Mapping[str, Any], folder: Path) -> NnrCodec:
         """Return the codec with a plan's options; InvalidOptions if one is wrong.
 
-        They are ``preset``, ``calibration_stride``, ``calibration_without``, and the fields of
-        ``EncodeOptions``.
+        They are ``preset``, ``calibration_stride``, ``calibration_without``, ``quality``, and the
+        fields of ``EncodeOptions``.
         """
         given = dict(values)
         preset = given.pop("preset", "default")
@@ -66,7 +71,9 @@ class NnrCodec:
         parts = given.pop("calibration_without", [])
         if not isinstance(parts, list):
             raise InvalidOptions("calibration_without", f"{parts!r} is not a list")
-        return cls(options_of(EncodeOptions, {**PRESETS[preset], **given}), stride, tuple(parts))
+        quality = given.pop("quality", None)
+        options = options_of(EncodeOptions, {**PRESETS[preset], **given})
+        return cls(options, stride, tuple(parts), quality)
 
     def encode(
         self,
@@ -82,15 +89,25 @@ class NnrCodec:
             result = encode(
                 tensors, options=self.options, calibration=calibration, corrector=corrector
             )
-        data, report = result.data or b"", result.report
-        return Encoded(data, report.seconds, _breakdown(data), yardsticks(data), report.unmatched)
+        data, report = self._wanted(result.data or b""), result.report
+        parts = _breakdown(data, self.quality)
+        # What refines a layer cannot be decoded by itself.
+        sizes = {} if self.options.quality_layers > 1 else yardsticks(data)
+        return Encoded(data, report.seconds, parts, sizes, report.unmatched)
+
+    def _wanted(self, data: bytes) -> bytes:
+        """Return the first quality layers."""
+        if self.quality is None:
+            return data
+        with open_stream(data) as stream:
+            return data[: sum(stream.info().quality_layers[: self.quality])]
 
     def decode(self, data: bytes) -> Decoded:
         """Decode with one thread; raises what ``nnr_codec.decode`` raises."""
         start = time.perf_counter()
-        tensors = decode(data)
+        tensors = decode(data, quality=self.quality)
         seconds = time.perf_counter() - start
-        with open_stream(data) as stream:
+        with open_stream(data, quality=self.quality) as stream:
             return Decoded(tensors, seconds, data if stream.factorizations else None)
 
     def identity(self) -> dict[str, Any]:
@@ -100,13 +117,14 @@ class NnrCodec:
             "options": asdict(self.options),
             "calibration_stride": self.calibration_stride,
             "calibration_without": self.calibration_without,
+            "quality": self.quality,
             "version": codec_fingerprint(),
         }
 
 
-def _breakdown(data: bytes) -> dict[str, int]:
+def _breakdown(data: bytes, quality: int | None) -> dict[str, int]:
     """Return the stream's bytes by kind of data unit, and those of all other units."""
-    with open_stream(data) as stream:
+    with open_stream(data, quality=quality) as stream:
         info = stream.info()
     parts = Counter({"headers": info.header_bytes})
     for tensor in info.tensors:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from itertools import permutations
 
-from ..factorization.tensor_order import BLOCK_ROLES, TensorOrder
-from ..model import Parameter
+from ...factorization.tensor_order import BLOCK_ROLES, TensorOrder
+from ...model import Parameter
 
 Group = dict[str, Parameter]
 """The tensors of one data unit by role; a weight alone is a unit of the usual kind."""

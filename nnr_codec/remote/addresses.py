@@ -1,0 +1,39 @@
+"""Addresses of files, such as https://host/model.nnr, told from paths."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.request import url2pathname
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # of two characters: C: is a drive
+_LOCAL = "file"
+
+
+def is_address(source: Any) -> bool:
+    """Return whether `source` is the address of a remote file: text that begins with a scheme,
+    such as https:// or s3://. Paths are none, and file:// is a path: see `local_path`."""
+    return isinstance(source, str) and scheme_of(source) not in ("", _LOCAL)
+
+
+def scheme_of(address: str) -> str:
+    """Return the scheme of an address in lower case; "" for a path."""
+    match = _SCHEME.match(address)
+    return match[1].lower() if match else ""
+
+
+def local_path(source: Any) -> Any:
+    """Return the path that an address file:///… stands for; any other source as it is."""
+    if not isinstance(source, str) or scheme_of(source) != _LOCAL:
+        return source
+    _, slash, path = source.partition("://")[2].partition("/")
+    return url2pathname(slash + path)
+
+
+def printable_address(address: str) -> str:
+    """Return an address for messages: without user, password and query, which may be secrets."""
+    # By hand: a bad address has to be named too.
+    start, query, _ = address.partition("#")[0].partition("?")
+    scheme, separator, rest = start.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}{query and '?…'}"
