@@ -131,3 +131,14 @@ def test_small_changes_that_go_one_way_are_sent(weights: Arrays) -> None:
     assert nnr_codec.encode(any_way, base=[base]).report.tensors[0].bytes == 0
     rows = nnr_codec.decode(sent.data, base=[base])["a"].sum(1) - one_way["a"].sum(1)
     assert np.abs(rows).max() < 6 * STEP  # of 19 that the rows moved by
+
+
+def test_sums_stay_within_their_type() -> None:
+    rng = np.random.default_rng(0)
+    old = rng.uniform(-60000, 60000, (16, 16)).astype(np.float16)
+    options = EncodeOptions(qp=40, max_tensor_error=None)
+    base = encoded({"w": old}, options)
+    new = old.copy()
+    new[:4] = 65504
+    decoded = nnr_codec.decode(encoded({"w": new}, options, base=[base]), base=[base])
+    assert np.isfinite(decoded["w"]).all()

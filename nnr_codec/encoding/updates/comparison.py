@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -79,10 +80,12 @@ class TensorComparison:
         )
         own = self.options.for_tensor(self.new.name)
         step = nominal_step(self.new, own)
+        coarse = step * (1 + own.dq)
+        if _may_overflow(values, 2 * coarse):  # a whole tensor is clipped, a sum cannot be
+            return self.new
         moved = difference.beyond(QuantizerStep(step, own.dq))
         if not moved.any():
             return difference
-        coarse = step * (1 + own.dq)
         is_smaller = _quantized_bits(moved, coarse) <= _quantized_bits(values, coarse)
         return difference if is_smaller else self.new
 
@@ -124,6 +127,12 @@ def _is_subtractable(new: Array, base: Array) -> bool:
             and np.isfinite(second).all()
             and np.isfinite(first - second).all()
         )
+
+
+def _may_overflow(values: Array, error: float) -> bool:
+    """Whether values with so much of an error may leave their type."""
+    largest = float(np.abs(values.astype(np.float64)).max())
+    return largest + error >= float(ml_dtypes.finfo(values.dtype).max)  # type: ignore[no-untyped-call]
 
 
 def _quantized_bits(values: npt.NDArray[Any], step: float) -> float:
