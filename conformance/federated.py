@@ -145,7 +145,8 @@ def rounds(federation: Federation, count: int, options: EncodeOptions) -> list[l
         before = [(sender.sent, sender.anew) for sender in senders]
         known = shared.network()
         trained = [federation.trained(known, client, turn) for client in range(CLIENTS)]
-        received = [client.send(network)[1] for client, network in zip(clients, trained, strict=True)]
+        pairs = zip(clients, trained, strict=True)
+        received = [client.send(network)[1] for client, network in pairs]
         shared.streams.append(server.send(mean_of(received))[0])
         plain = mean_of([federation.trained(plain, client, turn) for client in range(CLIENTS)])
         rows.append(_row(str(turn + 1), senders, federation, plain, before))
