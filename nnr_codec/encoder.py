@@ -35,6 +35,7 @@ from .factorization.files import with_weights
 from .factorization.forms import FactoredWeight
 from .model import Array, Model
 from .options import EncodeOptions
+from .options.layered import layered_options
 from .report import EncodeReport, OnStage, TensorReport
 from .user.module import evaluating, with_state
 
@@ -160,7 +161,7 @@ def encode(
     if options.quality_layers > 1:
         if base or parents:
             raise InvalidOptions("quality_layers", "do not go with a base or parents")
-        options = options.for_quality_layers()
+        options = layered_options(options)
     known, measure, corrector = _calibration(
         model_or_path, calibration, options, evaluate, corrector, low_memory
     )

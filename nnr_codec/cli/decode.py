@@ -27,6 +27,7 @@ from ..report import size_text
 from ..support.digest import ModelDigest
 from . import _common as common
 from . import _files
+from ._running import run
 from ._updates import add_base, base_files
 from .text import printable
 
@@ -43,7 +44,7 @@ class _Written(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    return common.run(_parser(), _decode, arguments)
+    return run(_parser(), _decode, arguments)
 
 
 def _parser() -> common.Parser:

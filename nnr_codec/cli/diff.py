@@ -11,6 +11,7 @@ from ..errors import InvalidOptions
 from ..model import Parameter, dtype_name
 from . import _common as common
 from ._comparison import ComparedTensor, Difference, OpenModel, compared, opened
+from ._running import run
 from .text import printable, table
 
 PROGRAM = "nnr-diff"
@@ -20,7 +21,7 @@ _ONLY_IN = ("only in A", "only in B")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    return common.run(_parser(), _diff, arguments)
+    return run(_parser(), _diff, arguments)
 
 
 def _parser() -> common.Parser:

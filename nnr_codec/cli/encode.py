@@ -19,6 +19,7 @@ from . import _common as common
 from . import _files
 from ._decomposition import add_decomposition, check_needed, decompose, network_of, show_skipped
 from ._options import add_options, encode_options
+from ._running import run
 from ._targets import (
     add_targets,
     check_targets,
@@ -49,7 +50,7 @@ _SHARES: dict[Stage, float] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    return common.run(_parser(), _encode, arguments)
+    return run(_parser(), _encode, arguments)
 
 
 def _parser() -> common.Parser:

@@ -16,6 +16,7 @@ from ..experiments.runner import planned_cells, run_plan, usable_folder
 from ..experiments.streams import hand_over
 from ..report import size_text
 from . import _common as common
+from ._running import run
 from .text import printable, table
 
 PROGRAM = "nnr-eval"
@@ -24,7 +25,7 @@ DATA_VARIABLE = "NNR_DATA"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    return common.run(_parser(), _evaluate, arguments)
+    return run(_parser(), _evaluate, arguments)
 
 
 def _parser() -> common.Parser:

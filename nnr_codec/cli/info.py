@@ -26,6 +26,7 @@ from ..support.mapped_file import mapped
 from ..support.rereadable_file import RereadableFile
 from . import _common as common
 from . import _files
+from ._running import run
 from ._updates import add_base, base_files, changes_text, opened_update
 from .text import printable, table
 
@@ -36,7 +37,7 @@ _HEADER = ("tensor", "shape", "kind", "bytes", "bit/weight", "qp", "N", "scan", 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    return common.run(_parser(), _info, arguments)
+    return run(_parser(), _info, arguments)
 
 
 def _parser() -> common.Parser:

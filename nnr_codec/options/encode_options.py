@@ -222,38 +222,6 @@ class EncodeOptions(Targets):
             **_NO_TARGET,
         )
 
-    def for_quality_layers(self) -> EncodeOptions:
-        """Return the options with which a stream is coded that is split into quality layers.
-
-        It is uniformly quantized: with a step of ¾ octave more the error is that of dependent
-        quantization (0.24 of its squared step, as a rule, against 1/12).
-
-        Raises:
-            InvalidOptions: they do not go together.
-        """
-        if self.lossless or self.profile == 1:
-            name = "lossless" if self.lossless else "profile"
-            raise InvalidOptions("quality_layers", f"do not go with {name}")
-        offset = (3 << self.qp_density) >> 2 if self.dq else 0
-        shifted = self.with_offset(min(offset, self.offset_range()[1]))
-        uniform: dict[str, Any] = {"dq": False, "codebook": False}
-        overrides = [
-            (glob, {**values, **{name: uniform[name] for name in uniform if name in values}})
-            for glob, values in shifted.overrides
-        ]
-        changes: dict[str, Any] = {target: getattr(self, target) for target in TARGETS}
-        if self.max_tensor_error == "auto" and self._automatic_error is not None:
-            changes["max_tensor_error"] = self._automatic_error  # as with the usual qp
-        return replace(
-            shifted,
-            profile=0,
-            row_skipping=False,
-            decomposition=replace(self.decomposition, carriage="factors"),
-            overrides=tuple(overrides),
-            **uniform,
-            **changes,
-        )
-
     def without_target(self) -> EncodeOptions:
         """Return the options without a target."""
         return replace(self, **_NO_TARGET)
@@ -281,10 +249,11 @@ class EncodeOptions(Targets):
         own = self.for_tensor(name)
         if self.overrides and self.sets_qp(name) and not self._sets(name, "max_tensor_error"):
             return None
-        return self._automatic_error if own.max_tensor_error == "auto" else own.max_tensor_error
+        return self.automatic_error if own.max_tensor_error == "auto" else own.max_tensor_error
 
     @cached_property
-    def _automatic_error(self) -> float | None:
+    def automatic_error(self) -> float | None:
+        """What `max_tensor_error` "auto" stands for."""
         usual = all(getattr(self, option) == DEFAULT_QP[option] for option in _QP_OPTIONS)
         return _USUAL_ERROR if usual and self.target is None else None
 
