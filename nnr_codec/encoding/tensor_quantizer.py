@@ -22,6 +22,7 @@ from ..options import EncodeOptions
 from ..quantize.distortion import Distortion, distortion
 from ..quantize.feedback import ErrorFeedback
 from ..quantize.quantizer import CodingRates, InputKnowledge, Weights, quantizer_of
+from ..support.blas_threads import on_one_blas_thread
 from .unit_encoder import CodedLevels
 from .updates.difference import FloatDifference
 
@@ -196,6 +197,7 @@ def quantize_tensor(
     raise QuantizationOverflow(parameter.name, reason)
 
 
+@on_one_blas_thread
 def _quantized_difference(
     parameter: FloatDifference, options: EncodeOptions, qp: int, profile: int
 ) -> QuantizedTensor:

@@ -200,9 +200,16 @@ def with_row_sums(
     counts = np.rint(sums / _FRACTIONS).astype(np.int64)
     for row in np.flatnonzero(counts):
         sign = 1 if counts[row] > 0 else -1
-        order = np.argsort(-sign * lost[row], kind="stable")
-        candidates = order[lost[row, order] * sign > 0]
-        rows[row, candidates[: abs(counts[row])]] = sign * quantum
+        rows[row, _largest(sign * lost[row], abs(int(counts[row])))] = sign * quantum
+
+
+def _largest(values: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.intp]:
+    """Return the places of so many values, the largest ones: of equal ones the first, and none that
+    are not positive."""
+    least = np.partition(values, -min(count, values.size))[-min(count, values.size)]
+    above = np.flatnonzero(values > max(least, 0))
+    equal = np.flatnonzero(values == least) if least > 0 else above[:0]
+    return np.concatenate([above, equal[: count - above.size]])
 
 
 def _usual_error(step: QuantizerStep) -> float:
