@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .generate import generated_case
+from .generator.contents_cases import contents_cases
 from .generator.feature_cases import Draft, feature_cases
 from .generator.invalid_cases import invalid_cases
 from .generator.limit_cases import issue_cases, limit_cases
@@ -43,7 +44,7 @@ _LONGEST_NOTE = 160  # characters
 def drafts() -> Iterator[Draft]:
     """All cases, with what they expect."""
     valid = (vector_cases, feature_cases, limit_cases, issue_cases, drawn_cases)
-    for source in (*valid, invalid_cases, update_cases):
+    for source in (*valid, invalid_cases, update_cases, contents_cases):
         for name, files in source():
             yield name, completed(name, files)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 CORPUS = Path(__file__).parents[1] / "corpus"
-CATEGORIES = ("data", "features", "limits", "issues", "invalid", "updates")
+CATEGORIES = ("data", "features", "limits", "issues", "invalid", "updates", "contents")
 ERRORS = ("invalid", "truncated", "unsupported", "limit", "missing parent", "wrong base")
 EVIDENCE = ("peer", "text")
 

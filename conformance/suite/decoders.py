@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +37,9 @@ def nnr_codec_decoder() -> Decoder:
         raise BadCommand(f"nnr_codec is not installed ({error}); --decoder names another") from None
 
     def decode(stream: Path, parents: Sequence[Path], base: Sequence[Path] | None) -> Tensors:
-        return nnr_codec.decode(stream, parents=parents, base=base or ())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", nnr_codec.NnrWarning)  # quality layers that are cut
+            return nnr_codec.decode(stream, parents=parents, base=base or ())
 
     return _in_process(decode, nnr_codec.BitstreamError)
 
