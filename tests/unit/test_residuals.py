@@ -98,3 +98,18 @@ def test_tensors_that_changed_their_shape_begin_anew(tmp_path: Path) -> None:
     other = {"w": np.ones((3, 3), np.float32)}
     streams.append(encoded(other, COARSE, base=streams, residual=path))
     encoded({"w": np.full((3, 3), 1.2, np.float32)}, COARSE, base=streams, residual=path)
+
+
+def test_the_residual_of_what_stays_does_not_grow(tmp_path: Path) -> None:
+    """Else it would grow from update to update, and come at once when the value moves."""
+    path = tmp_path / "residual.safetensors"
+    model = first_model()
+    streams = [encoded(model, COARSE)]
+    other = {**model, "w": model["w"] + np.float32(0.4 * STEP)}
+    largest = []
+    for new, old in ((other, model), *[(other, other)] * 8):
+        update = encoded(new, COARSE, base=streams, base_model=old, residual=path)
+        streams.append(update)
+        with open_checkpoint(path) as residual:
+            largest.append(float(np.abs(residual["w"].read()).max()))
+    assert max(largest) < 3 * STEP

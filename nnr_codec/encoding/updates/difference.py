@@ -23,6 +23,9 @@ _MEAN_SQUARE, _SPREAD = 0.35, 0.75
 """Of errors over their usual bound: their mean square, which is a third without a search and about
 a quarter with one; and what it may be more in few values, times the root of their number."""
 
+_PARTS = 2**10
+"""Of a bound, in which errors are counted."""
+
 _FRACTIONS = 2**20
 """Of a quantum, in which values are summed."""
 
@@ -71,20 +74,19 @@ class FloatDifference(Difference):
         return replace(self, load=new.load, new=new, base=base, old=old, residual=residual)
 
     def read(self) -> npt.NDArray[np.float32]:
-        """Return the difference; 0 where the new tensor equals the old one."""
+        """Return the difference, in the shape of the tensor."""
         target = self.target()
         target -= self.base.read().reshape(-1)
-        difference = target.astype(np.float32, copy=False)
-        if self.old is not None:
-            new, old = (words_of(tensor.read().reshape(-1)) for tensor in (self.new, self.old))
-            difference[new == old] = 0
-        return difference.reshape(self.shape)
+        return target.astype(np.float32, copy=False).reshape(self.shape)
 
     def target(self) -> Array:
-        """Return what the base and the difference are to make, flat: float32, or float64 of that
-        type."""
+        """Return what the base and the difference are to make, flat: the new tensor, or where that
+        equals the old one, the base; and the residual. Float32, or float64 of that type."""
         values = self.new.read().reshape(-1)
         target: Array = values.astype(np.float64 if values.dtype == np.float64 else np.float32)
+        if self.old is not None:
+            stays = words_of(values) == words_of(self.old.read().reshape(-1))
+            target[stays] = self.base.read().reshape(-1)[stays]
         if self.residual is not None:
             target += self.residual.read().reshape(-1)
         return target
@@ -108,12 +110,12 @@ class FloatDifference(Difference):
         return difference
 
     def _moved(self, difference: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return how values moved: from the old ones, if they are known, or from the base's."""
+        """Return how values are to move: from the old ones, if these are known, or the base's."""
         if self.old is None:
             return difference.copy()
         new, old = (tensor.read().astype(np.float32) for tensor in (self.new, self.old))
         moved: npt.NDArray[np.float32] = new - old
-        return moved
+        return moved if self.residual is None else moved + self.residual.read()
 
     def decoded(self, difference: npt.NDArray[np.float32]) -> Array:
         """Return what decoders make of a decoded difference, in the shape of the tensor."""
@@ -171,12 +173,15 @@ def _is_error_alone(difference: npt.NDArray[np.float32], bound: float, both_sear
     most = _MOST_OF_SEARCH * bound if both_search else bound
     if float(np.abs(difference).max()) > most:
         return False
-    rows = difference.reshape(difference.shape[0] if difference.ndim > 1 else difference.size, -1)
-    sums = rows.sum(1, dtype=np.float64) / math.sqrt(rows.shape[1])
+    if not bound:
+        return True
+    # Sums of whole numbers are the same in any order, and so on every processor.
+    fixed = np.rint(difference.astype(np.float64) * (_PARTS / bound)).astype(np.int64)
+    rows = fixed.reshape(difference.shape[0] if difference.ndim > 1 else difference.size, -1)
+    sums = sum(value * value for value in rows.sum(1).tolist()) / rows.shape[1]
     return all(
-        float(np.square(values, dtype=np.float64).mean())
-        <= (_MEAN_SQUARE + _SPREAD / math.sqrt(values.size)) * bound**2
-        for values in (difference, sums)
+        energy / _PARTS**2 <= count * _MEAN_SQUARE + math.sqrt(count) * _SPREAD
+        for energy, count in ((int(np.square(fixed).sum()), fixed.size), (sums, rows.shape[0]))
     )
 
 
