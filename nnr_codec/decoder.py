@@ -92,6 +92,8 @@ def stream_tensors(
 
     With a `base` the whole update has to be there first.
 
+    Of several quality layers all are read first, as each of them changes every weight.
+
     The arguments and errors are those of :func:`decode`; errors come behind the tensors before
     them. A file or pipe is read from where it stands, and stays open. What the iterator opens it
     closes when it ends, is closed (`close()`) or is dropped.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -16,15 +17,15 @@ from .bitstream import ParsedUnit
 from .bitstream.lazy_bytes import RangeSource
 from .bitstream.parsed_unit import PassedUnit, header_of
 from .decoding.lazy_tensors import LazyMaker, LazyTensor
-from .decoding.source import Bytes, Path, Source, name_of
+from .decoding.source import Bytes, Path, Source, check_sources, name_of
 from .decoding.stream_decoder import StreamDecoder
 from .decoding.stream_description import describe_layers, describe_stream
 from .decoding.stream_info import StreamInfo
 from .decoding.stream_map import Layers, Selection, StreamMap
-from .decoding.updates.base_model import BASE_AND_PARENTS, MISSING, BaseModel, opened_base
-from .decoding.updates.quality_layers import LayersFound, without_layers
+from .decoding.updates.base_model import MISSING, BaseModel, opened_base
+from .decoding.updates.quality_layers import Buffer, LayersFound, Section, without_layers
 from .decoding.walk import Walk
-from .errors import BitstreamError, InvalidOptions, WrongBase, naming
+from .errors import BitstreamError, WrongBase, naming
 from .factorization.factorizations import Factorization
 from .options import DecodeLimits
 from .remote.addresses import is_address, local_path
@@ -37,8 +38,9 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
 
     Only a factor that several weights share is kept, until each of them was read once, and up to
     64 MiB of the tensors of a base. The arguments are those of :func:`nnr_codec.decode`; `source`
-    is bytes, a path or an address, of which a tensor is fetched when it is read. A base is compared
-    with what the update says of it by its bytes alone.
+    is bytes, a path or an address, of which a tensor is fetched when it is read; of several quality
+    layers all are fetched at once. An executor decodes parts of a unit, of a single stream. A base
+    is compared with what the update says of it by its bytes alone.
 
     Attributes:
         factorizations: the weights that come as factors, by name: their form, shape, and the names
@@ -65,23 +67,18 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         cache: Path | None = None,
         quality: int | None = None,
     ) -> None:
-        if base and parents:
-            raise InvalidOptions("base", BASE_AND_PARENTS)
-        selection, stream = Selection(layers), StreamMap()
+        check_sources(base=base, parents=parents, quality=quality)
+        selection, self._limits = Selection(layers), limits or DecodeLimits()
         self._closed = False
         self._units: list[ParsedUnit | PassedUnit] = []
         self._layers: list[list[ParsedUnit]] = []  # units of the streams of several
         self._tensors: dict[str, LazyTensor] = {}
-        self.factorizations: Mapping[str, Factorization] = stream.factorizations
-        self.metadata: Mapping[str, str] = stream.metadata
-        limits = limits or DecodeLimits()
-        series = StreamDecoder(
-            parents=parents, limits=limits, executor=executor, cache=cache
-        ).series
+        self.factorizations: Mapping[str, Factorization] = {}
+        self.metadata: Mapping[str, str] = {}
         self._file: mmap.mmap | RangeSource | None = None
         self._path = None if isinstance(source, Bytes) else name_of(source)
         self._remote = ExitStack()
-        model: BaseModel | None = None
+        decoder = StreamDecoder(parents=parents, limits=limits, executor=executor, cache=cache)
         try:
             with (
                 naming(self._path, BitstreamError),
@@ -89,38 +86,53 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
                 _opened(source, cache, self._remote) as data,
             ):
                 self._file = data if isinstance(data, mmap.mmap | RangeSource) else None
-                units = without_layers(_units(stream, data, limits), data, quality, self._path)
-                try:
-                    self._units.extend(units)
-                except LayersFound as found:
-                    model = opened_base(found.streams, limits)
-                    self._units, self._layers = [], [stream.units for stream in model.streams]
                 if base:
-                    update = data if isinstance(data, RangeSource) else source
-                    model = opened_base(base, limits, cache).with_update(update)
-                if model is not None:
-                    self._take(model, selection)
-                elif stream.model_map.base is not None:
-                    raise WrongBase(MISSING)
+                    model = opened_base(base, self._limits, cache)
+                    self._take(model.with_update(_update(data, self._path)), selection, last=True)
+                else:
+                    self._read_headers(
+                        data, quality, selection, LazyMaker(decoder.series, executor)
+                    )
         except BaseException:
             self.close()
             raise
-        if model is None:
-            maker = LazyMaker(series, executor)
-            walk = Walk(stream, selection, maker)
-            self._tensors = {t.name: t for t in walk.tensors(maker.coded(self._units))}
 
-    def _take(self, model: BaseModel, selection: Selection) -> None:
-        """Take the tensors that several streams make together."""
+    def _read_headers(
+        self, data: Any, quality: int | None, selection: Selection, maker: LazyMaker
+    ) -> None:
+        """Read the headers of a stream that stands by itself."""
+        stream = StreamMap()
+        units = _units(stream, data, self._limits)
+        try:
+            for unit in without_layers(units, data, self._limits, quality, self._path):
+                self._units.append(unit)
+                if stream.model_map.base is not None:
+                    raise WrongBase(MISSING)
+        except LayersFound as found:
+            self._units = []
+            self._take(opened_base(found.streams, self._limits), selection)
+            return
+        self.factorizations, self.metadata = stream.factorizations, stream.metadata
+        walk = Walk(stream, selection, maker)
+        self._tensors = {t.name: t for t in walk.tensors(maker.coded(self._units))}
+
+    def _take(self, model: BaseModel, selection: Selection, last: bool = False) -> None:
+        """Take the tensors that several streams make together; `last`: and the units of the last
+        one alone."""
         self.factorizations = model.composition.factorizations
         self.metadata = model.composition.metadata
         self._tensors = model.lazy_tensors(selection)
+        self._layers = [stream.units for stream in model.streams[-1 if last else 0 :]]
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         self._check_open()
-        tensor = self._tensors[name]
-        with naming(self._path, BitstreamError), _forgetting():
-            return tensor.read()
+        try:
+            tensor = self._tensors[name]
+            with naming(self._path, BitstreamError), _forgetting():
+                return tensor.read()
+        except (KeyError, ValueError):
+            self._check_open()  # it was closed meanwhile, in another thread
+            raise
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -133,8 +145,9 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
 
     def info(self) -> StreamInfo:
         """Return what the headers say, without decoding."""
-        headers = self._headers()
-        return describe_layers(self._layers) if self._layers else describe_stream(headers)
+        if len(self._layers) > 1:
+            return describe_layers(self._layers)
+        return describe_stream(self._headers())
 
     def units(self) -> list[ParsedUnit]:
         """Return all units, parsed; those of a file with copies of their bytes."""
@@ -176,6 +189,13 @@ def _units(
     if isinstance(data, RangeSource):
         return stream.wanted_units(data, limits, stream.makes_products)
     return stream.units(data, limits)
+
+
+def _update(data: Any, name: Path | None) -> Any:
+    """Return what is opened, as a source."""
+    if not isinstance(data, mmap.mmap):
+        return data
+    return Section(Buffer(data), 0, len(data), None if name is None else os.fspath(name))
 
 
 @contextmanager

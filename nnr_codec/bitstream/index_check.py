@@ -12,8 +12,9 @@ from .parsed_unit import ParsedUnit, tensors_of
 from .records import DataUnit
 from .units import Unit
 
-_BEHIND_INDEX = b'"}\0'
-"""What a topology unit has behind the table's text: the ends of it, of the map, of the string."""
+_BEFORE_INDEX, _BEHIND_INDEX = b'"index":"', b'"}\0'
+"""What a topology unit has around the table's text: behind it the ends of the text, of the map and
+of the string."""
 
 
 class IndexCheck:
@@ -34,10 +35,9 @@ class IndexCheck:
         Raises:
             InvalidBitstream: the head, or the table itself, is not what was written.
         """
-        data, text = bytes(loaded(unit.data)), index.to_text().encode()
-        end = len(data) - len(_BEHIND_INDEX)
-        start = end - len(text)
-        if not data.endswith(text + _BEHIND_INDEX):
+        data = bytes(loaded(unit.data))
+        start, end = data.rfind(_BEFORE_INDEX) + len(_BEFORE_INDEX), len(data) - len(_BEHIND_INDEX)
+        if not data.endswith(_BEHIND_INDEX) or b'"' in data[start:end]:
             raise _invalid(unit, "model map: index is not the last of its keys")
         self._head.update(data[:start])
         self._head.update(data[end:])

@@ -12,9 +12,9 @@ from ..factorization.model_map import ModelMap
 from ..factorization.unit_index import DIGEST_BYTES, IndexedUnit, UnitIndex, short_digest
 from .lazy_bytes import loaded
 from .parsed_unit import tensors_of
-from .parsing import parse_units
 from .records import Topology
-from .units import write_record
+from .stream_parser import StreamParser
+from .units import read_units, write_record
 
 
 def write_indexed(source: BinaryIO, output: BinaryIO) -> int:
@@ -33,7 +33,9 @@ def write_indexed(source: BinaryIO, output: BinaryIO) -> int:
     start, model_map, profile = b"", ModelMap(), 0  # of the head, without the topology unit
     units: list[IndexedUnit] = []
     is_head, head_bytes = True, 0
-    for parsed in parse_units(source):
+    parser = StreamParser()
+    for unit in read_units(source, check=parser.check_header):
+        parsed = parser.parse(unit)
         data, record = loaded(parsed.unit.data), parsed.record
         if isinstance(record, Topology):
             is_head, head_bytes = False, parsed.unit.byte_offset + len(data)

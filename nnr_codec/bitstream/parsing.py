@@ -11,11 +11,12 @@ from ..options import DecodeLimits
 from .lazy_bytes import RangeSource
 from .parsed_unit import ParsedUnit, PassedUnit
 from .stream_parser import StreamParser
-from .units import UnitCutter, read_units
+from .units import UnitCutter
 
 
 def parse_units(source: Any, limits: DecodeLimits | None = None) -> Iterator[ParsedUnit]:
-    """Parse a whole bitstream, unit by unit: :func:`read_units` and :class:`StreamParser`.
+    """Parse a whole bitstream, unit by unit: :class:`UnitCutter` and :class:`StreamParser`; of
+    quality layers the first one.
 
     Args:
         source: bytes, anything with the buffer interface, a binary file or pipe, or a
@@ -26,8 +27,10 @@ def parse_units(source: Any, limits: DecodeLimits | None = None) -> Iterator[Par
         BitstreamError: from the unit on that is at fault.
     """
     parser = StreamParser(limits)
-    for unit in read_units(source, limits, parser.check_header):
+    cutter = UnitCutter(source, parser.context.limits)
+    while (unit := cutter.next(parser.check_header)) is not None:
         yield parser.parse(unit)
+        cutter.end = parser.end
     parser.finish()
 
 
@@ -57,6 +60,7 @@ def parse_wanted_units(
             if unit is None:
                 break
             yield parser.parse(unit)
+            cutter.end = parser.end
         else:
             passed = PassedUnit(source, cutter.index, cutter.byte_offset, entry, parser.context)
             cutter.skip(entry.size)

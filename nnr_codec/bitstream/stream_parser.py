@@ -62,6 +62,12 @@ class StreamParser:
         self._index = IndexCheck()
 
     @property
+    def end(self) -> int | None:
+        """Bytes of the bitstream, if it is the first quality layer of a file."""
+        model_map = self.context.model_map
+        return model_map.quality_layers[0] if model_map and model_map.quality_layers else None
+
+    @property
     def entries(self) -> tuple[IndexedUnit, ...]:
         """What the table of contents says of the units behind it."""
         return self._index.index.units if self._index.index is not None else ()

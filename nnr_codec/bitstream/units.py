@@ -142,6 +142,7 @@ class UnitCutter:
     Attributes:
         index: units so far.
         byte_offset: where the next one begins.
+        end: where the bitstream ends, though its source may go on; None: with the source.
     """
 
     def __init__(
@@ -150,15 +151,21 @@ class UnitCutter:
         """`index`, `byte_offset`: of the first unit, in a source of ranges."""
         self.index = index
         self.byte_offset = byte_offset
+        self.end: int | None = None
         self._limits = limits
         self._reader = reader_of(source, byte_offset)
 
     def next(self, check: Callable[[Unit], object]) -> Unit | None:
         """Return the next unit; None at the end."""
+        label = f"unit {self.index}"
+        if self.byte_offset == self.end:
+            return None
         start = self._reader.peek(2)
         if not start:
-            return None
-        label = f"unit {self.index}"
+            if self.end is None:
+                return None
+            reason = f"the data ends before byte {self.end}, at which its quality layer does"
+            raise TruncatedBitstream(label, self.byte_offset, reason)
         size_bytes = 4 if start[0] >> 7 else 2
         if size_bytes == 4:
             start = self._reader.peek(4)
@@ -170,6 +177,9 @@ class UnitCutter:
             reason = f"nnr_unit_size = {size}: no room for a header"
             raise InvalidBitstream(label, self.byte_offset, reason)
         self._check_limits(size)
+        if self.end is not None and self.byte_offset + size > self.end:
+            reason = f"goes on behind byte {self.end}, at which its quality layer ends"
+            raise InvalidBitstream(label, self.byte_offset, reason)
         header = UnitHeader()
         begin = memoryview(self._reader.peek(min(size, size_bytes + _MAX_TYPE_BYTES)))
         if len(begin) == min(size, size_bytes + _MAX_TYPE_BYTES):  # else the data end here

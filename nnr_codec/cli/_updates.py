@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from ..decoding.source import Source
-from ..decoding.updates.base_model import BASE_AND_PARENTS, BaseModel, opened_base
+from ..decoding.source import BASE_AND_PARENTS, Source
+from ..decoding.updates.base_model import BaseModel, opened_base
 from ..decoding.updates.changes import TensorChange
 from ..errors import InvalidOptions
 from ..options import DecodeLimits

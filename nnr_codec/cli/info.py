@@ -15,6 +15,7 @@ from ..decoding.stream_decoder import StreamDecoder
 from ..decoding.stream_description import describe_layers, describe_stream
 from ..decoding.stream_info import StreamInfo, TensorInfo
 from ..decoding.stream_map import StreamMap
+from ..decoding.updates.base_model import opened_base
 from ..decoding.updates.changes import TensorChange, changes_of
 from ..decoding.updates.quality_layers import LayersFound, without_layers
 from ..errors import BitstreamError, InvalidOptions, naming
@@ -121,14 +122,14 @@ def _described(
 
     data = source if isinstance(source, RereadableFile | RemoteFile) else mapped(source)
     with naming(name, BitstreamError):
-        units = without_layers(StreamMap().units(data, limits), data, quality, name)
+        units = without_layers(StreamMap().units(data, limits), data, limits, quality, name)
         try:
             return describe_stream(_listed(units, listed))
         except LayersFound as found:
             if listed is not None:
                 listed.clear()  # of the units before the layers were found
-            streams = [StreamMap().units(stream, limits) for stream in found.streams]
-            return describe_layers(_listed(units, listed) for units in streams)
+            streams = opened_base(found.streams, limits).streams  # which fit together
+            return describe_layers(_listed(stream.units, listed) for stream in streams)
 
 
 def _listed(

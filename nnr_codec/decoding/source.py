@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 from ..bitstream.lazy_bytes import RangeSource
+from ..errors import InvalidOptions, LimitExceeded
+from ..options import DecodeLimits
 from ..remote.addresses import is_address, local_path, printable_address
 from ..remote.remote_file import RemoteFile
 from ..support.mapped_file import mapped
@@ -28,6 +30,23 @@ _PIECE_BYTES = 1 << 20  # that are read at once
 
 _MOST_BUFFERED = 1 << 24
 """Bytes that a file may have in its buffer: many times as many as files have."""
+
+
+BASE_AND_PARENTS = "is added to the stream, and parents are not: give one of the two"
+"""Why both cannot be given."""
+
+
+def check_sources(base: Any, parents: Any, quality: int | None = None) -> None:
+    """Raise InvalidOptions if these are no lists of sources, or do not go together."""
+    for option, sources in (("base", base), ("parents", parents)):
+        if isinstance(sources, str | bytes | os.PathLike):
+            raise InvalidOptions(option, f"{sources!r} is a single stream: give a list of them")
+    if base and parents:
+        raise InvalidOptions("base", BASE_AND_PARENTS)
+    if base and quality is not None:
+        raise InvalidOptions("quality", "is for a file of quality layers, and an update is none")
+    if quality is not None and (type(quality) is not int or quality < 1):
+        raise InvalidOptions("quality", f"{quality!r} is not a whole number of 1 or more")
 
 
 @contextmanager
@@ -89,25 +108,33 @@ def for_thread(source: Source) -> Source:
     return cast(Source, _WithoutBuffer(source)) if isinstance(source, io.BufferedReader) else source
 
 
-def data_of(source: Source, cache: Path | None) -> Any:
-    """Return all bytes of a source, those of files and addresses without a copy in memory."""
+def data_of(source: Source, cache: Path | None, limits: DecodeLimits) -> Any:
+    """Return all bytes of a source, those of files and addresses without a copy in memory.
+
+    Raises:
+        LimitExceeded: there are more than a bitstream may have.
+        OSError: it cannot be read.
+    """
     if isinstance(source, Bytes):
         return source
     if isinstance(source, RangeSource):
         return source.view(0, source.size)
     if not isinstance(source, str | os.PathLike):
-        return _rest(source)
+        return _rest(source, limits.max_stream_bytes)
     with opened(source, cache) as file:
         if isinstance(file, RangeSource):
             return file.view(0, file.size)
         data = mapped(file)
-        return data if isinstance(data, mmap.mmap) else _rest(file)
+        return data if isinstance(data, mmap.mmap) else _rest(file, limits.max_stream_bytes)
 
 
-def _rest(file: BinaryIO | RereadableFile) -> bytes:
-    pieces = []
+def _rest(file: BinaryIO | RereadableFile, most: int) -> bytes:
+    pieces, size = [], 0
     while piece := file.read(_PIECE_BYTES):
         pieces.append(piece)
+        size += len(piece)
+        if size > most:
+            raise LimitExceeded("max_stream_bytes", size, most)
     return b"".join(pieces)
 
 

@@ -22,10 +22,10 @@ from ..support.read_ahead import read_ahead
 from ..support.shared_function import call_portably
 from .finishing import ValueMaker
 from .series import Series
-from .source import Source, for_thread, may_wait, name_of, opened
+from .source import Source, check_sources, for_thread, may_wait, name_of, opened
 from .stream_map import Layers, Selection, StreamMap
 from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
-from .updates.base_model import BASE_AND_PARENTS, MISSING, BaseModel, opened_base
+from .updates.base_model import MISSING, BaseModel, opened_base
 from .updates.quality_layers import LayersFound, without_layers
 from .walk import Walk
 
@@ -65,8 +65,7 @@ class StreamDecoder:
         self._executor = executor
         self._cache = cache
         self._quality = quality
-        if base and parents:
-            raise InvalidOptions("base", BASE_AND_PARENTS)
+        check_sources(base=base, parents=parents, quality=quality)
         self.base: BaseModel | None = None
         if isinstance(base, BaseModel):
             self.base = base
@@ -162,7 +161,7 @@ class StreamDecoder:
         name = name_of(source)
         with opened(source, self._cache) as data:
             units = self._units(data, selection, stream)
-            for parsed in without_layers(units, data, self._quality, name):
+            for parsed in without_layers(units, data, self._limits, self._quality, name):
                 if stream.model_map.base is not None and not differences:
                     raise WrongBase(MISSING)
                 if not (tensors := tensors_of(parsed)):
@@ -229,7 +228,7 @@ class StreamDecoder:
                 yield from calls.until(has_next)
                 try:
                     unit = next(units, None)
-                except BitstreamError:
+                except Exception:
                     yield from calls.rest()  # errors of the units before it come first
                     raise
                 if unit is None:

@@ -60,9 +60,9 @@ def describe_layers(streams: Iterable[Iterable[ParsedUnit]]) -> StreamInfo:
     infos = [describe_stream(units) for units in streams]
     first, *later = infos
     tensors = {tensor.name: tensor for tensor in first.tensors}
-    for refined in (tensor for info in later for tensor in info.tensors):
-        known = tensors[refined.name]
-        tensors[known.name] = replace(known, bytes=known.bytes + refined.bytes, qp=refined.qp)
+    for found in (tensor for info in later for tensor in info.tensors):
+        known = tensors.get(found.name, replace(found, bytes=0))
+        tensors[found.name] = replace(known, bytes=known.bytes + found.bytes, qp=found.qp)
     counted: set[str] = set()
     weights = []
     for weight in first.factorizations:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import random
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +15,7 @@ from factored_streams_support import mixture
 
 import nnr_codec
 from nnr_codec import EncodeOptions
-from nnr_codec.bitstream import parse_units, read_units
+from nnr_codec.bitstream import Topology, parse_units, read_units, write_record
 from nnr_codec.bitstream.indexing import _indexed_head
 from nnr_codec.bitstream.lazy_bytes import loaded
 from nnr_codec.factorization.forms import LowRank
@@ -148,6 +150,24 @@ class TestReading:
     def test_profiles(self, profile: Any) -> None:
         data = nnr_codec.encode(model(), options=replace(INDEXED, profile=profile)).data
         assert equal(nnr_codec.decode(data), nnr_codec.open(Ranges(data)))
+
+    def test_names_may_be_compressed_otherwise(self) -> None:
+        text = units_of(STREAM)[2].context.model_map.index.to_text()
+        data = base64.b64decode(text)
+        start = 20 + 20 * (len(units_of(STREAM)) - 3)
+        names = zlib.decompress(data[start:])
+        stored = zlib.compress(names, 0)
+        assert len(stored) != len(data) - start
+        other = base64.b64encode(data[:start] + stored).decode()
+        units = list(read_units(STREAM))
+        head = b"".join(bytes(unit.data) for unit in units[:2])
+        topology = list(parse_units(STREAM))[2].record.topology_data.replace(text, other)
+        tail = write_record(Topology(topology_data=topology))
+        before, _, behind = (head + tail).rpartition(other.encode())
+        right = base64.b64encode(short_digest(before, behind) + data[16:start] + stored).decode()
+        tail = write_record(Topology(topology_data=topology.replace(other, right)))
+        stream = head + tail + STREAM[units[3].byte_offset :]
+        assert equal(nnr_codec.decode(stream), nnr_codec.decode(STREAM))
 
 
 class TestDamage:

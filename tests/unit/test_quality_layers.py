@@ -212,6 +212,44 @@ class TestCuts:
         nnr_codec.decode(source, quality=1)
         assert source.end <= SIZES[0]
 
+    def test_the_first_layer_alone_comes_as_it_arrives(self) -> None:
+        class Pipe(io.BytesIO):
+            last = 0
+
+            def read(self, size: int | None = -1) -> bytes:
+                data = super().read(size)
+                self.last = self.tell()
+                return data
+
+        pipe = Pipe(DATA)
+        tensors = nnr_codec.stream_tensors(pipe, quality=1)
+        next(tensors)
+        assert pipe.last < SIZES[0] * 3 // 4
+        assert sum(1 for _ in tensors) == len(MODEL) - 1
+        assert pipe.last == SIZES[0]
+
+    def test_endless_data_is_read_as_far_as_is_allowed(self) -> None:
+        class Endless(io.RawIOBase):
+            def __init__(self) -> None:
+                self.count = 0
+                self._start = io.BytesIO(DATA[: SIZES[0]])
+
+            def read(self, size: int = -1, /) -> bytes:
+                data = self._start.read(size) or bytes(size)
+                self.count += len(data)
+                return data
+
+        limits = nnr_codec.DecodeLimits(max_stream_bytes=len(DATA) - 1)
+        for source in (Endless(), DATA):
+            with pytest.raises(nnr_codec.LimitExceeded, match="max_stream_bytes"):
+                nnr_codec.decode(source, limits=limits)
+        source = Endless()
+        with pytest.raises(nnr_codec.LimitExceeded, match="max_stream_bytes"):
+            nnr_codec.decode(
+                source, base=[DATA], limits=nnr_codec.DecodeLimits(max_stream_bytes=10**7)
+            )
+        assert source.count < 2 * 10**7
+
     def test_the_quality_has_to_be_there(self) -> None:
         plain = nnr_codec.encode(MODEL).data
         for data, quality in ((DATA, 4), (DATA, 0), (plain, 2)):
@@ -258,6 +296,15 @@ class TestRefusals:
     def test_options_that_do_not_go_together(self, options: EncodeOptions) -> None:
         with pytest.raises(nnr_codec.InvalidOptions, match="quality_layers"):
             nnr_codec.encode(MODEL, options=options)
+
+    def test_no_base_beside_a_quality(self) -> None:
+        for read in (nnr_codec.decode, nnr_codec.open):
+            with pytest.raises(nnr_codec.InvalidOptions, match="quality"):
+                read(DATA, base=[DATA], quality=1)
+            with pytest.raises(nnr_codec.InvalidOptions, match="base"):
+                read(DATA, base="model.nnr")
+            with pytest.raises(nnr_codec.InvalidOptions, match="quality"):
+                read(DATA, quality="1")
 
     def test_no_base(self) -> None:
         with pytest.raises(nnr_codec.InvalidOptions, match="quality_layers"):

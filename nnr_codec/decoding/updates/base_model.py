@@ -25,14 +25,11 @@ from ..stream_map import Selection
 from ..unit_decoder import DecodedTensor
 from .composition import Composition, composition_of, updated
 from .open_stream import OpenStream
-from .quality_layers import Section, layers_of
+from .quality_layers import Section, quality_layers_of
 from .stream_series import StreamSeries
 
 MISSING = "is an update: name its base, which are the streams before it, oldest first"
 """Why such a stream cannot be decoded by itself."""
-
-BASE_AND_PARENTS = "is added to the stream, and parents are not: give one of the two"
-"""Why both cannot be given."""
 
 _MOST_STREAMS = 256
 """Of a base, which are decoded one inside the other."""
@@ -312,4 +309,4 @@ def _sections(source: Source, limits: DecodeLimits, cache: Path | None) -> list[
         return [source]
     name = name_of(source)
     with naming(name, BitstreamError):
-        return layers_of(data_of(source, cache), limits, name)
+        return quality_layers_of(data_of(source, cache, limits), limits, name)

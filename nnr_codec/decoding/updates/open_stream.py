@@ -74,7 +74,7 @@ class OpenStream:
         self._series = series
         self._last = threading.local()  # the unit that each thread decoded last, and its tensors
         with naming(self.name, BitstreamError):
-            data = data_of(source, cache)
+            data = data_of(source, cache, limits)
             self.digest = hashlib.sha256(data).hexdigest()
             self.units: list[ParsedUnit] = list(self.stream.units(data, limits))
         self._units = {name: unit for unit, names in self.data_units() for name in names}

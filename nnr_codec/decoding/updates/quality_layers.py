@@ -15,7 +15,13 @@ from typing import Any, TypeVar
 from ...bitstream import ParsedUnit, Topology, parse_units
 from ...bitstream.lazy_bytes import RangeSource, loaded
 from ...bitstream.parsed_unit import PassedUnit, tensors_of
-from ...errors import InvalidBitstream, InvalidOptions, NnrWarning, TruncatedBitstream
+from ...errors import (
+    InvalidBitstream,
+    InvalidOptions,
+    LimitExceeded,
+    NnrWarning,
+    TruncatedBitstream,
+)
 from ...options import DecodeLimits
 from ..source import Path
 
@@ -82,49 +88,56 @@ U = TypeVar("U", ParsedUnit, ParsedUnit | PassedUnit)
 
 
 def without_layers(
-    units: Iterator[U], source: Any, quality: int | None = None, name: Path | None = None
+    units: Iterator[U],
+    source: Any,
+    limits: DecodeLimits,
+    quality: int | None = None,
+    name: Path | None = None,
 ) -> Iterator[U]:
-    """Yield the units of a source, unless that has quality layers.
+    """Yield the units of a source, unless it has several quality layers that are wanted.
 
     Args:
-        units: what is parsed of the source, unit by unit.
+        units: what is parsed of the source, unit by unit; of quality layers the first one.
         source: bytes, a file that is read as far as `units` are, or a source of ranges.
+        limits: what the source may ask for.
         quality: how many layers are wanted; None: all.
         name: what errors call the source.
 
     Raises:
-        LayersFound: it has some, of which as much is read as is wanted.
+        LayersFound: it has several, of which as much is read as is wanted.
         InvalidOptions: there are not as many.
-        BitstreamError: the first one is cut, or the source is longer than they are.
+        BitstreamError: the first one is cut, or the source is longer than they are, or than is
+            allowed.
 
     Warns:
         NnrWarning: the source ends before the last one that is wanted does.
     """
     text = None if name is None else os.fspath(name)
-    head: bytes | None = b""
+    head: list[bytes] | None = []
     for parsed in units:
         if head is not None and isinstance(parsed, ParsedUnit):
-            head += loaded(parsed.unit.data)
-            sizes = _announced(parsed)
-            if sizes:
-                raise LayersFound(_sections(source, head, sizes, quality, text))
+            head.append(bytes(loaded(parsed.unit.data)))
+            if sizes := _announced(parsed):
+                _check_quality(quality, len(sizes), text)
+                if quality != 1:
+                    data = _gathered(source, head, sizes[:quality], sizes, limits)
+                    raise LayersFound(_sections(data, sizes, quality, text))
+                head = None
         if head is not None and (tensors_of(parsed) or _is_private(parsed)):
             head = None  # there are no layers
             _check_quality(quality, 1, text)
         yield parsed
 
 
-def layers_of(data: Any, limits: DecodeLimits, name: Path | None = None) -> list[Section]:
+def quality_layers_of(data: Any, limits: DecodeLimits, name: Path | None = None) -> list[Section]:
     """Return the streams of bytes: one, or its quality layers; raises and warns as
     `without_layers` does."""
     buffer = Buffer(data)
     try:
-        units = without_layers(parse_units(buffer, limits), buffer, name=name)
-        next(unit for unit in units if tensors_of(unit))
+        units = without_layers(parse_units(buffer, limits), buffer, limits, name=name)
+        next((unit for unit in units if tensors_of(unit)), None)
     except LayersFound as found:
         return found.streams
-    except StopIteration:  # a stream without tensors
-        pass
     return [Section(buffer, 0, buffer.size, None if name is None else os.fspath(name))]
 
 
@@ -139,17 +152,17 @@ def _announced(parsed: ParsedUnit) -> tuple[int, ...]:
 
 
 def _check_quality(quality: int | None, count: int, name: str | None) -> None:
-    if quality is not None and not 1 <= quality <= count:
+    if quality is None:
+        return
+    if type(quality) is not int or not 1 <= quality <= count:
         layers = "no quality layers" if count == 1 else f"{count} quality layers"
         raise InvalidOptions("quality", f"{quality}, but {name or 'the stream'} has {layers}")
 
 
 def _sections(
-    source: Any, head: bytes, sizes: tuple[int, ...], quality: int | None, name: str | None
+    data: RangeSource, sizes: tuple[int, ...], quality: int | None, name: str | None
 ) -> list[Section]:
-    _check_quality(quality, len(sizes), name)
     wanted = sizes[:quality]
-    data = _gathered(source, head, sum(wanted), is_all=len(wanted) == len(sizes))
     if data.size > sum(sizes):
         reason = f"there are more bytes than the {len(sizes)} quality layers have"
         raise InvalidBitstream("bitstream", sum(sizes), reason)
@@ -168,20 +181,31 @@ def _sections(
     return sections
 
 
-def _gathered(source: Any, head: bytes, size: int, is_all: bool) -> Buffer:
-    """Return the first `size` bytes of a source, in memory or mapped; and more, to be refused, if
-    that `is_all` that there should be."""
+def _gathered(
+    source: Any,
+    head: list[bytes],
+    wanted: tuple[int, ...],
+    sizes: tuple[int, ...],
+    limits: DecodeLimits,
+) -> Buffer:
+    """Return the layers that are wanted of a source, in memory or mapped; of all of them also what
+    is behind the last one, as that is to be refused.
+
+    `head`: the units that were read of a file.
+    """
+    is_all, size = wanted == sizes, sum(wanted)
+    if size > limits.max_stream_bytes:
+        raise LimitExceeded("max_stream_bytes", size, limits.max_stream_bytes)
     if isinstance(source, RangeSource):
-        end = source.size if is_all else size
-        source.expect([(0, min(end, source.size))])
-        return Buffer(source.view(0, min(end, source.size)))
+        end = min(source.size, size + is_all)
+        source.expect([(0, end)])
+        return Buffer(source.view(0, end))
     try:
         data = memoryview(source)
     except TypeError:
-        pieces = [head]
-        missing = size + is_all - len(head)
+        pieces, missing = list(head), size + is_all - sum(map(len, head))
         while missing > 0 and (piece := source.read(min(missing, _AT_ONCE))):
             pieces.append(piece)
             missing -= len(piece)
         return Buffer(b"".join(pieces))
-    return Buffer(data if is_all else data[:size])
+    return Buffer(data[: size + is_all])

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...decoding.updates.base_model import BASE_AND_PARENTS, BaseModel
+from ...decoding.source import BASE_AND_PARENTS
+from ...decoding.updates.base_model import BaseModel
 from ...errors import InvalidOptions
 from ...factorization.files import with_weights
 from ...model import Model, Parameter
