@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import re
 import ssl
@@ -43,7 +44,8 @@ class HttpClient:
             host, self._headers = parts.netloc.rpartition("@")[2], {"Accept-Encoding": "identity"}
             if parts.username is not None:
                 secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-                self._headers |= urllib3.make_headers(basic_auth=secret)
+                token = base64.b64encode(secret.encode()).decode()  # in UTF-8, as of RFC 7617
+                self._headers["Authorization"] = f"Basic {token}"
             self._url = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
             self._pool = _pool(parts.scheme.lower(), parts.hostname or "")
         except ValueError as error:  # of a port, of brackets, of a proxy
