@@ -8,13 +8,14 @@ import ssl
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, ResponseError, SSLError
 
 from .addresses import printable_address
 from .client import Body, Interrupted, Version, changed, is_strong, refused
+from .connections import connections_to
+from .shutdown import Shutdown
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0  # without any byte
@@ -35,8 +36,8 @@ class HttpClient:
     in the address.
     """
 
-    def __init__(self, address: str) -> None:
-        """Raises OSError: the address is none of HTTP."""
+    def __init__(self, address: str, shutdown: Shutdown) -> None:
+        """`shutdown`: ends what requests wait for. Raises OSError: the address is none of HTTP."""
         self._name = printable_address(address)
         try:
             parts = urlsplit(address)
@@ -45,7 +46,7 @@ class HttpClient:
                 secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
                 self._headers |= urllib3.make_headers(basic_auth=secret)
             self._url = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
-            self._pool = _pool(parts.scheme.lower(), parts.hostname or "")
+            self._pool = connections_to(parts.scheme.lower(), parts.hostname or "", shutdown)
         except ValueError as error:  # of a port, of brackets, of a proxy
             raise refused(self._name, f"cannot be read: {error}") from error
 
@@ -200,18 +201,6 @@ class _HttpBody:
         if self.position < self.stop:
             self._response.close()  # with its connection, on which more would come
         self._response.release_conn()
-
-
-def _pool(scheme: str, host: str) -> urllib3.PoolManager:
-    """Return the connections to a host, through the proxy that the environment names."""
-    proxy = getproxies().get(scheme)
-    if not proxy or proxy_bypass(host):
-        return urllib3.PoolManager()
-    secret = urllib3.util.parse_url(proxy).auth
-    headers = urllib3.make_headers(proxy_basic_auth=unquote(secret)) if secret else None
-    return urllib3.ProxyManager(
-        proxy if "://" in proxy else f"http://{proxy}", proxy_headers=headers
-    )
 
 
 def _length(response: urllib3.BaseHTTPResponse) -> int | None:
