@@ -215,7 +215,7 @@ def _age(modified: str, date: str) -> timedelta:
     try:
         times = [parsedate_to_datetime(text) for text in (modified, date)]
         return times[1] - times[0]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # a zone may have twenty digits
         return timedelta(-1)
 
 
@@ -225,7 +225,7 @@ def _wait(text: str) -> float | None:
         return float(text)
     try:
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # a zone may have twenty digits
         return None
 
 
