@@ -190,6 +190,8 @@ def test_like_any_binary_file(server: FileServer) -> None:
         assert file.read(1) == b""
         with pytest.raises(ValueError, match="no position"):
             file.seek(-1)
+        with pytest.raises(ValueError, match="no such whence: 7"):
+            file.seek(0, 7)
 
 
 def test_views_outlive_the_file(server: FileServer) -> None:
