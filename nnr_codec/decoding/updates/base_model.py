@@ -35,13 +35,13 @@ BASE_AND_PARENTS = "is added to the stream, and parents are not: give one of the
 """Why both cannot be given."""
 
 _MOST_STREAMS = 256
-"""Of a base, which are decoded one inside the other."""
+"""Of a base."""
 
 _KEPT_BYTES = 1 << 26
 """Of decoded tensors, which are kept as they may be read again."""
 
-_BYTES_PER_ELEMENT = 12
-"""What decoding holds of an element."""
+_BYTES_PER_ELEMENT = 20
+"""What decoding holds of an element: its sum, a summand, and integers of two streams."""
 
 
 class BaseModel:
@@ -87,7 +87,7 @@ class BaseModel:
             BitstreamError: its headers are damaged, do not fit the base, or ask for too much.
         """
         limits = self._limits
-        stream = OpenStream(source, limits, self.series, cache)
+        stream = OpenStream(source, limits, self.streams[-1], cache)
         with naming(stream.name, BitstreamError):
             entry, last = stream.base, self.streams[-1]
             if entry is None:
@@ -109,7 +109,7 @@ class BaseModel:
 
     def _with_kept_pieces(self) -> Composition:
         pieces = {
-            name: replace(piece, read=partial(self._kept.get, name, piece.read))
+            name: piece.kept_by(partial(self._kept.get, name))
             for name, piece in self.composition.pieces.items()
         }
         return replace(self.composition, pieces=pieces)
@@ -117,7 +117,7 @@ class BaseModel:
     @cached_property
     def series(self) -> StreamSeries:
         """The streams as the earlier ones of a series."""
-        return StreamSeries(self.streams)
+        return StreamSeries([stream.coded for stream in self.streams])
 
     def read(self, name: str) -> Array:
         """Return what is there under the name of a tensor, or of a factor; not to be changed.
@@ -297,7 +297,7 @@ def opened_base(
     """
     limits = limits or DecodeLimits()
     sections = [section for source in sources for section in _sections(source, limits, cache)]
-    first = OpenStream(sections[0], limits, StreamSeries([]))
+    first = OpenStream(sections[0], limits)
     if first.base is not None:
         with naming(first.name, BitstreamError):
             raise WrongBase("is an update itself: name the streams before it, oldest first")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,24 @@ from ...factorization.map_checks import MapError, shortened
 from ...model import Array, is_signed_float
 from ..finishing import recomposed
 from .open_stream import OpenStream, QuantizerStep, StreamTensor
+from .series_pass import WantedUnit, one_pass
 from .sums import check_sum, summed
+
+
+class Summand(NamedTuple):
+    """A tensor of one stream, or a product, as a part of a sum.
+
+    Attributes:
+        read: decodes it.
+        step: returns the step that it was quantized with.
+        units: those that `read` decodes, as far as other summands may need their integers.
+        xor: whether it says which bits of what stands before it change.
+    """
+
+    read: Callable[[], Array]
+    step: Callable[[], QuantizerStep]
+    units: tuple[WantedUnit, ...] = ()
+    xor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +46,40 @@ class CodedPiece:
 
     Attributes:
         shape, dtype: as it comes back.
-        read: decodes it.
-        step: returns the largest step that any part of a sum was quantized with.
+        summands: what is added up, oldest first.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    read: Callable[[], Array]
-    step: Callable[[], QuantizerStep]
+    summands: tuple[Summand, ...]
+
+    @property
+    def units(self) -> tuple[WantedUnit, ...]:
+        """Those that all summands are decoded of."""
+        return tuple(unit for summand in self.summands for unit in summand.units)
+
+    def read(self) -> Array:
+        """Decode it.
+
+        Raises:
+            BitstreamError: a stream is damaged.
+        """
+        first, *later = self.summands
+        with one_pass(self.units):
+            values = first.read()
+            for summand in later:
+                values = summed(values, summand.read(), summand.xor)
+        return values
+
+    def step(self) -> QuantizerStep:
+        """Return the largest step of a summand; raises what `read` raises."""
+        with one_pass(self.units):
+            return max(summand.step() for summand in self.summands)
+
+    def kept_by(self, keep: Callable[[Callable[[], Array]], Array]) -> CodedPiece:
+        """Return the same as one summand, for which `keep` is called with what decodes it."""
+        whole = Summand(partial(keep, self.read), self.step, self.units)
+        return replace(self, summands=(whole,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +138,8 @@ class Composition:
             return self.piece(tensor.tied_to)
         if tensor.entry is None:  # it is empty: nothing can be added
             return None
-        return CodedPiece(tensor.shape, tensor.dtype, partial(self.product, name), QuantizerStep)
+        product = Summand(partial(self.product, name), QuantizerStep)
+        return CodedPiece(tensor.shape, tensor.dtype, (product,))
 
     def product(self, name: str) -> Array:
         """Return a weight that is made of factors.
@@ -146,7 +190,8 @@ def _piece(stream: OpenStream, tensor: StreamTensor) -> CodedPiece:
     values, lazy = tensor.outline.values, tensor.lazy
     is_coded = lazy.role != "dense"
     step = partial(stream.step, lazy.name) if is_coded else QuantizerStep
-    return CodedPiece(values.shape, values.dtype, lazy.read, step)
+    summand = Summand(lazy.read, step, stream.units_of(lazy.name))
+    return CodedPiece(values.shape, values.dtype, (summand,))
 
 
 def updated(base: Composition, update: Composition, entry: BaseEntry) -> Composition:
@@ -202,15 +247,8 @@ class _Merge:
             check_sum(base.shape, base.dtype, own.shape, own.dtype, xor)
         except MapError as error:
             raise MapError(f"{shortened(name)} {error}") from None
-        first: CodedPiece = base
-
-        def read() -> Array:
-            return summed(first.read(), own.read(), xor)
-
-        def step() -> QuantizerStep:
-            return max(first.step(), own.step())
-
-        return CodedPiece(base.shape, base.dtype, read, step)
+        added = [summand._replace(xor=xor) for summand in own.summands]
+        return replace(base, summands=(*base.summands, *added))
 
     def _tensors(self) -> dict[str, ModelTensor]:
         """Return the model's tensors in order."""

@@ -26,7 +26,6 @@ from ...bitstream.unit_layout import Integers
 from ...decoding.unit_decoder import DecodedTensor
 from ...decoding.updates.base_model import BaseModel, opened_base
 from ...decoding.updates.open_stream import OpenStream
-from ...decoding.updates.stream_series import StreamSeries
 from ...errors import InvalidOptions
 from ...factorization.base_entry import BaseEntry
 from ...factorization.model_map import ModelMap
@@ -105,7 +104,7 @@ class _Splitting:
     """Makes the layers of one stream, the first one first."""
 
     def __init__(self, data: bytes, options: EncodeOptions, executor: Executor | None) -> None:
-        self._stream = OpenStream(data, NO_LIMITS, StreamSeries([]))
+        self._stream = OpenStream(data, NO_LIMITS)
         self._options = options
         self._executor = executor if has_threads(executor) else None
         self._source_density = options.qp_density
