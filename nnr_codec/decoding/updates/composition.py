@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,67 +19,9 @@ from ...factorization.factorizations import Factorization, factors_of
 from ...factorization.map_checks import MapError, shortened
 from ...model import Array, is_signed_float
 from ..finishing import recomposed
+from .coded_piece import CodedPiece, Summand
 from .open_stream import OpenStream, QuantizerStep, StreamTensor
-from .series_pass import WantedUnit, one_pass
-from .sums import check_sum, summed
-
-
-class Summand(NamedTuple):
-    """A tensor of one stream, or a product, as a part of a sum.
-
-    Attributes:
-        read: decodes it.
-        step: returns the step that it was quantized with.
-        units: those that `read` decodes, as far as other summands may need their integers.
-        xor: whether it says which bits of what stands before it change.
-    """
-
-    read: Callable[[], Array]
-    step: Callable[[], QuantizerStep]
-    units: tuple[WantedUnit, ...] = ()
-    xor: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CodedPiece:
-    """A tensor that data units hold, in one stream or as a sum over several.
-
-    Attributes:
-        shape, dtype: as it comes back.
-        summands: what is added up, oldest first.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    summands: tuple[Summand, ...]
-
-    @property
-    def units(self) -> tuple[WantedUnit, ...]:
-        """Those that all summands are decoded of."""
-        return tuple(unit for summand in self.summands for unit in summand.units)
-
-    def read(self) -> Array:
-        """Decode it.
-
-        Raises:
-            BitstreamError: a stream is damaged.
-        """
-        first, *later = self.summands
-        with one_pass(self.units):
-            values = first.read()
-            for summand in later:
-                values = summed(values, summand.read(), summand.xor)
-        return values
-
-    def step(self) -> QuantizerStep:
-        """Return the largest step of a summand; raises what `read` raises."""
-        with one_pass(self.units):
-            return max(summand.step() for summand in self.summands)
-
-    def kept_by(self, keep: Callable[[Callable[[], Array]], Array]) -> CodedPiece:
-        """Return the same as one summand, for which `keep` is called with what decodes it."""
-        whole = Summand(partial(keep, self.read), self.step, self.units)
-        return replace(self, summands=(whole,))
+from .sums import check_sum
 
 
 @dataclass(frozen=True, slots=True)
