@@ -19,24 +19,9 @@ from ...factorization.factorizations import Factorization, factors_of
 from ...factorization.map_checks import MapError, shortened
 from ...model import Array, is_signed_float
 from ..finishing import recomposed
+from .coded_piece import CodedPiece, Summand
 from .open_stream import OpenStream, QuantizerStep, StreamTensor
-from .sums import check_sum, summed
-
-
-@dataclass(frozen=True, slots=True)
-class CodedPiece:
-    """A tensor that data units hold, in one stream or as a sum over several.
-
-    Attributes:
-        shape, dtype: as it comes back.
-        read: decodes it.
-        step: returns the largest step that any part of a sum was quantized with.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    read: Callable[[], Array]
-    step: Callable[[], QuantizerStep]
+from .sums import check_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +80,8 @@ class Composition:
             return self.piece(tensor.tied_to)
         if tensor.entry is None:  # it is empty: nothing can be added
             return None
-        return CodedPiece(tensor.shape, tensor.dtype, partial(self.product, name), QuantizerStep)
+        product = Summand(partial(self.product, name), QuantizerStep)
+        return CodedPiece(tensor.shape, tensor.dtype, (product,))
 
     def product(self, name: str) -> Array:
         """Return a weight that is made of factors.
@@ -146,7 +132,8 @@ def _piece(stream: OpenStream, tensor: StreamTensor) -> CodedPiece:
     values, lazy = tensor.outline.values, tensor.lazy
     is_coded = lazy.role != "dense"
     step = partial(stream.step, lazy.name) if is_coded else QuantizerStep
-    return CodedPiece(values.shape, values.dtype, lazy.read, step)
+    summand = Summand(lazy.read, step, stream.units_of(lazy.name))
+    return CodedPiece(values.shape, values.dtype, (summand,))
 
 
 def updated(base: Composition, update: Composition, entry: BaseEntry) -> Composition:
@@ -202,15 +189,8 @@ class _Merge:
             check_sum(base.shape, base.dtype, own.shape, own.dtype, xor)
         except MapError as error:
             raise MapError(f"{shortened(name)} {error}") from None
-        first: CodedPiece = base
-
-        def read() -> Array:
-            return summed(first.read(), own.read(), xor)
-
-        def step() -> QuantizerStep:
-            return max(first.step(), own.step())
-
-        return CodedPiece(base.shape, base.dtype, read, step)
+        added = [summand._replace(xor=xor) for summand in own.summands]
+        return replace(base, summands=(*base.summands, *added))
 
     def _tensors(self) -> dict[str, ModelTensor]:
         """Return the model's tensors in order."""
