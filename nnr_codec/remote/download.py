@@ -93,7 +93,7 @@ class Download:
         while gap := self._copy.first_gap(start, stop):
             self._shutdown.check(self._name)
             try:
-                self._step(gap[0], max(stop, until))
+                self._step(gap[0], stop, max(stop, until))
             except Interrupted as failure:
                 self.drop()
                 self._failures.add(failure, self._state())
@@ -107,12 +107,12 @@ class Download:
         if body is not None:
             body.close()
 
-    def _step(self, start: int, until: int) -> None:
+    def _step(self, start: int, stop: int, until: int) -> None:
         """Read a piece of an answer that leads to `start`."""
         body = self._body
         if body is None or not self._leads_to(body, start):
             self.drop()
-            body = self._body = self._opened(start, until)
+            body = self._body = self._opened(start, stop, until)
         position = body.position
         data = body.read()
         if not data:
@@ -131,15 +131,16 @@ class Download:
             return True
         return any(begin <= body.position and start < end for begin, end in self._expected)
 
-    def _opened(self, start: int, until: int) -> Body:
-        """Open an answer that leads to `start`, with what is missing up to `until`.
+    def _opened(self, start: int, needed: int, until: int) -> Body:
+        """Open an answer that leads from `start` up to `needed`, and goes on to `until`.
 
-        In a range that is expected, it begins with the first byte that is missing there: these
-        are needed too, and threads do not ask in order.
+        In a range that is expected, it goes on to the end of that, and begins with the first byte
+        that is missing there: these are needed too, and threads do not ask in order.
         """
         if self._has_ranges:
-            begin, end = next((r for r in self._expected if r[0] <= start < r[1]), (start, until))
-            gap = self._copy.first_gap(begin, max(end, until))
+            expected = (r for r in self._expected if r[0] <= start < r[1])
+            begin, end = next(expected, (start, until))
+            gap = self._copy.first_gap(begin, max(end, needed))
             start, stop = gap or (start, until)
         else:
             start, stop = 0, self._version.size
