@@ -25,11 +25,11 @@ from .decoding.stream_map import Layers, Selection, StreamMap
 from .decoding.updates.base_model import MISSING, BaseModel, opened_base
 from .decoding.updates.quality_layers import Buffer, LayersFound, Section, without_layers
 from .decoding.walk import Walk
-from .errors import BitstreamError, WrongBase, naming
+from .errors import BitstreamError, InvalidBitstream, WrongBase, naming
 from .factorization.factorizations import Factorization
 from .options import DecodeLimits
 from .remote.addresses import is_address, local_path
-from .remote.remote_file import RemoteFile
+from .remote.remote_file import RemoteFile, forget
 from .support.mapped_file import mapped
 
 
@@ -77,7 +77,9 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         self.metadata: Mapping[str, str] = {}
         self._file: mmap.mmap | RangeSource | None = None
         self._path = None if isinstance(source, Bytes) else name_of(source)
+        self._is_damaged = False
         self._remote = ExitStack()
+        self._remote.callback(self._drop_damaged, source, cache)  # behind the file's end
         decoder = StreamDecoder(parents=parents, limits=limits, executor=executor, cache=cache)
         try:
             with (
@@ -133,6 +135,9 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
         except (KeyError, ValueError):
             self._check_open()  # it was closed meanwhile, in another thread
             raise
+        except InvalidBitstream:
+            self._is_damaged = True
+            raise
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -174,6 +179,12 @@ class NnrStream(Mapping[str, npt.NDArray[Any]]):
                         unit.release()
                 self._file.close()
         self._remote.close()
+
+    def _drop_damaged(self, source: Any, cache: Path | None) -> None:
+        """Let the cache fetch anew what turned out to be damaged."""
+        if self._is_damaged and cache is not None and is_address(source):
+            with suppress(OSError):
+                forget(str(source), cache)
 
     def __enter__(self) -> NnrStream:
         return self

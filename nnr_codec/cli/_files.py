@@ -17,6 +17,7 @@ from ..checkpoints.folder import (
     filled_folder,
     weights_left_out,
 )
+from ..decoding.source import dropping_damaged
 from ..errors import InvalidModel, InvalidOptions
 from ..remote.addresses import is_address, local_path, printable_address
 from ..remote.remote_file import RemoteFile
@@ -80,6 +81,7 @@ def _remote(address: str, cache: str | None, *, quiet: bool) -> Iterator[RemoteF
             show(amount)
 
     with (
+        dropping_damaged(address, cache),
         RemoteFile(address, cache=cache, progress=advance) as remote,
         progress_bar(quiet, remote.size, "B") as show,
     ):

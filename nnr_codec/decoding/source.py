@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 from ..bitstream.lazy_bytes import RangeSource
-from ..errors import InvalidOptions, LimitExceeded
+from ..errors import InvalidBitstream, InvalidOptions, LimitExceeded
 from ..options import DecodeLimits
 from ..remote.addresses import is_address, local_path, printable_address
-from ..remote.remote_file import RemoteFile
+from ..remote.remote_file import RemoteFile, forget
 from ..support.mapped_file import mapped
 from ..support.rereadable_file import RereadableFile, rereadable
 
@@ -63,6 +63,17 @@ def opened(source: Source, cache: Path | None = None) -> Iterator[Any]:
     else:
         with open(local_path(source), "rb") as file:
             yield file
+
+
+@contextmanager
+def dropping_damaged(source: Source, cache: Path | None) -> Iterator[None]:
+    """Let a cache drop what it has of an address if the bitstream turns out to be damaged."""
+    try:
+        yield
+    except InvalidBitstream:
+        if cache is not None and is_address(source):
+            forget(str(source), cache)
+        raise
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from ..support.read_ahead import read_ahead
 from ..support.shared_function import call_portably
 from .finishing import ValueMaker
 from .series import Series
-from .source import Source, check_sources, for_thread, may_wait, name_of, opened
+from .source import Source, check_sources, dropping_damaged, for_thread, may_wait, name_of, opened
 from .stream_map import Layers, Selection, StreamMap
 from .unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
 from .updates.base_model import MISSING, BaseModel, opened_base
@@ -118,6 +118,7 @@ class StreamDecoder:
         self.factorizations, self.metadata = stream.factorizations, stream.metadata
         try:
             with (
+                dropping_damaged(source, self._cache),
                 naming(name_of(source), BitstreamError),
                 closing(self._needed_units(source, selection, stream)) as units,
             ):
@@ -200,7 +201,7 @@ class StreamDecoder:
         self, source: Source, selection: Selection, stream: StreamMap, keep_integers: bool = False
     ) -> Iterator[list[DecodedTensor]]:
         """Yield the tensors of each data unit that is needed."""
-        with naming(name_of(source), BitstreamError):
+        with dropping_damaged(source, self._cache), naming(name_of(source), BitstreamError):
             is_slow = self._executor is not None and may_wait(source)
             source = for_thread(source) if is_slow else source
             units = self._needed_units(

@@ -229,3 +229,13 @@ class RemoteFile(io.RawIOBase):
         if self.closed or self._copy is None:
             raise closed(self.name)
         return self._copy
+
+
+def forget(address: str, cache: str | os.PathLike[str]) -> None:
+    """Let a cache keep nothing of an address, unless another reader uses it: what it has turned out
+    to be damaged, whoever did that, and a later run is to fetch it anew."""
+    entry = cache_entry(os.fspath(cache), address)
+    if entry is not None:
+        if entry.claim():
+            entry.remove()
+        entry.close()

@@ -128,6 +128,24 @@ class TestCache:
         indexed.replace(PLAIN)
         check(nnr_codec.decode(address, cache=tmp_path))
 
+    def test_what_is_damaged_is_not_kept(self, tmp_path: Path) -> None:
+        """By the server, which has another file of the same tag later; or on the disk."""
+        damaged = bytearray(INDEXED)
+        damaged[-9] ^= 1
+        with serving(bytes(damaged)) as server:
+            with pytest.raises(nnr_codec.InvalidBitstream):
+                nnr_codec.decode(server.address, cache=tmp_path)
+            server.data = INDEXED
+            check(nnr_codec.decode(server.address, cache=tmp_path))
+            (kept,) = (path for path in tmp_path.iterdir() if path.suffix != ".journal")
+            kept.write_bytes(bytes(damaged))
+            with (
+                nnr_codec.open(server.address, cache=tmp_path) as stream,
+                pytest.raises(nnr_codec.InvalidBitstream),
+            ):
+                dict(stream)
+            check(nnr_codec.decode(server.address, cache=tmp_path))
+
 
 class TestFaults:
     def test_every_flipped_unit_is_noticed(self) -> None:
