@@ -139,7 +139,7 @@ class Download:
         """
         if self._has_ranges:
             begin, end = next((r for r in self._expected if r[0] <= start < r[1]), (start, until))
-            gap = self._copy.first_gap(begin, max(end, until))
+            gap = self._copy.first_gap(begin, end)
             start, stop = gap or (start, until)
         else:
             start, stop = 0, self._version.size
