@@ -7,9 +7,9 @@ import concurrent.futures
 import inspect
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Generator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
+from contextlib import ExitStack
 from typing import Any, Protocol, cast
 
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from .decoder import stream_tensors
 from .decoding.source import Source
 from .decoding.stream_map import Layers
 from .options import DecodeLimits
+from .remote.addresses import is_address
+from .remote.remote_file import RemoteFile
+from .remote.shutdown import Shutdown
 
 
 class AsyncReader(Protocol):
@@ -48,8 +51,13 @@ async def stream_tensors_async(
 
     Decoding runs in a thread of its own, only while the next tensor is awaited, and of the source
     no more is read than that tensor needs: so a slow user of the tensors slows the source down.
-    When the iterator ends, is closed or is cancelled, that thread ends; of a synchronous pipe, when
-    the read that is under way returns. Errors of the source come as they are.
+    With an `executor`, other tensors are decoded meanwhile, up to 512 MB of them, and another
+    thread reads ahead: until 16 units wait to be decoded, or 64 MB of them.
+
+    When the iterator ends, is closed or is cancelled, these threads end. A request to a server of
+    http or https is cut off; a connection that is being made (up to 10 s), and a read of a
+    synchronous pipe or of other addresses, has to return first. Errors of the source come as they
+    are.
 
     Args:
         source: an asynchronous one: an object with an awaited ``read(n)``
@@ -64,22 +72,31 @@ async def stream_tensors_async(
     loop = asyncio.get_running_loop()
     is_asynchronous = _has_awaited_read(source) or hasattr(source, "__aiter__")
     chunks = _Chunks(source, loop) if is_asynchronous else None
+    files = _RemoteFiles(cache)
     thread = ThreadPoolExecutor(1, "nnr-decode")
-    start = partial(
-        stream_tensors,
-        cast(Source, chunks or source),
-        parents=parents,
-        base=base,
-        only=only,
-        layers=layers,
-        limits=limits,
-        executor=executor,
-        cache=cache,
-        quality=quality,
-    )
+
+    def start() -> Generator[tuple[str, npt.NDArray[Any]], None, None]:
+        return stream_tensors(
+            files.opened(cast(Source, chunks or source)),
+            parents=files.opened_each(parents),
+            base=files.opened_each(base),
+            only=only,
+            layers=layers,
+            limits=limits,
+            executor=executor,
+            cache=cache,
+            quality=quality,
+        )
+
+    def close() -> None:
+        if tensors is not None:
+            tensors.close()
+        files.close()
+
     tensors = None
+    started = loop.run_in_executor(thread, start)
     try:
-        tensors = await loop.run_in_executor(thread, start)
+        tensors = await started
         while (tensor := await loop.run_in_executor(thread, next, tensors, None)) is not None:
             named = [tensor]
             del tensor
@@ -87,14 +104,55 @@ async def stream_tensors_async(
     finally:
         if chunks is not None:
             chunks.stop()
-        if tensors is not None:
-            # Behind the step that is under way, if any; not to be cancelled with this one.
-            await asyncio.shield(loop.run_in_executor(thread, tensors.close))
+        files.stop()
+        closed = loop.run_in_executor(thread, close)  # behind the step that is under way, if any
         thread.shutdown(wait=False)
+        if not started.cancelled():  # else it may take long to open a file, and nothing came of it
+            await asyncio.shield(closed)  # not to be cancelled with this one
 
 
 def _has_awaited_read(source: object) -> bool:
     return inspect.iscoroutinefunction(getattr(source, "read", None))
+
+
+class _RemoteFiles:
+    """Opens sources that are addresses, so that their thread can be told not to wait any more."""
+
+    def __init__(self, cache: str | os.PathLike[str] | None) -> None:
+        self._cache = cache
+        self._kept = ExitStack()
+        self._lock = threading.Lock()  # of what follows
+        self._shutdowns: list[Shutdown] = []
+        self._stopped = False
+
+    def opened(self, source: Source) -> Source:
+        """Open a source that is an address; return any other one as it is."""
+        if not is_address(source):
+            return source
+        shutdown = Shutdown()
+        with self._lock:
+            self._shutdowns.append(shutdown)
+            if self._stopped:
+                shutdown.begin()
+        file = RemoteFile(str(source), cache=self._cache, shutdown=shutdown)
+        return cast(Source, self._kept.enter_context(file))
+
+    def opened_each(self, sources: Sequence[Source]) -> Sequence[Source]:
+        """Open those that are addresses; what is no list the decoder refuses."""
+        if not isinstance(sources, Sequence) or not any(map(is_address, sources)):
+            return sources
+        return list(map(self.opened, sources))
+
+    def stop(self) -> None:
+        """Let nothing wait for a server any more."""
+        with self._lock:
+            self._stopped = True
+            for shutdown in self._shutdowns:
+                shutdown.begin()
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._kept.close()
 
 
 class _Chunks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from ..bitstream.unit_layout import Integers
 from ..errors import BitstreamError, InvalidOptions, WrongBase, naming
 from ..factorization.factorizations import Factorization
 from ..options import DecodeLimits
+from ..remote.addresses import is_address
 from ..support.ordered_calls import OrderedCalls, has_threads
 from ..support.read_ahead import read_ahead
 from ..support.shared_function import call_portably
@@ -201,9 +202,13 @@ class StreamDecoder:
         self, source: Source, selection: Selection, stream: StreamMap, keep_integers: bool = False
     ) -> Iterator[list[DecodedTensor]]:
         """Yield the tensors of each data unit that is needed."""
-        with dropping_damaged(source, self._cache), naming(name_of(source), BitstreamError):
+        damaged, name = dropping_damaged(source, self._cache), name_of(source)
+        with damaged, naming(name, BitstreamError), ExitStack() as kept:
             is_slow = self._executor is not None and may_wait(source)
-            source = for_thread(source) if is_slow else source
+            if is_slow and is_address(source):  # to be closed here, so that no thread waits for it
+                source = kept.enter_context(opened(source, self._cache))
+            elif is_slow:
+                source = for_thread(source)
             units = self._needed_units(
                 source, selection, stream, fetched=True, differences=keep_integers
             )
