@@ -31,7 +31,7 @@ from nnr_codec.bitstream import (
 from nnr_codec.bitstream.unit_layout import Integers, ParentData
 from nnr_codec.decoding.stream_map import Selection
 from nnr_codec.decoding.unit_decoder import DecodedTensor
-from nnr_codec.decoding.updates import unread_tensors
+from nnr_codec.decoding.updates import kept_tensors, unread_tensors
 from nnr_codec.decoding.updates.base_model import opened_base
 from nnr_codec.decoding.updates.open_stream import OpenStream
 from nnr_codec.decoding.updates.stream_units import StreamUnits
@@ -182,6 +182,21 @@ def test_no_integers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tensor.values.shape == (16, 16)
     assert len(kept) >= 2
     assert not any(reference() is not None for reference in kept)
+
+
+@pytest.mark.parametrize("is_old_known", [False, True])
+def test_each_stage_of_encoding_decodes_the_base_once(
+    is_old_known: bool, monkeypatch: pytest.MonkeyPatch, decodings: list[Any]
+) -> None:
+    monkeypatch.setattr(kept_tensors, "_KEPT_BYTES", 0)
+    rng = np.random.default_rng(0)
+    model = {name: rng.normal(0, 0.1, (20, 20)).astype(np.float32) for name in "abc"}
+    base = encoded(model, UNGROUPED)
+    decodings.clear()
+    old = model if is_old_known else None
+    nnr_codec.encode(moved(model, 0.2), options=UNGROUPED, base=[base], base_model=old)
+    stages = ["digest", "comparison", "survey", "quantization", "contexts of integers"]
+    assert len(decodings) == len(stages) * len(model)
 
 
 class TestUnreadTensors:
