@@ -196,7 +196,7 @@ def test_each_stage_of_encoding_decodes_the_base_once(
     decodings.clear()
     old = model if is_old_known else None
     nnr_codec.encode(moved(model, 0.2), options=UNGROUPED, base=[base], base_model=old)
-    stages = ["digest", "comparison", "survey", "quantization", "contexts of integers"]
+    stages = ["digest", "comparison", "survey", "quantization, with contexts"]
     assert len(decodings) == len(stages) * len(model)
 
 
