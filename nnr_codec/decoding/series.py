@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +65,11 @@ class Series:
         """Return the series of the tensors `names` alone, with their integers in memory, so that
         other processes can have it."""
         return self.part(names)
+
+    def in_one_pass(self, names: Collection[str]) -> AbstractContextManager[None]:
+        """Get ready for values and integers of tensors that are decoded while the block runs; here
+        all are in memory."""
+        return nullcontext()
 
     def node_ids(self, names: Iterable[str]) -> dict[str, NodeId]:
         """Return the identities of the next stream's tensors.

@@ -120,14 +120,19 @@ class UnitPlan:
         """Number of the tensors' elements."""
         return sum(tensor.parameter.size for tensor in self.tensors.values())
 
+    @property
+    def coded_names(self) -> list[str]:
+        """Names of the tensors that the unit holds, and of their parts."""
+        return [name for tensor in self.tensors.values() for name in tensor.coded_names]
+
     def loaded(self) -> UnitPlan:
         """Return the plan with the values of its tensors in memory."""
-        tensors = {
-            role: replace(tensor, parameter=tensor.parameter.loaded())
-            for role, tensor in self.tensors.items()
-        }
-        names = chain.from_iterable(tensor.coded_names for tensor in tensors.values())
-        return replace(self, tensors=tensors, series=self.series.loaded(names))
+        with self.series.in_one_pass(self.coded_names):
+            tensors = {
+                role: replace(tensor, parameter=tensor.parameter.loaded())
+                for role, tensor in self.tensors.items()
+            }
+            return replace(self, tensors=tensors, series=self.series.loaded(self.coded_names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +317,7 @@ def _units(
 def _identified(unit: UnitPlan, node_ids: Mapping[str, NodeId], series: Series) -> UnitPlan:
     """Return a unit with what it needs of the identities and the earlier streams of all tensors,
     which are as large as the model."""
-    names = list(chain.from_iterable(tensor.coded_names for tensor in unit.tensors.values()))
+    names = unit.coded_names
     return replace(
         unit, node_ids={name: node_ids[name] for name in names}, series=series.part(names)
     )

@@ -66,7 +66,8 @@ def encode_unit(
         InvalidModel: a tensor cannot be coded.
     """
     first = next(iter(unit.tensors.values()))
-    return call_portably(first.parameter.name, TensorEncoder(context, unit, on_stage).encode)
+    with unit.series.in_one_pass(unit.coded_names):
+        return call_portably(first.parameter.name, TensorEncoder(context, unit, on_stage).encode)
 
 
 class TensorEncoder:

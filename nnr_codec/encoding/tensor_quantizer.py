@@ -207,13 +207,14 @@ def _quantized_difference(
     they cost has no preference.
     """
     step = step_size(qp, options.qp_density)
-    values = parameter.beyond(QuantizerStep(step, options.dq)).reshape(-1)
+    known = parameter.with_known_base()
+    values = known.beyond(QuantizerStep(step, options.dq)).reshape(-1)
     scale = options.lambda_scale or _DIFFERENCE_LAMBDA_SCALE
     rates = replace(_rates(parameter.shape, options, profile), lambda_scale=scale)
     quantizer = quantizer_of(dependent=options.dq)
     levels = quantizer.integers(values, step, rates, InputKnowledge())
     integers = TensorToEncode(rates.syntax(dependent=options.dq), levels).reconstruct()
-    error = parameter.distortion(dequantize(integers, step))
+    error = known.distortion(dequantize(integers, step))
     if error.overflows:
         reason = f"at qp {qp} some sums become too large for {parameter.new.dtype}"
         raise QuantizationOverflow(parameter.name, reason)

@@ -38,7 +38,6 @@ class ToolSearch:
         """`node_ids`: the identities of the tensors in `series`, the earlier streams, by name."""
         self._context = context
         self._series = series or Series()
-        self._parent_data = partial(self._series.parent_data, label="parent", offset=0)
         self._node_ids = node_ids or {}
 
     def smallest(
@@ -71,8 +70,12 @@ class ToolSearch:
         rows, cols = matrix_shape(tuple(record.tensor_dimensions or ()))
         record.dq_flag = int(options.dq)
         record.scan_order = options.scan_order if rows > 1 and cols > 1 else 0
+        parents = list(self._parents(record, options, rows * cols))
+        # Decoded once for all candidates, and only if some have a parent.
+        series = self._series.loaded(record.names) if len(parents) > 1 else Series()
+        parent_data = partial(series.parent_data, label="parent", offset=0)
         tools = itertools.product(
-            self._parents(record, options, rows * cols),
+            parents,
             self._codebooks(record, options, levels),
             self._row_skipping(options, levels.reshape(rows, cols)),
         )
@@ -92,7 +95,7 @@ class ToolSearch:
                 cabac_unary_length_minus1=unary_length - 1,
             )
             tensors = {**vectors, "weight": coded}
-            yield encode_data_unit(tried, tensors, self._context, self._parent_data)
+            yield encode_data_unit(tried, tensors, self._context, parent_data)
 
     def _parents(
         self, record: DataUnit, options: EncodeOptions, elements: int

@@ -15,7 +15,7 @@ import pytest
 from updates_support import UNGROUPED, encoded, moved
 
 import nnr_codec
-from nnr_codec import DecodeLimits
+from nnr_codec import DecodeLimits, InvalidBitstream
 from nnr_codec.bitstream import (
     Context,
     DataUnit,
@@ -31,13 +31,14 @@ from nnr_codec.bitstream import (
 from nnr_codec.bitstream.unit_layout import Integers, ParentData
 from nnr_codec.decoding.stream_map import Selection
 from nnr_codec.decoding.unit_decoder import DecodedTensor
-from nnr_codec.decoding.updates import unread_tensors
+from nnr_codec.decoding.updates import kept_tensors, unread_tensors
 from nnr_codec.decoding.updates.base_model import opened_base
 from nnr_codec.decoding.updates.open_stream import OpenStream
 from nnr_codec.decoding.updates.stream_units import StreamUnits
 from nnr_codec.decoding.updates.unread_tensors import UnreadTensors
 from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
 from nnr_codec.factorization.base_entry import BaseEntry
+from nnr_codec.factorization.factorizations import Factorization
 from nnr_codec.factorization.model_map import ModelMap
 
 ELEMENTS = 12
@@ -182,6 +183,59 @@ def test_no_integers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tensor.values.shape == (16, 16)
     assert len(kept) >= 2
     assert not any(reference() is not None for reference in kept)
+
+
+@pytest.mark.parametrize("is_old_known", [False, True])
+def test_each_stage_of_encoding_decodes_the_base_once(
+    is_old_known: bool, monkeypatch: pytest.MonkeyPatch, decodings: list[Any]
+) -> None:
+    monkeypatch.setattr(kept_tensors, "_KEPT_BYTES", 0)
+    rng = np.random.default_rng(0)
+    model = {name: rng.normal(0, 0.1, (20, 20)).astype(np.float32) for name in "abc"}
+    base = encoded(model, UNGROUPED)
+    decodings.clear()
+    old = model if is_old_known else None
+    nnr_codec.encode(moved(model, 0.2), options=UNGROUPED, base=[base], base_model=old)
+    stages = ["digest", "comparison", "survey", "quantization, with contexts"]
+    assert len(decodings) == len(stages) * len(model)
+
+
+def products_of_products(count: int) -> list[bytes]:
+    """Streams with two weights each, made of sums over those of the stream before: the number of
+    tensors that they are made of grows as Fibonacci's numbers do."""
+    streams: list[bytes] = []
+    identity = np.eye(2, dtype=np.int32).reshape(-1)
+    for place in range(count):
+        a, b, new = f"a{max(place - 1, 0)}", f"b{max(place - 1, 0)}", f"new{place}"
+        model_map, units = ModelMap(), {a: identity, b: identity}
+        if streams:
+            model_map = ModelMap(
+                base=BaseEntry(hashlib.sha256(streams[-1]).hexdigest(), "0" * 64),
+                factorizations={
+                    f"a{place}": Factorization("lr", (2, 2), (a, b)),
+                    f"b{place}": Factorization("lr", (2, 2), (a, new)),
+                },
+            )
+            units = {a: 0 * identity, b: 0 * identity, new: identity}
+        context = Context(0, ModelParameterSet())
+        text = model_map.to_text() if model_map else ""
+        records = StartUnit(), context.mps, Topology(topology_data=text)
+        data = b"".join(write_record(record) for record in records if record is not None)
+        for name, levels in units.items():
+            record = DataUnit(PayloadType.FLOAT, [name], tensor_dimensions=[2, 2])
+            data += encode_data_unit(record, {"weight": CodedLevels(levels, 0)}, context)
+        streams.append(data)
+    return streams
+
+
+def test_products_are_formed_of_each_other_but_a_few_times() -> None:
+    (*base, update) = products_of_products(4)
+    with nnr_codec.open(update, base=base) as model:
+        assert set(model) == {f"{letter}{place}" for place in range(4) for letter in "ab"}
+        for values in model.values():
+            assert np.array_equal(values, np.eye(2))
+    with pytest.raises(InvalidBitstream, match="formed one of the other"):
+        opened_base(products_of_products(5))
 
 
 class TestUnreadTensors:

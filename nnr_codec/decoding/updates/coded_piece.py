@@ -38,11 +38,13 @@ class CodedPiece:
     Attributes:
         shape, dtype: as it comes back.
         summands: what is added up, oldest first.
+        products: how many products are formed one of the other to make it.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     summands: tuple[Summand, ...]
+    products: int = 0
 
     @property
     def units(self) -> tuple[WantedUnit, ...]:

@@ -23,6 +23,9 @@ from .coded_piece import CodedPiece, Summand
 from .open_stream import OpenStream, QuantizerStep, StreamTensor
 from .sums import check_sum
 
+_MOST_PRODUCTS = 2
+"""That are formed one of the other, where factors are sums over products of the base."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelTensor:
@@ -81,7 +84,8 @@ class Composition:
         if tensor.entry is None:  # it is empty: nothing can be added
             return None
         product = Summand(partial(self.product, name), QuantizerStep)
-        return CodedPiece(tensor.shape, tensor.dtype, (product,))
+        products = 1 + max(self.pieces[factor].products for factor in tensor.entry.factors)
+        return CodedPiece(tensor.shape, tensor.dtype, (product,), products)
 
     def product(self, name: str) -> Array:
         """Return a weight that is made of factors.
@@ -189,6 +193,9 @@ class _Merge:
             check_sum(base.shape, base.dtype, own.shape, own.dtype, xor)
         except MapError as error:
             raise MapError(f"{shortened(name)} {error}") from None
+        if base.products > _MOST_PRODUCTS:  # each may double the time of decoding, and more
+            reason = f"more than {_MOST_PRODUCTS} products, which are formed one of the other"
+            raise MapError(f"{shortened(name)} is added to what is made of {reason}")
         added = [summand._replace(xor=xor) for summand in own.summands]
         return replace(base, summands=(*base.summands, *added))
 

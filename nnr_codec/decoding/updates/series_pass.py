@@ -104,6 +104,11 @@ class SeriesPass:
         self._go_to(len(self._streams))
         return self._series
 
+    def ends_with(self, streams: Sequence[StreamUnits], names: set[str]) -> bool:
+        """Whether `series` returns that of these streams, and has these tensors."""
+        last = self._steps[-1].names if self._steps else frozenset()
+        return tuple(self._streams) == tuple(streams) and names <= last
+
     def _go_to(self, place: int) -> None:
         """Put the integers of all streams before number `place` into the series."""
         while self._passed < place:
@@ -135,11 +140,31 @@ def one_pass(wanted: Collection[WantedUnit]) -> Iterator[None]:
         yield
         return
     newest = max((stream for stream, _ in wanted), key=lambda stream: len(stream.earlier))
-    token = _current.set(SeriesPass([*newest.earlier, newest], wanted))
+    with under_way(SeriesPass([*newest.earlier, newest], wanted)):
+        yield
+
+
+@contextmanager
+def under_way(series_pass: SeriesPass) -> Iterator[None]:
+    """Let a pass decode the units that it covers while the block runs, in this thread."""
+    token = _current.set(series_pass)
     try:
         yield
     finally:
         _current.reset(token)
+
+
+def series_after(streams: Sequence[StreamUnits], names: Iterable[str]) -> Series:
+    """Return the series of the tensors `names` alone after all streams; of a pass that is under way
+    if that goes as far.
+
+    Raises:
+        BitstreamError: a stream is damaged.
+    """
+    names, current = set(names), _current.get()
+    if current is None or not current.ends_with(streams, names):
+        current = SeriesPass(streams, names=names)
+    return current.series().part(names)
 
 
 def decoded_unit(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 
 from ...bitstream.unit_layout import ParentData
 from ..series import Series
-from .series_pass import SeriesPass
+from .series_pass import SeriesPass, WantedUnit, series_after, under_way
 from .stream_units import StreamUnits
 
 
@@ -41,7 +42,18 @@ class StreamSeries(Series):
         Raises:
             BitstreamError: a stream is damaged.
         """
-        return SeriesPass(self.streams, names=names).series()
+        return series_after(self.streams, names)
+
+    def in_one_pass(self, names: Collection[str]) -> AbstractContextManager[None]:
+        """Decode values of the tensors `names`, and then their integers, in one pass over the
+        streams while the block runs."""
+        wanted = [
+            WantedUnit(stream, stream.by_name[name])
+            for stream in self.streams
+            for name in names
+            if name in stream.by_name
+        ]
+        return under_way(SeriesPass(self.streams, wanted, names))
 
     def part(self, names: Iterable[str]) -> Series:
         """Return the series: it holds no integers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -83,7 +83,8 @@ class TensorComparison:
         coarse = step * (1 + own.dq)
         if _may_overflow(values, 2 * coarse):  # a whole tensor is clipped, a sum cannot be
             return self.new
-        moved = difference.beyond(QuantizerStep(step, own.dq))
+        known = replace(difference, base=Parameter.from_array(self.new.name, base))
+        moved = known.beyond(QuantizerStep(step, own.dq))
         if not moved.any():
             return difference
         is_smaller = _quantized_bits(moved, coarse) <= _quantized_bits(values, coarse)

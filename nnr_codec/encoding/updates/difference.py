@@ -73,10 +73,16 @@ class FloatDifference(Difference):
         base = self.base.loaded()
         return replace(self, load=new.load, new=new, base=base, old=old, residual=residual)
 
+    def with_known_base(self) -> FloatDifference:
+        """Return the difference with the base's tensor in memory, which is decoded once then, and
+        not each time that it is read."""
+        return replace(self, base=self.base.loaded())
+
     def read(self) -> npt.NDArray[np.float32]:
         """Return the difference, in the shape of the tensor."""
-        target = self.target()
-        target -= self.base.read().reshape(-1)
+        known = self.with_known_base()
+        target = known.target()
+        target -= known.base.read().reshape(-1)
         return target.astype(np.float32, copy=False).reshape(self.shape)
 
     def target(self) -> Array:

@@ -181,8 +181,6 @@ class _Splitting:
         node_ids = base.series.node_ids(list(self._refined))
 
         def encoded(refined: Refined) -> LayerUnit:
-            search = ToolSearch(context, base.series.loaded([refined.name]), node_ids)
-            known = base.read(refined.name).astype(np.float64)
             record = DataUnit(
                 PayloadType.FLOAT,
                 [refined.name],
@@ -191,10 +189,14 @@ class _Splitting:
             )
             qp = self._qp(refined, layer)
             weight = self._stream.decoded(refined.unit)[0].values.astype(np.float64)
-            levels = self._rounded(weight - known.reshape(weight.shape), qp)
-            options = self._options.for_tensor(refined.name)
-            data = search.smallest(record, options, levels, qp) if levels.any() else b""
-            return LayerUnit(refined.name, data)
+            with base.series.in_one_pass([refined.name]):
+                known = base.read(refined.name).astype(np.float64)
+                levels = self._rounded(weight - known.reshape(weight.shape), qp)
+                if not levels.any():
+                    return LayerUnit(refined.name, b"")
+                options = self._options.for_tensor(refined.name)
+                search = ToolSearch(context, base.series, node_ids)
+                return LayerUnit(refined.name, search.smallest(record, options, levels, qp))
 
         units = self._encoded(encoded, list(self._refined.values()))
         entry = BaseEntry(base.streams[-1].digest, base.digest(self._executor))
