@@ -23,7 +23,8 @@ from ..lazy_tensors import LazyTensor, SharedFactors
 from ..source import Path, Source, data_of, name_of
 from ..stream_map import Selection
 from ..unit_decoder import DecodedTensor
-from .composition import Composition, composition_of, updated
+from .composition import Composition, composition_of
+from .merge import updated
 from .open_stream import OpenStream
 from .quality_layers import Section, quality_layers_of
 from .stream_series import StreamSeries
