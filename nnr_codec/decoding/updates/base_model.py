@@ -99,8 +99,7 @@ class BaseModel:
             own = composition_of(stream)
             before = self._with_kept_pieces() if keep else self.composition
             made = updated(before, own, entry)
-            if made.elements > limits.max_elements:
-                raise LimitExceeded("max_elements", made.elements, limits.max_elements)
+            made.check(limits, merges=len(self.streams))
         if len(self.streams) == _MOST_STREAMS:
             raise LimitExceeded("streams of a base", _MOST_STREAMS + 1, _MOST_STREAMS)
         return BaseModel([*self.streams, stream], made, limits, self, own)

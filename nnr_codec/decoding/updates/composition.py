@@ -6,15 +6,19 @@ spec/model_map.md, "Updates of a base", has the definition.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ...bitstream import DataUnit
+from ...errors import LimitExceeded
 from ...factorization.factorizations import Factorization, factors_of
+from ...factorization.forms import FORMS
 from ...model import Array
+from ...options import DecodeLimits
 from ..finishing import recomposed
 from .open_stream import OpenStream, QuantizerStep, StreamTensor
 
@@ -27,12 +31,14 @@ class CodedPiece:
         shape, dtype: as it comes back.
         read: decodes it.
         step: returns the largest step that any part of a sum was quantized with.
+        operations: multiplications of the product of factors that it is a sum with; 0: of none.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[], Array]
     step: Callable[[], QuantizerStep]
+    operations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,7 @@ class ModelTensor:
         role: "coded": it is a piece; "dense": made of factors; "tied"; or "empty".
         entry: of a dense one, what it is made of.
         tied_to: of a tied one, the tensor whose values it shares.
+        operations: multiplications of the product that it is, or is a sum with; 0: of none.
     """
 
     shape: tuple[int, ...]
@@ -51,6 +58,7 @@ class ModelTensor:
     role: str
     entry: Factorization | None = None
     tied_to: str | None = None
+    operations: int = 0
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -87,6 +95,23 @@ class Composition:
         shapes = [tensor.shape for tensor in self.tensors.values()]
         return sum(map(math.prod, [*shapes, *(self.pieces[name].shape for name in factors)]))
 
+    def check(self, limits: DecodeLimits, merges: int) -> None:
+        """Check what decoding the model takes; `merges`: how many updates are in it.
+
+        Raises:
+            LimitExceeded: it is more than is allowed.
+        """
+        operations = [tensor.operations for tensor in self.tensors.values()]
+        for limit, value in (
+            ("max_header_entries", merges * len(self.tensors)),  # each merge lists all tensors
+            ("max_elements", self.elements),
+            ("max_product_operations", max(operations, default=0)),
+            ("max_all_product_operations", sum(operations)),
+        ):
+            allowed = getattr(limits, limit)
+            if value > allowed:
+                raise LimitExceeded(limit, value, allowed)
+
     def piece(self, name: str) -> CodedPiece | None:
         """Return what an update is added to under a name: a factor, or a tensor of the model."""
         tensor = self.tensors.get(name)
@@ -96,7 +121,8 @@ class Composition:
             return self.piece(tensor.tied_to)
         if tensor.entry is None:  # it is empty: nothing can be added
             return None
-        return CodedPiece(tensor.shape, tensor.dtype, partial(self.product, name), QuantizerStep)
+        read = partial(self.product, name)
+        return CodedPiece(tensor.shape, tensor.dtype, read, QuantizerStep, tensor.operations)
 
     def product(self, name: str) -> Array:
         """Return a weight that is made of factors.
@@ -122,6 +148,7 @@ def composition_of(stream: OpenStream) -> Composition:
         if weight not in stream.stream.model_map.factorizations
     }
     pieces, tensors, products = {}, {}, {}
+    blocks = _block_operations(stream)
     for tensor in stream.tensors("factorized"):
         if tensor.lazy.role not in ("dense", "tied", "empty"):
             name = tensor.lazy.name
@@ -135,12 +162,14 @@ def composition_of(stream: OpenStream) -> Composition:
         elif entry is not None:
             factors = tuple(renamed.get(factor, factor) for factor in entry.factors)
             own = replace(entry, factors=factors)
-            tensors[name] = ModelTensor(shape, dtype, "dense", own)
+            operations = product_operations(own, [pieces[factor] for factor in factors])
+            tensors[name] = ModelTensor(shape, dtype, "dense", own, operations=operations)
             if factors != entry.factors:
                 products[name] = tensor.lazy.read
         else:
-            pieces.setdefault(name, _piece(stream, tensor))  # a product that no entry describes
-            tensors[name] = ModelTensor(shape, dtype, "coded")
+            operations = blocks.get(name, 0)  # of a product that no entry describes
+            pieces.setdefault(name, replace(_piece(stream, tensor), operations=operations))
+            tensors[name] = ModelTensor(shape, dtype, "coded", operations=operations)
     return Composition(used_pieces(pieces, tensors), tensors, products, stream.stream.metadata)
 
 
@@ -152,6 +181,22 @@ def used_pieces(
     used = {name for tensor in tensors.values() for name in tensor.factors}
     used.update(name for name, tensor in tensors.items() if tensor.role == "coded")
     return {name: piece for name, piece in pieces.items() if name in used}
+
+
+def product_operations(entry: Factorization, factors: Iterable[CodedPiece]) -> int:
+    """Return the multiplications of a product; raises MapError if the factors do not fit it."""
+    ranks = entry.ranks([factor.shape for factor in factors])
+    return FORMS[entry.form].product_operations(entry.shape, ranks)
+
+
+def _block_operations(stream: OpenStream) -> dict[str, int]:
+    """Return the multiplications of the products of decomposed blocks, by the weight's name."""
+    records = [unit.record for unit, _ in stream.data_units()]
+    return {
+        record.dense_name: record.decomposition_rank * record.element_count
+        for record in records
+        if isinstance(record, DataUnit) and record.is_decomposed_block
+    }
 
 
 def _piece(stream: OpenStream, tensor: StreamTensor) -> CodedPiece:

@@ -1,6 +1,7 @@
 """How an update and its base are put together, by what their headers say.
 
-spec/model_map.md, "Updates of a base", has the definition.
+spec/model_map.md, "Updates of a base", has the definition. No factor is made of a product, so that
+what a tensor takes to decode grows with the bytes of the streams, and does not double with each.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from ...factorization.base_entry import BaseEntry
 from ...factorization.factorizations import Factorization
 from ...factorization.map_checks import MapError, shortened
 from ...model import Array, is_signed_float
-from .composition import CodedPiece, Composition, ModelTensor, used_pieces
+from .composition import CodedPiece, Composition, ModelTensor, product_operations, used_pieces
 from .open_stream import QuantizerStep
 from .sums import check_sum, summed
 
@@ -56,6 +57,7 @@ class _Merge:
             and replaced.isdisjoint(tensors[name].factors)
         }
         products |= self._new_products()
+        _check_factors(tensors, pieces)
         checked = _checked(tensors, pieces, replaced)
         return Composition(pieces, checked, products, self._update.metadata)
 
@@ -81,7 +83,8 @@ class _Merge:
         def step() -> QuantizerStep:
             return max(first.step(), own.step())
 
-        return CodedPiece(base.shape, base.dtype, read, step)
+        operations = first.operations + own.operations
+        return CodedPiece(base.shape, base.dtype, read, step, operations)
 
     def _tensors(self) -> dict[str, ModelTensor]:
         """Return the model's tensors in order."""
@@ -101,7 +104,7 @@ class _Merge:
         stay = self._base.factorizations.keys() - removed - own.keys()
         factors = {name for weight in stay for name in self._base.tensors[weight].factors}
         for name, tensor in own.items():
-            if name in self._base.tensors or name not in factors:
+            if tensor.role != "coded" or name in self._base.tensors or name not in factors:
                 yield name, tensor
 
     def _new_products(self) -> dict[str, Callable[[], Array]]:
@@ -114,6 +117,15 @@ class _Merge:
                 for factor in self._update.tensors[name].factors
             )
         }
+
+
+def _check_factors(tensors: Mapping[str, ModelTensor], pieces: Mapping[str, CodedPiece]) -> None:
+    """Check that the name of a factor stands for it alone, and that none is made of a product."""
+    for name in (name for tensor in tensors.values() for name in tensor.factors):
+        if name in tensors and tensors[name].role != "coded":
+            raise MapError(f"base: {shortened(name)} is a factor, and a tensor that is not coded")
+        if pieces[name].operations:
+            raise MapError(f"base: the factor {shortened(name)} is a sum with a product")
 
 
 def _checked(
@@ -136,19 +148,23 @@ def _checked(
                 tensor = replace(tensor, shape=first.shape, dtype=first.dtype)
         elif tensor.entry is not None:
             if name in replaced or not replaced.isdisjoint(tensor.factors):
-                _check_factors(name, tensor.entry, pieces)
+                operations = _checked_operations(name, tensor.entry, pieces)
+                tensor = replace(tensor, operations=operations)
         elif name in replaced and tensor.role == "coded":
             piece = pieces[name]
-            tensor = replace(tensor, shape=piece.shape, dtype=piece.dtype)
+            tensor = replace(
+                tensor, shape=piece.shape, dtype=piece.dtype, operations=piece.operations
+            )
         done[name] = tensor
     return done
 
 
-def _check_factors(name: str, entry: Factorization, pieces: Mapping[str, CodedPiece]) -> None:
+def _checked_operations(name: str, entry: Factorization, pieces: Mapping[str, CodedPiece]) -> int:
+    """Return the multiplications of a weight's product, whose factors are checked."""
     factors = [pieces[factor] for factor in entry.factors]
     if not all(is_signed_float(factor.dtype) for factor in factors):
         raise MapError(f"{shortened(name)}: a factor of integers")
     try:
-        entry.ranks([factor.shape for factor in factors])
+        return product_operations(entry, factors)
     except MapError as error:
         raise MapError(f"{shortened(name)}: {error}") from None
