@@ -39,6 +39,7 @@ def from_pretrained(
     layers: Layers = "factorized",
     strict: bool = True,
     limits: DecodeLimits | None = None,
+    quality: int | None = None,
     **arguments: Any,
 ) -> M:
     """Make a module, and load the bitstream of a folder or of a repository into it.
@@ -53,7 +54,7 @@ def from_pretrained(
             configuration that this reads from the folder; one with `load_config` and `from_config`,
             as diffusers has it, makes the module of what the former reads; any other gets the
             entries of `config.json`, if there is one, by keyword.
-        layers, strict, limits: as of :func:`nnr_codec.layers.load_into`.
+        layers, strict, limits, quality: as of :func:`nnr_codec.layers.load_into`.
         arguments: further ones of the class, which win over entries of `config.json`.
 
     Raises:
@@ -70,7 +71,7 @@ def from_pretrained(
     if not os.path.isfile(stream):
         raise InvalidModel(folder, f"has no file {STREAM}")
     module = _made(model_class, folder, arguments)
-    load_into(module, stream, layers, strict=strict, limits=limits)
+    load_into(module, stream, layers, strict=strict, limits=limits, quality=quality)
     module.eval()
     return module
 

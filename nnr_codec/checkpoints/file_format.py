@@ -7,6 +7,7 @@ import zipfile
 from typing import Literal
 
 from nnr_codec.checkpoints.reading import file_error, open_regular, parsing
+from nnr_codec.errors import InvalidModel
 
 Format = Literal["safetensors", "index", "npz", "torch", "onnx"]
 
@@ -48,6 +49,15 @@ def format_of(path: str) -> Format:
         return "onnx"
     known = "safetensors (or an index of it), .npz, torch's, nor ONNX"
     raise file_error(path, f"is neither {known}, or it is damaged")
+
+
+def is_model_file(path: str) -> bool:
+    """Whether a file is one by its content; all others count as bitstreams."""
+    try:
+        format_of(path)
+    except InvalidModel:
+        return False
+    return True
 
 
 def torch_folder(archive: zipfile.ZipFile) -> str | None:

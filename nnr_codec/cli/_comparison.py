@@ -16,10 +16,9 @@ from typing import cast
 import numpy as np
 
 from ..checkpoints import open_checkpoint
-from ..checkpoints.file_format import format_of
+from ..checkpoints.file_format import is_model_file
 from ..checkpoints.folder import STREAM
 from ..decoding.stream_decoder import StreamDecoder
-from ..errors import InvalidModel
 from ..factorization.files import with_weights
 from ..model import Array, Parameter
 from ..remote.addresses import is_address
@@ -122,7 +121,7 @@ def opened(given: argparse.Namespace, path: str, executor: Executor | None) -> I
         path = os.path.join(path, STREAM)
     limits = common.limits(given)
     with ExitStack() as stack:
-        if os.path.isdir(path) or _is_model_file(path):
+        if os.path.isdir(path) or is_model_file(path):
             model, _ = with_weights(stack.enter_context(open_checkpoint(path)))
             yield OpenModel(dict(model), sum(p.nbytes for p in model.values()), {})
             return
@@ -140,14 +139,6 @@ def opened(given: argparse.Namespace, path: str, executor: Executor | None) -> I
         sizes = {tensor.name: tensor.bytes for tensor in info.tensors}
         sizes |= {weight.name: weight.bytes for weight in info.factorizations}
         yield OpenModel(parameters, info.bytes, sizes)
-
-
-def _is_model_file(path: str) -> bool:
-    try:
-        format_of(path)
-    except InvalidModel:
-        return False
-    return True
 
 
 def compared(

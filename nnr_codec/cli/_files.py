@@ -18,7 +18,7 @@ from ..checkpoints.folder import (
     weights_left_out,
 )
 from ..errors import InvalidModel, InvalidOptions
-from ..remote.addresses import is_address, local_path
+from ..remote.addresses import is_address, local_path, printable_address
 from ..remote.remote_file import RemoteFile
 from ._common import progress_bar
 from ._streams import STDIN, standard_input
@@ -34,7 +34,14 @@ _MOST_NAMED = 5
 
 @contextmanager
 def model_file(path: str) -> Iterator[str]:
-    """Give the path of a model; standard input, which `-` stands for, is copied to a file first."""
+    """Give the path of a model; standard input, which `-` stands for, is copied to a file first.
+
+    Raises:
+        InvalidOptions: it is an address.
+    """
+    if is_address(path):
+        reason = f"{shown(path)!r} is an address, which only decoding reads: download it first"
+        raise InvalidOptions("input", reason)
     if path != "-":
         yield path
         return
@@ -79,6 +86,11 @@ def _remote(address: str, cache: str | None, *, quiet: bool) -> Iterator[RemoteF
         shown.append(show)
         advance(remote.byte_count)
         yield remote
+
+
+def shown(path: str) -> str:
+    """Return a path, or an address without what may be secret, for output and messages."""
+    return printable_address(path) if is_address(path) else path
 
 
 def stream_file(path: str) -> str:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from ..checkpoints.file_format import is_model_file
 from ..decoding.source import BASE_AND_PARENTS, Source
 from ..decoding.updates.base_model import BaseModel, opened_base
 from ..decoding.updates.changes import TensorChange
@@ -57,7 +58,13 @@ def base_files(given: argparse.Namespace) -> list[str]:
         raise InvalidOptions("--base", BASE_AND_PARENTS)
     if "-" in given.base:
         raise InvalidOptions("--base", "names files: streams of a base are read more than once")
-    return [_files.stream_file(path) for path in given.base]
+    paths = [_files.stream_file(path) for path in given.base]
+    for path in paths:
+        if is_model_file(path):
+            reason = f"{path!r} looks like a model file: a base is what decoders have, bitstreams"
+            hint = "; what it was made of belongs to --base-model"
+            raise InvalidOptions("--base", reason + hint * hasattr(given, "base_model"))
+    return paths
 
 
 def update_files(given: argparse.Namespace) -> list[str]:

@@ -225,7 +225,7 @@ def _check_digest(given: argparse.Namespace, state: ModelDigest | None) -> None:
     digest = state.hexdigest() if state is not None else None
     if given.verify is not None and digest != given.verify.lower():
         reason = f"its digest is {digest}, not {given.verify}; nothing was written"
-        raise VerificationMismatch(f"{given.input}: {reason}")
+        raise VerificationMismatch(f"{_files.shown(given.input)}: {reason}")
 
 
 def _passed(advance: Callable[[float], object], tensor: tuple[str, Array]) -> tuple[str, Array]:
@@ -248,13 +248,13 @@ def _advancing(parameter: Parameter, advance: Callable[[float], object]) -> Para
 def _show(given: argparse.Namespace, written: _Written, digest: str | None, seconds: float) -> None:
     if given.json:
         common.print_json(
-            {"input": given.input, "output": given.output, "tensors": written.tensors}
+            {"input": _files.shown(given.input), "output": given.output, "tensors": written.tensors}
             | {"elements": written.elements, "bytes": written.bytes}
             | {"digest": digest, "seconds": seconds}
         )
     elif not given.quiet:
         print(
-            f"{printable(given.input)} -> {printable(given.output)}: "
+            f"{printable(_files.shown(given.input))} -> {printable(given.output)}: "
             f"{common.counted(written.tensors, 'tensor')}, "
             f"{common.counted(written.elements, 'weight')}, "
             f"{size_text(written.bytes)}, {seconds:.2f} s"

@@ -11,6 +11,7 @@ from ..errors import InvalidOptions
 from ..model import Parameter, dtype_name
 from . import _common as common
 from ._comparison import ComparedTensor, Difference, OpenModel, compared, opened
+from ._files import shown
 from ._running import run
 from .text import printable, table
 
@@ -89,8 +90,9 @@ def _print(
         f"{common.counted(len(tensors), 'tensor')}, {_differing(tensors)} different",
         *(f"{n} {text}" for n, text in zip(reversed(missing), _ONLY_IN, strict=True) if n),
     ]
+    names = " -> ".join(printable(shown(name)) for name in (given.first, given.second))
     print(
-        f"{printable(given.first)} -> {printable(given.second)}: {', '.join(counts)}; "
+        f"{names}: {', '.join(counts)}; "
         f"{_share(totals)} of {common.counted(totals.elements, 'weight')} changed, "
         f"NMSE {totals.nmse:.3g}, max error {totals.largest_error:.3g}, "
         f"{first.bytes} -> {second.bytes} bytes"
@@ -157,8 +159,8 @@ def _json(
 ) -> dict[str, Any]:
     in_first, in_second = _sides(tensors)
     return {
-        "first": given.first,
-        "second": given.second,
+        "first": shown(given.first),
+        "second": shown(given.second),
         "equal": all(tensor.is_equal for tensor in tensors),
         "tensors": len(tensors),
         "differing": _differing(tensors),

@@ -95,7 +95,9 @@ def _info(given: argparse.Namespace) -> int:
         extra = {"unit_list": listed} if given.units else {}
         digests = {"digest": model_digest} if given.digest else {}
         changed = {"changes": [change._asdict() for change in changes]} if given.base else {}
-        common.print_json({"input": given.input, **info.to_json(), **changed, **digests, **extra})
+        common.print_json(
+            {"input": _files.shown(given.input), **info.to_json(), **changed, **digests, **extra}
+        )
     elif given.digest:
         print(model_digest)
     else:
@@ -179,9 +181,11 @@ def _print(
             print(_factorization_rows(info))
     if info.quality_layers:
         sizes = ", ".join(f"{size}" for size in itertools.accumulate(info.quality_layers))
-        print(f"{len(info.quality_layers)} quality layers, which end at byte {sizes}")
+        count = common.counted(len(info.quality_layers), "quality layer")
+        print(f"{count}, up to byte {sizes}")
     print(
-        f"{printable(given.input)}: profile {info.profile}, {common.counted(info.units, 'unit')}, "
+        f"{printable(_files.shown(given.input))}: profile {info.profile}, "
+        f"{common.counted(info.units, 'unit')}, "
         f"{common.counted(len(info.tensors), 'tensor')}, "
         f"{common.counted(info.elements, 'weight')}, "
         f"{info.original_bytes} -> {info.bytes} bytes ({100 * info.ratio:.2f} %), "

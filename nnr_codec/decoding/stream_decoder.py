@@ -211,7 +211,7 @@ class StreamDecoder:
                     for parsed, _ in units:
                         yield decode_data_unit(parsed, self.series, keep_integers=keep_integers)
                 return
-            with read_ahead(units, is_slow) as (arriving, has_next):
+            with read_ahead(units, is_slow, _payload_bytes) as (arriving, has_next):
                 yield from self._decode_ahead(arriving, has_next, self._executor, keep_integers)
 
     def _decode_ahead(
@@ -244,6 +244,10 @@ class StreamDecoder:
                 names = [name for name, _ in record.decoded_roles()]
                 calls.submit(size, (parsed, names[0], self.series.part(names)))
             yield from calls.rest()
+
+
+def _payload_bytes(unit: tuple[ParsedUnit, DataUnit]) -> int:
+    return len(unit[0].payload)
 
 
 def _decoded_unit(unit: tuple[ParsedUnit, str, Series], keep_integers: bool) -> list[DecodedTensor]:

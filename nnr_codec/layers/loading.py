@@ -25,6 +25,7 @@ def load_into(
     parents: Sequence[Source] = (),
     limits: DecodeLimits | None = None,
     cache: str | os.PathLike[str] | None = None,
+    quality: int | None = None,
 ) -> nn.Module:
     """Load tensors into a module, and with factors replace its layers in place.
 
@@ -55,6 +56,7 @@ def load_into(
         parents: of a bitstream, the earlier streams of its series, oldest first.
         limits: what the source may ask for; by default ``DecodeLimits()``.
         cache: of an address, as of :func:`nnr_codec.decode`.
+        quality: of a file of quality layers, how many of these to take.
 
     Returns:
         The module.
@@ -77,7 +79,7 @@ def load_into(
     ['0.reduce.weight', '0.expand.weight', '0.expand.bias']
     """
     Selection(layers)  # checks them
-    with opened(source, layers, parents, limits, base, cache) as tensors:
+    with opened(source, layers, parents, limits, base, cache, quality) as tensors:
         if isinstance(tensors, TensorSource):
             _load(module, tensors, layers, strict)
         else:

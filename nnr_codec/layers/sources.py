@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..checkpoints import open_checkpoint
-from ..checkpoints.file_format import format_of
+from ..checkpoints.file_format import is_model_file
 from ..decoding.decoded_model import DecodedModel
 from ..decoding.source import Bytes, Path, Source, name_of
 from ..decoding.stream_decoder import StreamDecoder
 from ..decoding.stream_map import Layers
 from ..decoding.unit_decoder import DecodedTensor
-from ..errors import InvalidModel
 from ..factorization.factorizations import Factorization
 from ..factorization.files import factorizations_of
 from ..model import Parameter
@@ -67,8 +66,10 @@ def opened(
     limits: DecodeLimits | None,
     base: Sequence[Source] = (),
     cache: Path | None = None,
+    quality: int | None = None,
 ) -> Iterator[TensorSource | ArrivingTensors]:
-    """Open a bitstream, or a model file (which is told by its content); `cache`: of an address.
+    """Open a bitstream, or a model file (which is told by its content); `cache`, `quality`: as of
+    :func:`nnr_codec.decode`.
 
     Of a stream with `layers` "dense", there are no factors; of a file of factors there are always.
     What can be read once alone, or is at an address, gives tensors as they arrive.
@@ -78,13 +79,15 @@ def opened(
         InvalidModel: the file is damaged, or its model map is.
     """
     with ExitStack() as stack:
-        if isinstance(source, str | os.PathLike) and _is_model_file(os.fspath(source)):
+        if isinstance(source, str | os.PathLike) and is_model_file(os.fspath(source)):
             name = os.fspath(source)
             model = stack.enter_context(open_checkpoint(name))
             parameters, metadata = list(model.values()), model.metadata
         else:
             name = os.fspath(name_of(source) or "a bitstream")
-            decoder = StreamDecoder(parents=parents, base=base, limits=limits, cache=cache)
+            decoder = StreamDecoder(
+                parents=parents, base=base, limits=limits, cache=cache, quality=quality
+            )
             file = None if is_address(source) else stack.enter_context(_file(source))
             if file is None or not _can_be_read_again(file):
                 tensors = stack.enter_context(closing(decoder.tensors(file or source, layers)))
@@ -110,12 +113,3 @@ def _file(source: LoadSource) -> Iterator[BinaryIO]:
 
 def _can_be_read_again(file: BinaryIO) -> bool:
     return hasattr(file, "seekable") and file.seekable()
-
-
-def _is_model_file(path: str) -> bool:
-    """Whether a file is one by its content; all others count as bitstreams."""
-    try:
-        format_of(path)
-    except InvalidModel:
-        return False
-    return True

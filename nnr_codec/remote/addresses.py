@@ -32,8 +32,18 @@ def local_path(source: Any) -> Any:
 
 def printable_address(address: str) -> str:
     """Return an address for messages: without user, password and query, which may be secrets."""
-    # By hand: a bad address has to be named too.
-    start, query, _ = address.partition("#")[0].partition("?")
-    scheme, separator, rest = start.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}{query and '?…'}"
+    # By hand: a bad address has to be named too. A password may have any character, unescaped.
+    scheme, separator, rest = address.partition("://")
+    before, _, behind = rest.rpartition("@")
+    if _is_secret(before):
+        rest = behind
+    start, query, _ = rest.partition("#")[0].partition("?")
+    return f"{scheme}{separator}{start}{query and '?…'}"
+
+
+def _is_secret(text: str) -> bool:
+    """Return whether text before an @ is a user, perhaps with a password; else it is a host and
+    part of a path."""
+    host, slash, _ = text.partition("/")
+    _, colon, port = host.partition(":")
+    return bool(text) and (not slash or (bool(colon) and not port.isdigit()))

@@ -180,7 +180,7 @@ def _version(line: bytes) -> Version | None:
         if not line.endswith(b"\n") or head.pop("format") != _FORMAT:
             return None
         version = Version(**head)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return None
     texts = (version.etag, version.modified, version.validator)
     is_proper = isinstance(version.size, int) and all(isinstance(text, str) for text in texts)

@@ -107,6 +107,11 @@ def changed(name: str) -> OSError:
     return OSError(errno.ESTALE, reason, name)
 
 
+def closed(name: str) -> ValueError:
+    """Return the error of a file that is closed, as that of Python's own files."""
+    return ValueError(f"{name}: the file is closed")
+
+
 def refused(name: str, reason: str, number: int = errno.EIO) -> OSError:
     """Return the error of a file that cannot be read."""
     return OSError(number, reason, name)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import sleep
 
 from .byte_ranges import Range, joined
 from .client import Body, Client, Interrupted, Version, changed, refused
 from .local_copy import LocalCopy
+from .shutdown import Shutdown
 
 FIRST_BYTES = 1 << 14
 """What is asked for before anything is known of a file."""
@@ -23,8 +23,9 @@ _MOST_BACK_OFF = 10.0  # seconds in a row
 class Failures:
     """Requests that failed in a row without a new byte."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, shutdown: Shutdown) -> None:
         self._name = name
+        self._shutdown = shutdown
         self._count, self._waited = 0, 0.0
 
     def forget(self) -> None:
@@ -43,7 +44,7 @@ class Failures:
             times = "once" if self._count == 1 else f"{self._count} times"
             reason = f"{failure.reason}{asked} (tried {times} without a new byte; {state})"
             raise refused(self._name, f"{reason}: try again later") from failure
-        sleep(wait)
+        self._shutdown.wait(wait)
         self._waited += wait
 
 
@@ -62,8 +63,10 @@ class Download:
         version: Version,
         copy: LocalCopy,
         progress: Callable[[int], object] | None,
+        shutdown: Shutdown,
     ) -> None:
-        """`body`: the open answer, if there is one, of that `version`."""
+        """`body`: the open answer, if there is one, of that `version`. `shutdown`: begins when the
+        file is closed."""
         self._name = name
         self._client = client
         self._body = body
@@ -72,7 +75,8 @@ class Download:
         self._progress = progress or (lambda amount: None)
         self._has_ranges = body is None or body.has_ranges
         self._expected: list[Range] = []
-        self._failures = Failures(name)
+        self._shutdown = shutdown
+        self._failures = Failures(name, shutdown)
 
     def expect(self, ranges: list[Range]) -> None:
         """Remember which ranges will be needed, in that order."""
@@ -83,11 +87,13 @@ class Download:
 
         Raises:
             OSError: they cannot be read, the file has changed, or the disk is full.
+            ValueError: the file is closed, maybe by another thread meanwhile.
         """
         self._failures.forget()
         while gap := self._copy.first_gap(start, stop):
+            self._shutdown.check(self._name)
             try:
-                self._step(gap[0], max(stop, until))
+                self._step(gap[0], stop, max(stop, until))
             except Interrupted as failure:
                 self.drop()
                 self._failures.add(failure, self._state())
@@ -101,12 +107,12 @@ class Download:
         if body is not None:
             body.close()
 
-    def _step(self, start: int, until: int) -> None:
+    def _step(self, start: int, stop: int, until: int) -> None:
         """Read a piece of an answer that leads to `start`."""
         body = self._body
         if body is None or not self._leads_to(body, start):
             self.drop()
-            body = self._body = self._opened(start, until)
+            body = self._body = self._opened(start, stop, until)
         position = body.position
         data = body.read()
         if not data:
@@ -125,15 +131,16 @@ class Download:
             return True
         return any(begin <= body.position and start < end for begin, end in self._expected)
 
-    def _opened(self, start: int, until: int) -> Body:
-        """Open an answer that leads to `start`, with what is missing up to `until`.
+    def _opened(self, start: int, needed: int, until: int) -> Body:
+        """Open an answer that leads from `start` up to `needed`, and goes on to `until`.
 
-        In a range that is expected, it begins with the first byte that is missing there: these
-        are needed too, and threads do not ask in order.
+        In a range that is expected, it goes on to the end of that, and begins with the first byte
+        that is missing there: these are needed too, and threads do not ask in order.
         """
         if self._has_ranges:
-            begin, end = next((r for r in self._expected if r[0] <= start < r[1]), (start, until))
-            gap = self._copy.first_gap(begin, max(end, until))
+            expected = (r for r in self._expected if r[0] <= start < r[1])
+            begin, end = next(expected, (start, until))
+            gap = self._copy.first_gap(begin, max(end, needed))
             start, stop = gap or (start, until)
         else:
             start, stop = 0, self._version.size

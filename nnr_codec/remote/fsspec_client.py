@@ -29,7 +29,8 @@ class FsspecClient:
     """
 
     def __init__(self, address: str) -> None:
-        """Raises OSError: fsspec, or what it needs for this kind of address, is not installed."""
+        """Raises OSError: fsspec, or what it needs for this kind of address, is not installed, or
+        can do nothing with the address."""
         self.name = printable_address(address)
         try:
             from fsspec.core import url_to_fs
@@ -38,9 +39,9 @@ class FsspecClient:
         except ImportError as error:
             reason = f"needs packages that are not installed ({error}): "
             raise refused(self.name, f"{reason}pip install nnr-codec[remote]") from error
-        except ValueError as error:
-            reason = f"fsspec reads nothing at {scheme_of(address)}:// ({error})"
-            raise refused(self.name, reason) from error
+        except Exception as error:  # of any kind, as each kind of file system has its own
+            reason = f"fsspec reads nothing at {scheme_of(address)}:// ({_message(error)})"
+            raise refused(self.name, reason, _final_number(error) or errno.EIO) from error
 
     def open(self, start: int, stop: int, version: Version | None = None) -> Body:
         """Prepare to read bytes; see :class:`.client.Client`."""
@@ -83,11 +84,20 @@ class FsspecClient:
         try:
             yield
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            for kind, number in _FINAL.items():
-                if isinstance(error, kind):
-                    raise refused(self.name, f"cannot be read: {reason}", number) from error
-            raise Interrupted(reason) from error
+            if number := _final_number(error):
+                raise refused(self.name, f"cannot be read: {_message(error)}", number) from error
+            raise Interrupted(_message(error)) from error
+
+
+def _final_number(error: Exception) -> int | None:
+    """Return the number to raise for an error that another try would bring again; else None."""
+    return next((number for kind, number in _FINAL.items() if isinstance(error, kind)), None)
+
+
+def _message(error: Exception) -> str:
+    """Return what happened; what a library calls the file is not what the user does."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return f"{type(error).__name__}: {text}"
 
 
 class _FsspecBody:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import re
 import ssl
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, ResponseError, SSLError
 
 from .addresses import printable_address
 from .client import Body, Interrupted, Version, changed, is_strong, refused
+from .connections import connections_to
+from .shutdown import Shutdown
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0  # without any byte
@@ -35,17 +37,18 @@ class HttpClient:
     in the address.
     """
 
-    def __init__(self, address: str) -> None:
-        """Raises OSError: the address is none of HTTP."""
+    def __init__(self, address: str, shutdown: Shutdown) -> None:
+        """`shutdown`: ends what requests wait for. Raises OSError: the address is none of HTTP."""
         self._name = printable_address(address)
         try:
             parts = urlsplit(address)
             host, self._headers = parts.netloc.rpartition("@")[2], {"Accept-Encoding": "identity"}
             if parts.username is not None:
                 secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-                self._headers |= urllib3.make_headers(basic_auth=secret)
+                token = base64.b64encode(secret.encode()).decode()  # in UTF-8, as of RFC 7617
+                self._headers["Authorization"] = f"Basic {token}"
             self._url = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
-            self._pool = _pool(parts.scheme.lower(), parts.hostname or "")
+            self._pool = connections_to(parts.scheme.lower(), parts.hostname or "", shutdown)
         except ValueError as error:  # of a port, of brackets, of a proxy
             raise refused(self._name, f"cannot be read: {error}") from error
 
@@ -202,18 +205,6 @@ class _HttpBody:
         self._response.release_conn()
 
 
-def _pool(scheme: str, host: str) -> urllib3.PoolManager:
-    """Return the connections to a host, through the proxy that the environment names."""
-    proxy = getproxies().get(scheme)
-    if not proxy or proxy_bypass(host):
-        return urllib3.PoolManager()
-    secret = urllib3.util.parse_url(proxy).auth
-    headers = urllib3.make_headers(proxy_basic_auth=unquote(secret)) if secret else None
-    return urllib3.ProxyManager(
-        proxy if "://" in proxy else f"http://{proxy}", proxy_headers=headers
-    )
-
-
 def _length(response: urllib3.BaseHTTPResponse) -> int | None:
     """Return Content-Length; None if there is none that can be used."""
     text = response.headers.get("Content-Length", "")
@@ -226,7 +217,7 @@ def _age(modified: str, date: str) -> timedelta:
     try:
         times = [parsedate_to_datetime(text) for text in (modified, date)]
         return times[1] - times[0]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # a zone may have twenty digits
         return timedelta(-1)
 
 
@@ -236,7 +227,7 @@ def _wait(text: str) -> float | None:
         return float(text)
     try:
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # a zone may have twenty digits
         return None
 
 

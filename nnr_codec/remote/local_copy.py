@@ -108,10 +108,11 @@ class LocalCopy:
 
     def close(self) -> None:
         """Close the file; views stay what they are. A file without a name is gone then."""
-        if self._mapping is not None:
-            with suppress(BufferError):  # who has the last view closes it
-                self._mapping.close()
-        self._file.close()
+        with self._lock:  # another thread may be reading
+            if self._mapping is not None:
+                with suppress(BufferError):  # who has the last view closes it
+                    self._mapping.close()
+            self._file.close()
         if self.entry is not None:
             self.entry.close()
 

@@ -12,17 +12,22 @@ from .addresses import scheme_of
 from .client import Body, Client, Interrupted, Version
 from .download import FIRST_BYTES, Download, Failures
 from .local_copy import LocalCopy
+from .shutdown import Shutdown
 
 if TYPE_CHECKING:  # which imports what not every system has
     from .cache_entry import CacheEntry
 
 
-def client_of(address: str) -> Client:
-    """Return a client for an address. Raises OSError: there is none for it."""
+def client_of(address: str, shutdown: Shutdown) -> Client:
+    """Return a client for an address, whose waiting `shutdown` ends, where the client is ours.
+
+    Raises:
+        OSError: there is none for it.
+    """
     if scheme_of(address) in ("http", "https"):
         from .http_client import HttpClient
 
-        return HttpClient(address)
+        return HttpClient(address, shutdown)
     from .fsspec_client import FsspecClient
 
     return FsspecClient(address)
@@ -49,7 +54,11 @@ def cache_entry(folder: str | None, address: str) -> CacheEntry | None:
 
 
 def begin(
-    name: str, client: Client, entry: CacheEntry | None, progress: Callable[[int], object] | None
+    name: str,
+    client: Client,
+    entry: CacheEntry | None,
+    progress: Callable[[int], object] | None,
+    shutdown: Shutdown,
 ) -> tuple[LocalCopy, Download]:
     """Ask for the file's version, and its first bytes that are missing.
 
@@ -58,9 +67,11 @@ def begin(
 
     Raises:
         OSError: the file cannot be read, or the disk is full.
+        ValueError: `shutdown` has begun, in another thread.
     """
-    failures = Failures(name)
+    failures = Failures(name, shutdown)
     while True:
+        shutdown.check(name)
         try:
             body, version = _first_answer(client, entry)
             break
@@ -71,7 +82,7 @@ def begin(
             undo.callback(body.close)
         copy = LocalCopy(name, version.size, _of_version(entry, version))
         undo.callback(copy.close)
-        download = Download(name, client, body, version, copy, progress)
+        download = Download(name, client, body, version, copy, progress, shutdown)
         if body is not None:
             download.fetch(body.position, min(body.position + FIRST_BYTES, body.stop))
         undo.pop_all()

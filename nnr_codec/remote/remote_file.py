@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .addresses import printable_address
 from .byte_ranges import Range
-from .client import Client
+from .client import Client, closed
 from .download import FIRST_BYTES, Download
 from .local_copy import LocalCopy
 from .opening import begin, cache_entry, client_of
+from .shutdown import Shutdown
 
 
 class RemoteFile(io.RawIOBase):
@@ -22,7 +24,8 @@ class RemoteFile(io.RawIOBase):
     What has come is kept in a local file until `close`, and is not asked for again. Requests are
     repeated until five in a row bring no new byte. `ensure`, `view` and `expect` may be called by
     several threads, of which one at a time waits for the server; what is there needs no waiting.
-    Reading forward has one position, as in any file.
+    Reading forward has one position, as in any file. `close` waits for none of them: those that
+    wait for the server get the ValueError of a closed file.
 
     Attributes:
         name: the address for messages, without user, password and query.
@@ -38,6 +41,7 @@ class RemoteFile(io.RawIOBase):
         *,
         cache: str | os.PathLike[str] | None = None,
         progress: Callable[[int], object] | None = None,
+        shutdown: Shutdown | None = None,
     ) -> None:
         """Ask for the first 16 KB, which tells what else has to be known.
 
@@ -49,6 +53,8 @@ class RemoteFile(io.RawIOBase):
                 kept of files for which the server gives neither a tag (ETag) nor a time. Without a
                 cache, nothing stays.
             progress: called with the number of new bytes whenever some have come.
+            shutdown: of this file alone; begun by another thread, it does what `close` does for
+                those that wait, and for this first request too, which raises ValueError then.
 
         Raises:
             OSError: the file cannot be read, or there is no room for the copy. It is a
@@ -58,15 +64,18 @@ class RemoteFile(io.RawIOBase):
         self.name, self.size = printable_address(address), 0
         self._position = self._run_start = 0  # of reading forward
         self._lock = threading.Lock()  # of the download
+        self._shutdown = shutdown or Shutdown()
         self._failure: OSError | None = None
         self._client: Client | None = None
         self._download: Download | None = None
         self._copy: LocalCopy | None = None
         entry = None
         try:
-            self._client = client_of(address)
+            self._client = client_of(address, self._shutdown)
             entry = cache_entry(None if cache is None else os.fspath(cache), address)
-            self._copy, self._download = begin(self.name, self._client, entry, progress)
+            self._copy, self._download = begin(
+                self.name, self._client, entry, progress, self._shutdown
+            )
         except BaseException:
             if entry is not None:
                 entry.close()
@@ -88,8 +97,8 @@ class RemoteFile(io.RawIOBase):
         checked = list(ranges)
         for start, stop in checked:
             self._check(start, stop)
-        with self._lock:
-            self._open_download().expect(checked)
+        with self._locked_download() as download:
+            download.expect(checked)
 
     def ensure(self, start: int, stop: int) -> None:
         """Let the bytes from `start` to `stop` be there.
@@ -135,7 +144,9 @@ class RemoteFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Go to a position; nothing is asked for."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        bases = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}
+        if (base := bases.get(whence)) is None:
+            raise ValueError(f"no such whence: {whence}; use os.SEEK_SET, SEEK_CUR or SEEK_END")
         if base + offset < 0:
             raise ValueError(f"no position of a file: {base + offset}")
         if base + offset != self._position:
@@ -155,30 +166,57 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def close(self) -> None:
-        """Close connections and the local copy, which is gone unless it is in a cache."""
+        """Close connections and the local copy, which is gone unless it is in a cache.
+
+        If a thread is fetching at that moment, it stops, and closes them; nothing waits for it.
+        What it waits for is cut off, but for a connection that is being made (up to 10 s), and for
+        reads of fsspec (up to 4 MB), which have to end by themselves.
+        """
         if self.closed:
             return
-        with self._lock:
-            super().close()
+        super().close()
+        self._shutdown.begin()
+        self._release()
+
+    def _release(self) -> None:
+        """Close what a closed file has, if no thread uses it: else that one will call this."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             if self._download is not None:
                 self._download.drop()
             if self._copy is not None:
                 self._copy.close()
             if self._client is not None:
                 self._client.close()
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def _locked_download(self) -> Iterator[Download]:
+        """Give the download to one thread at a time; raises ValueError if the file is closed."""
+        try:
+            with self._lock:
+                if self.closed or self._download is None:
+                    raise closed(self.name)
+                yield self._download
+        finally:
+            # Only now: `close` does it itself if it gets the lock, and sets the flag before.
+            if self.closed:
+                self._release()
 
     def _fetch(self, start: int, stop: int, until: int) -> None:
         self._check(start, stop)
         if self._open_copy().first_gap(start, stop) is None:
             return
         known = self._failure
-        with self._lock:
+        with self._locked_download() as download:
             if self._failure is not None and self._failure is not known:
                 # While this thread waited, another tried often enough.
                 failure = self._failure
                 raise OSError(failure.errno, failure.strerror, failure.filename) from failure
             try:
-                self._open_download().fetch(start, stop, until)
+                download.fetch(start, stop, until)
             except OSError as error:
                 self._failure = error
                 raise
@@ -189,10 +227,5 @@ class RemoteFile(io.RawIOBase):
 
     def _open_copy(self) -> LocalCopy:
         if self.closed or self._copy is None:
-            raise ValueError(f"{self.name}: the file is closed")
+            raise closed(self.name)
         return self._copy
-
-    def _open_download(self) -> Download:
-        if self.closed or self._download is None:
-            raise ValueError(f"{self.name}: the file is closed")
-        return self._download

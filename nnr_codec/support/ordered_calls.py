@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from functools import partial
 from typing import Generic, TypeGuard, TypeVar
 
 from .batched_calls import BatchedCalls
@@ -31,6 +32,15 @@ def has_threads(executor: Executor | None) -> TypeGuard[ThreadPoolExecutor]:
     """
     interpreters = getattr(futures, "InterpreterPoolExecutor", None) or ()
     return isinstance(executor, ThreadPoolExecutor) and not isinstance(executor, interpreters)
+
+
+def given(value: S) -> Callable[[], S]:
+    """Return what gives a value: for calls of `ordered_results` whose arguments are there."""
+    return partial(_itself, value)
+
+
+def _itself(value: S) -> S:
+    return value
 
 
 class OrderedCalls(Generic[S, T]):

@@ -37,7 +37,7 @@ def test_info_lists_them(run: Run, layered: Path) -> None:
     assert len(sizes) == 3
     assert sum(sizes) == layered.stat().st_size
     ends = f"{sizes[0]}, {sizes[0] + sizes[1]}, {sum(sizes)}"
-    assert f"3 quality layers, which end at byte {ends}\n" in run("nnr-info", layered).out
+    assert f"3 quality layers, up to byte {ends}\n" in run("nnr-info", layered).out
     units = json.loads(run("nnr-info", layered, "--json", "--units").out)["unit_list"]
     assert sum(unit["unit"].endswith("(NNR_STR)") for unit in units) == 3
     some = json.loads(run("nnr-info", layered, "--json", "--quality", 2).out)

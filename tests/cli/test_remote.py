@@ -115,3 +115,17 @@ def test_an_unknown_scheme(run: Run) -> None:
     outcome = run("nnr-info", "nonsense://host/model.nnr")
     assert outcome.code == FAILURE
     assert "nonsense" in outcome.err
+
+
+def test_secrets_are_not_shown(run: Run, address: str, tmp_path: Path) -> None:
+    secret = address.replace("127", "me:PASSWORD@127") + "?token=PASSWORD"
+    for arguments in (
+        ["nnr-decode", secret, "-o", tmp_path / "out.npz", "-f"],
+        ["nnr-decode", secret, "-o", tmp_path / "out.npz", "-f", "--json"],
+        ["nnr-decode", secret, "-o", tmp_path / "out.npz", "-f", "--verify", "0" * 64],
+        ["nnr-info", secret],
+        ["nnr-info", secret, "--json"],
+    ):
+        outcome = run(*arguments)
+        assert "/model.nnr?" in outcome.out + outcome.err
+        assert "PASSWORD" not in outcome.out + outcome.err

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +19,7 @@ import pytest
 from streaming_support import NAMES, expected, stream, unit_ends
 
 import nnr_codec
-from nnr_codec.support.read_ahead import MAX_AHEAD, ItemsAhead
+from nnr_codec.support.read_ahead import MAX_AHEAD, MAX_AHEAD_BYTES, ItemsAhead
 
 LONG = 60  # seconds, beyond which something hangs
 
@@ -190,12 +190,12 @@ def test_a_program_can_end_while_standard_input_is_waited_for(tmp_path: Path) ->
 def test_no_more_is_read_ahead_than_a_few_items() -> None:
     made: list[int] = []
 
-    def numbers() -> Iterator[int]:
+    def numbers() -> Generator[int, None, None]:
         for number in range(3 * MAX_AHEAD):
             made.append(number)
             yield number
 
-    with ItemsAhead(numbers()) as ahead:  # type: ignore[arg-type]
+    with ItemsAhead(numbers(), lambda number: 1) as ahead:
         items = iter(ahead)
         assert next(items) == 0
         end = time.monotonic() + LONG
@@ -205,6 +205,26 @@ def test_no_more_is_read_ahead_than_a_few_items() -> None:
         assert len(made) == MAX_AHEAD + 1
         assert ahead.has_next()
         assert list(items) == list(range(1, 3 * MAX_AHEAD))
+
+
+@pytest.mark.parametrize("size", [MAX_AHEAD_BYTES // 3, MAX_AHEAD_BYTES, 2 * MAX_AHEAD_BYTES])
+def test_no_more_is_read_ahead_than_some_bytes(size: int) -> None:
+    made: list[int] = []
+    most = -(-MAX_AHEAD_BYTES // size)  # the last of which goes beyond, if any does
+
+    def numbers() -> Generator[int, None, None]:
+        for number in range(10):
+            made.append(number)
+            yield number
+
+    with ItemsAhead(numbers(), lambda number: size) as ahead:
+        for number, taken in enumerate(ahead, 1):
+            assert taken == number - 1
+            end = time.monotonic() + LONG
+            while len(made) < min(10, number + most) and time.monotonic() < end:
+                time.sleep(0.001)
+            time.sleep(0.01)
+            assert len(made) == min(10, number + most)
 
 
 def test_updates_of_a_base(executor: Executor | None, pipe: tuple[BinaryIO, BinaryIO]) -> None:

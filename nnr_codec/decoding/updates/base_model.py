@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import BitstreamError, LimitExceeded, WrongBase, naming
-from ...factorization.factor_tracker import users_of
-from ...factorization.factorizations import factors_of
 from ...model import Array
 from ...options import DecodeLimits
 from ...support.digest import digest
-from ...support.ordered_calls import has_threads, ordered_results
+from ...support.ordered_calls import given, has_threads, ordered_results
 from ..lazy_tensors import LazyTensor, SharedFactors
 from ..source import Path, Source, data_of, name_of
 from ..stream_map import Selection
 from ..unit_decoder import DecodedTensor
 from .composition import Composition, composition_of
+from .kept_tensors import KeptTensors
 from .merge import updated
 from .open_stream import OpenStream
+from .output_tensors import output_tensors
 from .quality_layers import Section, quality_layers_of
 from .stream_series import StreamSeries
 
@@ -33,13 +31,10 @@ MISSING = "is an update: name its base, which are the streams before it, oldest 
 """Why such a stream cannot be decoded by itself."""
 
 _MOST_STREAMS = 256
-"""Of a base, which are decoded one inside the other."""
+"""Of a base."""
 
-_KEPT_BYTES = 1 << 26
-"""Of decoded tensors, which are kept as they may be read again."""
-
-_BYTES_PER_ELEMENT = 12
-"""What decoding holds of an element."""
+_BYTES_PER_ELEMENT = 20
+"""What decoding holds of an element: its sum, a summand, and integers of two streams."""
 
 
 class BaseModel:
@@ -68,7 +63,7 @@ class BaseModel:
         self.before = before
         self.update = update
         self._limits = limits
-        self._kept = _KeptTensors()
+        self._kept = KeptTensors()
 
     def with_update(
         self, source: Source, cache: Path | None = None, keep: bool = True
@@ -85,7 +80,7 @@ class BaseModel:
             BitstreamError: its headers are damaged, do not fit the base, or ask for too much.
         """
         limits = self._limits
-        stream = OpenStream(source, limits, self.series, cache)
+        stream = OpenStream(source, limits, self.streams[-1], cache)
         with naming(stream.name, BitstreamError):
             entry, last = stream.base, self.streams[-1]
             if entry is None:
@@ -106,7 +101,7 @@ class BaseModel:
 
     def _with_kept_pieces(self) -> Composition:
         pieces = {
-            name: replace(piece, read=partial(self._kept.get, name, piece.read))
+            name: piece.kept_by(partial(self._kept.get, name))
             for name, piece in self.composition.pieces.items()
         }
         return replace(self.composition, pieces=pieces)
@@ -114,7 +109,7 @@ class BaseModel:
     @cached_property
     def series(self) -> StreamSeries:
         """The streams as the earlier ones of a series."""
-        return StreamSeries(self.streams)
+        return StreamSeries([stream.coded for stream in self.streams])
 
     def read(self, name: str) -> Array:
         """Return what is there under the name of a tensor, or of a factor; not to be changed.
@@ -150,9 +145,9 @@ class BaseModel:
 
     def outlines(self, selection: Selection) -> Iterator[DecodedTensor]:
         """Yield what `tensors` would, but with zeros that take no memory as values."""
-        for place in self._places(selection):
-            zeros = np.broadcast_to(np.zeros((), place.dtype), place.shape)
-            yield DecodedTensor(place.name, place.role, zeros, tied_to=place.tied_to)
+        for output in output_tensors(self.composition, selection):
+            zeros = np.broadcast_to(np.zeros((), output.dtype), output.shape)
+            yield DecodedTensor(output.name, output.role, zeros, tied_to=output.tied_to)
 
     def tensors(
         self, selection: Selection, executor: Executor | None = None, keep: bool = False
@@ -167,29 +162,29 @@ class BaseModel:
         Raises:
             BitstreamError: a stream is damaged.
         """
-        places = self._places(selection)
-        names = {place.name for place in places}
-        ties = Counter(place.tied_to for place in places if place.tied_to in names)
+        outputs = output_tensors(self.composition, selection)
+        names = {output.name for output in outputs}
+        ties = Counter(output.tied_to for output in outputs if output.tied_to in names)
         firsts: dict[str, Array] = {}
         lazy = self.lazy_tensors(selection, keep)
         calls = (
-            (_BYTES_PER_ELEMENT * place.elements, partial(_itself, lazy[place.name]))
-            for place in places
-            if place.tied_to not in names
+            (_BYTES_PER_ELEMENT * output.elements, given(lazy[output.name]))
+            for output in outputs
+            if output.tied_to not in names
         )
         threads = executor if has_threads(executor) else None
         results = ordered_results(threads, _read, calls)
-        for place in places:
-            if place.tied_to in firsts:
-                values = firsts[place.tied_to]
-                ties[place.tied_to] -= 1
-                if not ties[place.tied_to]:
-                    del firsts[place.tied_to]
+        for output in outputs:
+            if output.tied_to in firsts:
+                values = firsts[output.tied_to]
+                ties[output.tied_to] -= 1
+                if not ties[output.tied_to]:
+                    del firsts[output.tied_to]
             else:
                 values = next(results)
-            if ties[place.name]:
-                firsts[place.name] = values
-            yield DecodedTensor(place.name, place.role, values, tied_to=place.tied_to)
+            if ties[output.name]:
+                firsts[output.name] = values
+            yield DecodedTensor(output.name, output.role, values, tied_to=output.tied_to)
             del values
 
     def lazy_tensors(self, selection: Selection, keep: bool = False) -> dict[str, LazyTensor]:
@@ -198,15 +193,15 @@ class BaseModel:
         read = self.read if keep else self._read_anew
         shared, weights = SharedFactors(), self.composition.factorizations
         found = {}
-        for place in self._places(selection):
-            weight = place.tied_to or place.name
-            read_it: Callable[[], Array] = partial(read, place.name)
+        for output in output_tensors(self.composition, selection):
+            weight = output.tied_to or output.name
+            read_it: Callable[[], Array] = partial(read, output.name)
             if weight in weights and weight not in self.composition.products:
                 names = weights[weight].factors
                 factors = [LazyTensor(name, "weight", partial(read, name)) for name in names]
                 shared.add_weight(weight, factors)
                 read_it = partial(shared.form, weight, weights[weight], factors)
-            found[place.name] = LazyTensor(place.name, place.role, read_it)
+            found[output.name] = LazyTensor(output.name, output.role, read_it)
         return found
 
     def _read_anew(self, name: str) -> Array:
@@ -214,62 +209,6 @@ class BaseModel:
         piece = self.composition.piece(name)
         values = self.read(name) if piece is None else piece.read()
         return values if values.flags.writeable else values.copy()
-
-    def _places(self, selection: Selection) -> list[_Place]:
-        """Return the tensors that are selected: weights, or the factors in their places."""
-        made = self.composition
-        users = users_of(factors_of(made.factorizations))
-        places: dict[str, _Place] = {}
-        for name, tensor in made.tensors.items():
-            if tensor.entry is None or selection.layers == "dense":
-                if selection.matches(name):
-                    role = "weight" if tensor.role == "coded" else tensor.role
-                    places[name] = _Place(name, role, tensor.shape, tensor.dtype, tensor.tied_to)
-                continue
-            for factor in tensor.entry.factors:
-                if any(map(selection.matches, [factor, *users[factor]])):
-                    piece = made.pieces[factor]
-                    places.setdefault(factor, _Place(factor, "weight", piece.shape, piece.dtype))
-        return list(places.values())
-
-
-class _Place(NamedTuple):
-    """A tensor that is handed out."""
-
-    name: str
-    role: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    tied_to: str | None = None
-
-    @property
-    def elements(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
-
-class _KeptTensors:
-    """Keeps decoded tensors, up to so many bytes together."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, Array] = {}
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, name: str, read: Callable[[], Array]) -> Array:
-        """Return a tensor, which is not to be changed; `read` decodes it, unless it is here."""
-        values = self._values.get(name)
-        if values is None:
-            values = read()
-            with self._lock:
-                if name not in self._values and self._bytes + values.nbytes <= _KEPT_BYTES:
-                    values.setflags(write=False)
-                    self._values[name] = values
-                    self._bytes += values.nbytes
-        return values
-
-
-def _itself(tensor: LazyTensor) -> LazyTensor:
-    return tensor
 
 
 def _read(tensor: LazyTensor) -> Array:
@@ -294,7 +233,7 @@ def opened_base(
     """
     limits = limits or DecodeLimits()
     sections = [section for source in sources for section in _sections(source, limits, cache)]
-    first = OpenStream(sections[0], limits, StreamSeries([]))
+    first = OpenStream(sections[0], limits)
     if first.base is not None:
         with naming(first.name, BitstreamError):
             raise WrongBase("is an update itself: name the streams before it, oldest first")

@@ -20,25 +20,8 @@ from ...factorization.forms import FORMS
 from ...model import Array
 from ...options import DecodeLimits
 from ..finishing import recomposed
+from .coded_piece import CodedPiece, Summand
 from .open_stream import OpenStream, QuantizerStep, StreamTensor
-
-
-@dataclass(frozen=True, slots=True)
-class CodedPiece:
-    """A tensor that data units hold, in one stream or as a sum over several.
-
-    Attributes:
-        shape, dtype: as it comes back.
-        read: decodes it.
-        step: returns the largest step that any part of a sum was quantized with.
-        operations: multiplications of the product of factors that it is a sum with; 0: of none.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    read: Callable[[], Array]
-    step: Callable[[], QuantizerStep]
-    operations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +104,8 @@ class Composition:
             return self.piece(tensor.tied_to)
         if tensor.entry is None:  # it is empty: nothing can be added
             return None
-        read = partial(self.product, name)
-        return CodedPiece(tensor.shape, tensor.dtype, read, QuantizerStep, tensor.operations)
+        product = Summand(partial(self.product, name), QuantizerStep)
+        return CodedPiece(tensor.shape, tensor.dtype, (product,), tensor.operations)
 
     def product(self, name: str) -> Array:
         """Return a weight that is made of factors.
@@ -203,4 +186,5 @@ def _piece(stream: OpenStream, tensor: StreamTensor) -> CodedPiece:
     values, lazy = tensor.outline.values, tensor.lazy
     is_coded = lazy.role != "dense"
     step = partial(stream.step, lazy.name) if is_coded else QuantizerStep
-    return CodedPiece(values.shape, values.dtype, lazy.read, step)
+    summand = Summand(lazy.read, step, stream.units_of(lazy.name))
+    return CodedPiece(values.shape, values.dtype, (summand,))

@@ -14,9 +14,9 @@ from ...factorization.base_entry import BaseEntry
 from ...factorization.factorizations import Factorization
 from ...factorization.map_checks import MapError, shortened
 from ...model import Array, is_signed_float
-from .composition import CodedPiece, Composition, ModelTensor, product_operations, used_pieces
-from .open_stream import QuantizerStep
-from .sums import check_sum, summed
+from .coded_piece import CodedPiece
+from .composition import Composition, ModelTensor, product_operations, used_pieces
+from .sums import check_sum
 
 
 def updated(base: Composition, update: Composition, entry: BaseEntry) -> Composition:
@@ -75,16 +75,9 @@ class _Merge:
             check_sum(base.shape, base.dtype, own.shape, own.dtype, xor)
         except MapError as error:
             raise MapError(f"{shortened(name)} {error}") from None
-        first: CodedPiece = base
-
-        def read() -> Array:
-            return summed(first.read(), own.read(), xor)
-
-        def step() -> QuantizerStep:
-            return max(first.step(), own.step())
-
-        operations = first.operations + own.operations
-        return CodedPiece(base.shape, base.dtype, read, step, operations)
+        added = [summand._replace(xor=xor) for summand in own.summands]
+        operations = base.operations + own.operations
+        return replace(base, summands=(*base.summands, *added), operations=operations)
 
     def _tensors(self) -> dict[str, ModelTensor]:
         """Return the model's tensors in order."""

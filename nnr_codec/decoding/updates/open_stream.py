@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
-from ..._core import peek_qp_delta
-from ...bitstream import DataUnit, NodeId, ParsedUnit, PayloadType
-from ...bitstream.lazy_bytes import loaded
-from ...bitstream.qp import qp_delta_bits, step_size
-from ...bitstream.unit_layout import Integers, tensor_layouts
+from ...bitstream import DataUnit, ParsedUnit
+from ...bitstream.parsed_unit import PassedUnit, header_of, tensors_of
+from ...bitstream.qp import step_size
 from ...errors import BitstreamError, naming
 from ...factorization.base_entry import BaseEntry
+from ...model import Array
 from ...options import DecodeLimits
 from ..finishing import ValueMaker
 from ..lazy_tensors import LazyMaker, LazyTensor
 from ..series import Series
 from ..source import Path, Source, data_of, name_of
 from ..stream_map import Layers, Selection, StreamMap
-from ..unit_decoder import DecodedTensor, decode_data_unit, outline_data_unit
+from ..unit_decoder import DecodedTensor, outline_data_unit
 from ..walk import Walk
+from .series_pass import WantedUnit, decoded_unit
+from .stream_units import StreamUnits, header
+from .unread_tensors import UnreadTensors
 
 
 class QuantizerStep(NamedTuple):
@@ -58,12 +56,24 @@ class OpenStream:
         digest: SHA-256 of all of its bytes, in hexadecimal digits.
         stream: its model map, and its weights in factors.
         units: all of its units.
+        coded: its data units, as later streams need them.
+        unread: what was decoded of units and is not yet read; shared with the streams before it.
     """
 
     def __init__(
-        self, source: Source, limits: DecodeLimits, series: Series, cache: Path | None = None
+        self,
+        source: Source,
+        limits: DecodeLimits,
+        base: OpenStream | None = None,
+        cache: Path | None = None,
     ) -> None:
-        """Read the headers of `source`; `series`: the streams before it; `cache`: of an address.
+        """Read the headers of a stream.
+
+        Args:
+            source: the stream.
+            limits: what it may ask for.
+            base: the stream before it, whose contexts its own may need.
+            cache: of an address.
 
         Raises:
             BitstreamError: they are damaged, or ask for what is not supported or allowed.
@@ -71,13 +81,16 @@ class OpenStream:
         """
         self.name = None if (name := name_of(source)) is None else os.fspath(name)
         self.stream = StreamMap()
-        self._series = series
-        self._last = threading.local()  # the unit that each thread decoded last, and its tensors
         with naming(self.name, BitstreamError):
             data = data_of(source, cache, limits)
             self.digest = hashlib.sha256(data).hexdigest()
             self.units: list[ParsedUnit] = list(self.stream.units(data, limits))
         self._units = {name: unit for unit, names in self.data_units() for name in names}
+        earlier: tuple[StreamUnits, ...] = () if base is None else (*base.coded.earlier, base.coded)
+        self.coded: StreamUnits = StreamUnits(
+            self.name, (unit for unit, _ in self.data_units()), earlier
+        )
+        self.unread: UnreadTensors = UnreadTensors() if base is None else base.unread
 
     @property
     def base(self) -> BaseEntry | None:
@@ -95,7 +108,7 @@ class OpenStream:
         selection = Selection(layers)
         data_units = [unit for unit, _ in self.data_units()]
         outlines = map(outline_data_unit, data_units)
-        maker = _UnitTensors(self)
+        maker = _StreamMaker(self)
         walks = (
             Walk(self.stream, selection, ValueMaker(outlines=True)).tensors(outlines),
             Walk(self.stream, selection, maker).tensors(maker.coded(data_units)),
@@ -103,75 +116,60 @@ class OpenStream:
         yield from map(StreamTensor, *walks)
 
     def decoded(self, unit: ParsedUnit) -> list[DecodedTensor]:
-        """Decode a unit; each thread keeps what it decoded last.
+        """Decode a unit of the stream, and give its integers, too.
 
         Raises:
             BitstreamError: it is damaged.
         """
-        if getattr(self._last, "unit", None) is not unit:
-            with naming(self.name, BitstreamError):
-                self._last.tensors = decode_data_unit(unit, self._series)
-            self._last.unit = unit
-        tensors: list[DecodedTensor] = self._last.tensors
-        return tensors
+        return decoded_unit(self.coded, unit, keep_integers=True)
 
-    def integers(self, names: Iterable[str]) -> dict[str, tuple[Integers | None, NodeId | None]]:
-        """Return the integers of those tensors that the stream has, and their units' identities."""
-        found: dict[str, tuple[Integers | None, NodeId | None]] = {}
-        for name in names:
-            if name in self._units and name not in found:
-                for tensor in self.decoded(self._units[name]):
-                    if tensor.name == name and tensor.role != "dense":
-                        found[name] = tensor.integers, tensor.node_id
-        return found
+    def read(self, unit: ParsedUnit, name: str) -> Array:
+        """Decode one tensor of a unit of the stream, for the caller alone.
 
-    @cached_property
-    def identities(self) -> Mapping[str, tuple[NodeId | None, int | None]]:
-        """The identity of each coded tensor's unit, and how many integers it has; None: none, but
-        raw floats."""
-        found: dict[str, tuple[NodeId | None, int | None]] = {}
-        for unit, _ in self.data_units():
-            record = _record(unit)
-            is_raw = record.payload_type == PayloadType.RAW_FLOAT
-            for layout in tensor_layouts(record, unit.context):
-                count = None if is_raw else math.prod(layout.shape)
-                found[layout.name] = record.node_id, count
-        return found
+        Raises:
+            BitstreamError: it is damaged.
+        """
+        values = self.unread.pop(unit, name)
+        if values is None:
+            tensors = decoded_unit(self.coded, unit)
+            values = next(tensor.values for tensor in tensors if tensor.name == name)
+            self.unread.put(unit, (tensor for tensor in tensors if tensor.name != name))
+        return values
+
+    def units_of(self, name: str) -> tuple[WantedUnit, ...]:
+        """Return the units that a tensor is decoded of: its own, and that of its second part."""
+        rule = self.stream.model_map.tensors.get(name)
+        names = (name,) if rule is None or rule.part is None else (name, rule.part)
+        return tuple(WantedUnit(self.coded, self._units[each]) for each in names)
 
     def step(self, name: str) -> QuantizerStep:
         """Return the step that coded tensor `name` was quantized with; 0 if it was not."""
         unit = self._units[name]
-        record = _record(unit)
-        if record.payload_type == PayloadType.FLOAT:
-            density, base_qp = unit.context.quantization or (0, 0)
-            payload = np.frombuffer(loaded(unit.payload), np.uint8)
-            qp: int | None = base_qp + peek_qp_delta(payload, qp_delta_bits(density))
-        else:  # in a block each tensor has a qp of its own
-            qp = next(tensor.qp for tensor in self.decoded(unit) if tensor.name == name)
+        try:
+            qp = self.coded.known_qp(name)
+        except KeyError:  # in a block each tensor has a qp of its own
+            qp = next(tensor.qp for tensor in decoded_unit(self.coded, unit) if tensor.name == name)
         return QuantizerStep() if qp is None else _step(unit, qp)
 
 
-class _UnitTensors(LazyMaker):
-    """Makes the tensors of an open stream, whose units are decoded once for all of their tensors,
-    while they are read one after the other."""
+class _StreamMaker(LazyMaker):
+    """Makes the tensors of an open stream."""
 
     def __init__(self, stream: OpenStream) -> None:
         super().__init__(Series(), None)
         self._stream = stream
 
-    def decoded(self, unit: ParsedUnit) -> list[DecodedTensor]:
-        return self._stream.decoded(unit)
+    def coded(self, units: Iterable[ParsedUnit | PassedUnit]) -> Iterator[list[LazyTensor]]:
+        for unit in map(header_of, units):
+            yield [
+                LazyTensor(name, role, partial(self._stream.read, unit, name))
+                for name, role in tensors_of(unit)
+            ]
 
 
 def _step(unit: ParsedUnit, qp: int) -> QuantizerStep:
     density, _ = unit.context.quantization or (0, 0)
     try:
-        return QuantizerStep(step_size(qp, density), bool(_record(unit).dq_flag))
+        return QuantizerStep(step_size(qp, density), bool(header(unit).dq_flag))
     except ValueError:  # decoding refuses it
         return QuantizerStep()
-
-
-def _record(unit: ParsedUnit) -> DataUnit:
-    if not isinstance(unit.record, DataUnit):
-        raise TypeError(f"{unit.unit.label} is no data unit")
-    return unit.record

@@ -168,8 +168,8 @@ def _sections(
         raise InvalidBitstream("bitstream", sum(sizes), reason)
     ends = itertools.accumulate(wanted)
     sections = [
-        Section(data, end - size, end, name)
-        for end, size in zip(ends, wanted, strict=True)
+        Section(data, end - size, end, f"{name or 'the stream'}, quality layer {number}")
+        for number, (end, size) in enumerate(zip(ends, wanted, strict=True), 1)
         if end <= data.size
     ]
     if not sections:

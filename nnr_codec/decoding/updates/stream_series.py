@@ -8,18 +8,23 @@ import numpy as np
 
 from ...bitstream.unit_layout import ParentData
 from ..series import Series
-from .open_stream import OpenStream
+from .series_pass import SeriesPass
+from .stream_units import StreamUnits
 
 
 class StreamSeries(Series):
-    """A series of open streams, of which no integers are kept but those decoded last."""
+    """A series of open streams, of which no integers are kept.
 
-    def __init__(self, streams: Sequence[OpenStream]) -> None:
+    Attributes:
+        streams: their data units, oldest first.
+    """
+
+    def __init__(self, streams: Sequence[StreamUnits] = ()) -> None:
         """`streams`: oldest first."""
         super().__init__()
-        self._streams = tuple(streams)
+        self.streams = tuple(streams)
         self._sizes: dict[str, int] = {}
-        for stream in self._streams:
+        for stream in self.streams:
             nothing = np.zeros(0, np.int32)
             self.add(
                 {
@@ -31,11 +36,12 @@ class StreamSeries(Series):
             self._sizes |= {name: size for name, size in sizes.items() if size is not None}
 
     def loaded(self, names: Iterable[str]) -> Series:
-        """Return the series of the tensors `names` alone, with their integers in memory."""
-        names, series = list(names), Series()
-        for stream in self._streams:
-            series.add(stream.integers(names))
-        return series
+        """Return the series of the tensors `names` alone, with their integers in memory.
+
+        Raises:
+            BitstreamError: a stream is damaged.
+        """
+        return SeriesPass(self.streams, names=names).series()
 
     def part(self, names: Iterable[str]) -> Series:
         """Return the series: it holds no integers."""

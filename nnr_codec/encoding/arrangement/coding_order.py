@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+from ...errors import InvalidOptions
 from ...model import Model, Parameter
 from ...options.encode_options import Order
 from .grouping import layers_of
@@ -26,9 +27,15 @@ def in_coding_order(model: Model, order: Order, execution: Sequence[str] = ()) -
             "name": by the code points of names; "execution": as they are first used.
         execution: names of tensors as they are used, the first of them first. Of what stays
             together the first one counts; what is not there comes last.
+
+    Raises:
+        InvalidOptions: none of the names of `execution` is one of the model's.
     """
     if order == "file":
         return model
+    if order == "execution" and not set(execution) & set(model.names()):
+        reason = "'execution', but the module uses no tensor of the model: is it another network's?"
+        raise InvalidOptions("order", reason)
     families = _families(model.values())
     if order == "name":
         together = sorted(families, key=lambda family: family[0].name)

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from ...decoding.updates.composition import CodedPiece
+from ...decoding.updates.coded_piece import CodedPiece
 from ...decoding.updates.open_stream import QuantizerStep
 from ...model import Array, Parameter
 from ...options import EncodeOptions

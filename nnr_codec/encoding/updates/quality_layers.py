@@ -26,12 +26,12 @@ from ...bitstream.unit_layout import Integers
 from ...decoding.unit_decoder import DecodedTensor
 from ...decoding.updates.base_model import BaseModel, opened_base
 from ...decoding.updates.open_stream import OpenStream
-from ...decoding.updates.stream_series import StreamSeries
+from ...decoding.updates.stream_units import header
 from ...errors import InvalidOptions
 from ...factorization.base_entry import BaseEntry
 from ...factorization.model_map import ModelMap
 from ...options import EncodeOptions
-from ...support.ordered_calls import has_threads, ordered_results
+from ...support.ordered_calls import given, has_threads, ordered_results
 from ..tool_search import ToolSearch
 from ..unit_encoder import CodedLevels, encode_data_unit
 from ..verification import NO_LIMITS
@@ -105,7 +105,7 @@ class _Splitting:
     """Makes the layers of one stream, the first one first."""
 
     def __init__(self, data: bytes, options: EncodeOptions, executor: Executor | None) -> None:
-        self._stream = OpenStream(data, NO_LIMITS, StreamSeries([]))
+        self._stream = OpenStream(data, NO_LIMITS)
         self._options = options
         self._executor = executor if has_threads(executor) else None
         self._source_density = options.qp_density
@@ -114,7 +114,7 @@ class _Splitting:
 
     def _weights(self) -> Iterator[Refined]:
         for unit, _ in self._stream.data_units():
-            record = _record(unit)
+            record = header(unit)
             shape = tuple(record.tensor_dimensions or ())
             kinds = (PayloadType.FLOAT, PayloadType.BLOCK)
             if record.payload_type in kinds and not record.is_decomposed and len(shape) > 1:
@@ -154,7 +154,7 @@ class _Splitting:
         return LayerStream(context, self._stream.stream.model_map, coded)
 
     def _first_unit(self, context: Context, unit: ParsedUnit) -> LayerUnit:
-        record = _record(unit)
+        record = header(unit)
         name = record.names[0]
         if record.payload_type in (PayloadType.INT, PayloadType.RAW_FLOAT):
             return LayerUnit(name, bytes(loaded(unit.unit.data)))
@@ -208,16 +208,6 @@ class _Splitting:
         return integers
 
     def _encoded(self, encode: Callable[[T], LayerUnit], tasks: Iterable[T]) -> list[LayerUnit]:
-        calls = ((_BYTES_PER_TASK, partial(_itself, task)) for task in tasks)
+        calls = ((_BYTES_PER_TASK, given(task)) for task in tasks)
         units = ordered_results(self._executor, encode, calls)
         return [unit for unit in units if unit.data]
-
-
-def _itself(task: T) -> T:
-    return task
-
-
-def _record(unit: ParsedUnit) -> DataUnit:
-    if not isinstance(unit.record, DataUnit):
-        raise TypeError(f"{unit.unit.label} is no data unit")
-    return unit.record

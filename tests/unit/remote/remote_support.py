@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from nnr_codec.remote.remote_file import RemoteFile
+from nnr_codec.remote.shutdown import Shutdown
 
 YESTERDAY = email.utils.formatdate(time.time() - 86400, usegmt=True)
 
@@ -176,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let the time between tries pass at once; return the seconds that would have been waited."""
     waits: list[float] = []
-    monkeypatch.setattr("nnr_codec.remote.download.sleep", waits.append)
+    monkeypatch.setattr(Shutdown, "wait", lambda shutdown, seconds: waits.append(seconds))
     return waits
 
 
@@ -191,6 +192,14 @@ def serving(data: bytes) -> Iterator[FileServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def wait_for_bytes(file: RemoteFile, count: int) -> None:
+    """Return when so many bytes of a file are there, which another thread fetches."""
+    end = time.monotonic() + 60
+    while file.byte_count < count:
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def read_all(server: FileServer, cache: Path | None = None) -> bytes:

@@ -40,3 +40,18 @@ def test_messages_hold_no_secrets() -> None:
     address = "https://me:secret@host:8080/m.nnr?token=secret#secret"
     assert printable_address(address) == "https://host:8080/m.nnr?…"
     assert printable_address("s3://bucket/m.nnr") == "s3://bucket/m.nnr"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://me:se/cret@host/m.nnr", "http://host/m.nnr"),
+        ("http://me:se?cr#et@host/m.nnr", "http://host/m.nnr"),
+        ("http://me:se@cret@host/m.nnr", "http://host/m.nnr"),
+        ("http://token@host/m.nnr?a=b", "http://host/m.nnr?…"),
+        ("http://host/a@b.nnr", "http://host/a@b.nnr"),
+        ("http://host:80/a@b.nnr", "http://host:80/a@b.nnr"),
+    ],
+)
+def test_odd_passwords(address: str, shown: str) -> None:
+    assert printable_address(address) == shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,24 @@ def test_failures_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     failures.extend("12345")
     with pytest.raises(OSError, match=r"RuntimeError: 1.*tried 5 times"):
         RemoteFile(ADDRESS)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("reference://x", "TypeError"),
+        ("dir://x", "AttributeError"),
+        ("simplecache://x", "ValueError"),
+        ("tar://x", "IsADirectoryError: Is a directory"),
+        ("zip://x::file://no/such.zip", "FileNotFoundError: No such file or directory"),
+    ],
+)
+def test_addresses_of_which_fsspec_makes_nothing(address: str, reason: str) -> None:
+    scheme = address.partition(":")[0]
+    with pytest.raises(OSError, match=rf"fsspec reads nothing at {scheme}:// \({reason}") as caught:
+        RemoteFile(address)
+    assert caught.value.filename == address
+    assert os.getcwd() not in str(caught.value)
 
 
 def test_unknown_scheme() -> None:

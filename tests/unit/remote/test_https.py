@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import ssl
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from remote_support import no_waiting, random_bytes, serving
+from remote_support import Answer, no_waiting, random_bytes, serving, wait_for_bytes
 
 from nnr_codec.remote.remote_file import RemoteFile
 
@@ -43,3 +44,22 @@ def test_certificates(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         with RemoteFile(address) as file:
             assert file.read() == DATA
+
+
+def test_closing_while_the_server_stalls(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    rest = Answer(wait_after=50_000)
+    with serving(DATA) as server, ThreadPoolExecutor(1) as pool:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.behave = lambda number, request: rest if number else Answer()
+        file = RemoteFile(f"https://localhost:{server.server_port}/model.nnr")
+        fetching = pool.submit(file.read)
+        wait_for_bytes(file, 16384 + 49_152)  # whole records of TLS
+        file.close()
+        with pytest.raises(ValueError, match="the file is closed"):
+            fetching.result(8)
+        rest.go_on.set()

@@ -161,7 +161,9 @@ def test_bytes_that_the_disk_lost_are_fetched_again(server: FileServer, tmp_path
         b'{"format": 1, "size": "x", "etag": "", "modified": "", "validator": ""}\ncomplete\n',
         b'{"format": 1, "size": 1000000, "etag": 5, "modified": "", "validator": ""}\ncomplete\n',
         b"\xff" * 100,
+        b"[" * 100_000 + b"\n",
     ],
+    ids=range(9),
 )
 def test_other_journals_say_nothing(server: FileServer, tmp_path: Path, journal: bytes) -> None:
     journal_of(server, tmp_path).write_bytes(journal)

@@ -167,6 +167,21 @@ def test_server_asks_to_wait_too_long(server: FileServer, when: str, waits: list
     assert waits == []
 
 
+IMPOSSIBLE = "Mon, 01 Jan 2020 00:00:00 +99999999999999999999"
+
+
+def test_impossible_time_to_wait_for(server: FileServer, waits: list[float]) -> None:
+    server.fail_first(1, Answer(status=503, headers={"Retry-After": IMPOSSIBLE}))
+    assert read_all(server) == server.data
+    assert waits == [0]
+
+
+def test_impossible_time_is_no_tag(server: FileServer) -> None:
+    server.etag, server.modified = None, IMPOSSIBLE
+    assert read_all(server) == server.data
+    assert all("if-range" not in request.headers for request in server.requests)
+
+
 def test_redirect_is_followed(server: FileServer) -> None:
     def behave(number: int, request: Request) -> Answer:
         return Answer(location="/elsewhere") if request.path != "/elsewhere" else Answer()
