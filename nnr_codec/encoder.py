@@ -29,6 +29,7 @@ from .encoding.model_encoder import encode_model
 from .encoding.plan import stream_profile
 from .encoding.targets.log import kept_log, search_key
 from .encoding.targets.measures import Evaluate
+from .encoding.updates.residual import residual_output
 from .encoding.updates.update_source import update_options, update_source
 from .errors import InvalidModel, InvalidOptions, NnrWarning, naming
 from .factorization.files import with_weights
@@ -115,8 +116,9 @@ def encode(
         base_model: what the base was made of, as `model_or_path`: what did not change since stays
             as decoders have it.
         residual: file (.safetensors) of what earlier updates with this base did not carry, which is
-            added to the model; it is replaced by what this one does not carry. The errors of
-            successive models then cancel in the mean, while those of one may be greater.
+            added to the model; when `out` is in its place it is replaced by what this one does not
+            carry. The errors of successive models then cancel in the mean, while those of one may
+            be greater.
         parents: the earlier streams of a series, oldest first, for contexts alone: the model
             already is a difference.
         overwrite: replace an existing file.
@@ -170,11 +172,12 @@ def encode(
     stream_profile(options, series)  # refuses what no model could make right
 
     with (
+        residual_output(residual, out) as residual_file,  # in place last: the stream exists then
         _opened_model(model_or_path) as opened,
         naming(opened.source, InvalidModel),
         _output(out, overwrite) as output,
         nullcontext() if base_model is None else _opened_model(base_model) as old,
-        update_source(decoder.base, old, residual, executor) as update,
+        update_source(decoder.base, old, residual, residual_file, executor) as update,
     ):
         model, given = with_weights(opened)
         if known is not None:

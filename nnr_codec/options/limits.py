@@ -18,11 +18,13 @@ class DecodeLimits:
         max_name_bytes: UTF-8 bytes of one string (topology data excepted).
         max_dimensions: dimensions of one tensor.
         max_header_entries: what the headers of all units are kept as: a unit counts 16, and each
-            name, dimension, entry of a codebook and entry point in it 1.
+            name, dimension, entry of a codebook and entry point in it 1. Likewise the tensors of a
+            model times the updates that made it.
         max_topology_bytes: bytes of the topology data (and of a model map in it) and of the
             quantization data, of all units together.
         max_product_operations: multiplications of one product of factors (rank times elements).
-        max_all_product_operations: those of all products together.
+        max_all_product_operations: those of all products together; of a base and its updates, of
+            all that the model is made of.
     """
 
     max_elements_per_tensor: int = 2**30

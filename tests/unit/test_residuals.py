@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,56 @@ def test_nothing_is_written_if_it_cannot_be(tmp_path: Path) -> None:
         with pytest.raises((InvalidOptions, OSError)):
             nnr_codec.encode(first_model(), out, COARSE, base=[base], residual=residual)
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_it_stays_if_the_update_cannot_be_written(tmp_path: Path, left: bool) -> None:
+    path = tmp_path / "residual.safetensors"
+    streams = [encoded(first_model(), COARSE)]
+    if left:
+        streams.append(encoded(first_model(), COARSE, base=streams, residual=path))
+    before = path.read_bytes() if left else None
+    new = {**first_model(), "w": first_model()["w"] + np.float32(0.01)}
+    out = tmp_path / "update.nnr"
+
+    def appears(report: object) -> None:
+        out.write_bytes(b"of another process")
+
+    with pytest.raises(InvalidOptions, match="exists"):
+        nnr_codec.encode(new, out, COARSE, base=streams, residual=path, progress=appears)
+    if os.path.exists("/dev/full"):
+        with pytest.raises(OSError, match="No space"):
+            nnr_codec.encode(new, "/dev/full", COARSE, base=streams, residual=path)
+    assert (path.read_bytes() if path.exists() else None) == before
+    assert sorted(tmp_path.iterdir()) == [path, out][not left :]
+    out.unlink()
+    nnr_codec.encode(new, out, COARSE, base=streams, residual=path)
+    assert path.read_bytes() != before
+
+
+def test_no_update_appears_if_it_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        if b"nnr_residual_of" in os.pread(descriptor, 200, 0):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    base = encoded(first_model(), COARSE)
+    monkeypatch.setattr(os, "fsync", full)
+    arguments = {"base": [base], "residual": tmp_path / "residual.safetensors"}
+    with pytest.raises(OSError, match="No space"):
+        nnr_codec.encode(first_model(), tmp_path / "update.nnr", COARSE, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_is_a_file_of_its_own(tmp_path: Path) -> None:
+    base = encoded(first_model(), COARSE)
+    path = tmp_path / "residual.safetensors"
+    with pytest.raises(InvalidOptions, match="is the output, too"):
+        nnr_codec.encode(first_model(), path, COARSE, base=[base], residual=path)
+    os.mkfifo(path)
+    with pytest.raises(InvalidOptions, match="no file that can be replaced"):
+        nnr_codec.encode(first_model(), options=COARSE, base=[base], residual=path)
 
 
 def test_tensors_that_changed_their_shape_begin_anew(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from updates_support import UNGROUPED, encoded, moved
 
 import nnr_codec
-from nnr_codec import DecodeLimits, InvalidBitstream
+from nnr_codec import DecodeLimits
 from nnr_codec.bitstream import (
     Context,
     DataUnit,
@@ -226,16 +226,6 @@ def products_of_products(count: int) -> list[bytes]:
             data += encode_data_unit(record, {"weight": CodedLevels(levels, 0)}, context)
         streams.append(data)
     return streams
-
-
-def test_products_are_formed_of_each_other_but_a_few_times() -> None:
-    (*base, update) = products_of_products(4)
-    with nnr_codec.open(update, base=base) as model:
-        assert set(model) == {f"{letter}{place}" for place in range(4) for letter in "ab"}
-        for values in model.values():
-            assert np.array_equal(values, np.eye(2))
-    with pytest.raises(InvalidBitstream, match="formed one of the other"):
-        opened_base(products_of_products(5))
 
 
 class TestUnreadTensors:

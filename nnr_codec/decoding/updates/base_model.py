@@ -19,8 +19,9 @@ from ..lazy_tensors import LazyTensor, SharedFactors
 from ..source import Path, Source, data_of, name_of
 from ..stream_map import Selection
 from ..unit_decoder import DecodedTensor
-from .composition import Composition, composition_of, updated
+from .composition import Composition, composition_of
 from .kept_tensors import KeptTensors
+from .merge import updated
 from .open_stream import OpenStream
 from .output_tensors import output_tensors
 from .quality_layers import Section, quality_layers_of
@@ -93,8 +94,7 @@ class BaseModel:
             own = composition_of(stream)
             before = self._with_kept_pieces() if keep else self.composition
             made = updated(before, own, entry)
-            if made.elements > limits.max_elements:
-                raise LimitExceeded("max_elements", made.elements, limits.max_elements)
+            made.check(limits, merges=len(self.streams))
         if len(self.streams) == _MOST_STREAMS:
             raise LimitExceeded("streams of a base", _MOST_STREAMS + 1, _MOST_STREAMS)
         return BaseModel([*self.streams, stream], made, limits, self, own)

@@ -38,13 +38,13 @@ class CodedPiece:
     Attributes:
         shape, dtype: as it comes back.
         summands: what is added up, oldest first.
-        products: how many products are formed one of the other to make it.
+        operations: multiplications of the product of factors among the summands; 0: there is none.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     summands: tuple[Summand, ...]
-    products: int = 0
+    operations: int = 0
 
     @property
     def units(self) -> tuple[WantedUnit, ...]:

@@ -11,17 +11,21 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import BinaryIO
 
 import numpy as np
 
-from ...checkpoints import open_checkpoint, save_checkpoint
+from ...checkpoints import open_checkpoint, safetensors
+from ...checkpoints.atomic import atomic_output, makes_new_file
 from ...decoding.updates.base_model import BaseModel
-from ...errors import InvalidModel
+from ...errors import InvalidModel, InvalidOptions
 from ...model import Array, Parameter
 from .difference import FloatDifference
 
 _STREAM = "nnr_residual_of"
 """The entry that has the SHA-256 of the update which left the residual."""
+
+_SUFFIX = ".safetensors"
 
 
 @contextmanager
@@ -44,23 +48,52 @@ def opened_residual(
             raise InvalidModel(os.fspath(path), "is no residual: another file has that name")
         if left_by != last:
             reason = f"was left by the update with the SHA-256 {left_by}, and the base ends with "
-            raise InvalidModel(os.fspath(path), f"{reason}{last}")
+            raise InvalidModel(os.fspath(path), f"{reason}{last}: move it away to begin anew")
         yield {name: parameter for name, parameter in model.items() if _is_residual(parameter)}
 
 
-def write_residual(
-    path: str | os.PathLike[str], coded: Iterable[Parameter], updated: BaseModel
-) -> None:
-    """Write what an update did not carry, replacing the file.
+@contextmanager
+def residual_output(
+    path: str | os.PathLike[str] | None, out: str | os.PathLike[str] | None
+) -> Iterator[BinaryIO | None]:
+    """Give a file for what the update does not carry, which becomes `path` when the block ends; of
+    an exception nothing is left, and the file that was there stays. None without a path.
+
+    The update has to be in its place when the block ends: a residual belongs to one that exists.
 
     Args:
-        path: ends with `.safetensors`.
+        path: of the residual, which is replaced.
+        out: that of the update; None: memory.
+
+    Raises:
+        InvalidOptions: there can be no such file. Before the block is entered.
+        OSError: writing failed.
+    """
+    if path is None:
+        yield None
+        return
+    text = os.fspath(path)
+    if not text.endswith(_SUFFIX):
+        raise InvalidOptions("residual", f"{text!r} does not end with {_SUFFIX}")
+    if not makes_new_file(text):
+        raise InvalidOptions("residual", f"{text!r} is no file that can be replaced")
+    if out is not None and os.path.realpath(out) == os.path.realpath(text):
+        raise InvalidOptions("residual", f"{text!r} is the output, too")
+    with atomic_output(text, overwrite=True) as file:
+        yield file
+
+
+def write_residual(file: BinaryIO, coded: Iterable[Parameter], updated: BaseModel) -> None:
+    """Write what an update did not carry.
+
+    Args:
+        file: as `residual_output` gives it. It is on the disk when this returns.
         coded: what the update was made of.
         updated: what decoders have with it.
 
     Raises:
-        InvalidOptions: the file cannot be written.
-        OSError: likewise.
+        BitstreamError: a stream of the base is damaged.
+        OSError: the file cannot be written.
     """
     residuals = [
         Parameter(
@@ -73,7 +106,9 @@ def write_residual(
         if isinstance(difference, FloatDifference)
     ]
     metadata = {_STREAM: updated.streams[-1].digest}
-    save_checkpoint(path, residuals, overwrite=True, metadata=metadata)
+    safetensors.write("the residual", file, residuals, metadata=metadata)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _residual(difference: FloatDifference, updated: BaseModel) -> Array:

@@ -70,6 +70,9 @@ class _UpdatePlan:
         self._map = model_map
         self._source = source
         self._made = source.base.composition
+        self._factors = {
+            name for entry in model_map.factorizations.values() for name in entry.factors
+        }
         self._shapes = {parameter.name: parameter.shape for parameter in coded}
         self._extras = tuple(self._changed_extras(model_map.extras))
         firsts = {extra.tied_to for extra in self._extras}
@@ -105,9 +108,12 @@ class _UpdatePlan:
         known = self._made.tensors.get(name)
         is_other = known is not None and known.role != "coded"  # made of others, and no longer so
         residual = self._source.residuals.get(name)
+        piece = self._made.piece(name)
+        if name in self._factors and piece is not None and piece.operations:
+            piece = None  # no factor is a sum with a product
         return TensorComparison(
             parameter,
-            self._made.piece(name),
+            piece,
             partial(self._source.base.read, name),
             options,
             _same_kind(self._source.old.get(name), parameter),
@@ -153,11 +159,9 @@ class _UpdatePlan:
         for extra in self._extras:
             behind.setdefault(extra.after, []).append(extra.name)
         yield from behind.get(None, [])
-        factors = factors_of(self._map.factorizations)
-        all_factors = {name for names in factors.values() for name in names}
         tracker = FactorTracker[str](factors_of(self._factorizations))
         for parameter in chosen:
-            if parameter.name not in all_factors:
+            if parameter.name not in self._factors:
                 yield parameter.name
             yield from behind.get(parameter.name, [])
             for weight in tracker.add(parameter.name, ""):

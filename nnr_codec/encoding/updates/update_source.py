@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from ...decoding.source import BASE_AND_PARENTS
 from ...decoding.updates.base_model import BaseModel
@@ -29,14 +29,14 @@ class UpdateSource:
         digest: that of its model.
         old: the tensors that the base was made of, by name, as far as they are known.
         residuals: what earlier updates did not carry, by name.
-        residual_file: where what this one does not carry is written; None: nowhere.
+        residual_file: a new file, where what this one does not carry is written; None: nowhere.
     """
 
     base: BaseModel
     digest: str
     old: Mapping[str, Parameter] = field(default_factory=dict)
     residuals: Mapping[str, Parameter] = field(default_factory=dict)
-    residual_file: str | os.PathLike[str] | None = None
+    residual_file: BinaryIO | None = None
 
     def fingerprint(self) -> str:
         """Return 64 hexadecimal digits that stand for all of it."""
@@ -51,6 +51,7 @@ def update_source(
     base: BaseModel | None,
     old: Model | None,
     residual: str | os.PathLike[str] | None,
+    residual_file: BinaryIO | None,
     executor: Executor | None,
 ) -> Iterator[UpdateSource | None]:
     """Give what an update is made against, of which all is open while the block runs.
@@ -59,7 +60,8 @@ def update_source(
         base: what decoders have, the whole of which is decoded; None: there is none, and nothing is
             given.
         old: the model that the base was made of, if it is known.
-        residual: the file of the residual, if there is to be one.
+        residual: the file of what earlier updates did not carry, if there is to be one.
+        residual_file: the new one.
         executor: decodes side by side.
 
     Raises:
@@ -71,7 +73,7 @@ def update_source(
         return
     tensors = {} if old is None else {**old, **with_weights(old)[0]}
     with opened_residual(residual, base) as residuals:
-        yield UpdateSource(base, base.digest(executor), tensors, residuals, residual)
+        yield UpdateSource(base, base.digest(executor), tensors, residuals, residual_file)
 
 
 def update_options(
