@@ -109,6 +109,22 @@ def test_a_factor_has_the_name_of_no_other_tensor() -> None:
     assert list(decoded) == ["x", "q"]
 
 
+@pytest.mark.parametrize("only", [None, "[tv]", "[ts]"])
+def test_ties_have_their_values_wherever_they_stand(only: str | None) -> None:
+    """A factor that is a tensor of the model too comes behind the tie, if it is not selected."""
+    arrays = {"w": values(8, 6), "q": values(6, 6)}
+    ties = [{"name": name, "after": "w", "tied_to": "w"} for name in "ts"]
+    streams = [stream_of(arrays, extras=ties)]
+    zeros = {name: np.zeros_like(array) for name, array in arrays.items()}
+    entries = {"factorizations": {"v": entry_of([8, 6], "w", "q")}}
+    update = update_of(streams, zeros, **entries)
+    base = nnr_codec.decode(streams[0])
+    decoded = nnr_codec.decode(update, base=streams, layers="factorized", only=only)
+    assert set(decoded) == {None: set("wtsq"), "[tv]": set("twq"), "[ts]": set("ts")}[only]
+    for name, array in decoded.items():
+        assert np.array_equal(array, base[name])
+
+
 def test_a_factor_may_have_had_the_name_of_a_weight_in_factors() -> None:
     part, weight = low_rank((12, 4), 2), low_rank((12, 9), 4, seed=1)
     weight = LowRank(weight.shape, (part.to_dense(), weight.factors[1]))

@@ -163,27 +163,23 @@ class BaseModel:
             BitstreamError: a stream is damaged.
         """
         outputs = output_tensors(self.composition, selection)
-        names = {output.name for output in outputs}
-        ties = Counter(output.tied_to for output in outputs if output.tied_to in names)
-        firsts: dict[str, Array] = {}
+        uses = Counter(output.source for output in outputs)
+        firsts = {output.source: output for output in reversed(outputs)}
+        shared: dict[str, Array] = {}
         lazy = self.lazy_tensors(selection, keep)
         calls = (
             (_BYTES_PER_ELEMENT * output.elements, given(lazy[output.name]))
             for output in outputs
-            if output.tied_to not in names
+            if firsts[output.source] is output
         )
         threads = executor if has_threads(executor) else None
         results = ordered_results(threads, _read, calls)
         for output in outputs:
-            if output.tied_to in firsts:
-                values = firsts[output.tied_to]
-                ties[output.tied_to] -= 1
-                if not ties[output.tied_to]:
-                    del firsts[output.tied_to]
-            else:
-                values = next(results)
-            if ties[output.name]:
-                firsts[output.name] = values
+            source = output.source
+            values = shared.pop(source) if source in shared else next(results)
+            uses[source] -= 1
+            if uses[source]:
+                shared[source] = values
             yield DecodedTensor(output.name, output.role, values, tied_to=output.tied_to)
             del values
 

@@ -27,6 +27,11 @@ class OutputTensor(NamedTuple):
     tied_to: str | None = None
 
     @property
+    def source(self) -> str:
+        """The name of the tensor whose values it has: its own, but of a tie."""
+        return self.name if self.tied_to is None else self.tied_to
+
+    @property
     def elements(self) -> int:
         """Number of its elements."""
         return int(np.prod(self.shape, dtype=np.int64))
