@@ -55,9 +55,8 @@ async def stream_tensors_async(
     thread reads ahead: until 16 units wait to be decoded, or 64 MB of them.
 
     When the iterator ends, is closed or is cancelled, these threads end. A request to a server of
-    http or https is cut off; a connection that is being made (up to 10 s), and a read of a
-    synchronous pipe or of other addresses, has to return first. Errors of the source come as they
-    are.
+    http or https is cut off; a connection that is being made, and a read of a synchronous pipe or
+    of other addresses, has to return first. Errors of the source come as they are.
 
     Args:
         source: an asynchronous one: an object with an awaited ``read(n)``

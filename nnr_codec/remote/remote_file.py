@@ -169,8 +169,9 @@ class RemoteFile(io.RawIOBase):
         """Close connections and the local copy, which is gone unless it is in a cache.
 
         If a thread is fetching at that moment, it stops, and closes them; nothing waits for it.
-        What it waits for is cut off, but for a connection that is being made (up to 10 s), and for
-        reads of fsspec (up to 4 MB), which have to end by themselves.
+        What it waits for is cut off, but for a connection that is being made (up to 10 s for each
+        address that the host's name stands for, once these are found), and for reads of fsspec (up
+        to 4 MB), which have to end by themselves.
         """
         if self.closed:
             return
