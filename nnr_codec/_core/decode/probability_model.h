@@ -156,10 +156,23 @@ inline int neighbour_class(int64_t k) { return k == 0 ? 0 : (k < 0 ? 1 : 2); }
 
 inline constexpr int kMaxContexts = ContextLayout::kGreater + 4 * kMaxUnaryLength + 37;
 
-// A tensor's models, each with the index that a reset sets it back to.
-struct ContextSet {
+// Room for any tensor's models, each with the index that a reset sets it back to.
+struct ContextRoom {
   CodingModel models[kMaxContexts];
   uint8_t index[kMaxContexts];
+};
+
+// The caller's room, for `ContextLayout::count()` models of one tensor.
+struct BorrowedContextRoom {
+  CodingModel* models;
+  uint8_t* index;
+};
+
+// A tensor's models.
+template <class Room>
+struct Contexts : Room {
+  using Room::index;
+  using Room::models;
   int count = 0;
 
   void start(const ContextLayout& layout) {
@@ -174,5 +187,7 @@ struct ContextSet {
     for (int i = 0; i < count; ++i) models[i].initialize(index[i]);
   }
 };
+
+using ContextSet = Contexts<ContextRoom>;
 
 }  // namespace nnr
