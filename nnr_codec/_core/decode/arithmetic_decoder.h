@@ -12,6 +12,8 @@
 
 namespace nnr {
 
+#if !defined(NNR_SMALL_TABLES)
+
 // To divide numbers of up to 25 bits by ranges, 256..511 (Granlund and Montgomery 1994: exact, as
 // the reciprocals are rounded up and have nine bits more than the numbers).
 inline constexpr int kReciprocalShift = 34;
@@ -23,6 +25,8 @@ struct Reciprocals {
   }
 };
 inline constexpr Reciprocals kReciprocals{};
+
+#endif
 
 class ArithmeticDecoder {
  public:
@@ -85,6 +89,16 @@ class ArithmeticDecoder {
   // value by the range, many bits at a time.
   uint32_t decode_bypass(int count) {
     uint32_t bits = 0;
+#if defined(NNR_SMALL_TABLES)
+    for (; count > 0; --count) {
+      window_ <<= 1;
+      if (--available_ < 0) refill();
+      const uint64_t scaled = static_cast<uint64_t>(range_) << kRangeShift;
+      const bool bin = window_ >= scaled;
+      if (bin) window_ -= scaled;
+      bits = bits << 1 | (bin ? 1 : 0);
+    }
+#else
     while (count > 0) {
       const int part = count < kMaxBypass ? count : kMaxBypass;
       count -= part;
@@ -96,6 +110,7 @@ class ArithmeticDecoder {
       available_ -= part;
       bits = bits << part | static_cast<uint32_t>(quotient);
     }
+#endif
     return bits;
   }
 

@@ -45,7 +45,6 @@ void nnr_default_options(nnr_options* options) {
 }
 
 size_t nnr_decoder_size(void) { return sizeof(Decoder); }
-size_t nnr_series_size(void) { return sizeof(Series); }
 
 nnr_decoder* nnr_open_memory(void* place, const nnr_options* options, const void* data,
                              size_t size) {
@@ -96,6 +95,10 @@ void nnr_close(nnr_decoder* decoder) {
   if (decoder) implementation(decoder)->~Decoder();
 }
 
+#if NNR_WITH_UPDATES
+
+size_t nnr_series_size(void) { return sizeof(Series); }
+
 nnr_series* nnr_series_open(void* place, const nnr_memory* memory) {
   if (!place || !memory || !memory->allocate || !memory->release) return nullptr;
   return reinterpret_cast<nnr_series*>(new (place) Series(*memory));
@@ -104,3 +107,11 @@ nnr_series* nnr_series_open(void* place, const nnr_memory* memory) {
 void nnr_series_close(nnr_series* series) {
   if (series) reinterpret_cast<Series*>(series)->~Series();
 }
+
+#else
+
+size_t nnr_series_size(void) { return 0; }
+nnr_series* nnr_series_open(void*, const nnr_memory*) { return nullptr; }
+void nnr_series_close(nnr_series*) {}
+
+#endif

@@ -174,7 +174,7 @@ const nnr_error* nnr_last_error(const nnr_decoder* decoder);
 /* Releases all memory. */
 void nnr_close(nnr_decoder* decoder);
 
-/* Opens an empty series in `place`, nnr_series_size() bytes. After an error of a decoder that keeps
+/* Opens an empty series in `place`, nnr_series_size() bytes; null in a build without updates. After an error of a decoder that keeps
    its integers in it, it is of no further use but to be closed. */
 nnr_series* nnr_series_open(void* place, const nnr_memory* memory);
 void nnr_series_close(nnr_series* series);

@@ -35,10 +35,10 @@ class BitReader {
   void rest(uint64_t most);
 
   // Notes an error at the place reached.
-  bool fail(nnr_status status, const char* text) {
-    return failure_->set(status, text, bit_ >> 3);
+  bool fail(nnr_status status, Reason reason) {
+    return failure_->set(status, reason, bit_ >> 3);
   }
-  bool invalid(const char* text) { return fail(NNR_INVALID, text); }
+  bool invalid(Reason reason) { return fail(NNR_INVALID, reason); }
   // Whether `count` codes of `bits` each may follow; else notes that the unit ends before.
   bool fits(uint64_t count, uint64_t bits) {
     return count <= bits_left() / bits || fail(NNR_TRUNCATED, "a list is longer than its unit");

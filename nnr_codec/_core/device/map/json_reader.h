@@ -33,7 +33,7 @@ class JsonReader {
   // Checks that nothing follows.
   bool finish();
 
-  bool fail(const char* text) { return failure_->invalid(text); }
+  bool fail(Reason reason) { return failure_->invalid(reason); }
   bool ok() const { return !failure_->is_set(); }
 
  private:

@@ -15,7 +15,7 @@ struct MapReader {
   Names& names;
   Failure& failure;
 
-  bool fail(const char* text) { return failure.invalid(text); }
+  bool fail(Reason reason) { return failure.invalid(reason); }
   bool read_type(nnr_type& type);
   bool read_shape(Shape& shape);
   // A name of a tensor; its entry.

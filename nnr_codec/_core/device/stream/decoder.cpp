@@ -55,7 +55,9 @@ bool Decoder::finish_current() {
     }
   }
   from_ = From::kNothing;
+#if NNR_WITH_DC
   release_used();
+#endif
   return true;
 }
 
@@ -86,10 +88,7 @@ bool Decoder::begin_tensor(nnr_tensor& tensor, bool& is_given) {
   const UnitTensor& unit_tensor = tensors_[index];
   const DataUnit& unit = walk_.unit();
   NamedTensor& named = *walk_.find(unit_tensor.name);
-  const bool is_block_factor = unit_tensor.role == NNR_FACTOR_G || unit_tensor.role == NNR_FACTOR_H;
-  const bool is_selected = !is_dense() || !(is_block_factor || named.uses);
-  const uint32_t uses = is_block_factor ? (forms(*walk_.find(unit.product_name())) ? 1 : 0) : uses_of(named);
-  NamedTensor* part = named.rule ? named.rule->part : nullptr;
+  NamedTensor* part = NNR_WITH_MAP && named.rule ? named.rule->part : nullptr;
   StoredTensor* stored_part = part ? part->stored : nullptr;
   used_[0] = stored_part ? part : nullptr;
   if (!values_.start(unit, unit_tensor, named.rule, stored_part, failure_)) return false;
@@ -99,10 +98,16 @@ bool Decoder::begin_tensor(nnr_tensor& tensor, bool& is_given) {
   elements_ = unit_tensor.elements() / values_.integers_per_value();
   last_coded_ = &named;
   next_weight_ = named.uses;
+  bool is_selected = true;
+  is_given = true;
+#if NNR_WITH_DC
+  const bool is_block_factor = unit_tensor.role == NNR_FACTOR_G || unit_tensor.role == NNR_FACTOR_H;
+  is_selected = !is_dense() || !(is_block_factor || named.uses);
   is_given = !named.owner && (is_selected || named.ties);
-  if ((named.owner || uses) && !store(named, unit_tensor, is_block_factor, named.owner ? 1 : uses))
-    return false;
+  const uint32_t uses = named.owner ? 1 : is_block_factor ? block_uses() : uses_of(named);
+  if (uses && !store(named, unit_tensor, is_block_factor, uses)) return false;
   if (!is_given) return true;
+#endif
   describe_shape(named.rule, &unit_tensor, tensor);
   give(named, is_selected, unit_tensor.role, tensor);
   return true;
@@ -217,8 +222,8 @@ bool Decoder::next_extra(nnr_tensor& tensor, bool& is_given) {
 
 // Names the tensor, of which the shape is described: not selected ones as the first one tied to it.
 void Decoder::give(NamedTensor& named, bool is_selected, nnr_role role, nnr_tensor& tensor) {
-  const Text& name = is_selected ? named.name : named.ties->tensor->name;
-  if (!is_selected) named.ties->is_done = true;
+  const Text& name = is_selected || !NNR_WITH_MAP ? named.name : named.ties->tensor->name;
+  if (NNR_WITH_MAP && !is_selected) named.ties->is_done = true;
   named.given_as = name.data;
   tensor.name = name.data;
   tensor.role = role;
@@ -233,7 +238,7 @@ void Decoder::give(NamedTensor& named, bool is_selected, nnr_role role, nnr_tens
 // product.
 void Decoder::describe_shape(const Rule* rule, const UnitTensor* unit_tensor, nnr_tensor& tensor) {
   const DataUnit& unit = walk_.unit();
-  if (rule && rule->has_shape) {
+  if (NNR_WITH_MAP && rule && rule->has_shape) {
     tensor.dimension_count = rule->shape.count;
     tensor.dimensions = rule->shape.dimensions;
   } else if (!unit_tensor || (unit_tensor->role == NNR_WEIGHT && !unit.is_separate_factor())) {

@@ -44,6 +44,7 @@ class Decoder {
 
   // Elements that are kept for later (stored.cpp).
   uint32_t uses_of(const NamedTensor& named) const;
+  uint32_t block_uses() const;
   bool store(NamedTensor& named, const UnitTensor& unit_tensor, bool as_floats, uint32_t uses);
   StoredTensor* make_stored(const UnitTensor& unit_tensor);
   void release_used();

@@ -58,7 +58,7 @@ bool Decoder::read_piece(nnr_type type, uint8_t* elements, uint64_t count) {
 
 // Reads `count` elements, from element `first` on, of the tensor's own type.
 bool Decoder::read_native(uint8_t* elements, uint64_t first, size_t count) {
-  const size_t size = type_info(values_.type()).size;
+  [[maybe_unused]] const size_t size = type_info(values_.type()).size;
   int32_t integers[kPiece];
   switch (from_) {
     case From::kCodeword: {
@@ -73,6 +73,7 @@ bool Decoder::read_native(uint8_t* elements, uint64_t first, size_t count) {
                                            uint32_t{bytes[1]} << 8 | bytes[0]);
       return values_.convert(integers, first, count, elements, failure_);
     }
+#if NNR_WITH_DC
     case From::kStored: {
       const uint8_t* data = static_cast<const uint8_t*>(read_from_->data);
       std::memcpy(elements, data + static_cast<size_t>(first) * size, count * size);
@@ -84,11 +85,12 @@ bool Decoder::read_native(uint8_t* elements, uint64_t first, size_t count) {
       return true;
     }
     default:
-#if NNR_WITH_DC
       for (size_t i = 0; i < count; ++i)
         values_.convert_number(product_.element(first + i), elements + i * size);
-#endif
       return true;
+#else
+    default: return true;
+#endif
   }
 }
 

@@ -3,12 +3,19 @@
 
 namespace nnr::device {
 
+#if NNR_WITH_DC
+
 // The weights that are still to be formed of a factor.
 uint32_t Decoder::uses_of(const NamedTensor& named) const {
   uint32_t uses = 0;
   for (const WeightUse* use = named.uses; use; use = use->next)
     if (forms(*use->weight->tensor)) ++uses;
   return uses;
+}
+
+// The same of a factor of the block: its product, if that is to be formed.
+uint32_t Decoder::block_uses() const {
+  return forms(*walk_.find(walk_.unit().product_name())) ? 1 : 0;
 }
 
 // Decodes a tensor to memory: a factor of a block as binary32 numbers, others as they come back.
@@ -71,5 +78,11 @@ void Decoder::release(StoredTensor& stored) {
 Decoder::~Decoder() {
   for (StoredTensor* stored = stored_; stored; stored = stored->next) release(*stored);
 }
+
+#else
+
+Decoder::~Decoder() = default;
+
+#endif
 
 }  // namespace nnr::device

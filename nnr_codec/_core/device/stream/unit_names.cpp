@@ -4,12 +4,16 @@
 
 namespace nnr::device {
 
+#if NNR_WITH_MAP
+
 bool UnitWalk::read_map(const Text& text) {
   if (map_.is_present || positions_) return failure_.invalid("a model map behind a data unit or another map");
   if (!parse_model_map(text, memory_, limits_, arena_, names_, map_, failure_)) return false;
   if (map_.index.is_present()) return map_.index.begin(source_.data(), size_, failure_);
   return true;
 }
+
+#endif
 
 bool UnitWalk::note_names() {
   UnitTensor tensors[kMaxUnitTensors];

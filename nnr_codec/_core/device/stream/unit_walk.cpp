@@ -90,11 +90,14 @@ bool UnitWalk::check_order() {
     if ((type_ == kLayerParameters || type_ == kDataUnit) && !parameters_.has_mps)
       return failure_.invalid("a unit comes before the model parameter set");
   }
+#if NNR_WITH_MAP
   return map_.index.check_size(size_, failure_);
+#else
+  return true;
+#endif
 }
 
 bool UnitWalk::read_content() {
-  const bool had_index = map_.index.is_present();
   BitReader reader(source_.data(), size_, failure_);
   reader.skip(8 * header_size_);
   Text map_text;
@@ -117,13 +120,12 @@ bool UnitWalk::read_content() {
   if (text_bytes_ > limits_.topology_bytes) return failure_.limit("topology data are longer than the limit");
   if (header_entries_ > limits_.header_entries) return failure_.limit("headers are larger than the limit");
 #if NNR_WITH_MAP
+  const bool had_index = map_.index.is_present();
   if (map_text.data && is_model_map(map_text) && !read_map(map_text)) return false;
   if (type_ != kDataUnit && !map_.is_present && begins_like_map(source_.data(), size_))
     return failure_.invalid("a damaged model map");
   if (had_index) return map_.index.check_unit(source_.data(), size_, type_ == kDataUnit ? &unit_ : nullptr, failure_);
   if (type_ != kDataUnit && !map_.index.is_present()) map_.index.add_to_head(source_.data(), size_);
-#else
-  (void)had_index;
 #endif
   return true;
 }

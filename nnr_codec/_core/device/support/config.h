@@ -22,6 +22,11 @@
 #define NNR_WITH_MAP 1
 #endif
 
+// Texts of errors; without them they are empty.
+#ifndef NNR_WITH_TEXTS
+#define NNR_WITH_TEXTS 1
+#endif
+
 #if NNR_WITH_MAP && !(NNR_WITH_DC && NNR_WITH_FLOATS)
 #error "NNR_WITH_MAP needs NNR_WITH_DC and NNR_WITH_FLOATS"
 #endif

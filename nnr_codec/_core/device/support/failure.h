@@ -2,8 +2,22 @@
 #pragma once
 
 #include "../nnr.h"
+#include "config.h"
 
 namespace nnr::device {
+
+// Why something is refused, in words, if this build has them.
+#if NNR_WITH_TEXTS
+struct Reason {
+  const char* text;
+  constexpr Reason(const char* words) : text(words) {}
+};
+#else
+struct Reason {
+  static constexpr const char* text = "";
+  constexpr Reason(const char*) {}
+};
+#endif
 
 class Failure {
  public:
@@ -17,13 +31,13 @@ class Failure {
   }
 
   // Notes an error, unless there is one already. Returns false, for the caller to return.
-  bool set(nnr_status status, const char* text, uint64_t offset_in_unit = 0) {
-    if (!is_set()) error_ = {status, unit_, unit_offset_ + offset_in_unit, text};
+  bool set(nnr_status status, Reason reason, uint64_t offset_in_unit = 0) {
+    if (!is_set()) error_ = {status, unit_, unit_offset_ + offset_in_unit, reason.text};
     return false;
   }
-  bool invalid(const char* text) { return set(NNR_INVALID, text); }
-  bool unsupported(const char* text) { return set(NNR_UNSUPPORTED, text); }
-  bool limit(const char* text) { return set(NNR_LIMIT, text); }
+  bool invalid(Reason reason) { return set(NNR_INVALID, reason); }
+  bool unsupported(Reason reason) { return set(NNR_UNSUPPORTED, reason); }
+  bool limit(Reason reason) { return set(NNR_LIMIT, reason); }
   bool no_memory() { return set(NNR_OUT_OF_MEMORY, "the caller gave no memory"); }
 
  private:

@@ -1,5 +1,7 @@
 #include "number_types.h"
 
+#include "config.h"
+
 namespace nnr::device {
 
 namespace {
@@ -49,6 +51,21 @@ uint32_t nearest_power(float value) {
   if (field == 0) return mantissa > 0x400000 ? 1 : 0;  // above 2^-127, as ml_dtypes has it
   const bool up = mantissa > 0x400000 || (mantissa == 0x400000 && (field & 1));
   return field + (up ? 1 : 0);
+}
+
+// Bits of the binary64 number of the same value. In integers, as many processors have no binary64.
+uint64_t widened_to_64(float value) {
+  const uint32_t bits = bits_cast<uint32_t>(value);
+  const uint64_t sign = static_cast<uint64_t>(bits >> 31) << 63;
+  uint32_t field = bits >> 23 & 0xff, mantissa = bits & 0x7fffff;
+  if (field == 0xff) return sign | uint64_t{0x7ff} << 52 | static_cast<uint64_t>(mantissa) << 29;
+  if (field == 0 && mantissa == 0) return sign;
+  uint64_t wide = uint64_t{field} + (1023 - 127);
+  if (field == 0) {
+    for (++wide; !(mantissa & 0x800000); mantissa <<= 1) --wide;
+    mantissa &= 0x7fffff;
+  }
+  return sign | wide << 52 | static_cast<uint64_t>(mantissa) << 29;
 }
 
 }  // namespace
@@ -147,12 +164,14 @@ void store_float(void* to, float value, nnr_type type) {
   if (type == NNR_FLOAT32) {
     std::memcpy(to, &value, sizeof value);
   } else if (type == NNR_FLOAT64) {
-    const double wide = value;
+    const uint64_t wide = widened_to_64(value);
     std::memcpy(to, &wide, sizeof wide);
   } else {
     store_word(to, narrowed(value, kTypes[type]), kTypes[type].size);
   }
 }
+
+#if NNR_WITH_DC
 
 double load_number(const void* from, nnr_type type) {
   const TypeInfo& info = kTypes[type];
@@ -163,6 +182,8 @@ double load_number(const void* from, nnr_type type) {
   const int unused = 64 - 8 * info.size;
   return static_cast<double>(static_cast<int64_t>(word << unused) >> unused);
 }
+
+#endif
 
 float load_float(const void* from, nnr_type type) {
   const TypeInfo& info = kTypes[type];

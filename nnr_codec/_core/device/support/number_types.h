@@ -63,7 +63,7 @@ uint64_t load_word(const void* from, size_t size);
 
 // Stores a number as an element of floating-point type, and loads an element of any type.
 void store_float(void* to, float value, nnr_type type);
-double load_number(const void* from, nnr_type type);
+double load_number(const void* from, nnr_type type);  // of builds with products
 float load_float(const void* from, nnr_type type);
 
 }  // namespace nnr::device

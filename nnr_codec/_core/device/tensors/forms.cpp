@@ -1,6 +1,6 @@
 #include "forms.h"
 
-#include "../support/config.h"
+#if NNR_WITH_DC
 
 namespace nnr::device {
 
@@ -241,3 +241,5 @@ float Product::element(uint64_t index) {
 }
 
 }  // namespace nnr::device
+
+#endif

@@ -43,19 +43,21 @@ bool Values::start(const DataUnit& unit, const UnitTensor& tensor, const Rule* r
 #if !NNR_WITH_FLOATS
   if (is_raw_) return failure.unsupported("raw floats, in a build without floats");
 #endif
+#if NNR_WITH_MAP
   return start_rule(rule, tensor.elements(), is_whole, failure) &&
          start_part(tensor, unit, part, failure);
+#else
+  (void)rule, (void)part, (void)failure;
+  return true;
+#endif
 }
+
+#if NNR_WITH_DC
 
 bool Values::start_product(const DataUnit& unit, const Rule* rule, Failure& failure) {
   *this = Values();
   natural_ = type_ = kFormats[unit.data_format != kNoFormat ? unit.data_format : 1].type;
   return start_rule(rule, unit.elements, false, failure);
-}
-
-void Values::start_weight(nnr_type type) {
-  *this = Values();
-  natural_ = type_ = type;
 }
 
 Values Values::as_factor() const {
@@ -64,6 +66,19 @@ Values Values::as_factor() const {
   values.rule_ = nullptr;
   return values;
 }
+
+#endif
+
+#if NNR_WITH_MAP
+
+void Values::start_weight(nnr_type type) {
+  *this = Values();
+  natural_ = type_ = type;
+}
+
+#endif
+
+#if NNR_WITH_DC || NNR_WITH_MAP
 
 bool Values::start_rule(const Rule* rule, uint64_t coded, bool is_whole, Failure& failure) {
   if (!rule) return true;
@@ -80,6 +95,10 @@ bool Values::start_rule(const Rule* rule, uint64_t coded, bool is_whole, Failure
                                                          : is_whole && natural_ == NNR_INT32;
   return fits_kind || failure.invalid("a tensor has other values than the model map wants");
 }
+
+#endif
+
+#if NNR_WITH_MAP
 
 bool Values::start_part(const UnitTensor& tensor, const DataUnit& unit, StoredTensor* part,
                         Failure& failure) {
@@ -126,6 +145,8 @@ double Values::scale_of(uint64_t group) const {
                                                        : bits_cast<float>(word);
   return static_cast<double>(scale);
 }
+
+#endif
 
 bool Values::set_step(int64_t qp, unsigned density, Failure& failure) {
   const int64_t exponent = qp >> density;
@@ -183,14 +204,21 @@ bool Values::convert_floats(const int32_t* integers, size_t count, uint8_t* to,
     if (!look_up(&integer, 1, failure)) return false;
     float value = is_raw_ ? bits_cast<float>(integer) : step_ * static_cast<float>(integer);
     const bool is_wide = integer > kLargestInFloat || integer < -kLargestInFloat;
-    if (codebook_ && is_wide)  // to be rounded once
-      value = static_cast<float>(static_cast<double>(integer) * static_cast<double>(step_));
+    if (codebook_ && is_wide) value = times_step(integer);
     store_float(to + i * size, value, type_);
   }
 #else
   (void)integers, (void)count, (void)to, (void)failure;
 #endif
   return true;
+}
+
+// The integer times the step, rounded once: the step's significand has 8 bits at most, and powers of
+// two change nothing, as the product is a normal number or infinite.
+float Values::times_step(int32_t integer) const {
+  const uint32_t bits = bits_cast<uint32_t>(step_), significand = 0x80 | (bits >> 16 & 0x7f);
+  const float power = bits_cast<float>(bits & 0x7f800000);
+  return static_cast<float>(int64_t{integer} * static_cast<int64_t>(significand)) * 0x1p-7f * power;
 }
 
 bool Values::convert_whole(const int32_t* integers, size_t count, uint8_t* to,

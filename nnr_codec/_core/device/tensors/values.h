@@ -26,7 +26,9 @@ class Values {
   nnr_type type() const { return type_; }
   // The step of all integers; 0 if they have none.
   float step() const { return is_quantized_ && !has_meaning() ? step_ : 0.0f; }
-  uint64_t integers_per_value() const { return rule_ ? rule_->integers_per_value() : 1; }
+  uint64_t integers_per_value() const {
+    return NNR_WITH_MAP && rule_ ? rule_->integers_per_value() : 1;
+  }
   // Whether the elements are 32-bit floats, each an integer times the step.
   bool is_plain() const { return is_quantized_ && !codebook_ && type_ == NNR_FLOAT32; }
   bool is_raw() const { return is_raw_; }
@@ -44,9 +46,10 @@ class Values {
   bool start_rule(const Rule* rule, uint64_t coded, bool is_whole, Failure& failure);
   bool start_part(const UnitTensor& tensor, const DataUnit& unit, StoredTensor* part, Failure& failure);
   bool check_scales(uint64_t elements, Failure& failure) const;
-  bool has_meaning() const { return rule_ && rule_->meaning != Meaning::kNone; }
+  bool has_meaning() const { return NNR_WITH_MAP && rule_ && rule_->meaning != Meaning::kNone; }
   double scale_of(uint64_t group) const;
   bool convert_floats(const int32_t* integers, size_t count, uint8_t* to, Failure& failure) const;
+  float times_step(int32_t integer) const;
   bool convert_whole(const int32_t* integers, size_t count, uint8_t* to, Failure& failure) const;
   bool convert_meaning(const int32_t* integers, uint64_t index, uint8_t* to) const;
   bool convert_scaled(int32_t integer, double scale, uint8_t* to) const;
