@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import struct
@@ -14,6 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from small_streams import SmallStream
+
+import nnr_codec
+from nnr_codec import DecodeLimits
 
 ROOT = Path(__file__).parents[2]
 DEVICE = ROOT / "nnr_codec" / "_core" / "device"
@@ -25,6 +30,14 @@ WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror")
 LIBRARY = ("-std=c++17", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics",
            "-ffp-contract=off", "-DNNR_PLAIN_PATHS_ALONE")  # fmt: skip
 SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+LIMITS = DecodeLimits(
+    max_elements_per_tensor=1 << 22,
+    max_elements=1 << 22,
+    max_product_operations=1 << 26,
+    max_all_product_operations=1 << 27,
+)
+"""Those of the harness."""
 
 MEMORY, FUNCTION, FED = 0, 1, 2
 FACTORIZED, FAIL_ALLOCATIONS, NOTHING_READ, ODD_PIECES, AS_INTEGERS = 4, 8, 16, 32, 64
@@ -44,14 +57,28 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the harness says of a stream: `total` and `count` are those of the tensors."""
+    """What the harness says of a stream: `total` and `count` are those of the tensors,
+    the peaks bytes of memory."""
 
     status: int
     total: int
     count: int
     peak: int
+    series_peak: int
     allocations: int
     text: str
+
+
+@dataclass(frozen=True)
+class HostBuild:
+    """The library for this machine: its object files, what was linked with them, and the C compiler."""
+
+    folder: Path
+    c: str
+    objects: list[Path]
+    harness: Path
+    command: Path
+    library: Path
 
 
 def run(*command: str | Path, **more: Any) -> subprocess.CompletedProcess[Any]:
@@ -78,13 +105,13 @@ def compile_objects(folder: Path, compiler: Sequence[str], *flags: str) -> list[
     return objects
 
 
-def build_program(folder: Path, c: Sequence[str], cxx: Sequence[str], source: Path, *flags: str,
-                  link: Sequence[str] = ()) -> Path:  # fmt: skip
-    """Compile the library and a C program that uses it; linked without the C++ library."""
-    objects = compile_objects(folder, cxx, *flags)
+def link_program(
+    folder: Path, c: Sequence[str], source: Path, objects: Sequence[Path], *flags: str
+) -> Path:
+    """Compile a C program that uses the library; it is linked without the C++ library."""
     program = folder / source.stem
-    done = run(*c, "-std=c99", "-pedantic", "-D_POSIX_C_SOURCE=200809L", *WARNINGS, *flags,
-               f"-I{DEVICE}", source, *objects, "-o", program, *link, text=True)  # fmt: skip
+    language = ("-std=c99", "-pedantic", "-D_POSIX_C_SOURCE=200809L", f"-I{DEVICE}")
+    done = run(*c, *language, *WARNINGS, source, *objects, "-o", program, *flags, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return program
 
@@ -101,7 +128,7 @@ def ask(program: Sequence[str | Path], requests: Iterable[Request]) -> list[Answ
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-4000:]
     answers = []
     for line in done.stdout.decode().splitlines():
-        *numbers, text = line.split(" ", 5)
+        *numbers, text = line.split(" ", 6)
         answers.append(Answer(*map(int, numbers), text))  # type: ignore[arg-type]
     return answers
 
@@ -131,3 +158,58 @@ def host_compilers() -> tuple[str, str] | None:
     c = os.environ.get("CC") or tool("cc", "gcc", "clang")
     cxx = os.environ.get("CXX") or tool("c++", "g++", "clang++")
     return (c, cxx) if c and cxx else None
+
+
+def expected(request: Request) -> tuple[int, int] | None:
+    """What nnr_codec decodes a request to, as the harness has it; None: it is refused."""
+    layers = "factorized" if request.options & FACTORIZED else "dense"
+    try:
+        tensors = nnr_codec.decode(
+            request.stream, parents=request.parents, layers=layers, limits=LIMITS
+        )
+    except nnr_codec.BitstreamError:
+        return None
+    return expected_total(tensors), len(tensors)
+
+
+def differences(program: Sequence[str | Path], requests: Sequence[Request]) -> list[str]:
+    """Return a sentence for each stream of which the harness says something else."""
+    found = []
+    for number, (request, answer) in enumerate(zip(requests, ask(program, requests), strict=True)):
+        want = expected(request)
+        got = (answer.total, answer.count) if answer.status == END else None
+        is_refused = answer.status >= INVALID and answer.status != NO_MEMORY
+        if got != want or (got is None and not is_refused):
+            found.append(f"request {number}, options {request.options}: {answer}, not {want}")
+    return found
+
+
+def corpus_requests(options: int, largest: int = 30_000) -> list[Request]:
+    """The cases of the conformance corpus, but the largest ones."""
+    requests = []
+    for path in sorted(CORPUS.glob("*/*/case.json")):
+        case = json.loads(path.read_text())
+        files = [*case.get("parents", []), "stream.nnr"]
+        *parents, stream = [(path.parent / file).read_bytes() for file in files]
+        if len(stream) <= largest:
+            requests.append(Request(stream, tuple(parents), options))
+    return requests
+
+
+def damaged(stream: SmallStream, every: int = 1) -> list[Request]:
+    """A stream cut at every byte, and with every bit flipped, or every n-th of these."""
+    data, parents = stream.data, stream.parents
+    requests = [Request(data[:size], parents, size % 3) for size in range(0, len(data), every)]
+    for bit in range(0, 8 * len(data), every):
+        layers = FACTORIZED if bit % 2 else 0
+        requests.append(Request(_flipped(data, bit), parents, bit % 3 | layers))
+    for parent in parents:
+        for bit in range(0, 8 * len(parent), every):
+            requests.append(Request(data, (_flipped(parent, bit),), bit % 3))
+    return requests
+
+
+def _flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 128 >> bit % 8
+    return bytes(changed)

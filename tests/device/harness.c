@@ -4,10 +4,11 @@
    of a series, oldest first, and the stream itself; each with its size before it. Numbers have four
    bytes, the least significant first. An answer is
 
-     STATUS SUM TENSORS PEAK ALLOCATIONS TEXT
+     STATUS SUM TENSORS PEAK SERIES ALLOCATIONS TEXT
 
    SUM is a sum over the tensors of what their names, types, shapes and elements hash to, whatever their
-   order. PEAK is of the bytes allocated for the stream itself. */
+   order. PEAK is of the bytes allocated for the stream itself, SERIES of those for the
+   series. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +38,7 @@ typedef struct result {
   nnr_status status;
   uint32_t sum;
   unsigned count;
+  size_t series_peak;
   const char* text;
 } result;
 
@@ -201,7 +203,7 @@ static nnr_status next_tensor(nnr_decoder* decoder, nnr_tensor* tensor, bytes* f
 }
 
 static result decode(bytes stream, const nnr_options* options, int flags) {
-  result out = {NNR_OK, 0, 0, ""};
+  result out = {NNR_OK, 0, 0, 0, ""};
   seen* list = NULL;
   void* place = malloc(nnr_decoder_size());
   const int input = flags & kInputMask;
@@ -219,11 +221,11 @@ static result decode(bytes stream, const nnr_options* options, int flags) {
   if (!decoder) die("a decoder does not open");
   while ((out.status = next_tensor(decoder, &tensor, &stream)) == NNR_OK) {
     uint32_t hash = 0;
+    if (flags & kNothingRead) continue;
     if (tensor.role == NNR_TIED) {
       note_tie(&out, &list, &tensor);
       continue;
     }
-    if (flags & kNothingRead) continue;
     out.status = hash_tensor(decoder, &tensor, flags, &hash);
     if (out.status != NNR_OK) break;
     note(&out, &list, &tensor, hash);
@@ -246,7 +248,7 @@ static result decode_series(const bytes* streams, unsigned count, int flags, mem
   nnr_memory series_memory = {NULL, allocate, release};
   void* place = malloc(nnr_series_size());
   nnr_series* series;
-  result out = {NNR_OK, 0, 0, ""};
+  result out = {NNR_OK, 0, 0, 0, ""};
   unsigned i;
   series_log.fail_at = flags & kFailAllocations ? log->fail_at : 0;
   series_memory.context = &series_log;
@@ -272,6 +274,7 @@ static result decode_series(const bytes* streams, unsigned count, int flags, mem
   nnr_series_close(series);
   free(place);
   if (series_log.live || log->live) die("memory is left");
+  out.series_peak = series_log.peak;
   return out;
 }
 
@@ -314,8 +317,9 @@ int main(void) {
     }
     out = decode_series(streams, count, (int)flags & ~kFailAllocations, &log);
     if (flags & kFailAllocations) fail_allocations(streams, count, (int)flags, out.status);
-    printf("%d %lu %u %lu %lu %s\n", (int)out.status, (unsigned long)out.sum, out.count,
-           (unsigned long)log.peak, (unsigned long)log.count, out.text);
+    printf("%d %lu %u %lu %lu %lu %s\n", (int)out.status, (unsigned long)out.sum, out.count,
+           (unsigned long)log.peak, (unsigned long)out.series_peak, (unsigned long)log.count,
+           out.text);
     for (i = 0; i < count; ++i) free((void*)streams[i].data);
   }
   return 0;
