@@ -71,7 +71,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class HostBuild:
-    """The library for this machine: its object files, what was linked with them, and the C compiler."""
+    """The library for this machine: object files, what was linked with them, the C compiler."""
 
     folder: Path
     c: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +32,8 @@ ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 RELEASE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 CANCELLED_FUNCTION = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 LIMIT_NAMES = [
-    "elements_per_tensor",
-    "elements",
-    "units",
-    "stream_bytes",
-    "unit_bytes",
-    "name_bytes",
-    "dimensions",
-    "product_operations",
-    "all_product_operations",
-    "header_entries",
+    *("elements_per_tensor", "elements", "units", "stream_bytes", "unit_bytes", "name_bytes"),
+    *("dimensions", "product_operations", "all_product_operations", "header_entries"),
     "topology_bytes",
 ]
 
@@ -118,8 +109,8 @@ class Interface:
 
 
 @pytest.fixture
-def interface(host: HostBuild) -> Iterator[Interface]:
-    yield Interface(host.library)
+def interface(host: HostBuild) -> Interface:
+    return Interface(host.library)
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,7 @@ def linux(machine: str, emulator: str) -> Target:
 
 
 WASM = "--target=wasm32-wasi"
+NODE = ("node", "--no-warnings", str(RUN_WASM))
 TARGETS = {
     "clang": Target(("clang",), ("clang++",), (), ()),
     "aarch64": linux("aarch64-linux-gnu", "qemu-aarch64"),
