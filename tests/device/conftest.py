@@ -10,8 +10,8 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "fuzz"))  # its small streams
 
 from device_support import (
-    DEVICE,
     HARNESS,
+    NNRDEC,
     SANITIZERS,
     HostBuild,
     compile_objects,
@@ -29,8 +29,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> HostBuild:
     c, cxx = compilers
     folder = tmp_path_factory.mktemp("device")
     objects = compile_objects(folder, [cxx], "-O1", "-fPIC")
-    harness = link_program(folder, [c], HARNESS, objects)
-    command = link_program(folder, [c], DEVICE / "nnrdec.c", objects)
+    harness = link_program(folder / "harness", [c], [HARNESS], objects)
+    command = link_program(folder / "nnrdec", [c], NNRDEC, objects)
     library = folder / "libnnr.so"
     assert run(c, "-shared", *objects, "-o", library).returncode == 0
     return HostBuild(folder, c, objects, harness, command, library)
@@ -49,4 +49,4 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if run(c, *SANITIZERS, probe, "-o", folder / "probe").returncode:
         pytest.skip(f"{c} has no address and undefined behaviour sanitizers")
     objects = compile_objects(folder, [cxx], "-O1", *SANITIZERS)
-    return link_program(folder, [c], HARNESS, objects, *SANITIZERS)
+    return link_program(folder / "harness", [c], [HARNESS], objects, *SANITIZERS)

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 DEVICE = ROOT / "nnr_codec" / "_core" / "device"
 CORPUS = ROOT / "conformance" / "corpus"
 SOURCES = [DEVICE / "nnr.cpp", *sorted(DEVICE.glob("*/*.cpp"))]
+NNRDEC = sorted(DEVICE.glob("nnrdec/*.c"))
 HARNESS = Path(__file__).with_name("harness.c")
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror")
@@ -106,12 +107,11 @@ def compile_objects(folder: Path, compiler: Sequence[str], *flags: str) -> list[
 
 
 def link_program(
-    folder: Path, c: Sequence[str], source: Path, objects: Sequence[Path], *flags: str
+    program: Path, c: Sequence[str], sources: Sequence[Path], objects: Sequence[Path], *flags: str
 ) -> Path:
     """Compile a C program that uses the library; it is linked without the C++ library."""
-    program = folder / source.stem
     language = ("-std=c99", "-pedantic", "-D_POSIX_C_SOURCE=200809L", f"-I{DEVICE}")
-    done = run(*c, *language, *WARNINGS, source, *objects, "-o", program, *flags, text=True)
+    done = run(*c, *language, *WARNINGS, *sources, *objects, "-o", program, *flags, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return program
 

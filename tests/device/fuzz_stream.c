@@ -1,5 +1,5 @@
-/* A target for libFuzzer: the first byte chooses how a bitstream is read, and whether the second part of
-   the data, behind a size of two bytes, is its parent. */
+/* A target for libFuzzer: the first byte chooses how a bitstream is read, and whether the second
+   part of the data, behind a size of two bytes, is its parent. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,8 +42,8 @@ static void read_all(nnr_decoder* decoder, const uint8_t* data, size_t size, int
 
 static void decode(const uint8_t* data, size_t size, nnr_options* options, int how) {
   void* place = malloc(nnr_decoder_size());
-  nnr_decoder* decoder = how & 2 ? nnr_open_feed(place, options)
-                                 : nnr_open_memory(place, options, data, size);
+  nnr_decoder* decoder =
+      how & 2 ? nnr_open_feed(place, options) : nnr_open_memory(place, options, data, size);
   read_all(decoder, data, size, how);
   nnr_close(decoder);
   free(place);

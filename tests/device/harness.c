@@ -1,13 +1,13 @@
 /* Decodes many small bitstreams for the tests, and says in a line for each what came of it.
 
-   Standard input: requests, each a number of options, a number of streams, and the streams: the parents
-   of a series, oldest first, and the stream itself; each with its size before it. Numbers have four
-   bytes, the least significant first. An answer is
+   Standard input: requests, each a number of options, a number of streams, and the streams: the
+   parents of a series, oldest first, and the stream itself; each with its size before it. Numbers
+   have four bytes, the least significant first. An answer is
 
      STATUS SUM TENSORS PEAK SERIES ALLOCATIONS TEXT
 
-   SUM is a sum over the tensors of what their names, types, shapes and elements hash to, whatever their
-   order. PEAK is of the bytes allocated for the stream itself, SERIES of those for the
+   SUM is a sum over the tensors of what their names, types, shapes and elements hash to, whatever
+   their order. PEAK is of the bytes allocated for the stream itself, SERIES of those for the
    series. */
 #include <stdint.h>
 #include <stdio.h>
@@ -17,12 +17,12 @@
 #include "nnr.h"
 
 enum {
-  kInputMask = 3,      /* 0 memory, 1 a function, 2 fed */
+  kInputMask = 3, /* 0 memory, 1 a function, 2 fed */
   kFactorized = 4,
   kFailAllocations = 8, /* the stream is decoded again and again, the n-th allocation failing */
   kNothingRead = 16,
   kByOddPieces = 32,
-  kAsIntegers = 64,     /* tensors with a step: integers times it */
+  kAsIntegers = 64, /* tensors with a step: integers times it */
 };
 
 typedef struct memory_log {
@@ -286,7 +286,8 @@ static void fail_allocations(const bytes* streams, unsigned count, int flags, nn
     log.fail_at = n;
     out = decode_series(streams, count, flags, &log);
     if (log.count < n && out.status == expected) return;
-    if (out.status != NNR_OUT_OF_MEMORY && out.status != expected) die("a failed allocation ends otherwise");
+    if (out.status != NNR_OUT_OF_MEMORY && out.status != expected)
+      die("a failed allocation ends otherwise");
   }
   die("allocations without end");
 }

@@ -238,7 +238,7 @@ def test_the_example_of_the_readme(host: HostBuild, tmp_path: Path, stream: byte
     (code,) = re.findall(r"```c\n(.*?)```", text, re.DOTALL)
     source = tmp_path / "example.c"
     source.write_text(code)
-    program = link_program(tmp_path, [host.c], source, host.objects)
+    program = link_program(tmp_path / "example", [host.c], [source], host.objects)
     (tmp_path / "in.nnr").write_bytes(stream)
     done = run(program, tmp_path / "in.nnr", text=True)
     assert done.returncode == 0

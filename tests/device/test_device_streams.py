@@ -117,8 +117,9 @@ def test_ties_to_factored_weights(host: HostBuild) -> None:
     factors = [rng.normal(0, 1, shape).astype(np.float32) for shape in ((12, 3), (3, 20))]
     weight = JointRight((20, 12), tuple(factors))
     dense = weight.to_dense()
-    stream = nnr_codec.encode({"w": dense, "tied": dense}, factorizations={"w": weight}).data
-    assert set(nnr_codec.decode(stream, layers="factorized")) >= {"tied"}
+    model = {"w": dense, "tied": dense, "tied too": dense}
+    stream = nnr_codec.encode(model, factorizations={"w": weight}).data
+    assert set(nnr_codec.decode(stream, layers="factorized")) >= {"tied", "tied too"}
     requests = [Request(stream, (), way) for way in (MEMORY, FACTORIZED, FED | FACTORIZED)]
     assert differences([host.harness], requests) == []
 

@@ -78,7 +78,7 @@ def test_the_same_bits_everywhere(name: str, tmp_path: Path) -> None:
     if run(*target.c, probe, "-o", tmp_path / "probe", *target.link).returncode:
         pytest.skip(f"{target.c} has no C library for this target")
     objects = compile_objects(tmp_path, target.cxx, "-O2")
-    harness = link_program(tmp_path, target.c, HARNESS, objects, *target.link)
+    harness = link_program(tmp_path / "harness", target.c, [HARNESS], objects, *target.link)
     streams = small_streams().values()
     for way in WAYS:
         requests = corpus_requests(way) + [Request(s.data, s.parents, way) for s in streams]
@@ -98,7 +98,7 @@ def test_small_tables_change_nothing(tmp_path: Path) -> None:
     if cxx is None or c is None:
         pytest.skip("no compiler")
     objects = compile_objects(tmp_path, [cxx], "-Os", "-DNNR_SMALL_TABLES")
-    harness = link_program(tmp_path, [c], HARNESS, objects)
+    harness = link_program(tmp_path / "harness", [c], [HARNESS], objects)
     assert differences([harness], corpus_requests(MEMORY)) == []
 
 

@@ -12,17 +12,17 @@ namespace {
 
 // Limits of spec/limits.md.
 constexpr nnr_limits kDefaultLimits = {
-    uint64_t{1} << 30,          // elements_per_tensor
-    uint64_t{1} << 31,          // elements
-    uint64_t{1} << 20,          // units
-    uint64_t{1} << 35,          // stream_bytes
-    (uint64_t{1} << 31) - 1,    // unit_bytes
-    4096,                       // name_bytes
-    32,                         // dimensions
-    uint64_t{1} << 37,          // product_operations
-    uint64_t{1} << 40,          // all_product_operations
-    uint64_t{1} << 24,          // header_entries
-    uint64_t{1} << 23,          // topology_bytes
+    uint64_t{1} << 30,        // elements_per_tensor
+    uint64_t{1} << 31,        // elements
+    uint64_t{1} << 20,        // units
+    uint64_t{1} << 35,        // stream_bytes
+    (uint64_t{1} << 31) - 1,  // unit_bytes
+    4096,                     // name_bytes
+    32,                       // dimensions
+    uint64_t{1} << 37,        // product_operations
+    uint64_t{1} << 40,        // all_product_operations
+    uint64_t{1} << 24,        // header_entries
+    uint64_t{1} << 23,        // topology_bytes
 };
 
 Decoder* implementation(nnr_decoder* decoder) { return reinterpret_cast<Decoder*>(decoder); }

@@ -33,10 +33,22 @@ typedef enum nnr_status {
 /* Element types. Elements in memory have the byte order of the processor. */
 typedef enum nnr_type {
   NNR_BOOL, /* one byte, 0 or 1 */
-  NNR_INT8, NNR_INT16, NNR_INT32, NNR_INT64,
-  NNR_UINT8, NNR_UINT16, NNR_UINT32, NNR_UINT64,
-  NNR_FLOAT16, NNR_BFLOAT16, NNR_FLOAT32, NNR_FLOAT64,
-  NNR_FLOAT8_E4M3FN, NNR_FLOAT8_E4M3FNUZ, NNR_FLOAT8_E5M2, NNR_FLOAT8_E5M2FNUZ,
+  NNR_INT8,
+  NNR_INT16,
+  NNR_INT32,
+  NNR_INT64,
+  NNR_UINT8,
+  NNR_UINT16,
+  NNR_UINT32,
+  NNR_UINT64,
+  NNR_FLOAT16,
+  NNR_BFLOAT16,
+  NNR_FLOAT32,
+  NNR_FLOAT64,
+  NNR_FLOAT8_E4M3FN,
+  NNR_FLOAT8_E4M3FNUZ,
+  NNR_FLOAT8_E5M2,
+  NNR_FLOAT8_E5M2FNUZ,
   NNR_FLOAT8_E8M0FNU,
   NNR_INTEGERS /* int32 without the step: see nnr_read */
 } nnr_type;
@@ -44,8 +56,14 @@ typedef enum nnr_type {
 /* What a tensor is in its layer. */
 typedef enum nnr_role {
   NNR_WEIGHT, /* and any tensor that has a data unit of its own */
-  NNR_FACTOR_G, NNR_FACTOR_H,
-  NNR_LOCAL_SCALING, NNR_BETA, NNR_GAMMA, NNR_MEAN, NNR_VAR, NNR_BIAS,
+  NNR_FACTOR_G,
+  NNR_FACTOR_H,
+  NNR_LOCAL_SCALING,
+  NNR_BETA,
+  NNR_GAMMA,
+  NNR_MEAN,
+  NNR_VAR,
+  NNR_BIAS,
   NNR_PRODUCT, /* of factors */
   NNR_TIED,    /* the values of another tensor, `tied_to`: nothing to read */
   NNR_EMPTY    /* one of its dimensions is 0: nothing to read */
@@ -88,7 +106,7 @@ typedef struct nnr_options {
   nnr_limits limits;
   /* The series to which the bitstream belongs, or null. It outlives the decoder. */
   nnr_series* series;
-  /* Whether the bitstream's integers are kept in the series, for a later one: 5 bytes an element. */
+  /* Whether the bitstream's integers are kept in the series, for a later one. */
   int keep_in_series;
   /* Asked every 65536 elements and at each unit, if it is not null: other than 0 ends decoding. */
   int (*is_cancelled)(void* context);
@@ -114,7 +132,7 @@ typedef struct nnr_tensor {
 typedef struct nnr_error {
   nnr_status status;
   uint32_t unit;        /* index of the unit, from 0 on */
-  uint64_t byte_offset; /* bytes from the bitstream's start, exact within headers, else the unit's */
+  uint64_t byte_offset; /* bytes from the bitstream's start; exact in headers, else the unit's */
   const char* text;     /* in English; it lives as long as the library */
 } nnr_error;
 
@@ -174,8 +192,8 @@ const nnr_error* nnr_last_error(const nnr_decoder* decoder);
 /* Releases all memory. */
 void nnr_close(nnr_decoder* decoder);
 
-/* Opens an empty series in `place`, nnr_series_size() bytes; null in a build without updates. After an error of a decoder that keeps
-   its integers in it, it is of no further use but to be closed. */
+/* Opens an empty series in `place`, nnr_series_size() bytes; null in a build without updates. After
+   an error of a decoder that keeps its integers in it, it is of no further use but to be closed. */
 nnr_series* nnr_series_open(void* place, const nnr_memory* memory);
 void nnr_series_close(nnr_series* series);
 

@@ -21,13 +21,13 @@ class BitReader {
   uint64_t bits_left() const { return end_ - bit_; }
   size_t bytes_read() const { return static_cast<size_t>((bit_ + 7) >> 3); }
 
-  uint32_t u(unsigned bits);   // 0..32 bits
+  uint32_t u(unsigned bits);  // 0..32 bits
   bool flag() { return u(1) != 0; }
-  int32_t i(unsigned bits);    // 1..31 bits
+  int32_t i(unsigned bits);  // 1..31 bits
   uint32_t ue(unsigned order);
   int64_t ie(unsigned order);
   void skip(uint64_t bits);
-  void zeros(unsigned bits);   // reserved
+  void zeros(unsigned bits);  // reserved
   void align();
   // Text of at most `most` bytes; its bytes stay where they are.
   Text st(uint64_t most);
@@ -35,9 +35,7 @@ class BitReader {
   void rest(uint64_t most);
 
   // Notes an error at the place reached.
-  bool fail(nnr_status status, Reason reason) {
-    return failure_->set(status, reason, bit_ >> 3);
-  }
+  bool fail(nnr_status status, Reason reason) { return failure_->set(status, reason, bit_ >> 3); }
   bool invalid(Reason reason) { return fail(NNR_INVALID, reason); }
   // Whether `count` codes of `bits` each may follow; else notes that the unit ends before.
   bool fits(uint64_t count, uint64_t bits) {

@@ -12,8 +12,12 @@ class HeaderReader {
  public:
   HeaderReader(BitReader& reader, const Parameters& parameters, const nnr_limits& limits,
                const ReferenceList& references, Failure& failure, DataUnit& unit)
-      : r_(reader), parameters_(parameters), limits_(limits), references_(references),
-        failure_(failure), unit_(unit) {}
+      : r_(reader),
+        parameters_(parameters),
+        limits_(limits),
+        references_(references),
+        failure_(failure),
+        unit_(unit) {}
 
   bool read() {
     const uint32_t payload_type = r_.u(5);
@@ -33,8 +37,7 @@ class HeaderReader {
     }
     if (has_parameters && !read_input_parameters()) return false;
     if (!r_.ok()) return false;
-    if (unit_.dimension_count == 0)
-      return r_.fail(NNR_UNSUPPORTED, "a tensor without dimensions");
+    if (unit_.dimension_count == 0) return r_.fail(NNR_UNSUPPORTED, "a tensor without dimensions");
     if (has_codebook && unit_.is_decomposed_block() &&
         !read_codebook(unit_.codebooks[unit_.codebook_count++]))
       return false;
@@ -154,7 +157,8 @@ class HeaderReader {
       if (!multiply(elements, unit_.dimensions[i])) return false;
     unit_.elements = elements;
     if (!(unit_.parameter_types & kDecomposed)) return true;
-    if (unit_.rank == 0 || unit_.g_rows == 0) return r_.invalid("a decomposition has rank or rows 0");
+    if (unit_.rank == 0 || unit_.g_rows == 0)
+      return r_.invalid("a decomposition has rank or rows 0");
     uint64_t of_factor = unit_.rank;
     if (!multiply(of_factor, unit_.g_rows)) return false;
     if (unit_.payload_type != kBlock && !unit_.is_separate_factor()) return true;
@@ -202,7 +206,7 @@ class HeaderReader {
         !(g.ends_with('G') && h.ends_with('H') && h.without_last(2).equals(stem)))
       return r_.invalid("factors are not named X_G and X_H");
     if (unit_.payload_type == kRawFloat) {
-      if (r_.bits_left() / 8 != 4 * unit_.elements)
+      if (r_.bits_left() / 8 != 4 * tensors[0].elements())
         return r_.invalid("raw floats do not have four bytes each");
     } else if (unit_.payload_type != kInt && !parameters_.current.is_present) {
       return r_.invalid("no parameter set gives a quantization parameter");
@@ -257,9 +261,9 @@ int DataUnit::tensors_by_name(UnitTensor* tensors) const {
 }
 
 int DataUnit::tensors_by_codeword(UnitTensor* tensors) const {
-  static constexpr nnr_role kOrder[] = {NNR_LOCAL_SCALING, NNR_BIAS, NNR_BETA,     NNR_GAMMA,
-                                        NNR_MEAN,          NNR_VAR,  NNR_WEIGHT,   NNR_FACTOR_G,
-                                        NNR_FACTOR_H};
+  static constexpr nnr_role kOrder[] = {NNR_LOCAL_SCALING, NNR_BIAS,     NNR_BETA,
+                                        NNR_GAMMA,         NNR_MEAN,     NNR_VAR,
+                                        NNR_WEIGHT,        NNR_FACTOR_G, NNR_FACTOR_H};
   UnitTensor by_name[kMaxUnitTensors];
   const int count = tensors_by_name(by_name);
   int next = 0;

@@ -36,7 +36,8 @@ struct UnitTensor {
 class EntryPointReader {
  public:
   EntryPointReader() = default;
-  EntryPointReader(const BitReader& reader, bool has_states) : reader_(reader), has_states_(has_states) {}
+  EntryPointReader(const BitReader& reader, bool has_states)
+      : reader_(reader), has_states_(has_states) {}
   // The next one, its position the distance from the block row before.
   BlockRowState next();
 
@@ -60,14 +61,14 @@ struct DataUnit {
   uint32_t rank = 0, g_rows = 0;
   uint32_t dimension_count = 0;
   uint64_t dimensions[kMaxDimensions] = {};
-  uint64_t elements = 0;            // of the dimensions
+  uint64_t elements = 0;  // of the dimensions
   bool dependent_quantization = false;
   int unary_length = 10;
   int scan_order = 0;
-  uint64_t entry_points = 0;        // their number
-  uint64_t entry_points_bit = 0;    // where they begin
+  uint64_t entry_points = 0;      // their number
+  uint64_t entry_points_bit = 0;  // where they begin
   int codebook_count = 0;
-  Codebook codebooks[2];            // of the weight, or of G and H
+  Codebook codebooks[2];  // of the weight, or of G and H
   size_t payload_start = 0;
 
   bool is_decomposed_block() const {

@@ -61,7 +61,8 @@ Quantization read_quantization(BitReader& reader, uint32_t methods) {
 }
 
 // Profile 1's part; whether validation_set_performance is present.
-bool read_second_edition_flags(BitReader& reader, const nnr_limits& limits, Parameters& parameters) {
+bool read_second_edition_flags(BitReader& reader, const nnr_limits& limits,
+                               Parameters& parameters) {
   const bool has_model_id = reader.flag();
   const bool has_performance = reader.flag();
   const bool has_valid_metric = reader.flag();
@@ -131,7 +132,8 @@ bool ReferenceList::read(BitReader& reader, const nnr_limits& limits, Failure& f
   reader.align();
   if (!reader.ok()) return false;
   Array<char>& bytes = bytes_;
-  if (!bytes.allocate(reader.bits_left() >> 3) || !starts_.allocate(count)) return failure.no_memory();
+  if (!bytes.allocate(reader.bits_left() >> 3) || !starts_.allocate(count))
+    return failure.no_memory();
   size_t end = 0;
   for (size_t i = 0; i < starts_.size(); ++i) {
     const Text name = reader.st(limits.name_bytes);

@@ -18,10 +18,10 @@ struct Quantization {
 struct Parameters {
   uint8_t profile = 0;
   bool has_mps = false;
-  bool indexed_names = false;       // mps_topology_indexed_reference_flag
-  bool parent_signalling = false;   // mps_parent_signalling_enabled_flag
+  bool indexed_names = false;      // mps_topology_indexed_reference_flag
+  bool parent_signalling = false;  // mps_parent_signalling_enabled_flag
   Quantization of_model;
-  Quantization current;             // the model's, until a layer parameter set replaces it
+  Quantization current;  // the model's, until a layer parameter set replaces it
 };
 
 // The latest reference list: names that data units give by their index.
@@ -35,7 +35,7 @@ class ReferenceList {
   Text name(size_t index) const;
 
  private:
-  Array<char> bytes_;        // the names, each ended by a zero
+  Array<char> bytes_;  // the names, each ended by a zero
   Array<uint32_t> starts_;
 };
 

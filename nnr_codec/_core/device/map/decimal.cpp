@@ -8,8 +8,8 @@ namespace nnr::device {
 
 namespace {
 
-constexpr int kMaxDigits = 240;  // no number half-way between two of binary64 in range has more
-constexpr int kMaxExponent = 70;  // of ten, of numbers in range
+constexpr int kMaxDigits = 240;    // no number half-way between two of binary64 in range has more
+constexpr int kMaxExponent = 70;   // of ten, of numbers in range
 constexpr int kQuotientBits = 54;  // 53, and one to round by
 
 // A natural number of up to 1344 bits, least significant word first.

@@ -54,9 +54,7 @@ bool JsonReader::next_key(bool& is_first, Text& key) {
   return next(is_first, '}') && read_text(key) && expect(':');
 }
 
-bool JsonReader::finish() {
-  return ok() && (peek() == 0 && at_ == end_ ? true : fail(kNoJson));
-}
+bool JsonReader::finish() { return ok() && (peek() == 0 && at_ == end_ ? true : fail(kNoJson)); }
 
 bool JsonReader::read_text(Text& text) {
   if (!expect('"')) return false;

@@ -5,8 +5,8 @@ namespace nnr::device {
 
 namespace {
 
-constexpr const char* kFormWords[] = {"lr", "cp", "tucker2", "ht2", "joint_right", "joint_left",
-                                      "joint_binary"};
+constexpr const char* kFormWords[] = {"lr",          "cp",         "tucker2",     "ht2",
+                                      "joint_right", "joint_left", "joint_binary"};
 
 enum WeightKey { kForm, kWeightShape, kFactors, kWeightDtype };
 constexpr const char* kWeightKeys[] = {"form", "shape", "factors", "dtype"};
@@ -42,7 +42,8 @@ bool read_factors(MapReader& reader, Weight& weight) {
     factor->uses = use;
   }
   weight.missing = weight.factor_count;
-  return reader.json.ok() && (weight.factor_count > 1 || reader.fail("a weight has too few factors"));
+  return reader.json.ok() &&
+         (weight.factor_count > 1 || reader.fail("a weight has too few factors"));
 }
 
 bool read_value(MapReader& reader, Weight& weight, int key) {

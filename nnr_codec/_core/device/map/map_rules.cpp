@@ -7,11 +7,22 @@ namespace nnr::device {
 namespace {
 
 enum RuleKey {
-  kDtype, kShape, kScale, kScales, kTable, kLow, kMantissas, kFields, kBits, kRun, kScaleDtype,
+  kDtype,
+  kShape,
+  kScale,
+  kScales,
+  kTable,
+  kLow,
+  kMantissas,
+  kFields,
+  kBits,
+  kRun,
+  kScaleDtype,
   kNegativeZero
 };
-constexpr const char* kRuleKeys[] = {"dtype", "shape", "scale", "scales", "table", "low", "mantissas",
-                                     "fields", "bits", "run", "scale_dtype", "negative_zero"};
+constexpr const char* kRuleKeys[] = {"dtype", "shape", "scale",       "scales",
+                                     "table", "low",   "mantissas",   "fields",
+                                     "bits",  "run",   "scale_dtype", "negative_zero"};
 
 constexpr uint32_t bit(RuleKey key) { return 1u << key; }
 
@@ -23,8 +34,8 @@ struct MeaningKeys {
 };
 constexpr MeaningKeys kMeanings[] = {
     {kScale, Meaning::kGrid, bit(kScale) | bit(kNegativeZero), 0},
-    {kScales, Meaning::kGroups,
-     bit(kScales) | bit(kRun) | bit(kScaleDtype) | bit(kNegativeZero), bit(kRun)},
+    {kScales, Meaning::kGroups, bit(kScales) | bit(kRun) | bit(kScaleDtype) | bit(kNegativeZero),
+     bit(kRun)},
     {kTable, Meaning::kTable, bit(kTable), 0},
     {kLow, Meaning::kHalves, bit(kLow) | bit(kBits), 0},
     {kMantissas, Meaning::kMantissas, bit(kMantissas) | bit(kBits), bit(kBits)},
@@ -32,7 +43,7 @@ constexpr MeaningKeys kMeanings[] = {
     {kBits, Meaning::kBits, bit(kBits), 0},
 };
 
-constexpr double kLeastScale = 1.17549435082228750796873653722e-38;  // 2^-126
+constexpr double kLeastScale = 1.17549435082228750796873653722e-38;    // 2^-126
 constexpr double kGreatestScale = 3.40282366920938463463374607432e38;  // 2^128
 
 bool read_scale(MapReader& reader, Rule& rule) {
@@ -62,7 +73,10 @@ bool read_value(MapReader& reader, NamedTensor& tensor, Rule& rule, int key) {
     case kDtype: rule.has_type = true; return reader.read_type(rule.type);
     case kShape: rule.has_shape = true; return reader.read_shape(rule.shape);
     case kScale: return read_scale(reader, rule);
-    case kScales: case kTable: case kLow: case kMantissas: return read_part(reader, tensor, rule);
+    case kScales:
+    case kTable:
+    case kLow:
+    case kMantissas: return read_part(reader, tensor, rule);
     case kFields: return json.read_whole(rule.field_bits);
     case kBits: rule.has_bits = true; return json.read_whole(rule.bits);
     case kRun: return json.read_whole(rule.run);
@@ -88,7 +102,8 @@ bool find_meaning(MapReader& reader, uint32_t seen, Rule& rule) {
 int bias_bits(const Rule& rule) {
   const TypeInfo& info = type_info(rule.type);
   return rule.meaning == Meaning::kMantissas ? info.exponent_bits
-         : rule.meaning == Meaning::kHalves  ? 32 : 8 * info.size;
+         : rule.meaning == Meaning::kHalves  ? 32
+                                             : 8 * info.size;
 }
 
 bool check_meaning(const Rule& rule) {
@@ -98,14 +113,23 @@ bool check_meaning(const Rule& rule) {
   const bool is_float_type = info.kind == Kind::kFloat, is_wide = info.size == 8;
   const bool has_word = rule.negative_zero >= INT32_MIN && rule.negative_zero <= INT32_MAX;
   switch (rule.meaning) {
-    case Meaning::kGrid: if (!is_float_type || !has_word) return false; break;
-    case Meaning::kGroups: if (!is_float_type || !has_word || rule.run < 1) return false; break;
-    case Meaning::kHalves: if (!is_wide) return false; break;
-    case Meaning::kMantissas: if (!is_signed_float(rule.type) || is_wide) return false; break;
+    case Meaning::kGrid:
+      if (!is_float_type || !has_word) return false;
+      break;
+    case Meaning::kGroups:
+      if (!is_float_type || !has_word || rule.run < 1) return false;
+      break;
+    case Meaning::kHalves:
+      if (!is_wide) return false;
+      break;
+    case Meaning::kMantissas:
+      if (!is_signed_float(rule.type) || is_wide) return false;
+      break;
     case Meaning::kFields:
       return !is_float_type && !is_wide && rule.has_shape &&
              (rule.field_bits == 2 || rule.field_bits == 4);
-    default: if (is_wide) return false;
+    default:
+      if (is_wide) return false;
   }
   return !rule.has_bits || (rule.bits >= 0 && rule.bits < int64_t{1} << bias_bits(rule));
 }
@@ -125,7 +149,8 @@ bool read_tensor_rule(MapReader& reader, NamedTensor& tensor) {
     if (index < 0 || !read_value(reader, tensor, *rule, index)) return false;
   }
   if (!reader.json.ok() || !find_meaning(reader, known.seen(), *rule)) return false;
-  if (!check_meaning(*rule)) return reader.fail("the model map has a meaning that does not go with its dtype");
+  if (!check_meaning(*rule))
+    return reader.fail("the model map has a meaning that does not go with its dtype");
   if (!rule->part) return true;
   if (rule->part->owner) return reader.fail("two tensors of the model map have one part");
   rule->part->owner = &tensor;

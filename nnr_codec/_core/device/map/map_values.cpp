@@ -36,7 +36,8 @@ bool MapReader::read_shape(Shape& shape) {
   if (!json.ok()) return false;
   shape.dimensions = arena.make_array<uint64_t>(shape.count);
   if (!shape.dimensions) return failure.no_memory();
-  for (uint32_t i = 0; i < shape.count; ++i) shape.dimensions[i] = static_cast<uint64_t>(dimensions[i]);
+  for (uint32_t i = 0; i < shape.count; ++i)
+    shape.dimensions[i] = static_cast<uint64_t>(dimensions[i]);
   return true;
 }
 

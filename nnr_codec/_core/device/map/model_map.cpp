@@ -13,11 +13,11 @@ constexpr int64_t kNewestVersion = 2, kVersionOfIndex = 2;
 constexpr uint64_t kMaxMetadata = 65536;
 
 enum MapKey { kVersion, kTensors, kExtras, kOrder, kFactorizations, kMetadata, kIndex };
-constexpr const char* kMapKeys[] = {"nnr_model_map", "tensors", "extras", "order", "factorizations",
-                                    "metadata", "index"};
+constexpr const char* kMapKeys[] = {"nnr_model_map",  "tensors",  "extras", "order",
+                                    "factorizations", "metadata", "index"};
 // By place, their roles: NNR_WEIGHT, NNR_LOCAL_SCALING, …
 constexpr const char* kRoleWords[kOrderRoles] = {"weight", "local_scaling", "beta", "gamma",
-                                                 "mean", "var", "bias"};
+                                                 "mean",   "var",           "bias"};
 
 struct MetadataKey {
   MetadataKey* chain = nullptr;
@@ -155,7 +155,8 @@ class MapParser {
     if (tensor.weight && (tensor.uses || tensor.rule || tensor.extra || tensor.owner))
       return reader_.fail("a factored weight of the model map is something else as well");
     const Rule* rule = tensor.rule;
-    const bool is_real = !rule || (!rule->has_shape && (!rule->has_type || is_signed_float(rule->type)));
+    const bool is_real =
+        !rule || (!rule->has_shape && (!rule->has_type || is_signed_float(rule->type)));
     if (tensor.uses && (tensor.extra || tensor.owner || !is_real))
       return reader_.fail("a factor of the model map has another meaning");
     if (tensor.weight) {

@@ -31,7 +31,7 @@ struct Rule {
   Shape shape;
   Meaning meaning = Meaning::kNone;
   double scale = 0;
-  int64_t bits = 0;           // the bias
+  int64_t bits = 0;  // the bias
   int64_t run = 0;
   int64_t field_bits = 0;
   int64_t negative_zero = 0;  // an integer of 32 bits
@@ -40,7 +40,8 @@ struct Rule {
 
   uint64_t integers_per_value() const {
     return meaning != Meaning::kFields
-               ? 1 : uint64_t{8} * type_info(type).size / static_cast<uint64_t>(field_bits);
+               ? 1
+               : uint64_t{8} * type_info(type).size / static_cast<uint64_t>(field_bits);
   }
 };
 
@@ -57,8 +58,8 @@ struct Weight {
   Shape shape;
   int factor_count = 0;
   NamedTensor* factors[kMaxFactors] = {};
-  int missing = 0;                     // factors whose headers have not come yet
-  const NamedTensor* last = nullptr;   // the factor that came last
+  int missing = 0;                    // factors whose headers have not come yet
+  const NamedTensor* last = nullptr;  // the factor that came last
 };
 
 // That a tensor is a factor.
@@ -83,26 +84,26 @@ struct Extra {
 struct StoredTensor {
   StoredTensor* next = nullptr;
   nnr_type type = NNR_INT32;
-  Shape shape;         // as it is coded
+  Shape shape;  // as it is coded
   void* data = nullptr;
   size_t bytes = 0;
-  uint32_t uses = 0;   // that are still to come
+  uint32_t uses = 0;  // that are still to come
 };
 
 struct NamedTensor {
   NamedTensor* chain = nullptr;
   uint32_t hash = 0;
-  Text name;  // ended by a zero
-  bool is_coded = false;           // by a unit so far; or the product of a block's factors
-  bool is_in_extra = false;        // an extra names it
-  uint64_t position = 0;           // in the model's order, where that is not by name
+  Text name;                 // ended by a zero
+  bool is_coded = false;     // by a unit so far; or the product of a block's factors
+  bool is_in_extra = false;  // an extra names it
+  uint64_t position = 0;     // in the model's order, where that is not by name
   const Rule* rule = nullptr;
-  NamedTensor* owner = nullptr;    // the tensor whose part it is
+  NamedTensor* owner = nullptr;  // the tensor whose part it is
   Weight* weight = nullptr;
   WeightUse* uses = nullptr;
   Extra* extra = nullptr;
-  Extra* ties = nullptr;           // to it
-  Shape coded_shape;               // of a factor
+  Extra* ties = nullptr;  // to it
+  Shape coded_shape;      // of a factor
   StoredTensor* stored = nullptr;
   const char* given_as = nullptr;  // the name under which its elements were handed out
 };

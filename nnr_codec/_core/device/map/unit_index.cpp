@@ -35,7 +35,8 @@ size_t decode_base64(const Text& text, uint8_t* bytes) {
       bits = bits << 6 | static_cast<uint32_t>(value);
     }
     if (bits & ((1u << (8 * padding)) - 1)) return SIZE_MAX;
-    for (int k = 0; k < 3 - padding; ++k) bytes[written++] = static_cast<uint8_t>(bits >> (16 - 8 * k));
+    for (int k = 0; k < 3 - padding; ++k)
+      bytes[written++] = static_cast<uint8_t>(bits >> (16 - 8 * k));
   }
   return written;
 }
@@ -107,7 +108,8 @@ bool UnitIndex::next_is(char letter, const Text& name) {
   if (left < name.size + 2) return false;
   const char* at = names_.data() + names_read_;
   names_read_ += name.size + 2;
-  return at[0] == letter && std::memcmp(at + 1, name.data, name.size) == 0 && at[1 + name.size] == 0;
+  return at[0] == letter && std::memcmp(at + 1, name.data, name.size) == 0 &&
+         at[1 + name.size] == 0;
 }
 
 bool UnitIndex::finish(Failure& failure) const {

@@ -20,8 +20,8 @@ class UnitIndex {
   void add_to_head(const uint8_t* unit, size_t size) { head_.update(unit, size); }
   // Checks the head of the stream, which ends with the topology unit that has the table.
   bool begin(const uint8_t* unit, size_t size, Failure& failure);
-  // Compares a unit behind it: its size alone, as soon as that is known; then all of it. `data_unit`
-  // is null for other units.
+  // Compares a unit behind it: its size alone, as soon as that is known; then all of it.
+  // `data_unit` is null for other units.
   bool check_size(uint64_t size, Failure& failure) const;
   bool check_unit(const uint8_t* unit, size_t size, const DataUnit* data_unit, Failure& failure);
   // Checks at the stream's end that all units were there.
@@ -35,7 +35,7 @@ class UnitIndex {
 
   bool is_present_ = false;
   Text text_;
-  Array<uint8_t> table_;   // as the text has it, without the names
+  Array<uint8_t> table_;  // as the text has it, without the names
   Array<char> names_;
   size_t names_size_ = 0, names_read_ = 0;
   uint32_t count_ = 0, next_ = 0;  // units, and those that were compared

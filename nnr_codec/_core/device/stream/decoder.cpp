@@ -3,12 +3,16 @@
 namespace nnr::device {
 
 Decoder::Decoder(const nnr_options& options)
-    : options_(options), source_(options_.memory), walk_(options_.memory, options_.limits, source_, failure_),
+    : options_(options),
+      source_(options_.memory),
+      walk_(options_.memory, options_.limits, source_, failure_),
       coded_(options_.memory)
 #if NNR_WITH_DC
-      , product_(options_.memory)
+      ,
+      product_(options_.memory)
 #endif
-{}
+{
+}
 
 bool Decoder::ask_whether_cancelled() {
   const bool is_cancelled = options_.is_cancelled && options_.is_cancelled(options_.cancel_context);

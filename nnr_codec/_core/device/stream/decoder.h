@@ -21,8 +21,8 @@ class Decoder {
  private:
   // What the elements that can be read now come from.
   enum class From : uint8_t { kNothing, kCodeword, kPayload, kStored, kStoredFloats, kProduct };
-  static constexpr size_t kPiece = 128;              // integers that are converted at a time
-  static constexpr uint64_t kUncancelled = 65536;    // elements between questions
+  static constexpr size_t kPiece = 128;            // integers that are converted at a time
+  static constexpr uint64_t kUncancelled = 65536;  // elements between questions
 
   nnr_status status() const { return failure_.error().status; }
   bool ask_whether_cancelled();
@@ -71,8 +71,8 @@ class Decoder {
   UnitTensor tensors_[kMaxUnitTensors];
   const SeriesTensor* bases_[kMaxUnitTensors] = {};
   int tensor_count_ = 0, next_tensor_ = 0;
-  bool has_block_product_ = false;       // which is still to come
-  WeightUse* next_weight_ = nullptr;     // weights that the tensor before may complete
+  bool has_block_product_ = false;    // which is still to come
+  WeightUse* next_weight_ = nullptr;  // weights that the tensor before may complete
   const NamedTensor* last_coded_ = nullptr;
   Extra* next_extra_ = nullptr;
   bool is_at_extras_ = false, is_ended_ = false;

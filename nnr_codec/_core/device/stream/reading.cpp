@@ -21,7 +21,8 @@ nnr_status Decoder::read(nnr_type type, void* elements, uint64_t count) {
 bool Decoder::accepts(nnr_type type) const {
   if (type == NNR_INTEGERS) return from_ == From::kCodeword && values_.step() != 0;
 #if NNR_WITH_FLOATS
-  return type == values_.type() || type == NNR_FLOAT32 || type == NNR_FLOAT16 || type == NNR_BFLOAT16;
+  return type == values_.type() || type == NNR_FLOAT32 || type == NNR_FLOAT16 ||
+         type == NNR_BFLOAT16;
 #else
   return type == values_.type() && !is_float(type);
 #endif

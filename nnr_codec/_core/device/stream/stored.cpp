@@ -19,7 +19,8 @@ uint32_t Decoder::block_uses() const {
 }
 
 // Decodes a tensor to memory: a factor of a block as binary32 numbers, others as they come back.
-bool Decoder::store(NamedTensor& named, const UnitTensor& unit_tensor, bool as_floats, uint32_t uses) {
+bool Decoder::store(NamedTensor& named, const UnitTensor& unit_tensor, bool as_floats,
+                    uint32_t uses) {
   const Values given = values_;
   if (as_floats) values_ = values_.as_factor();
   StoredTensor* stored = make_stored(unit_tensor);

@@ -7,7 +7,8 @@ namespace nnr::device {
 #if NNR_WITH_MAP
 
 bool UnitWalk::read_map(const Text& text) {
-  if (map_.is_present || positions_) return failure_.invalid("a model map behind a data unit or another map");
+  if (map_.is_present || positions_)
+    return failure_.invalid("a model map behind a data unit or another map");
   if (!parse_model_map(text, memory_, limits_, arena_, names_, map_, failure_)) return false;
   if (map_.index.is_present()) return map_.index.begin(source_.data(), size_, failure_);
   return true;
@@ -70,7 +71,9 @@ bool UnitWalk::note_factor(NamedTensor& tensor, nnr_role role) {
   shape.dimensions = arena_.make_array<uint64_t>(shape.count);
   if (!shape.dimensions) return failure_.no_memory();
   for (uint32_t i = 0; i < shape.count; ++i)
-    shape.dimensions[i] = !is_separate ? unit_.dimensions[i] : i == 0 ? tensors[0].rows : tensors[0].cols;
+    shape.dimensions[i] = !is_separate ? unit_.dimensions[i]
+                          : i == 0     ? tensors[0].rows
+                                       : tensors[0].cols;
   for (WeightUse* use = tensor.uses; use; use = use->next)
     if (--use->weight->missing == 0 && !complete_weight(*use->weight, tensor)) return false;
   return true;
@@ -93,7 +96,8 @@ bool UnitWalk::count_elements() {
     for (const Extra* tie = names_.find(tensors[i].name)->ties; tie; tie = tie->next_tie) ++copies;
   }
   if (unit_.is_decomposed_block())
-    for (const Extra* tie = names_.find(unit_.product_name())->ties; tie; tie = tie->next_tie) ++copies;
+    for (const Extra* tie = names_.find(unit_.product_name())->ties; tie; tie = tie->next_tie)
+      ++copies;
   if (elements > limits_.elements / copies) return failure_.limit("more elements than the limit");
   elements_ += elements * copies;
   return elements_ + map_.formed_elements <= limits_.elements ||
@@ -103,7 +107,8 @@ bool UnitWalk::count_elements() {
 bool UnitWalk::finish() {
   if (units_ == 0) return failure_.set(NNR_TRUNCATED, "the bitstream is empty");
 #if NNR_WITH_MAP
-  return map_.index.finish(failure_) && (!map_.is_present || check_model_map(map_, names_, failure_));
+  return map_.index.finish(failure_) &&
+         (!map_.is_present || check_model_map(map_, names_, failure_));
 #else
   return true;
 #endif

@@ -40,24 +40,25 @@ class UnitSource {
   void pass(size_t size) {
     if (kind_ == Kind::kMemory) data_ += size;
     held_ = kind_ == Kind::kMemory ? held_ - size : 0;
-    wanted_ = 0;
+    wanted_ = kLeastUnit;
   }
 
  private:
   enum class Kind : uint8_t { kMemory, kReader, kFeed };
   static constexpr size_t kLeastPiece = 256;
+  static constexpr size_t kLeastUnit = 2;  // bytes that tell how many there are
 
   Supply read_more(Failure& failure);
   bool make_room(size_t size);
 
   Kind kind_ = Kind::kFeed;
-  bool is_ended_ = false;       // fed sources: there are no more bytes
-  bool has_failed_ = false;     // fed sources: there was no memory
+  bool is_ended_ = false;    // fed sources: there are no more bytes
+  bool has_failed_ = false;  // fed sources: there was no memory
   const uint8_t* data_ = nullptr;
   nnr_read_function read_ = nullptr;
   void* context_ = nullptr;
-  Array<uint8_t> buffer_;       // grows with what comes, not with what is announced
-  size_t held_ = 0, wanted_ = 0;
+  Array<uint8_t> buffer_;  // grows with what comes, not with what is announced
+  size_t held_ = 0, wanted_ = kLeastUnit;
 };
 
 }  // namespace nnr::device

@@ -8,8 +8,15 @@ namespace nnr::device {
 
 namespace {
 
-enum UnitType : uint8_t { kStart, kModelParameters, kLayerParameters, kTopology, kQuantizationData,
-                          kDataUnit, kAggregate };
+enum UnitType : uint8_t {
+  kStart,
+  kModelParameters,
+  kLayerParameters,
+  kTopology,
+  kQuantizationData,
+  kDataUnit,
+  kAggregate
+};
 constexpr uint8_t kFirstPrivate = 32;
 constexpr uint64_t kUnitEntries = 16;  // what a unit counts among header entries
 
@@ -17,8 +24,15 @@ constexpr uint64_t kUnitEntries = 16;  // what a unit counts among header entrie
 
 UnitWalk::UnitWalk(const nnr_memory& memory, const nnr_limits& limits, UnitSource& source,
                    Failure& failure)
-    : memory_(memory), limits_(limits), source_(source), failure_(failure), references_(memory),
-      arena_(memory), names_(memory, arena_), map_(memory), unit_(memory) {}
+    : memory_(memory),
+      limits_(limits),
+      source_(source),
+      failure_(failure),
+      references_(memory),
+      arena_(memory),
+      names_(memory, arena_),
+      map_(memory),
+      unit_(memory) {}
 
 Step UnitWalk::next() {
   if (unit_.payload_start) {  // the data unit before is done with
@@ -77,7 +91,8 @@ Supply UnitWalk::read_unit_header() {
 
 bool UnitWalk::check_order() {
   if (size_ < header_size_) return failure_.invalid("a unit is smaller than its own header");
-  if ((type_ == kStart) != (units_ == 0)) return failure_.invalid("NNR_STR must be the first unit alone");
+  if ((type_ == kStart) != (units_ == 0))
+    return failure_.invalid("NNR_STR must be the first unit alone");
   if (size_ > limits_.unit_bytes) return failure_.limit("a unit has more bytes than the limit");
   if (offset_ + size_ > limits_.stream_bytes) return failure_.limit("more bytes than the limit");
   if (units_ >= limits_.units) return failure_.limit("more units than the limit");
@@ -116,15 +131,20 @@ bool UnitWalk::read_content() {
     default: break;
   }
   if (!ok) return false;
-  if (type_ < kDataUnit && reader.bits_left()) return reader.invalid("bytes are left behind a unit's content");
-  if (text_bytes_ > limits_.topology_bytes) return failure_.limit("topology data are longer than the limit");
-  if (header_entries_ > limits_.header_entries) return failure_.limit("headers are larger than the limit");
+  if (type_ < kDataUnit && reader.bits_left())
+    return reader.invalid("bytes are left behind a unit's content");
+  if (text_bytes_ > limits_.topology_bytes)
+    return failure_.limit("topology data are longer than the limit");
+  if (header_entries_ > limits_.header_entries)
+    return failure_.limit("headers are larger than the limit");
 #if NNR_WITH_MAP
   const bool had_index = map_.index.is_present();
   if (map_text.data && is_model_map(map_text) && !read_map(map_text)) return false;
   if (type_ != kDataUnit && !map_.is_present && begins_like_map(source_.data(), size_))
     return failure_.invalid("a damaged model map");
-  if (had_index) return map_.index.check_unit(source_.data(), size_, type_ == kDataUnit ? &unit_ : nullptr, failure_);
+  if (had_index)
+    return map_.index.check_unit(source_.data(), size_, type_ == kDataUnit ? &unit_ : nullptr,
+                                 failure_);
   if (type_ != kDataUnit && !map_.index.is_present()) map_.index.add_to_head(source_.data(), size_);
 #endif
   return true;
@@ -133,11 +153,13 @@ bool UnitWalk::read_content() {
 bool UnitWalk::read_data_unit_header(BitReader& reader) {
   if (!read_data_unit(reader, parameters_, limits_, references_, failure_, unit_, header_entries_))
     return false;
-  if (unit_.parent_present && !NNR_WITH_UPDATES) return failure_.unsupported("updates, in this build");
+  if (unit_.parent_present && !NNR_WITH_UPDATES)
+    return failure_.unsupported("updates, in this build");
   if (unit_.is_decomposed_block()) {
     if (!NNR_WITH_DC) return failure_.unsupported("decomposed blocks, in this build");
     if (!count_operations(unit_.rank > limits_.all_product_operations / unit_.elements
-                              ? UINT64_MAX : unit_.rank * unit_.elements))
+                              ? UINT64_MAX
+                              : unit_.rank * unit_.elements))
       return false;
   }
   return note_names() && count_elements();
@@ -150,7 +172,8 @@ EntryPointReader UnitWalk::entry_points() {
 }
 
 bool UnitWalk::count_operations(uint64_t operations) {
-  if (operations > limits_.product_operations) return failure_.limit("a product takes more work than the limit");
+  if (operations > limits_.product_operations)
+    return failure_.limit("a product takes more work than the limit");
   operations_ += operations;
   return operations_ <= limits_.all_product_operations ||
          failure_.limit("products take more work than the limit");

@@ -12,7 +12,8 @@ enum class Step { kDataUnit, kEnd, kNeedInput, kFailed };
 
 class UnitWalk {
  public:
-  UnitWalk(const nnr_memory& memory, const nnr_limits& limits, UnitSource& source, Failure& failure);
+  UnitWalk(const nnr_memory& memory, const nnr_limits& limits, UnitSource& source,
+           Failure& failure);
 
   // Goes on to the next data unit, whose header is valid then, and whose tensors have entries in
   // the table of names. At the end all was checked that concerns the whole.

@@ -6,14 +6,16 @@ namespace {
 
 constexpr int kMaxBits = 15, kLengthSymbols = 288, kDistanceSymbols = 30, kEndOfBlock = 256;
 
-constexpr uint16_t kLengthBase[29] = {3,  4,  5,  6,  7,  8,  9,  10, 11,  13,  15,  17,  19,  23, 27,
-                                      31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258};
+constexpr uint16_t kLengthBase[29] = {3,  4,  5,  6,   7,   8,   9,   10,  11, 13,
+                                      15, 17, 19, 23,  27,  31,  35,  43,  51, 59,
+                                      67, 83, 99, 115, 131, 163, 195, 227, 258};
 constexpr uint8_t kLengthBits[29] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2,
                                      2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
-constexpr uint16_t kDistanceBase[30] = {1,   2,   3,   4,   5,   7,    9,    13,   17,   25,
-                                        33,  49,  65,  97,  129, 193,  257,  385,  513,  769,
-                                        1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577};
-constexpr uint8_t kCodeOrder[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
+constexpr uint16_t kDistanceBase[30] = {
+    1,   2,   3,   4,   5,   7,    9,    13,   17,   25,   33,   49,   65,    97,    129,
+    193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577};
+constexpr uint8_t kCodeOrder[19] = {16, 17, 18, 0, 8,  7, 9,  6, 10, 5,
+                                    11, 4,  12, 3, 13, 2, 14, 1, 15};
 
 // A canonical Huffman code: the symbols by length, and how many there are of each.
 struct Code {
@@ -70,7 +72,9 @@ class Inflater {
 
  private:
   bool ok() const { return status_ == InflateStatus::kOk; }
-  void damaged() { if (ok()) status_ = InflateStatus::kDamaged; }
+  void damaged() {
+    if (ok()) status_ = InflateStatus::kDamaged;
+  }
 
   uint32_t bits(int count) {
     while (held_bits_ < count) {
@@ -90,7 +94,8 @@ class Inflater {
   void put(uint8_t byte) {
     if (written_ == most_) {
       status_ = InflateStatus::kTooLong;
-    } else if (written_ == out_.size() && !out_.grow(written_ ? 2 * uint64_t{written_} : 256, written_)) {
+    } else if (written_ == out_.size() &&
+               !out_.grow(written_ ? 2 * uint64_t{written_} : 256, written_)) {
       status_ = InflateStatus::kNoMemory;
     } else {
       out_[written_++] = static_cast<char>(byte);
@@ -140,8 +145,9 @@ class Inflater {
     }
     if (symbol == 16 && i == 0) damaged();
     const uint8_t value = symbol == 16 && i > 0 ? lengths[i - 1] : 0;
-    const int repeats = symbol == 16 ? 3 + static_cast<int>(bits(2))
-                        : symbol == 17 ? 3 + static_cast<int>(bits(3)) : 11 + static_cast<int>(bits(7));
+    const int repeats = symbol == 16   ? 3 + static_cast<int>(bits(2))
+                        : symbol == 17 ? 3 + static_cast<int>(bits(3))
+                                       : 11 + static_cast<int>(bits(7));
     if (i + repeats > all) damaged();
     for (int k = i; k < i + repeats && k < all; ++k) lengths[k] = value;
     return repeats;

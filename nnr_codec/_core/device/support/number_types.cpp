@@ -137,9 +137,10 @@ void store_word(void* to, uint64_t word, size_t size) {
   const uint8_t byte = static_cast<uint8_t>(word);
   const uint16_t two = static_cast<uint16_t>(word);
   const uint32_t four = static_cast<uint32_t>(word);
-  const void* from = size == 1 ? static_cast<const void*>(&byte)
+  const void* from = size == 1   ? static_cast<const void*>(&byte)
                      : size == 2 ? static_cast<const void*>(&two)
-                     : size == 4 ? static_cast<const void*>(&four) : &word;
+                     : size == 4 ? static_cast<const void*>(&four)
+                                 : &word;
   std::memcpy(to, from, size);
 }
 

@@ -13,10 +13,10 @@ enum class Kind : uint8_t { kBool, kSigned, kUnsigned, kFloat };
 
 // What a floating-point type does without infinities.
 enum class Special : uint8_t {
-  kIeee,     // infinities and NaNs
-  kFinite,   // "fn": no infinities, the greatest magnitude is NaN
+  kIeee,          // infinities and NaNs
+  kFinite,        // "fn": no infinities, the greatest magnitude is NaN
   kUnsignedZero,  // "fnuz": neither infinities nor -0, whose bits are NaN
-  kPowers,   // e8m0fnu: powers of two alone, 255 is NaN
+  kPowers,        // e8m0fnu: powers of two alone, 255 is NaN
 };
 
 struct TypeInfo {
@@ -36,9 +36,7 @@ int type_of_name(const char* name, size_t size);
 
 inline bool is_float(nnr_type type) { return type_info(type).kind == Kind::kFloat; }
 // Floating-point types with a sign.
-inline bool is_signed_float(nnr_type type) {
-  return is_float(type) && type != NNR_FLOAT8_E8M0FNU;
-}
+inline bool is_signed_float(nnr_type type) { return is_float(type) && type != NNR_FLOAT8_E8M0FNU; }
 
 template <class To, class From>
 To bits_cast(const From& from) {
@@ -48,7 +46,9 @@ To bits_cast(const From& from) {
   return to;
 }
 
-inline bool is_finite(float value) { return (bits_cast<uint32_t>(value) & 0x7f800000u) != 0x7f800000u; }
+inline bool is_finite(float value) {
+  return (bits_cast<uint32_t>(value) & 0x7f800000u) != 0x7f800000u;
+}
 
 // Bits of a floating-point type of less than 32 bits nearest to a number (ties to even).
 uint32_t narrowed(float value, const TypeInfo& type);

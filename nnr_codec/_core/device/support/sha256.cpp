@@ -42,7 +42,8 @@ void Sha256::finish(uint8_t* digest, size_t size) {
 void Sha256::add_block() {
   uint32_t words[64];
   for (int i = 0; i < 16; ++i)
-    words[i] = static_cast<uint32_t>(block_[4 * i]) << 24 | static_cast<uint32_t>(block_[4 * i + 1]) << 16 |
+    words[i] = static_cast<uint32_t>(block_[4 * i]) << 24 |
+               static_cast<uint32_t>(block_[4 * i + 1]) << 16 |
                static_cast<uint32_t>(block_[4 * i + 2]) << 8 | block_[4 * i + 3];
   for (int i = 16; i < 64; ++i) {
     const uint32_t a = words[i - 15], b = words[i - 2];

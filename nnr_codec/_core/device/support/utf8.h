@@ -32,7 +32,11 @@ struct Text {
 inline size_t utf8_length(const uint8_t* bytes, size_t size) {
   const uint8_t first = bytes[0];
   if (first < 0x80) return 1;
-  const size_t length = first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+  const size_t length = first < 0xc2   ? 0
+                        : first < 0xe0 ? 2
+                        : first < 0xf0 ? 3
+                        : first < 0xf5 ? 4
+                                       : 0;
   if (length == 0 || length > size) return 0;
   for (size_t i = 1; i < length; ++i)
     if ((bytes[i] & 0xc0) != 0x80) return 0;

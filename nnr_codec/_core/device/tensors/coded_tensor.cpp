@@ -6,7 +6,8 @@ namespace nnr::device {
 
 namespace {
 
-TensorSyntax syntax_of(const CodingContext& context, const DataUnit& unit, const UnitTensor& tensor) {
+TensorSyntax syntax_of(const CodingContext& context, const DataUnit& unit,
+                       const UnitTensor& tensor) {
   TensorSyntax syntax;
   syntax.rows = tensor.rows;
   syntax.cols = tensor.cols;
@@ -46,8 +47,8 @@ bool check_status(DecodeStatus status, Failure& failure) {
   }
 }
 
-bool CodedTensor::start(const CodingContext& context, const DataUnit& unit, const UnitTensor& tensor,
-                        Failure& failure) {
+bool CodedTensor::start(const CodingContext& context, const DataUnit& unit,
+                        const UnitTensor& tensor, Failure& failure) {
   context_ = context;
   syntax_ = syntax_of(context, unit, tensor);
   next_ = block_row_ = band_start_ = band_end_ = 0;
@@ -61,7 +62,8 @@ bool CodedTensor::start(const CodingContext& context, const DataUnit& unit, cons
   decoder_->begin_block_row();
   if (tensor.role <= NNR_FACTOR_H && syntax_.block_rows() == 1) {
     // A matrix of one column has entry points too, which say nothing: it is scanned row by row.
-    for (uint64_t left = unit.entry_points_of(tensor.rows); left > 0; --left) context.entries->next();
+    for (uint64_t left = unit.entry_points_of(tensor.rows); left > 0; --left)
+      context.entries->next();
   }
   return true;
 }
@@ -71,13 +73,15 @@ bool CodedTensor::allocate(Failure& failure, BorrowedContextRoom& room) {
   const uint64_t flags = syntax_.has_flags() ? syntax_.skipped_rows_bytes() : 0;
   const uint64_t side = syntax_.block_side();
   const uint64_t band_rows = syntax_.effective_scan_order() == 0 ? 0
-                             : side < syntax_.rows ? side : syntax_.rows;
+                             : side < syntax_.rows               ? side
+                                                                 : syntax_.rows;
   if (!models_.reserve((count + 1) * sizeof(CodingModel)) || !index_.reserve(count) ||
       !skipped_.reserve(flags) || !band_.reserve(band_rows * syntax_.cols))
     return failure.no_memory();
   if (flags) std::memset(skipped_.data(), 0, static_cast<size_t>(flags));
   const uintptr_t start = reinterpret_cast<uintptr_t>(models_.data());
-  const size_t offset = (alignof(CodingModel) - start % alignof(CodingModel)) % alignof(CodingModel);
+  const size_t offset =
+      (alignof(CodingModel) - start % alignof(CodingModel)) % alignof(CodingModel);
   room.models = reinterpret_cast<CodingModel*>(models_.data() + offset);
   room.index = index_.data();
   return true;
@@ -88,7 +92,8 @@ bool CodedTensor::read(int32_t* integers, uint64_t count, Failure& failure) {
   while (count > 0) {
     if (next_ == band_end_ && !read_band(failure)) return false;
     const uint64_t part = count < band_end_ - next_ ? count : band_end_ - next_;
-    std::memcpy(integers, band_.data() + (next_ - band_start_), static_cast<size_t>(part) * sizeof *integers);
+    std::memcpy(integers, band_.data() + (next_ - band_start_),
+                static_cast<size_t>(part) * sizeof *integers);
     integers += part;
     next_ += part;
     count -= part;
@@ -107,8 +112,9 @@ bool CodedTensor::read_rows(int32_t* integers, uint64_t count, Failure& failure)
     }
     if (row_is_skipped_ || syntax_.single_value()) {
       std::memset(integers, 0, static_cast<size_t>(part) * sizeof *integers);
-    } else if (!check_status(decoder_->decode_piece(*context_.decoder, next_, part, dq_state_, integers),
-                             failure)) {
+    } else if (!check_status(
+                   decoder_->decode_piece(*context_.decoder, next_, part, dq_state_, integers),
+                   failure)) {
       return false;
     }
     keep(integers, next_, part);

@@ -12,11 +12,11 @@ namespace nnr::device {
 
 // What decoding one tensor needs to know.
 struct CodingContext {
-  ArithmeticDecoder* decoder = nullptr;     // has reached the tensor
-  EntryPointReader* entries = nullptr;      // of the unit, has reached the tensor's
+  ArithmeticDecoder* decoder = nullptr;  // has reached the tensor
+  EntryPointReader* entries = nullptr;   // of the unit, has reached the tensor's
   bool is_second_edition = false;
-  const SeriesTensor* base = nullptr;       // the tensor in earlier bitstreams, or null
-  SeriesTensor* kept = nullptr;             // where its integers go to, or null
+  const SeriesTensor* base = nullptr;  // the tensor in earlier bitstreams, or null
+  SeriesTensor* kept = nullptr;        // where its integers go to, or null
 };
 
 class CodedTensor {
@@ -48,9 +48,9 @@ class CodedTensor {
   void keep(const int32_t* integers, uint64_t first, uint64_t count);
 
   Array<uint8_t> models_;
-  Array<uint8_t> index_;     // of the models
-  Array<uint8_t> skipped_;   // a bit for each row
-  Array<int32_t> band_;      // a block row, of tensors that are scanned in blocks
+  Array<uint8_t> index_;    // of the models
+  Array<uint8_t> skipped_;  // a bit for each row
+  Array<int32_t> band_;     // a block row, of tensors that are scanned in blocks
   alignas(Decoder) unsigned char place_[sizeof(Decoder)];
   Decoder* decoder_ = nullptr;
   CodingContext context_;

@@ -17,7 +17,8 @@ struct Kernel {
   uint64_t elements, taps;
 };
 
-bool matches(const Shape& shape, uint32_t count, uint64_t a, uint64_t b, uint64_t c = 1, uint64_t d = 1) {
+bool matches(const Shape& shape, uint32_t count, uint64_t a, uint64_t b, uint64_t c = 1,
+             uint64_t d = 1) {
   const uint64_t expected[] = {a, b, c, d};
   if (shape.count != count) return false;
   for (uint32_t i = 0; i < count; ++i)
@@ -30,7 +31,8 @@ bool is_rank(uint64_t rank, uint64_t most) { return rank >= 1 && rank <= most; }
 bool check_low_rank(const Shape* f, const Kernel& k, uint64_t& operations) {
   const uint64_t rest = k.elements / k.t, rank = f[0].count == 2 ? f[0].dimensions[1] : 0;
   operations = times(rank, k.elements);
-  return is_rank(rank, least(k.t, rest)) && matches(f[0], 2, k.t, rank) && matches(f[1], 2, rank, rest);
+  return is_rank(rank, least(k.t, rest)) && matches(f[0], 2, k.t, rank) &&
+         matches(f[1], 2, rank, rest);
 }
 
 bool check_cp(const Shape* f, const Weight& weight, const Kernel& k, uint64_t& operations) {
@@ -52,7 +54,8 @@ bool check_tucker2(const Shape* f, const Weight& weight, const Kernel& k, uint64
   const uint64_t a = f[0].dimensions[0], b = f[0].dimensions[1];
   operations = times(times(k.t, b), times(a + k.s, k.taps));
   return is_rank(a, least(k.t, k.s * k.taps)) && is_rank(b, least(k.s, k.t * k.taps)) &&
-         matches(f[0], count, a, b, k.d1, k.d2) && matches(f[1], 2, k.t, a) && matches(f[2], 2, k.s, b);
+         matches(f[0], count, a, b, k.d1, k.d2) && matches(f[1], 2, k.t, a) &&
+         matches(f[2], 2, k.s, b);
 }
 
 bool check_ht2(const Shape* f, const Weight& weight, const Kernel& k, uint64_t& operations) {
@@ -91,11 +94,13 @@ bool check_factors(const Weight& weight, uint64_t& operations, Failure& failure)
   const Shape& shape = weight.shape;
   const auto size = [&](uint32_t i) { return i < shape.count ? shape.dimensions[i] : 1; };
   const uint64_t elements = shape.elements();
-  const Kernel kernel{size(0), size(1), size(2), size(3), elements,
-                      shape.count < 2 ? 1 : elements / (size(0) * size(1))};
+  const Kernel kernel{size(0), size(1),  size(2),
+                      size(3), elements, shape.count < 2 ? 1 : elements / (size(0) * size(1))};
   bool fits = shape.count >= 2;
   switch (weight.form) {
-    case Form::kLowRank: fits = fits && weight.factor_count == 2 && check_low_rank(f, kernel, operations); break;
+    case Form::kLowRank:
+      fits = fits && weight.factor_count == 2 && check_low_rank(f, kernel, operations);
+      break;
     case Form::kCp: fits = fits && check_cp(f, weight, kernel, operations); break;
     case Form::kTucker2: fits = fits && check_tucker2(f, weight, kernel, operations); break;
     case Form::kHt2: fits = fits && check_ht2(f, weight, kernel, operations); break;
@@ -107,7 +112,8 @@ bool check_factors(const Weight& weight, uint64_t& operations, Failure& failure)
 double Product::Line::at(uint64_t i) const {
   const uint64_t index = first + i * step;
   const uint8_t* data = static_cast<const uint8_t*>(factor->data);
-  if (factor->type == NNR_FLOAT32) return static_cast<double>(bits_cast<float>(static_cast<const uint32_t*>(factor->data)[index]));
+  if (factor->type == NNR_FLOAT32)
+    return static_cast<double>(bits_cast<float>(static_cast<const uint32_t*>(factor->data)[index]));
   return load_number(data + index * type_info(factor->type).size, factor->type);
 }
 
@@ -136,7 +142,8 @@ bool Product::start(const Weight& weight, Failure& failure) {
   form_ = weight.form;
   factor_count_ = weight.factor_count;
   for (int i = 0; i < factor_count_; ++i) factors_[i] = weight.factors[i]->stored;
-  for (uint32_t i = 0; i < 4; ++i) shape_[i] = i < weight.shape.count ? weight.shape.dimensions[i] : 1;
+  for (uint32_t i = 0; i < 4; ++i)
+    shape_[i] = i < weight.shape.count ? weight.shape.dimensions[i] : 1;
   cols_ = weight.shape.elements() / shape_[0];
   row_formed_ = UINT64_MAX;
   uint64_t parts = 0, row = 0;
@@ -211,7 +218,8 @@ double Product::joint_element(const uint64_t (&place)[4]) const {
   double sum = 0;
   for (int k = 0; k < factor_count_; k += 2) {
     const uint64_t rank = factors_[k]->shape.dimensions[1];
-    const double product = dot({factors_[k], row * rank, 1}, Line{factors_[k + 1], column, cols}, rank);
+    const double product =
+        dot({factors_[k], row * rank, 1}, Line{factors_[k + 1], column, cols}, rank);
     sum = k == 0 ? product : sum + product;
   }
   return sum;
@@ -232,7 +240,8 @@ float Product::element(uint64_t index) {
     index /= shape_[k];
   }
   if (form_ == Form::kCp) return static_cast<float>(cp_element(place));
-  if (form_ != Form::kTucker2 && form_ != Form::kHt2) return static_cast<float>(joint_element(place));
+  if (form_ != Form::kTucker2 && form_ != Form::kHt2)
+    return static_cast<float>(joint_element(place));
   form_row(place[0]);
   return static_cast<float>(row_element(place));
 #else

@@ -45,9 +45,9 @@ class Product {
   int factor_count_ = 2;
   const StoredTensor* factors_[kMaxFactors] = {};
   uint64_t shape_[4] = {1, 1, 1, 1};
-  uint64_t cols_ = 1;           // of a matrix
-  Array<double> parts_;         // of ht2: sums over the inputs' rank
-  Array<double> row_;           // of tucker2 and ht2: sums that one output needs
+  uint64_t cols_ = 1;    // of a matrix
+  Array<double> parts_;  // of ht2: sums over the inputs' rank
+  Array<double> row_;    // of tucker2 and ht2: sums that one output needs
   uint64_t row_formed_ = UINT64_MAX;
 };
 

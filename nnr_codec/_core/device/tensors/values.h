@@ -8,6 +8,11 @@
 
 namespace nnr::device {
 
+// Whether a number fits so many bits, its sign included.
+inline bool fits_signed(int64_t value, unsigned bits) {
+  return value >= -(int64_t{1} << (bits - 1)) && value < int64_t{1} << (bits - 1);
+}
+
 class Values {
  public:
   // Begins a coded tensor of the unit. `rule` and `part`: what the model map says of it, and the
@@ -44,7 +49,8 @@ class Values {
 
  private:
   bool start_rule(const Rule* rule, uint64_t coded, bool is_whole, Failure& failure);
-  bool start_part(const UnitTensor& tensor, const DataUnit& unit, StoredTensor* part, Failure& failure);
+  bool start_part(const UnitTensor& tensor, const DataUnit& unit, StoredTensor* part,
+                  Failure& failure);
   bool check_scales(uint64_t elements, Failure& failure) const;
   bool has_meaning() const { return NNR_WITH_MAP && rule_ && rule_->meaning != Meaning::kNone; }
   double scale_of(uint64_t group) const;
@@ -54,6 +60,8 @@ class Values {
   bool convert_meaning(const int32_t* integers, uint64_t index, uint8_t* to) const;
   bool convert_scaled(int32_t integer, double scale, uint8_t* to) const;
   bool word_of(int64_t integer, unsigned bits, bool is_rotated, uint64_t& word) const;
+  bool word_of_mantissa(int64_t integer, int64_t mantissa, uint64_t& word) const;
+  bool word_of_fields(const int32_t* integers, uint64_t& word) const;
 
   nnr_type natural_ = NNR_INT32;  // of the unit's header
   unsigned natural_bits_ = 32;    // of its integers
