@@ -34,7 +34,7 @@ class IndexCheck:
         Raises:
             InvalidBitstream: the head, or the table itself, is not what was written.
         """
-        data, text = bytes(loaded(unit.data)), index.to_text().encode()
+        data, text = bytes(loaded(unit.data)), index.text.encode()
         end = len(data) - len(_BEHIND_INDEX)
         start = end - len(text)
         if not data.endswith(text + _BEHIND_INDEX):

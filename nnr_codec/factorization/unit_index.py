@@ -11,7 +11,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .map_checks import MapError
 from .tensor_order import NameRole
@@ -65,10 +65,13 @@ class UnitIndex:
         head_digest: :func:`short_digest` of the stream up to the end of the topology unit, without
             the text of the table itself.
         units: those behind the topology unit, in order.
+        text: the text that it was read from; empty if it was not. Others can say the same, as there
+            are many ways to deflate.
     """
 
     head_digest: bytes
     units: tuple[IndexedUnit, ...]
+    text: str = field(default="", compare=False, repr=False)
 
     def to_text(self) -> str:
         """Return the text that stands in the model map.
@@ -106,7 +109,7 @@ def parse_unit_index(text: str) -> UnitIndex:
     tensors = _parsed_names(data[end:], count)
     entries = zip(_UNIT.iter_unpack(data[start:end]), tensors, strict=True)
     units = tuple(IndexedUnit(size, digest, names) for (size, digest), names in entries)
-    return UnitIndex(data[:DIGEST_BYTES], units)
+    return UnitIndex(data[:DIGEST_BYTES], units, text)
 
 
 def _names_text(tensors: Iterable[NameRole]) -> str:
