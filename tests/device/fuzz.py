@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python tests/device/fuzz.py FOLDER --seconds 600
 
-Builds the target with clang and sanitizers, writes small streams and the conformance corpus as seeds
-to FOLDER/seeds, and lets the fuzzer run. Needs clang and its compiler-rt.
+Builds the target with clang and sanitizers, writes small streams and the conformance corpus to
+FOLDER/seeds, and lets the fuzzer run. Needs clang and its compiler-rt.
 """
 
 from __future__ import annotations
