@@ -25,6 +25,7 @@ bool UnitWalk::note_names() {
   for (int i = 0; i < count; ++i)
     if (!note_name(tensors[i].name, tensors[i].role, least)) return false;
   if (has_product && !note_name(unit_.product_name(), NNR_PRODUCT, least)) return false;
+#if NNR_WITH_MAP
   if (map_.by_name) {
     if (least_name_ && least->name.precedes(least_name_->name))
       return failure_.invalid("the units are not ordered by name");
@@ -36,6 +37,7 @@ bool UnitWalk::note_names() {
     if (has_product)
       names_.find(unit_.product_name())->position += uint64_t{kOrderRoles} * (kMaxUnitTensors + 1);
   }
+#endif
   positions_ = first + uint64_t{kOrderRoles + 1} * (kMaxUnitTensors + 1);
   return true;
 }
@@ -87,22 +89,32 @@ bool UnitWalk::complete_weight(Weight& weight, const NamedTensor& last) {
 
 #endif
 
+// Counts the elements of the unit, as often as there are tensors with them.
 bool UnitWalk::count_elements() {
   UnitTensor tensors[kMaxUnitTensors];
   const int count = unit_.tensors_by_name(tensors);
-  uint64_t elements = unit_.is_decomposed_block() ? unit_.elements : 0, copies = 1;
-  for (int i = 0; i < count; ++i) {
-    elements += tensors[i].elements();
-    for (const Extra* tie = names_.find(tensors[i].name)->ties; tie; tie = tie->next_tie) ++copies;
-  }
-  if (unit_.is_decomposed_block())
-    for (const Extra* tie = names_.find(unit_.product_name())->ties; tie; tie = tie->next_tie)
-      ++copies;
+  const bool has_product = unit_.is_decomposed_block();
+  uint64_t elements = has_product ? unit_.elements : 0, copies = 1;
+  for (int i = 0; i < count; ++i) elements += tensors[i].elements();
+#if NNR_WITH_MAP
+  for (int i = 0; i < count; ++i) copies += ties_to(tensors[i].name);
+  if (has_product) copies += ties_to(unit_.product_name());
+#endif
   if (elements > limits_.elements / copies) return failure_.limit("more elements than the limit");
   elements_ += elements * copies;
   return elements_ + map_.formed_elements <= limits_.elements ||
          failure_.limit("more elements than the limit");
 }
+
+#if NNR_WITH_MAP
+
+uint64_t UnitWalk::ties_to(const Text& name) const {
+  uint64_t ties = 0;
+  for (const Extra* tie = names_.find(name)->ties; tie; tie = tie->next_tie) ++ties;
+  return ties;
+}
+
+#endif
 
 bool UnitWalk::finish() {
   if (units_ == 0) return failure_.set(NNR_TRUNCATED, "the bitstream is empty");

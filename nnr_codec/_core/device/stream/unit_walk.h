@@ -42,6 +42,7 @@ class UnitWalk {
   bool complete_weight(Weight& weight, const NamedTensor& last);
   bool count_operations(uint64_t operations);
   bool count_elements();
+  uint64_t ties_to(const Text& name) const;
   bool finish();
 
   const nnr_memory& memory_;
