@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -200,8 +201,9 @@ def check_data_unit(unit: Unit, record: DataUnit, context: Context, payload_byte
         # The format lets the topology say them; we support no topology that does.
         raise UnsupportedFeature("count_tensor_dimensions", 0, "the unit gives no shape")
     if record.payload_type == PayloadType.RAW_FLOAT:
-        if payload_bytes != 4 * record.element_count:
-            reason = f"{record.element_count} raw floats in {payload_bytes} bytes"
+        (shape,) = record.weight_shapes()
+        if payload_bytes != 4 * math.prod(shape):
+            reason = f"{math.prod(shape)} raw floats in {payload_bytes} bytes"
             raise _invalid(unit, reason)
     elif record.payload_type != PayloadType.INT and context.quantization is None:
         raise _invalid(unit, "no parameter set gives a quantization parameter")

@@ -21,6 +21,7 @@ from nnr_codec.bitstream import (
     StartUnit,
     Topology,
     read_units,
+    write_data_unit,
     write_record,
 )
 from nnr_codec.encoding.unit_encoder import CodedLevels, encode_data_unit
@@ -129,3 +130,24 @@ def test_element_types_of_blocks(data_format: DataFormat | None) -> None:
             return
         expected = (data_format or DataFormat.FLOAT32).name.lower()
         assert found["w"].dtype == stream["w"].dtype.name == expected
+
+
+@pytest.mark.parametrize(("name", "shape"), [("x_G", (6, 2)), ("x_H", (2, 4))])
+def test_a_raw_factor_in_a_unit_of_its_own(name: str, shape: tuple[int, int]) -> None:
+    """It has four bytes for each element of the factor, not of the product."""
+    context = Context(0, ModelParameterSet())
+    record = DataUnit(
+        PayloadType.RAW_FLOAT,
+        [name],
+        compressed_parameter_types=ParameterTypes.DC,
+        decomposition_rank=2,
+        g_number_of_rows=6,
+        tensor_dimensions=[6, 4],
+    )
+    values = np.arange(shape[0] * shape[1], dtype="<f4")
+    start = write_record(StartUnit()) + write_record(ModelParameterSet())
+    data = start + write_data_unit(record, values.tobytes(), context)
+    decoded = nnr_codec.decode(data)[name]
+    assert np.array_equal(decoded, values.reshape(shape))
+    with pytest.raises(InvalidBitstream, match="raw floats"):
+        nnr_codec.decode(start + write_data_unit(record, bytes(4 * 24), context))

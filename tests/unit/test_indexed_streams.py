@@ -288,3 +288,13 @@ class TestWrongTables:
         )
         with pytest.raises(nnr_codec.BitstreamError):
             nnr_codec.decode(data)
+
+    def test_names_that_another_encoder_deflated(self) -> None:
+        """The same names in other bytes: zlib's first two say how hard it tried."""
+        text = units_of(STREAM)[2].context.model_map.index.to_text()
+        table = base64.b64decode(text)
+        assert table.count(b"\x78\xda") == 1
+        other = base64.b64encode(table.replace(b"\x78\xda", b"\x78\x01")).decode()
+        data = STREAM.replace(text.encode(), other.encode())
+        assert data != STREAM
+        assert nnr_codec.decode(data).keys() == nnr_codec.decode(STREAM).keys()

@@ -6,24 +6,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
+#include "builtins.h"
 #include "probability_model.h"
 
 namespace nnr {
 
-namespace detail {
-
-inline uint64_t load_big_endian(const uint8_t* bytes) {
-  uint64_t value;
-  std::memcpy(&value, bytes, sizeof value);
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  value = __builtin_bswap64(value);
-#endif
-  return value;
-}
-
-}  // namespace detail
+#if !defined(NNR_SMALL_TABLES)
 
 // To divide numbers of up to 25 bits by ranges, 256..511 (Granlund and Montgomery 1994: exact, as
 // the reciprocals are rounded up and have nine bits more than the numbers).
@@ -36,6 +25,8 @@ struct Reciprocals {
   }
 };
 inline constexpr Reciprocals kReciprocals{};
+
+#endif
 
 class ArithmeticDecoder {
  public:
@@ -54,7 +45,7 @@ class ArithmeticDecoder {
       : data_(data), size_(size), range_(256) {
     window_ = static_cast<uint64_t>(value8) << kRangeShift;
     const uint64_t next_bit = position + kWindowBits;
-    next_ = next_bit >> 3;
+    next_ = static_cast<size_t>(next_bit >> 3);
     available_ = 0;
     if (const unsigned used = next_bit & 7) {
       const uint64_t byte = next_ < size_ ? data_[next_] : 0;
@@ -73,7 +64,7 @@ class ArithmeticDecoder {
     const bool likelier = model.likelier;
     if ((window_ >> kRangeShift) >= mps) {
       window_ -= static_cast<uint64_t>(mps) << kRangeShift;
-      renormalize(lps, __builtin_clz(lps) - (32 - kWindowBits));
+      renormalize(lps, leading_zeros(lps) - (32 - kWindowBits));
       return update(model, !likelier);
     }
     renormalize(mps, static_cast<int>((mps >> 8) ^ 1));  // mps is never below 128
@@ -88,7 +79,7 @@ class ArithmeticDecoder {
     const uint64_t mask = uint64_t{0} - static_cast<uint64_t>(window_ >= scaled);
     window_ -= scaled & mask;
     const uint32_t range = mps ^ ((mps ^ lps) & static_cast<uint32_t>(mask));
-    renormalize(range, __builtin_clz(range) - (32 - kWindowBits));
+    renormalize(range, leading_zeros(range) - (32 - kWindowBits));
     const unsigned bin = model.likelier ^ static_cast<unsigned>(mask & 1);
     model.update(bin);
     return bin;
@@ -98,6 +89,16 @@ class ArithmeticDecoder {
   // value by the range, many bits at a time.
   uint32_t decode_bypass(int count) {
     uint32_t bits = 0;
+#if defined(NNR_SMALL_TABLES)
+    for (; count > 0; --count) {
+      window_ <<= 1;
+      if (--available_ < 0) refill();
+      const uint64_t scaled = static_cast<uint64_t>(range_) << kRangeShift;
+      const bool bin = window_ >= scaled;
+      if (bin) window_ -= scaled;
+      bits = bits << 1 | (bin ? 1 : 0);
+    }
+#else
     while (count > 0) {
       const int part = count < kMaxBypass ? count : kMaxBypass;
       count -= part;
@@ -109,6 +110,7 @@ class ArithmeticDecoder {
       available_ -= part;
       bits = bits << part | static_cast<uint32_t>(quotient);
     }
+#endif
     return bits;
   }
 
@@ -157,7 +159,7 @@ class ArithmeticDecoder {
     range_ = range << shift;
     window_ <<= shift;
     available_ -= shift;
-    if (__builtin_expect(available_ < 0, 0)) refill();
+    if (NNR_UNLIKELY(available_ < 0)) refill();
   }
 
   static unsigned update(CodingModel& model, bool bin) {
@@ -179,17 +181,17 @@ class ArithmeticDecoder {
   // Appends whole bytes below the bits that the window holds.
   void refill() {
     const int held = kWindowBits + available_ + 1;  // from the top, with the spare bit
-    const int bytes = (64 - held) >> 3;
+    const size_t bytes = static_cast<size_t>(64 - held) >> 3;
     if (next_ + 8 <= size_) {
-      window_ |= detail::load_big_endian(data_ + next_) >> held;
+      window_ |= load_big_endian(data_ + next_) >> held;
     } else {
-      for (int i = 0; i < bytes; ++i) {
+      for (size_t i = 0; i < bytes; ++i) {
         const uint64_t byte = next_ + i < size_ ? data_[next_ + i] : 0;
-        window_ |= (byte << 56) >> (held + 8 * i);
+        window_ |= (byte << 56) >> (static_cast<size_t>(held) + 8 * i);
       }
     }
     next_ += bytes;
-    available_ += 8 * bytes;
+    available_ += static_cast<int>(8 * bytes);
   }
 
   const uint8_t* data_ = nullptr;

@@ -12,7 +12,7 @@ namespace nnr {
 // One tensor of a codeword: what it is, and the caller's room for the result.
 struct CodedTensor {
   TensorSyntax syntax;
-  uint8_t* skipped_rows = nullptr;  // rows bytes if syntax.has_flags()
+  uint8_t* skipped_rows = nullptr;  // skipped_rows_bytes() of them, zeroed, if syntax.has_flags()
   int32_t* integers = nullptr;      // elements() int32, zeroed
   int32_t qp_delta = 0;
   bool history_enabled = false;     // hist_dep_sig_prob_enabled_flag

@@ -8,6 +8,8 @@
 
 namespace nnr {
 
+#if !defined(NNR_SMALL_TABLES)
+
 // What one bin does to the states, for one pair of shifts.
 struct alignas(512) StateTransition {
   int8_t fast[256];       // the next state, by the state + 128
@@ -41,6 +43,8 @@ struct StateTransitions {
 };
 inline constexpr StateTransitions kStateTransitions{};
 
+#endif
+
 // Two estimators of different inertia; their weighted sum S gives the probability.
 struct ProbabilityModel {
   int16_t fast_state = 0;  // -128..127
@@ -61,14 +65,54 @@ struct ProbabilityModel {
 
   // The same for a pair of shifts that is known already.
   void update(unsigned bin, unsigned known_shift_pair) {
+#if defined(NNR_SMALL_TABLES)
+    const int sign = bin ? 1 : -1;
+    const uint8_t(&shifts)[2] = kShiftPairs[known_shift_pair];
+    fast_state = static_cast<int16_t>(
+        fast_state + sign * (kStateStep[16 + floor_shift(sign * fast_state, 3)] >> shifts[0]));
+    slow_state = static_cast<int16_t>(
+        slow_state + sign * (kStateStep[16 + floor_shift(sign * slow_state, 7)] >> shifts[1]));
+#else
     // All in 64 bits: what indexes a table needs no widening.
     const StateTransition& transition = kStateTransitions.of[2 * known_shift_pair + bin];
     const int64_t slow = slow_state;
     const int64_t rounding = 127 & (static_cast<int64_t>(bin) - 1);
     fast_state = transition.fast[int64_t{fast_state} + 128];
     slow_state = static_cast<int16_t>(slow + transition.slow_step[((slow + rounding) >> 7) + 16]);
+#endif
+  }
+
+ private:
+  static constexpr int floor_shift(int value, int shift) {
+    return value >= 0 ? value >> shift : ~(~value >> shift);
   }
 };
+
+#if defined(NNR_SMALL_TABLES)
+
+// A model with what the coder needs of it; where tables are to be small.
+struct CodingModel {
+  ProbabilityModel model;
+  uint8_t likelier;  // the more probable symbol
+
+  void initialize(int index) {
+    model.initialize(index);
+    likelier = model.combined() >= 0;
+  }
+  void update(unsigned bin) {
+    model.update(bin);
+    likelier = model.combined() >= 0;
+  }
+
+  // Width of the less probable symbol's interval.
+  uint32_t lps_range(uint32_t range) const {
+    const int combined = static_cast<int>(model.combined());
+    const int column = combined >= 0 ? combined >> 7 : ~combined >> 7;
+    return kLpsRange[(range >> 5) & 7][combined >= 0 ? column : column + 1 > 31 ? 31 : column + 1];
+  }
+};
+
+#else
 
 // The columns of kLpsRange for S >> 7 = -32..31, all eight rows in one word: the load depends on
 // the model alone, and only a shift waits for the range.
@@ -115,6 +159,8 @@ struct alignas(16) CodingModel {
   }
 };
 
+#endif
+
 inline constexpr int kMaxUnaryLength = 256;      // cabac_unary_length_minus1 is u(8)
 inline constexpr int kMaxRemainderPrefix = 31;   // prefix bins of one remainder
 
@@ -156,10 +202,23 @@ inline int neighbour_class(int64_t k) { return k == 0 ? 0 : (k < 0 ? 1 : 2); }
 
 inline constexpr int kMaxContexts = ContextLayout::kGreater + 4 * kMaxUnaryLength + 37;
 
-// A tensor's models, each with the index that a reset sets it back to.
-struct ContextSet {
+// Room for any tensor's models, each with the index that a reset sets it back to.
+struct ContextRoom {
   CodingModel models[kMaxContexts];
   uint8_t index[kMaxContexts];
+};
+
+// The caller's room, for `ContextLayout::count()` models of one tensor.
+struct BorrowedContextRoom {
+  CodingModel* models;
+  uint8_t* index;
+};
+
+// A tensor's models.
+template <class Room>
+struct Contexts : Room {
+  using Room::index;
+  using Room::models;
   int count = 0;
 
   void start(const ContextLayout& layout) {
@@ -174,5 +233,7 @@ struct ContextSet {
     for (int i = 0; i < count; ++i) models[i].initialize(index[i]);
   }
 };
+
+using ContextSet = Contexts<ContextRoom>;
 
 }  // namespace nnr

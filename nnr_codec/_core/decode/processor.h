@@ -2,16 +2,18 @@
 // give the same results.
 #pragma once
 
-#if defined(__GNUC__) && defined(__x86_64__)
+#if defined(__GNUC__) && defined(__x86_64__) && !defined(NNR_PLAIN_PATHS_ALONE)
 #include <cpuid.h>
 #endif
 
 namespace nnr {
 
+// With NNR_PLAIN_PATHS_ALONE defined there is no choice, and so no variable that holds it.
+
 // A function for processors that shift by any register and count leading zeros in one instruction
 // each (x86-64-v3, since 2013), with everything it calls; NNR_HAS_FAST_PATHS says whether there
 // are such.
-#if defined(__GNUC__) && defined(__x86_64__)
+#if defined(__GNUC__) && defined(__x86_64__) && !defined(NNR_PLAIN_PATHS_ALONE)
 #define NNR_HAS_FAST_PATHS 1
 #define NNR_FAST_PATH __attribute__((target("bmi,bmi2,lzcnt"), flatten))
 #else
@@ -32,6 +34,10 @@ inline bool has_fast_instructions() {
 }
 
 // Whether the paths for newer processors are taken; tests turn it off to compare.
+#if defined(NNR_PLAIN_PATHS_ALONE)
+inline constexpr bool fast_paths_enabled = false;
+#else
 inline bool fast_paths_enabled = has_fast_instructions();
+#endif
 
 }  // namespace nnr

@@ -1,5 +1,7 @@
 // Constant tables of the format (spec/bitstream.md, "Probability models" and "Dependent
 // quantization"). Standard library only, so that a device can compile the decoding side alone.
+//
+// With NNR_SMALL_TABLES defined all else is computed from these: slower, and 5 KiB smaller.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +35,7 @@ inline constexpr uint8_t kLpsRange[8][32] = {
 
 // The pairs of adaptation shifts: applied to the step of the 8-bit state, and of the 12-bit one.
 inline constexpr int kShiftPairCount = 4;
-inline constexpr int kShiftPairs[kShiftPairCount][2] = {{5, 4}, {4, 5}, {6, 6}, {7, 5}};
+inline constexpr uint8_t kShiftPairs[kShiftPairCount][2] = {{5, 4}, {4, 5}, {6, 6}, {7, 5}};
 
 // What an initialization index 0..8 sets: adaptation shifts of both states, and the states.
 struct ModelInitialization {

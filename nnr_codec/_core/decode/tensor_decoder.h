@@ -32,12 +32,17 @@ struct BlockRowState {
 };
 
 // Decodes one tensor in two steps: the preamble once, then block rows, in order or (each from its
-// entry point, with a TensorDecoder copied after the preamble) in any order.
-class TensorDecoder {
+// entry point, with a TensorDecoder copied after the preamble) in any order; or, in order, each
+// block row piece by piece.
+template <class Room>
+class BasicTensorDecoder {
  public:
-  // `skipped_rows`: room for `tensor.rows` flags, used only if tensor.has_flags().
-  TensorDecoder(const TensorSyntax& tensor, uint8_t* skipped_rows)
-      : tensor_(tensor), layout_{tensor.unary_length}, range_(tensor), skipped_(skipped_rows) {
+  // `skipped_rows`: tensor.skipped_rows_bytes() zeroed bytes, used only if tensor.has_flags();
+  // `room`: for the contexts, if it is the caller's.
+  template <class... Rooms>
+  BasicTensorDecoder(const TensorSyntax& tensor, uint8_t* skipped_rows, Rooms... room)
+      : tensor_(tensor), layout_{tensor.unary_length}, range_(tensor), contexts_{{room...}},
+        skipped_(skipped_rows) {
     contexts_.start(layout_);
   }
 
@@ -50,7 +55,7 @@ class TensorDecoder {
     if (row_skip_) {
       CodingModel& model = contexts_.models[layout_.row_skip_flag()];
       for (uint64_t row = 0; row < tensor_.rows; ++row) {
-        skipped_[row] = static_cast<uint8_t>(decoder.decode(model));
+        skipped_[row >> 3] |= static_cast<uint8_t>(decoder.decode(model) << (row & 7));
         if (decoder.overrun()) return DecodeStatus::kTruncated;
       }
     }
@@ -69,30 +74,49 @@ class TensorDecoder {
   // what stands between block rows.
   DecodeStatus decode_block_row(ArithmeticDecoder& decoder, uint64_t block_row, int& dq_state,
                                 int32_t* out) {
-    const bool plain = tensor_.is_plain(history_enabled_);
-    left_class_ = 0;
+    begin_block_row();
     DecodeStatus status = DecodeStatus::kOk;
     if (!tensor_.single_value()) {
       for_each_segment(tensor_, block_row, row_skip_, [&](uint64_t row, uint64_t first, uint64_t count) {
-        if (row_skip_ && skipped_[row]) {
-          if (tensor_.dependent_quantization) dq_state = state_after_skipped_row(dq_state, tensor_.cols);
-          return true;
-        }
-        status = tensor_.dependent_quantization
-                     ? (plain ? decode_on_path<true, true>(decoder, first, count, dq_state, out)
-                              : decode_on_path<true, false>(decoder, first, count, dq_state, out))
-                     : (plain ? decode_on_path<false, true>(decoder, first, count, dq_state, out)
-                              : decode_on_path<false, false>(decoder, first, count, dq_state, out));
+        if (passes_over(row, dq_state)) return true;
+        status = decode_piece(decoder, first, count, dq_state, out + first);
         return status == DecodeStatus::kOk;
       });
     }
-    if (block_row + 1 < tensor_.block_rows()) {
-      contexts_.reset();
-      decoder.reset_range();
-    }
+    if (block_row + 1 < tensor_.block_rows()) end_block_row(decoder);
     return status;
   }
 
+  // The same piece by piece: to be called before each block row, and behind each but the last.
+  void begin_block_row() { left_class_ = 0; }
+  void end_block_row(ArithmeticDecoder& decoder) {
+    contexts_.reset();
+    decoder.reset_range();
+  }
+
+  // Whether a row is skipped; then the state takes its steps. To be called where the row begins
+  // within a block.
+  bool passes_over(uint64_t row, int& dq_state) const {
+    if (!row_skip_ || !(skipped_[row >> 3] >> (row & 7) & 1)) return false;
+    if (tensor_.dependent_quantization) dq_state = state_after_skipped_row(dq_state, tensor_.cols);
+    return true;
+  }
+
+  // Decodes `count` elements that are coded one after the other, from element `first` on, to
+  // out[0], out[1], …
+  DecodeStatus decode_piece(ArithmeticDecoder& decoder, uint64_t first, uint64_t count,
+                            int& dq_state, int32_t* out) {
+    const bool plain = tensor_.is_plain(history_enabled_);
+    if (tensor_.dependent_quantization) {
+      return plain ? decode_on_path<true, true>(decoder, first, count, dq_state, out)
+                   : decode_on_path<true, false>(decoder, first, count, dq_state, out);
+    }
+    return plain ? decode_on_path<false, true>(decoder, first, count, dq_state, out)
+                 : decode_on_path<false, false>(decoder, first, count, dq_state, out);
+  }
+
+  // row_skip_enabled_flag, known after the preamble.
+  bool skips_rows() const { return row_skip_; }
   // hist_dep_sig_prob_enabled_flag, known after the preamble.
   bool history_enabled() const { return history_enabled_; }
 
@@ -108,7 +132,7 @@ class TensorDecoder {
   DecodeStatus decode_on_path(ArithmeticDecoder& decoder, uint64_t first, uint64_t count,
                               int& dq_state, int32_t* out) {
     return fast_paths_enabled ? decode_fast<kDq, kPlain>(decoder, first, count, dq_state, out)
-                           : decode_segment<kDq, kPlain>(decoder, first, count, dq_state, out);
+                              : decode_segment<kDq, kPlain>(decoder, first, count, dq_state, out);
   }
 
   template <bool kDq, bool kPlain>
@@ -132,7 +156,7 @@ class TensorDecoder {
         const int64_t q = kDq ? reconstruction_index(k, state) : k;
         if (kDq) state = kNextState[state][k & 1];
         extremes |= q < 0 ? ~q : q;
-        out[i] = static_cast<int32_t>(q);
+        *out++ = static_cast<int32_t>(q);
       }
       if (decoder.overrun()) return DecodeStatus::kTruncated;
       if (extremes > INT32_MAX) return DecodeStatus::kIntegerOverflow;
@@ -203,12 +227,14 @@ class TensorDecoder {
   TensorSyntax tensor_;
   ContextLayout layout_;
   CodebookRange range_;
-  ContextSet contexts_;
+  Contexts<Room> contexts_;
   uint8_t* skipped_;
   bool history_enabled_ = false;
   bool row_skip_ = false;
   int left_class_ = 0;
 };
+
+using TensorDecoder = BasicTensorDecoder<ContextRoom>;
 
 // Reads the terminating bin and checks that codeword and buffer end together.
 inline DecodeStatus finish_codeword(ArithmeticDecoder& decoder, size_t size) {

@@ -42,6 +42,9 @@ struct TensorSyntax {
   // hist_dep_sig_prob_enabled_flag and row_skip_enabled_flag exist.
   bool has_flags() const { return second_edition && is_matrix() && !single_value(); }
 
+  // Bytes that hold a bit for each row.
+  uint64_t skipped_rows_bytes() const { return (rows + 7) / 8; }
+
   // Neither parent, history nor codebook rules: the common case, with a loop of its own.
   bool is_plain(bool history_enabled) const {
     return !temporal_contexts && !history_enabled && coded_codebook_size() == 0;

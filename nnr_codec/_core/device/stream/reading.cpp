@@ -1,0 +1,104 @@
+// Elements of the tensor that was handed out last.
+#include "../../decode/dequantize.h"
+#include "decoder.h"
+
+namespace nnr::device {
+
+nnr_status Decoder::read(nnr_type type, void* elements, uint64_t count) {
+  if (failure_.is_set()) return status();
+  if (from_ == From::kNothing || count > elements_ - read_ || !accepts(type)) return NNR_USAGE;
+  uint8_t* to = static_cast<uint8_t*>(elements);
+  while (count > 0) {
+    const uint64_t piece = count < kUncancelled ? count : kUncancelled;
+    if (!ask_whether_cancelled() || !read_piece(type, to, piece)) return status();
+    to += static_cast<size_t>(piece) * nnr_type_size(type);
+    read_ += piece;
+    count -= piece;
+  }
+  return NNR_OK;
+}
+
+bool Decoder::accepts(nnr_type type) const {
+  if (type == NNR_INTEGERS) return from_ == From::kCodeword && values_.step() != 0;
+#if NNR_WITH_FLOATS
+  return type == values_.type() || type == NNR_FLOAT32 || type == NNR_FLOAT16 ||
+         type == NNR_BFLOAT16;
+#else
+  return type == values_.type() && !is_float(type);
+#endif
+}
+
+bool Decoder::read_piece(nnr_type type, uint8_t* elements, uint64_t count) {
+  const bool as_integers = type == NNR_INTEGERS;
+  const bool is_plain = from_ == From::kCodeword && type == NNR_FLOAT32 && values_.is_plain();
+  if (as_integers || is_plain) {
+    int32_t* integers = reinterpret_cast<int32_t*>(elements);
+    if (!read_integers(integers, count)) return false;
+    const size_t size = static_cast<size_t>(count);
+    if (as_integers) return values_.look_up(integers, size, failure_);
+#if NNR_WITH_FLOATS
+    dequantize(integers, size, values_.step(), reinterpret_cast<float*>(elements));
+#endif
+    return true;
+  }
+  const size_t size = nnr_type_size(type), own_size = type_info(values_.type()).size;
+  const size_t most = kPiece / static_cast<size_t>(values_.integers_per_value());
+  uint64_t own[kPiece];  // elements of the tensor's own type, of 8 bytes at most
+  for (uint64_t done = 0; done < count;) {
+    const size_t part = count - done < most ? static_cast<size_t>(count - done) : most;
+    const bool is_own = type == values_.type();
+    uint8_t* to = is_own ? elements : reinterpret_cast<uint8_t*>(own);
+    if (!read_native(to, read_ + done, part)) return false;
+    for (size_t i = 0; !is_own && i < part; ++i)
+      store_float(elements + i * size, load_float(to + i * own_size, values_.type()), type);
+    elements += part * size;
+    done += part;
+  }
+  return true;
+}
+
+// Reads `count` elements, from element `first` on, of the tensor's own type.
+bool Decoder::read_native(uint8_t* elements, uint64_t first, size_t count) {
+  [[maybe_unused]] const size_t size = type_info(values_.type()).size;
+  int32_t integers[kPiece];
+  switch (from_) {
+    case From::kCodeword: {
+      const uint64_t each = values_.integers_per_value();
+      return read_integers(integers, count * each) &&
+             values_.convert(integers, first, count, elements, failure_);
+    }
+    case From::kPayload: {
+      const uint8_t* bytes = walk_.payload() + 4 * static_cast<size_t>(first);
+      for (size_t i = 0; i < count; ++i, bytes += 4)
+        integers[i] = static_cast<int32_t>(uint32_t{bytes[3]} << 24 | uint32_t{bytes[2]} << 16 |
+                                           uint32_t{bytes[1]} << 8 | bytes[0]);
+      return values_.convert(integers, first, count, elements, failure_);
+    }
+#if NNR_WITH_DC
+    case From::kStored: {
+      const uint8_t* data = static_cast<const uint8_t*>(read_from_->data);
+      std::memcpy(elements, data + static_cast<size_t>(first) * size, count * size);
+      return true;
+    }
+    case From::kStoredFloats: {
+      const float* data = static_cast<const float*>(read_from_->data) + first;
+      for (size_t i = 0; i < count; ++i) values_.convert_number(data[i], elements + i * size);
+      return true;
+    }
+    default:
+      for (size_t i = 0; i < count; ++i)
+        values_.convert_number(product_.element(first + i), elements + i * size);
+      return true;
+#else
+    default: return true;
+#endif
+  }
+}
+
+bool Decoder::read_integers(int32_t* integers, uint64_t count) {
+  if (!coded_.read(integers, count, failure_)) return false;
+  const bool is_last = coded_.left() == 0 && next_tensor_ == tensor_count_;
+  return !is_last || check_status(finish_codeword(arithmetic_, walk_.payload_size()), failure_);
+}
+
+}  // namespace nnr::device
