@@ -47,7 +47,7 @@ class SeriesPass:
     def __init__(
         self,
         streams: Sequence[StreamUnits],
-        wanted: Iterable[WantedUnit] = (),
+        wanted: Collection[WantedUnit] = (),
         names: Iterable[str] = (),
     ) -> None:
         """Find out what is needed, without decoding.
@@ -59,7 +59,7 @@ class SeriesPass:
         """
         self._streams = streams
         self._wanted = {id(unit): unit for _, unit in wanted}
-        self._steps = self._needed([*wanted], set(names))
+        self._steps = self._needed(wanted, set(names))
         self._series = Series()
         self._passed = 0  # streams whose integers the series has, as far as they are needed
         self._held: dict[int, CodedIntegers] = {}  # of wanted units of the next stream
@@ -85,8 +85,11 @@ class SeriesPass:
     def decoded(
         self, stream: StreamUnits, unit: ParsedUnit, keep_integers: bool = False
     ) -> list[DecodedTensor]:
-        """Decode a unit that the pass covers; its tensors have integers perhaps though they are not
-        to be kept.
+        """Decode a unit that the pass covers.
+
+        Args:
+            stream, unit: what is decoded.
+            keep_integers: give the integers; else they are there only if a later stream needs them.
 
         Raises:
             BitstreamError: it is damaged, or one that it needs is.
