@@ -2,12 +2,13 @@
 
     python -m conformance.updates [--data FOLDER] [--networks …] [--qps …] [--chain N]
 
-Digits networks (and with --data ResNet-20) are trained on with small learning rates on the images
-for calibration: some steps make a version. Each version is encoded as an update of the base, which
-is the trained network at the same qp; likewise, but the encoder is told the trained network
-(`told`); and anew. KL is the divergence of the decoded network from the version itself on the test
-images. All sizes are in percent of the model in its own type. `zstd` compresses the version's
-bytes, `XOR` the bits in which it differs from the trained network, each at level 19.
+Digits networks (and with --data ResNet-20, and MiniLM by which sentences belong together) are
+trained on with small learning rates on the samples for calibration: some steps make a version.
+Each version is encoded as an update of the base, which is the trained network at the same qp;
+likewise, but the encoder is told the trained network (`told`); and anew. KL is the divergence of
+the decoded network from the version itself on the test images (of MiniLM, the mean of 1 - cosine).
+All sizes are in percent of the model in its own type. `zstd` compresses the version's bytes, `XOR`
+the bits in which it differs from the trained network, each at level 19.
 
 Sparse versions are lossless: the weights are cast to bfloat16, and of one in a hundred the bits
 become the number above or below, as reinforcement learning leaves them. The base is lossless, too.
@@ -44,8 +45,10 @@ from nnr_codec.experiments.subject import Subject
 from nnr_codec.experiments.subject_source import find_subject
 from nnr_codec.model import Array
 from nnr_codec.training import fine_tune
+from nnr_codec.user.module import evaluating
 
 RESNET20 = "resnet20_cifar10"
+MINILM = "minilm_pairs"
 CHANGES = ((1e-4, 10), (1e-3, 10), (1e-3, 100), (1e-2, 100))
 """Learning rates and steps."""
 
@@ -87,13 +90,43 @@ class Network:
         return outputs_of(module, self.judged).numpy()
 
 
+class Sentences(Network):
+    """MiniLM, and pairs of sentences; its divergence is the mean of 1 - cosine."""
+
+    def train(self, module: nn.Module, rate: float, steps: int) -> None:
+        """Train on: of each sentence, its partner among those of the batch."""
+        batches = [(inputs, None) for inputs, _ in self.subject.calibration()]
+        optimizer = torch.optim.SGD(module.parameters(), rate, momentum=0.9)
+        fine_tune(module, optimizer, batches, _partner_loss, steps=steps)
+
+    def divergence(self, arrays: Arrays, reference: Arrays) -> float:
+        first, second = (self.outputs(tensors) for tensors in (arrays, reference))
+        return float(1 - (first * second).sum(-1).mean())
+
+    def outputs(self, arrays: Arrays) -> Array:
+        module = self.trained()
+        state = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
+        module.load_state_dict(state, strict=False)
+        with torch.no_grad(), evaluating(module):
+            return torch.cat([module(*inputs) for inputs, _ in self.subject.batches()]).numpy()
+
+
+def _partner_loss(outputs: torch.Tensor, _: object) -> torch.Tensor:
+    likeness = outputs[:, 0] @ outputs[:, 1].T / 0.05
+    return functional.cross_entropy(likeness, torch.arange(len(likeness)))
+
+
 def network(name: str, data: Path | None) -> Network:
     if name in DIGITS:
         subject = DIGITS[name]()
-    elif data is not None:
-        subject = find_subject(source_of(f"cifar_resnets.py:{name}"), data)
-    else:
+    elif data is None:
         raise SystemExit(f"{name} needs --data")
+    elif name == MINILM:
+        nothing = torch.zeros(0)
+        subject = find_subject(source_of(f"minilm.py:{name}"), data)
+        return Sentences(name, subject, nothing, nothing, nothing)
+    else:
+        subject = find_subject(source_of(f"cifar_resnets.py:{name}"), data)
     (images, labels), (judged, _) = (
         _joined(part()) for part in (subject.calibration, subject.batches)
     )
@@ -210,7 +243,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="folder with ResNet-20 and its images")
-    names = [*DIGITS, RESNET20]
+    names = [*DIGITS, RESNET20, MINILM]
     parser.add_argument("--networks", nargs="+", choices=names, default=list(DIGITS))
     parser.add_argument("--qps", nargs="+", type=int, default=[-38, -24])
     parser.add_argument("--chain", type=int, default=20, help="updates of a chain")
