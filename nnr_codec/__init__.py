@@ -29,6 +29,7 @@ from .errors import (
     WrongBase,
 )
 from .options import DecodeLimits, EncodeOptions
+from .remote.remote_file import RemoteFile
 from .stream import NnrStream
 
 if _TYPE_CHECKING:
@@ -49,6 +50,7 @@ __all__ = [
     "NnrError",
     "NnrStream",
     "NnrWarning",
+    "RemoteFile",
     "TargetNotReached",
     "TruncatedBitstream",
     "UnsupportedFeature",

@@ -41,6 +41,21 @@ def test_decoded_twice_and_moved_once(stream_server: FileServer) -> None:
     assert len(stream_server.requests) == 2
 
 
+def test_every_reader_takes_an_open_file_and_tells_what_comes(stream_server: FileServer) -> None:
+    readers = {
+        "decode": nnr_codec.decode,
+        "open": lambda file: dict(nnr_codec.open(file)),
+        "stream_tensors": lambda file: dict(nnr_codec.stream_tensors(file)),
+    }
+    for name, reader in readers.items():
+        arrived: list[int] = []
+        with nnr_codec.RemoteFile(stream_server.address, progress=arrived.append) as file:
+            tensors = reader(file)
+        assert all(np.array_equal(tensors[key], EXPECTED[key]) for key in EXPECTED), name
+        assert sum(arrived) == len(STREAM), name
+        assert len(arrived) > 1, name
+
+
 def test_first_tensors_come_before_the_rest(stream_server: FileServer) -> None:
     rest = Answer(wait_after=10_000)
     stream_server.behave = lambda number, request: rest if number else Answer()
