@@ -31,6 +31,9 @@ def test_evidence_is_as_recorded() -> None:
         pytest.skip(f"{PYTHON_VARIABLE} does not name the Python of an environment with nncodec")
     with Peer(python) as peer:
         for case in find_cases([]):
+            if case.base is not None:  # what our model map says of streams, the reference ignores
+                assert case.evidence == "text", case.name
+                continue
             verdict = judge(case, decoded(peer, case.stream, case.parents))
             if case.error != "limit":  # lack of memory is no evidence
                 assert (verdict.status == PASS) == (case.evidence == "peer"), verdict
