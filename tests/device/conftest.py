@@ -22,10 +22,16 @@ from device_support import (
 
 
 @pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> HostBuild:
-    compilers = host_compilers()
-    if compilers is None:
+def compilers() -> tuple[str, str]:
+    """The compilers of C and C++; skips where there are none."""
+    found = host_compilers()
+    if found is None:
         pytest.skip("no C and C++ compiler")
+    return found
+
+
+@pytest.fixture(scope="session")
+def host(compilers: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> HostBuild:
     c, cxx = compilers
     folder = tmp_path_factory.mktemp("device")
     objects = compile_objects(folder, [cxx], "-O1", "-fPIC")
@@ -37,11 +43,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> HostBuild:
 
 
 @pytest.fixture(scope="session")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sanitized(compilers: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The harness with sanitizers; skips where there are none."""
-    compilers = host_compilers()
-    if compilers is None:
-        pytest.skip("no C and C++ compiler")
     c, cxx = compilers
     folder = tmp_path_factory.mktemp("sanitized")
     probe = folder / "probe.c"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from updates_support import Arrays, assert_same, encoded
+from updates_support import Arrays, assert_same, encoded, two_matrices
 
 import nnr_codec
 from nnr_codec import EncodeOptions
@@ -17,11 +17,7 @@ STEP = step_size(QP, 2)
 
 @pytest.fixture(scope="module")
 def weights() -> Arrays:
-    rng = np.random.default_rng(3)
-    return {
-        "a": rng.normal(0, 0.05, (64, 48)).astype(np.float32),
-        "b": rng.normal(0, 0.05, (32, 64)).astype(np.float32),
-    }
+    return two_matrices()
 
 
 @pytest.mark.parametrize("dq", [True, False])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from updates_support import UNGROUPED, Arrays, assert_same, encoded, every_type, moved
+from updates_support import UNGROUPED, Arrays, assert_same, encoded, every_type, moved, two_matrices
 
 import nnr_codec
 from nnr_codec import EncodeOptions
@@ -23,11 +23,7 @@ STEP = step_size(QP, 2)
 
 @pytest.fixture(scope="module")
 def weights() -> Arrays:
-    rng = np.random.default_rng(3)
-    return {
-        "a": rng.normal(0, 0.05, (64, 48)).astype(np.float32),
-        "b": rng.normal(0, 0.05, (32, 64)).astype(np.float32),
-    }
+    return two_matrices()
 
 
 @pytest.mark.parametrize("base_options", [EncodeOptions(), LOSSLESS], ids=["lossy", "lossless"])

@@ -17,6 +17,15 @@ Arrays = dict[str, Array]
 UNGROUPED = EncodeOptions(group=False)
 
 
+def two_matrices() -> Arrays:
+    """Weights of two layers."""
+    rng = np.random.default_rng(3)
+    return {
+        "a": rng.normal(0, 0.05, (64, 48)).astype(np.float32),
+        "b": rng.normal(0, 0.05, (32, 64)).astype(np.float32),
+    }
+
+
 def every_type(seed: int = 0) -> Arrays:
     """A tensor of each element type, a scalar, and an empty one."""
     rng = np.random.default_rng(seed)
