@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import Run
+from cli_support import DIGITS, Run
 
 import nnr_codec
 from nnr_codec.cli._common import BAD_BITSTREAM, USAGE
 
 
 @pytest.fixture
-def layered(run: Run, model: Path, tmp_path: Path) -> Path:
+def layered(run: Run, tmp_path: Path) -> Path:
     path = tmp_path / "layered.nnr"
     arguments = ["--quality-layers", 3, "--qp", -30, "--verify"]
-    assert run("nnr-encode", model, "-o", path, *arguments).code == 0
+    assert run("nnr-encode", DIGITS, "-o", path, *arguments).code == 0
     return path
 
 

@@ -34,6 +34,7 @@ def model() -> dict[str, Any]:
         "steps": np.array(7),
         "fc.weight": rng.laplace(0, 0.05, (64, 96)).astype(np.float32),
         "half.weight": half,
+        "small.weight": rng.laplace(0, 0.05, (31, 33)).astype(np.float32),
         "mask": rng.random(50) < 0.5,
         "empty": np.zeros((0, 3), np.float32),
     }
@@ -79,7 +80,7 @@ class TestModels:
             assert all(equal(first, other) for other in others)
         assert equal(nnr_codec.decode(DATA), nnr_codec.decode(DATA, quality=3))
 
-    def test_what_is_no_weight_is_in_the_first_layer(self) -> None:
+    def test_all_but_large_weights_is_in_the_first_layer(self) -> None:
         coarse = nnr_codec.decode(DATA, quality=1)
         fine = nnr_codec.decode(DATA)
         for name in set(MODEL) - set(WEIGHTS):

@@ -10,6 +10,7 @@ successive layers would overlap, and each layer cost 0.1 to 0.2 bits a weight.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -40,6 +41,10 @@ from .layer_stream import LayerStream, LayerUnit
 RATIO = 3
 """Of the steps of successive layers."""
 
+FEWEST_ELEMENTS = 1024
+"""Of a weight that is refined: a refinement's header takes about 30 bytes, and its integers 1.6
+bits each."""
+
 _MOST_DENSITY = 7
 _BYTES_PER_TASK = 1 << 24
 """About what work on a unit holds."""
@@ -67,7 +72,8 @@ def split_into_layers(
 ) -> list[LayerStream]:
     """Split a stream, which is uniformly quantized, has no codebooks, and the profile 0.
 
-    The weights of two and more dimensions are refined; all else is in the first layer.
+    The weights of two and more dimensions and of `FEWEST_ELEMENTS` are refined; all else is in the
+    first layer.
 
     Args:
         data: the stream.
@@ -117,7 +123,8 @@ class _Splitting:
             record = header(unit)
             shape = tuple(record.tensor_dimensions or ())
             kinds = (PayloadType.FLOAT, PayloadType.BLOCK)
-            if record.payload_type in kinds and not record.is_decomposed and len(shape) > 1:
+            is_large = len(shape) > 1 and math.prod(shape) >= FEWEST_ELEMENTS
+            if record.payload_type in kinds and not record.is_decomposed and is_large:
                 weight = self._stream.decoded(unit)[0]
                 if weight.qp is not None:
                     yield Refined(weight.name, shape, unit, weight.qp)
