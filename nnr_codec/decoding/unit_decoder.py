@@ -188,7 +188,8 @@ class _UnitDecoder:
         return looked_up
 
     def _to_float_type(self, values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-        with np.errstate(over="ignore"):  # what is too large for the type becomes infinite
+        # What is too large for the type becomes infinite, or some integer.
+        with np.errstate(over="ignore", invalid="ignore"):
             return values.astype(self._dtype(), copy=False)
 
     def _to_integer_type(self, values: Integers) -> npt.NDArray[Any]:

@@ -23,16 +23,29 @@ enum {
   kNothingRead = 16,
   kByOddPieces = 32,
   kAsIntegers = 64, /* tensors with a step: integers times it */
+  kBase = 128,      /* the streams before are what the last one is added to */
+  kLayers = 256,    /* the stream is a file of quality layers */
 };
 
 typedef struct memory_log {
   size_t live, peak, count, fail_at;
 } memory_log;
 
+/* A tensor of the model, as the streams until now make it. */
 typedef struct seen {
   char* name;
-  uint32_t hash;
+  nnr_type type;
+  uint32_t described, shape; /* hashes: of type and shape; of the shape that an update has */
+  uint64_t elements;
+  uint8_t* data;
+  int tied_to; /* the index of that; -1 */
+  int is_gone;
 } seen;
+
+typedef struct model {
+  seen* list;
+  unsigned count;
+} model;
 
 typedef struct result {
   nnr_status status;
@@ -124,9 +137,8 @@ static uint32_t hashed_elements(uint32_t hash, uint8_t* at, uint64_t count, nnr_
   return hash;
 }
 
-static uint32_t hash_of_description(const nnr_tensor* tensor) {
-  const char* type = nnr_type_name(tensor->type);
-  uint32_t hash = hashed(0, type, strlen(type)), i;
+static uint32_t hash_of_shape(const nnr_tensor* tensor, uint32_t hash) {
+  uint32_t i;
   for (i = 0; i < tensor->dimension_count; ++i) {
     char text[32];
     snprintf(text, sizeof text, ",%llu", (unsigned long long)tensor->dimensions[i]);
@@ -135,53 +147,160 @@ static uint32_t hash_of_description(const nnr_tensor* tensor) {
   return hash;
 }
 
-static nnr_status hash_tensor(nnr_decoder* decoder, const nnr_tensor* tensor, int options,
-                              uint32_t* hash) {
-  static uint64_t buffer[4096];
+static uint32_t hash_of_description(const nnr_tensor* tensor) {
+  const char* type = nnr_type_name(tensor->type);
+  return hash_of_shape(tensor, hashed(0, type, strlen(type)));
+}
+
+/* That of the shape which an update has of this tensor: a vector for a scalar. */
+static uint32_t hash_of_update(const nnr_tensor* tensor) {
+  return tensor->dimension_count ? hash_of_shape(tensor, 0) : hashed(0, ",1", 2);
+}
+
+static void* copied(const void* data, size_t size) {
+  void* copy = malloc(size + 8);
+  if (!copy) die("no memory");
+  if (size) memcpy(copy, data, size);
+  return copy;
+}
+
+/* A copy of a model: of one with nothing in it, an empty one. */
+static model copy_of(const model* from) {
+  model copy = {NULL, from->count};
+  unsigned i;
+  copy.list = (seen*)copied(from->list, from->count * sizeof(seen));
+  for (i = 0; i < copy.count; ++i) {
+    seen* at = &copy.list[i];
+    at->name = (char*)copied(at->name, strlen(at->name) + 1);
+    at->data = (uint8_t*)copied(at->data, (size_t)at->elements * nnr_type_size(at->type));
+  }
+  return copy;
+}
+
+static void clear(model* gone) {
+  unsigned i;
+  for (i = 0; i < gone->count; ++i) {
+    free(gone->list[i].name);
+    free(gone->list[i].data);
+  }
+  free(gone->list);
+  gone->list = NULL;
+  gone->count = 0;
+}
+
+static int find(const model* in, const char* name) {
+  int i = (int)in->count;
+  while (--i >= 0 && strcmp(in->list[i].name, name) != 0) continue;
+  return i;
+}
+
+/* The entry of a name, made if there is none; it has nothing that it had before. */
+static seen* renewed(model* in, const char* name) {
+  int index = find(in, name);
+  seen* at;
+  if (index < 0) {
+    in->list = (seen*)realloc(in->list, (in->count + 1) * sizeof(seen));
+    index = (int)in->count++;
+    in->list[index].name = (char*)copied(name, strlen(name) + 1);
+    in->list[index].data = NULL;
+  }
+  at = &in->list[index];
+  free(at->data);
+  at->type = NNR_BOOL;
+  at->described = 0;
+  at->elements = 0;
+  at->data = (uint8_t*)copied("", 0);
+  at->tied_to = -1;
+  at->is_gone = 0;
+  return at;
+}
+
+static void integers_to_floats(uint8_t* data, uint64_t count, float step) {
+  uint64_t i;
+  for (i = 0; i < count; ++i, data += 4) {
+    int32_t integer;
+    float value;
+    memcpy(&integer, data, 4);
+    value = (float)((double)integer * (double)step);
+    if (integer > -16777216 && integer < 16777216) value = (float)integer * step;
+    memcpy(data, &value, 4);
+  }
+}
+
+/* Reads all elements to `data`, or adds them to what is there. */
+static nnr_status read_elements(nnr_decoder* decoder, const nnr_tensor* tensor, int flags,
+                                nnr_type type, uint8_t* data, int is_sum) {
+  const size_t size = nnr_type_size(type);
   const int as_integers =
-      (options & kAsIntegers) && tensor->step != 0 && tensor->type == NNR_FLOAT32;
-  const nnr_type type = as_integers ? NNR_INTEGERS : tensor->type;
-  uint64_t left = tensor->elements, piece = options & kByOddPieces ? 7 : 4096;
+      !is_sum && (flags & kAsIntegers) && tensor->step != 0 && tensor->type == NNR_FLOAT32;
+  uint64_t left = tensor->elements, piece = flags & kByOddPieces ? 7 : 4096;
   nnr_status status = NNR_OK;
-  *hash = hash_of_description(tensor);
   while (left > 0 && status == NNR_OK) {
     const uint64_t count = left < piece ? left : piece;
-    status = nnr_read(decoder, type, buffer, count);
-    if (status != NNR_OK) break;
-    if (as_integers) {
-      uint64_t i;
-      for (i = 0; i < count; ++i) {
-        int32_t integer;
-        float value;
-        memcpy(&integer, (char*)buffer + 4 * i, 4);
-        value = (float)((double)integer * (double)tensor->step);
-        if (integer > -16777216 && integer < 16777216) value = (float)integer * tensor->step;
-        memcpy((char*)buffer + 4 * i, &value, 4);
-      }
-    }
-    *hash = hashed_elements(*hash, (uint8_t*)buffer, count, tensor->type);
+    status = is_sum ? nnr_add(decoder, type, data, count)
+                    : nnr_read(decoder, as_integers ? NNR_INTEGERS : type, data, count);
+    if (status == NNR_OK && as_integers) integers_to_floats(data, count, tensor->step);
+    data += count * size;
     left -= count;
-    piece = options & kByOddPieces ? piece * 5 % 101 + 1 : piece;
+    piece = flags & kByOddPieces ? piece * 5 % 101 + 1 : piece;
   }
-  if (status == NNR_OK && nnr_read(decoder, type, buffer, 1) != NNR_USAGE) die("too many elements");
+  if (status == NNR_OK && nnr_read(decoder, tensor->type, data, 1) != NNR_USAGE)
+    die("too many elements");
   return status;
 }
 
-static void note(result* out, seen** list, const nnr_tensor* tensor, uint32_t hash) {
+static nnr_status take_tensor(nnr_decoder* decoder, const nnr_tensor* tensor, int flags,
+                              model* in) {
+  const int index = tensor->change != NNR_VALUES ? find(in, tensor->name) : -1;
   seen* at;
-  *list = (seen*)realloc(*list, (out->count + 1) * sizeof **list);
-  at = *list + out->count++;
-  at->name = (char*)malloc(strlen(tensor->name) + 1);
-  strcpy(at->name, tensor->name);
-  at->hash = hash;
-  out->sum += (hashed(0, tensor->name, strlen(tensor->name)) * 2654435761u) ^ hash;
+  int was_there;
+  nnr_status status;
+  if (index >= 0 && !in->list[index].is_gone) {
+    at = &in->list[index];
+    if (at->tied_to >= 0) {
+      seen* target = &in->list[at->tied_to];
+      at->type = target->type;
+      at->described = target->described;
+      at->shape = target->shape;
+      at->elements = target->elements;
+      at->data = (uint8_t*)copied(target->data, (size_t)at->elements * nnr_type_size(at->type));
+      at->tied_to = -1;
+    }
+    if (at->shape != hash_of_shape(tensor, 0)) return NNR_INVALID;
+    status = read_elements(decoder, tensor, flags, at->type, at->data, 1);
+    return status == NNR_USAGE ? NNR_INVALID : status;
+  }
+  was_there = find(in, tensor->name) >= 0;
+  at = renewed(in, tensor->name);
+  at->is_gone = tensor->role == NNR_REMOVED;
+  if (at->is_gone && !was_there) return NNR_INVALID;
+  if (tensor->role == NNR_TIED) {
+    const int target = find(in, tensor->tied_to);
+    if (target < 0) die("tied to a tensor that was not handed out");
+    in->list[find(in, tensor->name)].tied_to = target;
+  }
+  if (tensor->role == NNR_TIED || tensor->role == NNR_REMOVED) return NNR_OK;
+  at->type = tensor->type;
+  at->described = hash_of_description(tensor);
+  at->shape = hash_of_update(tensor);
+  at->elements = tensor->elements;
+  free(at->data);
+  at->data = (uint8_t*)malloc((size_t)at->elements * nnr_type_size(at->type) + 8);
+  if (!at->data) die("no memory");
+  return read_elements(decoder, tensor, flags, at->type, at->data, 0);
 }
 
-static void note_tie(result* out, seen** list, const nnr_tensor* tensor) {
-  unsigned i = 0;
-  while (i < out->count && strcmp((*list)[i].name, tensor->tied_to) != 0) ++i;
-  if (i == out->count) die("tied to a tensor that was not handed out");
-  note(out, list, tensor, (*list)[i].hash);
+/* What the tests compare: a sum over all tensors. */
+static void sum_up(const model* of, result* out) {
+  unsigned i;
+  for (i = 0; i < of->count; ++i) {
+    const seen* at = &of->list[i];
+    const seen* is = at->tied_to >= 0 ? &of->list[at->tied_to] : at;
+    if (at->is_gone) continue;
+    ++out->count;
+    out->sum += (hashed(0, at->name, strlen(at->name)) * 2654435761u) ^
+                hashed_elements(is->described, is->data, is->elements, is->type);
+  }
 }
 
 static nnr_status next_tensor(nnr_decoder* decoder, nnr_tensor* tensor, bytes* fed) {
@@ -202,15 +321,50 @@ static nnr_status next_tensor(nnr_decoder* decoder, nnr_tensor* tensor, bytes* f
   return status;
 }
 
-static result decode(bytes stream, const nnr_options* options, int flags) {
+/* Decodes the tensors of one bitstream to the model, or passes over them. */
+static nnr_status decode_tensors(nnr_decoder* decoder, int flags, bytes* stream, model* to) {
+  nnr_tensor tensor;
+  nnr_status status;
+  while ((status = next_tensor(decoder, &tensor, stream)) == NNR_OK) {
+    if (flags & kNothingRead) continue;
+    status = take_tensor(decoder, &tensor, flags, to);
+    if (status != NNR_OK) break;
+  }
+  return status;
+}
+
+static nnr_status next_layer(nnr_decoder* decoder, bytes* fed) {
+  nnr_status status = nnr_next_layer(decoder);
+  if (status != NNR_NEED_INPUT) return status;
+  if (nnr_feed(decoder, fed->data + fed->next, fed->size - fed->next) == 0) nnr_feed_end(decoder);
+  return nnr_next_layer(decoder);
+}
+
+/* Decodes all quality layers of a file, the whole ones of one that is cut. */
+static nnr_status decode_layers(nnr_decoder* decoder, int flags, bytes* stream, model* to) {
+  nnr_status status = decode_tensors(decoder, flags, stream, to);
+  while (status == NNR_END && (status = next_layer(decoder, stream)) == NNR_OK) {
+    model before = copy_of(to);
+    status = decode_tensors(decoder, flags, stream, to);
+    if (status == NNR_CUT) {
+      model swapped = *to;
+      *to = before;
+      before = swapped;
+      clear(&before);
+      return NNR_END;
+    }
+    clear(&before);
+  }
+  return status;
+}
+
+static result decode(bytes stream, const nnr_options* options, int flags, model* to) {
   result out = {NNR_OK, 0, 0, 0, ""};
-  seen* list = NULL;
   void* place = malloc(nnr_decoder_size());
   const int input = flags & kInputMask;
   uint8_t* exact = (uint8_t*)malloc(stream.size + 1); /* so that a read behind the end is seen */
   nnr_decoder* decoder;
   nnr_tensor tensor;
-  unsigned i;
   if (!place || !exact) die("no memory");
   exact = (uint8_t*)realloc(exact, stream.size ? stream.size : 1);
   if (stream.size) memcpy(exact, stream.data, stream.size);
@@ -219,23 +373,15 @@ static result decode(bytes stream, const nnr_options* options, int flags) {
             : input == 1 ? nnr_open_reader(place, options, read_bytes, &stream)
                          : nnr_open_feed(place, options);
   if (!decoder) die("a decoder does not open");
-  while ((out.status = next_tensor(decoder, &tensor, &stream)) == NNR_OK) {
-    uint32_t hash = 0;
-    if (flags & kNothingRead) continue;
-    if (tensor.role == NNR_TIED) {
-      note_tie(&out, &list, &tensor);
-      continue;
-    }
-    out.status = hash_tensor(decoder, &tensor, flags, &hash);
-    if (out.status != NNR_OK) break;
-    note(&out, &list, &tensor, hash);
-  }
-  if (out.status != NNR_END && nnr_last_error(decoder)->status != out.status) die("no error told");
-  if (nnr_next_tensor(decoder, &tensor) != out.status) die("an end or error that does not stay");
+  out.status = decode_layers(decoder, flags, &stream, to);
+  if (out.status != NNR_END && out.status != NNR_INVALID &&
+      nnr_last_error(decoder)->status != out.status)
+    die("no error told");
+  if (out.status != NNR_END && nnr_last_error(decoder)->status != NNR_OK &&
+      nnr_next_tensor(decoder, &tensor) != out.status)
+    die("an error that does not stay");
   out.text = nnr_last_error(decoder)->text;
   nnr_close(decoder);
-  for (i = 0; i < out.count; ++i) free(list[i].name);
-  free(list);
   free(place);
   free(exact);
   return out;
@@ -246,6 +392,7 @@ static result decode_series(const bytes* streams, unsigned count, int flags, mem
   nnr_options options;
   memory_log series_log = {0, 0, 0, 0};
   nnr_memory series_memory = {NULL, allocate, release};
+  model made = {NULL, 0};
   void* place = malloc(nnr_series_size());
   nnr_series* series;
   result out = {NNR_OK, 0, 0, 0, ""};
@@ -263,14 +410,16 @@ static result decode_series(const bytes* streams, unsigned count, int flags, mem
   options.limits.all_product_operations = 1 << 27;
   options.series = series;
   for (i = 0; i < count; ++i) {
-    const int is_last = i + 1 == count;
+    const int is_last = i + 1 == count, is_base = flags & kBase;
     memory_log parent_log = {0, 0, 0, 0};
-    options.keep_in_series = !is_last;
+    options.keep_in_series = !is_last || (flags & kLayers);
     options.memory.context = is_last ? log : &parent_log;
-    out = decode(streams[i], &options, is_last ? flags : kNothingRead);
+    out = decode(streams[i], &options, is_last || is_base ? flags : kNothingRead, &made);
     if (parent_log.live) die("memory of a parent is left");
     if (out.status != NNR_END) break;
   }
+  if (out.status == NNR_END) sum_up(&made, &out);
+  clear(&made);
   nnr_series_close(series);
   free(place);
   if (series_log.live || log->live) die("memory is left");

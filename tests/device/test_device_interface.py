@@ -26,7 +26,7 @@ import nnr_codec
 
 OK, NEED_INPUT, USAGE, CANCELLED = 0, 2, 3, 11
 FLOAT16, BFLOAT16, FLOAT32, FLOAT64, INTEGERS = 9, 10, 11, 12, 18
-VERSION = 1
+VERSION = 2
 
 ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 RELEASE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -68,6 +68,7 @@ class Tensor(ctypes.Structure):
         ("step", ctypes.c_float),
         ("row_elements", ctypes.c_uint64),
         ("tied_to", ctypes.c_char_p),
+        ("change", ctypes.c_int),
     ]
 
 

@@ -25,6 +25,7 @@ from device_support import (
     tool,
 )
 from small_streams import small_streams
+from update_streams import update_requests
 
 pytestmark = pytest.mark.sanitizer  # these compile: not for every run
 
@@ -82,6 +83,7 @@ def test_the_same_bits_everywhere(name: str, tmp_path: Path) -> None:
     streams = small_streams().values()
     for way in WAYS:
         requests = corpus_requests(way) + [Request(s.data, s.parents, way) for s in streams]
+        requests += update_requests(way & ~FACTORIZED)
         assert differences([*target.runner, harness], requests) == []
 
 
@@ -109,7 +111,7 @@ MAIN = """
 void* volatile place; const void* volatile data; volatile size_t size;
 void _exit(int code) { (void)code; for (;;) {} }
 int main(void) {
-  nnr_options options; nnr_tensor tensor; float row[16];
+  nnr_options options; nnr_tensor tensor; float row[16]; const uint64_t* sizes;
   nnr_default_options(&options);
   nnr_decoder* decoder = nnr_open_memory(place, &options, data, size);
   nnr_series* series = nnr_series_open(place, &options.memory);
@@ -117,10 +119,15 @@ int main(void) {
   nnr_open_feed(place, &options);
   nnr_feed(decoder, data, size);
   nnr_feed_end(decoder);
-  while (nnr_next_tensor(decoder, &tensor) == NNR_OK) nnr_read(decoder, tensor.type, row, 16);
+  do {
+    while (nnr_next_tensor(decoder, &tensor) == NNR_OK)
+      if (tensor.change == NNR_VALUES) nnr_read(decoder, tensor.type, row, 16);
+      else nnr_add(decoder, tensor.type, row, 16);
+  } while (nnr_next_layer(decoder) == NNR_OK && nnr_quality_layers(decoder, &sizes) > 1);
   nnr_series_close(series);
   nnr_close(decoder);
-  return (int)nnr_last_error(decoder)->status + nnr_type_name(tensor.type)[0];
+  return nnr_is_update(decoder) + (int)nnr_last_error(decoder)->status +
+         nnr_type_name(tensor.type)[0];
 }
 """
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import update_streams
 from device_support import DEVICE, HostBuild, run, tool
 from small_streams import small_streams
 
@@ -32,12 +36,12 @@ def stream(tmp_path: Path) -> Path:
 
 
 def test_the_conformance_suite(host: HostBuild) -> None:
-    decoder = command(f"{host.command} {{in}} -o {{out}} --parent={{parents}}")
-    verdicts = list(judge_all(find_cases([]), decoder, strict=True, jobs=2))
-    # It knows no base; nor is it one file of several streams.
-    judged = [verdict for verdict in verdicts if verdict.case.base is None]
-    assert len(judged) > 480
-    assert [verdict.case.name for verdict in judged if verdict.status != PASS] == []
+    """But for a base of another digest: it does not form the digest of a model."""
+    line = f"{host.command} {{in}} -o {{out}} --parent={{parents}} --base={{base}}"
+    verdicts = list(judge_all(find_cases([]), command(line), strict=True, jobs=2))
+    assert len(verdicts) > 500
+    failed = [verdict.case.name for verdict in verdicts if verdict.status != PASS]
+    assert failed == ["updates/another_model"]
 
 
 def test_tensors_and_their_list(host: HostBuild, stream: Path, tmp_path: Path) -> None:
@@ -131,3 +135,78 @@ def test_cmake_builds_it(tmp_path: Path, stream: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     done = run(tmp_path / "b" / "nnrdec", stream, "-o", tmp_path / "out", text=True)
     assert done.returncode == DONE, done.stderr
+
+
+@pytest.fixture
+def layered(tmp_path: Path) -> Path:
+    path = tmp_path / "layered.nnr"
+    path.write_bytes(update_streams.layered())
+    return path
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    listed = json.loads((folder / "tensors.json").read_text())
+    return {
+        entry["name"]: np.fromfile(folder / entry["file"], np.dtype(entry["dtype"])).reshape(
+            entry["shape"]
+        )
+        for entry in listed
+    }
+
+
+def same(folder: Path, wanted: Mapping[str, Any]) -> bool:
+    found = read_folder(folder)
+    return set(found) == set(wanted) and all(
+        found[n].dtype == wanted[n].dtype and np.array_equal(found[n], wanted[n]) for n in wanted
+    )
+
+
+def test_quality_layers(host: HostBuild, layered: Path, tmp_path: Path) -> None:
+    for quality in (1, 2, 3):
+        out = tmp_path / f"out{quality}"
+        assert nnrdec(host, layered, "-o", out, "--quality", str(quality)).returncode == DONE
+        assert same(out, nnr_codec.decode(layered, quality=quality))
+        names = {entry["file"] for entry in json.loads((out / "tensors.json").read_text())}
+        assert {path.name for path in out.iterdir()} == names | {"tensors.json"}
+    assert nnrdec(host, layered, "-o", tmp_path / "all").returncode == DONE
+    assert same(tmp_path / "all", nnr_codec.decode(layered))
+    assert nnrdec(host, layered, "-o", tmp_path / "no", "--quality=4").returncode == USAGE
+    assert nnrdec(host, layered, "-o", tmp_path / "no", "--quality=0").returncode == USAGE
+
+
+def test_quality_layers_that_are_cut(host: HostBuild, layered: Path, tmp_path: Path) -> None:
+    data = layered.read_bytes()
+    expected = nnr_codec.decode(data, quality=2)
+    layered.write_bytes(data[:-1])
+    done = nnrdec(host, layered, "-o", tmp_path / "out")
+    assert done.returncode == DONE
+    assert "is cut: quality layers from number 3 on, of 3, are left out" in done.stderr
+    assert same(tmp_path / "out", expected)
+    layered.write_bytes(data[:-9] + bytes([data[-9] ^ 8]) + data[-8:])  # damaged is not cut
+    assert nnrdec(host, layered, "-o", tmp_path / "no").returncode == BAD_BITSTREAM
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_updates_of_a_base(host: HostBuild, tmp_path: Path, lossless: bool) -> None:
+    options = replace(update_streams.OPTIONS, lossless=lossless)
+    streams = update_streams.series(options)
+    paths = [tmp_path / f"{number}.nnr" for number in range(3)]
+    for path, stream in zip(paths, streams, strict=True):
+        path.write_bytes(stream)
+    for count in (1, 2):
+        base = [f"--base={path}" for path in paths[:count]]
+        out = tmp_path / f"out{count}"
+        assert nnrdec(host, paths[count], "-o", out, *base).returncode == DONE
+        assert same(out, nnr_codec.decode(streams[count], base=streams[:count]))
+    wrong = {
+        "an update without its base": [],
+        "is no update": [f"--base={paths[0]}"],
+        "an update of another bitstream": [f"--base={paths[0]}"],
+        "is an update: --base tells of what": [f"--parent={path}" for path in paths[:2]],
+    }
+    for text, words in wrong.items():
+        file = paths[2] if text != "is no update" else paths[0]
+        done = nnrdec(host, file, "-o", tmp_path / "no", *words)
+        assert (done.returncode, text in done.stderr) == (BAD_BITSTREAM, True), done.stderr
+    both = [f"--base={paths[0]}", f"--parent={paths[1]}"]
+    assert nnrdec(host, paths[2], "-o", tmp_path / "no", *both).returncode == USAGE

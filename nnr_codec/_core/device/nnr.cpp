@@ -79,6 +79,20 @@ nnr_status nnr_read(nnr_decoder* decoder, nnr_type type, void* elements, uint64_
   return implementation(decoder)->read(type, elements, count);
 }
 
+nnr_status nnr_add(nnr_decoder* decoder, nnr_type type, void* elements, uint64_t count) {
+  return implementation(decoder)->add(type, elements, count);
+}
+
+nnr_status nnr_next_layer(nnr_decoder* decoder) { return implementation(decoder)->next_layer(); }
+
+int nnr_is_update(const nnr_decoder* decoder) {
+  return reinterpret_cast<const Decoder*>(decoder)->is_update();
+}
+
+uint32_t nnr_quality_layers(nnr_decoder* decoder, const uint64_t** sizes) {
+  return implementation(decoder)->quality_layers(sizes);
+}
+
 size_t nnr_type_size(nnr_type type) {
   return type == NNR_INTEGERS ? sizeof(int32_t) : nnr::device::type_info(type).size;
 }

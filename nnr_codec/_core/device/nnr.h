@@ -12,7 +12,7 @@ extern "C" {
 #endif
 
 /* Version of this interface. A library takes the options of its own version alone. */
-#define NNR_VERSION 1
+#define NNR_VERSION 2
 
 /* What a call came to. From NNR_INVALID on, decoding cannot go on: close the decoder. */
 typedef enum nnr_status {
@@ -27,7 +27,8 @@ typedef enum nnr_status {
   NNR_MISSING_PARENT = 8, /* it needs an earlier bitstream of its series */
   NNR_OUT_OF_MEMORY = 9,  /* the caller's function gave no memory */
   NNR_INPUT_FAILED = 10,  /* the caller's function could not read */
-  NNR_CANCELLED = 11      /* the caller's function said so */
+  NNR_CANCELLED = 11,     /* the caller's function said so */
+  NNR_CUT = 12            /* it ends within a quality layer behind the first: those before are good */
 } nnr_status;
 
 /* Element types. Elements in memory have the byte order of the processor. */
@@ -66,8 +67,17 @@ typedef enum nnr_role {
   NNR_BIAS,
   NNR_PRODUCT, /* of factors */
   NNR_TIED,    /* the values of another tensor, `tied_to`: nothing to read */
-  NNR_EMPTY    /* one of its dimensions is 0: nothing to read */
+  NNR_EMPTY,   /* one of its dimensions is 0: nothing to read */
+  NNR_REMOVED  /* of an update: the new model has it no more: nothing to read */
 } nnr_role;
+
+/* What the elements of an update do to the tensor of that name which the base has, if it has one
+   (spec/model_map.md, "Updates of a base"). Of what is no update they are values. */
+typedef enum nnr_change {
+  NNR_VALUES,      /* they take its place */
+  NNR_ADDED,       /* they are added to it: nnr_add */
+  NNR_CHANGED_BITS /* they say which of its bits change: nnr_add */
+} nnr_change;
 
 /* Which of decomposed weights are handed out. */
 typedef enum nnr_layers { NNR_DENSE, NNR_FACTORIZED } nnr_layers;
@@ -126,6 +136,7 @@ typedef struct nnr_tensor {
   float step;
   uint64_t row_elements; /* elements of a row: a natural number of them to read at a time */
   const char* tied_to;   /* of NNR_TIED: a tensor that was handed out before; else null */
+  nnr_change change;
 } nnr_tensor;
 
 /* Where and why decoding ended. */
@@ -180,6 +191,26 @@ nnr_status nnr_next_tensor(nnr_decoder* decoder, nnr_tensor* tensor);
    `elements` is aligned for that type. Values count only once NNR_OK came for the whole tensor, as
    its end shows whether the codeword is damaged. Returns NNR_USAGE if there are not so many. */
 nnr_status nnr_read(nnr_decoder* decoder, nnr_type type, void* elements, uint64_t count);
+
+/* Decodes the next `count` elements of the tensor, whose `change` is not NNR_VALUES, and adds them
+   to those of the base, which `elements` holds; `type` is that of the base's tensor. Otherwise as
+   nnr_read. */
+nnr_status nnr_add(nnr_decoder* decoder, nnr_type type, void* elements, uint64_t count);
+
+/* Quality layers: a file of several bitstreams, the first a coarse model, each other one an update
+   of those before. The decoder has a series, and keeps in it. After NNR_END of one layer:
+   NNR_OK: the next one's tensors come; NNR_END: there is no other; NNR_NEED_INPUT: whether there
+   is one shows with more bytes, or nnr_feed_end; NNR_USAGE: the layer is not at its end; or an
+   error. What nnr_next_tensor ends with NNR_CUT belongs to no layer that is whole. */
+nnr_status nnr_next_layer(nnr_decoder* decoder);
+
+/* The number of quality layers, 1 without; known once there was a tensor. `sizes`: bytes of each,
+   valid until the next call of nnr_next_layer; null without. */
+uint32_t nnr_quality_layers(nnr_decoder* decoder, const uint64_t** sizes);
+
+/* Whether the bitstream is an update of a base, as the model map says; known as the number of layers
+   is. */
+int nnr_is_update(const nnr_decoder* decoder);
 
 /* Bytes of an element. */
 size_t nnr_type_size(nnr_type type);

@@ -54,9 +54,13 @@ class KnownKeys {
   uint32_t seen_ = 0;
 };
 
-// The entries of a map (map_rules.cpp, map_weights.cpp, map_extras.cpp).
+struct ModelMap;
+
+// The entries of a map (map_rules.cpp, map_entries.cpp, map_base.cpp).
 bool read_tensor_rule(MapReader& reader, NamedTensor& tensor);
 bool read_weight(MapReader& reader, NamedTensor& tensor, Weight*& weight);
 bool read_extra(MapReader& reader, Extra*& extra);
+bool read_base(MapReader& reader, ModelMap& map);
+bool read_layers(MapReader& reader, ModelMap& map);
 
 }  // namespace nnr::device

@@ -9,12 +9,16 @@ namespace {
 constexpr const char kBegin[] = "{\"nnr_model_map\"";
 constexpr size_t kBeginSize = sizeof kBegin - 1;
 constexpr size_t kMostHeader = 8;  // bytes of a topology unit before its text
-constexpr int64_t kNewestVersion = 2, kVersionOfIndex = 2;
+constexpr int64_t kNewestVersion = 2;
 constexpr uint64_t kMaxMetadata = 65536;
 
-enum MapKey { kVersion, kTensors, kExtras, kOrder, kFactorizations, kMetadata, kIndex };
-constexpr const char* kMapKeys[] = {"nnr_model_map",  "tensors",  "extras", "order",
-                                    "factorizations", "metadata", "index"};
+// Keys of version 2 from kIndex on.
+enum MapKey {
+  kVersion, kTensors, kExtras, kOrder, kFactorizations, kMetadata, kIndex, kBase, kLayers
+};
+constexpr const char* kMapKeys[] = {"nnr_model_map", "tensors", "extras",
+                                    "order", "factorizations", "metadata",
+                                    "index", "base", "quality_layers"};
 // By place, their roles: NNR_WEIGHT, NNR_LOCAL_SCALING, …
 constexpr const char* kRoleWords[kOrderRoles] = {"weight", "local_scaling", "beta", "gamma",
                                                  "mean",   "var",           "bias"};
@@ -40,8 +44,9 @@ class MapParser {
       if (index < 0 || !read_value(index)) return false;
     }
     if (!json_.finish()) return false;
-    if (known.has(kIndex) && version_ < kVersionOfIndex)
-      return reader_.fail("index is no key of this version of the model map");
+    if (known.seen() >> kIndex && version_ < 2)
+      return reader_.fail("a key that this version of the model map does not have");
+    if (known.has(kBase) && known.has(kLayers)) return reader_.fail("quality layers of an update");
     return reader_.names.for_each([&](const NamedTensor& tensor) { return check(tensor); });
   }
 
@@ -54,7 +59,9 @@ class MapParser {
       case kOrder: return read_order();
       case kFactorizations: return read_weights();
       case kMetadata: return read_metadata();
-      default: return read_index();
+      case kIndex: return read_index();
+      case kBase: return read_base(reader_, map_);
+      default: return read_layers(reader_, map_);
     }
   }
 
@@ -91,6 +98,7 @@ class MapParser {
   bool read_extras() {
     bool is_first = true;
     Extra** last = &map_.extras;
+    while (*last) last = &(*last)->next;
     if (!json_.begin_array()) return false;
     while (json_.next_item(is_first)) {
       if (!read_extra(reader_, *last)) return false;
@@ -187,6 +195,9 @@ class MapCheck {
   bool check(const NamedTensor& tensor) {
     if (tensor.rule && !tensor.is_coded)
       return failure_.invalid("the model map tells of a tensor that is not there");
+    const bool is_sum = tensor.is_whole || tensor.changes_bits;
+    if (is_sum && (!tensor.is_coded || tensor.owner || (tensor.is_whole && tensor.changes_bits)))
+      return failure_.invalid("base tells of a tensor that is not there, or in two ways");
     if (tensor.owner && tensor.owner->is_coded &&
         !(tensor.is_coded && precedes({&tensor, false}, {tensor.owner, false})))
       return failure_.invalid("a part does not come before what it is a part of");

@@ -10,8 +10,10 @@ namespace nnr::device {
 // The roles of a block's tensors that `order` can name.
 inline constexpr int kOrderRoles = 7;
 
+inline constexpr size_t kDigestSize = 32;  // of a SHA-256
+
 struct ModelMap {
-  explicit ModelMap(const nnr_memory& memory) : index(memory) {}
+  explicit ModelMap(const nnr_memory& memory) : index(memory), layers(memory) {}
 
   bool is_present = false;
   bool by_name = false;
@@ -22,6 +24,10 @@ struct ModelMap {
   Extra* extras = nullptr;
   uint64_t formed_elements = 0;  // of factored weights, and of ties to them
   UnitIndex index;
+  bool has_base = false;
+  uint8_t base_stream[kDigestSize] = {};  // of an update: digest of the stream before
+  uint32_t layer_count = 0;
+  Array<uint64_t> layers;  // bytes of each
 };
 
 using Names = NameTable<NamedTensor>;

@@ -68,7 +68,7 @@ struct WeightUse {
   Weight* weight = nullptr;
 };
 
-// A tensor without a data unit: tied to another one, or empty.
+// A tensor without a data unit: tied to another one, empty, or no more there.
 struct Extra {
   Extra* next = nullptr;      // in the order of the map
   Extra* next_tie = nullptr;  // to the same tensor
@@ -78,6 +78,7 @@ struct Extra {
   nnr_type type = NNR_FLOAT32;
   Shape shape;
   bool is_done = false;  // it was handed out
+  bool is_removed = false;  // a tensor of the base that the new model does not have
 };
 
 // Elements that are kept for later use: the integers of a part, or a factor.
@@ -96,6 +97,7 @@ struct NamedTensor {
   Text name;                 // ended by a zero
   bool is_coded = false;     // by a unit so far; or the product of a block's factors
   bool is_in_extra = false;  // an extra names it
+  bool is_whole = false, changes_bits = false, is_removed = false;  // as `base` has it
   uint64_t position = 0;     // in the model's order, where that is not by name
   const Rule* rule = nullptr;
   NamedTensor* owner = nullptr;  // the tensor whose part it is

@@ -6,14 +6,15 @@
 
 #include "output.h"
 
-enum { kMaxParents = 256 };
+enum { kMaxEarlier = 256 };
 
 typedef struct arguments {
   const char* file;
   const char* folder;
-  const char* parents[kMaxParents];
-  int parent_count;
+  const char* earlier[kMaxEarlier]; /* parents, or the base */
+  int earlier_count, has_base;
   nnr_layers layers;
+  unsigned long quality; /* layers that are wanted; 0: all */
 } arguments;
 
 static void* allocate(void* context, size_t size) {
@@ -33,20 +34,65 @@ static size_t read_file(void* context, void* buffer, size_t size) {
   return count == 0 && ferror(file) ? SIZE_MAX : count;
 }
 
-/* Decodes one file; without `out` for the series alone. */
-static int decode_file(const char* name, const nnr_options* options, output* out, void* buffer) {
+/* What decoding has in hand. */
+typedef struct job {
+  nnr_options options;
+  output* out;  /* null: for the series alone */
+  void* buffer; /* of kBufferBytes */
+} job;
+
+/* Decodes the tensors of one bitstream, to its end. */
+static nnr_status decode_stream(const job* work, nnr_decoder* decoder, const char* name,
+                                int* code) {
+  nnr_tensor tensor;
+  nnr_status status;
+  while ((status = nnr_next_tensor(decoder, &tensor)) == NNR_OK && *code == kDone)
+    if (work->out) *code = put_tensor(work->out, decoder, &tensor, work->buffer, name);
+  if (work->out) end_stream(work->out, *code == kDone && status == NNR_END);
+  return status;
+}
+
+/* Decodes the quality layers behind the first one, as far as they are there and wanted. */
+static int decode_layers(const job* work, nnr_decoder* decoder, const char* name,
+                         unsigned long quality) {
+  const uint64_t* sizes;
+  const unsigned long count = nnr_quality_layers(decoder, &sizes);
+  unsigned long layer = 1;
+  nnr_status status = NNR_OK;
+  int code = kDone;
+  if (quality > count) return complain(kUsage, name, "has not so many quality layers");
+  if (!work->out && count > 1) return complain(kUsage, name, "has quality layers: it is no parent");
+  while (code == kDone && layer != quality && (status = nnr_next_layer(decoder)) == NNR_OK) {
+    status = decode_stream(work, decoder, name, &code);
+    if (status != NNR_END || code != kDone) break;
+    ++layer;
+  }
+  if (status == NNR_CUT) {
+    fprintf(stderr, "nnrdec: warning: %s is cut: quality layers from number %lu on, of %lu, are left out\n",
+            name, layer + 1, count);
+    return kDone;
+  }
+  if (code == kDone && status >= NNR_INVALID)
+    return complain_of_stream(name, nnr_last_error(decoder));
+  return code;
+}
+
+/* Decodes one file. `has_base`: it has to be an update; otherwise it must be none. */
+static int decode_file(const job* work, const char* name, int has_base, unsigned long quality) {
   FILE* file = fopen(name, "rb");
   void* place = malloc(nnr_decoder_size());
-  nnr_decoder* decoder = file && place ? nnr_open_reader(place, options, read_file, file) : NULL;
-  nnr_status status = NNR_OK;
-  nnr_tensor tensor;
+  nnr_decoder* decoder =
+      file && place ? nnr_open_reader(place, &work->options, read_file, file) : NULL;
   int code = decoder ? kDone : complain(kFailure, name, file ? "no memory" : strerror(errno));
-  while (code == kDone && (status = nnr_next_tensor(decoder, &tensor)) == NNR_OK) {
-    if (!out) continue;
-    code = tensor.role == NNR_TIED ? write_tie(out, &tensor)
-                                   : write_tensor(out, decoder, &tensor, buffer, name);
+  if (code == kDone) {
+    const nnr_status status = decode_stream(work, decoder, name, &code);
+    if (code == kDone && status != NNR_END)
+      code = complain_of_stream(name, nnr_last_error(decoder));
+    else if (code == kDone && work->out && nnr_is_update(decoder) != has_base)
+      code = complain(kBadBitstream, name,
+                      has_base ? "is no update" : "is an update: --base tells of what");
+    if (code == kDone) code = decode_layers(work, decoder, name, quality);
   }
-  if (code == kDone && status != NNR_END) code = complain_of_stream(name, nnr_last_error(decoder));
   nnr_close(decoder);
   free(place);
   if (file) fclose(file);
@@ -54,32 +100,43 @@ static int decode_file(const char* name, const nnr_options* options, output* out
 }
 
 static int decode_all(const arguments* given, nnr_series* series, void* buffer) {
-  nnr_options options;
-  output out = {0};
-  int code = kDone, i;
-  nnr_default_options(&options);
-  options.memory.allocate = allocate;
-  options.memory.release = release;
-  options.series = series;
-  options.keep_in_series = 1;
-  options.layers = given->layers;
-  for (i = 0; i < given->parent_count && code == kDone; ++i)
-    code = decode_file(given->parents[i], &options, NULL, NULL);
-  if (code != kDone) return code;
-  options.keep_in_series = 0;
-  code = open_output(&out, given->folder);
-  if (code == kDone) code = decode_file(given->file, &options, &out, buffer);
-  return close_output(&out, code);
+  output* out = (output*)calloc(1, sizeof *out);
+  job work = {{0}, NULL, NULL};
+  int code = out ? kDone : complain(kFailure, given->file, "no memory"), i;
+  nnr_default_options(&work.options);
+  work.options.memory.allocate = allocate;
+  work.options.memory.release = release;
+  work.options.series = series;
+  work.options.keep_in_series = 1;
+  work.options.layers = given->layers;
+  work.buffer = buffer;
+  if (code == kDone && given->has_base) {
+    work.out = out;
+    code = open_output(out, given->folder);
+  }
+  for (i = 0; i < given->earlier_count && code == kDone; ++i)
+    code = decode_file(&work, given->earlier[i], given->has_base && i > 0, 0);
+  if (code == kDone && !given->has_base) {
+    work.out = out;
+    code = open_output(out, given->folder);
+  }
+  if (code == kDone) code = decode_file(&work, given->file, given->has_base, given->quality);
+  if (out) code = close_output(out, code);
+  free(out);
+  return code;
 }
 
 /* ---- Command line ---------------------------------------------------------------------------- */
 
 static const char kHelp[] =
-    "usage: nnrdec FILE -o FOLDER [--parent=FILE ...] [--layers dense|factorized]\n\n"
+    "usage: nnrdec FILE -o FOLDER [--parent=FILE ... | --base=FILE ...] [--quality N]\n"
+    "              [--layers dense|factorized]\n\n"
     "Decodes an NNR bitstream (ISO/IEC 15938-17) into FOLDER, which is made: the elements of each\n"
     "tensor in a raw file, little-endian, and their list, tensors.json.\n\n"
     "  -o FOLDER            where the tensors go; it must not exist\n"
     "  --parent=FILE        an earlier bitstream of the series, oldest first; may be repeated\n"
+    "  --base=FILE          of an update: what it is added to, oldest first; may be repeated\n"
+    "  --quality N          the first N quality layers alone (default: all that are there)\n"
     "  --layers factorized  decomposed weights as their factors (default: dense)\n\n"
     "Exit codes: 0 done, 1 failure, 2 usage, 3 bad bitstream.\n";
 
@@ -92,6 +149,21 @@ static const char* value_of(const char* option, int count, char** words, int* i)
   return *i + 1 < count ? words[++*i] : "";
 }
 
+/* Notes a file that comes before; 0 if that cannot be. */
+static int add_earlier(arguments* given, const char* file, int is_base) {
+  const char* problem = given->earlier_count == kMaxEarlier ? "too many parents"
+                        : given->earlier_count && given->has_base != is_base
+                            ? "--parent and --base do not go together"
+                            : NULL;
+  if (problem) {
+    complain(kUsage, file, problem);
+    return 0;
+  }
+  given->has_base = is_base;
+  given->earlier[given->earlier_count++] = file;
+  return 1;
+}
+
 static int parse(int count, char** words, arguments* given) {
   int i;
   for (i = 1; i < count; ++i) {
@@ -100,8 +172,14 @@ static int parse(int count, char** words, arguments* given) {
         (value = value_of("--output", count, words, &i))) {
       given->folder = value;
     } else if ((value = value_of("--parent", count, words, &i))) {
-      if (given->parent_count == kMaxParents) return complain(kUsage, value, "too many parents");
-      given->parents[given->parent_count++] = value;
+      if (!add_earlier(given, value, 0)) return kUsage;
+    } else if ((value = value_of("--base", count, words, &i))) {
+      if (!add_earlier(given, value, 1)) return kUsage;
+    } else if ((value = value_of("--quality", count, words, &i))) {
+      char* end;
+      given->quality = strtoul(value, &end, 10);
+      if (*end || given->quality == 0 || *value == '-')
+        return complain(kUsage, "--quality", "is no number of layers");
     } else if ((value = value_of("--layers", count, words, &i))) {
       if (strcmp(value, "dense") != 0 && strcmp(value, "factorized") != 0)
         return complain(kUsage, "--layers", "neither dense nor factorized");

@@ -33,15 +33,29 @@ static char* joined(const char* first, const char* second) {
   return text;
 }
 
+/* ---- Files ----------------------------------------------------------------------------------- */
+
 static char* file_path(const output* out, unsigned number) {
   char name[32];
   snprintf(name, sizeof name, "/%u.bin", number);
   return joined(out->partial, name);
 }
 
+static FILE* open_file(const output* out, unsigned number, const char* mode) {
+  char* path = file_path(out, number);
+  FILE* file = path ? fopen(path, mode) : NULL;
+  free(path);
+  return file;
+}
+
+static void remove_file(const output* out, unsigned number) {
+  char* path = file_path(out, number);
+  if (path) remove(path);
+  free(path);
+}
+
 int open_output(output* out, const char* folder) {
   struct stat found;
-  char* list;
   out->folder = folder;
   if (stat(folder, &found) == 0) return complain(kUsage, folder, "exists already");
   out->partial = joined(folder, ".partial");
@@ -52,20 +66,7 @@ int open_output(output* out, const char* folder) {
     out->partial = NULL;
     return code;
   }
-  list = joined(out->partial, "/tensors.json");
-  out->list = list ? fopen(list, "wb") : NULL;
-  free(list);
-  return out->list ? kDone : complain(kFailure, folder, "the list of tensors cannot be written");
-}
-
-static void forget_tensors(output* out) {
-  while (out->tensors) {
-    written* next = out->tensors->next;
-    free(out->tensors->name);
-    free(out->tensors->rest);
-    free(out->tensors);
-    out->tensors = next;
-  }
+  return kDone;
 }
 
 static void remove_output(output* out) {
@@ -73,30 +74,11 @@ static void remove_output(output* out) {
   unsigned i;
   if (path) remove(path);
   free(path);
-  for (i = 0; i < out->files; ++i) {
-    path = file_path(out, i);
-    if (path) remove(path);
-    free(path);
-  }
+  for (i = 0; i < out->files; ++i) remove_file(out, i);
   remove_folder(out->partial);
 }
 
-int close_output(output* out, int code) {
-  if (out->partial) {
-    if (out->list) {
-      if (!out->tensors) putc('[', out->list);
-      const int failed = fputs("\n]\n", out->list) < 0 || ferror(out->list);
-      if ((fclose(out->list) != 0 || failed) && code == kDone)
-        code = complain(kFailure, out->folder, "the list of tensors cannot be written");
-    }
-    if (code == kDone && rename(out->partial, out->folder) != 0)
-      code = complain(kFailure, out->folder, strerror(errno));
-    if (code != kDone) remove_output(out);
-  }
-  forget_tensors(out);
-  free(out->partial);
-  return code;
-}
+/* ---- The list -------------------------------------------------------------------------------- */
 
 static void write_json_text(FILE* file, const char* text) {
   putc('"', file);
@@ -113,37 +95,121 @@ static void write_json_text(FILE* file, const char* text) {
   putc('"', file);
 }
 
-/* Type, shape and file of a tensor as tensors.json has them; to be freed. */
-static char* described(const nnr_tensor* tensor, unsigned number) {
-  char* text = (char*)malloc(96 + 24 * (size_t)tensor->dimension_count);
+/* What stands behind a tensor's name: that of what it is tied to; null if that is not there. */
+static const version* resolved(const entry* tensor) {
+  if (tensor->now.role != NNR_TIED) return &tensor->now;
+  tensor = tensor->now.tied_to;
+  return tensor->is_there && tensor->now.role != NNR_TIED ? &tensor->now : NULL;
+}
+
+static int write_list(output* out) {
+  char* path = joined(out->partial, "/tensors.json");
+  FILE* list = path ? fopen(path, "wb") : NULL;
+  const char* before = "[";
+  const entry* tensor;
+  int code = list ? kDone : complain(kFailure, out->folder, "the list cannot be written");
+  free(path);
+  for (tensor = out->first; tensor && code == kDone; tensor = tensor->next) {
+    const version* is = tensor->is_there ? resolved(tensor) : NULL;
+    if (!is && tensor->is_there)
+      code = complain(kBadBitstream, tensor->name, "is tied to a tensor that is not there");
+    if (!is) continue;
+    fprintf(list, "%s\n {\"name\": ", before);
+    write_json_text(list, tensor->name);
+    fprintf(list, ", \"dtype\": \"%s\", \"shape\": [%s], \"file\": \"%u.bin\"}",
+            nnr_type_name(is->type), is->shape, is->file);
+    before = ",";
+  }
+  if (list) {
+    const int failed = fputs(*before == '[' ? "[\n]\n" : "\n]\n", list) < 0 || ferror(list);
+    if ((fclose(list) != 0 || failed) && code == kDone)
+      code = complain(kFailure, out->folder, "the list cannot be written");
+  }
+  return code;
+}
+
+int close_output(output* out, int code) {
+  if (out->partial) {
+    if (code == kDone) code = write_list(out);
+    if (code == kDone && rename(out->partial, out->folder) != 0)
+      code = complain(kFailure, out->folder, strerror(errno));
+    if (code != kDone) remove_output(out);
+  }
+  while (out->first) {
+    entry* next = out->first->next;
+    free(out->first->name);
+    free(out->first->now.shape);
+    free(out->first->then.shape);
+    free(out->first);
+    out->first = next;
+  }
+  free(out->partial);
+  return code;
+}
+
+/* ---- Tensors --------------------------------------------------------------------------------- */
+
+static entry** bucket_of(output* out, const char* name) {
+  uint32_t hash = 2166136261u; /* FNV-1a */
+  for (; *name; ++name) hash = (hash ^ (unsigned char)*name) * 16777619u;
+  return &out->buckets[(hash ^ hash >> 16) % kBuckets];
+}
+
+static entry* find(output* out, const char* name) {
+  entry* found = *bucket_of(out, name);
+  while (found && strcmp(found->name, name) != 0) found = found->chain;
+  return found;
+}
+
+static entry* find_or_add(output* out, const char* name) {
+  entry** bucket = bucket_of(out, name);
+  entry* found = find(out, name);
+  if (found) return found;
+  found = (entry*)calloc(1, sizeof *found);
+  if (found) found->name = joined(name, "");
+  if (!found || !found->name) {
+    free(found);
+    return NULL;
+  }
+  found->chain = *bucket;
+  *bucket = found;
+  if (out->last) out->last->next = found;
+  if (!out->first) out->first = found;
+  return out->last = found;
+}
+
+static void drop(output* out, version* gone) {
+  free(gone->shape);
+  gone->shape = NULL;
+  if (gone->role != NNR_TIED && gone->role != NNR_REMOVED) remove_file(out, gone->file);
+}
+
+void end_stream(output* out, int is_good) {
+  entry* tensor;
+  for (tensor = out->first; tensor; tensor = tensor->next) {
+    if (!tensor->is_changed) continue;
+    tensor->is_changed = 0;
+    if (is_good) {
+      if (tensor->is_there) drop(out, &tensor->now);
+      tensor->now = tensor->then;
+      tensor->is_there = tensor->now.role != NNR_REMOVED;
+    } else {
+      drop(out, &tensor->then);
+    }
+    memset(&tensor->then, 0, sizeof tensor->then);
+  }
+}
+
+/* The dimensions of a tensor as tensors.json has them; to be freed. */
+static char* shape_text(const nnr_tensor* tensor) {
+  char* text = (char*)malloc(1 + 24 * (size_t)tensor->dimension_count);
   char* to = text;
   uint32_t i;
   if (!text) return NULL;
-  to += sprintf(to, "\"dtype\": \"%s\", \"shape\": [", nnr_type_name(tensor->type));
+  *to = 0;
   for (i = 0; i < tensor->dimension_count; ++i)
     to += sprintf(to, "%s%llu", i ? ", " : "", (unsigned long long)tensor->dimensions[i]);
-  sprintf(to, "], \"file\": \"%u.bin\"}", number);
   return text;
-}
-
-static int write_line(output* out, const nnr_tensor* tensor, const char* rest) {
-  fputs(out->tensors ? ",\n {\"name\": " : "[\n {\"name\": ", out->list);
-  write_json_text(out->list, tensor->name);
-  fprintf(out->list, ", %s", rest);
-  return ferror(out->list) ? complain(kFailure, out->folder, "the list cannot be written") : kDone;
-}
-
-static int note_tensor(output* out, const nnr_tensor* tensor, const char* rest) {
-  written* line = (written*)calloc(1, sizeof *line);
-  int code = kFailure;
-  if (line) {
-    line->name = joined(tensor->name, "");
-    line->rest = joined(rest, "");
-    code = line->name && line->rest ? write_line(out, tensor, rest) : kFailure;
-    line->next = out->tensors;
-    out->tensors = line;
-  }
-  return code;
 }
 
 static void make_little_endian(unsigned char* bytes, size_t count, size_t size) {
@@ -159,14 +225,25 @@ static void make_little_endian(unsigned char* bytes, size_t count, size_t size) 
   }
 }
 
-static int write_elements(nnr_decoder* decoder, const nnr_tensor* tensor, FILE* file, void* buffer,
-                          const char* name) {
-  const size_t size = nnr_type_size(tensor->type);
+/* Decodes all elements to a file; `base` has those that they are added to, or is null. */
+static int write_elements(nnr_decoder* decoder, const nnr_tensor* tensor, const version* made,
+                          FILE* base, FILE* file, void* buffer, const char* name) {
+  const size_t size = nnr_type_size(made->type);
   uint64_t left = tensor->elements;
+  nnr_status status;
   while (left > 0) {
     const size_t count = left < kBufferBytes / size ? (size_t)left : kBufferBytes / size;
-    if (nnr_read(decoder, tensor->type, buffer, count) != NNR_OK)
-      return complain_of_stream(name, nnr_last_error(decoder));
+    if (base) {
+      if (fread(buffer, size, count, base) != count)
+        return complain(kFailure, tensor->name, "its base cannot be read again");
+      make_little_endian((unsigned char*)buffer, count, size);
+      status = nnr_add(decoder, made->type, buffer, count);
+    } else {
+      status = nnr_read(decoder, made->type, buffer, count);
+    }
+    if (status == NNR_USAGE)
+      return complain(kBadBitstream, tensor->name, "cannot be added to a tensor of its type");
+    if (status != NNR_OK) return complain_of_stream(name, nnr_last_error(decoder));
     make_little_endian((unsigned char*)buffer, count, size);
     if (fwrite(buffer, size, count, file) != count)
       return complain(kFailure, tensor->name, strerror(errno));
@@ -175,25 +252,61 @@ static int write_elements(nnr_decoder* decoder, const nnr_tensor* tensor, FILE* 
   return kDone;
 }
 
-int write_tensor(output* out, nnr_decoder* decoder, const nnr_tensor* tensor, void* buffer,
-                 const char* name) {
-  char* path = file_path(out, out->files);
-  FILE* file = path ? fopen(path, "wb") : NULL;
-  char* rest = described(tensor, out->files);
-  int code = file && rest ? kDone : complain(kFailure, out->folder, "a file cannot be written");
-  if (file) ++out->files;
-  if (code == kDone) code = write_elements(decoder, tensor, file, buffer, name);
+static int write_file(output* out, nnr_decoder* decoder, const nnr_tensor* tensor,
+                      const version* made, const version* before, void* buffer, const char* name) {
+  FILE* file = open_file(out, made->file, "wb");
+  FILE* base = before ? open_file(out, before->file, "rb") : NULL;
+  int code = file && (base || !before) ? kDone : kFailure;
+  if (code != kDone) complain(code, out->folder, strerror(errno));
+  if (code == kDone) code = write_elements(decoder, tensor, made, base, file, buffer, name);
+  if (base) fclose(base);
   if (file && fclose(file) != 0 && code == kDone)
     code = complain(kFailure, out->folder, strerror(errno));
-  if (code == kDone) code = note_tensor(out, tensor, rest);
-  free(path);
-  free(rest);
   return code;
 }
 
-int write_tie(output* out, const nnr_tensor* tensor) {
-  const written* other = out->tensors;
-  while (other && strcmp(other->name, tensor->tied_to) != 0) other = other->next;
-  return other ? note_tensor(out, tensor, other->rest)
-               : complain(kFailure, tensor->name, "is tied to a tensor that is not there");
+/* Whether what an update adds has the shape of its base: a vector of one element for a scalar. */
+static int fits(const version* before, const char* shape) {
+  return strcmp(*before->shape ? before->shape : "1", shape) == 0;
+}
+
+static int put_values(output* out, entry* at, nnr_decoder* decoder, const nnr_tensor* tensor,
+                      void* buffer, const char* name) {
+  const int is_sum = tensor->change != NNR_VALUES && at->is_there;
+  const version* before = is_sum ? resolved(at) : NULL;
+  version* made = &at->then;
+  made->shape = shape_text(tensor);
+  if (!made->shape) return complain(kFailure, tensor->name, "no memory");
+  made->type = tensor->type;
+  if (before) {
+    if (!fits(before, made->shape))
+      return complain(kBadBitstream, tensor->name, "has another shape in the base");
+    made->type = before->type;
+    free(made->shape);
+    made->shape = joined(before->shape, "");
+    if (!made->shape) return complain(kFailure, tensor->name, "no memory");
+  }
+  return write_file(out, decoder, tensor, made, before, buffer, name);
+}
+
+int put_tensor(output* out, nnr_decoder* decoder, const nnr_tensor* tensor, void* buffer,
+               const char* name) {
+  entry* at = find_or_add(out, tensor->name);
+  if (!at) return complain(kFailure, tensor->name, "no memory");
+  if (out->has_products && !at->is_there && nnr_is_update(decoder))
+    return complain(kBadBitstream, tensor->name,
+                    "may be a factor of a weight of the base: unsupported");
+  at->is_changed = 1;
+  at->then.role = tensor->role;
+  if (tensor->role == NNR_REMOVED)
+    return at->is_there ? kDone : complain(kBadBitstream, tensor->name, "is not in the base");
+  if (tensor->role >= NNR_FACTOR_G && tensor->role <= NNR_FACTOR_H) out->has_products = 1;
+  if (tensor->role == NNR_PRODUCT) out->has_products = 1;
+  if (tensor->role == NNR_TIED) {
+    at->then.tied_to = find(out, tensor->tied_to);
+    return at->then.tied_to ? kDone
+                            : complain(kBadBitstream, tensor->name, "is tied to what is not there");
+  }
+  at->then.file = out->files++;
+  return put_values(out, at, decoder, tensor, buffer, name);
 }

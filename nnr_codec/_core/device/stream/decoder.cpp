@@ -1,15 +1,21 @@
 #include "decoder.h"
 
+#include <new>
+
 namespace nnr::device {
 
 Decoder::Decoder(const nnr_options& options)
     : options_(options),
       source_(options_.memory),
-      walk_(options_.memory, options_.limits, source_, failure_),
+      walk_(options_, source_, failure_, 0, UINT64_MAX),
       coded_(options_.memory)
 #if NNR_WITH_DC
       ,
       product_(options_.memory)
+#endif
+#if NNR_WITH_MAP
+      ,
+      layers_(options_.memory)
 #endif
 {
 }
@@ -21,8 +27,9 @@ bool Decoder::ask_whether_cancelled() {
 
 nnr_status Decoder::next_tensor(nnr_tensor& tensor) {
   bool is_given = false;
+  if (failure_.is_set()) return status();
   while (!is_given && !is_ended_) {
-    if (failure_.is_set() || !ask_whether_cancelled() || !finish_current()) return status();
+    if (!ask_whether_cancelled() || !finish_current()) return status();
     bool ok = next_product(tensor, is_given);
     if (!ok || is_given) {
       // An error, or a product.
@@ -41,6 +48,44 @@ nnr_status Decoder::next_tensor(nnr_tensor& tensor) {
     if (!ok) return status();
   }
   return is_given ? NNR_OK : NNR_END;
+}
+
+uint32_t Decoder::quality_layers(const uint64_t** sizes) {
+  *sizes = nullptr;
+#if NNR_WITH_MAP
+  *sizes = layer_count_ ? layers_.data() : walk_.layers().data();
+  const uint32_t count = layer_count_ ? layer_count_ : walk_.layer_count();
+  if (count) return count;
+#endif
+  return 1;
+}
+
+nnr_status Decoder::next_layer() {
+  if (failure_.is_set()) return status();
+  if (!is_ended_) return NNR_USAGE;
+#if NNR_WITH_MAP
+  if (layer_count_ == 0) {
+    layer_count_ = walk_.layer_count();
+    layers_.move_from(walk_.layers());
+  }
+  if (layer_ + 1 < layer_count_) {
+    const uint64_t start = walk_.end();
+    release_all();
+    walk_.~UnitWalk();
+    new (&walk_) UnitWalk(options_, source_, failure_, start, layers_[++layer_]);
+    last_coded_ = nullptr;
+    next_extra_ = nullptr;
+    is_at_extras_ = is_ended_ = false;
+    return NNR_OK;
+  }
+  if (layer_count_ > 0) {
+    const Supply supply = source_.require(1, failure_);
+    if (supply == Supply::kThere) failure_.invalid("bytes behind the last quality layer");
+    if (supply == Supply::kNeedInput) return NNR_NEED_INPUT;
+    if (failure_.is_set()) return status();
+  }
+#endif
+  return NNR_END;
 }
 
 // Passes over what was not read, as far as what follows needs it, and releases what was needed.
@@ -102,6 +147,9 @@ bool Decoder::begin_tensor(nnr_tensor& tensor, bool& is_given) {
   elements_ = unit_tensor.elements() / values_.integers_per_value();
   last_coded_ = &named;
   next_weight_ = named.uses;
+  change_ = !walk_.is_update() || named.is_whole ? NNR_VALUES
+            : named.changes_bits                 ? NNR_CHANGED_BITS
+                                                 : NNR_ADDED;
   bool is_selected = true;
   is_given = true;
 #if NNR_WITH_DC
@@ -170,6 +218,7 @@ bool Decoder::next_product(nnr_tensor& tensor, bool& is_given) {
 #if NNR_WITH_DC
 
 bool Decoder::begin_block_product(nnr_tensor& tensor) {
+  if (walk_.is_update()) return failure_.unsupported("products of an update: take its factors");
   const DataUnit& unit = walk_.unit();
   NamedTensor& named = *walk_.find(unit.product_name());
   if (!NNR_WITH_FLOATS) return failure_.unsupported("products of factors, in this build");
@@ -190,6 +239,7 @@ bool Decoder::begin_block_product(nnr_tensor& tensor) {
 #if NNR_WITH_MAP
 
 bool Decoder::begin_weight(Weight& weight, nnr_tensor& tensor) {
+  if (walk_.is_update()) return failure_.unsupported("products of an update: take its factors");
   if (!product_.start(weight, failure_)) return false;
   values_.start_weight(weight.type);
   for (int i = 0; i < weight.factor_count; ++i) used_[i] = weight.factors[i];
@@ -213,7 +263,7 @@ bool Decoder::next_extra(nnr_tensor& tensor, bool& is_given) {
   is_given = true;
   tensor = {};
   tensor.name = extra.tensor->name.data;
-  tensor.role = extra.tied_to ? NNR_TIED : NNR_EMPTY;
+  tensor.role = extra.is_removed ? NNR_REMOVED : extra.tied_to ? NNR_TIED : NNR_EMPTY;
   tensor.type = extra.type;
   tensor.dimension_count = extra.shape.count;
   tensor.dimensions = extra.shape.dimensions;
@@ -236,6 +286,7 @@ void Decoder::give(NamedTensor& named, bool is_selected, nnr_role role, nnr_tens
   tensor.step = from_ == From::kCodeword ? values_.step() : 0.0f;
   tensor.row_elements = tensor.dimension_count ? elements_ / tensor.dimensions[0] : 1;
   tensor.tied_to = nullptr;
+  tensor.change = change_;
 }
 
 // The shape that the model map has for a tensor, or that it has in its unit; without one: of the

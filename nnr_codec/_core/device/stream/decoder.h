@@ -16,7 +16,11 @@ class Decoder {
   const nnr_error& error() const { return failure_.error(); }
 
   nnr_status next_tensor(nnr_tensor& tensor);
+  nnr_status next_layer();
+  uint32_t quality_layers(const uint64_t** sizes);
+  bool is_update() const { return walk_.is_update(); }
   nnr_status read(nnr_type type, void* elements, uint64_t count);
+  nnr_status add(nnr_type type, void* elements, uint64_t count);
 
  private:
   // What the elements that can be read now come from.
@@ -49,10 +53,13 @@ class Decoder {
   StoredTensor* make_stored(const UnitTensor& unit_tensor);
   void release_used();
   void release(StoredTensor& stored);
+  void release_all();
 
   // Reading (reading.cpp).
   bool accepts(nnr_type type) const;
+  bool accepts_sum(nnr_type type) const;
   bool read_piece(nnr_type type, uint8_t* elements, uint64_t count);
+  bool add_piece(nnr_type type, uint8_t* elements, uint64_t count);
   bool read_native(uint8_t* elements, uint64_t first, size_t count);
   bool read_integers(int32_t* integers, uint64_t count);
 
@@ -76,8 +83,14 @@ class Decoder {
   const NamedTensor* last_coded_ = nullptr;
   Extra* next_extra_ = nullptr;
   bool is_at_extras_ = false, is_ended_ = false;
+#if NNR_WITH_MAP
+  // Of a file with quality layers, from the second on.
+  Array<uint64_t> layers_;
+  uint32_t layer_count_ = 0, layer_ = 0;
+#endif
   // What can be read.
   From from_ = From::kNothing;
+  nnr_change change_ = NNR_VALUES;
   uint64_t elements_ = 0, read_ = 0;
   const StoredTensor* read_from_ = nullptr;
   NamedTensor* used_[kMaxFactors] = {};  // stored tensors that it is made of

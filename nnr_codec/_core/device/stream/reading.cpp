@@ -18,6 +18,31 @@ nnr_status Decoder::read(nnr_type type, void* elements, uint64_t count) {
   return NNR_OK;
 }
 
+nnr_status Decoder::add(nnr_type type, void* elements, uint64_t count) {
+  if (failure_.is_set()) return status();
+  if (from_ == From::kNothing || count > elements_ - read_ || !accepts_sum(type)) return NNR_USAGE;
+  uint8_t* to = static_cast<uint8_t*>(elements);
+  while (count > 0) {
+    const uint64_t piece = count < kUncancelled ? count : kUncancelled;
+    if (!ask_whether_cancelled() || !add_piece(type, to, piece)) return status();
+    to += static_cast<size_t>(piece) * nnr_type_size(type);
+    read_ += piece;
+    count -= piece;
+  }
+  return NNR_OK;
+}
+
+// Whether what is read can be added to elements of a type.
+bool Decoder::accepts_sum(nnr_type type) const {
+#if NNR_WITH_MAP
+  if (change_ == NNR_VALUES || from_ == From::kProduct || type == NNR_INTEGERS) return false;
+  return values_.type() == NNR_INT32 ||
+         (values_.type() == NNR_FLOAT32 && change_ == NNR_ADDED && is_signed_float(type));
+#else
+  return (void)type, false;
+#endif
+}
+
 bool Decoder::accepts(nnr_type type) const {
   if (type == NNR_INTEGERS) return from_ == From::kCodeword && values_.step() != 0;
 #if NNR_WITH_FLOATS
@@ -54,6 +79,34 @@ bool Decoder::read_piece(nnr_type type, uint8_t* elements, uint64_t count) {
     elements += part * size;
     done += part;
   }
+  return true;
+}
+
+// Adds the next elements to those of a base, as spec/model_map.md has it ("The sum").
+bool Decoder::add_piece(nnr_type type, uint8_t* elements, uint64_t count) {
+#if NNR_WITH_MAP
+  const size_t size = nnr_type_size(type);
+  for (uint64_t done = 0; done < count;) {
+    int32_t own[kPiece];  // or the bits of floats
+    const size_t part = count - done < kPiece ? static_cast<size_t>(count - done) : kPiece;
+    if (!read_native(reinterpret_cast<uint8_t*>(own), read_ + done, part)) return false;
+    for (size_t i = 0; i < part; ++i, elements += size) {
+      if (values_.type() == NNR_INT32) {
+        const uint64_t word = load_word(elements, size);
+        const uint64_t change = static_cast<uint64_t>(int64_t{own[i]});
+        const uint64_t sum = change_ == NNR_ADDED ? word + change : word ^ change;
+        store_word(elements, type == NNR_BOOL ? sum & 1 : sum, size);
+      } else if (type == NNR_FLOAT64) {
+        const double sum = load_number(elements, type) + double{bits_cast<float>(own[i])};
+        std::memcpy(elements, &sum, sizeof sum);
+      } else {
+        store_float(elements, load_float(elements, type) + bits_cast<float>(own[i]), type);
+      }
+    }
+    done += part;
+  }
+#endif
+  (void)type, (void)elements, (void)count;
   return true;
 }
 

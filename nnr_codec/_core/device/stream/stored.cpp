@@ -76,14 +76,17 @@ void Decoder::release(StoredTensor& stored) {
   stored.data = nullptr;
 }
 
-Decoder::~Decoder() {
+void Decoder::release_all() {
   for (StoredTensor* stored = stored_; stored; stored = stored->next) release(*stored);
+  stored_ = nullptr;
 }
 
 #else
 
-Decoder::~Decoder() = default;
+void Decoder::release_all() {}
 
 #endif
+
+Decoder::~Decoder() { release_all(); }
 
 }  // namespace nnr::device

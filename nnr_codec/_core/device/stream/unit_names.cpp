@@ -10,8 +10,28 @@ bool UnitWalk::read_map(const Text& text) {
   if (map_.is_present || positions_)
     return failure_.invalid("a model map behind a data unit or another map");
   if (!parse_model_map(text, memory_, limits_, arena_, names_, map_, failure_)) return false;
-  if (map_.index.is_present()) return map_.index.begin(source_.data(), size_, failure_);
-  return true;
+  if (map_.index.is_present() && !map_.index.begin(source_.data(), size_, failure_)) return false;
+  return map_.has_base ? check_base() : map_.layer_count == 0 || begin_layers();
+}
+
+// Checks that the series ends with the stream that this one updates.
+bool UnitWalk::check_base() {
+#if NNR_WITH_UPDATES
+  const Series* series = reinterpret_cast<const Series*>(options_.series);
+  if (!series || !series->has_digest)
+    return failure_.set(NNR_MISSING_PARENT, "an update without its base");
+  return std::memcmp(series->digest, map_.base_stream, kDigestSize) == 0 ||
+         failure_.set(NNR_MISSING_PARENT, "an update of another bitstream");
+#else
+  return failure_.unsupported("updates, in this build");
+#endif
+}
+
+bool UnitWalk::begin_layers() {
+  if (start_) return failure_.invalid("quality layers within a quality layer");
+  size_of_stream_ = map_.layers[0];
+  return offset_ + size_ <= size_of_stream_ ||
+         failure_.invalid("a unit reaches beyond its quality layer");
 }
 
 #endif
@@ -119,11 +139,17 @@ uint64_t UnitWalk::ties_to(const Text& name) const {
 bool UnitWalk::finish() {
   if (units_ == 0) return failure_.set(NNR_TRUNCATED, "the bitstream is empty");
 #if NNR_WITH_MAP
-  return map_.index.finish(failure_) &&
-         (!map_.is_present || check_model_map(map_, names_, failure_));
-#else
-  return true;
+  if (!map_.index.finish(failure_)) return false;
+  if (map_.is_present && !check_model_map(map_, names_, failure_)) return false;
+#if NNR_WITH_UPDATES
+  if (options_.keep_in_series && options_.series) {
+    Series* series = reinterpret_cast<Series*>(options_.series);
+    digest_.finish(series->digest, sizeof series->digest);
+    series->has_digest = true;
+  }
 #endif
+#endif
+  return true;
 }
 
 }  // namespace nnr::device

@@ -22,17 +22,20 @@ constexpr uint64_t kUnitEntries = 16;  // what a unit counts among header entrie
 
 }  // namespace
 
-UnitWalk::UnitWalk(const nnr_memory& memory, const nnr_limits& limits, UnitSource& source,
-                   Failure& failure)
-    : memory_(memory),
-      limits_(limits),
+UnitWalk::UnitWalk(const nnr_options& options, UnitSource& source, Failure& failure,
+                   uint64_t start, uint64_t size)
+    : options_(options),
+      memory_(options.memory),
+      limits_(options.limits),
       source_(source),
       failure_(failure),
-      references_(memory),
-      arena_(memory),
-      names_(memory, arena_),
-      map_(memory),
-      unit_(memory) {}
+      references_(memory_),
+      arena_(memory_),
+      names_(memory_, arena_),
+      map_(memory_),
+      unit_(memory_),
+      start_(start),
+      size_of_stream_(size) {}
 
 Step UnitWalk::next() {
   if (unit_.payload_start) {  // the data unit before is done with
@@ -49,18 +52,23 @@ Step UnitWalk::next() {
 // Reads one unit, of any type: kDataUnit says that it is there.
 Step UnitWalk::read_unit() {
   if (is_open_) {
+    if (NNR_WITH_MAP && NNR_WITH_UPDATES && options_.keep_in_series)
+      digest_.update(source_.data(), size_);
     source_.pass(size_);
     offset_ += size_;
     ++units_;
     is_open_ = false;
   }
-  failure_.begin_unit(static_cast<uint32_t>(units_), offset_);
+  failure_.begin_unit(static_cast<uint32_t>(units_), start_ + offset_);
+  if (NNR_WITH_MAP && offset_ == size_of_stream_) return finish() ? Step::kEnd : Step::kFailed;
   const Supply supply = read_unit_header();
   if (supply == Supply::kNeedInput) return Step::kNeedInput;
   if (supply == Supply::kFailed || failure_.is_set()) return Step::kFailed;
   if (supply == Supply::kEnd) {
-    if (source_.held() == 0) return finish() ? Step::kEnd : Step::kFailed;
-    failure_.set(NNR_TRUNCATED, "the bitstream ends inside a unit");
+    const bool is_at_end =
+        source_.held() == 0 && (!NNR_WITH_MAP || size_of_stream_ == UINT64_MAX);
+    if (is_at_end) return finish() ? Step::kEnd : Step::kFailed;
+    failure_.set(start_ ? NNR_CUT : NNR_TRUNCATED, "the bitstream ends inside a unit or layer");
     return Step::kFailed;
   }
   is_open_ = true;
@@ -94,7 +102,9 @@ bool UnitWalk::check_order() {
   if ((type_ == kStart) != (units_ == 0))
     return failure_.invalid("NNR_STR must be the first unit alone");
   if (size_ > limits_.unit_bytes) return failure_.limit("a unit has more bytes than the limit");
-  if (offset_ + size_ > limits_.stream_bytes) return failure_.limit("more bytes than the limit");
+  if (NNR_WITH_MAP && size_ > size_of_stream_ - offset_)
+    return failure_.invalid("a unit reaches beyond its quality layer");
+  if (start_ + offset_ + size_ > limits_.stream_bytes) return failure_.limit("more bytes than the limit");
   if (units_ >= limits_.units) return failure_.limit("more units than the limit");
   if (type_ < kFirstPrivate) {
     if (type_ == kAggregate) return failure_.unsupported("aggregate units");

@@ -3,7 +3,9 @@
 
 #include "../headers/data_unit.h"
 #include "../map/model_map.h"
+#include "../support/sha256.h"
 #include "../tensors/forms.h"
+#include "../tensors/series.h"
 #include "unit_source.h"
 
 namespace nnr::device {
@@ -12,8 +14,10 @@ enum class Step { kDataUnit, kEnd, kNeedInput, kFailed };
 
 class UnitWalk {
  public:
-  UnitWalk(const nnr_memory& memory, const nnr_limits& limits, UnitSource& source,
-           Failure& failure);
+  // `start`, `size`: where in the source the bitstream begins, and its bytes, UINT64_MAX if its end
+  // is that of the source.
+  UnitWalk(const nnr_options& options, UnitSource& source, Failure& failure, uint64_t start,
+           uint64_t size);
 
   // Goes on to the next data unit, whose header is valid then, and whose tensors have entries in
   // the table of names. At the end all was checked that concerns the whole.
@@ -27,6 +31,11 @@ class UnitWalk {
   EntryPointReader entry_points();
   NamedTensor* find(const Text& name) const { return names_.find(name); }
   Extra* extras() const { return map_.extras; }
+  bool is_update() const { return NNR_WITH_MAP && map_.has_base; }
+  uint64_t end() const { return start_ + offset_; }
+  // Quality layers of which this is the first one; 0 if there are none.
+  uint32_t layer_count() const { return map_.layer_count; }
+  Array<uint64_t>& layers() { return map_.layers; }
   Arena& arena() { return arena_; }
 
  private:
@@ -43,8 +52,11 @@ class UnitWalk {
   bool count_operations(uint64_t operations);
   bool count_elements();
   uint64_t ties_to(const Text& name) const;
+  bool check_base();
+  bool begin_layers();
   bool finish();
 
+  const nnr_options& options_;
   const nnr_memory& memory_;
   const nnr_limits& limits_;
   UnitSource& source_;
@@ -61,7 +73,9 @@ class UnitWalk {
   uint8_t type_ = 0;
   bool is_partial_ = false;
   // Of the stream.
+  uint64_t start_, size_of_stream_;
   uint64_t units_ = 0, offset_ = 0;
+  Sha256 digest_;
   uint64_t header_entries_ = 0, text_bytes_ = 0;
   uint64_t elements_ = 0, operations_ = 0;
   uint64_t positions_ = 0;

@@ -19,6 +19,10 @@ struct SeriesTensor {
 
 class Series {
  public:
+  // SHA-256 of the latest bitstream whose integers it has; `has_digest`: there is one.
+  uint8_t digest[32] = {};
+  bool has_digest = false;
+
   explicit Series(const nnr_memory& memory)
       : memory_(memory), arena_(memory_), tensors_(memory_, arena_) {}
   ~Series() {
