@@ -28,7 +28,7 @@ typedef enum nnr_status {
   NNR_OUT_OF_MEMORY = 9,  /* the caller's function gave no memory */
   NNR_INPUT_FAILED = 10,  /* the caller's function could not read */
   NNR_CANCELLED = 11,     /* the caller's function said so */
-  NNR_CUT = 12            /* it ends within a quality layer behind the first: those before are good */
+  NNR_CUT = 12            /* it ends in a quality layer behind the first: those before are good */
 } nnr_status;
 
 /* Element types. Elements in memory have the byte order of the processor. */
@@ -208,8 +208,8 @@ nnr_status nnr_next_layer(nnr_decoder* decoder);
    valid until the next call of nnr_next_layer; null without. */
 uint32_t nnr_quality_layers(nnr_decoder* decoder, const uint64_t** sizes);
 
-/* Whether the bitstream is an update of a base, as the model map says; known as the number of layers
-   is. */
+/* Whether the bitstream is an update of a base, as the model map says; known once there was a
+   tensor. */
 int nnr_is_update(const nnr_decoder* decoder);
 
 /* Bytes of an element. */

@@ -27,7 +27,7 @@ bool read_digest(MapReader& reader, uint8_t* digest) {
 }
 
 // Reads names of tensors; `mark` becomes true of each.
-bool read_names(MapReader& reader, bool NamedTensor::* mark, Extra** removed) {
+bool read_names(MapReader& reader, bool NamedTensor::*mark, Extra** removed) {
   bool is_first = true, is_empty = true;
   if (!reader.json.begin_array()) return false;
   while (reader.json.next_item(is_first)) {

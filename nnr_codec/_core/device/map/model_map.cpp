@@ -14,11 +14,19 @@ constexpr uint64_t kMaxMetadata = 65536;
 
 // Keys of version 2 from kIndex on.
 enum MapKey {
-  kVersion, kTensors, kExtras, kOrder, kFactorizations, kMetadata, kIndex, kBase, kLayers
+  kVersion,
+  kTensors,
+  kExtras,
+  kOrder,
+  kFactorizations,
+  kMetadata,
+  kIndex,
+  kBase,
+  kLayers
 };
-constexpr const char* kMapKeys[] = {"nnr_model_map", "tensors", "extras",
-                                    "order", "factorizations", "metadata",
-                                    "index", "base", "quality_layers"};
+constexpr const char* kMapKeys[] = {"nnr_model_map", "tensors",        "extras",
+                                    "order",         "factorizations", "metadata",
+                                    "index",         "base",           "quality_layers"};
 // By place, their roles: NNR_WEIGHT, NNR_LOCAL_SCALING, …
 constexpr const char* kRoleWords[kOrderRoles] = {"weight", "local_scaling", "beta", "gamma",
                                                  "mean",   "var",           "bias"};

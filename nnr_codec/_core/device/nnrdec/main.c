@@ -68,7 +68,8 @@ static int decode_layers(const job* work, nnr_decoder* decoder, const char* name
     ++layer;
   }
   if (status == NNR_CUT) {
-    fprintf(stderr, "nnrdec: warning: %s is cut: quality layers from number %lu on, of %lu, are left out\n",
+    fprintf(stderr,
+            "nnrdec: warning: %s is cut: quality layers from number %lu on, of %lu, are left out\n",
             name, layer + 1, count);
     return kDone;
   }

@@ -22,7 +22,8 @@ typedef struct entry {
   struct entry* next;  /* in the order of the list */
   struct entry* chain; /* with a hash of the same bucket */
   char* name;
-  int is_there, is_changed; /* `now` counts; `then` does, and takes its place when the stream ends */
+  int is_there,
+      is_changed; /* `now` counts; `then` does, and takes its place when the stream ends */
   version now, then;
 } entry;
 
