@@ -85,6 +85,11 @@ nnr_status nnr_add(nnr_decoder* decoder, nnr_type type, void* elements, uint64_t
 
 nnr_status nnr_next_layer(nnr_decoder* decoder) { return implementation(decoder)->next_layer(); }
 
+nnr_status nnr_factored_weight(const nnr_decoder* decoder, uint32_t index, nnr_weight* weight) {
+  const Decoder* from = reinterpret_cast<const Decoder*>(decoder);
+  return from->factored_weight(index, *weight) ? NNR_OK : NNR_END;
+}
+
 int nnr_is_update(const nnr_decoder* decoder) {
   return reinterpret_cast<const Decoder*>(decoder)->is_update();
 }

@@ -139,6 +139,29 @@ typedef struct nnr_tensor {
   nnr_change change;
 } nnr_tensor;
 
+/* How a weight is made of its factors (spec/model_map.md, "Factored weights"). */
+typedef enum nnr_form {
+  NNR_LR,
+  NNR_CP,
+  NNR_TUCKER2,
+  NNR_HT2,
+  NNR_JOINT_RIGHT,
+  NNR_JOINT_LEFT,
+  NNR_JOINT_BINARY
+} nnr_form;
+
+/* A weight that the model map makes of tensors. Pointers are valid until nnr_close, or the next
+   call of nnr_next_layer. */
+typedef struct nnr_weight {
+  const char* name;
+  nnr_form form;
+  nnr_type type; /* of the product */
+  uint32_t dimension_count;
+  const uint64_t* dimensions;
+  uint32_t factor_count;
+  const char* factors[4]; /* names of tensors, in the order that the form has them */
+} nnr_weight;
+
 /* Where and why decoding ended. */
 typedef struct nnr_error {
   nnr_status status;
@@ -207,6 +230,12 @@ nnr_status nnr_next_layer(nnr_decoder* decoder);
 /* The number of quality layers, 1 without; known once there was a tensor. `sizes`: bytes of each,
    valid until the next call of nnr_next_layer; null without. */
 uint32_t nnr_quality_layers(nnr_decoder* decoder, const uint64_t** sizes);
+
+/* The weight of number `index`, from 0 on, of those that the model map makes of factors. With
+   NNR_FACTORIZED the factors are handed out, and this tells what they are for. Known once there was
+   a tensor. NNR_OK; NNR_END: there are not so many. (What is decomposed without a map has the roles
+   NNR_FACTOR_G and NNR_FACTOR_H.) */
+nnr_status nnr_factored_weight(const nnr_decoder* decoder, uint32_t index, nnr_weight* weight);
 
 /* Whether the bitstream is an update of a base, as the model map says; known once there was a
    tensor. */

@@ -45,6 +45,7 @@ struct Rule {
   }
 };
 
+// As nnr_form.
 enum class Form : uint8_t { kLowRank, kCp, kTucker2, kHt2, kJointRight, kJointLeft, kJointBinary };
 
 inline constexpr int kMaxFactors = 4;

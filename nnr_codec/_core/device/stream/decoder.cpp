@@ -60,6 +60,22 @@ uint32_t Decoder::quality_layers(const uint64_t** sizes) {
   return 1;
 }
 
+bool Decoder::factored_weight(uint32_t index, nnr_weight& described) const {
+  const Weight* weight = walk_.weights();
+  while (weight && index--) weight = weight->next;
+  if (!weight) return false;
+  described = {};
+  described.name = weight->tensor->name.data;
+  described.form = static_cast<nnr_form>(weight->form);
+  described.type = weight->type;
+  described.dimension_count = weight->shape.count;
+  described.dimensions = weight->shape.dimensions;
+  described.factor_count = static_cast<uint32_t>(weight->factor_count);
+  for (int i = 0; i < weight->factor_count; ++i)
+    described.factors[i] = weight->factors[i]->name.data;
+  return true;
+}
+
 nnr_status Decoder::next_layer() {
   if (failure_.is_set()) return status();
   if (!is_ended_) return NNR_USAGE;

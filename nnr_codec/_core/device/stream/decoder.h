@@ -19,6 +19,7 @@ class Decoder {
   nnr_status next_layer();
   uint32_t quality_layers(const uint64_t** sizes);
   bool is_update() const { return walk_.is_update(); }
+  bool factored_weight(uint32_t index, nnr_weight& described) const;
   nnr_status read(nnr_type type, void* elements, uint64_t count);
   nnr_status add(nnr_type type, void* elements, uint64_t count);
 

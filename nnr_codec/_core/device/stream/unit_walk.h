@@ -31,6 +31,7 @@ class UnitWalk {
   EntryPointReader entry_points();
   NamedTensor* find(const Text& name) const { return names_.find(name); }
   Extra* extras() const { return map_.extras; }
+  const Weight* weights() const { return map_.weights; }
   bool is_update() const { return NNR_WITH_MAP && map_.has_base; }
   uint64_t end() const { return start_ + offset_; }
   // Quality layers of which this is the first one; 0 if there are none.
