@@ -1,7 +1,6 @@
 #include "digits_network.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 enum { kTaps = 3 };
@@ -240,23 +239,25 @@ static int run_weight(const run* of, const char* name, int outputs, int width, m
 /* ---- The rest of the network --------------------------------------------------------------------
  */
 
-static const char* const kNorms[] = {"weight", "bias", "running_mean", "running_var"};
+/* Of each layer its weight, and those of the batch normalization behind it. */
+enum { kLayers = 3 };
+static const char* const kWeights[kLayers] = {"conv1.weight", "conv2.weight", "conv3.weight"};
+static const char* const kNorms[kLayers][4] = {
+    {"bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"},
+    {"bn2.weight", "bn2.bias", "bn2.running_mean", "bn2.running_var"},
+    {"bn3.weight", "bn3.bias", "bn3.running_mean", "bn3.running_var"}};
 
-/* The channels that a layer normalizes; 0 if it is not there. */
-static int vector_size(const run* of, const char* layer) {
-  char name[32];
+/* Elements of a vector; 0 if it is not there. */
+static int vector_size(const run* of, const char* name) {
   int size = 0;
-  snprintf(name, sizeof name, "%s.weight", layer);
   return elements(of, name, 1, &size) ? size : 0;
 }
 
-static int normalize(const run* of, const char* layer, maps* at) {
+static int normalize(const run* of, const char* const* names, maps* at) {
   const float* by[4];
-  char name[32];
   int i, c, p;
   for (i = 0; i < 4; ++i) {
-    snprintf(name, sizeof name, "%s.%s", layer, kNorms[i]);
-    by[i] = elements(of, name, 1, &at->channels);
+    by[i] = elements(of, names[i], 1, &at->channels);
     if (!by[i]) return 0;
   }
   for (c = 0; c < at->channels; ++c) {
@@ -289,17 +290,15 @@ static void pool(maps* at) {
 
 const char* digits_outputs(const store* tensors, const float* pixels, digits_workspace* space,
                            float* outputs, uint64_t* multiplications) {
-  static const char* const weights[] = {"conv1.weight", "conv2.weight", "conv3.weight"};
-  static const char* const norms[] = {"bn1", "bn2", "bn3"};
   const run of = {tensors, space, multiplications};
   maps at = {space->maps[0], 1, kDigitsSide};
   int ten = kDigits, i;
   const float* bias = elements(&of, "fc.bias", 1, &ten);
   for (i = 0; i < kDigitsPixels; ++i) at.values[i] = pixels[i] / 16;
-  for (i = 0; i < 3; ++i) {
-    const int outputs = vector_size(&of, norms[i]);
-    if (!outputs || !run_weight(&of, weights[i], outputs, kTaps, &at)) return weights[i];
-    if (!normalize(&of, norms[i], &at)) return norms[i];
+  for (i = 0; i < kLayers; ++i) {
+    const int channels = vector_size(&of, kNorms[i][0]);
+    if (!channels || !run_weight(&of, kWeights[i], channels, kTaps, &at)) return kWeights[i];
+    if (!normalize(&of, kNorms[i], &at)) return kNorms[i][0];
     if (i > 0) pool(&at);
   }
   at.channels *= at.side * at.side;

@@ -1,0 +1,1 @@
+"""The page that decodes in the browser."""
