@@ -18,6 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "fuzz"))  # its small streams
 
 from device_support import (
     DEVICE,
+    LAYERS,
     SANITIZERS,
     Request,
     compile_objects,
@@ -25,11 +26,13 @@ from device_support import (
     run,
 )
 from small_streams import small_streams
+from update_streams import update_requests
 
 TARGET = Path(__file__).with_name("fuzz_stream.c")
-LONGEST = 700  # bytes of a stream
+LONGEST = 2600  # bytes of what is mutated
+SMALL = 600  # bytes of cases of the corpus that are seeds
 MODES = (0, 1, 2, 4, 8)  # of fuzz_stream.c: factors, fed, integers, float16
-HAS_PARENT = 16
+HAS_PARENT, HAS_LAYERS = 16, 32
 
 
 def main() -> int:
@@ -64,11 +67,13 @@ def build(folder: Path) -> Path:
 def write_seeds(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     requests = [Request(s.data, s.parents) for s in small_streams().values()]
-    requests += [r for r in corpus_requests(0, LONGEST - 100) if not r.parents]
+    requests += [r for r in corpus_requests(0, SMALL) if not r.parents]
+    requests += [r for r in update_requests(0) if len(r.parents) <= 1]
     for request in requests:
         parent = request.parents[-1] if request.parents else b""
         for mode in MODES:
-            head = bytes([mode | (HAS_PARENT if parent else 0)])
+            has = (HAS_PARENT if parent else 0) | (HAS_LAYERS if request.options & LAYERS else 0)
+            head = bytes([mode | has])
             data = head + len(parent).to_bytes(2, "little") + parent + request.stream
             (folder / hashlib.sha256(data).hexdigest()[:20]).write_bytes(data)
 

@@ -17,25 +17,44 @@ static void release(void* context, void* memory, size_t size) {
   free(memory);
 }
 
-static void read_all(nnr_decoder* decoder, const uint8_t* data, size_t size, int how) {
+/* Reads the elements of a tensor, or adds them to whatever there is. */
+static void read_tensor(nnr_decoder* decoder, const nnr_tensor* tensor, int how) {
   static uint64_t buffer[512];
+  uint64_t left = tensor->role == NNR_TIED || tensor->role == NNR_REMOVED ? 0 : tensor->elements;
+  const int is_sum = tensor->change != NNR_VALUES;
+  nnr_type type = tensor->type;
+  if ((how & 4) && tensor->step != 0) type = is_sum ? NNR_FLOAT64 : NNR_INTEGERS;
+  if (how & 8) type = NNR_FLOAT16;
+  while (left > 0) {
+    const uint64_t count = left < 512 ? left : 512;
+    const nnr_status status =
+        is_sum ? nnr_add(decoder, type, buffer, count) : nnr_read(decoder, type, buffer, count);
+    if (status != NNR_OK) break;
+    left -= count;
+  }
+}
+
+static void read_all(nnr_decoder* decoder, const uint8_t* data, size_t size, int how) {
   nnr_tensor tensor;
+  nnr_weight weight;
   size_t fed = 0;
-  nnr_status status;
-  while ((status = nnr_next_tensor(decoder, &tensor)) == NNR_OK || status == NNR_NEED_INPUT) {
-    uint64_t left = status == NNR_OK && tensor.role != NNR_TIED ? tensor.elements : 0;
-    nnr_type type = tensor.type;
+  nnr_status status = NNR_OK;
+  uint32_t i;
+  int is_ended = 0;
+  for (;;) {
+    status = is_ended ? nnr_next_layer(decoder) : nnr_next_tensor(decoder, &tensor);
     if (status == NNR_NEED_INPUT) {
       if (fed == size) nnr_feed_end(decoder);
       fed += nnr_feed(decoder, data + fed, size - fed);
-      continue;
-    }
-    if ((how & 4) && tensor.step != 0) type = NNR_INTEGERS;
-    if (how & 8) type = NNR_FLOAT16;
-    while (left > 0) {
-      const uint64_t count = left < 512 ? left : 512;
-      if (nnr_read(decoder, type, buffer, count) != NNR_OK) break;
-      left -= count;
+    } else if (status == NNR_END && !is_ended) {
+      for (i = 0; nnr_factored_weight(decoder, i, &weight) == NNR_OK;) i += weight.factor_count;
+      is_ended = 1;
+    } else if (status != NNR_OK) {
+      return;
+    } else if (is_ended) {
+      is_ended = 0;
+    } else {
+      read_tensor(decoder, &tensor, how);
     }
   }
 }
@@ -72,7 +91,7 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.series = nnr_series_open(place, &memory);
   options.keep_in_series = 1;
   if (parent) decode(data, parent, &options, how & 2);
-  options.keep_in_series = 0;
+  options.keep_in_series = (how & 32) != 0; /* as files of quality layers need it */
   decode(data + parent, size - parent, &options, how);
   nnr_series_close(options.series);
   free(place);
