@@ -27,6 +27,7 @@ from .generator.random_tensors import Past, StreamState, UnitPlan, data_unit, pl
 from .generator.syntax import INT, NNR_LPS, NNR_MPS, NNR_STR, RAW_FLOAT, unit_of
 from .suite.cases import CaseFiles, write_case
 from .suite.educational import described
+from .suite.tools_used import tools_of
 
 
 def generate(seed: int, *, common: bool = False) -> list[bytes]:
@@ -120,8 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
 def generated_case(seed: int, common: bool) -> CaseFiles:
     """The case of a generated stream; its tensors are those of the educational decoder."""
     *parents, stream = generate(seed, common=common)
-    what = "syntax that other decoders read as well" if common else "all syntax"
-    text = f"random stream, {what}: seed {seed}"
+    kind = "common syntax, " if common else ""
+    text = f"random stream ({kind}seed {seed}): {', '.join(tools_of(stream))}"
     return CaseFiles(stream, text, "2-14", parents, described(stream, parents))
 
 

@@ -20,6 +20,7 @@ from .suite import decoders
 from .suite.cases import BadCase, Case, find_cases
 from .suite.coverage import Item, exercised, group_of, missing, universe
 from .suite.judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Verdict, judge_all
+from .suite.summary import cause_of, checked_against, failures
 
 OURS = {"nnr_codec": decoders.nnr_codec_decoder, "educational": decoders.educational}
 
@@ -75,6 +76,8 @@ def show_verdicts(cases: Sequence[Case], given: argparse.Namespace) -> int:
     decoder = ours() if ours else decoders.command(given.decoder, given.timeout)
     strict = given.strict or ours is not None
     verdicts = []
+    if not given.json:
+        print(checked_against(cases), flush=True)
     for verdict in judge_all(cases, decoder, strict=strict, jobs=given.jobs):
         verdicts.append(verdict)
         if not given.json and (given.verbose or verdict.status in (FAIL, DISAGREEMENT)):
@@ -83,8 +86,11 @@ def show_verdicts(cases: Sequence[Case], given: argparse.Namespace) -> int:
     totals = {status: counts[status] for status in (PASS, FAIL, DISAGREEMENT, NOT_RUN)}
     if given.json:
         verdict_rows = [_as_json(verdict) for verdict in verdicts]
-        print(json.dumps({"counts": totals, "cases": verdict_rows}, ensure_ascii=False, indent=1))
+        report = {"corpus": checked_against(cases), "counts": totals, "cases": verdict_rows}
+        print(json.dumps(report, ensure_ascii=False, indent=1))
     else:
+        for line in failures(verdicts):
+            print(line)
         parts = [f"{count} {status}" for status, count in totals.items()]
         print(f"{len(verdicts)} cases: {', '.join(parts)}")
     return 1 if counts[FAIL] else 0
@@ -102,7 +108,10 @@ def _line(verdict: Verdict) -> str:
 
 def _as_json(verdict: Verdict) -> dict[str, object]:
     case, known = verdict.case, {"status": verdict.status, "detail": verdict.detail}
-    return {"case": case.name, **known, "evidence": case.evidence, "errata": case.errata}
+    if verdict.status in (FAIL, DISAGREEMENT):
+        known["cause"] = cause_of(verdict)
+    about = {"section": case.section, "evidence": case.evidence, "errata": case.errata}
+    return {"case": case.name, **known, **about}
 
 
 def show_coverage(cases: Sequence[Case], as_json: bool) -> int:

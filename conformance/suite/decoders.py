@@ -20,6 +20,16 @@ from .judging import Decoder, Outcome, Tensors
 
 _MESSAGE_LENGTH = 200  # characters of what a decoder says
 
+_UNCAUGHT = (
+    "Traceback (most recent call last)",  # Python
+    "Exception in thread ",  # Java
+    "Unhandled exception",  # .NET
+    "panicked at ",  # Rust
+    "goroutine 1 [running]",  # Go
+    "Node.js v",  # JavaScript
+)
+"""What interpreters and run times say of an error that the decoder did not expect."""
+
 
 class BadCommand(Exception):
     """The command of a decoder lacks a placeholder, or cannot be started."""
@@ -135,6 +145,9 @@ def _run(arguments: Sequence[str], out: Path, seconds: float) -> Outcome:
         return Outcome("crash", detail=f"ended by signal {number}")
     if status:
         last = lines[-1] if lines else "no message"
+        if any(mark in line for line in lines for mark in _UNCAUGHT):
+            detail = f"an error that the decoder does not handle: {last[:_MESSAGE_LENGTH]}"
+            return Outcome("crash", detail=detail)
         return Outcome("refused", detail=f"{last[:_MESSAGE_LENGTH]} (exit code {status})")
     return read_output(out)
 

@@ -18,7 +18,9 @@ from conformance.suite import decoder_output
 from conformance.suite.cases import CORPUS, Case, ExpectedTensor, find_cases
 from conformance.suite.decoder_output import read_output
 from conformance.suite.decoders import command
-from conformance.suite.judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Outcome, judge
+from conformance.suite.judging import DISAGREEMENT, FAIL, NOT_RUN, PASS, Outcome, Verdict, judge
+from conformance.suite.summary import cause_of, checked_against, failures
+from conformance.suite.tools_used import tools_of
 
 ROOT = Path(__file__).parents[2]
 PYTHON = shlex.quote(sys.executable)
@@ -345,14 +347,14 @@ def test_the_first_difference_is_shown(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_reader_that_stops() -> None:
     """As head does: no traceback."""
     done = subprocess.run(
-        f"{PYTHON} -m conformance.run --decoder 'false {{in}} {{out}}' features | head -1",
+        f"{PYTHON} -m conformance.run --decoder 'false {{in}} {{out}}' features | head -2",
         shell=True,
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.startswith("FAIL")
+    assert done.stdout.splitlines()[1].startswith("FAIL")
     assert done.stderr == ""
 
 
@@ -371,3 +373,63 @@ def test_invalid_case_is_caught_by_a_decoder_that_accepts(tmp_path: Path) -> Non
     (case,) = find_cases([str(INVALID)])
     verdict = judge(case, shell(f"cp -r {folder} $2", case=INVALID), strict=True)
     assert (verdict.status, verdict.detail) == (FAIL, "accepted; it must be refused (invalid)")
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "Traceback (most recent call last):\n  File x\nValueError: bad",
+        "thread 'main' panicked at src/main.rs:3:5:\nindex out of bounds",
+        'Exception in thread "main" java.lang.RuntimeException\n\tat Main.main',
+        "panic: x\n\ngoroutine 1 [running]:\nmain.main()",
+        "Error: x\n    at Object.<anonymous>\n\nNode.js v20.1.0",
+    ],
+)
+def test_errors_that_nobody_handled_are_no_refusals(says: str) -> None:
+    outcome = shell(f"printf %s {shlex.quote(says)} >&2; exit 1", case=INVALID)
+    assert outcome.kind == "crash"
+    assert outcome.detail.endswith(says.splitlines()[-1])
+
+
+def test_failures_are_summed_up(capsys: pytest.CaptureFixture[str]) -> None:
+    script = "case $1 in *integers*) exit 0;; esac; echo no codebook at byte ${#1} >&2; exit 3"
+    decoder = f"sh -c {shlex.quote(script)} - {{in}} {{out}}"
+    names = ["codebook_egk_0", "codebook_egk_1", "integers", "align"]
+    cases = find_cases(names)
+    assert run.main(["--decoder", decoder, *names]) == 1
+    first, *_, codebooks, integers, counts = capsys.readouterr().out.splitlines()
+    assert first == checked_against(cases)
+    assert f"{len(cases)} cases, checked against NNCodec 2.1.3: with " in first
+    assert codebooks.split(maxsplit=2)[0] == "2"
+    names = "features/codebook_egk_0, features/codebook_egk_1"
+    assert f"refused: no codebook at byte …: {names}" in codebooks
+    assert integers.split(maxsplit=2)[0] == "1"
+    assert "garbage: " in integers
+    assert counts == "4 cases: 1 pass, 3 fail, 0 disagreement, 0 not run"
+
+
+def test_causes() -> None:
+    (case,) = find_cases([str(PLAIN)])
+    details = {
+        "'a 1' is missing; 'b' has other values": "a tensor is missing",
+        "'a' is not expected": "a tensor too many",
+        "'a' has the shape (3,), expected (4,)": "another shape",
+        "'a' is float64, expected float32": "another element type",
+        "'a' has other values; first at 3": "other values",
+        "accepted; it must be refused (invalid)": "accepted what must be refused",
+        "time-out: no result in 60 s": "time-out: no result in … s",
+    }
+    for detail, cause in details.items():
+        assert cause_of(Verdict(case, FAIL, detail)) == cause
+    verdicts = [Verdict(case, FAIL, "'a' is missing")] * 7 + [Verdict(case, PASS)]
+    (line,) = failures(verdicts)
+    assert line.startswith(f"   7 fail         section {case.section}, a tensor is missing: ")
+    assert line.endswith(", …")
+
+
+def test_tools_of_a_stream() -> None:
+    (case,) = find_cases(["features/random_01"])
+    tools = tools_of(case.stream.read_bytes())
+    assert {"profile 0", "BLOCK", "DC", "codebooks"} <= set(tools)
+    assert ", ".join(tools) in case.exercises
+    assert tools_of(case.stream.read_bytes()[:9]) == ["profile 0"]
