@@ -231,9 +231,19 @@ def run_facts(cells: Sequence[Cell], command: str) -> dict[str, Any]:
     return {
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} x {_processor()}",
         "versions": versions,
     }
+
+
+def _processor() -> str:
+    """Return the processor's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "processor")
 
 
 def _version(package: str) -> str:

@@ -18,6 +18,7 @@ pytest.importorskip("zstandard")
 pytest.importorskip("constriction")
 pytest.importorskip("torch")
 
+from nnr_codec.experiments.report.bootstrap import BytesAtLoss, marks_of_losses
 from nnr_codec.experiments.report.markup import signed_text, small_text, whole_text
 from nnr_codec.experiments.report.plots import KINDS, plot, styles, svg_text
 from nnr_codec.experiments.report.results import Results
@@ -274,3 +275,31 @@ def test_numbers() -> None:
     assert signed_text(2, 2) == "+2.00"
     assert (small_text(0), small_text(0.00012), small_text(1e-9)) == ("0", "0.00012", "1.00e-09")
     assert small_text(None) == "\N{INFINITY}"
+
+
+def losses(*figures: tuple[int | None, int | None, int | None]) -> dict[str, BytesAtLoss]:
+    return {
+        str(number): BytesAtLoss(1.0, count, False, low, high)
+        for number, (count, low, high) in enumerate(figures)
+    }
+
+
+def test_ties() -> None:
+    """Methods of which one lies in the other's interval are not told from each other."""
+    best = (100, 90, 108)
+    marks = marks_of_losses(
+        losses(best, (107, 105, 120), (120, 99, 140), (120, 110, 140), (None, 95, None))
+    )
+    assert marks == {"0": "best", "1": "tie", "2": "tie"}
+    assert marks_of_losses(losses((None, None, None))) == {}
+    unbounded = (100, None, None)
+    assert marks_of_losses(losses(unbounded, (101, 101, 102))) == {"0": "best"}
+
+
+def test_what_the_page_tells_of_its_making(made: tuple[Path, Results]) -> None:
+    """Options, machine and hashes; and what the figures are, in words."""
+    report = (made[0] / "report.html").read_text()
+    assert "<summary>The plan, with the options of each method</summary>" in report
+    for word in ("<b>KL</b>", "<b>BD-rate</b>", "<b>Weight error</b>", "<dt>machine</dt>"):
+        assert word in report
+    assert "<dt>SHA-256</dt><dd>plan <code>" in report

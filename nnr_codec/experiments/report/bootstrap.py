@@ -8,8 +8,9 @@ percentile intervals.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -38,6 +39,23 @@ class BytesAtLoss:
     is_bound: bool
     low: int | None
     high: int | None
+
+    def is_tied_with(self, best: BytesAtLoss) -> bool:
+        """Whether the samples do not tell it from the best: one lies in the other's interval."""
+        if self.bytes is None or best.bytes is None:
+            return False
+        is_low = self.low is not None and self.low <= best.bytes
+        return is_low or (best.high is not None and self.bytes <= best.high)
+
+
+def marks_of_losses(losses: Mapping[str, BytesAtLoss]) -> dict[str, Literal["best", "tie"]]:
+    """Return which of several methods is best at a loss, and which are tied with it."""
+    known = {name: loss for name, loss in losses.items() if loss.bytes is not None}
+    if not known:
+        return {}
+    best = min(known, key=lambda name: known[name].bytes or 0)
+    ties = [name for name, loss in known.items() if loss.is_tied_with(known[best])]
+    return {**dict.fromkeys(ties, "tie"), best: "best"}
 
 
 def resampled_means(values: Float64, resamples: int, seed: Sequence[int]) -> Float64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -9,6 +10,7 @@ from importlib.resources import files
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
+_TAG = re.compile("<[^>]*>")
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,10 @@ class Shown:
     classes: str = ""
     title: str = ""  # a tooltip, not HTML
 
-    def html(self) -> str:
-        """Return the table's cell."""
+    def html(self, label: str = "") -> str:
+        """Return the table's cell; `label` is its column's, where it stands by itself."""
         attributes = f' class="{self.classes}"' if self.classes else ""
+        attributes += f' data-label="{escape(label)}"' if label else ""
         attributes += f' data-value="{self.value!r}"' if self.value is not None else ""
         attributes += f' title="{escape(self.title)}"' if self.title else ""
         return f"<td{attributes}>{self.text}</td>"
@@ -60,15 +63,20 @@ def table(
     rows: Iterable[Sequence[Shown]],
     *,
     sortable: bool = False,
+    stacks: bool = False,
     last_is_mean: bool = False,
 ) -> str:
-    """Return a table that scrolls by itself where it is too wide."""
-    cells_of_rows = ["".join(cell.html() for cell in row) for row in rows]
+    """Return a table that scrolls by itself where it is too wide; or, if it `stacks`, whose rows
+    are then lists."""
+    labels = [_TAG.sub("", text) if stacks and i else "" for i, text in enumerate(header)]
+    cells_of_rows = [
+        "".join(cell.html(label) for cell, label in zip(row, labels, strict=True)) for row in rows
+    ]
     heads = "".join(f'<th scope="col">{text}</th>' for text in header)
     lines = [f"<tr>{row}</tr>" for row in cells_of_rows]
     if last_is_mean and lines:
         lines[-1] = lines[-1].replace("<tr>", '<tr class="mean">', 1)
-    kind = ' class="sortable"' if sortable else ""
+    kind = ' class="sortable"' if sortable else ' class="stacks"' if stacks else ""
     body = "\n".join(lines)
     return (
         f'<div class="scroll"><table{kind}><thead><tr>{heads}</tr></thead>\n'

@@ -7,13 +7,21 @@ from html import escape
 from statistics import fmean
 
 from ...report import size_text
-from ..fingerprints import plain_name
+from ..fingerprints import file_digest, plain_name
 from .bd_rate import BdRate
-from .bootstrap import LEVEL
+from .bootstrap import LEVEL, marks_of_losses
 from .markup import NONE, Shown, card, head, signed_text, table, whole_page, whole_text
 from .plots import DECADES, KINDS, MOST_LOSS, Kind, inline_svg, point_identity
 from .results import Results, SubjectResults
-from .subject_tables import bounded_text, cell_table, dotted, loss_table, yardstick_table
+from .subject_tables import (
+    NOT_FINITE,
+    TIE,
+    bounded_text,
+    cell_table,
+    dotted,
+    loss_table,
+    yardstick_table,
+)
 
 Plots = Mapping[tuple[str, Kind], str]
 """SVG of the plots, by subject and kind."""
@@ -79,8 +87,9 @@ def _summary(results: Results) -> str:
         "Summary",
         "<p>Size of the whole stream where the accuracy has dropped by "
         f"{plan.drops[which]:g} {points} at most: in bytes, and in percent of float32. "
-        "The smallest of each network is marked.</p>"
-        f'{table(header, rows)}\n<ul class="methods">{methods}</ul>',
+        "The smallest of each network is marked, and with ≈ what the samples do not tell from "
+        "it.</p>"
+        f'{table(header, rows, stacks=True)}\n<ul class="methods">{methods}</ul>',
     )
 
 
@@ -93,14 +102,15 @@ def _summary_row(subject: SubjectResults, which: int) -> list[Shown]:
         Shown(subject.accuracy_text(subject.reference), accuracy, title=subject.facts.primary),
     ]
     losses = {name: losses[which] for name, losses in subject.losses.items()}
-    least = min((loss.bytes for loss in losses.values() if loss.bytes is not None), default=None)
+    marks = marks_of_losses(losses)
     for name in subject.plan.method_names:
         loss = losses.get(name)
         if loss is None or loss.bytes is None:
             row.append(Shown(NONE, title="never within the loss" if loss else "not measured"))
             continue
-        text = f"{bounded_text(loss)}<small>{100 * loss.bytes / whole:.3g} %</small>"
-        row.append(Shown(text, loss.bytes, "best" if loss.bytes == least else ""))
+        mark = marks.get(name, "")
+        text = f"{bounded_text(loss, mark)}<small>{100 * loss.bytes / whole:.3g} %</small>"
+        row.append(Shown(text, loss.bytes, mark, title=TIE if mark == "tie" else ""))
     return row
 
 
@@ -119,7 +129,8 @@ def _rates(results: Results) -> str:
         "BD-rate",
         "<p>Bytes at equal divergence from the uncompressed network, against "
         f"<b>{escape(plan.anchor)}</b>: less than 0 is smaller. Under each figure the interval of "
-        f"divergence that it is over.</p>{table(header, rows, last_is_mean=len(rows) > 1)}",
+        f"divergence that it is over.</p>"
+        f"{table(header, rows, stacks=True, last_is_mean=len(rows) > 1)}",
     )
 
 
@@ -174,7 +185,7 @@ def _plot(subject: SubjectResults, kind: Kind, plots: Plots) -> str:
     tips = {}
     for cell, measured in subject.cells:
         record = measured.record
-        text = "outputs that are not finite"
+        text = NOT_FINITE
         if record["divergence"] is not None:
             text = (
                 f"{size_text(record['bytes'])}, {100 * record['ratio']:.3g} % of float32, "
@@ -192,20 +203,46 @@ def _notes(results: Results) -> str:
     versions = ", ".join(f"{name} {text}" for name, text in results.run["versions"].items())
     return card(
         "How to read this",
-        "<p>Sizes are those of whole streams, headers and all. Divergence and agreement are with "
-        "the uncompressed network on the same samples. Weight error: squared error of all decoded "
-        "weights over their energy. BD-rate: the mean difference of log bytes "
-        "over log divergence, between monotone cubic curves through the points of each method that "
-        "no other point of it beats in both.</p>\n"
+        "<p>Sizes are those of whole streams, headers and all. Agreement is with the uncompressed "
+        "network on the same samples.</p>\n"
+        "<p><b>KL</b>: the divergence of the compressed network's class probabilities from the "
+        "uncompressed one's, in nats, in the mean over the samples: 0 if nothing has changed, and "
+        "it tells methods apart long before the accuracy does. (Where the outputs are no classes: "
+        "the mean squared error, or 1 minus the cosine.) <b>BD-rate</b>: by how much more or fewer "
+        "bytes a method takes at the same divergence, in the mean over the interval given: the "
+        "mean difference of log bytes over log divergence, between monotone cubic curves through "
+        "the points of each method that no other point of it beats in both. <b>Weight error</b>: "
+        "squared error of all decoded weights over their energy; what it does to the network "
+        "depends on the layer.</p>\n"
         "<p>Bytes at an accuracy drop: from the smallest measured point within the drop, "
         "interpolated towards the next smaller one; ≤ where none smaller was measured. Under it "
         f"the {100 * LEVEL:.0f} % interval of {results.plan.resamples} paired bootstrap sets of "
-        "samples. The plots show "
-        f"what is within {MOST_LOSS:g} points of the uncompressed network, and of the divergence "
-        f"{DECADES} decades. Times are "
+        "samples; methods whose intervals reach the best one's figure are ties. The plots show "
+        f"what is within {MOST_LOSS:g} points of the uncompressed network, drops on a logarithmic "
+        f"axis that ends at one sample, and of the divergence {DECADES} decades. Times are "
         "those of a run in which cells may have slowed each other down.</p>\n"
         f"<dl><dt>command</dt><dd><code>{escape(results.run['command'])}</code></dd>"
         f"<dt>date</dt><dd>{results.run['date']}</dd>"
         f"<dt>machine</dt><dd>{escape(results.run['machine'])}</dd>"
-        f"<dt>versions</dt><dd>{escape(versions)}</dd></dl>",
+        f"<dt>versions</dt><dd>{escape(versions)}</dd>"
+        f"{_hashes(results)}</dl>\n{_plan_text(results)}",
+    )
+
+
+def _hashes(results: Results) -> str:
+    """Return the first digits of the SHA-256 of what the figures are of."""
+    hashes = {"plan": file_digest(results.plan.path)}
+    for subject in results.subjects:
+        hashes[subject.name] = subject.facts.checkpoint
+        hashes[f"{subject.name}, samples"] = subject.facts.samples
+    listed = ", ".join(f"{escape(name)} <code>{text[:16]}</code>" for name, text in hashes.items())
+    return f"<dt>SHA-256</dt><dd>{listed}</dd>"
+
+
+def _plan_text(results: Results) -> str:
+    """Return the plan as it stands, with the options of all methods."""
+    text = results.plan.path.read_text(encoding="utf-8")
+    return (
+        "<details><summary>The plan, with the options of each method</summary>\n"
+        f"<pre>{escape(text)}</pre></details>"
     )

@@ -57,15 +57,18 @@ class Mark:
     """A cell's place in a plot."""
 
     size: float  # percent of float32
-    value: float  # accuracy, as reports give it, or divergence
+    value: float  # drop of accuracy, as reports give it, or divergence
     identity: str  # of the mark in the SVG
     is_of_use: bool  # the network has lost little enough to be looked at
 
 
 def plot(subject: SubjectResults, kind: Kind) -> Figure:
-    """Draw a subject's methods: size in percent of float32, and accuracy or divergence."""
+    """Draw a subject's methods: size in percent of float32, and drop of accuracy or divergence."""
     figure, axes = blank_plot()
     methods = marks_of(subject, kind)
+    of_use = [mark for marks in methods.values() for mark in marks if mark.is_of_use]
+    if of_use:  # what is far away would be drawn at the frame
+        methods = {n: [m for m in marks if m.is_of_use] for n, marks in methods.items()}
     drawn = styles(subject.plan.method_names)
     legend: list[tuple[Any, str]] = []
     for name, marks in methods.items():
@@ -80,8 +83,7 @@ def plot(subject: SubjectResults, kind: Kind) -> Figure:
             points[0].set_gid(mark.identity)
         (line,) = axes.plot([], [], color=style.colour, marker=style.marker)
         legend.append((line, _label(name)))
-    every = [mark for marks in methods.values() for mark in marks]
-    shown = [mark for mark in every if mark.is_of_use] or every
+    shown = [mark for marks in methods.values() for mark in marks]
     _arrange_sizes(axes, shown)
     if kind == "accuracy":
         _arrange_accuracy(axes, subject, shown)
@@ -115,13 +117,22 @@ def marks_of(subject: SubjectResults, kind: Kind) -> dict[str, list[Mark]]:
     floor = max(most / 10.0**DECADES, sys.float_info.min)
     for cell, measured in subject.cells:
         accuracy = subject.accuracy(measured)
-        value = accuracy if kind == "accuracy" else measured.record["divergence"]
+        value = measured.record["divergence"]
+        if kind == "accuracy":
+            drop = None if whole is None or accuracy is None else whole - accuracy
+            value = None if drop is None else max(drop, least_drop(subject))
         if value is None or (kind == "divergence" and value < floor):
             continue
         kept = accuracy is not None and (whole is None or whole - accuracy <= MOST_LOSS)
         mark = Mark(100 * measured.record["ratio"], value, point_identity(kind, cell), kept)
         marks.setdefault(cell.method, []).append(mark)
     return marks
+
+
+def least_drop(subject: SubjectResults) -> float:
+    """Return the smallest drop of accuracy that is drawn as one: half of what a sample counts; what
+    is less, or none, or a gain, stands there."""
+    return subject.scale / subject.facts.sample_count / 2 if subject.is_share else 0.005
 
 
 def point_identity(kind: Kind, cell: Cell) -> str:
@@ -143,20 +154,23 @@ def _arrange_sizes(axes: Any, shown: Sequence[Mark]) -> None:
 
 
 def _arrange_accuracy(axes: Any, subject: SubjectResults, shown: Sequence[Mark]) -> None:
-    whole = subject.accuracy(subject.reference)
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     name = _label(subject.facts.primary.replace("_db", "").replace("psnr", "PSNR"))
-    axes.set_ylabel(f"{name}, {subject.unit}" if subject.unit else name)
-    if whole is None:
-        return
-    axes.axhline(whole, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.set_ylabel(f"drop of {name}, {subject.drop_unit}")
+    axes.set_yscale("log")
+    least = least_drop(subject)
+    most = max([2 * least, *(mark.value for mark in shown)])
+    room = max((most / least) ** (_ROOM - 1), 1.3)
+    axes.set_ylim(most * room, least / room)  # better is higher
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.axhline(least, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axes.annotate(
-        "uncompressed", (0.995, whole), xycoords=("axes fraction", "data"), xytext=(0, 5),
+        "none", (0.995, least), xycoords=("axes fraction", "data"), xytext=(0, 4),
         textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=INK,
     )  # fmt: skip
-    values = [whole, *(mark.value for mark in shown)]
-    low, high = min(values), max(values)
-    room = (_ROOM - 1) * max(high - low, 0.5)
-    axes.set_ylim(low - room, high + 1.5 * room)
 
 
 def _arrange_divergence(axes: Any, subject: SubjectResults, shown: Sequence[Mark]) -> None:

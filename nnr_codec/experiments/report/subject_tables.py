@@ -7,10 +7,13 @@ from html import escape
 from ...report import size_text
 from ..cells import Cell, Measured
 from ..plan import Plan
-from .bootstrap import BytesAtLoss
+from .bootstrap import BytesAtLoss, marks_of_losses
 from .markup import NONE, Shown, signed_text, small_text, table, whole_text
 from .plots import styles
 from .results import SubjectResults
+
+NOT_FINITE = "outputs that are not finite"
+TIE = "its interval and that of the best overlap: a tie"
 
 
 def dotted(method: str, plan: Plan) -> str:
@@ -19,33 +22,33 @@ def dotted(method: str, plan: Plan) -> str:
     return f'<span class="dot" style="background:{colour}"></span>{escape(method)}'
 
 
-def bounded_text(loss: BytesAtLoss) -> str:
-    """Return the bytes of a method that has some, and whether fewer might do."""
-    return f"{'≤ ' if loss.is_bound else ''}{size_text(loss.bytes or 0)}"
+def bounded_text(loss: BytesAtLoss, mark: str) -> str:
+    """Return the bytes of a method that has some, and whether fewer might do, or it is a tie."""
+    signs = "≈ " * (mark == "tie") + "≤ " * loss.is_bound
+    return f"{signs}{size_text(loss.bytes or 0)}"
 
 
 def loss_table(subject: SubjectResults) -> str:
     """Return a row for each method: its bytes at each loss, with their intervals."""
-    best = [
-        min((loss.bytes for loss in column if loss.bytes is not None), default=None)
-        for column in zip(*subject.losses.values(), strict=True)
-    ]
+    columns = zip(*subject.losses.values(), strict=True)
+    marks = [marks_of_losses(dict(zip(subject.losses, column, strict=True))) for column in columns]
     rows = [
-        [Shown(dotted(name, subject.plan)), *map(_loss_cell, losses, best)]
+        [Shown(dotted(name, subject.plan))]
+        + [_loss_cell(loss, mark.get(name, "")) for loss, mark in zip(losses, marks, strict=True)]
         for name, losses in subject.losses.items()
     ]
     drops = (f"≤ {drop:g} {subject.drop_unit}" for drop in subject.plan.drops)
-    return table(["method", *drops], rows)
+    return table(["method", *drops], rows, stacks=True)
 
 
-def _loss_cell(loss: BytesAtLoss, least: int | None) -> Shown:
+def _loss_cell(loss: BytesAtLoss, mark: str) -> Shown:
     if loss.bytes is None:
         return Shown(NONE, title="no point of the method is within this drop")
     low = NONE if loss.low is None else size_text(loss.low)
     high = "beyond" if loss.high is None else size_text(loss.high)
     interval = "" if loss.is_bound and low == high else f"<small>{low} … {high}</small>"
-    text = f"{bounded_text(loss)}{interval}"
-    return Shown(text, loss.bytes, "best" if loss.bytes == least else "")
+    text = f"{bounded_text(loss, mark)}{interval}"
+    return Shown(text, loss.bytes, mark, title=TIE if mark == "tie" else "")
 
 
 def cell_table(subject: SubjectResults) -> str:
@@ -60,6 +63,7 @@ def cell_table(subject: SubjectResults) -> str:
 
 def _cell_row(subject: SubjectResults, cell: Cell, measured: Measured) -> list[Shown]:
     record, scores = measured.record, subject.reference.record["scores"]
+    divergence = record["divergence"]
     whole, accuracy = subject.accuracy(subject.reference), subject.accuracy(measured)
     change = None if whole is None or accuracy is None else accuracy - whole
     parts = ", ".join(f"{part} {count}" for part, count in record["breakdown"].items())
@@ -74,7 +78,7 @@ def _cell_row(subject: SubjectResults, cell: Cell, measured: Measured) -> list[S
         *(_number(record["scores"][name], 2, _scale(whole)) for name, whole in scores.items()),
         Shown(NONE) if change is None else Shown(signed_text(change, 2), change),
         _number(record["agreement"], 2, 100),
-        Shown(small_text(record["divergence"]), record["divergence"]),
+        Shown(small_text(divergence), divergence, title=NOT_FINITE if divergence is None else ""),
         Shown(NONE if no_weights else small_text(error), error, title=no_weights),
         _number(record["encode_seconds"], 3),
         _number(record["decode_seconds"], 3),
