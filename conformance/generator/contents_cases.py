@@ -17,6 +17,7 @@ import numpy as np
 
 from ..suite.cases import CaseFiles, describe
 from .building import DataUnit, floats, integers, parameters, ramp, start, topology
+from .syntax import unit as unit_of_type
 from .update_cases import SHAPE, Arrays, Draft, update_of, values_of
 
 CONTENTS = "The table of contents (model_map.md)"
@@ -96,6 +97,8 @@ def layers() -> Iterator[Draft]:
     model = {"w": values_of(coarse)}
     sum_ = {"w": values_of(coarse) + values_of(fine)}
     whole = layered(unit, model, floats(fine, SHAPE))
+    private = layered(unit, model, floats(fine, SHAPE), private=unit_of_type(40, b"own"))
+    no_update = _layers(unit, lambda _: _stream({}, unit))
     first = len(whole) - len(update_of(b"", model, [floats(fine, SHAPE)]))
     yield _case("quality_layers", whole, sum_, "two quality layers", LAYERS)
     text = "two quality layers, the second one cut"
@@ -104,22 +107,29 @@ def layers() -> Iterator[Draft]:
     for name, data, error, text in (
         ("first_layer_cut", whole[: first - 1], "truncated", "a first quality layer that is cut"),
         ("behind_layers", whole + b"\0", "invalid", "a byte behind the quality layers"),
+        ("private_before_layers", private, "invalid", "a private unit before the map of layers"),
+        ("layer_no_update", no_update, "invalid", "a second quality layer that is no update"),
         ("not_announced", 2 * _stream({}, unit), "invalid", "a second stream"),
     ):
         yield name, CaseFiles(data, text, LAYERS, base=[], error=error)
 
 
-def layered(unit: DataUnit, model: Arrays, refinement: DataUnit) -> bytes:
+def layered(unit: DataUnit, model: Arrays, refinement: DataUnit, private: bytes = b"") -> bytes:
     """A file of two quality layers."""
-    size, rest = 0, len(update_of(b"", model, [refinement]))
-    while size != len(first := _stream({"quality_layers": [size, rest]}, unit)):
+    return _layers(unit, lambda first: update_of(first, model, [refinement]), private)
+
+
+def _layers(unit: DataUnit, second: Callable[[bytes], bytes], private: bytes = b"") -> bytes:
+    size, rest = 0, len(second(b""))
+    while size != len(first := _stream({"quality_layers": [size, rest]}, unit, private)):
         size = len(first)
-    return first + update_of(first, model, [refinement])
+    return first + second(first)
 
 
-def _stream(entries: Mapping[str, Any], unit: DataUnit) -> bytes:
+def _stream(entries: Mapping[str, Any], unit: DataUnit, private: bytes = b"") -> bytes:
     text = json.dumps({"nnr_model_map": 2, **entries}, separators=(",", ":")) if entries else ""
-    return b"".join([start(), parameters(), topology(topology_data=text), unit.bytes()])
+    head = [start(), private, parameters(), topology(topology_data=text)]
+    return b"".join([*head, unit.bytes()])
 
 
 def _case(name: str, data: bytes, expected: Arrays, text: str, section: str) -> Draft:

@@ -31,11 +31,11 @@ static int complain(const char* what, const char* why) {
   return 1;
 }
 
-/* Decodes a bitstream to the store; 0 if that went well. */
+/* Decodes a file, all of its quality layers, to the store; 0 if that went well. */
 static int decode(const char* name, nnr_layers layers, store* to) {
   FILE* file = fopen(name, "rb");
-  void* place = malloc(nnr_decoder_size());
-  nnr_decoder* decoder;
+  void *place = malloc(nnr_decoder_size()), *series = malloc(nnr_series_size());
+  nnr_decoder* decoder = NULL;
   nnr_options options;
   nnr_tensor tensor;
   nnr_status status;
@@ -44,14 +44,21 @@ static int decode(const char* name, nnr_layers layers, store* to) {
   options.layers = layers;
   options.memory.allocate = allocate;
   options.memory.release = release;
-  decoder = file && place ? nnr_open_reader(place, &options, read_file, file) : NULL;
+  options.keep = NNR_KEEP_FOR_LAYERS;
+  if (file && place && series) {
+    options.series = nnr_series_open(series, &options.memory);
+    decoder = nnr_open_reader(place, &options, read_file, file);
+  }
   if (!decoder) return complain(name, "cannot be opened");
-  while ((status = nnr_next_tensor(decoder, &tensor)) == NNR_OK)
-    if ((status = store_take(to, decoder, &tensor)) != NNR_OK) break;
-  if (status != NNR_END || !store_take_weights(to, decoder))
-    failed = complain(name, nnr_last_error(decoder)->text);
+  do {
+    while ((status = store_take_next(to, decoder, &tensor)) == NNR_OK) continue;
+  } while (status == NNR_END && nnr_next_layer(decoder) == NNR_OK);
+  if (status != NNR_END || nnr_last_error(decoder)->status != NNR_OK)
+    failed = complain(name, to->reason ? to->reason : nnr_last_error(decoder)->text);
   nnr_close(decoder);
+  nnr_series_close(options.series);
   free(place);
+  free(series);
   fclose(file);
   return failed;
 }
@@ -91,11 +98,16 @@ static int evaluate(const store* tensors, FILE* images) {
 }
 
 int main(int count, char** words) {
-  store tensors = {NULL, NULL, 0, 0};
-  FILE* images = count == 4 ? fopen(words[2], "rb") : NULL;
+  store tensors = {NULL, NULL, 0, 0, 0, NULL};
+  const int is_dense = count == 4 && strcmp(words[3], "dense") == 0;
+  const int is_factorized = count == 4 && strcmp(words[3], "factorized") == 0;
+  FILE* images;
   int failed;
-  if (!images) return complain("usage", "digits STREAM IMAGES dense|factorized");
-  failed = decode(words[1], strcmp(words[3], "dense") == 0 ? NNR_DENSE : NNR_FACTORIZED, &tensors);
+  if (!is_dense && !is_factorized)
+    return complain("usage", "digits STREAM IMAGES dense|factorized");
+  images = fopen(words[2], "rb");
+  if (!images) return complain(words[2], "cannot be opened");
+  failed = decode(words[1], is_dense ? NNR_DENSE : NNR_FACTORIZED, &tensors);
   if (!failed) failed = evaluate(&tensors, images);
   store_clear(&tensors);
   fclose(images);

@@ -6,6 +6,7 @@
 
 typedef struct stored {
   char* name;
+  char* tied_to; /* the name of the tensor whose elements these are; null: its own */
   nnr_type type;
   uint32_t dimension_count;
   uint64_t* dimensions;
@@ -24,14 +25,16 @@ typedef struct store {
   stored* tensors;
   stored_weight* weights;
   unsigned count, weight_count;
+  int has_products;   /* of factors that the store does not have */
+  const char* reason; /* why the last call failed, if the decoder does not tell; else null */
 } store;
 
-/* Takes the tensor that was handed out last: reads it, or adds it to what the store has of its
-   name. Gives what nnr_read does; NNR_INVALID if it does not fit, NNR_OUT_OF_MEMORY. */
-nnr_status store_take(store* to, nnr_decoder* decoder, const nnr_tensor* tensor);
-/* Notes which weights the decoder's stream makes of factors; 0 if there is no memory. */
-int store_take_weights(store* to, const nnr_decoder* decoder);
-/* A tensor, or a weight in factors; null if there is none. Valid until the store changes. */
+/* Goes on to the next tensor, as nnr_next_tensor does, and reads it, or adds it to what the store
+   has of its name. Returns what that call does; or an error, whose reason is the store's, or the
+   decoder's. */
+nnr_status store_take_next(store* to, nnr_decoder* decoder, nnr_tensor* tensor);
+/* A tensor, of a tie that with its elements, or a weight in factors; null if there is none. Valid
+   until the store changes. */
 const stored* store_find(const store* in, const char* name);
 const stored_weight* store_find_weight(const store* in, const char* name);
 /* Bytes of all elements. */

@@ -33,7 +33,7 @@ EXPORT(open) int web_open(int factorized) {
   nnr_default_options(&options);
   options.memory = memory;
   options.layers = factorized ? NNR_FACTORIZED : NNR_DENSE;
-  options.keep_in_series = 1;
+  options.keep = NNR_KEEP_FOR_LAYERS;
   options.series = series ? nnr_series_open(series, &memory) : NULL;
   decoder = place && series ? nnr_open_feed(place, &options) : NULL;
   return decoder != NULL;
@@ -57,11 +57,7 @@ EXPORT(feed) size_t web_feed(size_t first, size_t size) {
 EXPORT(feed_end) void web_feed_end(void) { nnr_feed_end(decoder); }
 
 /* Goes on to the next tensor, and takes its elements; a status of nnr.h. */
-EXPORT(next) int web_next(void) {
-  const nnr_status status = nnr_next_tensor(decoder, &tensor);
-  if (status == NNR_END && !store_take_weights(&tensors, decoder)) return NNR_OUT_OF_MEMORY;
-  return status == NNR_OK ? store_take(&tensors, decoder, &tensor) : status;
-}
+EXPORT(next) int web_next(void) { return store_take_next(&tensors, decoder, &tensor); }
 
 EXPORT(next_layer) int web_next_layer(void) { return nnr_next_layer(decoder); }
 
@@ -75,7 +71,9 @@ EXPORT(layer_size) double web_layer_size(unsigned layer) {
   return layer < nnr_quality_layers(decoder, &sizes) && sizes ? (double)sizes[layer] : 0;
 }
 
-EXPORT(error) const char* web_error(void) { return nnr_last_error(decoder)->text; }
+EXPORT(error) const char* web_error(void) {
+  return tensors.reason ? tensors.reason : nnr_last_error(decoder)->text;
+}
 EXPORT(error_offset) double web_error_offset(void) {
   return (double)nnr_last_error(decoder)->byte_offset;
 }

@@ -118,6 +118,17 @@ def link_program(
     return program
 
 
+def read_folder(folder: Path) -> dict[str, Any]:
+    """Return the tensors that nnrdec wrote."""
+    listed = json.loads((folder / "tensors.json").read_text())
+    return {
+        entry["name"]: np.fromfile(folder / entry["file"], np.dtype(entry["dtype"])).reshape(
+            entry["shape"]
+        )
+        for entry in listed
+    }
+
+
 def ask(program: Sequence[str | Path], requests: Iterable[Request]) -> list[Answer]:
     """Let the harness decode streams."""
     data = bytearray()

@@ -26,6 +26,7 @@ from device_support import (
     run,
 )
 from small_streams import small_streams
+from test_device_base_maps import CASES
 from update_streams import update_requests
 
 TARGET = Path(__file__).with_name("fuzz_stream.c")
@@ -69,6 +70,7 @@ def write_seeds(folder: Path) -> None:
     requests = [Request(s.data, s.parents) for s in small_streams().values()]
     requests += [r for r in corpus_requests(0, SMALL) if not r.parents]
     requests += [r for r in update_requests(0) if len(r.parents) <= 1]
+    requests += [Request(s[1], (s[0],)) for s in CASES.values() if len(s) == 2]
     for request in requests:
         parent = request.parents[-1] if request.parents else b""
         for mode in MODES:

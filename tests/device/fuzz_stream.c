@@ -89,9 +89,9 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.limits.product_operations = 1 << 18;
   options.limits.all_product_operations = 1 << 19;
   options.series = nnr_series_open(place, &memory);
-  options.keep_in_series = 1;
+  options.keep = NNR_KEEP;
   if (parent) decode(data, parent, &options, how & 2);
-  options.keep_in_series = (how & 32) != 0; /* as files of quality layers need it */
+  options.keep = how & 32 ? NNR_KEEP_FOR_LAYERS : NNR_KEEP_NOTHING;
   decode(data + parent, size - parent, &options, how);
   nnr_series_close(options.series);
   free(place);

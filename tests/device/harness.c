@@ -249,18 +249,25 @@ static nnr_status read_elements(nnr_decoder* decoder, const nnr_tensor* tensor, 
   return status;
 }
 
+/* An empty tensor has nothing that something is added to. */
+static int is_empty(const model* in, int index) {
+  const seen* at = &in->list[index];
+  return at->tied_to < 0 && at->elements == 0;
+}
+
 static nnr_status take_tensor(nnr_decoder* decoder, const nnr_tensor* tensor, int flags,
                               model* in) {
   const int index = tensor->change != NNR_VALUES ? find(in, tensor->name) : -1;
   seen* at;
   int was_there;
   nnr_status status;
-  if (index >= 0 && !in->list[index].is_gone) {
+  if (index >= 0 && !in->list[index].is_gone && !is_empty(in, index)) {
     at = &in->list[index];
     if (at->tied_to >= 0) {
       seen* target = &in->list[at->tied_to];
       at->type = target->type;
       at->described = target->described;
+      free(at->data);
       at->shape = target->shape;
       at->elements = target->elements;
       at->data = (uint8_t*)copied(target->data, (size_t)at->elements * nnr_type_size(at->type));
@@ -274,6 +281,7 @@ static nnr_status take_tensor(nnr_decoder* decoder, const nnr_tensor* tensor, in
   at = renewed(in, tensor->name);
   at->is_gone = tensor->role == NNR_REMOVED;
   if (at->is_gone && !was_there) return NNR_INVALID;
+  if (tensor->change == NNR_CHANGED_BITS && !was_there) return NNR_INVALID;
   if (tensor->role == NNR_TIED) {
     const int target = find(in, tensor->tied_to);
     if (target < 0) die("tied to a tensor that was not handed out");
@@ -336,7 +344,8 @@ static nnr_status decode_tensors(nnr_decoder* decoder, int flags, bytes* stream,
 static nnr_status next_layer(nnr_decoder* decoder, bytes* fed) {
   nnr_status status = nnr_next_layer(decoder);
   if (status != NNR_NEED_INPUT) return status;
-  if (nnr_feed(decoder, fed->data + fed->next, fed->size - fed->next) == 0) nnr_feed_end(decoder);
+  if (fed->next == fed->size) nnr_feed_end(decoder);
+  fed->next += nnr_feed(decoder, fed->data + fed->next, fed->size - fed->next);
   return nnr_next_layer(decoder);
 }
 
@@ -412,7 +421,10 @@ static result decode_series(const bytes* streams, unsigned count, int flags, mem
   for (i = 0; i < count; ++i) {
     const int is_last = i + 1 == count, is_base = flags & kBase;
     memory_log parent_log = {0, 0, 0, 0};
-    options.keep_in_series = !is_last || (flags & kLayers);
+    options.keep = !is_last          ? NNR_KEEP
+                   : flags & kLayers ? NNR_KEEP_FOR_LAYERS
+                                     : NNR_KEEP_NOTHING;
+    options.is_parent = !is_last && !is_base;
     options.memory.context = is_last ? log : &parent_log;
     out = decode(streams[i], &options, is_last || is_base ? flags : kNothingRead, &made);
     if (parent_log.live) die("memory of a parent is left");

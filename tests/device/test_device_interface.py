@@ -51,7 +51,8 @@ class Options(ctypes.Structure):
         ("release", RELEASE),
         ("limits", Limits),
         ("series", ctypes.c_void_p),
-        ("keep_in_series", ctypes.c_int),
+        ("keep", ctypes.c_int),
+        ("is_parent", ctypes.c_int),
         ("is_cancelled", CANCELLED_FUNCTION),
         ("cancel_context", ctypes.c_void_p),
     ]

@@ -111,7 +111,7 @@ MAIN = """
 void* volatile place; const void* volatile data; volatile size_t size;
 void _exit(int code) { (void)code; for (;;) {} }
 int main(void) {
-  nnr_options options; nnr_tensor tensor; float row[16]; const uint64_t* sizes;
+  nnr_options options; nnr_tensor tensor; float row[16]; const uint64_t* sizes; nnr_weight weight;
   nnr_default_options(&options);
   nnr_decoder* decoder = nnr_open_memory(place, &options, data, size);
   nnr_series* series = nnr_series_open(place, &options.memory);
@@ -126,6 +126,7 @@ int main(void) {
   } while (nnr_next_layer(decoder) == NNR_OK && nnr_quality_layers(decoder, &sizes) > 1);
   nnr_series_close(series);
   nnr_close(decoder);
+  nnr_factored_weight(decoder, 0, &weight);
   return nnr_is_update(decoder) + (int)nnr_last_error(decoder)->status +
          nnr_type_name(tensor.type)[0];
 }

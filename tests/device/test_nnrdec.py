@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import update_streams
-from device_support import DEVICE, HostBuild, run, tool
+from device_support import DEVICE, HostBuild, read_folder, run, tool
 from small_streams import small_streams
 
 import nnr_codec
@@ -142,16 +142,6 @@ def layered(tmp_path: Path) -> Path:
     path = tmp_path / "layered.nnr"
     path.write_bytes(update_streams.layered())
     return path
-
-
-def read_folder(folder: Path) -> dict[str, Any]:
-    listed = json.loads((folder / "tensors.json").read_text())
-    return {
-        entry["name"]: np.fromfile(folder / entry["file"], np.dtype(entry["dtype"])).reshape(
-            entry["shape"]
-        )
-        for entry in listed
-    }
 
 
 def same(folder: Path, wanted: Mapping[str, Any]) -> bool:

@@ -49,6 +49,14 @@ def test_all_forms(folder: Path, form: str) -> None:
         assert factors.weight_bytes < 0.6 * dense.weight_bytes
 
 
+def test_quality_layers(folder: Path) -> None:
+    options = nnr_codec.EncodeOptions(qp=-30, quality_layers=3)
+    stream = folder / "layers.nnr"
+    stream.write_bytes(nnr_codec.encode(on_factors.NETWORK, options=options).data or b"")
+    run = on_factors.measure(folder / "digits", stream, folder / "images", "dense")
+    assert run.top1 == pytest.approx(digits.accuracy(nnr_codec.decode(stream)))
+
+
 def test_what_is_no_digits_network(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "other.nnr").write_bytes(nnr_codec.encode({"w": np.ones((3, 4))}).data or b"")
     (tmp_path / "damaged.nnr").write_bytes((tmp_path / "other.nnr").read_bytes()[:-1])

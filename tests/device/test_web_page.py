@@ -15,6 +15,7 @@ import pytest
 from device_support import tool
 
 import nnr_codec
+from conformance import on_factors
 from conformance.models import digits
 from conformance.web.__main__ import make
 
@@ -168,6 +169,21 @@ def test_a_slow_line(browser: Any, address: str, site: Path) -> None:
     first = nnr_codec.open(site / "layers.nnr").info().quality_layers[0]
     assert first / 1000 - 0.1 < received < 0.6 * (site / "layers.nnr").stat().st_size / 1000
     assert state(browser) == "done"
+
+
+def test_layers_of_factors(page: Any, tmp_path: Path) -> None:
+    """Factors are refined; products would have to be made anew, and are refused."""
+    chosen = nnr_codec.options.DecompositionOptions("lr", rank=0.9, carriage="factors")
+    options = nnr_codec.EncodeOptions(qp=-30, quality_layers=3, decomposition=chosen)
+    path = tmp_path / "factors.nnr"
+    path.write_bytes(nnr_codec.encode(on_factors.NETWORK, options=options).data or b"")
+    assert open_file(page, path) == "done"
+    right = digits.accuracy(nnr_codec.decode(path))
+    assert text(page, "#accuracy") == f"{right:.1f} %"
+    page.find_element(By.ID, "factorized").click()
+    page.find_element(By.ID, "file").clear()
+    assert open_file(page, path) == "failed"
+    assert "an update of weights in factors" in text(page, "#message")
 
 
 def test_on_a_phone(page: Any) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from device_support import BASE, LAYERS, Request
+from fuzz_support import head
+from small_streams import unit
 
 import nnr_codec
 from nnr_codec import EncodeOptions
+from nnr_codec import bitstream as nnr
+from nnr_codec.support.digest import digest
 
 OPTIONS = EncodeOptions(qp=-16)
 
@@ -62,3 +69,24 @@ def update_requests(way: int) -> list[Request]:
         streams = series(replace(OPTIONS, lossless=lossless))
         requests += [Request(s, tuple(streams[:n]), way | BASE) for n, s in enumerate(streams)]
     return requests
+
+
+def mapped_stream(
+    entries: Mapping[str, Any], base: Sequence[bytes] = (), more: Any = None, **integers: Any
+) -> bytes:
+    """A stream of INT units with a map; an update, if a base is given.
+
+    `more`: what `base` of the map says besides its digests.
+    """
+    start, context = head()
+    text: dict[str, Any] = {"nnr_model_map": 2, **entries}
+    if base:
+        *earlier, last = base
+        made = digest(nnr_codec.decode(last, base=earlier).items())
+        text["base"] = {"stream": hashlib.sha256(last).hexdigest(), "digest": made, **(more or {})}
+    record = nnr.Topology(topology_data=json.dumps(text, separators=(",", ":")))
+    units = [
+        unit(name, values, context, payload_type=nnr.PayloadType.INT)
+        for name, values in integers.items()
+    ]
+    return start + nnr.write_record(record) + b"".join(units)

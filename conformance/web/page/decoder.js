@@ -1,6 +1,6 @@
 // The device decoder in WebAssembly, as an object that is fed bytes and gives tensors.
 
-const STATUS = { OK: 0, END: 1, NEED_INPUT: 2, INVALID: 4, CUT: 12 };
+const STATUS = { END: 1, NEED_INPUT: 2, INVALID: 4, CUT: 12 }; // of nnr.h
 const ROLES = ["weight", "factor G", "factor H", "local scaling", "beta", "gamma", "mean", "var",
   "bias", "product", "tied", "empty", "removed"];
 const ARRAYS = {
@@ -95,7 +95,8 @@ export class Decoder {
     };
   }
 
-  // A view of the elements of the tensor that came last; of float16 and bfloat16 a copy in float32.
+  // A view of the elements of the tensor that came last; of float16 and bfloat16 a copy in float32; of
+  // other narrow types nothing.
   get values() {
     const { wasm } = this;
     const type = this.#text(wasm.type());
@@ -109,7 +110,7 @@ export class Decoder {
       const words = new Uint16Array(wasm.memory.buffer, wasm.data(), wasm.elements());
       return Float32Array.from(words, halfToNumber);
     }
-    return new Uint8Array(wasm.memory.buffer, wasm.data(), wasm.elements());
+    return null;
   }
 
   // Quality layers of the stream, bytes of each; of an ordinary one nothing.

@@ -50,12 +50,12 @@ function start(source) {
 
 const RECEIVERS = {
   opened({ size }) { total = size; },
-  progress({ bytes, milliseconds, decodingTime }) {
+  progress({ bytes, decodingTime }) {
     const percent = total ? Math.min(100, (100 * bytes) / total) : 0;
     $("received").style.width = `${percent}%`;
     $("bar").setAttribute("aria-valuenow", Math.round(percent));
     show("bytes", total ? `${kilobytes(bytes)} of ${kilobytes(total)}` : kilobytes(bytes));
-    showSpeed(milliseconds, decodingTime);
+    showSpeed(decodingTime);
   },
   tensor(tensor) {
     if (!rows.size) show("first", `${milliseconds(tensor.milliseconds)}, ${kilobytes(tensor.bytesSoFar)}`);
@@ -72,7 +72,7 @@ const RECEIVERS = {
   answer({ outputs }) { showAnswers(outputs); },
   cut({ layer }) { say(`The file is cut: ${layer} quality layers are whole.`, true); },
   done({ bytes, milliseconds: time, decodingTime }) {
-    RECEIVERS.progress({ bytes, milliseconds: time, decodingTime });
+    RECEIVERS.progress({ bytes, decodingTime });
     if (!$("message").classList.contains("wrong")) say(`Complete: ${rows.size} tensors in ${milliseconds(time)}.`);
     setState("done");
   },
@@ -94,7 +94,7 @@ function kilobytes(bytes) {
 
 function milliseconds(time) { return time < 1000 ? `${Math.round(time)} ms` : `${(time / 1000).toFixed(1)} s`; }
 
-function showSpeed(time, decodingTime) {
+function showSpeed(decodingTime) {
   const elements = [...rows.values()].reduce((sum, row) => sum + row.decoded, 0);
   if (decodingTime > 0) show("speed", `${(elements / decodingTime / 1000).toFixed(1)} M elements/s`);
 }

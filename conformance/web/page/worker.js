@@ -8,9 +8,14 @@ const TICK = 50; // milliseconds between the pieces of a slow line
 let decoder = null, drawn = null, tests = null, decodingTime = 0;
 
 onmessage = ({ data }) => {
-  if (data.kind === "start") start(data).catch((error) => tell("failed", { text: error.message }));
+  if (data.kind === "start") start(data).catch(fail);
   if (data.kind === "draw") { drawn = data.pixels; answer(); }
 };
+
+function fail(error) {
+  decoder = null; // what it has is of no use
+  tell("failed", { text: error.message });
+}
 
 function tell(kind, more = {}) { postMessage({ kind, ...more }); }
 
@@ -26,7 +31,7 @@ async function start({ address, file, rate, factorized, images }) {
     for await (const piece of pieces(body, rate)) {
       bytes += piece.length;
       take(decoder.feed(piece), begin, bytes);
-      tell("progress", { bytes, milliseconds: performance.now() - begin, decodingTime });
+      tell("progress", { bytes, decodingTime });
       if (decoder.isAtEnd) break;
     }
     take(decoder.end(), begin, bytes);
@@ -65,13 +70,14 @@ function take(events, begin, bytes) {
     if (done) return;
     if (value.tensor) {
       const { tensor } = value;
-      const shown = tensor.elements ? picture(decoder.values, tensor.shape) : null;
+      const { values } = decoder;
+      const shown = values?.length ? picture(values, tensor.shape) : null;
       const at = performance.now() - begin;
       tell("tensor", { ...tensor, picture: shown, bytesSoFar: bytes, milliseconds: at });
       if (decoder.layer > 0) answer();
     } else {
       const sizes = decoder.layerSizes;
-      tell("layer", { layer: value.layer, sizes, modelBytes: decoder.modelBytes, ...score(), bytes });
+      tell("layer", { layer: value.layer, sizes, modelBytes: decoder.modelBytes, ...score() });
       answer();
     }
   }
@@ -98,14 +104,12 @@ function score() {
   if (!tests) return {};
   let right = 0;
   const count = Math.floor(tests.length / 65);
-  const begin = performance.now();
   for (let i = 0; i < count; ++i) {
     const outputs = decoder.run(tests.subarray(65 * i, 65 * i + 64));
     if (!outputs) return {};
     right += outputs.indexOf(Math.max(...outputs)) === tests[65 * i + 64];
   }
-  const milliseconds = (performance.now() - begin) / count;
-  return { accuracy: (100 * right) / count, milliseconds, multiplications: decoder.multiplications };
+  return { accuracy: (100 * right) / count, multiplications: decoder.multiplications };
 }
 
 function answer() {

@@ -91,7 +91,8 @@ typedef struct nnr_memory {
   void (*release)(void* context, void* memory, size_t size);
 } nnr_memory;
 
-/* What a bitstream may ask for (spec/limits.md); nnr_default_options has the defaults. */
+/* What a bitstream may ask for (spec/limits.md), each quality layer by itself; nnr_default_options
+   has the defaults. */
 typedef struct nnr_limits {
   uint64_t elements_per_tensor;
   uint64_t elements;
@@ -109,6 +110,13 @@ typedef struct nnr_limits {
 typedef struct nnr_decoder nnr_decoder;
 typedef struct nnr_series nnr_series;
 
+/* What stays in the series of the bitstream's integers. */
+typedef enum nnr_keep {
+  NNR_KEEP_NOTHING,
+  NNR_KEEP_FOR_LAYERS, /* those of quality layers that another one follows */
+  NNR_KEEP             /* all: a later bitstream of the series may need them */
+} nnr_keep;
+
 typedef struct nnr_options {
   uint32_t version; /* NNR_VERSION */
   nnr_layers layers;
@@ -116,8 +124,10 @@ typedef struct nnr_options {
   nnr_limits limits;
   /* The series to which the bitstream belongs, or null. It outlives the decoder. */
   nnr_series* series;
-  /* Whether the bitstream's integers are kept in the series, for a later one. */
-  int keep_in_series;
+  nnr_keep keep;
+  /* Whether it is decoded for what it leaves in the series alone, as a parent: then the tensors of
+     an update are differences, and its base need not be there. */
+  int is_parent;
   /* Asked every 65536 elements and at each unit, if it is not null: other than 0 ends decoding. */
   int (*is_cancelled)(void* context);
   void* cancel_context;
@@ -165,7 +175,7 @@ typedef struct nnr_weight {
 /* Where and why decoding ended. */
 typedef struct nnr_error {
   nnr_status status;
-  uint32_t unit;        /* index of the unit, from 0 on */
+  uint32_t unit;        /* index of the unit, from 0 on; of a quality layer, within it */
   uint64_t byte_offset; /* bytes from the bitstream's start; exact in headers, else the unit's */
   const char* text;     /* in English; it lives as long as the library */
 } nnr_error;
@@ -201,8 +211,8 @@ size_t nnr_feed(nnr_decoder* decoder, const void* data, size_t size);
 void nnr_feed_end(nnr_decoder* decoder);
 
 /* Goes on to the next tensor, and describes it. What was not read of the one before is passed
-   over. Tensors come in the order in which they are coded, products behind their factors, tied and
-   empty ones at the end.
+   over. Tensors come in the order in which they are coded, products behind their factors, tied,
+   empty and removed ones at the end.
    Returns NNR_OK, NNR_END (then, and only then, all was valid, and the series has it),
    NNR_NEED_INPUT, or an error. */
 nnr_status nnr_next_tensor(nnr_decoder* decoder, nnr_tensor* tensor);
@@ -221,7 +231,7 @@ nnr_status nnr_read(nnr_decoder* decoder, nnr_type type, void* elements, uint64_
 nnr_status nnr_add(nnr_decoder* decoder, nnr_type type, void* elements, uint64_t count);
 
 /* Quality layers: a file of several bitstreams, the first a coarse model, each other one an update
-   of those before. The decoder has a series, and keeps in it. After NNR_END of one layer:
+   of those before. The decoder has a series, and keeps for layers. After NNR_END of one layer:
    NNR_OK: the next one's tensors come; NNR_END: there is no other; NNR_NEED_INPUT: whether there
    is one shows with more bytes, or nnr_feed_end; NNR_USAGE: the layer is not at its end; or an
    error. What nnr_next_tensor ends with NNR_CUT belongs to no layer that is whole. */
@@ -238,7 +248,8 @@ uint32_t nnr_quality_layers(nnr_decoder* decoder, const uint64_t** sizes);
 nnr_status nnr_factored_weight(const nnr_decoder* decoder, uint32_t index, nnr_weight* weight);
 
 /* Whether the bitstream is an update of a base, as the model map says; known once there was a
-   tensor. */
+   tensor. Its series has the base: the decoders of those streams kept all. The digest of the base's
+   model, and the order of the new one, are not looked at. */
 int nnr_is_update(const nnr_decoder* decoder);
 
 /* Bytes of an element. */
@@ -253,7 +264,8 @@ const nnr_error* nnr_last_error(const nnr_decoder* decoder);
 void nnr_close(nnr_decoder* decoder);
 
 /* Opens an empty series in `place`, nnr_series_size() bytes; null in a build without updates. After
-   an error of a decoder that keeps its integers in it, it is of no further use but to be closed. */
+   an error of a decoder that keeps its integers in it, NNR_CUT included, it is of no further use but
+   to be closed. */
 nnr_series* nnr_series_open(void* place, const nnr_memory* memory);
 void nnr_series_close(nnr_series* series);
 

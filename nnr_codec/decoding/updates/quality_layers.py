@@ -123,6 +123,9 @@ def without_layers(
                     data = _gathered(source, head, sizes[:quality], sizes, limits)
                     raise LayersFound(_sections(data, sizes, quality, text))
                 head = None
+        elif isinstance(parsed, ParsedUnit) and quality != 1 and _announced(parsed):
+            reason = "a private unit comes before the map that announces quality layers"
+            raise InvalidBitstream(parsed.unit.label, parsed.unit.byte_offset, reason)
         if head is not None and (tensors_of(parsed) or _is_private(parsed)):
             head = None  # there are no layers
             _check_quality(quality, 1, text)

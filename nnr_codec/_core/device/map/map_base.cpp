@@ -6,7 +6,7 @@ namespace nnr::device {
 
 namespace {
 
-constexpr uint32_t kMaxLayers = 255;
+constexpr uint32_t kMaxLayers = 255, kUsualLayers = 4;
 constexpr int64_t kMaxSize = int64_t{1} << 40;
 
 enum BaseKey { kStream, kDigest, kWhole, kXor, kRemoved, kOrder };
@@ -65,14 +65,12 @@ bool read_runs(MapReader& reader) {
 
 bool read_value(MapReader& reader, ModelMap& map, int key) {
   uint8_t unused[kDigestSize];
-  Extra** last = &map.extras;
-  while (*last) last = &(*last)->next;
   switch (key) {
     case kStream: return read_digest(reader, map.base_stream);
     case kDigest: return read_digest(reader, unused);
     case kWhole: return read_names(reader, &NamedTensor::is_whole, nullptr);
     case kXor: return read_names(reader, &NamedTensor::changes_bits, nullptr);
-    case kRemoved: return read_names(reader, &NamedTensor::is_removed, last);
+    case kRemoved: return read_names(reader, &NamedTensor::is_removed, map.last_extra());
     default: return read_runs(reader);
   }
 }
@@ -96,12 +94,14 @@ bool read_base(MapReader& reader, ModelMap& map) {
 bool read_layers(MapReader& reader, ModelMap& map) {
   bool is_first = true;
   if (!reader.json.begin_array()) return false;
-  if (!map.layers.allocate(kMaxLayers)) return reader.failure.no_memory();
   while (reader.json.next_item(is_first)) {
     int64_t size = 0;
     if (map.layer_count == kMaxLayers) return reader.fail("too many quality layers");
     if (!reader.json.read_whole(size)) return false;
     if (size <= 0 || size >= kMaxSize) return reader.fail("a quality layer has no such size");
+    const uint32_t count = map.layer_count;
+    if (count == map.layers.size() && !map.layers.grow(2 * count + kUsualLayers, count))
+      return reader.failure.no_memory();
     map.layers[map.layer_count++] = static_cast<uint64_t>(size);
   }
   return reader.json.ok() && (map.layer_count > 1 || reader.fail("too few quality layers"));

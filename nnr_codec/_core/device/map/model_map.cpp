@@ -105,8 +105,7 @@ class MapParser {
 
   bool read_extras() {
     bool is_first = true;
-    Extra** last = &map_.extras;
-    while (*last) last = &(*last)->next;
+    Extra** last = map_.last_extra();
     if (!json_.begin_array()) return false;
     while (json_.next_item(is_first)) {
       if (!read_extra(reader_, *last)) return false;
@@ -203,6 +202,8 @@ class MapCheck {
   bool check(const NamedTensor& tensor) {
     if (tensor.rule && !tensor.is_coded)
       return failure_.invalid("the model map tells of a tensor that is not there");
+    if (tensor.is_removed && (tensor.is_coded || tensor.extra || tensor.weight))
+      return failure_.invalid("a tensor that base removes is there");
     const bool is_sum = tensor.is_whole || tensor.changes_bits;
     if (is_sum && (!tensor.is_coded || tensor.owner || (tensor.is_whole && tensor.changes_bits)))
       return failure_.invalid("base tells of a tensor that is not there, or in two ways");

@@ -26,6 +26,13 @@ struct ModelMap {
   UnitIndex index;
   bool has_base = false;
   uint8_t base_stream[kDigestSize] = {};  // of an update: digest of the stream before
+  // Where another extra goes.
+  Extra** last_extra() {
+    Extra** last = &extras;
+    while (*last) last = &(*last)->next;
+    return last;
+  }
+
   uint32_t layer_count = 0;
   Array<uint64_t> layers;  // bytes of each
 };

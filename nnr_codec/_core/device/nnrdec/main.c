@@ -42,85 +42,118 @@ typedef struct job {
 } job;
 
 /* Decodes the tensors of one bitstream, to its end. */
-static nnr_status decode_stream(const job* work, nnr_decoder* decoder, const char* name,
-                                int* code) {
+static nnr_status decode_stream(const job* work, const input* from, int* code) {
   nnr_tensor tensor;
-  nnr_status status;
-  while ((status = nnr_next_tensor(decoder, &tensor)) == NNR_OK && *code == kDone)
-    if (work->out) *code = put_tensor(work->out, decoder, &tensor, work->buffer, name);
-  if (work->out) end_stream(work->out, *code == kDone && status == NNR_END);
+  nnr_status status = NNR_OK;
+  while (*code == kDone && (status = nnr_next_tensor(from->decoder, &tensor)) == NNR_OK)
+    if (work->out) *code = put_tensor(work->out, from, &tensor, work->buffer);
+  if (*code == kDone && status != NNR_END && status != NNR_CUT) *code = complain_of_stream(from);
+  if (work->out && status != NNR_CUT) *code = end_stream(work->out, from, *code);
+  if (work->out && status == NNR_CUT) end_stream(work->out, from, kBadBitstream);
   return status;
 }
 
+/* How many of the first quality layers are whole, as far as the file's size can be known. */
+static unsigned long whole_layers(FILE* file, const uint64_t* sizes, unsigned long count) {
+  const long here = ftell(file);
+  unsigned long whole = 0;
+  uint64_t end = 0;
+  long size = -1;
+  if (here >= 0 && fseek(file, 0, SEEK_END) == 0) size = ftell(file);
+  if (here >= 0 && fseek(file, here, SEEK_SET) != 0) size = -1;
+  if (size < 0) return count;
+  while (whole < count && (end += sizes[whole]) <= (uint64_t)size) ++whole;
+  return whole;
+}
+
+static int warn_of_cut(const char* name, unsigned long layer, unsigned long count) {
+  fprintf(stderr,
+          "nnrdec: warning: %s is cut: quality layers from number %lu on, of %lu, are left out\n",
+          name, layer + 1, count);
+  return kDone;
+}
+
 /* Decodes the quality layers behind the first one, as far as they are there and wanted. */
-static int decode_layers(const job* work, nnr_decoder* decoder, const char* name,
-                         unsigned long quality) {
+static int decode_layers(const job* work, const input* from, FILE* file, unsigned long quality) {
   const uint64_t* sizes;
-  const unsigned long count = nnr_quality_layers(decoder, &sizes);
+  const unsigned long count = nnr_quality_layers(from->decoder, &sizes);
+  const unsigned long wanted = quality ? quality : count;
+  const unsigned long whole = sizes ? whole_layers(file, sizes, count) : 1;
   unsigned long layer = 1;
-  nnr_status status = NNR_OK;
   int code = kDone;
-  if (quality > count) return complain(kUsage, name, "has not so many quality layers");
-  if (!work->out && count > 1) return complain(kUsage, name, "has quality layers: it is no parent");
-  while (code == kDone && layer != quality && (status = nnr_next_layer(decoder)) == NNR_OK) {
-    status = decode_stream(work, decoder, name, &code);
-    if (status != NNR_END || code != kDone) break;
-    ++layer;
+  if (quality > count) {
+    fprintf(stderr, "nnrdec: %s: --quality %lu: it has %lu\n", from->name, quality, count);
+    return kUsage;
   }
-  if (status == NNR_CUT) {
-    fprintf(stderr,
-            "nnrdec: warning: %s is cut: quality layers from number %lu on, of %lu, are left out\n",
-            name, layer + 1, count);
-    return kDone;
+  if (!work->out && count > 1)
+    return complain(kUsage, from->name, "has quality layers: it can be a base, and is no parent");
+  for (; layer < wanted && layer < whole; ++layer) {
+    nnr_status status = nnr_next_layer(from->decoder);
+    if (status != NNR_OK) return complain_of_stream(from);
+    status = decode_stream(work, from, &code);
+    if (code != kDone) return code;
+    if (status == NNR_CUT && work->options.keep == NNR_KEEP)
+      return complain(kBadBitstream, from->name, "is cut: so much of it is no base");
+    if (status == NNR_CUT) break;
   }
-  if (code == kDone && status >= NNR_INVALID)
-    return complain_of_stream(name, nnr_last_error(decoder));
-  return code;
+  if (layer < wanted) return warn_of_cut(from->name, layer, count);
+  if (layer == count && count > 1 && nnr_next_layer(from->decoder) != NNR_END)
+    return complain_of_stream(from);
+  return kDone;
 }
 
 /* Decodes one file. `has_base`: it has to be an update; otherwise it must be none. */
 static int decode_file(const job* work, const char* name, int has_base, unsigned long quality) {
   FILE* file = fopen(name, "rb");
   void* place = malloc(nnr_decoder_size());
-  nnr_decoder* decoder =
-      file && place ? nnr_open_reader(place, &work->options, read_file, file) : NULL;
-  int code = decoder ? kDone : complain(kFailure, name, file ? "no memory" : strerror(errno));
+  input from = {NULL, NULL, 0};
+  int code = kDone;
+  from.name = name;
+  from.is_factorized = work->options.layers == NNR_FACTORIZED;
+  if (file && place) from.decoder = nnr_open_reader(place, &work->options, read_file, file);
+  if (!from.decoder) code = complain(kFailure, name, file ? "no memory" : strerror(errno));
   if (code == kDone) {
-    const nnr_status status = decode_stream(work, decoder, name, &code);
-    if (code == kDone && status != NNR_END)
-      code = complain_of_stream(name, nnr_last_error(decoder));
-    else if (code == kDone && work->out && nnr_is_update(decoder) != has_base)
+    decode_stream(work, &from, &code);
+    if (code == kDone && work->out && nnr_is_update(from.decoder) != has_base)
       code = complain(kBadBitstream, name,
                       has_base ? "is no update" : "is an update: --base tells of what");
-    if (code == kDone) code = decode_layers(work, decoder, name, quality);
+    if (code == kDone) code = decode_layers(work, &from, file, quality);
   }
-  nnr_close(decoder);
+  nnr_close(from.decoder);
   free(place);
   if (file) fclose(file);
   return code;
 }
 
+/* Decodes what comes before: a base, or the parents, which are for the series alone. */
+static int decode_earlier(const arguments* given, job* work) {
+  int code = kDone, i;
+  work->options.keep = NNR_KEEP;
+  work->options.is_parent = !given->has_base;
+  for (i = 0; i < given->earlier_count && code == kDone; ++i)
+    code = decode_file(work, given->earlier[i], given->has_base && i > 0, 0);
+  work->options.keep = NNR_KEEP_FOR_LAYERS;
+  work->options.is_parent = 0;
+  return code;
+}
+
 static int decode_all(const arguments* given, nnr_series* series, void* buffer) {
   output* out = (output*)calloc(1, sizeof *out);
-  job work = {{0}, NULL, NULL};
-  int code = out ? kDone : complain(kFailure, given->file, "no memory"), i;
+  job work;
+  int code = out ? kDone : complain(kFailure, given->file, "no memory");
   nnr_default_options(&work.options);
   work.options.memory.allocate = allocate;
   work.options.memory.release = release;
   work.options.series = series;
-  work.options.keep_in_series = 1;
   work.options.layers = given->layers;
+  work.out = NULL;
   work.buffer = buffer;
-  if (code == kDone && given->has_base) {
+  if (code == kDone && !given->has_base) code = decode_earlier(given, &work);
+  if (code == kDone) {
     work.out = out;
     code = open_output(out, given->folder);
   }
-  for (i = 0; i < given->earlier_count && code == kDone; ++i)
-    code = decode_file(&work, given->earlier[i], given->has_base && i > 0, 0);
-  if (code == kDone && !given->has_base) {
-    work.out = out;
-    code = open_output(out, given->folder);
-  }
+  if (code == kDone && given->has_base) code = decode_earlier(given, &work);
   if (code == kDone) code = decode_file(&work, given->file, given->has_base, given->quality);
   if (out) code = close_output(out, code);
   free(out);

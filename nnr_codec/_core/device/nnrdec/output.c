@@ -20,8 +20,14 @@ int complain(int code, const char* what, const char* why) {
   return code;
 }
 
-int complain_of_stream(const char* file, const nnr_error* error) {
-  fprintf(stderr, "nnrdec: %s: unit %lu, byte %llu: %s\n", file, (unsigned long)error->unit,
+int complain_of_tensor(const char* file, const char* tensor, const char* why) {
+  fprintf(stderr, "nnrdec: %s: tensor %s: %s\n", file, tensor, why);
+  return kBadBitstream;
+}
+
+int complain_of_stream(const input* from) {
+  const nnr_error* error = nnr_last_error(from->decoder);
+  fprintf(stderr, "nnrdec: %s: unit %lu, byte %llu: %s\n", from->name, (unsigned long)error->unit,
           (unsigned long long)error->byte_offset, error->text);
   return error->status == NNR_OUT_OF_MEMORY || error->status == NNR_INPUT_FAILED ? kFailure
                                                                                  : kBadBitstream;
@@ -111,8 +117,6 @@ static int write_list(output* out) {
   free(path);
   for (tensor = out->first; tensor && code == kDone; tensor = tensor->next) {
     const version* is = tensor->is_there ? resolved(tensor) : NULL;
-    if (!is && tensor->is_there)
-      code = complain(kBadBitstream, tensor->name, "is tied to a tensor that is not there");
     if (!is) continue;
     fprintf(list, "%s\n {\"name\": ", before);
     write_json_text(list, tensor->name);
@@ -184,8 +188,37 @@ static void drop(output* out, version* gone) {
   if (gone->role != NNR_TIED && gone->role != NNR_REMOVED) remove_file(out, gone->file);
 }
 
-void end_stream(output* out, int is_good) {
+/* Notes which weights are made of which factors, as the map of a base says. */
+static int note_weights(output* out, const input* from) {
+  nnr_weight weight;
+  uint32_t i, k;
+  for (i = 0; nnr_factored_weight(from->decoder, i, &weight) == NNR_OK; ++i) {
+    entry* at = find_or_add(out, weight.name);
+    if (!at) return complain(kFailure, weight.name, "no memory");
+    if (nnr_is_update(from->decoder))
+      return complain_of_tensor(from->name, weight.name, "a new weight in factors: unsupported");
+    at->is_weight = 1;
+    for (k = 0; k < weight.factor_count; ++k) {
+      at = find_or_add(out, weight.factors[k]);
+      if (!at) return complain(kFailure, weight.factors[k], "no memory");
+      at->is_factor = 1;
+    }
+  }
+  return kDone;
+}
+
+static int check_ties(const output* out, const input* from) {
+  const entry* tensor;
+  for (tensor = out->first; tensor; tensor = tensor->next)
+    if (tensor->is_there && !resolved(tensor))
+      return complain_of_tensor(from->name, tensor->name, "is tied to a tensor that is not there");
+  return kDone;
+}
+
+int end_stream(output* out, const input* from, int code) {
   entry* tensor;
+  const int is_good = code == kDone;
+  if (is_good && from->is_factorized) code = note_weights(out, from);
   for (tensor = out->first; tensor; tensor = tensor->next) {
     if (!tensor->is_changed) continue;
     tensor->is_changed = 0;
@@ -198,6 +231,7 @@ void end_stream(output* out, int is_good) {
     }
     memset(&tensor->then, 0, sizeof tensor->then);
   }
+  return code == kDone ? check_ties(out, from) : code;
 }
 
 /* The dimensions of a tensor as tensors.json has them; to be freed. */
@@ -226,8 +260,8 @@ static void make_little_endian(unsigned char* bytes, size_t count, size_t size) 
 }
 
 /* Decodes all elements to a file; `base` has those that they are added to, or is null. */
-static int write_elements(nnr_decoder* decoder, const nnr_tensor* tensor, const version* made,
-                          FILE* base, FILE* file, void* buffer, const char* name) {
+static int write_elements(const input* from, const nnr_tensor* tensor, const version* made,
+                          FILE* base, FILE* file, void* buffer) {
   const size_t size = nnr_type_size(made->type);
   uint64_t left = tensor->elements;
   nnr_status status;
@@ -237,13 +271,13 @@ static int write_elements(nnr_decoder* decoder, const nnr_tensor* tensor, const 
       if (fread(buffer, size, count, base) != count)
         return complain(kFailure, tensor->name, "its base cannot be read again");
       make_little_endian((unsigned char*)buffer, count, size);
-      status = nnr_add(decoder, made->type, buffer, count);
+      status = nnr_add(from->decoder, made->type, buffer, count);
     } else {
-      status = nnr_read(decoder, made->type, buffer, count);
+      status = nnr_read(from->decoder, made->type, buffer, count);
     }
     if (status == NNR_USAGE)
-      return complain(kBadBitstream, tensor->name, "cannot be added to a tensor of its type");
-    if (status != NNR_OK) return complain_of_stream(name, nnr_last_error(decoder));
+      return complain_of_tensor(from->name, tensor->name, "cannot be added to one of its type");
+    if (status != NNR_OK) return complain_of_stream(from);
     make_little_endian((unsigned char*)buffer, count, size);
     if (fwrite(buffer, size, count, file) != count)
       return complain(kFailure, tensor->name, strerror(errno));
@@ -252,13 +286,13 @@ static int write_elements(nnr_decoder* decoder, const nnr_tensor* tensor, const 
   return kDone;
 }
 
-static int write_file(output* out, nnr_decoder* decoder, const nnr_tensor* tensor,
-                      const version* made, const version* before, void* buffer, const char* name) {
+static int write_file(output* out, const input* from, const nnr_tensor* tensor, const version* made,
+                      const version* before, void* buffer) {
   FILE* file = open_file(out, made->file, "wb");
   FILE* base = before ? open_file(out, before->file, "rb") : NULL;
   int code = file && (base || !before) ? kDone : kFailure;
   if (code != kDone) complain(code, out->folder, strerror(errno));
-  if (code == kDone) code = write_elements(decoder, tensor, made, base, file, buffer, name);
+  if (code == kDone) code = write_elements(from, tensor, made, base, file, buffer);
   if (base) fclose(base);
   if (file && fclose(file) != 0 && code == kDone)
     code = complain(kFailure, out->folder, strerror(errno));
@@ -270,43 +304,65 @@ static int fits(const version* before, const char* shape) {
   return strcmp(*before->shape ? before->shape : "1", shape) == 0;
 }
 
-static int put_values(output* out, entry* at, nnr_decoder* decoder, const nnr_tensor* tensor,
-                      void* buffer, const char* name) {
-  const int is_sum = tensor->change != NNR_VALUES && at->is_there;
-  const version* before = is_sum ? resolved(at) : NULL;
+/* What is added to; null if the elements are values. An empty tensor has nothing to add to. */
+static const version* base_of(const entry* at, const nnr_tensor* tensor) {
+  const version* now = at->is_there && tensor->change != NNR_VALUES ? resolved(at) : NULL;
+  return now && now->role != NNR_EMPTY ? now : NULL;
+}
+
+static int put_values(output* out, const input* from, entry* at, const nnr_tensor* tensor,
+                      void* buffer) {
+  const version* before = base_of(at, tensor);
   version* made = &at->then;
   made->shape = shape_text(tensor);
-  if (!made->shape) return complain(kFailure, tensor->name, "no memory");
   made->type = tensor->type;
-  if (before) {
+  if (made->shape && before) {
     if (!fits(before, made->shape))
-      return complain(kBadBitstream, tensor->name, "has another shape in the base");
+      return complain_of_tensor(from->name, tensor->name, "has another shape in the base");
     made->type = before->type;
     free(made->shape);
     made->shape = joined(before->shape, "");
-    if (!made->shape) return complain(kFailure, tensor->name, "no memory");
   }
-  return write_file(out, decoder, tensor, made, before, buffer, name);
+  if (!made->shape) return complain(kFailure, tensor->name, "no memory");
+  if (at->is_factor && at->is_there &&
+      (made->type != at->now.type || strcmp(made->shape, at->now.shape) != 0))
+    return complain_of_tensor(from->name, tensor->name,
+                              "is a factor of the base, of another shape or type: unsupported");
+  return write_file(out, from, tensor, made, before, buffer);
 }
 
-int put_tensor(output* out, nnr_decoder* decoder, const nnr_tensor* tensor, void* buffer,
-               const char* name) {
+/* Why an update cannot do this to what the base has; null if it can. What is made of factors would
+   have to be made anew: only factors that are listed by themselves can be added to. */
+static const char* objection(const output* out, const input* from, const entry* at,
+                             const nnr_tensor* tensor) {
+  if (at->is_weight) return "is a weight in factors of the base: unsupported";
+  if (tensor->role == NNR_REMOVED) return at->is_there ? NULL : "is not in the base";
+  if (tensor->change == NNR_CHANGED_BITS && !base_of(at, tensor)) return "is not in the base";
+  if (at->is_factor && out->has_products)
+    return "is a factor of the base, of which other tensors are made: unsupported";
+  if (!out->has_products || at->is_there) return NULL;
+  return from->is_factorized
+             ? "may be a factor of a weight of the base: unsupported"
+             : "may be a factor of a weight of the base: --layers factorized takes its updates";
+}
+
+int put_tensor(output* out, const input* from, const nnr_tensor* tensor, void* buffer) {
   entry* at = find_or_add(out, tensor->name);
+  const char* problem = NULL;
   if (!at) return complain(kFailure, tensor->name, "no memory");
-  if (out->has_products && !at->is_there && nnr_is_update(decoder))
-    return complain(kBadBitstream, tensor->name,
-                    "may be a factor of a weight of the base: unsupported");
+  if (nnr_is_update(from->decoder)) problem = objection(out, from, at, tensor);
+  if (problem) return complain_of_tensor(from->name, tensor->name, problem);
   at->is_changed = 1;
   at->then.role = tensor->role;
-  if (tensor->role == NNR_REMOVED)
-    return at->is_there ? kDone : complain(kBadBitstream, tensor->name, "is not in the base");
-  if (tensor->role >= NNR_FACTOR_G && tensor->role <= NNR_FACTOR_H) out->has_products = 1;
-  if (tensor->role == NNR_PRODUCT) out->has_products = 1;
+  if (tensor->role == NNR_REMOVED) return kDone;
+  if (tensor->role == NNR_FACTOR_G || tensor->role == NNR_FACTOR_H || tensor->role == NNR_PRODUCT)
+    out->has_products = 1;
   if (tensor->role == NNR_TIED) {
     at->then.tied_to = find(out, tensor->tied_to);
-    return at->then.tied_to ? kDone
-                            : complain(kBadBitstream, tensor->name, "is tied to what is not there");
+    return at->then.tied_to
+               ? kDone
+               : complain_of_tensor(from->name, tensor->name, "is tied to what is not there");
   }
   at->then.file = out->files++;
-  return put_values(out, at, decoder, tensor, buffer, name);
+  return put_values(out, from, at, tensor, buffer);
 }

@@ -61,6 +61,7 @@ uint32_t Decoder::quality_layers(const uint64_t** sizes) {
 }
 
 bool Decoder::factored_weight(uint32_t index, nnr_weight& described) const {
+#if NNR_WITH_MAP
   const Weight* weight = walk_.weights();
   while (weight && index--) weight = weight->next;
   if (!weight) return false;
@@ -74,6 +75,9 @@ bool Decoder::factored_weight(uint32_t index, nnr_weight& described) const {
   for (int i = 0; i < weight->factor_count; ++i)
     described.factors[i] = weight->factors[i]->name.data;
   return true;
+#else
+  return (void)index, (void)described, false;
+#endif
 }
 
 nnr_status Decoder::next_layer() {
@@ -108,7 +112,7 @@ nnr_status Decoder::next_layer() {
 bool Decoder::finish_current() {
   if (from_ == From::kCodeword && (next_tensor_ < tensor_count_ || coded_.keeps())) {
     uint64_t elements[kPiece];
-    const uint64_t most = kPiece / values_.integers_per_value();
+    const uint64_t most = most_at_once();
     for (uint64_t since_asked = 0; read_ < elements_;) {
       const uint64_t count = elements_ - read_ < most ? elements_ - read_ : most;
       if (!read_native(reinterpret_cast<uint8_t*>(elements), read_, static_cast<size_t>(count)))
@@ -181,6 +185,16 @@ bool Decoder::begin_tensor(nnr_tensor& tensor, bool& is_given) {
   return true;
 }
 
+bool Decoder::keeps() const {
+  if (!options_.series || options_.keep != NNR_KEEP_FOR_LAYERS)
+    return options_.series && options_.keep == NNR_KEEP;
+#if NNR_WITH_MAP
+  return layer_ + 1 < (layer_count_ ? layer_count_ : walk_.layer_count());
+#else
+  return false;
+#endif
+}
+
 bool Decoder::begin_codeword_tensor(const UnitTensor& unit_tensor, int index) {
   const DataUnit& unit = walk_.unit();
   const Quantization& quantization = walk_.parameters().current;
@@ -195,7 +209,7 @@ bool Decoder::begin_codeword_tensor(const UnitTensor& unit_tensor, int index) {
   context.is_second_edition = walk_.parameters().profile == 1;
   context.base = bases_[index];
 #if NNR_WITH_UPDATES
-  if (options_.keep_in_series && options_.series) {
+  if (keeps()) {
     Series* series = reinterpret_cast<Series*>(options_.series);
     context.kept = series->room_for(unit_tensor.name, unit_tensor.elements());
     if (!context.kept) return failure_.no_memory();

@@ -31,6 +31,8 @@ class Decoder {
 
   nnr_status status() const { return failure_.error().status; }
   bool ask_whether_cancelled();
+  // Whether the integers that are decoded now stay in the series.
+  bool keeps() const;
 
   // Tensors (decoder.cpp).
   bool finish_current();
@@ -63,6 +65,8 @@ class Decoder {
   bool add_piece(nnr_type type, uint8_t* elements, uint64_t count);
   bool read_native(uint8_t* elements, uint64_t first, size_t count);
   bool read_integers(int32_t* integers, uint64_t count);
+  // Elements that can be read at a time: each is made of some integers.
+  size_t most_at_once() const { return kPiece / static_cast<size_t>(values_.integers_per_value()); }
 
   nnr_options options_;
   Failure failure_;

@@ -67,7 +67,7 @@ bool Decoder::read_piece(nnr_type type, uint8_t* elements, uint64_t count) {
     return true;
   }
   const size_t size = nnr_type_size(type), own_size = type_info(values_.type()).size;
-  const size_t most = kPiece / static_cast<size_t>(values_.integers_per_value());
+  const size_t most = most_at_once();
   uint64_t own[kPiece];  // elements of the tensor's own type, of 8 bytes at most
   for (uint64_t done = 0; done < count;) {
     const size_t part = count - done < most ? static_cast<size_t>(count - done) : most;
@@ -85,10 +85,10 @@ bool Decoder::read_piece(nnr_type type, uint8_t* elements, uint64_t count) {
 // Adds the next elements to those of a base, as spec/model_map.md has it ("The sum").
 bool Decoder::add_piece(nnr_type type, uint8_t* elements, uint64_t count) {
 #if NNR_WITH_MAP
-  const size_t size = nnr_type_size(type);
+  const size_t size = nnr_type_size(type), most = most_at_once();
   for (uint64_t done = 0; done < count;) {
     int32_t own[kPiece];  // or the bits of floats
-    const size_t part = count - done < kPiece ? static_cast<size_t>(count - done) : kPiece;
+    const size_t part = count - done < most ? static_cast<size_t>(count - done) : most;
     if (!read_native(reinterpret_cast<uint8_t*>(own), read_ + done, part)) return false;
     for (size_t i = 0; i < part; ++i, elements += size) {
       if (values_.type() == NNR_INT32) {

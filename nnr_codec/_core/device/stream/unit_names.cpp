@@ -17,6 +17,7 @@ bool UnitWalk::read_map(const Text& text) {
 // Checks that the series ends with the stream that this one updates.
 bool UnitWalk::check_base() {
 #if NNR_WITH_UPDATES
+  if (options_.is_parent) return true;
   const Series* series = reinterpret_cast<const Series*>(options_.series);
   if (!series || !series->has_digest)
     return failure_.set(NNR_MISSING_PARENT, "an update without its base");
@@ -29,6 +30,7 @@ bool UnitWalk::check_base() {
 
 bool UnitWalk::begin_layers() {
   if (start_) return failure_.invalid("quality layers within a quality layer");
+  if (has_private_) return failure_.invalid("a private unit before the map with quality layers");
   size_of_stream_ = map_.layers[0];
   return offset_ + size_ <= size_of_stream_ ||
          failure_.invalid("a unit reaches beyond its quality layer");
@@ -136,13 +138,20 @@ uint64_t UnitWalk::ties_to(const Text& name) const {
 
 #endif
 
+// From the second one on, quality layers are updates.
+bool UnitWalk::is_layer_an_update() {
+  return !NNR_WITH_MAP || start_ == 0 || map_.has_base ||
+         failure_.invalid("a quality layer that is no update");
+}
+
 bool UnitWalk::finish() {
+  if (!is_layer_an_update()) return false;
   if (units_ == 0) return failure_.set(NNR_TRUNCATED, "the bitstream is empty");
 #if NNR_WITH_MAP
   if (!map_.index.finish(failure_)) return false;
   if (map_.is_present && !check_model_map(map_, names_, failure_)) return false;
 #if NNR_WITH_UPDATES
-  if (options_.keep_in_series && options_.series) {
+  if (options_.keep != NNR_KEEP_NOTHING && options_.series) {
     Series* series = reinterpret_cast<Series*>(options_.series);
     digest_.finish(series->digest, sizeof series->digest);
     series->has_digest = true;

@@ -52,7 +52,7 @@ Step UnitWalk::next() {
 // Reads one unit, of any type: kDataUnit says that it is there.
 Step UnitWalk::read_unit() {
   if (is_open_) {
-    if (NNR_WITH_MAP && NNR_WITH_UPDATES && options_.keep_in_series)
+    if (NNR_WITH_MAP && NNR_WITH_UPDATES && options_.keep != NNR_KEEP_NOTHING)
       digest_.update(source_.data(), size_);
     source_.pass(size_);
     offset_ += size_;
@@ -127,6 +127,7 @@ bool UnitWalk::read_content() {
   reader.skip(8 * header_size_);
   Text map_text;
   header_entries_ += kUnitEntries;
+  has_private_ = has_private_ || type_ >= kFirstPrivate;
   bool ok = true;
   switch (type_) {
     case kStart: ok = read_start_unit(reader, parameters_); break;
@@ -161,6 +162,7 @@ bool UnitWalk::read_content() {
 }
 
 bool UnitWalk::read_data_unit_header(BitReader& reader) {
+  if (!is_layer_an_update()) return false;
   if (!read_data_unit(reader, parameters_, limits_, references_, failure_, unit_, header_entries_))
     return false;
   if (unit_.parent_present && !NNR_WITH_UPDATES)

@@ -53,6 +53,7 @@ class UnitWalk {
   bool count_operations(uint64_t operations);
   bool count_elements();
   uint64_t ties_to(const Text& name) const;
+  bool is_layer_an_update();
   bool check_base();
   bool begin_layers();
   bool finish();
@@ -73,6 +74,7 @@ class UnitWalk {
   size_t size_ = 0, header_size_ = 0;
   uint8_t type_ = 0;
   bool is_partial_ = false;
+  bool has_private_ = false;  // there was a private unit
   // Of the stream.
   uint64_t start_, size_of_stream_;
   uint64_t units_ = 0, offset_ = 0;
