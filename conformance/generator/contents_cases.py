@@ -108,7 +108,7 @@ def layers() -> Iterator[Draft]:
         ("first_layer_cut", whole[: first - 1], "truncated", "a first quality layer that is cut"),
         ("behind_layers", whole + b"\0", "invalid", "a byte behind the quality layers"),
         ("private_before_layers", private, "invalid", "a private unit before the map of layers"),
-        ("layer_no_update", no_update, "invalid", "a second quality layer that is no update"),
+        ("layer_no_update", no_update, "wrong base", "a second quality layer that is no update"),
         ("not_announced", 2 * _stream({}, unit), "invalid", "a second stream"),
     ):
         yield name, CaseFiles(data, text, LAYERS, base=[], error=error)
