@@ -1,7 +1,17 @@
-"""Training for low rank, fine-tuning, and batch norm, on a user's module (extra `torch`)."""
+"""Training for low rank and for rate, fine-tuning, and batch norm, on a user's module.
+
+Needs the extra `torch`.
+"""
 
 from .batch_norm import reestimate_batch_norm
 from .fine_tuning import fine_tune
 from .projection import LowRankProjection, ranks_at_ratio
+from .rate import RateTraining
 
-__all__ = ["LowRankProjection", "fine_tune", "ranks_at_ratio", "reestimate_batch_norm"]
+__all__ = [
+    "LowRankProjection",
+    "RateTraining",
+    "fine_tune",
+    "ranks_at_ratio",
+    "reestimate_batch_norm",
+]

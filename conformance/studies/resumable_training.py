@@ -1,0 +1,158 @@
+"""Long training on images: resumable at any step, and the same whether it was interrupted or not.
+
+What a step sees depends on its number and the seed alone, so that a state on disk needs no more
+than the module, the optimizer and the step. On a CPU with as many threads the results are the same
+to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+SHIFT = 4
+"""Pixels by which images are moved at most, zeros coming in."""
+
+_SAVE_SECONDS = 60.0
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train: SGD with momentum, and a cosine that falls to 0.
+
+    Attributes:
+        epochs: passes over the images.
+        learning_rate: the first.
+        weight_decay: of all parameters.
+        batch: images of a step.
+        seed: of the order and of how images are moved and mirrored.
+    """
+
+    epochs: int
+    learning_rate: float
+    weight_decay: float = 5e-4
+    batch: int = 128
+    seed: int = 0
+
+    def steps(self, count: int) -> int:
+        """Return the steps for so many images."""
+        return self.epochs * (count // self.batch)
+
+
+def train_resumably(
+    module: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    schedule: Schedule,
+    state: Path,
+    *,
+    prepare: Callable[[torch.Tensor], torch.Tensor],
+    loss: Loss = functional.cross_entropy,
+    after_step: Callable[[], object] = lambda: None,
+    minutes: float = math.inf,
+) -> bool:
+    """Train until the end of the schedule or of the time; return whether it is the schedule's.
+
+    Args:
+        module: in place.
+        images: uint8 (images, channels, height, width).
+        labels: int64 (images,).
+        schedule: what a run is; the state of another one is not taken up.
+        state: a file, which is taken up if it is there and written now and then.
+        prepare: makes of float32 pixels 0..255 what the module takes.
+        loss: of outputs and labels.
+        after_step: called after each step.
+        minutes: from now on.
+    """
+    optimizer = torch.optim.SGD(
+        module.parameters(), schedule.learning_rate, momentum=0.9, nesterov=True,
+        weight_decay=schedule.weight_decay,
+    )  # fmt: skip
+    steps = schedule.steps(len(images))
+    step = _taken_up(state, schedule, module, optimizer)
+    end, saved = time.monotonic() + 60 * minutes, time.monotonic()
+    module.train()
+    while step < steps and time.monotonic() < end:
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
+        chosen = _batch(len(images), schedule, step)
+        inputs = prepare(_moved(images[chosen].float(), schedule.seed, step))
+        value = loss(module(inputs), labels[chosen])
+        optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        after_step()
+        step += 1
+        if time.monotonic() - saved > _SAVE_SECONDS:
+            _save(state, schedule, module, optimizer, step)
+            saved = time.monotonic()
+            print(
+                f"{state.stem}: step {step} of {steps}, loss {float(value.detach()):.3f}",
+                flush=True,
+            )
+    _save(state, schedule, module, optimizer, step)
+    module.eval()
+    return step == steps
+
+
+def _batch(count: int, schedule: Schedule, step: int) -> torch.Tensor:
+    """Return the indices of a step's images."""
+    epoch, place = divmod(step, count // schedule.batch)
+    generator = torch.Generator().manual_seed(schedule.seed << 32 | epoch)
+    order = torch.randperm(count, generator=generator)
+    return order[place * schedule.batch : (place + 1) * schedule.batch]
+
+
+def _moved(images: torch.Tensor, seed: int, step: int) -> torch.Tensor:
+    """Return images that are moved by some pixels, every other one mirrored."""
+    generator = torch.Generator().manual_seed((seed << 32) + 2**31 + step)
+    count, _, height, width = images.shape
+    padded = functional.pad(images, (SHIFT,) * 4)
+    places = torch.randint(2 * SHIFT + 1, (count, 2), generator=generator)
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    moved = torch.stack([
+        image[:, y : y + height, x : x + width]
+        for image, (y, x) in zip(padded, places.tolist(), strict=True)
+    ])  # fmt: skip
+    return torch.where(mirrored.view(-1, 1, 1, 1), moved.flip(3), moved)
+
+
+def _taken_up(
+    state: Path, schedule: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> int:
+    """Load a state, if there is one of this schedule; return the steps that it has behind it."""
+    if not state.exists():
+        return 0
+    found: Any = torch.load(state, weights_only=True)
+    if found["schedule"] != repr(schedule):
+        return 0
+    module.load_state_dict(found["module"])
+    optimizer.load_state_dict(found["optimizer"])
+    return int(found["step"])
+
+
+def _save(
+    state: Path, schedule: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    state.parent.mkdir(parents=True, exist_ok=True)
+    partial = state.with_name(state.name + ".partial")
+    torch.save(
+        {
+            "schedule": repr(schedule),
+            "step": step,
+            "module": module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        },
+        partial,
+    )
+    os.replace(partial, state)

@@ -1,0 +1,159 @@
+"""Training for rate: what the network runs on, what it costs, and what the encoder makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+import nnr_codec  # noqa: E402
+from nnr_codec import InvalidOptions  # noqa: E402
+from nnr_codec.factorization.forms import LowRank  # noqa: E402
+from nnr_codec.layers import factorize  # noqa: E402
+from nnr_codec.training import RateTraining, fine_tune  # noqa: E402
+from nnr_codec.training.rate import bits_of_magnitudes  # noqa: E402
+
+QP = -12
+STEP = 2.0**-3
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3, bias=False), nn.BatchNorm2d(12), nn.ReLU(), nn.Flatten(),
+        nn.Linear(12 * 36, 10),
+    )  # fmt: skip
+
+
+def batches(count: int = 4) -> list[Any]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(count, 32, 1, 8, 8, generator=generator)
+    labels = torch.randint(10, (count, 32), generator=generator)
+    return list(zip(images, labels, strict=True))
+
+
+def trained(strength: float, module: nn.Module, steps: int = 60) -> RateTraining:
+    rate = RateTraining(module, qp=QP, strength=strength)
+    optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+    loss = rate.loss(functional.cross_entropy)
+    fine_tune(module, optimizer, batches(), loss, steps=steps, after_step=rate.step)
+    return rate
+
+
+def test_the_network_runs_on_what_is_decoded() -> None:
+    module = network()
+    parameters = list(module.parameters())
+    weight = module[0].weight.detach().clone()
+    rate = RateTraining(module, qp=QP, strength=0.1)
+    assert [id(p) for p in module.parameters()] != []
+    assert {id(p) for p in module.parameters()} == {id(p) for p in parameters}
+    wanted = torch.round(weight / STEP) * STEP
+    assert torch.equal(module[0].weight, wanted)
+    outputs = module.eval()(batches()[0][0])
+    rate.finish()
+    assert torch.equal(module(batches()[0][0]), outputs)
+    assert list(module.state_dict()) == list(network().state_dict())
+
+
+def test_the_stream_has_what_was_trained() -> None:
+    module = network()
+    rate = trained(0.05, module)
+    rate.finish()
+    data = nnr_codec.encode(module, options=rate.options()).data
+    decoded = nnr_codec.decode(data)
+    for name, tensor in module.state_dict().items():
+        if tensor.dim() > 1:
+            assert np.array_equal(decoded[name], tensor.numpy()), name
+            assert len(np.unique(tensor.numpy() / STEP % 1)) == 1
+
+
+def test_strength_saves_bytes() -> None:
+    sizes = []
+    for strength in (0.0, 0.3, 3.0):
+        module = network()
+        rate = trained(strength, module)
+        rate.finish()
+        sizes.append(len(nnr_codec.encode(module, options=rate.options()).data or b""))
+    assert sizes[2] < 0.8 * sizes[1] < 0.8 * sizes[0]
+
+
+def test_the_estimate_is_near_what_the_coder_takes() -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(500, 400, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(torch.distributions.Laplace(0.0, 0.2).sample((400, 500)))
+    rate = RateTraining(module, qp=QP, strength=1.0)
+    estimate = float(rate.bits().detach()) / 8
+    rate.finish()
+    assert estimate == pytest.approx(
+        len(nnr_codec.encode(module, options=rate.options()).data or b""), rel=0.05
+    )
+
+
+def test_gradients_draw_to_cheaper_integers() -> None:
+    module = nn.Linear(50, 40, bias=False)
+    rate = RateTraining(module, qp=QP, strength=1.0)
+    (weight,) = module.parameters()
+    rate.bits().backward()
+    signs = torch.sign(weight.grad) * torch.sign(weight)
+    assert bool((signs[weight.abs() < 4 * STEP] >= 0).all())
+    assert bool((signs[weight.abs() < STEP] > 0).any())
+
+
+def test_factors_and_shared_parameters() -> None:
+    """Layers on factors train for rate like others; what two layers share is counted once."""
+    rng = np.random.default_rng(0)
+    module = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 30), nn.Linear(30, 30))
+    module[3].weight = module[2].weight
+    factors = tuple(rng.normal(0, 0.3, s).astype(np.float32) for s in ((30, 4), (4, 20)))
+    factorize(module, {"0.weight": LowRank((30, 20), factors)})
+    rate = RateTraining(module, qp=QP, strength=1.0)
+    assert sum(p.numel() for p in rate._parameters) == 30 * 4 + 4 * 20 + 900
+    assert torch.equal(module[3].weight, module[2].weight)
+    rate.bits().backward()
+    module(torch.randn(3, 20)).sum().backward()
+    rate.finish()
+    assert module[3].weight is not None
+    for layer in (module[0][0], module[0][1], module[2], module[3]):
+        assert torch.equal(torch.round(layer.weight / STEP) * STEP, layer.weight)
+
+
+def test_bits_of_magnitudes() -> None:
+    counts = np.array([700, 200, 80, 20, *[0] * 10])
+    bits = bits_of_magnitudes(counts)
+    assert bits[0] == pytest.approx(-np.log2(700.5 / 1007))
+    assert bits[2] == pytest.approx(1 - np.log2(80.5 / 1007))
+    assert np.all(np.diff(bits) >= 0)
+    assert np.isfinite(bits).all()
+    assert np.isfinite(bits_of_magnitudes(np.zeros(5, np.int64))).all()
+    rising = bits_of_magnitudes(np.array([10, 1000, 10, 0]))
+    assert np.all(np.diff(rising) >= 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"strength": -1.0}, "strength"),
+        ({"strength": float("nan")}, "strength"),
+        ({"every": 0}, "every"),
+        ({"qp": -100_000}, "qp"),
+    ],
+)
+def test_options_that_are_none(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidOptions, match=named):
+        RateTraining(network(), **{"qp": QP, "strength": 1.0, **options})
+
+
+def test_modules_that_cannot() -> None:
+    with pytest.raises(InvalidOptions, match="no weights"):
+        RateTraining(nn.BatchNorm1d(4), qp=QP, strength=1.0)
+    module = network()
+    RateTraining(module, qp=QP, strength=1.0)
+    with pytest.raises(InvalidOptions, match="parametrized"):
+        RateTraining(module, qp=QP, strength=1.0)
