@@ -1,27 +1,23 @@
 """Training for rate: weights learn as they will be decoded, and to where they code cheaply.
 
-    rate = RateTraining(module, qp=-20, strength=0.05)
-    loss = rate.loss(cross_entropy)
-    fine_tune(module, optimizer, batches, loss, steps=2000, after_step=rate.step)
+    rate = RateTraining(module, qp=-12, strength=0.5)
+    fine_tune(module, optimizer, batches, rate.loss(cross_entropy), steps=2000)
     rate.finish()
     encode(module, "model.nnr", rate.options())
 
 The network runs on the integers of the codec's step, through which gradients pass as if nothing
-had been rounded (the straight-through estimator: Bengio et al., arXiv 1308.3432); and the loss has
-a term for the bits that the integers take. These are estimated as an adaptive coder would count
-them, by how often each magnitude occurs now, and between the integers along straight lines, so
-that each weight is drawn to the cheaper of its neighbours as far as the result bears it (Alvarez
-and Salzmann 2017, arXiv 1711.01068, has the like of it for sums of groups). Needs the extra
-`torch`.
+had been rounded (the straight-through estimator: Bengio et al., arXiv 1308.3432), and the loss has
+a term for the bits that they take: those of an ideal coder for a two-sided geometric distribution
+of the same mean magnitude, which adapts to each weight as the codec's does. What it draws all
+weights of a tensor to zero by is the same for each, and the more, the cheaper zeros are by now; a
+weight stays where the result needs it. (Tables of how often each magnitude occurs are no better a
+guide, and say nothing where all are as frequent.) Needs the extra `torch`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ..bitstream.qp import step_size
 from ..errors import InvalidOptions
@@ -33,11 +29,8 @@ if TYPE_CHECKING:
 
 Loss = Callable[[Any, Any], "torch.Tensor"]
 
-EVERY = 20
-"""Steps between two countings of magnitudes."""
-
-_MOST = 64
-"""Magnitudes that are counted one by one; larger ones cost as much as their number of digits."""
+_LEAST_MEAN = 1e-6
+"""Mean magnitude that integers are taken to have at least: a tensor of zeros costs nothing."""
 
 
 class RateTraining:
@@ -45,41 +38,31 @@ class RateTraining:
 
     Weights are all parameters of two and more dimensions, those of factorized layers included;
     vectors are trained as they are. While it lasts the weights are parametrized
-    (``torch.nn.utils.parametrize``): the same parameters under other names in the state dict.
+    (``torch.nn.utils.parametrize``): the same parameters, under other names in the state dict.
 
     Attributes:
         qp: of all weights.
         strength: loss that a bit a weight counts as, in the mean over all weights.
-        every: steps between two countings of magnitudes.
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        *,
-        qp: int,
-        strength: float,
-        qp_density: int | None = None,
-        every: int = EVERY,
+        self, module: nn.Module, *, qp: int, strength: float, qp_density: int | None = None
     ) -> None:
         """Let the module run on quantized weights from now on.
 
         Args:
             module: in place; an optimizer of its parameters stays one.
             qp: quantization parameter of the weights, whose step they keep.
-            strength: 0 and more. At 0.05 a bit more for each weight is worth 0.05 of the loss.
+            strength: 0 and more. At 0.5 a bit more for each weight is worth 0.5 of the loss.
             qp_density: of the stream; by default that of `EncodeOptions`.
-            every: steps between two countings of magnitudes.
 
         Raises:
-            InvalidOptions: `strength` is negative, `every` less than 1, the module has no weights
-                or trains for rate already, or there is no such step.
+            InvalidOptions: `strength` is negative, the module has no weights or trains for rate
+                already, or there is no such step.
         """
         if not strength >= 0:
             raise InvalidOptions("strength", f"{strength} is not 0 or more")
-        if every < 1:
-            raise InvalidOptions("every", f"{every} is less than 1")
-        self.qp, self.strength, self.every = qp, strength, every
+        self.qp, self.strength = qp, strength
         self._density = EncodeOptions().qp_density if qp_density is None else qp_density
         try:
             self._step = float(step_size(qp, self._density))
@@ -90,34 +73,12 @@ class RateTraining:
             raise InvalidOptions("module", "it has no weights of two and more dimensions")
         self._orders = {layer: list(layer._parameters) for layer, _ in self._places}
         self._parameters = _quantize(self._places, self._step)
-        self._steps = 0
-        self._bits: list[torch.Tensor] = []
-        self.count()
-
-    def count(self) -> None:
-        """Count how often each magnitude occurs in each weight, which tells what it costs."""
-        import torch
-
-        tables = [bits_of_magnitudes(self._magnitudes(p)) for p in self._parameters]
-        self._bits = [
-            torch.tensor(table, dtype=torch.float32, device=parameter.device)
-            for table, parameter in zip(tables, self._parameters, strict=True)
-        ]
-
-    def _magnitudes(self, parameter: torch.Tensor) -> npt.NDArray[np.int64]:
-        levels = (parameter.detach().abs() / self._step).round().clamp(max=_MOST)
-        return np.bincount(levels.long().flatten().cpu().numpy(), minlength=_MOST + 1)
 
     def bits(self) -> torch.Tensor:
-        """Return the bits that all weights take, as far as is known; gradients reach them."""
-        parts = [
-            _interpolated(table, parameter.abs() / self._step).sum()
-            for table, parameter in zip(self._bits, self._parameters, strict=True)
-        ]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return total
+        """Return the bits that all weights are about to take; gradients reach them."""
+        import torch
+
+        return torch.stack([_bits(p / self._step) for p in self._parameters]).sum()
 
     def loss(self, task: Loss) -> Loss:
         """Return a loss, of outputs and targets, that has the term of the rate as well."""
@@ -127,12 +88,6 @@ class RateTraining:
             return task(outputs, targets) + self.strength / elements * self.bits()
 
         return total
-
-    def step(self) -> None:
-        """Count a step of the optimizer."""
-        self._steps += 1
-        if self._steps % self.every == 0:
-            self.count()
 
     def finish(self) -> None:
         """Make the weights those that the network has run on: ordinary parameters again, which the
@@ -151,29 +106,14 @@ class RateTraining:
         return EncodeOptions(qp=self.qp, qp_density=self._density, dq=False, codebook=False)
 
 
-def bits_of_magnitudes(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return what an integer of each magnitude costs, its sign included, where magnitudes occur so
-    often; those that do not occur follow the slope of the ones that do.
-
-    Args:
-        counts: of the magnitudes from 0 on; the last one stands for all that are larger.
-    """
-    shares = (counts + 0.5) / (counts.sum() + 0.5 * len(counts))
-    bits = -np.log2(shares)
-    bits[1:] += 1  # the sign
-    highest = int(np.flatnonzero(counts)[-1]) if counts.any() else 0
-    last = max(highest, 1)
-    beyond = np.maximum(np.arange(len(counts)) - last, 0)
-    bits = np.where(beyond > 0, bits[last] + 2 * np.log2(1 + beyond), bits)
-    return np.maximum.accumulate(bits)  # no larger magnitude is cheaper: nothing drives weights up
-
-
-def _interpolated(table: torch.Tensor, magnitudes: torch.Tensor) -> torch.Tensor:
-    """Return the bits of magnitudes between those of the table."""
-    clamped = magnitudes.clamp(max=len(table) - 1)
-    low = clamped.detach().floor().long().clamp(max=len(table) - 2)
-    left = table[low]
-    return left + (table[low + 1] - left) * (clamped - low)
+def _bits(weight: torch.Tensor) -> torch.Tensor:
+    """Return the bits of a weight in steps: its elements times the entropy of the two-sided
+    geometric distribution (1 - t)/(1 + t) t^|k| that has the mean magnitude of its integers."""
+    magnitudes = weight.abs()
+    integers = magnitudes.detach().round()
+    mean = (magnitudes + (integers - magnitudes.detach())).mean().clamp(min=_LEAST_MEAN)
+    ratio = mean / (1 + (1 + mean.square()).sqrt())
+    return weight.numel() * (((1 + ratio) / (1 - ratio)).log2() - mean * ratio.log2())
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
@@ -181,7 +121,7 @@ def _weights(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     for layer in list(module.modules()):
         for name, parameter in list(layer._parameters.items()):
             if parameter is not None and parameter.dim() > 1:
-                if name == "original" or name.startswith("original"):
+                if name.startswith("original"):
                     raise InvalidOptions("module", "its weights are parametrized already")
                 yield layer, name
 

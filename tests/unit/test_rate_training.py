@@ -17,7 +17,6 @@ from nnr_codec import InvalidOptions  # noqa: E402
 from nnr_codec.factorization.forms import LowRank  # noqa: E402
 from nnr_codec.layers import factorize  # noqa: E402
 from nnr_codec.training import RateTraining, fine_tune  # noqa: E402
-from nnr_codec.training.rate import bits_of_magnitudes  # noqa: E402
 
 QP = -12
 STEP = 2.0**-3
@@ -42,7 +41,7 @@ def trained(strength: float, module: nn.Module, steps: int = 60) -> RateTraining
     rate = RateTraining(module, qp=QP, strength=strength)
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
     loss = rate.loss(functional.cross_entropy)
-    fine_tune(module, optimizer, batches(), loss, steps=steps, after_step=rate.step)
+    fine_tune(module, optimizer, batches(), loss, steps=steps)
     return rate
 
 
@@ -101,9 +100,7 @@ def test_gradients_draw_to_cheaper_integers() -> None:
     rate = RateTraining(module, qp=QP, strength=1.0)
     (weight,) = module.parameters()
     rate.bits().backward()
-    signs = torch.sign(weight.grad) * torch.sign(weight)
-    assert bool((signs[weight.abs() < 4 * STEP] >= 0).all())
-    assert bool((signs[weight.abs() < STEP] > 0).any())
+    assert bool((torch.sign(weight.grad) == torch.sign(weight)).all())
 
 
 def test_factors_and_shared_parameters() -> None:
@@ -124,16 +121,14 @@ def test_factors_and_shared_parameters() -> None:
         assert torch.equal(torch.round(layer.weight / STEP) * STEP, layer.weight)
 
 
-def test_bits_of_magnitudes() -> None:
-    counts = np.array([700, 200, 80, 20, *[0] * 10])
-    bits = bits_of_magnitudes(counts)
-    assert bits[0] == pytest.approx(-np.log2(700.5 / 1007))
-    assert bits[2] == pytest.approx(1 - np.log2(80.5 / 1007))
-    assert np.all(np.diff(bits) >= 0)
-    assert np.isfinite(bits).all()
-    assert np.isfinite(bits_of_magnitudes(np.zeros(5, np.int64))).all()
-    rising = bits_of_magnitudes(np.array([10, 1000, 10, 0]))
-    assert np.all(np.diff(rising) >= 0)
+def test_a_weight_of_zeros_costs_nothing() -> None:
+    module = nn.Linear(30, 20, bias=False)
+    with torch.no_grad():
+        module.weight.mul_(1e-9)
+    rate = RateTraining(module, qp=QP, strength=1.0)
+    assert 0 <= float(rate.bits().detach()) < 0.1
+    rate.bits().backward()
+    assert bool(torch.isfinite(next(module.parameters()).grad).all())
 
 
 @pytest.mark.parametrize(
@@ -141,7 +136,6 @@ def test_bits_of_magnitudes() -> None:
     [
         ({"strength": -1.0}, "strength"),
         ({"strength": float("nan")}, "strength"),
-        ({"every": 0}, "every"),
         ({"qp": -100_000}, "qp"),
     ],
 )
