@@ -19,8 +19,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidModel, InvalidOptions
-from ..user.module import hooked, in_mode, inputs_of, sample_count, weight_layers
+from ..user.module import hooked, in_mode, inputs_of, weight_layers
 from .foldable_norms import FoldableNorm
+from .halves import Halves
 from .moments import ResultMoments, result_sides
 from .norm_gradients import NormGradients
 from .outputs import Outputs, output_of, sampled_loss, targets_of
@@ -93,7 +94,8 @@ class OutputGradients:
         self._calls: dict[str, list[tuple[Any, Any, Any]]] = {}
         self._sums: dict[str, WeightGradients] = {}
         self._squares: dict[str, float] = {}
-        self._samples, self._drawn = 0, 0
+        self._halves, self._halves_now = Halves(), list[int]()
+        self._drawn = 0
         self.kinds: set[str] = set()
 
     @classmethod
@@ -151,6 +153,7 @@ class OutputGradients:
             InvalidModel: the output is no tensor of floats that has gradients.
         """
         module = self._module
+        self._halves_now = self._halves.of(inputs_of(batch))
         with in_mode(module, training=False), _differentiable(module), self._weights_squared():
             inputs = self._perturb(inputs_of(batch), self._generator)
             output, kind = self._output(inputs, batch)
@@ -165,7 +168,6 @@ class OutputGradients:
                 loss.backward(retain_graph=not is_last)  # type: ignore[no-untyped-call]
                 self._add_calls()
                 self._add_squares()
-        self._samples += sample_count(inputs)
 
     def _output(self, inputs: Any, batch: Any) -> tuple[torch.Tensor, Outputs]:
         """Return what :func:`output_of` returns, and watch the layers on the way."""
@@ -274,7 +276,7 @@ class OutputGradients:
 
     def _add_calls_of(self, name: str) -> None:
         for layer, inputs, gradient in self._calls[name]:
-            self._sums[name].add(layer, inputs, gradient, self._samples)
+            self._sums[name].add(layer, inputs, gradient, self._halves_now)
         self._calls[name].clear()
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .halves import own_samples
 from .moments import ResultMoments, ResultSides
 from .shrinkage import cross_validated
 
@@ -20,8 +22,9 @@ _PIECE = 1 << 24
 class WeightGradients:
     """Sums of Sᵀ S and S Sᵀ over the gradients S of samples, as the matrices that are coded.
 
-    Every other sample is summed up by itself: each half tells how far the other can be trusted. All
-    positions of a sample are in S: errors of positions that are alike add up in the network.
+    Two halves of the samples are summed up by themselves: each tells how far the other can be
+    trusted. All positions of a sample are in S: errors of positions that are alike add up in the
+    network.
     """
 
     def __init__(self, layer: Any, sides: ResultSides) -> None:
@@ -38,10 +41,16 @@ class WeightGradients:
         self._sides = sides
         self._counts = [0, 0]
 
-    def add(self, layer: Any, inputs: torch.Tensor, gradient: torch.Tensor, first: int = 0) -> None:
+    def add(
+        self,
+        layer: Any,
+        inputs: torch.Tensor,
+        gradient: torch.Tensor,
+        halves: Sequence[int] = (),
+    ) -> None:
         """Add a call of the layer: its inputs, and the gradients at its output.
 
-        `first`: samples before these, which go to one half and the other in turns.
+        `halves`: of the samples, 0 or 1; of another number of them they take turns.
         """
         if not gradient.any():
             return
@@ -50,8 +59,10 @@ class WeightGradients:
             inputs, gradient = _by_sample(inputs), _by_sample(gradient)
         elif inputs.dim() < layer.weight.dim():  # one sample alone
             inputs, gradient = inputs.unsqueeze(0), gradient.unsqueeze(0)
+        if len(halves) != len(inputs):
+            halves = [index % 2 for index in range(len(inputs))]
         for half in range(2):
-            own = slice((half - first) % 2, None, 2)
+            own = own_samples(halves, half)
             if is_linear:
                 self._add_linear(half, inputs[own], gradient[own])
             else:

@@ -170,7 +170,7 @@ def test_says_what_is_missing(tmp_path: Path, name: str) -> None:
 
 
 def test_every_file_is_tested_here_or_beside() -> None:
-    others = {"__init__.py", "digits_networks.py", "sample_files.py"}
+    others = {"__init__.py", "cifar_references.py", "digits_networks.py", "sample_files.py"}
     assert {path.name for path in SUBJECTS.glob("*.py")} == {*FILES.values()} | others
 
 

@@ -17,6 +17,7 @@ from nnr_codec import EncodeOptions, InvalidModel, InvalidOptions  # noqa: E402
 from nnr_codec.calibration.calibrate import calibrate  # noqa: E402
 from nnr_codec.calibration.file import load_calibration, save_calibration  # noqa: E402
 from nnr_codec.calibration.gradients import OutputGradients  # noqa: E402
+from nnr_codec.calibration.halves import Halves  # noqa: E402
 from nnr_codec.calibration.moments import ResultSides, result_sides  # noqa: E402
 from nnr_codec.calibration.outputs import output_of  # noqa: E402
 from nnr_codec.calibration.weight_gradients import WeightGradients  # noqa: E402
@@ -48,6 +49,33 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 }
 
 
+def turns(first: int, count: int) -> list[int]:
+    """The halves of samples that take turns, behind `first` others."""
+    return [(first + index) % 2 for index in range(count)]
+
+
+def test_a_sample_that_comes_again_is_in_the_same_half() -> None:
+    halves = Halves()
+    samples = _random(4, 5)
+    assert halves.of(samples) == [0, 1, 0, 1]
+    assert halves.of(samples[[3, 3, 0]]) == [1, 1, 0]
+    assert halves.of(_random(2, 5, seed=3)) == [0, 1]
+    again = Halves()
+    assert again.of((samples, samples * 2)) == [0, 1, 0, 1]
+    assert again.of((samples, samples)) == [0, 1, 0, 1]  # others, as one part differs
+    assert again.of({"x": samples[:2].bfloat16()}) == [0, 1]
+    layer = nn.Linear(5, 3)
+    for own in ([0, 0, 1], [0, 1, 1], [1, 0, 1]):
+        sums = WeightGradients(layer, ResultSides())
+        sums.add(layer, samples[:3], _random(3, 3), own)
+        assert sums._counts == [own.count(0), own.count(1)]
+    same = WeightGradients(layer, ResultSides())
+    same.add(layer, samples[:3], _random(3, 3), [0, 0, 0])
+    moments = same.moments()
+    assert moments is not None
+    assert not moments.is_checked
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_moments_are_those_of_each_samples_gradient(name: str) -> None:
     make, shape = LAYERS[name]
@@ -56,7 +84,7 @@ def test_moments_are_those_of_each_samples_gradient(name: str) -> None:
     gradient = _random(*output.shape, seed=1)
     sums = WeightGradients(layer, ResultSides())
     for first in range(2):  # each sample in both halves: they are alike, and add up
-        sums.add(layer, inputs, gradient, first)
+        sums.add(layer, inputs, gradient, turns(first, len(inputs)))
     moments = sums.moments()
     assert moments is not None
     assert moments.is_checked
@@ -85,7 +113,7 @@ def test_samples_go_to_both_halves_in_turns() -> None:
     together.add(layer, inputs, gradient)
     for first in range(0, 9, 3):
         part = slice(first, first + 3)
-        apart.add(layer, inputs[part], gradient[part], first)
+        apart.add(layer, inputs[part], gradient[part], turns(first, 3))
     found, expected = apart.moments(), together.moments()
     assert found is not None
     assert expected is not None
