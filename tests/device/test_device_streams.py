@@ -148,6 +148,18 @@ def test_every_truncation_and_every_bit(sanitized: Path) -> None:
 
 
 @pytest.mark.sanitizer
+def test_damage_while_allocations_fail(sanitized: Path) -> None:
+    """Each of the allocations fails in turn, and nothing is left, whatever the stream."""
+    requests = [
+        r._replace(options=r.options | FAIL_ALLOCATIONS)
+        for s in small_streams().values()
+        for r in damaged(s, every=29)
+    ]
+    assert len(requests) > 1000
+    assert differences([sanitized], requests) == []
+
+
+@pytest.mark.sanitizer
 def test_the_corpus_and_failing_allocations_with_sanitizers(sanitized: Path) -> None:
     for way in WAYS:
         assert differences([sanitized], corpus_requests(way, largest=10**9)) == []
