@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from nnr_codec.experiments.datasets.images import normalized
 from nnr_codec.layers import load_into
 from nnr_codec.training import RateTraining
 
-QPS, STRENGTHS = (-16,), (0.1, 0.3, 1.0)
-EPOCHS, LEARNING_RATE = 4, 0.01
+QPS, STRENGTHS = (-16,), (1.0, 3.0, 10.0)
+EPOCHS, LEARNING_RATE = 4, 1e-3
 VECTOR_QP = -40
-"""Of vectors, about an eighth of a thousandth: they are few, but the weights are small by now."""
+"""Of vectors, whose usual fine step would take a large part of what is left by now."""
 
 UNTRAINED = (-32, -28, -26, -24, -22, -20, -18)
 
@@ -93,6 +93,12 @@ def reference(network: str, folder: Path) -> nn.Module:
     return load_into(module, folder / f"{network}.safetensors").eval()
 
 
+def adam(parameters: Iterable[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
+    """Return Adam, for which gradients of rates and of the task are of one size, without decay:
+    what draws weights to zero is their rate."""
+    return torch.optim.Adam(parameters, schedule.learning_rate)
+
+
 def measure(run: Run, given: argparse.Namespace) -> dict[str, Any] | None:
     """Train, encode and judge; None: the time did not suffice."""
     module = reference(run.network, given.references)
@@ -107,6 +113,7 @@ def measure(run: Run, given: argparse.Namespace) -> dict[str, Any] | None:
         given.output.with_name(f"{name}.state"),
         prepare=normalized,
         loss=rate.loss(nn.functional.cross_entropy),
+        make_optimizer=adam,
         minutes=given.minutes,
     )
     if not is_finished:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train: SGD with momentum, and a cosine that falls to 0.
+    """How long and how fast to train: a cosine that falls to 0.
 
     Attributes:
         epochs: passes over the images.
@@ -49,6 +49,15 @@ class Schedule:
         return self.epochs * (count // self.batch)
 
 
+def sgd(parameters: Iterable[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
+    """Return SGD with momentum and weight decay."""
+    rate, decay = schedule.learning_rate, schedule.weight_decay
+    return torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True, weight_decay=decay)
+
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter], Schedule], torch.optim.Optimizer]
+
+
 def train_resumably(
     module: nn.Module,
     images: torch.Tensor,
@@ -58,6 +67,7 @@ def train_resumably(
     *,
     prepare: Callable[[torch.Tensor], torch.Tensor],
     loss: Loss = functional.cross_entropy,
+    make_optimizer: MakeOptimizer = sgd,
     after_step: Callable[[], object] = lambda: None,
     minutes: float = math.inf,
 ) -> bool:
@@ -71,13 +81,11 @@ def train_resumably(
         state: a file, which is taken up if it is there and written now and then.
         prepare: makes of float32 pixels 0..255 what the module takes.
         loss: of outputs and labels.
+        make_optimizer: of parameters, by the schedule.
         after_step: called after each step.
         minutes: from now on.
     """
-    optimizer = torch.optim.SGD(
-        module.parameters(), schedule.learning_rate, momentum=0.9, nesterov=True,
-        weight_decay=schedule.weight_decay,
-    )  # fmt: skip
+    optimizer = make_optimizer(module.parameters(), schedule)
     steps = schedule.steps(len(images))
     step = _taken_up(state, schedule, module, optimizer)
     end, saved = time.monotonic() + 60 * minutes, time.monotonic()

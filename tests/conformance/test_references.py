@@ -15,7 +15,7 @@ pytest.importorskip("PIL")
 
 from torch import nn  # noqa: E402
 
-from conformance import references  # noqa: E402
+from conformance import rate_training, references  # noqa: E402
 from conformance.studies import resumable_training  # noqa: E402
 from conformance.studies.resumable_training import Schedule, train_resumably  # noqa: E402
 from nnr_codec.errors import InvalidOptions  # noqa: E402
@@ -98,12 +98,11 @@ def test_networks(name: str) -> None:
     assert 2e5 < count < 2e6
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """On ten images: it trains on from the checkpoint, writes the reference, and is a subject."""
+def ten_images(data: Path) -> None:
+    """A folder of data with ten images, and an untrained ResNet-20."""
     from PIL import Image
     from safetensors.torch import save_file
 
-    data, out = tmp_path / "data", tmp_path / "out"
     (data / "models").mkdir(parents=True)
     (data / "datasets").mkdir()
     rng = np.random.default_rng(0)
@@ -120,6 +119,12 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     np.savez(train, jpeg=bytes_, offsets=offsets, labels=labels)
     np.savez(test, images=pixels, labels=labels)
     save_file(NETWORKS["resnet20"]().state_dict(), data / "models/resnet20_cifar10.safetensors")
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """On ten images: it trains on from the checkpoint, writes the reference, and is a subject."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    ten_images(data)
     monkeypatch.setattr(references, "ON", Schedule(epochs=2, learning_rate=0.01, batch=5))
     words = ["references", "resnet20", "--data", str(data), "-o", str(out), "--threads", "1"]
     threads = torch.get_num_threads()
@@ -139,3 +144,27 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     monkeypatch.delenv(references.subjects.FOLDER)
     with pytest.raises(InvalidOptions, match=r"conformance\.references"):
         references.subjects.resnet20(data)
+
+
+def test_training_for_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The command of it, on ten images, which make no step: the reference, quantized."""
+    from safetensors.torch import save_file
+
+    ten_images(tmp_path / "data")
+    save_file(NETWORKS["resnet20"]().state_dict(), tmp_path / "resnet20.safetensors")
+    runs = tmp_path / "runs.jsonl"
+    words = ["rate_training", "resnet20", "--data", str(tmp_path / "data"), "-o", str(runs)]
+    words += ["--references", str(tmp_path), "--strengths", "1", "--threads", "1"]
+    monkeypatch.setattr(rate_training, "UNTRAINED", (-20,))
+    threads = torch.get_num_threads()
+    try:
+        for more in ([], [], ["--table"]):
+            monkeypatch.setattr(sys, "argv", [*words, *more])
+            assert rate_training.main() == 0
+    finally:
+        torch.set_num_threads(threads)
+    (line,) = rate_training.lines(runs)
+    assert 5_000 < line["bytes"] < 60_000
+    table = capsys.readouterr().out.splitlines()
+    assert sum(row.startswith("| resnet20 |") for row in table) == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "resnet20.safetensors", runs.name]
