@@ -56,13 +56,19 @@ class Run(NamedTuple):
     seconds: float
 
 
-def build(folder: Path) -> Path:
-    """Compile the program; raises CalledProcessError if that fails."""
-    c, cxx = os.environ.get("CC", "cc"), os.environ.get("CXX", "c++")
+def compile_decoder(folder: Path, compiler: Sequence[str]) -> list[Path]:
+    """Compile the device decoder; return the object files. Raises CalledProcessError."""
     objects = []
     for source in [DEVICE / "nnr.cpp", *sorted(DEVICE.glob("*/*.cpp"))]:
         objects.append(folder / f"{source.parent.name}_{source.stem}.o")
-        subprocess.run([cxx, "-O2", *CXX_FLAGS, "-c", source, "-o", objects[-1]], check=True)
+        subprocess.run([*compiler, *CXX_FLAGS, "-c", source, "-o", objects[-1]], check=True)
+    return objects
+
+
+def build(folder: Path) -> Path:
+    """Compile the program; raises CalledProcessError if that fails."""
+    c, cxx = os.environ.get("CC", "cc"), os.environ.get("CXX", "c++")
+    objects = compile_decoder(folder, [cxx, "-O2"])
     program = folder / "digits"
     sources = sorted(PROGRAM.glob("*.c"))
     command = [c, "-std=c99", "-O2", f"-I{DEVICE}", *sources, *objects, "-lm", "-o", program]

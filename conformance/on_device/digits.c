@@ -11,17 +11,6 @@
 
 enum { kRecord = kDigitsPixels + 1 };
 
-static void* allocate(void* context, size_t size) {
-  (void)context;
-  return malloc(size);
-}
-
-static void release(void* context, void* memory, size_t size) {
-  (void)context;
-  (void)size;
-  free(memory);
-}
-
 static size_t read_file(void* context, void* buffer, size_t size) {
   return fread(buffer, 1, size, (FILE*)context);
 }
@@ -40,11 +29,7 @@ static int decode(const char* name, nnr_layers layers, store* to) {
   nnr_tensor tensor;
   nnr_status status;
   int failed = 0;
-  nnr_default_options(&options);
-  options.layers = layers;
-  options.memory.allocate = allocate;
-  options.memory.release = release;
-  options.keep = NNR_KEEP_FOR_LAYERS;
+  store_options(&options, layers);
   if (file && place && series) {
     options.series = nnr_series_open(series, &options.memory);
     decoder = nnr_open_reader(place, &options, read_file, file);

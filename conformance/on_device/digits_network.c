@@ -82,24 +82,36 @@ static taps* next(chain* to, const float* values, int outputs, int inputs) {
   return step;
 }
 
+/* A 1 x 1 convolution whose matrix stands as inputs x outputs. */
+static void next_transposed(chain* to, const float* values, int outputs, int inputs) {
+  taps* step = next(to, values, outputs, inputs);
+  step->by_output = 1;
+  step->by_input = outputs;
+}
+
+/* A convolution with the taps of the dense one. */
+static void next_kernel(chain* to, const float* values, int outputs, int inputs,
+                        const taps* dense) {
+  taps* step = next(to, values, outputs, inputs);
+  step->height = dense->height;
+  step->width = dense->width;
+  step->by_output = inputs * dense->height * dense->width;
+  step->by_input = dense->height * dense->width;
+  step->by_row = dense->width;
+  step->by_column = 1;
+}
+
 /* G (T x r), H (r x S*taps): a convolution to r channels, and one of 1 x 1. */
 static int low_rank(const run* of, const stored_weight* weight, const taps* dense, chain* to) {
   const int area = dense->height * dense->width;
   int g_shape[2] = {dense->outputs, 0}, h_shape[2];
   const float* g = elements(of, weight->factors[0], 2, g_shape);
   const float* h;
-  taps* step;
   h_shape[0] = g_shape[1];
   h_shape[1] = dense->inputs * area;
   h = g ? elements(of, weight->factors[1], 2, h_shape) : NULL;
   if (!h) return 0;
-  step = next(to, h, g_shape[1], dense->inputs);
-  step->height = dense->height;
-  step->width = dense->width;
-  step->by_output = dense->inputs * area;
-  step->by_input = area;
-  step->by_row = dense->width;
-  step->by_column = 1;
+  next_kernel(to, h, g_shape[1], dense->inputs, dense);
   next(to, g, dense->outputs, g_shape[1]);
   return 1;
 }
@@ -110,23 +122,13 @@ static int tucker(const run* of, const stored_weight* weight, const taps* dense,
   int u_shape[2] = {dense->outputs, 0}, v_shape[2] = {dense->inputs, 0};
   const float* core = elements(of, weight->factors[0], 4, core_shape);
   const float *u, *v;
-  const int area = dense->height * dense->width;
-  taps* step;
   u_shape[1] = core_shape[0];
   v_shape[1] = core_shape[1];
   u = core ? elements(of, weight->factors[1], 2, u_shape) : NULL;
   v = core ? elements(of, weight->factors[2], 2, v_shape) : NULL;
   if (!u || !v) return 0;
-  step = next(to, v, core_shape[1], dense->inputs);
-  step->by_output = 1;
-  step->by_input = core_shape[1];
-  step = next(to, core, core_shape[0], core_shape[1]);
-  step->height = dense->height;
-  step->width = dense->width;
-  step->by_output = core_shape[1] * area;
-  step->by_input = area;
-  step->by_row = dense->width;
-  step->by_column = 1;
+  next_transposed(to, v, core_shape[1], dense->inputs);
+  next_kernel(to, core, core_shape[0], core_shape[1], dense);
   next(to, u, dense->outputs, core_shape[0]);
   return 1;
 }
@@ -144,9 +146,7 @@ static int canonical(const run* of, const stored_weight* weight, const taps* den
     if (!factors[i]) return 0;
   }
   rank = shapes[0][1];
-  step = next(to, factors[1], rank, dense->inputs);
-  step->by_output = 1;
-  step->by_input = rank;
+  next_transposed(to, factors[1], rank, dense->inputs);
   for (i = 2; i < 4; ++i) {
     step = next(to, factors[i], rank, rank);
     step->is_depthwise = 1;
@@ -173,9 +173,7 @@ static int hierarchical(const run* of, const stored_weight* weight, const taps* 
   u = n ? elements(of, weight->factors[0], 2, u_shape) : NULL;
   v = n ? elements(of, weight->factors[3], 2, v_shape) : NULL;
   if (!u || !v) return 0;
-  step = next(to, u, l_shape[0], dense->inputs);
-  step->by_output = 1;
-  step->by_input = l_shape[0];
+  next_transposed(to, u, l_shape[0], dense->inputs);
   step = next(to, l, l_shape[2], l_shape[0]);
   step->height = dense->height;
   step->by_output = 1;

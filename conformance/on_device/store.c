@@ -3,6 +3,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void* allocate(void* context, size_t size) {
+  (void)context;
+  return malloc(size);
+}
+
+static void release(void* context, void* memory, size_t size) {
+  (void)context;
+  (void)size;
+  free(memory);
+}
+
+void store_options(nnr_options* options, nnr_layers layers) {
+  nnr_default_options(options);
+  options->memory.allocate = allocate;
+  options->memory.release = release;
+  options->layers = layers;
+  options->keep = NNR_KEEP_FOR_LAYERS;
+}
+
 static void* copied(const void* data, size_t size) {
   void* copy = malloc(size ? size : 1);
   if (copy && size) memcpy(copy, data, size);

@@ -29,6 +29,10 @@ typedef struct store {
   const char* reason; /* why the last call failed, if the decoder does not tell; else null */
 } store;
 
+/* Sets the options of a decoder whose quality layers a store takes, with memory of malloc; the
+   series is for the caller to open. */
+void store_options(nnr_options* options, nnr_layers layers);
+
 /* Goes on to the next tensor, as nnr_next_tensor does, and reads it, or adds it to what the store
    has of its name. Returns what that call does; or an error, whose reason is the store's, or the
    decoder's. */

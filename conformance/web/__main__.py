@@ -22,10 +22,10 @@ from pathlib import Path
 
 import nnr_codec
 from conformance.on_factors import (
-    CXX_FLAGS,
     DEVICE,
     NETWORK,
     PROGRAM,
+    compile_decoder,
     trained,
     write_images,
 )
@@ -40,12 +40,8 @@ LAYERED_QP = -30
 
 def build_decoder(folder: Path) -> Path:
     """Compile the decoder and the network; raises CalledProcessError, or FileNotFoundError."""
-    objects = []
     with tempfile.TemporaryDirectory() as name:
-        for source in [DEVICE / "nnr.cpp", *sorted(DEVICE.glob("*/*.cpp"))]:
-            objects.append(Path(name) / f"{source.parent.name}_{source.stem}.o")
-            command = ["clang++", TARGET, "-Os", *CXX_FLAGS, "-c", source, "-o", objects[-1]]
-            subprocess.run(command, check=True)
+        objects = compile_decoder(Path(name), ["clang++", TARGET, "-Os"])
         program = folder / "nnrdec.wasm"
         includes = [f"-I{DEVICE}", f"-I{PROGRAM}"]
         sources = [HERE / "web_decoder.c", PROGRAM / "store.c", PROGRAM / "digits_network.c"]

@@ -13,28 +13,13 @@ static store tensors;
 static void* input;
 static size_t input_size;
 
-static void* allocate(void* context, size_t size) {
-  (void)context;
-  return malloc(size);
-}
-
-static void release(void* context, void* memory, size_t size) {
-  (void)context;
-  (void)size;
-  free(memory);
-}
-
 /* Opens the decoder; 0 if there is no memory. */
 EXPORT(open) int web_open(int factorized) {
-  static const nnr_memory memory = {NULL, allocate, release};
   nnr_options options;
   void* place = malloc(nnr_decoder_size());
   void* series = malloc(nnr_series_size());
-  nnr_default_options(&options);
-  options.memory = memory;
-  options.layers = factorized ? NNR_FACTORIZED : NNR_DENSE;
-  options.keep = NNR_KEEP_FOR_LAYERS;
-  options.series = series ? nnr_series_open(series, &memory) : NULL;
+  store_options(&options, factorized ? NNR_FACTORIZED : NNR_DENSE);
+  options.series = series ? nnr_series_open(series, &options.memory) : NULL;
   decoder = place && series ? nnr_open_feed(place, &options) : NULL;
   return decoder != NULL;
 }

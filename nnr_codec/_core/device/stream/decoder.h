@@ -59,6 +59,7 @@ class Decoder {
   void release_all();
 
   // Reading (reading.cpp).
+  nnr_status take(nnr_type type, void* elements, uint64_t count, bool is_sum);
   bool accepts(nnr_type type) const;
   bool accepts_sum(nnr_type type) const;
   bool read_piece(nnr_type type, uint8_t* elements, uint64_t count);

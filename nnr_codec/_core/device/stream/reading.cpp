@@ -5,26 +5,23 @@
 namespace nnr::device {
 
 nnr_status Decoder::read(nnr_type type, void* elements, uint64_t count) {
-  if (failure_.is_set()) return status();
-  if (from_ == From::kNothing || count > elements_ - read_ || !accepts(type)) return NNR_USAGE;
-  uint8_t* to = static_cast<uint8_t*>(elements);
-  while (count > 0) {
-    const uint64_t piece = count < kUncancelled ? count : kUncancelled;
-    if (!ask_whether_cancelled() || !read_piece(type, to, piece)) return status();
-    to += static_cast<size_t>(piece) * nnr_type_size(type);
-    read_ += piece;
-    count -= piece;
-  }
-  return NNR_OK;
+  return take(type, elements, count, false);
 }
 
 nnr_status Decoder::add(nnr_type type, void* elements, uint64_t count) {
+  return take(type, elements, count, true);
+}
+
+// Reads the next elements, or adds them to those that are there.
+nnr_status Decoder::take(nnr_type type, void* elements, uint64_t count, bool is_sum) {
   if (failure_.is_set()) return status();
-  if (from_ == From::kNothing || count > elements_ - read_ || !accepts_sum(type)) return NNR_USAGE;
+  if (from_ == From::kNothing || count > elements_ - read_) return NNR_USAGE;
+  if (!(is_sum ? accepts_sum(type) : accepts(type))) return NNR_USAGE;
   uint8_t* to = static_cast<uint8_t*>(elements);
   while (count > 0) {
     const uint64_t piece = count < kUncancelled ? count : kUncancelled;
-    if (!ask_whether_cancelled() || !add_piece(type, to, piece)) return status();
+    if (!ask_whether_cancelled()) return status();
+    if (!(is_sum ? add_piece(type, to, piece) : read_piece(type, to, piece))) return status();
     to += static_cast<size_t>(piece) * nnr_type_size(type);
     read_ += piece;
     count -= piece;
