@@ -31,12 +31,12 @@ from .suite.cases import CORPUS, BadCase, CaseFiles, load_case, write_case
 from .suite.decoders import command
 from .suite.educational import described
 from .suite.judging import DISAGREEMENT, FAIL, NOT_RUN, Decoder, judge
+from .suite.summary import PEER
 
 VECTORS = Path(__file__).parents[1] / "tests" / "golden" / "peer_vectors"
 LARGEST_VECTOR = 6000  # bytes; the larger ones exercise nothing else
 SEEDS, COMMON_SEEDS = range(60), range(40)
 LARGEST_DRAWN = 3000  # bytes
-PEER = "NNCodec 2.1.3"
 PEER_SECONDS = 60.0
 _LONGEST_NOTE = 160  # characters
 
