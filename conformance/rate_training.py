@@ -27,7 +27,7 @@ from torch import nn
 
 import nnr_codec
 from conformance.references import accuracy, subjects
-from conformance.studies.resumable_training import Schedule, train_resumably
+from conformance.trainings.resumable import Schedule, train_resumably
 from nnr_codec.experiments.datasets.images import normalized
 from nnr_codec.layers import load_into
 from nnr_codec.training import RateTraining

@@ -30,7 +30,7 @@ sys.path.append(str(Path(__file__).parent / "subjects"))
 import cifar_references as subjects
 from sample_files import arrays
 
-from conformance.studies.resumable_training import Schedule, train_resumably
+from conformance.trainings.resumable import Schedule, train_resumably
 from nnr_codec.experiments.datasets.images import normalized
 
 TRAINED = {"resnet20": "resnet20_cifar10", "resnet56": "resnet56_cifar10"}

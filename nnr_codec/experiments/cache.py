@@ -2,7 +2,8 @@
 
 A cell is three files: ``NAME-KEY.npz`` with its values per sample, ``NAME-KEY.stream`` with what
 the method wrote, and ``NAME-KEY.json`` with its figures, which appears last; each of them complete
-or not at all. Streams may be removed for their room: only handing them over needs them.
+or not at all. Streams may be removed for their room: only handing them over needs them. Of a cell
+that is being trained there is ``NAME-KEY.state``.
 """
 
 from __future__ import annotations
@@ -97,6 +98,12 @@ class CellCache:
         }
         with atomic_output(figures, overwrite=True) as file:
             file.write(json.dumps(content, indent=1, allow_nan=False).encode())
+        figures.with_suffix(".state").unlink(missing_ok=True)
+
+    def state(self, cell: Cell, key: str) -> Path:
+        """Return the file that a cell's training may keep its state in until the cell is put."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self._paths(cell, key)[0].with_suffix(".state")
 
     def _paths(self, cell: Cell, key: str) -> tuple[Path, Path, Path]:
         """Return the files of figures, of values per sample, and of the stream."""

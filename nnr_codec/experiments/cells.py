@@ -26,11 +26,13 @@ from .fingerprints import file_digest
 from .measures.weight_errors import weight_errors
 from .methods.base import Arrays, Codec, Decoded, Encoded
 from .methods.nnr import NnrCodec
+from .methods.trained import TrainedCodec
 from .plan import Point, SubjectPlan
 
 if TYPE_CHECKING:
     from .batches import Batch
     from .subject import Subject
+    from .training_run import TrainingRun
 
 SCORE = "score."
 """Before the names of scores, among a cell's values per sample."""
@@ -132,10 +134,13 @@ def examine(plan: SubjectPlan, data: Path | None) -> Facts:
     return Facts(*digests, count, metric.primary, metric.divergence, cost.parameters, macs)
 
 
-def measure(cell: Cell, data: Path | None, reference: Array | None = None) -> Measured:
+def measure(
+    cell: Cell, data: Path | None, reference: Array | None = None, state: Path | None = None
+) -> Measured:
     """Encode, decode and evaluate.
 
-    `reference` are the outputs of the uncompressed network; None for that network itself.
+    `reference` are the outputs of the uncompressed network; None for that network itself. `state`
+    is where a training may keep what it goes on from.
     """
     subject = _subject(cell.subject, data)
     with open_checkpoint(subject.checkpoint) as model:
@@ -145,7 +150,10 @@ def measure(cell: Cell, data: Path | None, reference: Array | None = None) -> Me
         record, samples = _evaluated(subject, tensors, None)
         return Measured(_sizes(4 * weights, weights) | record, samples)
     codec = cell.point.codec
-    encoded = _encoded(cell.subject, codec, tensors, data)
+    if isinstance(codec, TrainedCodec):
+        encoded = codec.encode_trained(_training_run(subject, data, state))
+    else:
+        encoded = _encoded(cell.subject, codec, tensors, data)
     decoded = codec.decode(encoded.data)
     record, samples = _evaluated(subject, decoded.tensors, reference)
     record = {
@@ -176,6 +184,13 @@ def _encoded(subject: SubjectPlan, codec: Codec, tensors: Arrays, data: Path | N
         )
         corrector = known.corrections(codec.options)
         return codec.encode(tensors, known.calibration, corrector)
+
+
+def _training_run(subject: Subject, data: Path | None, state: Path | None) -> TrainingRun:
+    from .evaluation import trained_module
+    from .training_run import TrainingRun
+
+    return TrainingRun(subject, trained_module(subject).eval(), data, seed=0, state=state)
 
 
 def _factorized_cost(subject: Subject, decoded: Decoded) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from .cache import CellCache, cell_key
 from .cells import Cell, Facts, Failure, Measured, attempt, examine, measure
 from .fingerprints import codec_fingerprint
 from .methods.external import ExternalCodec
+from .methods.trained import TrainedCodec
 from .plan import Plan, load_plan
 from .report.results import Results
 
@@ -171,7 +172,7 @@ class Run:
         for index, cell in enumerate(cells):
             if index not in keys:
                 self._tell(cell, outcomes[index])
-        calls = {i: (measure, cells[i], self.data, self._outputs(cells[i])) for i in keys}
+        calls = {i: self._call(cells[i], key) for i, key in keys.items()}
         for index, outcome in self._called(calls):
             if isinstance(outcome, Measured):
                 if self.cache is not None:
@@ -180,6 +181,12 @@ class Run:
             outcomes[index] = outcome
             self._tell(cells[index], outcome)
         return outcomes
+
+    def _call(self, cell: Cell, key: str) -> tuple[Any, ...]:
+        """Return what measures a cell."""
+        trains = cell.point is not None and isinstance(cell.point.codec, TrainedCodec)
+        state = self.cache.state(cell, key) if trains and self.cache is not None else None
+        return measure, cell, self.data, self._outputs(cell), state
 
     def _known(self, cell: Cell) -> Measured | Failure | str:
         """Return the cell from the cache, or why it cannot be measured, or its key."""

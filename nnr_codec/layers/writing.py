@@ -53,6 +53,17 @@ def dense_state(module: nn.Module) -> dict[str, Array]:
     return result
 
 
+def factor_names(module: nn.Module) -> dict[str, str]:
+    """Return what `factored_weights` and the encoder call the factors of a module's factorized
+    layers, ``<weight>.factor0`` and so on, by their names in the module."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    called: dict[str, str] = {}
+    for prefix, layer in _factorized(module):
+        for index, (parameter, _) in enumerate(layer.factor_parameters()):
+            called.setdefault(names[id(parameter)], f"{prefix}weight.factor{index}")
+    return called
+
+
 def _weight(layer: FactorizedLayer, seen: _Arrays) -> FactoredWeight:
     """Return the factors of a layer; arrays `seen` before are reused, new ones added."""
     factors = []

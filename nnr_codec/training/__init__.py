@@ -6,7 +6,7 @@ Needs the extra `torch`.
 from .batch_norm import reestimate_batch_norm
 from .fine_tuning import fine_tune
 from .projection import LowRankProjection, ranks_at_ratio
-from .rate import RateTraining
+from .rate import RateTraining, relative_qps
 
 __all__ = [
     "LowRankProjection",
@@ -14,4 +14,5 @@ __all__ = [
     "fine_tune",
     "ranks_at_ratio",
     "reestimate_batch_norm",
+    "relative_qps",
 ]

@@ -5,6 +5,8 @@
     rate.finish()
     encode(module, "model.nnr", rate.options())
 
+Steps suit weights of one size best; `relative_qps` gives each weight a step of its own.
+
 The network runs on the integers of the codec's step, through which gradients pass as if nothing
 had been rounded (the straight-through estimator: Bengio et al., arXiv 1308.3432), and the loss has
 a term for the bits that they take: those of an ideal coder for a two-sided geometric distribution
@@ -16,10 +18,13 @@ guide, and say nothing where all are as frequent.) Needs the extra `torch`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..bitstream.qp import step_size
+from ..bitstream.qp import qp_of_step, step_size
 from ..errors import InvalidOptions
 from ..options import EncodeOptions
 
@@ -41,48 +46,53 @@ class RateTraining:
     (``torch.nn.utils.parametrize``): the same parameters, under other names in the state dict.
 
     Attributes:
-        qp: of all weights.
+        qps: of the weights, by name.
         strength: loss that a bit a weight counts as, in the mean over all weights.
     """
 
     def __init__(
-        self, module: nn.Module, *, qp: int, strength: float, qp_density: int | None = None
+        self,
+        module: nn.Module,
+        *,
+        qp: int | Mapping[str, int],
+        strength: float,
+        qp_density: int | None = None,
     ) -> None:
         """Let the module run on quantized weights from now on.
 
         Args:
             module: in place; an optimizer of its parameters stays one.
-            qp: quantization parameter of the weights, whose step they keep.
+            qp: quantization parameter of the weights, whose step they keep: one for all, or by name
+                (:func:`relative_qps`). Of a weight under several names, the first one counts.
             strength: 0 and more. At 0.5 a bit more for each weight is worth 0.5 of the loss.
             qp_density: of the stream; by default that of `EncodeOptions`.
 
         Raises:
             InvalidOptions: `strength` is negative, the module has no weights or trains for rate
-                already, or there is no such step.
+                already, there is no such step, or a weight has no qp.
         """
         if not strength >= 0:
             raise InvalidOptions("strength", f"{strength} is not 0 or more")
-        self.qp, self.strength = qp, strength
-        self._density = EncodeOptions().qp_density if qp_density is None else qp_density
-        try:
-            self._step = float(step_size(qp, self._density))
-        except ValueError as error:
-            raise InvalidOptions("qp", str(error)) from None
-        self._places = list(_weights(module))
-        if not self._places:
+        self.strength = strength
+        self._density = _density(qp_density)
+        places = list(_weights(module))
+        if not places:
             raise InvalidOptions("module", "it has no weights of two and more dimensions")
+        self._weights = _distinct(places, qp, self._density)
+        self.qps = {weight.name: weight.qp for weight in self._weights}
+        self._places = [(layer, name) for _, layer, name in places]
         self._orders = {layer: list(layer._parameters) for layer, _ in self._places}
-        self._parameters = _quantize(self._places, self._step)
+        _quantize(self._places, self._weights)
 
     def bits(self) -> torch.Tensor:
         """Return the bits that all weights are about to take; gradients reach them."""
         import torch
 
-        return torch.stack([_bits(p / self._step) for p in self._parameters]).sum()
+        return torch.stack([_bits(w.parameter / w.step) for w in self._weights]).sum()
 
     def loss(self, task: Loss) -> Loss:
         """Return a loss, of outputs and targets, that has the term of the rate as well."""
-        elements = sum(parameter.numel() for parameter in self._parameters)
+        elements = sum(weight.parameter.numel() for weight in self._weights)
 
         def total(outputs: Any, targets: Any) -> torch.Tensor:
             return task(outputs, targets) + self.strength / elements * self.bits()
@@ -101,9 +111,79 @@ class RateTraining:
             for name in names:  # as they were: the state dict has their order
                 layer._parameters[name] = layer._parameters.pop(name)
 
-    def options(self) -> EncodeOptions:
-        """Return options with which the stream has the integers that were trained."""
-        return EncodeOptions(qp=self.qp, qp_density=self._density, dq=False, codebook=False)
+    def options(self, names: Mapping[str, str] | None = None) -> EncodeOptions:
+        """Return options with which the stream has the integers that were trained.
+
+        Args:
+            names: what weights are called in the model that is encoded, where that is not as in the
+                module (:func:`factor_names`).
+        """
+        ((usual, _),) = Counter(self.qps.values()).most_common(1)
+        called = {(names or {}).get(name, name): qp for name, qp in self.qps.items()}
+        others = tuple((name, {"qp": qp}) for name, qp in called.items() if qp != usual)
+        return EncodeOptions(
+            qp=usual, qp_density=self._density, dq=False, codebook=False, overrides=others
+        )
+
+
+def relative_qps(
+    module: nn.Module, fraction: float, *, qp_density: int | None = None
+) -> dict[str, int]:
+    """Return qp by the names of weights, such that steps are as fine for small weights as for large
+    ones.
+
+    Args:
+        module: what is about to be trained for rate.
+        fraction: of the root mean square of a weight, that its step is at most; 1 is about two bits
+            a weight before training.
+        qp_density: of the stream; by default that of `EncodeOptions`.
+
+    Raises:
+        InvalidOptions: `fraction` is no finite number above 0, or a weight is 0 or not finite.
+    """
+    if not 0 < fraction < math.inf:
+        raise InvalidOptions("fraction", f"{fraction} is no finite number above 0")
+    qps = {}
+    for name, layer, own in _weights(module):
+        size = float(getattr(layer, own).detach().double().square().mean().sqrt())
+        if not 0 < size < math.inf:
+            raise InvalidOptions("module", f"{name!r} is 0 everywhere, or not finite")
+        qps[name] = qp_of_step(fraction * size, _density(qp_density))
+    return qps
+
+
+def _density(given: int | None) -> int:
+    return EncodeOptions().qp_density if given is None else given
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A parameter, once, whatever layers share it."""
+
+    name: str
+    parameter: torch.Tensor
+    qp: int
+    step: float
+
+
+def _distinct(
+    places: list[tuple[str, nn.Module, str]], qp: int | Mapping[str, int], density: int
+) -> list[_Weight]:
+    """Return the weights; raises InvalidOptions if one has no qp, or that no step."""
+    weights: dict[int, _Weight] = {}
+    for name, layer, own in places:
+        parameter = getattr(layer, own)
+        if id(parameter) in weights:
+            continue
+        value = qp.get(name) if isinstance(qp, Mapping) else qp
+        if value is None:
+            raise InvalidOptions("qp", f"the weight {name!r} has none")
+        try:
+            step = float(step_size(value, density))
+        except ValueError as error:
+            raise InvalidOptions("qp", str(error)) from None
+        weights[id(parameter)] = _Weight(name, parameter, value, step)
+    return list(weights.values())
 
 
 def _bits(weight: torch.Tensor) -> torch.Tensor:
@@ -116,18 +196,18 @@ def _bits(weight: torch.Tensor) -> torch.Tensor:
     return weight.numel() * (((1 + ratio) / (1 - ratio)).log2() - mean * ratio.log2())
 
 
-def _weights(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Yield the layers with their parameters of two and more dimensions."""
-    for layer in list(module.modules()):
+def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield names, layers, and what the layers call their parameters of two and more dimensions."""
+    for prefix, layer in list(module.named_modules()):
         for name, parameter in list(layer._parameters.items()):
             if parameter is not None and parameter.dim() > 1:
                 if name.startswith("original"):
                     raise InvalidOptions("module", "its weights are parametrized already")
-                yield layer, name
+                yield f"{prefix}.{name}".lstrip("."), layer, name
 
 
-def _quantize(places: list[tuple[nn.Module, str]], step: float) -> list[torch.Tensor]:
-    """Parametrize weights by their quantization; return them, each one once."""
+def _quantize(places: list[tuple[nn.Module, str]], weights: list[_Weight]) -> None:
+    """Parametrize weights by their quantization."""
     import torch
     from torch import nn
     from torch.nn.utils import parametrize
@@ -135,13 +215,15 @@ def _quantize(places: list[tuple[nn.Module, str]], step: float) -> list[torch.Te
     class Quantized(nn.Module):
         """The weight as it is decoded; gradients pass as if it had not been rounded."""
 
+        def __init__(self, step: float) -> None:
+            super().__init__()
+            self.step = step
+
         def forward(self, weight: torch.Tensor) -> torch.Tensor:
-            decoded = torch.round(weight / step) * step
+            decoded = torch.round(weight / self.step) * self.step
             return weight + (decoded - weight).detach()
 
-    parameters: dict[int, torch.Tensor] = {}
+    steps = {id(weight.parameter): weight.step for weight in weights}
     for layer, name in places:
-        parameter = getattr(layer, name)
-        parameters.setdefault(id(parameter), parameter)
-        parametrize.register_parametrization(layer, name, Quantized(), unsafe=True)
-    return list(parameters.values())
+        step = steps[id(getattr(layer, name))]
+        parametrize.register_parametrization(layer, name, Quantized(step), unsafe=True)

@@ -16,8 +16,8 @@ pytest.importorskip("PIL")
 from torch import nn  # noqa: E402
 
 from conformance import rate_training, references  # noqa: E402
-from conformance.studies import resumable_training  # noqa: E402
-from conformance.studies.resumable_training import Schedule, train_resumably  # noqa: E402
+from conformance.trainings import resumable  # noqa: E402
+from conformance.trainings.resumable import Schedule, train_resumably  # noqa: E402
 from nnr_codec.errors import InvalidOptions  # noqa: E402
 
 SCHEDULE = Schedule(epochs=3, learning_rate=0.05, batch=8)
@@ -50,7 +50,7 @@ class Interrupted(Exception):
 def test_an_interrupted_run_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = network()
     assert run(whole, tmp_path / "whole")
-    monkeypatch.setattr(resumable_training, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(resumable, "_SAVE_SECONDS", 0.0)
     steps = 0
 
     def stop() -> None:

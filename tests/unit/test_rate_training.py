@@ -111,7 +111,7 @@ def test_factors_and_shared_parameters() -> None:
     factors = tuple(rng.normal(0, 0.3, s).astype(np.float32) for s in ((30, 4), (4, 20)))
     factorize(module, {"0.weight": LowRank((30, 20), factors)})
     rate = RateTraining(module, qp=QP, strength=1.0)
-    assert sum(p.numel() for p in rate._parameters) == 30 * 4 + 4 * 20 + 900
+    assert sum(w.parameter.numel() for w in rate._weights) == 30 * 4 + 4 * 20 + 900
     assert torch.equal(module[3].weight, module[2].weight)
     rate.bits().backward()
     module(torch.randn(3, 20)).sum().backward()

@@ -10,9 +10,11 @@ from .base import Codec
 from .external import ExternalCodec
 from .nnr import NnrCodec
 from .simple import BytePlaneCodec, Float16Codec, IntegerCodec
+from .trained import TrainedCodec
 
 CODECS: Mapping[str, Any] = {
     "nnr": NnrCodec,
+    "trained": TrainedCodec,
     "external": ExternalCodec,
     "int8": IntegerCodec,
     "fp16": Float16Codec,

@@ -90,7 +90,7 @@ class NnrCodec:
                 tensors, options=self.options, calibration=calibration, corrector=corrector
             )
         data, report = self._wanted(result.data or b""), result.report
-        parts = _breakdown(data, self.quality)
+        parts = breakdown(data, self.quality)
         # What refines a layer cannot be decoded by itself.
         sizes = {} if self.options.quality_layers > 1 else yardsticks(data)
         return Encoded(data, report.seconds, parts, sizes, report.unmatched)
@@ -122,7 +122,7 @@ class NnrCodec:
         }
 
 
-def _breakdown(data: bytes, quality: int | None) -> dict[str, int]:
+def breakdown(data: bytes, quality: int | None) -> dict[str, int]:
     """Return the stream's bytes by kind of data unit, and those of all other units."""
     with open_stream(data, quality=quality) as stream:
         info = stream.info()

@@ -1,0 +1,233 @@
+"""Trainings that plans compare: each goes from a trained network to a bitstream.
+
+All are the steps of Adam on the training images, moved and mirrored, at a rate that falls to 0 as a
+cosine; the network that there was first is the teacher. All weights are coded in the end, those of
+factors in the forms that they have.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+sys.path.append(str(Path(__file__).parents[2]))
+
+from conformance.trainings.resumable import Schedule, train_resumably
+from conformance.trainings.sets import TrainingSet, training_set
+from nnr_codec import encode
+from nnr_codec.calibration.calibrate import calibrate
+from nnr_codec.decompose import decompose_model
+from nnr_codec.errors import InvalidOptions, NnrWarning
+from nnr_codec.experiments.training_run import TrainingRun
+from nnr_codec.layers import dense_state, factor_names, factored_weights, factorize
+from nnr_codec.model import Model
+from nnr_codec.options import DecompositionOptions, EncodeOptions
+from nnr_codec.training import (
+    LowRankProjection,
+    RateTraining,
+    ranks_at_ratio,
+    reestimate_batch_norm,
+    relative_qps,
+)
+from nnr_codec.user.module import weight_layers
+
+CALIBRATION_IMAGES = 2000
+DISTILLED = 0.9
+"""Of the loss, what is the divergence from the teacher; the rest is that from the labels."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the images.
+        images: evenly spaced, of all training images; 0: all.
+        learning_rate: the first.
+    """
+
+    epochs: int
+    images: int = 0
+    learning_rate: float = 1e-3
+
+    def __call__(
+        self,
+        run: TrainingRun,
+        module: nn.Module,
+        *,
+        wrap: Callable[[Any], Any] = lambda loss: loss,
+        after_step: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Train `module`; `wrap` makes another loss of the loss."""
+        known = training_set(run)
+        stride = max(1, len(known.images) // self.images) if self.images else 1
+        torch.manual_seed(run.seed)
+        train_resumably(
+            module,
+            known.images[::stride],
+            known.labels[::stride],
+            Schedule(self.epochs, self.learning_rate, batch=known.batch, seed=run.seed,
+                     shift=known.shift, mirrors=known.mirrors),
+            run.state,
+            prepare=known.prepare,
+            loss=wrap(distilled),
+            teacher=run.module,
+            make_optimizer=_adam,
+            after_step=after_step,
+        )  # fmt: skip
+
+
+def distilled(outputs: torch.Tensor, targets: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Return the loss of outputs against labels, and against a teacher's outputs."""
+    labels, expected = targets
+    divergence = functional.kl_div(
+        outputs.log_softmax(1), expected.log_softmax(1), reduction="batchmean", log_target=True
+    )
+    return DISTILLED * divergence + (1 - DISTILLED) * functional.cross_entropy(outputs, labels)
+
+
+def _adam(parameters: Iterable[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, schedule.learning_rate)
+
+
+def fine_tuned(
+    run: TrainingRun,
+    *,
+    method: str,
+    ratio: float = 1.0,
+    rule: str = "water-filling",
+    qp: int = -38,
+    **training: Any,
+) -> bytes:
+    """Decompose, and train the factors.
+
+    Args:
+        run: what to train.
+        method, ratio, rule: as of `decomposed`.
+        qp: of the weights in the end.
+        training: fields of `Training`.
+    """
+    module = decomposed(run, method, ratio, rule)
+    Training(**training)(run, module)
+    return stream_of(module, EncodeOptions(qp=qp))
+
+
+def projected(
+    run: TrainingRun,
+    *,
+    form: str,
+    ratio: float,
+    tiles: Sequence[int] = (1, 1),
+    every: int = 200,
+    qp: int = -38,
+    **training: Any,
+) -> bytes:
+    """Train in full, the kernels being replaced by their low-rank reconstructions now and then.
+
+    Args:
+        run: what to train.
+        form, ratio, tiles: as of `ranks_at_ratio`; the classifier stays dense, since ten classes
+            need rank ten. Kernels in tiles are coded dense.
+        every: steps between replacements.
+        qp: of the weights in the end.
+        training: fields of `Training`.
+    """
+    module = copy.deepcopy(run.module)
+    *names, _ = weight_layers(module).values()
+    rows, columns = tiles
+    ranks = ranks_at_ratio(module, ratio, form=form, tiles=(rows, columns), only=names)
+    projection = LowRankProjection(module, ranks, every=every, tiles=(rows, columns))
+    Training(**training)(run, module, after_step=projection.step)
+    factors = projection.project()
+    reestimate_batch_norm(module, training_set(run).samples(CALIBRATION_IMAGES))
+    return stream_of(factorize(module, factors), EncodeOptions(qp=qp))
+
+
+def for_rate(
+    run: TrainingRun,
+    *,
+    fraction: float,
+    strength: float,
+    method: str = "none",
+    ratio: float = 1.0,
+    rule: str = "water-filling",
+    vector_qp: int = -40,
+    **training: Any,
+) -> bytes:
+    """Train for rate, dense or in factors.
+
+    Args:
+        run: what to train.
+        fraction: of each weight's root mean square, that its step is at most.
+        strength: loss that a bit a weight counts as.
+        method, ratio, rule: as of `decomposed`.
+        vector_qp: of vectors, whose usual fine step would take a large part of what is left.
+        training: fields of `Training`.
+    """
+    module = decomposed(run, method, ratio, rule)
+    rate = RateTraining(module, qp=relative_qps(module, fraction), strength=strength)
+    Training(**training)(run, module, wrap=rate.loss)
+    rate.finish()
+    options = rate.options(factor_names(module))
+    return stream_of(module, replace(options, nonweight_qp=vector_qp))
+
+
+def decomposed(run: TrainingRun, method: str, ratio: float, rule: str) -> nn.Module:
+    """Return the network with layers in factors, fitted to the moments of their inputs, and batch
+    norm re-estimated.
+
+    Args:
+        run: what to train.
+        method: as of `DecompositionOptions`, or "none".
+        ratio: parameters of the whole model before over after, at least.
+        rule: "water-filling": ranks by the layers' errors; "common": the same fraction of every
+            layer but the first and the classifier, of the methods "lr" and "ce1".
+    """
+    module = copy.deepcopy(run.module)
+    if method == "none":
+        return module
+    samples = training_set(run).samples(CALIBRATION_IMAGES)
+    weights = list(weight_layers(module).values())
+    result = decompose_model(
+        Model.from_arrays({name: t.numpy() for name, t in module.state_dict().items()}),
+        _options(method, ratio, rule, weights),
+        module=module,
+        calibration=calibrate(module, samples),
+    )
+    factorize(module, result.factorizations)
+    reestimate_batch_norm(module, samples)
+    return module
+
+
+def _options(method: str, ratio: float, rule: str, weights: Sequence[str]) -> EncodeOptions:
+    overrides: list[tuple[str, dict[str, Any]]] = []
+    if rule == "common":
+        overrides = [("*", {"decompose": "lr"})] if method == "lr" else []
+        overrides += [(name, {"decompose": "none"}) for name in (weights[0], weights[-1])]
+        method = "ce1"
+    elif rule != "water-filling":
+        raise InvalidOptions("rule", f"{rule!r} is neither 'water-filling' nor 'common'")
+    decomposition = DecompositionOptions(method=method, compression_ratio=ratio)
+    return EncodeOptions(decomposition=decomposition, overrides=tuple(overrides))
+
+
+def stream_of(module: nn.Module, options: EncodeOptions) -> bytes:
+    """Return the bitstream, with factors as they are."""
+    decomposition = replace(options.decomposition, carriage="factors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NnrWarning)  # what is lost was trained for
+        result = encode(
+            dense_state(module),
+            options=replace(options, decomposition=decomposition),
+            factorizations=factored_weights(module),
+        )
+    return result.data or b""
