@@ -36,8 +36,10 @@ from nnr_codec.experiments.datasets.images import normalized
 TRAINED = {"resnet20": "resnet20_cifar10", "resnet56": "resnet56_cifar10"}
 """Those that are trained on, and from which checkpoints."""
 
-ON = Schedule(epochs=8, learning_rate=0.01)
-ANEW = Schedule(epochs=40, learning_rate=0.1)
+BATCH = 128
+ON = (8, 0.01)
+ANEW = (40, 0.1)
+"""Epochs, and the first learning rate."""
 
 
 def main() -> int:
@@ -62,17 +64,18 @@ def make(name: str, data: Path, output: Path, minutes: float) -> bool:
     """Train one network, or go on with it; return whether it is finished."""
     torch.manual_seed(0)
     module = subjects.NETWORKS[name]()
-    schedule = ANEW
+    epochs, learning_rate = ANEW
     if name in TRAINED:
-        schedule = ON
+        epochs, learning_rate = ON
         with open_checkpoint(data / "models" / f"{TRAINED[name]}.safetensors") as model:
             load_state(module, Model.from_arrays(dict(model.arrays())))
     images, labels = subjects.training_images(data / subjects.TRAIN)
+    steps = epochs * (len(images) // BATCH)
     is_finished = train_resumably(
         module,
         torch.from_numpy(images).permute(0, 3, 1, 2),
         torch.from_numpy(labels),
-        schedule,
+        Schedule(steps, learning_rate, batch=BATCH),
         output / f"{name}.state",
         prepare=normalized,
         minutes=minutes,

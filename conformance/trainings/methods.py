@@ -11,7 +11,7 @@ import copy
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.nn import functional
 sys.path.append(str(Path(__file__).parents[2]))
 
 from conformance.trainings.resumable import Schedule, train_resumably
-from conformance.trainings.sets import TrainingSet, training_set
+from conformance.trainings.sets import training_set
 from nnr_codec import encode
 from nnr_codec.calibration.calibrate import calibrate
 from nnr_codec.decompose import decompose_model
@@ -34,6 +34,7 @@ from nnr_codec.options import DecompositionOptions, EncodeOptions
 from nnr_codec.training import (
     LowRankProjection,
     RateTraining,
+    fold_batch_norm,
     ranks_at_ratio,
     reestimate_batch_norm,
     relative_qps,
@@ -50,13 +51,12 @@ class Training:
     """How a network is trained.
 
     Attributes:
-        epochs: passes over the images.
-        images: evenly spaced, of all training images; 0: all.
+        steps: of Adam, of a batch each; of the digits networks `digits_steps`.
         learning_rate: the first.
     """
 
-    epochs: int
-    images: int = 0
+    steps: int
+    digits_steps: int = 300
     learning_rate: float = 1e-3
 
     def __call__(
@@ -69,21 +69,27 @@ class Training:
     ) -> None:
         """Train `module`; `wrap` makes another loss of the loss."""
         known = training_set(run)
-        stride = max(1, len(known.images) // self.images) if self.images else 1
         torch.manual_seed(run.seed)
+        schedule = Schedule(
+            self.digits_steps if known.is_digits else self.steps,
+            self.learning_rate,
+            batch=known.batch,
+            seed=run.seed,
+            shift=known.shift,
+            mirrors=known.mirrors,
+        )
         train_resumably(
             module,
-            known.images[::stride],
-            known.labels[::stride],
-            Schedule(self.epochs, self.learning_rate, batch=known.batch, seed=run.seed,
-                     shift=known.shift, mirrors=known.mirrors),
+            known.images,
+            known.labels,
+            schedule,
             run.state,
             prepare=known.prepare,
             loss=wrap(distilled),
             teacher=run.module,
             make_optimizer=_adam,
             after_step=after_step,
-        )  # fmt: skip
+        )
 
 
 def distilled(outputs: torch.Tensor, targets: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -105,6 +111,7 @@ def fine_tuned(
     method: str,
     ratio: float = 1.0,
     rule: str = "water-filling",
+    scheme: str = "right",
     qp: int = -38,
     **training: Any,
 ) -> bytes:
@@ -112,11 +119,22 @@ def fine_tuned(
 
     Args:
         run: what to train.
-        method, ratio, rule: as of `decomposed`.
+        method, ratio, rule, scheme: as of `decomposed`.
         qp: of the weights in the end.
         training: fields of `Training`.
     """
-    module = decomposed(run, method, ratio, rule)
+    module = decomposed(run, method, ratio, rule, scheme)
+    Training(**training)(run, module)
+    return stream_of(module, EncodeOptions(qp=qp))
+
+
+def tuned_at_ranks(
+    run: TrainingRun, *, form: str, ratio: float, qp: int = -38, **training: Any
+) -> bytes:
+    """Decompose to the ranks that `projected` has, and train the factors; arguments are its."""
+    module = copy.deepcopy(run.module)
+    factors = _projection(module, form, ratio, (1, 1), every=1).project()
+    reestimate_batch_norm(factorize(module, factors), _samples(run))
     Training(**training)(run, module)
     return stream_of(module, EncodeOptions(qp=qp))
 
@@ -142,14 +160,25 @@ def projected(
         training: fields of `Training`.
     """
     module = copy.deepcopy(run.module)
+    projection = _projection(module, form, ratio, tiles, every)
+    Training(**training)(run, module, after_step=projection.step)
+    factors = projection.project()
+    reestimate_batch_norm(module, _samples(run))
+    return stream_of(factorize(module, factors), EncodeOptions(qp=qp))
+
+
+def _projection(
+    module: nn.Module, form: str, ratio: float, tiles: Sequence[int], every: int
+) -> LowRankProjection:
     *names, _ = weight_layers(module).values()
     rows, columns = tiles
     ranks = ranks_at_ratio(module, ratio, form=form, tiles=(rows, columns), only=names)
-    projection = LowRankProjection(module, ranks, every=every, tiles=(rows, columns))
-    Training(**training)(run, module, after_step=projection.step)
-    factors = projection.project()
-    reestimate_batch_norm(module, training_set(run).samples(CALIBRATION_IMAGES))
-    return stream_of(factorize(module, factors), EncodeOptions(qp=qp))
+    return LowRankProjection(module, ranks, every=every, tiles=(rows, columns))
+
+
+def _samples(run: TrainingRun) -> list[torch.Tensor]:
+    """Return unaltered training images, for moments and the statistics of batch norm."""
+    return training_set(run).samples(CALIBRATION_IMAGES)
 
 
 def for_rate(
@@ -160,7 +189,6 @@ def for_rate(
     method: str = "none",
     ratio: float = 1.0,
     rule: str = "water-filling",
-    vector_qp: int = -40,
     **training: Any,
 ) -> bytes:
     """Train for rate, dense or in factors.
@@ -170,18 +198,19 @@ def for_rate(
         fraction: of each weight's root mean square, that its step is at most.
         strength: loss that a bit a weight counts as.
         method, ratio, rule: as of `decomposed`.
-        vector_qp: of vectors, whose usual fine step would take a large part of what is left.
         training: fields of `Training`.
     """
     module = decomposed(run, method, ratio, rule)
     rate = RateTraining(module, qp=relative_qps(module, fraction), strength=strength)
     Training(**training)(run, module, wrap=rate.loss)
     rate.finish()
-    options = rate.options(factor_names(module))
-    return stream_of(module, replace(options, nonweight_qp=vector_qp))
+    fold_batch_norm(module)
+    return stream_of(module, rate.options(factor_names(module)))
 
 
-def decomposed(run: TrainingRun, method: str, ratio: float, rule: str) -> nn.Module:
+def decomposed(
+    run: TrainingRun, method: str, ratio: float, rule: str, scheme: str = "right"
+) -> nn.Module:
     """Return the network with layers in factors, fitted to the moments of their inputs, and batch
     norm re-estimated.
 
@@ -191,15 +220,16 @@ def decomposed(run: TrainingRun, method: str, ratio: float, rule: str) -> nn.Mod
         ratio: parameters of the whole model before over after, at least.
         rule: "water-filling": ranks by the layers' errors; "common": the same fraction of every
             layer but the first and the classifier, of the methods "lr" and "ce1".
+        scheme: of the method "joint".
     """
     module = copy.deepcopy(run.module)
     if method == "none":
         return module
-    samples = training_set(run).samples(CALIBRATION_IMAGES)
+    samples = _samples(run)
     weights = list(weight_layers(module).values())
     result = decompose_model(
         Model.from_arrays({name: t.numpy() for name, t in module.state_dict().items()}),
-        _options(method, ratio, rule, weights),
+        _options(method, ratio, rule, scheme, weights),
         module=module,
         calibration=calibrate(module, samples),
     )
@@ -208,7 +238,9 @@ def decomposed(run: TrainingRun, method: str, ratio: float, rule: str) -> nn.Mod
     return module
 
 
-def _options(method: str, ratio: float, rule: str, weights: Sequence[str]) -> EncodeOptions:
+def _options(
+    method: str, ratio: float, rule: str, scheme: str, weights: Sequence[str]
+) -> EncodeOptions:
     overrides: list[tuple[str, dict[str, Any]]] = []
     if rule == "common":
         overrides = [("*", {"decompose": "lr"})] if method == "lr" else []
@@ -216,18 +248,19 @@ def _options(method: str, ratio: float, rule: str, weights: Sequence[str]) -> En
         method = "ce1"
     elif rule != "water-filling":
         raise InvalidOptions("rule", f"{rule!r} is neither 'water-filling' nor 'common'")
-    decomposition = DecompositionOptions(method=method, compression_ratio=ratio)
+    decomposition = DecompositionOptions(
+        method=method, compression_ratio=ratio, joint_scheme=scheme
+    )
     return EncodeOptions(decomposition=decomposition, overrides=tuple(overrides))
 
 
 def stream_of(module: nn.Module, options: EncodeOptions) -> bytes:
     """Return the bitstream, with factors as they are."""
-    decomposition = replace(options.decomposition, carriage="factors")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NnrWarning)  # what is lost was trained for
         result = encode(
             dense_state(module),
-            options=replace(options, decomposition=decomposition),
+            options=options,
             factorizations=factored_weights(module),
         )
     return result.data or b""

@@ -29,7 +29,7 @@ class Schedule:
     """How long and how fast to train: a cosine that falls to 0.
 
     Attributes:
-        epochs: passes over the images.
+        steps: in all, of one batch each.
         learning_rate: the first.
         weight_decay: of all parameters.
         batch: images of a step.
@@ -38,17 +38,13 @@ class Schedule:
         mirrors: whether every other image is mirrored.
     """
 
-    epochs: int
+    steps: int
     learning_rate: float
     weight_decay: float = 5e-4
     batch: int = 128
     seed: int = 0
     shift: int = 4
     mirrors: bool = True
-
-    def steps(self, count: int) -> int:
-        """Return the steps for so many images."""
-        return self.epochs * (count // self.batch)
 
 
 def sgd(parameters: Iterable[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
@@ -91,13 +87,14 @@ def train_resumably(
         minutes: from now on.
     """
     optimizer = make_optimizer(module.parameters(), schedule)
-    steps = schedule.steps(len(images))
     step = _taken_up(state, schedule, module, optimizer)
     end, saved = time.monotonic() + 60 * minutes, time.monotonic()
     module.train().to(memory_format=torch.channels_last)
-    while step < steps and time.monotonic() < end:
+    while step < schedule.steps and time.monotonic() < end:
         for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
+            group["lr"] = (
+                schedule.learning_rate * (1 + math.cos(math.pi * step / schedule.steps)) / 2
+            )
         chosen = _batch(len(images), schedule, step)
         inputs = prepare(_moved(images[chosen].float(), schedule, step))
         targets: Any = labels[chosen]
@@ -113,13 +110,11 @@ def train_resumably(
         if time.monotonic() - saved > _SAVE_SECONDS:
             _save(state, schedule, module, optimizer, step)
             saved = time.monotonic()
-            print(
-                f"{state.stem if state else 'training'}: step {step} of {steps}, loss {float(value.detach()):.3f}",
-                flush=True,
-            )
+            name, now = state.stem if state else "training", float(value.detach())
+            print(f"{name}: step {step} of {schedule.steps}, loss {now:.3f}", flush=True)
     _save(state, schedule, module, optimizer, step)
     module.eval().to(memory_format=torch.contiguous_format)
-    return step == steps
+    return step == schedule.steps
 
 
 def _outputs(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -130,7 +125,7 @@ def _outputs(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 def _batch(count: int, schedule: Schedule, step: int) -> torch.Tensor:
     """Return the indices of a step's images."""
-    epoch, place = divmod(step, count // schedule.batch)
+    epoch, place = divmod(step, max(1, count // schedule.batch))
     generator = torch.Generator().manual_seed(schedule.seed << 32 | epoch)
     order = torch.randperm(count, generator=generator)
     return order[place * schedule.batch : (place + 1) * schedule.batch]

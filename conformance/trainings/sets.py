@@ -31,6 +31,7 @@ class TrainingSet:
         shift: pixels by which they are moved at most.
         mirrors: whether every other one is mirrored.
         batch: of a step.
+        is_digits: whether they are the digits.
     """
 
     images: torch.Tensor
@@ -39,6 +40,7 @@ class TrainingSet:
     shift: int
     mirrors: bool
     batch: int
+    is_digits: bool = False
 
     def samples(self, count: int) -> list[torch.Tensor]:
         """Return evenly spaced images as batches of inputs, unaltered."""
@@ -68,4 +70,4 @@ def training_set(run: TrainingRun) -> TrainingSet:
 def _digits() -> TrainingSet:
     images, labels = zip(*digits_networks.batches("digits_calibration.npz"), strict=True)
     targets = torch.from_numpy(np.concatenate(labels).astype(np.int64))
-    return TrainingSet(torch.cat(images), targets, lambda pixels: pixels, 1, False, 64)
+    return TrainingSet(torch.cat(images), targets, lambda pixels: pixels, 1, False, 64, True)

@@ -3,7 +3,7 @@
 Needs the extra `torch`.
 """
 
-from .batch_norm import reestimate_batch_norm
+from .batch_norm import fold_batch_norm, reestimate_batch_norm
 from .fine_tuning import fine_tune
 from .projection import LowRankProjection, ranks_at_ratio
 from .rate import RateTraining, relative_qps
@@ -12,6 +12,7 @@ __all__ = [
     "LowRankProjection",
     "RateTraining",
     "fine_tune",
+    "fold_batch_norm",
     "ranks_at_ratio",
     "reestimate_batch_norm",
     "relative_qps",

@@ -1,4 +1,5 @@
-"""Re-estimation of batch norm's running statistics. Needs the extra `torch`."""
+"""Batch norm after training: its running statistics estimated anew, or put into its scale and
+offset. Needs the extra `torch`."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..calibration.foldable_norms import FoldableNorm
 from ..errors import InvalidModel, InvalidOptions
 from ..user.module import apply, evaluating, inputs_of
 
@@ -35,14 +37,8 @@ def reestimate_batch_norm(module: torch.nn.Module, batches: Iterable[Any]) -> tu
             channel.
     """
     import torch
-    from torch import nn
 
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    statistics: dict[Any, _Statistics] = {
-        part: _Statistics(name)
-        for name, part in module.named_modules()
-        if isinstance(part, kinds) and part.running_mean is not None
-    }
+    statistics: dict[Any, _Statistics] = {part: _Statistics(name) for name, part in _norms(module)}
     for part, found in statistics.items():
         if _is_folded(part):
             reason = "is folded: it has no statistics of its own; encode with fold_norms=False"
@@ -60,6 +56,48 @@ def reestimate_batch_norm(module: torch.nn.Module, batches: Iterable[Any]) -> tu
                 part.running_mean.copy_(values.mean)
                 part.running_var.copy_(values.squares / (values.count - 1))
     return tuple(values.name for values in statistics.values() if values.count)
+
+
+def fold_batch_norm(module: torch.nn.Module) -> tuple[str, ...]:
+    """Put the running statistics of batch norm into its scale and offset, in place.
+
+    In evaluation the module is the same, but for rounding; its running means are 0 and its running
+    variances 1, which take hardly a byte. It is for modules that are trained no more: in training a
+    batch norm has the statistics of the batch in place of those. (With a calibration `encode` does
+    it by itself.)
+
+    Returns:
+        Names of the layers; those without a scale, or whose statistics cannot be folded, stay as
+        they are.
+    """
+    import torch
+
+    folded = []
+    for name, norm in _norms(module):
+        vectors = {"weight": norm.weight, "bias": norm.bias, "running_mean": norm.running_mean}
+        vectors["running_var"] = norm.running_var
+        if norm.weight is None or norm.bias is None:
+            continue
+        arrays = {key: vector.detach().cpu().numpy() for key, vector in vectors.items()}
+        found = FoldableNorm(*vectors, norm.eps, None, 0.0).folded(arrays)
+        if found is not None:
+            with torch.no_grad():
+                for key, values in found.items():
+                    vectors[key].copy_(torch.from_numpy(values))
+            folded.append(name)
+    return tuple(folded)
+
+
+def _norms(module: torch.nn.Module) -> list[tuple[str, Any]]:
+    """Return the layers of batch norm that keep running statistics, with their names."""
+    from torch import nn
+
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    return [
+        (name, part)
+        for name, part in module.named_modules()
+        if isinstance(part, kinds) and part.running_mean is not None
+    ]
 
 
 def _is_folded(norm: Any) -> bool:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 Loss = Callable[[Any, Any], "torch.Tensor"]
 
+VECTOR_FRACTION = 1 / 128
+"""Of the root mean square of a vector, that its step is at most."""
+
 _LEAST_MEAN = 1e-6
 """Mean magnitude that integers are taken to have at least: a tensor of zeros costs nothing."""
 
@@ -74,6 +77,7 @@ class RateTraining:
         if not strength >= 0:
             raise InvalidOptions("strength", f"{strength} is not 0 or more")
         self.strength = strength
+        self._module = module
         self._density = _density(qp_density)
         places = list(_weights(module))
         if not places:
@@ -114,15 +118,24 @@ class RateTraining:
     def options(self, names: Mapping[str, str] | None = None) -> EncodeOptions:
         """Return options with which the stream has the integers that were trained.
 
+        Vectors, whose usual fine step would take a large part of what is left, have steps that are
+        a small fraction of their sizes; statistics of batch norm had better be folded before
+        (:func:`~nnr_codec.training.fold_batch_norm`).
+
         Args:
             names: what weights are called in the model that is encoded, where that is not as in the
-                module (:func:`factor_names`).
+                module (:func:`~nnr_codec.layers.factor_names`).
         """
         ((usual, _),) = Counter(self.qps.values()).most_common(1)
         called = {(names or {}).get(name, name): qp for name, qp in self.qps.items()}
-        others = tuple((name, {"qp": qp}) for name, qp in called.items() if qp != usual)
+        others = {name: qp for name, qp in called.items() if qp != usual}
+        others |= _vector_qps(self._module, self._density)
         return EncodeOptions(
-            qp=usual, qp_density=self._density, dq=False, codebook=False, overrides=others
+            qp=usual,
+            qp_density=self._density,
+            dq=False,
+            codebook=False,
+            overrides=tuple((name, {"qp": qp}) for name, qp in others.items()),
         )
 
 
@@ -149,6 +162,17 @@ def relative_qps(
         if not 0 < size < math.inf:
             raise InvalidOptions("module", f"{name!r} is 0 everywhere, or not finite")
         qps[name] = qp_of_step(fraction * size, _density(qp_density))
+    return qps
+
+
+def _vector_qps(module: nn.Module, density: int) -> dict[str, int]:
+    """Return qp of the vectors of floats that are not 0, by their names in the state dict."""
+    qps = {}
+    for name, vector in module.state_dict().items():
+        if vector.dim() == 1 and vector.is_floating_point():
+            size = float(vector.double().square().mean().sqrt())
+            if 0 < size < math.inf:
+                qps[name] = qp_of_step(VECTOR_FRACTION * size, density)
     return qps
 
 

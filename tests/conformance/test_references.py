@@ -15,12 +15,12 @@ pytest.importorskip("PIL")
 
 from torch import nn  # noqa: E402
 
-from conformance import rate_training, references  # noqa: E402
+from conformance import references  # noqa: E402
 from conformance.trainings import resumable  # noqa: E402
 from conformance.trainings.resumable import Schedule, train_resumably  # noqa: E402
 from nnr_codec.errors import InvalidOptions  # noqa: E402
 
-SCHEDULE = Schedule(epochs=3, learning_rate=0.05, batch=8)
+SCHEDULE = Schedule(steps=18, learning_rate=0.05, batch=8)
 NETWORKS = references.subjects.NETWORKS
 
 
@@ -64,7 +64,7 @@ def test_an_interrupted_run_is_the_same(tmp_path: Path, monkeypatch: pytest.Monk
             run(network(), tmp_path / "pieces", after_step=stop)
     pieces = network()
     assert run(pieces, tmp_path / "pieces", after_step=stop)
-    assert steps == SCHEDULE.steps(50) + 2  # the two that were interrupted are done again
+    assert steps == SCHEDULE.steps + 2  # the two that were interrupted are done again
     for name, tensor in whole.state_dict().items():
         assert torch.equal(pieces.state_dict()[name], tensor), name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pieces", "whole"]
@@ -81,7 +81,7 @@ def test_time_ends_it_in_good_order(tmp_path: Path) -> None:
 
 def test_a_state_of_another_schedule_is_not_taken_up(tmp_path: Path) -> None:
     run(network(), tmp_path / "state")
-    short = Schedule(epochs=1, learning_rate=0.05, batch=8)
+    short = Schedule(steps=6, learning_rate=0.05, batch=8)
     fresh, again = network(), network()
     run(fresh, tmp_path / "other", short)
     run(again, tmp_path / "state", short)
@@ -125,7 +125,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     """On ten images: it trains on from the checkpoint, writes the reference, and is a subject."""
     data, out = tmp_path / "data", tmp_path / "out"
     ten_images(data)
-    monkeypatch.setattr(references, "ON", Schedule(epochs=2, learning_rate=0.01, batch=5))
+    monkeypatch.setattr(references, "ON", (2, 0.01))
+    monkeypatch.setattr(references, "BATCH", 5)
     words = ["references", "resnet20", "--data", str(data), "-o", str(out), "--threads", "1"]
     threads = torch.get_num_threads()
     try:
@@ -144,27 +145,3 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     monkeypatch.delenv(references.subjects.FOLDER)
     with pytest.raises(InvalidOptions, match=r"conformance\.references"):
         references.subjects.resnet20(data)
-
-
-def test_training_for_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """The command of it, on ten images, which make no step: the reference, quantized."""
-    from safetensors.torch import save_file
-
-    ten_images(tmp_path / "data")
-    save_file(NETWORKS["resnet20"]().state_dict(), tmp_path / "resnet20.safetensors")
-    runs = tmp_path / "runs.jsonl"
-    words = ["rate_training", "resnet20", "--data", str(tmp_path / "data"), "-o", str(runs)]
-    words += ["--references", str(tmp_path), "--strengths", "1", "--threads", "1"]
-    monkeypatch.setattr(rate_training, "UNTRAINED", (-20,))
-    threads = torch.get_num_threads()
-    try:
-        for more in ([], [], ["--table"]):
-            monkeypatch.setattr(sys, "argv", [*words, *more])
-            assert rate_training.main() == 0
-    finally:
-        torch.set_num_threads(threads)
-    (line,) = rate_training.lines(runs)
-    assert 5_000 < line["bytes"] < 60_000
-    table = capsys.readouterr().out.splitlines()
-    assert sum(row.startswith("| resnet20 |") for row in table) == 3
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "resnet20.safetensors", runs.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from torch.nn import functional  # noqa: E402
 import nnr_codec  # noqa: E402
 from nnr_codec import InvalidOptions  # noqa: E402
 from nnr_codec.factorization.forms import LowRank  # noqa: E402
-from nnr_codec.layers import factorize  # noqa: E402
-from nnr_codec.training import RateTraining, fine_tune  # noqa: E402
+from nnr_codec.layers import dense_state, factor_names, factored_weights, factorize  # noqa: E402
+from nnr_codec.options import DecompositionOptions  # noqa: E402
+from nnr_codec.training import RateTraining, fine_tune, relative_qps  # noqa: E402
 
 QP = -12
 STEP = 2.0**-3
@@ -121,6 +123,53 @@ def test_factors_and_shared_parameters() -> None:
         assert torch.equal(torch.round(layer.weight / STEP) * STEP, layer.weight)
 
 
+def test_steps_by_the_sizes_of_weights() -> None:
+    module = network()
+    with torch.no_grad():
+        module[0].weight.mul_(8)
+    qps = relative_qps(module, 0.5)
+    assert list(qps) == ["0.weight", "4.weight"]
+    for name, qp in qps.items():
+        size = float(module.get_parameter(name).detach().square().mean().sqrt())
+        step = 2.0 ** (qp // 4) * (1 + qp % 4 / 4)
+        assert step <= 0.5 * size < 1.26 * step
+    rate = RateTraining(module, qp=qps, strength=0.1)
+    rate.finish()
+    data = nnr_codec.encode(module, options=rate.options()).data
+    decoded = nnr_codec.decode(data)
+    for name in qps:
+        assert np.array_equal(decoded[name], module.state_dict()[name].numpy()), name
+
+
+def test_factors_keep_their_steps_in_the_stream() -> None:
+    rng = np.random.default_rng(0)
+    module = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
+    factors = tuple(
+        rng.normal(0, s, d).astype(np.float32) for s, d in ((0.3, (30, 4)), (2.0, (4, 20)))
+    )
+    factorize(module, {"0.weight": LowRank((30, 20), factors)})
+    rate = RateTraining(module, qp=relative_qps(module, 0.5), strength=0.1)
+    assert len(set(rate.qps.values())) == 3
+    rate.finish()
+    names = factor_names(module)
+    assert names == {
+        "0.expand.weight": "0.weight.factor0", "0.reduce.weight": "0.weight.factor1"
+    }  # fmt: skip
+    wanted = factored_weights(module)
+    for carriage in ("dc", "factors"):
+        options = rate.options(names)
+        decomposition = DecompositionOptions(carriage=carriage)
+        data = nnr_codec.encode(
+            dense_state(module),
+            options=replace(options, decomposition=decomposition),
+            factorizations=wanted,
+        ).data
+        decoded = nnr_codec.decode(data, layers="factorized")
+        coded = sorted(name for name in decoded if name.startswith("0.weight"))
+        for name, factor in zip(coded, wanted["0.weight"].factors, strict=True):
+            assert np.array_equal(decoded[name], factor), (carriage, name)
+
+
 def test_a_weight_of_zeros_costs_nothing() -> None:
     module = nn.Linear(30, 20, bias=False)
     with torch.no_grad():
@@ -137,6 +186,7 @@ def test_a_weight_of_zeros_costs_nothing() -> None:
         ({"strength": -1.0}, "strength"),
         ({"strength": float("nan")}, "strength"),
         ({"qp": -100_000}, "qp"),
+        ({"qp": {"0.weight": -12}}, "'4.weight' has none"),
     ],
 )
 def test_options_that_are_none(options: dict[str, Any], named: str) -> None:
@@ -151,3 +201,17 @@ def test_modules_that_cannot() -> None:
     RateTraining(module, qp=QP, strength=1.0)
     with pytest.raises(InvalidOptions, match="parametrized"):
         RateTraining(module, qp=QP, strength=1.0)
+
+
+@pytest.mark.parametrize("fraction", [0.0, -1.0, float("nan"), float("inf")])
+def test_fractions_that_are_none(fraction: float) -> None:
+    with pytest.raises(InvalidOptions, match="fraction"):
+        relative_qps(network(), fraction)
+
+
+def test_weights_without_a_size() -> None:
+    module = network()
+    with torch.no_grad():
+        module[4].weight.zero_()
+    with pytest.raises(InvalidOptions, match=r"'4\.weight' is 0 everywhere"):
+        relative_qps(module, 1.0)

@@ -14,6 +14,7 @@ from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.training import (
     LowRankProjection,
     fine_tune,
+    fold_batch_norm,
     ranks_at_ratio,
     reestimate_batch_norm,
 )
@@ -274,6 +275,28 @@ def test_batch_norm_after_batch_norm_sees_normalized_batches() -> None:
         seen = network[1](normal)
     np.testing.assert_allclose(network[2].running_mean, seen.mean(0), atol=1e-5)
     np.testing.assert_allclose(network[2].running_var, seen.var(0), rtol=1e-4)
+
+
+def test_folded_batch_norm_is_the_same_in_evaluation() -> None:
+    module = _network()
+    fine_tune(module, torch.optim.SGD(module.parameters(), 0.1), _batches(),
+              nn.functional.cross_entropy, steps=5)  # fmt: skip
+    module.append(nn.BatchNorm1d(10, affine=False))  # has no scale: stays as it is
+    module.eval()
+    images = torch.cat([images for images, _ in _batches()])
+    before, weights = module(images), module.conv.weight.clone()
+    assert fold_batch_norm(module) == ("norm",)
+    assert not module.norm.running_mean.any()
+    assert bool((module.norm.running_var == 1).all())
+    assert torch.allclose(module(images), before, atol=1e-5)
+    assert torch.equal(module.conv.weight, weights)
+    folded = module.norm.weight.clone()
+    assert fold_batch_norm(module) == ("norm",)
+    assert torch.allclose(module.norm.weight, folded)
+    with pytest.raises(InvalidModel, match=r"norm.*folded"):
+        reestimate_batch_norm(module, _batches())
+    module.norm.running_var.fill_(-1.0)
+    assert fold_batch_norm(module) == ()
 
 
 def test_batch_norm_keeps_all_else() -> None:

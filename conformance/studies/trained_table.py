@@ -1,0 +1,105 @@
+"""Tables of the rows that `conformance.trained` keeps."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method at one operating point: means over the seeds.
+
+    Attributes:
+        drops: losses of accuracy, in points, by seed.
+        bytes, parameters, macs: means; `macs` None where some are not known.
+        of: the uncompressed network's row of these.
+    """
+
+    subject: str
+    method: str
+    label: str
+    drops: Sequence[float]
+    bytes: float
+    parameters: float
+    macs: float | None
+    of: Row
+
+    @property
+    def drop(self) -> float:
+        """The mean loss of accuracy, in points."""
+        return statistics.mean(self.drops)
+
+    def times(self, figure: str) -> str:
+        """Return how many times smaller one of its figures is than the uncompressed network's."""
+        value = getattr(self, figure)
+        return "" if value is None else f"{self.of[figure] / value:.2f}"
+
+
+def points(rows: Iterable[Row]) -> list[Point]:
+    """Return rows that differ by their seeds alone as one, in the order of the first of each."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["subject"], row["method"], row["point"]), []).append(row)
+    return [_point(*key, members) for key, members in groups.items()]
+
+
+def _point(subject: str, method: str, label: str, rows: Sequence[Row]) -> Point:
+    macs = [row["macs"] for row in rows]
+    return Point(
+        subject,
+        method,
+        label,
+        [100 * (row["of"]["score"] - row["score"]) for row in rows],
+        statistics.mean(row["bytes"] for row in rows),
+        statistics.mean(row["parameters"] for row in rows),
+        None if None in macs else statistics.mean(macs),
+        rows[0]["of"],
+    )
+
+
+def row_table(rows: Iterable[Row]) -> str:
+    """Return all points, network by network."""
+    lines = [
+        "| network | method | point | seeds | parameters ÷ | MACs ÷ | bytes | ÷ | drop | range |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for point in points(rows):
+        low, high = min(point.drops), max(point.drops)
+        spread = f"{low:.2f} … {high:.2f}" if len(point.drops) > 1 else ""
+        lines.append(
+            f"| {point.subject} | {point.method} | {point.label} | {len(point.drops)} "
+            f"| {point.times('parameters')} | {point.times('macs')} | {point.bytes:.0f} "
+            f"| {point.times('bytes')} | {point.drop:.2f} | {spread} |"
+        )
+    return "\n".join(lines)
+
+
+def best_table(rows: Iterable[Row], drops: Sequence[float]) -> str:
+    """Return the fewest bytes of each method at some losses of accuracy."""
+    lines = [
+        "| network | method | " + " | ".join(f"≤ {drop:g} points" for drop in drops) + " |",
+        "| --- | --- |" + " ---: |" * len(drops),
+    ]
+    groups: dict[tuple[str, str], list[Point]] = {}
+    for point in points(rows):
+        groups.setdefault((point.subject, point.method), []).append(point)
+    for (subject, method), members in groups.items():
+        cells = []
+        for drop in drops:
+            reached = [point for point in members if point.drop <= drop]
+            best = min(reached, key=lambda point: point.bytes, default=None)
+            cells.append(_best(best))
+        lines.append(f"| {subject} | {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _best(point: Point | None) -> str:
+    if point is None:
+        return "-"
+    work = f", MACs ÷ {point.times('macs')}" if point.macs not in (None, point.of["macs"]) else ""
+    return f"{point.bytes:.0f} (÷ {point.times('bytes')}{work})"

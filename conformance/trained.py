@@ -1,0 +1,135 @@
+"""Plans whose cells train: rows that outlast a machine, and the tables made of them.
+
+    python -m conformance.trained PLAN.toml -o RESULTS --data DIR [--only GLOB] [--minutes M]
+    python -m conformance.trained PLAN.toml --table
+
+Cells are measured as by `nnr-eval`, into the same folder of results. Each that is finished appends
+a row to `conformance/rows/PLAN.jsonl`: figures, and hashes of the stream and of the scripts that
+trained. Rows are for committing: what has one is not trained again (remove it to do so), and the
+tables are made of rows alone. An interrupted training goes on where it was; `--minutes` interrupts.
+
+The environment variable NNR_REFERENCES names the folder of networks that `conformance.references`
+makes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from conformance.studies.trained_table import best_table, row_table
+from nnr_codec.experiments.cells import Cell, Facts, Failure, Measured
+from nnr_codec.experiments.methods.trained import TrainedCodec
+from nnr_codec.experiments.plan import Plan, load_plan
+from nnr_codec.experiments.runner import Run, cells_in, planned_cells, usable_folder
+
+ROWS = Path(__file__).parent / "rows"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("-o", "--output", type=Path, help="folder of results")
+    parser.add_argument("--data", type=Path, help="folder of models and data")
+    parser.add_argument(
+        "--only", help="a glob: of the cells, SUBJECT/METHOD/POINT, those it matches"
+    )
+    parser.add_argument("--minutes", type=float, help="after which it stops, to be gone on with")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
+    given = parser.parse_args()
+    plan = load_plan(given.plan)
+    path = ROWS / f"{plan.path.stem}.jsonl"
+    if given.table:
+        rows = read_rows(path)
+        print(row_table(rows), best_table(rows, plan.drops), sep="\n\n")
+        return 0
+    if given.output is None:
+        parser.error("-o is missing")
+    torch.set_num_threads(given.threads)
+    if given.minutes is not None:
+        signal.signal(signal.SIGALRM, _stop)
+        signal.setitimer(signal.ITIMER_REAL, 60 * given.minutes)
+    try:
+        return measure(plan, given, path)
+    except KeyboardInterrupt:
+        print("not finished; the same command goes on", file=sys.stderr)
+        return 1
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def measure(plan: Plan, given: argparse.Namespace, path: Path) -> int:
+    """Measure the cells that have no row yet; return 1 if one failed."""
+    run = Run(given.data, cells_in(usable_folder(given.output)), None, None)
+    failed = 0
+    for cell in planned_cells(plan, given.only):
+        if any(row["cell"] == cell.name for row in read_rows(path)):
+            continue
+        (outcome,) = run.outcomes([cell])
+        facts, reference = run.facts[cell.subject.name], run.references[cell.subject.name]
+        if isinstance(outcome, Failure):
+            print(f"{cell.name}: {outcome.reason}", file=sys.stderr)
+            failed = 1
+        elif isinstance(facts, Facts) and isinstance(reference, Measured):
+            row = row_of(cell, outcome, reference, facts, run.stream(cell) or b"")
+            path.parent.mkdir(exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+    return failed
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a plan."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def row_of(
+    cell: Cell, outcome: Measured, reference: Measured, facts: Facts, stream: bytes
+) -> dict[str, Any]:
+    """Return what is kept of a cell, JSON-ready."""
+    record = outcome.record
+    return {
+        "cell": cell.name,
+        "subject": cell.subject.name,
+        "method": cell.method,
+        "point": ", ".join(part for part in cell.label.split(", ") if part[:5] != "seed="),
+        "score": record["scores"][facts.primary],
+        "divergence": record["divergence"],
+        "bytes": record["bytes"],
+        "parameters": record.get("parameters", facts.parameters),
+        "macs": record.get("macs", facts.macs),
+        "of": {
+            "score": reference.record["scores"][facts.primary],
+            "bytes": reference.record["bytes"],
+            "parameters": facts.parameters,
+            "macs": facts.macs,
+        },
+        "seconds": round(record["encode_seconds"], 1),
+        "torch": torch.__version__,
+        "stream": hashlib.sha256(stream).hexdigest(),
+        "training": "".join(_training(cell)),
+    }
+
+
+def _training(cell: Cell) -> Iterator[str]:
+    """Yield the digest of the scripts and options that a cell was trained by, if it was."""
+    if cell.point is not None and isinstance(cell.point.codec, TrainedCodec):
+        text = json.dumps(cell.point.codec.training_identity(), sort_keys=True)
+        yield hashlib.sha256(text.encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

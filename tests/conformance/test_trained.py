@@ -1,0 +1,148 @@
+"""Plans that train: their rows, the tables of these, and the trainings on the digits networks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("scipy")
+pytest.importorskip("matplotlib")
+pytest.importorskip("zstandard")
+pytest.importorskip("constriction")
+
+import torch
+
+from conformance import trained
+from conformance.studies.trained_table import best_table, points, row_table
+from nnr_codec.experiments.plan import load_plan
+from nnr_codec.experiments.runner import planned_cells
+
+CONFORMANCE = Path(trained.__file__).parent
+TRAIN = f"{CONFORMANCE}/trainings/methods.py"
+SHORT = "digits_steps = 10, steps = 1"
+RATE = f'train = "{TRAIN}:for_rate", fraction = 0.5, strength = 1.0, {SHORT}'
+PLAN = f"""
+[[subject]]
+source = "{CONFORMANCE}/subjects/digits_networks.py:cnn"
+name = "digits_cnn"
+stride = 4
+
+[[method]]
+name = "rate"
+codec = "trained"
+options = {{ {RATE} }}
+grid = {{ seed = [0, 1] }}
+
+[[method]]
+name = "rate of factors"
+codec = "trained"
+options = {{ {RATE}, method = "tucker2", ratio = 2 }}
+
+[[method]]
+name = "fine-tuned"
+codec = "trained"
+options = {{ train = "{TRAIN}:fine_tuned", {SHORT}, rule = "common" }}
+points = {{ method = ["lr", "ce1"], ratio = [2.0, 2.0] }}
+
+[[method]]
+name = "projected"
+codec = "trained"
+options = {{ train = "{TRAIN}:projected", {SHORT}, every = 5, ratio = 2 }}
+points = {{ form = ["tucker2", "lr"], tiles = [[1, 1], [2, 2]] }}
+
+[[method]]
+name = "tuned at ranks"
+codec = "trained"
+options = {{ train = "{TRAIN}:tuned_at_ranks", {SHORT}, form = "tucker2", ratio = 2 }}
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command with the plan above, whose rows are beside it."""
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN)
+    monkeypatch.setattr(trained, "ROWS", tmp_path / "rows")
+
+    def run(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["trained", str(plan), *words, "--threads", "1"])
+        return trained.main()
+
+    threads = torch.get_num_threads()
+    yield run
+    torch.set_num_threads(threads)
+
+
+def test_rows_and_tables(command: Any, tmp_path: Path, capsys: Any) -> None:
+    assert command("-o", str(tmp_path / "out")) == 0
+    path = tmp_path / "rows" / "plan.jsonl"
+    rows = trained.read_rows(path)
+    assert [row["cell"] for row in rows] == [
+        "digits_cnn/rate/seed=0", "digits_cnn/rate/seed=1", "digits_cnn/rate of factors",
+        "digits_cnn/fine-tuned/method=lr, ratio=2.0", "digits_cnn/fine-tuned/method=ce1, ratio=2.0",
+        "digits_cnn/projected/form=tucker2, tiles=[1, 1]",
+        "digits_cnn/projected/form=lr, tiles=[2, 2]", "digits_cnn/tuned at ranks",
+    ]  # fmt: skip
+    for row in rows:
+        assert 0.2 < row["score"] <= 1
+        assert len(row["stream"]) == len(row["training"]) == 64
+    dense, factors, low_rank = rows[0], rows[2], rows[3]
+    assert dense["bytes"] < dense["of"]["bytes"] / 8
+    assert dense["parameters"] == dense["of"]["parameters"]
+    assert factors["parameters"] < 0.55 * dense["parameters"]
+    assert low_rank["macs"] < dense["macs"]
+    assert rows[6]["parameters"] == dense["parameters"]  # tiles are coded dense
+    assert rows[7]["parameters"] == rows[5]["parameters"] < dense["parameters"]
+    before = path.read_bytes()
+    assert command("-o", str(tmp_path / "out")) == 0  # nothing is left to do
+    assert command("--table") == 0
+    assert path.read_bytes() == before
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("| digits_cnn | rate |") for line in lines) == 2  # one in each table
+    with pytest.raises(SystemExit):
+        command()
+
+
+def test_time_that_is_up(command: Any, tmp_path: Path) -> None:
+    assert command("-o", str(tmp_path / "out"), "--minutes", "0.0001") == 1
+    assert not (tmp_path / "rows").exists()
+
+
+def row(point: str, seed: int, score: float, size: int, **more: Any) -> dict[str, Any]:
+    of = {"score": 0.9, "bytes": 4000, "parameters": 1000, "macs": 5000}
+    line = {"subject": "net", "method": "m", "point": point, "score": score, "bytes": size}
+    line |= {"parameters": 500, "macs": 2500, "of": of, "cell": f"net/m/{point}, seed={seed}"}
+    return json.loads(json.dumps(line | more))
+
+
+def test_means_over_seeds() -> None:
+    rows = [row("a", 0, 0.89, 100), row("b", 0, 0.88, 50), row("a", 1, 0.87, 200)]
+    first, second = points(rows)
+    assert (first.label, second.label) == ("a", "b")
+    assert first.drop == pytest.approx(2.0)
+    assert first.bytes == 150
+    assert "| 2.00 | 2.00 | 150 | 26.67 | 2.00 | 1.00 … 3.00 |" in row_table(rows)
+    assert (
+        best_table(rows, (1.0, 2.5)).splitlines()[-1]
+        == "| net | m | - | 50 (÷ 80.00, MACs ÷ 2.00) |"
+    )
+    unknown = [row("a", 0, 0.9, 100, macs=None)]
+    assert "(÷ 40.00)" in best_table(unknown, (1.0,))
+
+
+PLANS = ["bytes_trained", "ce1_trained", "ht2_trained", "joint_trained", "projection"]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_plans_and_their_rows(name: str) -> None:
+    """Plans can be read, and each row is of a cell of its plan."""
+    cells = {cell.name for cell in planned_cells(load_plan(CONFORMANCE / "plans" / f"{name}.toml"))}
+    rows = trained.read_rows(CONFORMANCE / "rows" / f"{name}.jsonl")
+    names = [row["cell"] for row in rows]
+    assert len(set(names)) == len(names)
+    assert set(names) <= cells
