@@ -14,6 +14,8 @@ from ..user.module import apply, evaluating, inputs_of
 if TYPE_CHECKING:
     import torch
 
+_VECTORS = ("weight", "bias", "running_mean", "running_var")
+
 
 def reestimate_batch_norm(module: torch.nn.Module, batches: Iterable[Any]) -> tuple[str, ...]:
     """Set the running means and variances of batch norm to those of `batches`, in place.
@@ -74,12 +76,13 @@ def fold_batch_norm(module: torch.nn.Module) -> tuple[str, ...]:
 
     folded = []
     for name, norm in _norms(module):
-        vectors = {"weight": norm.weight, "bias": norm.bias, "running_mean": norm.running_mean}
-        vectors["running_var"] = norm.running_var
         if norm.weight is None or norm.bias is None:
             continue
+        vectors = {key: getattr(norm, key) for key in _VECTORS}
         arrays = {key: vector.detach().cpu().numpy() for key, vector in vectors.items()}
-        found = FoldableNorm(*vectors, norm.eps, None, 0.0).folded(arrays)
+        scale, offset, mean, variance = _VECTORS
+        same = FoldableNorm(scale, offset, mean, variance, norm.eps, None, scale_sensitivity=0.0)
+        found = same.folded(arrays)
         if found is not None:
             with torch.no_grad():
                 for key, values in found.items():
