@@ -2,11 +2,13 @@
 
     python -m conformance.trained PLAN.toml -o RESULTS --data DIR [--only GLOB] [--minutes M]
     python -m conformance.trained PLAN.toml --table
+    python -m conformance.trained PLAN.toml --plot FOLDER
 
 Cells are measured as by `nnr-eval`, into the same folder of results. Each that is finished appends
 a row to `conformance/rows/PLAN.jsonl`: figures, and hashes of the stream and of the scripts that
 trained. Rows are for committing: what has one is not trained again (remove it to do so), and the
-tables are made of rows alone. An interrupted training goes on where it was; `--minutes` interrupts.
+tables and plots (bytes against operations, of what has lost a point at most) are made of rows
+alone. An interrupted training goes on where it was; `--minutes` interrupts.
 
 The environment variable NNR_REFERENCES names the folder of networks that `conformance.references`
 makes.
@@ -26,12 +28,14 @@ from typing import Any
 
 import torch
 
+from conformance.studies.pareto import pareto_plot
 from conformance.studies.trained_table import best_table, row_table
 from nnr_codec.experiments.cells import Cell, Facts, Failure, Measured
 from nnr_codec.experiments.methods.trained import TrainedCodec
 from nnr_codec.experiments.plan import Plan, load_plan
 from nnr_codec.experiments.runner import Run, cells_in, planned_cells, usable_folder
 
+MOST_DROP = 1.0  # points, of what is plotted
 ROWS = Path(__file__).parent / "rows"
 
 
@@ -46,12 +50,19 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="after which it stops, to be gone on with")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--plot", type=Path, help="write a plot of each network into this folder")
     given = parser.parse_args()
     plan = load_plan(given.plan)
     path = ROWS / f"{plan.path.stem}.jsonl"
     if given.table:
         rows = read_rows(path)
         print(row_table(rows), best_table(rows, plan.drops), sep="\n\n")
+        return 0
+    if given.plot is not None:
+        rows = read_rows(path)
+        for subject in dict.fromkeys(row["subject"] for row in rows):
+            figure = pareto_plot(rows, subject, MOST_DROP)
+            figure.savefig(given.plot / f"{path.stem}-{subject}.svg")
         return 0
     if given.output is None:
         parser.error("-o is missing")

@@ -18,6 +18,7 @@ pytest.importorskip("constriction")
 import torch
 
 from conformance import trained
+from conformance.studies.pareto import front, pareto_plot
 from conformance.studies.trained_table import best_table, points, row_table
 from nnr_codec.experiments.plan import load_plan
 from nnr_codec.experiments.runner import planned_cells
@@ -102,6 +103,8 @@ def test_rows_and_tables(command: Any, tmp_path: Path, capsys: Any) -> None:
     assert command("-o", str(tmp_path / "out")) == 0  # nothing is left to do
     assert command("--table") == 0
     assert path.read_bytes() == before
+    assert command("--plot", str(tmp_path)) == 0
+    assert (tmp_path / "plan-digits_cnn.svg").stat().st_size > 1000
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("| digits_cnn | rate |") for line in lines) == 2  # one in each table
     with pytest.raises(SystemExit):
@@ -118,6 +121,18 @@ def row(point: str, seed: int, score: float, size: int, **more: Any) -> dict[str
     line = {"subject": "net", "method": "m", "point": point, "score": score, "bytes": size}
     line |= {"parameters": 500, "macs": 2500, "of": of, "cell": f"net/m/{point}, seed={seed}"}
     return json.loads(json.dumps(line | more))
+
+
+def test_what_is_on_the_front() -> None:
+    rows = [row("a", 0, 0.89, 100), row("b", 0, 0.89, 90, macs=2500), row("c", 0, 0.89, 95, macs=9)]
+    rows += [row("d", 0, 0.8, 1, macs=1), row("e", 0, 0.9, 200, macs=5000)]
+    kept = [point for point in points(rows) if point.drop <= 2]
+    assert [point.label for point in front(kept)] == ["c", "b"]
+    figure = pareto_plot(rows, "net", 2.0)
+    *marks, line = figure.axes[0].lines
+    assert len(marks) == 1
+    assert sorted(marks[0].get_ydata()) == [0.09, 0.095, 0.1, 0.2]
+    assert list(line.get_ydata()) == [0.095, 0.09]
 
 
 def test_means_over_seeds() -> None:
