@@ -21,6 +21,9 @@ from torch import nn
 from torch.nn import functional
 
 _SAVE_SECONDS = 60.0
+_FAR_APART = 1_640_531_527
+"""Of the seeds of two runs: what one of them draws does not come again in the other."""
+
 Loss = Callable[[torch.Tensor, Any], torch.Tensor]
 
 
@@ -126,14 +129,19 @@ def _outputs(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 def _batch(count: int, schedule: Schedule, step: int) -> torch.Tensor:
     """Return the indices of a step's images."""
     epoch, place = divmod(step, max(1, count // schedule.batch))
-    generator = torch.Generator().manual_seed(schedule.seed << 32 | epoch)
+    generator = torch.Generator().manual_seed(_mixed(schedule.seed, epoch))
     order = torch.randperm(count, generator=generator)
     return order[place * schedule.batch : (place + 1) * schedule.batch]
 
 
+def _mixed(seed: int, number: int) -> int:
+    """Return a seed of 31 bits: torch's generators take no more than 32 of a larger one."""
+    return (_FAR_APART * seed + number) % 2**31
+
+
 def _moved(images: torch.Tensor, schedule: Schedule, step: int) -> torch.Tensor:
     """Return images that are moved by some pixels, every other one mirrored."""
-    generator = torch.Generator().manual_seed((schedule.seed << 32) + 2**31 + step)
+    generator = torch.Generator().manual_seed(2**31 + _mixed(schedule.seed, step))
     count, _, height, width = images.shape
     padded = functional.pad(images, (schedule.shift,) * 4)
     places = torch.randint(2 * schedule.shift + 1, (count, 2), generator=generator)

@@ -92,6 +92,8 @@ def test_rows_and_tables(command: Any, tmp_path: Path, capsys: Any) -> None:
     for row in rows:
         assert 0.2 < row["score"] <= 1
         assert len(row["stream"]) == len(row["training"]) == 64
+    assert rows[0]["stream"] != rows[1]["stream"]  # the seed counts
+    assert rows[0]["training"] == rows[1]["training"] != rows[2]["training"]
     dense, factors, low_rank = rows[0], rows[2], rows[3]
     assert dense["bytes"] < dense["of"]["bytes"] / 8
     assert dense["parameters"] == dense["of"]["parameters"]
