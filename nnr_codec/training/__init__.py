@@ -7,8 +7,11 @@ from .batch_norm import fold_batch_norm, reestimate_batch_norm
 from .fine_tuning import fine_tune
 from .projection import LowRankProjection, ranks_at_ratio
 from .rate import RateTraining, relative_qps
+from .rate import RateTraining
+from .teacher import Distillation
 
 __all__ = [
+    "Distillation",
     "LowRankProjection",
     "RateTraining",
     "fine_tune",

@@ -20,6 +20,7 @@ from ..user.module import (
     sample_count,
     untied_names,
 )
+from .teacher import TEMPERATURE, softened_divergence
 
 if TYPE_CHECKING:
     import torch
@@ -31,10 +32,6 @@ _RATE = 1e-3
 
 _LEAST_SIZE = 1e-3
 """Root mean square that a tensor is taken to have at least: biases may all be 0."""
-
-_TEMPERATURE = 4.0
-"""Of the softmax: a network is surer of what it was trained on than of what it will see, and what
-it is sure of tells little of the other classes (Hinton et al. 2015, arXiv 1503.02531)."""
 
 _SEED = 0
 
@@ -127,8 +124,6 @@ def _loss(
     outputs: Outputs | None,
 ) -> torch.Tensor:
     """Return how far the outputs are from those of the module with its own tensors."""
-    from torch.nn import functional
-
     with evaluating(module):
         expected, kind = output_of(module, inputs, batch, outputs)
     output = float_output(apply_with(module, tensors, inputs))
@@ -136,12 +131,7 @@ def _loss(
         energy = (expected - expected.mean()).square().sum()
         return (output - expected).square().sum() / energy.clamp_min(1e-30)
     output = with_classes_last(output, targets_of(batch))
-    ours, theirs = (
-        functional.log_softmax(logits.float().flatten(0, -2) / _TEMPERATURE, -1)
-        for logits in (output, expected)
-    )
-    divergence = functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
-    return divergence * _TEMPERATURE**2
+    return softened_divergence(output, expected, TEMPERATURE)
 
 
 def _shuffled(batches: Sequence[Any], generator: torch.Generator) -> Iterator[Any]:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidModel, InvalidOptions
-from ..user.module import apply, in_mode
+from ..user.module import apply, in_mode, inputs_of
+from .teacher import Distillation
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 def fine_tune(
     module: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[Any, Any]],
-    loss: Callable[[Any, Any], torch.Tensor],
+    batches: Iterable[Any],
+    loss: Callable[[Any, Any], torch.Tensor] | None,
     *,
     steps: int,
+    distillation: Distillation | None = None,
     after_step: Callable[[], object] | None = None,
 ) -> list[float]:
     """Make `steps` steps of `optimizer` on `module`, in training mode; return the losses.
@@ -32,20 +34,34 @@ def fine_tune(
         optimizer: of the module's parameters.
         batches: pairs (inputs, targets), iterated again and again. Inputs are a tensor, a tuple
             of the module's arguments, or a dict of those by keyword.
-        loss: of outputs and targets; a scalar.
+        loss: of outputs and targets; a scalar. None: that of the distillation is all, and batches
+            may be inputs alone.
         steps: batches to train on.
+        distillation: its loss is added: the module learns from a teacher as well.
         after_step: called after each step: a schedule, or `LowRankProjection.step`, or both.
 
     Raises:
-        InvalidModel: the loss is not finite.
-        InvalidOptions: `batches` end before `steps` and cannot be iterated again.
+        InvalidModel: the loss is not finite; or the teacher shares what is trained, or has outputs
+            of another shape.
+        InvalidOptions: `batches` end before `steps` and cannot be iterated again, or there is
+            neither a loss nor a distillation.
     """
+    if distillation is not None:
+        distillation.check_student(module)
+    elif loss is None:
+        raise InvalidOptions("loss", "is None, and there is no distillation")
     losses: list[float] = []
     supply = _endless(batches)
     with in_mode(module, training=True):
         for step in range(steps):
-            inputs, targets = next(supply)
-            value: Any = loss(apply(module, inputs), targets)
+            batch = next(supply)
+            outputs = apply(module, inputs_of(batch))
+            value: Any = 0.0
+            if loss is not None:
+                _, targets = batch
+                value = loss(outputs, targets)
+            if distillation is not None:
+                value = value + distillation.loss(batch, outputs)
             losses.append(float(value.detach()))
             if not math.isfinite(losses[-1]):
                 raise InvalidModel("loss", f"is {losses[-1]} in step {step} of training")
