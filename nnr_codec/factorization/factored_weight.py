@@ -138,6 +138,15 @@ class FactoredWeight(ABC):
         return cls._max_ranks(tuple(shape))
 
     @classmethod
+    def rank_places(cls, factors: int) -> list[list[tuple[int, int]]]:
+        """Return where each rank is an axis, of so many factors: pairs (factor, axis)."""
+        words = ["".join(axes) for axes in cls.axes[:factors]]
+        return [
+            [(index, word.index(rank)) for index, word in enumerate(words) if rank in word]
+            for rank in "abc"[: len(cls._rank_axes)]
+        ]
+
+    @classmethod
     def parameters(cls, shape: Sequence[int], ranks: Sequence[int]) -> int:
         """Return `parameter_count` of a weight of `shape` at these ranks.
 

@@ -9,6 +9,8 @@ from .factorized import FactorizedLayer, factored
 from .loading import load_into
 from .replacing import factorize
 from .writing import dense_state, factor_names, factored_weights
+from .replacing import factorize, with_dense_layers
+from .writing import dense_state, factored_weights
 
 __all__ = [
     "FactorizedLayer",
@@ -18,4 +20,5 @@ __all__ = [
     "factored_weights",
     "factorize",
     "load_into",
+    "with_dense_layers",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..factorization.factored_weight import FactoredWeight
+from ..factorization.forms import FORMS
 from .chains import EXECUTIONS, chain
 from .layout import Layout
 
@@ -46,14 +47,19 @@ class FactorizedLayer(nn.Sequential):
         """
         super().__init__()
         self.form, self.shape = form, tuple(shape)
-        parts = chain(form, layer, self.shape, ranks)
+        self._replaced = (_without_values(layer),)  # in a tuple, as it is no child
+        self._arrange(ranks, getattr(layer, "bias", None))
+        self.train(layer.training)
+
+    def _arrange(self, ranks: Sequence[int], bias: nn.Parameter | None) -> None:
+        """Make the layers for these ranks."""
+        parts = chain(self.form, self._replaced[0], self.shape, ranks)
         for part in parts:
             self.add_module(part.name, part.layer)
         by_factor = sorted(parts, key=lambda part: part.factor)
         self._layouts = {part.name: part.layout for part in by_factor}
-        if (bias := getattr(layer, "bias", None)) is not None:
+        if bias is not None:
             getattr(self, parts[-1].name).bias = bias
-        self.train(layer.training)
 
     def set_factors(
         self,
@@ -81,6 +87,54 @@ class FactorizedLayer(nn.Sequential):
     def factor_parameters(self) -> list[tuple[nn.Parameter, Layout]]:
         """Return the parameters of the factors, in the order of the form."""
         return [(getattr(self, name).weight, layout) for name, layout in self._layouts.items()]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks, in the order of the form."""
+        shapes = [layout.factor_shape for layout in self._layouts.values()]
+        return FORMS[self.form].ranks_of(self.shape, shapes)
+
+    def keep(self, components: Sequence[Sequence[int]]) -> None:
+        """Leave only some components of each rank: the layers become smaller, in place.
+
+        The parameters of the factors are new ones, of which an optimizer has to be told; they are
+        shared with no other layer.
+
+        Args:
+            components: indices of those that stay, at least one of each rank.
+
+        Raises:
+            ValueError: they are none of the form's, or the form is joint.
+        """
+        places = FORMS[self.form].rank_places(len(self._layouts))
+        if FORMS[self.form].shared:
+            raise ValueError(f"{self.form}: its ranks are those of other layers, too")
+        if len(components) != len(places) or not all(len(kept) for kept in components):
+            raise ValueError(f"{self.form}: components of {len(places)} ranks, at least one each")
+        old = self.factor_parameters()
+        factors = [layout.to_factor(parameter.detach()) for parameter, layout in old]
+        for kept, where in zip(components, places, strict=True):
+            for factor, axis in where:
+                index = torch.tensor(list(kept), device=factors[factor].device)
+                factors[factor] = factors[factor].index_select(axis, index)
+        bias = self.bias
+        self._arrange([len(kept) for kept in components], bias)
+        for (name, layout), factor, (parameter, _) in zip(
+            self._layouts.items(), factors, old, strict=True
+        ):
+            part = getattr(self, name)
+            part.weight = nn.Parameter(layout.to_weight(factor), parameter.requires_grad)
+        self.train(self.training)
+
+    def dense_layer(self) -> nn.Module:
+        """Return an ordinary layer with the dense weight; the bias is shared."""
+        layer: Any = _without_values(self._replaced[0])
+        trains = any(parameter.requires_grad for parameter, _ in self.factor_parameters())
+        layer.weight = nn.Parameter(self.weight.detach().clone(), trains)
+        if self.bias is not None:
+            layer.bias = self.bias
+        layer.train(self.training)
+        return layer
 
     @property
     def weight(self) -> torch.Tensor:
@@ -119,6 +173,17 @@ class FactorizedLayer(nn.Sequential):
     def extra_repr(self) -> str:
         """Return what the children do not tell."""
         return f"form={self.form!r}, shape={self.shape}"
+
+
+def _without_values(layer: nn.Module) -> nn.Module:
+    """Return a layer of the same kind and settings that has no parameters, nor hooks."""
+    bare = type(layer).__new__(type(layer))
+    nn.Module.__init__(bare)
+    fresh = set(vars(bare))
+    vars(bare).update({name: value for name, value in vars(layer).items() if name not in fresh})
+    for name in layer._parameters:
+        bare.register_parameter(name, None)
+    return bare
 
 
 def factored(

@@ -51,6 +51,34 @@ def factorize(module: nn.Module, weights: Mapping[str, FactoredWeight]) -> nn.Mo
     return module
 
 
+def with_dense_layers(module: nn.Module) -> nn.Module:
+    """Replace factorized layers of a module by dense ones, in place: what `factorize` did, undone.
+
+    Their weights are the present products; each layer has one of its own, whatever factors it
+    shared. The module may not be a factorized layer itself.
+
+    Returns:
+        The module.
+
+    >>> import numpy as np
+    >>> from nnr_codec.factorization.forms import LowRank
+    >>> weight = LowRank((16, 32), (np.ones((16, 2)), np.ones((2, 32))))
+    >>> module = factorize(nn.Sequential(nn.Linear(32, 16)), {"0.weight": weight})
+    >>> with_dense_layers(module)[0]
+    Linear(in_features=32, out_features=16, bias=True)
+    """
+    made: dict[nn.Module, nn.Module] = {}
+    for parent in list(module.modules()):
+        if isinstance(parent, FactorizedLayer):
+            continue
+        for key, child in list(parent._modules.items()):
+            if isinstance(child, FactorizedLayer):
+                if child not in made:
+                    made[child] = child.dense_layer()
+                parent.add_module(key, made[child])
+    return module
+
+
 def check_shape(name: str, shape: tuple[int, ...], tensor: torch.Tensor) -> None:
     """Check that the module's `tensor` has the shape of what is to be put there.
 

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from nnr_codec.factorization.forms import CP, FORMS, FactoredWeight, LowRank  # noqa: E402
-from nnr_codec.layers import dense_state, factored_weights  # noqa: E402
+from nnr_codec.layers import dense_state, factored_weights, with_dense_layers  # noqa: E402
 from nnr_codec.layers.factorized import FactorizedLayer, factored  # noqa: E402
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -388,3 +388,70 @@ def test_operations_of_groups() -> None:
     found = measure_complexity(made, torch.zeros(1, 16, 8, 8))
     assert found.macs == 6 * 6 * (4 * 3 * 36 + 24 * 3)
     assert found.parameters == 24 * 3 + 3 * 36 + 24
+
+
+LAYERS: dict[str, nn.Module] = {
+    "lr": nn.Conv2d(8, 12, 3, stride=2, padding=1, groups=2),
+    "cp": nn.Conv2d(8, 12, 3, padding=2, dilation=2, bias=False),
+    "tucker2": nn.Conv1d(8, 12, 3, padding=1),
+    "ht2": nn.Conv2d(8, 12, 3, padding=1, padding_mode="circular"),
+}
+
+
+@pytest.mark.parametrize(("form", "layer"), LAYERS.items())
+def test_components_that_are_zero_can_go(form: str, layer: nn.Module) -> None:
+    rng = np.random.default_rng(3)
+    shape = tuple(layer.weight.shape)
+    ranks = [min(rank, 5 - index) for index, rank in enumerate(FORMS[form].max_ranks(shape))]
+    sizes = FORMS[form].factor_shapes(shape, ranks)
+    factors = [rng.normal(0, 0.5, size).astype(np.float32) for size in sizes]
+    kept = [sorted(rng.permutation(rank)[: rank - 2].tolist()) for rank in ranks]
+    for places, rank, stay in zip(FORMS[form].rank_places(len(factors)), ranks, kept, strict=True):
+        gone = [index for index in range(rank) if index not in stay]
+        factor, axis = places[-1]  # zeros in one of them are enough
+        np.moveaxis(factors[factor], axis, 0)[gone] = 0
+    made = factored(layer, FORMS[form](shape, tuple(factors)))
+    assert made.ranks == tuple(ranks)
+    made.requires_grad_(False).eval()
+    inputs = torch.randn(2, 8, *(9,) * (layer.weight.ndim - 2))
+    expected, bias = made(inputs), made.bias
+    made.keep(kept)
+    assert made.ranks == tuple(map(len, kept))
+    torch.testing.assert_close(made(inputs), expected, rtol=0, atol=1e-5)
+    elements = sum(parameter.numel() for parameter, _ in made.factor_parameters())
+    assert elements == FORMS[form].parameters(shape, made.ranks)
+    assert made.bias is bias
+    assert not any(p.requires_grad for p in made.parameters())
+    assert not any(part.training for part in made.modules())
+
+
+def test_components_have_to_be_those_of_the_form() -> None:
+    rng = np.random.default_rng(0)
+    made = factored(nn.Linear(6, 5), random_weight("lr", (5, 6), rng))
+    for components in ([], [[]], [[0], [0]]):
+        with pytest.raises(ValueError, match="components of 1 ranks"):
+            made.keep(components)
+    joint = factored(nn.Linear(6, 5), random_weight("joint_right", (5, 6), rng))
+    with pytest.raises(ValueError, match="other layers"):
+        joint.keep([[0]])
+
+
+@pytest.mark.parametrize(("form", "layer"), EXPORTED)
+def test_dense_layers_again(form: str, layer: nn.Module) -> None:
+    weight = random_weight(form, tuple(layer.weight.shape), np.random.default_rng(0))
+    made = factored(layer, weight)
+    module = nn.ModuleDict({"once": nn.Sequential(made), "again": made}).eval()
+    inputs = torch.randn(1, 8, *(9,) * (layer.weight.ndim - 2))
+    if isinstance(layer, nn.Embedding):
+        inputs = torch.tensor([[1, 7]])
+    expected = made(inputs)
+    copied = with_dense_layers(copy.deepcopy(module))
+    assert with_dense_layers(module) is module
+    for dense in (module["again"], copied["again"]):
+        assert repr(dense) == repr(layer)
+        torch.testing.assert_close(dense(inputs), expected, rtol=1e-4, atol=1e-4)
+        assert not dense.training
+    assert module["once"][0] is module["again"]
+    assert module["again"].weight is not layer.weight
+    if not isinstance(layer, nn.Embedding):
+        assert module["again"].bias is layer.bias
