@@ -30,6 +30,8 @@ class FactorizedLayer(nn.Sequential):
     Attributes:
         form: word of the model map.
         shape: of the dense weight.
+        layouts: how the weight of each child is made of its factor, by the child's name, in the
+            order of the form.
     """
 
     def __init__(self, layer: nn.Module, form: str, shape: Sequence[int], ranks: Sequence[int]):
@@ -57,7 +59,7 @@ class FactorizedLayer(nn.Sequential):
         for part in parts:
             self.add_module(part.name, part.layer)
         by_factor = sorted(parts, key=lambda part: part.factor)
-        self._layouts = {part.name: part.layout for part in by_factor}
+        self.layouts = {part.name: part.layout for part in by_factor}
         if bias is not None:
             getattr(self, parts[-1].name).bias = bias
 
@@ -76,9 +78,7 @@ class FactorizedLayer(nn.Sequential):
             shared: parameters so far; new ones are added.
             requires_grad: of new parameters.
         """
-        for name, factor, (child, layout) in zip(
-            names, factors, self._layouts.items(), strict=True
-        ):
+        for name, factor, (child, layout) in zip(names, factors, self.layouts.items(), strict=True):
             key = (name, layout)
             if key not in shared:
                 shared[key] = nn.Parameter(layout.to_weight(factor), requires_grad)
@@ -86,12 +86,12 @@ class FactorizedLayer(nn.Sequential):
 
     def factor_parameters(self) -> list[tuple[nn.Parameter, Layout]]:
         """Return the parameters of the factors, in the order of the form."""
-        return [(getattr(self, name).weight, layout) for name, layout in self._layouts.items()]
+        return [(getattr(self, name).weight, layout) for name, layout in self.layouts.items()]
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """The ranks, in the order of the form."""
-        shapes = [layout.factor_shape for layout in self._layouts.values()]
+        shapes = [layout.factor_shape for layout in self.layouts.values()]
         return FORMS[self.form].ranks_of(self.shape, shapes)
 
     def keep(self, components: Sequence[Sequence[int]]) -> None:
@@ -106,7 +106,7 @@ class FactorizedLayer(nn.Sequential):
         Raises:
             ValueError: they are none of the form's, or the form is joint.
         """
-        places = FORMS[self.form].rank_places(len(self._layouts))
+        places = FORMS[self.form].rank_places(len(self.layouts))
         if FORMS[self.form].shared:
             raise ValueError(f"{self.form}: its ranks are those of other layers, too")
         if len(components) != len(places) or not all(len(kept) for kept in components):
@@ -120,7 +120,7 @@ class FactorizedLayer(nn.Sequential):
         bias = self.bias
         self._arrange([len(kept) for kept in components], bias)
         for (name, layout), factor, (parameter, _) in zip(
-            self._layouts.items(), factors, old, strict=True
+            self.layouts.items(), factors, old, strict=True
         ):
             part = getattr(self, name)
             part.weight = nn.Parameter(layout.to_weight(factor), parameter.requires_grad)

@@ -5,6 +5,7 @@ Needs the extra `torch`.
 
 from .batch_norm import fold_batch_norm, reestimate_batch_norm
 from .fine_tuning import fine_tune
+from .gradual import decompose_gradually
 from .projection import LowRankProjection, ranks_at_ratio
 from .rate import RateTraining, relative_qps
 from .rate import RateTraining
@@ -14,6 +15,7 @@ __all__ = [
     "Distillation",
     "LowRankProjection",
     "RateTraining",
+    "decompose_gradually",
     "fine_tune",
     "fold_batch_norm",
     "ranks_at_ratio",

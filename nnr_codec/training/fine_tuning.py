@@ -51,7 +51,7 @@ def fine_tune(
     elif loss is None:
         raise InvalidOptions("loss", "is None, and there is no distillation")
     losses: list[float] = []
-    supply = _endless(batches)
+    supply = endless(batches)
     with in_mode(module, training=True):
         for step in range(steps):
             batch = next(supply)
@@ -73,7 +73,12 @@ def fine_tune(
     return losses
 
 
-def _endless(batches: Iterable[Any]) -> Iterator[Any]:
+def endless(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches again and again.
+
+    Raises:
+        InvalidOptions: they end, and cannot be iterated again.
+    """
     count = 0
     while True:
         before = count

@@ -1,0 +1,91 @@
+"""Decomposition in steps, with training between them: a little, train, a little more, and so on.
+
+    def train(module):
+        optimizer = torch.optim.Adam(module.parameters(), 1e-3)
+        fine_tune(module, optimizer, batches, cross_entropy, steps=300)
+
+    options = EncodeOptions(decomposition=DecompositionOptions("cp", compression_ratio=8))
+    decompose_gradually(module, options, train, steps=3)
+
+Each step decomposes the weights anew, as training has left them: the products of the factors. The
+ratios are a geometric series, so that each step takes the same part of what is left (in the manner
+of the one-shot and iterative pruning of Han et al. 2015, arXiv 1506.02626). Needs the extra
+`torch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..calibration.calibrate import calibrate
+from ..checkpoints.torch_tensors import model_of_module
+from ..decompose import decompose_model
+from ..errors import InvalidOptions
+from ..factorization.forms import FactoredWeight
+from ..options import EncodeOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+STEPS = 3
+
+
+def decompose_gradually(
+    module: nn.Module,
+    options: EncodeOptions,
+    train: Callable[[nn.Module], object],
+    *,
+    steps: int = STEPS,
+    batches: Iterable[Any] | None = None,
+) -> nn.Module:
+    """Decompose a module to a compression ratio in steps, and train it after each of them.
+
+    Args:
+        module: changed in place: layers are replaced by factorized ones. It may have factorized
+            layers already; these are decomposed anew.
+        options: as of :func:`~nnr_codec.decompose.decompose_model`, with a compression ratio, which
+            is that of the last step.
+        train: called with the module after each step. The parameters of factors are new ones each
+            time, so that it makes its own optimizer.
+        steps: 1 and more; with one, the module is decomposed at once.
+        batches: inputs, or pairs (inputs, targets), iterated again and again: then it is the error
+            of the layers' outputs on these that ranks are chosen by and decomposition minimizes.
+
+    Returns:
+        The module.
+
+    Raises:
+        InvalidModel: a weight is not finite.
+        InvalidOptions: there is no compression ratio, or it is out of reach, which is noticed
+            before anything is trained; or `steps` is less than 1.
+    """
+    from ..layers import factorize, with_dense_layers
+
+    ratio = options.decomposition.compression_ratio
+    if ratio is None or options.decomposition.method == "none":
+        raise InvalidOptions("compression_ratio", "is needed, and a method")
+    if steps < 1:
+        raise InvalidOptions("steps", f"{steps} is less than 1")
+    for step in range(steps):
+        with_dense_layers(module)
+        if step == 0 and steps > 1:
+            _factors(module, options, ratio, batches)  # refuses what is out of reach
+        present = ratio ** ((step + 1) / steps)
+        factorize(module, _factors(module, options, present, batches))
+        train(module)
+    return module
+
+
+def _factors(
+    module: nn.Module, options: EncodeOptions, ratio: float, batches: Iterable[Any] | None
+) -> dict[str, FactoredWeight]:
+    """Return the factors of a module of dense layers, at a compression ratio."""
+    decomposition = replace(options.decomposition, compression_ratio=ratio)
+    return decompose_model(
+        model_of_module(module),
+        replace(options, decomposition=decomposition),
+        module=module,
+        calibration=None if batches is None else calibrate(module, batches),
+    ).factorizations
