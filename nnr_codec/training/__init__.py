@@ -8,12 +8,14 @@ from .fine_tuning import fine_tune
 from .gradual import decompose_gradually
 from .projection import LowRankProjection, ranks_at_ratio
 from .rate import RateTraining, relative_qps
+from .rank_pruning import RankPruning
 from .rate import RateTraining
 from .teacher import Distillation
 
 __all__ = [
     "Distillation",
     "LowRankProjection",
+    "RankPruning",
     "RateTraining",
     "decompose_gradually",
     "fine_tune",
