@@ -60,7 +60,7 @@ def main() -> None:
 
     print(f"{'':22} weights   bytes    top-1")
     report("dense", dense)
-    decomposition = DecompositionOptions("cp", compression_ratio=given.ratio)
+    decomposition = DecompositionOptions("tucker2", compression_ratio=given.ratio)
     options = nnr_codec.EncodeOptions(decomposition=decomposition)
     module = decompose_gradually(copy.deepcopy(dense), options, train, batches=images.split(100))
     stream = report("to be sent", module)

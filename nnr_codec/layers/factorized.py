@@ -114,9 +114,9 @@ class FactorizedLayer(nn.Sequential):
         old = self.factor_parameters()
         factors = [layout.to_factor(parameter.detach()) for parameter, layout in old]
         for kept, where in zip(components, places, strict=True):
-            for factor, axis in where:
-                index = torch.tensor(list(kept), device=factors[factor].device)
-                factors[factor] = factors[factor].index_select(axis, index)
+            for position, axis in where:
+                index = torch.tensor(list(kept), device=factors[position].device)
+                factors[position] = factors[position].index_select(axis, index)
         bias = self.bias
         self._arrange([len(kept) for kept in components], bias)
         for (name, layout), factor, (parameter, _) in zip(
@@ -133,8 +133,8 @@ class FactorizedLayer(nn.Sequential):
         layer.weight = nn.Parameter(self.weight.detach().clone(), trains)
         if self.bias is not None:
             layer.bias = self.bias
-        layer.train(self.training)
-        return layer
+        result: nn.Module = layer.train(self.training)
+        return result
 
     @property
     def weight(self) -> torch.Tensor:

@@ -69,12 +69,14 @@ class RankComponents:
     def add(self, gradients: Sequence[torch.Tensor]) -> None:
         """Add the squared derivatives of a batch, by the scales of the components; from gradients
         of the parameters that are `judging`."""
+        import torch
+
         squares = []
         for (factor, axis), gradient in zip(self._judges, gradients, strict=True):
             parameter, layout = self._factors[factor]
             products = layout.to_factor(parameter.detach() * gradient).cpu().double()
             squares.append(products.movedim(axis, 0).flatten(1).sum(1).square())
-        before = self._squares or [0.0] * len(squares)
+        before = self._squares or [torch.zeros_like(added) for added in squares]
         self._squares = [sums + added for sums, added in zip(before, squares, strict=True)]
 
     def judge(self) -> None:
