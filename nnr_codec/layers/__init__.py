@@ -7,10 +7,8 @@ except ImportError as error:
 
 from .factorized import FactorizedLayer, factored
 from .loading import load_into
-from .replacing import factorize
-from .writing import dense_state, factor_names, factored_weights
 from .replacing import factorize, with_dense_layers
-from .writing import dense_state, factored_weights
+from .writing import dense_state, factor_names, factored_weights
 
 __all__ = [
     "FactorizedLayer",

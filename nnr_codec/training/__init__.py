@@ -7,9 +7,8 @@ from .batch_norm import fold_batch_norm, reestimate_batch_norm
 from .fine_tuning import fine_tune
 from .gradual import decompose_gradually
 from .projection import LowRankProjection, ranks_at_ratio
-from .rate import RateTraining, relative_qps
 from .rank_pruning import RankPruning
-from .rate import RateTraining
+from .rate import RateTraining, relative_qps
 from .teacher import Distillation
 
 __all__ = [
