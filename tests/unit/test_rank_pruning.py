@@ -172,7 +172,8 @@ def test_it_goes_with_training_for_rate_and_into_a_stream() -> None:
     again = load_into(dense_network(), stream)
     assert again[0].ranks == module[0].ranks
     images = batches()[0][0]
-    torch.testing.assert_close(again(images), module(images), rtol=1e-3, atol=1e-4)
+    # Biases are quantized, by steps of a 128th of their size.
+    torch.testing.assert_close(again(images), module(images), rtol=1e-2, atol=1e-3)
 
 
 def test_shared_and_frozen_factors_stay() -> None:
