@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=8, help="parameters before over after")
     parser.add_argument("--steps", type=int, default=150, help="of training after each of three")
     given = parser.parse_args()
+    given.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
 
     task = make_task("digits_cnn", None, 0, None)  # your batches and accuracy

@@ -6,7 +6,8 @@
 
 Cells are measured as by `nnr-eval`, into the same folder of results. Each that is finished appends
 a row to `conformance/rows/PLAN.jsonl`: figures, and hashes of the stream and of the scripts that
-trained. Rows are for committing: what has one is not trained again (remove it to do so), and the
+trained. Rows are for committing: what has one is not trained again (remove it to do so; `--table`
+tells if scripts have changed since), and the
 tables and plots (bytes against operations, of what has lost a point at most) are made of rows
 alone. An interrupted training goes on where it was; `--minutes` interrupts.
 
@@ -17,11 +18,11 @@ makes.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -57,8 +58,11 @@ def main() -> int:
     if given.table:
         rows = read_rows(path)
         print(row_table(rows), best_table(rows, plan.drops), sep="\n\n")
+        if earlier := earlier_rows(plan, rows):
+            print(f"\nBy earlier scripts or options: {len(earlier)} cells, from {earlier[0]!r} on")
         return 0
     if given.plot is not None:
+        given.plot.mkdir(parents=True, exist_ok=True)
         rows = read_rows(path)
         for subject in dict.fromkeys(row["subject"] for row in rows):
             figure = pareto_plot(rows, subject, MOST_DROP)
@@ -88,29 +92,46 @@ def measure(plan: Plan, given: argparse.Namespace, path: Path) -> int:
     for cell in planned_cells(plan, given.only):
         if any(row["cell"] == cell.name for row in read_rows(path)):
             continue
+        training = training_digest(cell)
         (outcome,) = run.outcomes([cell])
         facts, reference = run.facts[cell.subject.name], run.references[cell.subject.name]
         if isinstance(outcome, Failure):
             print(f"{cell.name}: {outcome.reason}", file=sys.stderr)
             failed = 1
         elif isinstance(facts, Facts) and isinstance(reference, Measured):
-            row = row_of(cell, outcome, reference, facts, run.stream(cell) or b"")
-            path.parent.mkdir(exist_ok=True)
-            with path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            stream = run.stream(cell)
+            if stream is None or training_digest(cell) != training:
+                print(f"{cell.name}: files changed meanwhile, so that it has no row")
+                failed = 1
+                continue
+            row = row_of(cell, outcome, reference, facts) | {
+                "stream": hashlib.sha256(stream).hexdigest(),
+                "training": training,
+            }
+            append_row(path, row)
             print(json.dumps(row), flush=True)
     return failed
 
 
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row, unless another process has measured that cell meanwhile."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if all(row["cell"] != known["cell"] for known in read_rows(path)):
+            file.write(json.dumps(row) + "\n")
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a plan."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Return the rows of a plan; a last one that was not written to its end is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def row_of(
-    cell: Cell, outcome: Measured, reference: Measured, facts: Facts, stream: bytes
-) -> dict[str, Any]:
-    """Return what is kept of a cell, JSON-ready."""
+def row_of(cell: Cell, outcome: Measured, reference: Measured, facts: Facts) -> dict[str, Any]:
+    """Return the figures that are kept of a cell, JSON-ready."""
     record = outcome.record
     return {
         "cell": cell.name,
@@ -127,19 +148,24 @@ def row_of(
             "bytes": reference.record["bytes"],
             "parameters": facts.parameters,
             "macs": facts.macs,
+            "checkpoint": facts.checkpoint,
         },
-        "seconds": round(record["encode_seconds"], 1),
         "torch": torch.__version__,
-        "stream": hashlib.sha256(stream).hexdigest(),
-        "training": "".join(_training(cell)),
     }
 
 
-def _training(cell: Cell) -> Iterator[str]:
-    """Yield the digest of the scripts and options that a cell was trained by, if it was."""
-    if cell.point is not None and isinstance(cell.point.codec, TrainedCodec):
-        text = json.dumps(cell.point.codec.training_identity(), sort_keys=True)
-        yield hashlib.sha256(text.encode()).hexdigest()
+def training_digest(cell: Cell) -> str:
+    """Return the SHA-256 of the scripts and options that a cell is trained by; "" if by none."""
+    if cell.point is None or not isinstance(cell.point.codec, TrainedCodec):
+        return ""
+    text = json.dumps(cell.point.codec.training_identity(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def earlier_rows(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
+    """Return the names of cells whose rows were made by other scripts or options than today's."""
+    today = {cell.name: training_digest(cell) for cell in planned_cells(plan)}
+    return [row["cell"] for row in rows if today.get(row["cell"]) != row["training"]]
 
 
 if __name__ == "__main__":

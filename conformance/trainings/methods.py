@@ -28,7 +28,7 @@ from nnr_codec.calibration.calibrate import calibrate
 from nnr_codec.decompose import decompose_model
 from nnr_codec.errors import InvalidOptions, NnrWarning
 from nnr_codec.experiments.training_run import TrainingRun
-from nnr_codec.layers import dense_state, factor_names, factored_weights, factorize
+from nnr_codec.layers import dense_state, factored_weights, factorize
 from nnr_codec.model import Model
 from nnr_codec.options import DecompositionOptions, EncodeOptions
 from nnr_codec.training import (
@@ -65,11 +65,11 @@ class Training:
         module: nn.Module,
         *,
         wrap: Callable[[Any], Any] = lambda loss: loss,
-        after_step: Callable[[], object] = lambda: None,
+        after_step: Callable[[int], object] = lambda steps: None,
     ) -> None:
         """Train `module`; `wrap` makes another loss of the loss."""
         known = training_set(run)
-        torch.manual_seed(run.seed)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         schedule = Schedule(
             self.digits_steps if known.is_digits else self.steps,
             self.learning_rate,
@@ -79,17 +79,18 @@ class Training:
             mirrors=known.mirrors,
         )
         train_resumably(
-            module,
+            module.to(device),
             known.images,
             known.labels,
             schedule,
             run.state,
             prepare=known.prepare,
             loss=wrap(distilled),
-            teacher=run.module,
+            teacher=run.module.to(device),
             make_optimizer=_adam,
             after_step=after_step,
         )
+        module.cpu()
 
 
 def distilled(outputs: torch.Tensor, targets: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -133,7 +134,7 @@ def tuned_at_ranks(
 ) -> bytes:
     """Decompose to the ranks that `projected` has, and train the factors; arguments are its."""
     module = copy.deepcopy(run.module)
-    factors = _projection(module, form, ratio, (1, 1), every=1).project()
+    factors = _projection(module, form, ratio, (1, 1)).project()
     reestimate_batch_norm(factorize(module, factors), _samples(run))
     Training(**training)(run, module)
     return stream_of(module, EncodeOptions(qp=qp))
@@ -160,20 +161,25 @@ def projected(
         training: fields of `Training`.
     """
     module = copy.deepcopy(run.module)
-    projection = _projection(module, form, ratio, tiles, every)
-    Training(**training)(run, module, after_step=projection.step)
+    projection = _projection(module, form, ratio, tiles)
+
+    def project(steps: int) -> None:
+        if steps % every == 0:  # also of a run that was interrupted
+            projection.project()
+
+    Training(**training)(run, module, after_step=project)
     factors = projection.project()
     reestimate_batch_norm(module, _samples(run))
     return stream_of(factorize(module, factors), EncodeOptions(qp=qp))
 
 
 def _projection(
-    module: nn.Module, form: str, ratio: float, tiles: Sequence[int], every: int
+    module: nn.Module, form: str, ratio: float, tiles: Sequence[int]
 ) -> LowRankProjection:
     *names, _ = weight_layers(module).values()
     rows, columns = tiles
     ranks = ranks_at_ratio(module, ratio, form=form, tiles=(rows, columns), only=names)
-    return LowRankProjection(module, ranks, every=every, tiles=(rows, columns))
+    return LowRankProjection(module, ranks, tiles=(rows, columns))
 
 
 def _samples(run: TrainingRun) -> list[torch.Tensor]:
@@ -205,7 +211,7 @@ def for_rate(
     Training(**training)(run, module, wrap=rate.loss)
     rate.finish()
     fold_batch_norm(module)
-    return stream_of(module, rate.options(factor_names(module)))
+    return stream_of(module, rate.options(factored=True))
 
 
 def decomposed(
@@ -242,6 +248,8 @@ def _options(
     method: str, ratio: float, rule: str, scheme: str, weights: Sequence[str]
 ) -> EncodeOptions:
     overrides: list[tuple[str, dict[str, Any]]] = []
+    if rule == "common" and method not in ("lr", "ce1"):
+        raise InvalidOptions("rule", f"'common' is for 'lr' and 'ce1', not for {method!r}")
     if rule == "common":
         overrides = [("*", {"decompose": "lr"})] if method == "lr" else []
         overrides += [(name, {"decompose": "none"}) for name in (weights[0], weights[-1])]

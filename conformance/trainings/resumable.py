@@ -70,13 +70,13 @@ def train_resumably(
     loss: Loss = functional.cross_entropy,
     teacher: nn.Module | None = None,
     make_optimizer: MakeOptimizer = sgd,
-    after_step: Callable[[], object] = lambda: None,
+    after_step: Callable[[int], object] = lambda steps: None,
     minutes: float = math.inf,
 ) -> bool:
     """Train until the end of the schedule or of the time; return whether it is the schedule's.
 
     Args:
-        module: in place.
+        module: in place, on any device.
         images: (images, channels, height, width), of any type.
         labels: int64 (images,).
         schedule: what a run is; the state of another one is not taken up.
@@ -84,11 +84,12 @@ def train_resumably(
             kept.
         prepare: makes of moved images, float32, what the module takes.
         loss: of outputs and labels; with a teacher, of outputs and a pair (labels, its outputs).
-        teacher: a network that is asked about each image as well, in evaluation mode.
+        teacher: a network in evaluation mode that runs on each image as well.
         make_optimizer: of parameters, by the schedule.
-        after_step: called after each step.
+        after_step: called after each step with how many there have been, of earlier runs as well.
         minutes: from now on.
     """
+    device = next(module.parameters()).device
     optimizer = make_optimizer(module.parameters(), schedule)
     step = _taken_up(state, schedule, module, optimizer)
     end, saved = time.monotonic() + 60 * minutes, time.monotonic()
@@ -99,8 +100,8 @@ def train_resumably(
                 schedule.learning_rate * (1 + math.cos(math.pi * step / schedule.steps)) / 2
             )
         chosen = _batch(len(images), schedule, step)
-        inputs = prepare(_moved(images[chosen].float(), schedule, step))
-        targets: Any = labels[chosen]
+        inputs = prepare(_moved(images[chosen].float(), schedule, step)).to(device)
+        targets: Any = labels[chosen].to(device)
         if teacher is not None:
             with torch.no_grad():
                 targets = targets, _outputs(teacher, inputs)
@@ -108,8 +109,8 @@ def train_resumably(
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        after_step()
         step += 1
+        after_step(step)
         if time.monotonic() - saved > _SAVE_SECONDS:
             _save(state, schedule, module, optimizer, step)
             saved = time.monotonic()
@@ -159,7 +160,8 @@ def _taken_up(
     """Load a state, if there is one of this schedule; return the steps that it has behind it."""
     if state is None or not state.exists():
         return 0
-    found: Any = torch.load(state, weights_only=True)
+    device = next(module.parameters()).device
+    found: Any = torch.load(state, map_location=device, weights_only=True)
     if found["schedule"] != repr(schedule):
         return 0
     module.load_state_dict(found["module"])

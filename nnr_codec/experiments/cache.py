@@ -8,6 +8,7 @@ that is being trained there is ``NAME-KEY.state``.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from ..checkpoints.atomic import atomic_output
 from .cells import Cell, Facts, Measured
 from .fingerprints import evaluation_fingerprint, file_digest, plain_name
 from .methods.base import Arrays
+from .methods.trained import TrainedCodec
 
 _KEY_DIGITS = 16
 _ENDINGS = ("json", "npz", "stream")
@@ -98,11 +100,20 @@ class CellCache:
         }
         with atomic_output(figures, overwrite=True) as file:
             file.write(json.dumps(content, indent=1, allow_nan=False).encode())
-        figures.with_suffix(".state").unlink(missing_ok=True)
+        states = f"{glob.escape(plain_name(cell.name))}-{'?' * _KEY_DIGITS}.state"
+        for state in self.folder.glob(states):  # of earlier trainings as well
+            state.unlink()
 
-    def state(self, cell: Cell, key: str) -> Path:
-        """Return the file that a cell's training may keep its state in until the cell is put."""
+    def state(self, cell: Cell, facts: Facts) -> Path:
+        """Return the file that a cell's training may keep its state in until the cell is put.
+
+        It stays the same where the codec changes, as long as the training does not.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        decides: dict[str, Any] = {"checkpoint": facts.checkpoint}
+        if cell.point is not None and isinstance(cell.point.codec, TrainedCodec):
+            decides |= cell.point.codec.training_identity() | {"seed": cell.point.codec.seed}
+        key = _sha256(json.dumps(decides, sort_keys=True).encode())
         return self._paths(cell, key)[0].with_suffix(".state")
 
     def _paths(self, cell: Cell, key: str) -> tuple[Path, Path, Path]:

@@ -172,7 +172,7 @@ class Run:
         for index, cell in enumerate(cells):
             if index not in keys:
                 self._tell(cell, outcomes[index])
-        calls = {i: self._call(cells[i], key) for i, key in keys.items()}
+        calls = {i: self._call(cells[i]) for i in keys}
         for index, outcome in self._called(calls):
             if isinstance(outcome, Measured):
                 if self.cache is not None:
@@ -182,10 +182,12 @@ class Run:
             self._tell(cells[index], outcome)
         return outcomes
 
-    def _call(self, cell: Cell, key: str) -> tuple[Any, ...]:
+    def _call(self, cell: Cell) -> tuple[Any, ...]:
         """Return what measures a cell."""
+        facts, state = self.facts[cell.subject.name], None
         trains = cell.point is not None and isinstance(cell.point.codec, TrainedCodec)
-        state = self.cache.state(cell, key) if trains and self.cache is not None else None
+        if trains and self.cache is not None and isinstance(facts, Facts):
+            state = self.cache.state(cell, facts)
         return measure, cell, self.data, self._outputs(cell), state
 
     def _known(self, cell: Cell) -> Measured | Failure | str:

@@ -8,12 +8,11 @@ except ImportError as error:
 from .factorized import FactorizedLayer, factored
 from .loading import load_into
 from .replacing import factorize, with_dense_layers
-from .writing import dense_state, factor_names, factored_weights
+from .writing import dense_state, factored_weights
 
 __all__ = [
     "FactorizedLayer",
     "dense_state",
-    "factor_names",
     "factored",
     "factored_weights",
     "factorize",

@@ -53,15 +53,15 @@ def dense_state(module: nn.Module) -> dict[str, Array]:
     return result
 
 
-def factor_names(module: nn.Module) -> dict[str, str]:
-    """Return what `factored_weights` and the encoder call the factors of a module's factorized
-    layers, ``<weight>.factor0`` and so on, by their names in the module."""
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    called: dict[str, str] = {}
+def coded_names(module: nn.Module) -> dict[str, str]:
+    """Return what tensors of factorized layers are called in `dense_state` and among the factors of
+    `factored_weights`, ``<weight>.factor0`` and so on, by their names in the module."""
+    names: dict[str, str] = {}
     for prefix, layer in _factorized(module):
-        for index, (parameter, _) in enumerate(layer.factor_parameters()):
-            called.setdefault(names[id(parameter)], f"{prefix}weight.factor{index}")
-    return called
+        for index, child in enumerate(layer.layouts):
+            names[f"{prefix}{child}.weight"] = f"{prefix}weight.factor{index}"
+            names[f"{prefix}{child}.bias"] = f"{prefix}bias"
+    return names
 
 
 def _weight(layer: FactorizedLayer, seen: _Arrays) -> FactoredWeight:

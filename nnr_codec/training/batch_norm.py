@@ -3,6 +3,7 @@ offset. Needs the extra `torch`."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from ..user.module import apply, evaluating, inputs_of
 if TYPE_CHECKING:
     import torch
 
+_FOLDABLE = frozenset({"torch.float32", "torch.float64"})
 _VECTORS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -69,24 +71,27 @@ def fold_batch_norm(module: torch.nn.Module) -> tuple[str, ...]:
     it by itself.)
 
     Returns:
-        Names of the layers; those without a scale, or whose statistics cannot be folded, stay as
-        they are.
+        Names of the layers. Those stay as they are that have no scale, share it, are of other types
+        than float32 and float64, or have variances that are not above -epsilon.
     """
     import torch
 
+    uses = Counter(id(p) for part in module.modules() for p in part._parameters.values())
     folded = []
     for name, norm in _norms(module):
-        if norm.weight is None or norm.bias is None:
-            continue
         vectors = {key: getattr(norm, key) for key in _VECTORS}
+        if any(
+            v is None or str(v.dtype) not in _FOLDABLE or uses[id(v)] > 1 for v in vectors.values()
+        ):
+            continue
         arrays = {key: vector.detach().cpu().numpy() for key, vector in vectors.items()}
         scale, offset, mean, variance = _VECTORS
         same = FoldableNorm(scale, offset, mean, variance, norm.eps, None, scale_sensitivity=0.0)
-        found = same.folded(arrays)
-        if found is not None:
+        values = same.folded(arrays)
+        if values is not None:
             with torch.no_grad():
-                for key, values in found.items():
-                    vectors[key].copy_(torch.from_numpy(values))
+                for key, array in values.items():
+                    vectors[key].copy_(torch.from_numpy(array))
             folded.append(name)
     return tuple(folded)
 

@@ -58,8 +58,7 @@ def fine_tune(
             outputs = apply(module, inputs_of(batch))
             value: Any = 0.0
             if loss is not None:
-                _, targets = batch
-                value = loss(outputs, targets)
+                value = loss(outputs, _targets(batch))
             if distillation is not None:
                 value = value + distillation.loss(batch, outputs)
             losses.append(float(value.detach()))
@@ -71,6 +70,13 @@ def fine_tune(
             if after_step is not None:
                 after_step()
     return losses
+
+
+def _targets(batch: Any) -> Any:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        kind = type(batch).__name__
+        raise InvalidOptions("batches", f"a batch is a {kind}, and no pair (inputs, targets)")
+    return batch[1]
 
 
 def endless(batches: Iterable[Any]) -> Iterator[Any]:

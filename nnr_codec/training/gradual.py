@@ -15,14 +15,17 @@ of the one-shot and iterative pruning of Han et al. 2015, arXiv 1506.02626). Nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..calibration.calibrate import calibrate
+from ..calibration.moments import Calibration
 from ..checkpoints.torch_tensors import model_of_module
 from ..decompose import decompose_model
-from ..errors import InvalidOptions
+from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
 from ..options import EncodeOptions
 
@@ -57,9 +60,11 @@ def decompose_gradually(
         The module.
 
     Raises:
-        InvalidModel: a weight is not finite.
+        InvalidModel: a weight is not finite; or one that would be decomposed is that of several
+            layers.
         InvalidOptions: there is no compression ratio, or it is out of reach, which is noticed
-            before anything is trained; or `steps` is less than 1.
+            before anything is changed; `steps` is less than 1; or `batches` can be gone over once
+            only.
     """
     from ..layers import factorize, with_dense_layers
 
@@ -68,24 +73,40 @@ def decompose_gradually(
         raise InvalidOptions("compression_ratio", "is needed, and a method")
     if steps < 1:
         raise InvalidOptions("steps", f"{steps} is less than 1")
+    if isinstance(batches, Iterator):
+        raise InvalidOptions("batches", "can be gone over once only: a list or a loader is needed")
     for step in range(steps):
-        with_dense_layers(module)
+        dense = with_dense_layers(copy.deepcopy(module))
+        calibration = None if batches is None else calibrate(dense, batches)
         if step == 0 and steps > 1:
-            _factors(module, options, ratio, batches)  # refuses what is out of reach
+            _factors(dense, options, ratio, calibration)  # refuses what is out of reach
         present = ratio ** ((step + 1) / steps)
-        factorize(module, _factors(module, options, present, batches))
+        factors = _factors(dense, options, present, calibration)
+        factorize(with_dense_layers(module), factors)
         train(module)
     return module
 
 
 def _factors(
-    module: nn.Module, options: EncodeOptions, ratio: float, batches: Iterable[Any] | None
+    module: nn.Module, options: EncodeOptions, ratio: float, calibration: Calibration | None
 ) -> dict[str, FactoredWeight]:
-    """Return the factors of a module of dense layers, at a compression ratio."""
+    """Return the factors of a module of dense layers, at a compression ratio.
+
+    Raises InvalidModel if one of them is of a weight that other layers have, too: they would keep
+    it, and no parameters would be saved.
+    """
     decomposition = replace(options.decomposition, compression_ratio=ratio)
-    return decompose_model(
+    factors = decompose_model(
         model_of_module(module),
         replace(options, decomposition=decomposition),
         module=module,
-        calibration=None if batches is None else calibrate(module, batches),
+        calibration=calibration,
     ).factorizations
+    uses = Counter(
+        id(parameter) for part in module.modules() for parameter in part._parameters.values()
+    )
+    for name in factors:
+        if uses[id(module.get_parameter(name))] > 1:
+            reason = "is the weight of several layers; an override {'decompose': 'none'} keeps it"
+            raise InvalidModel(name, reason)
+    return factors

@@ -158,17 +158,20 @@ class RankPruning:
             layer.judge()
 
     def finish(self) -> None:
-        """Take what is pruned out of the layers. Their parameters are new then: if training goes
-        on, it needs a new optimizer.
+        """Take what is pruned out of the layers, and first what is too much if there were fewer
+        steps. Their parameters are new then: if training goes on, it needs a new optimizer.
 
         Raises:
-            InvalidModel: the module is trained for rate; that has to finish first.
+            InvalidModel: the module is trained for rate, which has to finish first; or as `step`.
+            InvalidOptions: there are no more batches.
         """
         from torch.nn.utils import parametrize
 
         for layer in self._layers:
             if any(parametrize.is_parametrized(part) for part in layer.layer.children()):
                 raise InvalidModel(layer.name, "is trained for rate: finish that first")
+        if self.parameters > self.target:
+            self._prune(self.target)
         for layer in self._layers:
             layer.cut()
         self._is_finished = True

@@ -3,6 +3,7 @@
     rate = RateTraining(module, qp=-12, strength=0.5)
     fine_tune(module, optimizer, batches, rate.loss(cross_entropy), steps=2000)
     rate.finish()
+    fold_batch_norm(module)
     encode(module, "model.nnr", rate.options())
 
 Steps suit weights of one size best; `relative_qps` gives each weight a step of its own.
@@ -22,11 +23,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from ..bitstream.qp import qp_of_step, step_size
-from ..errors import InvalidOptions
+from ..errors import InvalidModel, InvalidOptions
 from ..options import EncodeOptions
+from ..options.globs import escaped
 
 if TYPE_CHECKING:
     import torch
@@ -92,14 +95,20 @@ class RateTraining:
         """Return the bits that all weights are about to take; gradients reach them."""
         import torch
 
-        return torch.stack([_bits(w.parameter / w.step) for w in self._weights]).sum()
+        bits = [_bits(weight.parameter.float() / weight.step) for weight in self._weights]
+        return torch.stack([each.to(bits[0].device) for each in bits]).sum()
 
-    def loss(self, task: Loss) -> Loss:
-        """Return a loss, of outputs and targets, that has the term of the rate as well."""
+    def loss(self, task: Loss | None) -> Loss:
+        """Return a loss, of outputs and targets, that has the term of the rate as well.
+
+        Args:
+            task: what it is added to; None: nothing, where a teacher's loss is all there is.
+        """
         elements = sum(weight.parameter.numel() for weight in self._weights)
 
         def total(outputs: Any, targets: Any) -> torch.Tensor:
-            return task(outputs, targets) + self.strength / elements * self.bits()
+            rate = self.strength / elements * self.bits()
+            return rate if task is None else task(outputs, targets) + rate
 
         return total
 
@@ -115,27 +124,30 @@ class RateTraining:
             for name in names:  # as they were: the state dict has their order
                 layer._parameters[name] = layer._parameters.pop(name)
 
-    def options(self, names: Mapping[str, str] | None = None) -> EncodeOptions:
+    def options(self, *, factored: bool = False) -> EncodeOptions:
         """Return options with which the stream has the integers that were trained.
 
-        Vectors, whose usual fine step would take a large part of what is left, have steps that are
-        a small fraction of their sizes; statistics of batch norm had better be folded before
-        (:func:`~nnr_codec.training.fold_batch_norm`).
+        Vectors that are trained have steps that are a small fraction of their sizes: with the usual
+        fine one they would take a large part of what is left. Statistics of batch norm have the
+        usual one; :func:`~nnr_codec.training.fold_batch_norm` takes them out of the stream.
 
         Args:
-            names: what weights are called in the model that is encoded, where that is not as in the
-                module (:func:`~nnr_codec.layers.factor_names`).
+            factored: whether factorized layers are encoded as
+                :func:`~nnr_codec.layers.factored_weights` gives them, rather than with the module.
         """
+        from ..layers.writing import coded_names
+
         ((usual, _),) = Counter(self.qps.values()).most_common(1)
-        called = {(names or {}).get(name, name): qp for name, qp in self.qps.items()}
-        others = {name: qp for name, qp in called.items() if qp != usual}
-        others |= _vector_qps(self._module, self._density)
+        qps = {name: qp for name, qp in self.qps.items() if qp != usual}
+        qps |= _vector_qps(self._module, self._density)
+        names = coded_names(self._module) if factored else {}
+        overrides = [(escaped(names.get(name, name)), {"qp": qp}) for name, qp in qps.items()]
         return EncodeOptions(
             qp=usual,
             qp_density=self._density,
             dq=False,
             codebook=False,
-            overrides=tuple((name, {"qp": qp}) for name, qp in others.items()),
+            overrides=tuple(overrides),
         )
 
 
@@ -151,29 +163,40 @@ def relative_qps(
             a weight before training.
         qp_density: of the stream; by default that of `EncodeOptions`.
 
+    Weights that are 0 everywhere, as some are before training, get the median qp of the others.
+
     Raises:
-        InvalidOptions: `fraction` is no finite number above 0, or a weight is 0 or not finite.
+        InvalidModel: a weight is not finite, or all are 0.
+        InvalidOptions: `fraction` is no finite number above 0.
     """
     if not 0 < fraction < math.inf:
         raise InvalidOptions("fraction", f"{fraction} is no finite number above 0")
-    qps = {}
-    for name, layer, own in _weights(module):
-        size = float(getattr(layer, own).detach().double().square().mean().sqrt())
-        if not 0 < size < math.inf:
-            raise InvalidOptions("module", f"{name!r} is 0 everywhere, or not finite")
-        qps[name] = qp_of_step(fraction * size, _density(qp_density))
-    return qps
+    qps: dict[str, int | None] = {}
+    for name, layer, parameter in _weights(module):
+        size = _root_mean_square(getattr(layer, parameter))
+        if not math.isfinite(size):
+            raise InvalidModel(name, "is not finite")
+        qps[name] = qp_of_step(fraction * size, _density(qp_density)) if size else None
+    known = [qp for qp in qps.values() if qp is not None]
+    if not known:
+        raise InvalidModel("module", "all its weights are 0, or there are none")
+    usual = median_low(known)
+    return {name: usual if qp is None else qp for name, qp in qps.items()}
+
+
+def _root_mean_square(tensor: torch.Tensor) -> float:
+    return float(tensor.detach().double().square().mean().sqrt())
 
 
 def _vector_qps(module: nn.Module, density: int) -> dict[str, int]:
-    """Return qp of the vectors of floats that are not 0, by their names in the state dict."""
-    qps = {}
-    for name, vector in module.state_dict().items():
-        if vector.dim() == 1 and vector.is_floating_point():
-            size = float(vector.double().square().mean().sqrt())
-            if 0 < size < math.inf:
-                qps[name] = qp_of_step(VECTOR_FRACTION * size, density)
-    return qps
+    """Return qp of the vectors that are trained and not 0, by their names."""
+    vectors = {name: p for name, p in module.named_parameters() if p.dim() == 1}
+    sizes = {name: _root_mean_square(vector) for name, vector in vectors.items()}
+    return {
+        name: qp_of_step(VECTOR_FRACTION * size, density)
+        for name, size in sizes.items()
+        if 0 < size < math.inf
+    }
 
 
 def _density(given: int | None) -> int:
@@ -222,10 +245,12 @@ def _bits(weight: torch.Tensor) -> torch.Tensor:
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Yield names, layers, and what the layers call their parameters of two and more dimensions."""
+    from torch.nn.utils import parametrize
+
     for prefix, layer in list(module.named_modules()):
         for name, parameter in list(layer._parameters.items()):
             if parameter is not None and parameter.dim() > 1:
-                if name.startswith("original"):
+                if isinstance(layer, parametrize.ParametrizationList):
                     raise InvalidOptions("module", "its weights are parametrized already")
                 yield f"{prefix}.{name}".lstrip("."), layer, name
 
@@ -244,7 +269,7 @@ def _quantize(places: list[tuple[nn.Module, str]], weights: list[_Weight]) -> No
             self.step = step
 
         def forward(self, weight: torch.Tensor) -> torch.Tensor:
-            decoded = torch.round(weight / self.step) * self.step
+            decoded = (torch.round(weight.float() / self.step) * self.step).to(weight)
             return weight + (decoded - weight).detach()
 
     steps = {id(weight.parameter): weight.step for weight in weights}

@@ -95,11 +95,12 @@ class Distillation:
         """Check that training a student leaves the teacher as it is.
 
         Raises:
-            InvalidModel: both have a parameter in common that is trained.
+            InvalidModel: both have a parameter that is trained in common, or a buffer.
         """
-        own = {id(p) for p in self.teacher.parameters() if p.requires_grad}
-        for name, parameter in student.named_parameters():
-            if id(parameter) in own:
+        tensors = {id(p) for p in self.teacher.parameters() if p.requires_grad}
+        tensors |= {id(buffer) for buffer in self.teacher.buffers()}
+        for name, tensor in (*student.named_parameters(), *student.named_buffers()):
+            if id(tensor) in tensors:
                 reason = (
                     "is the teacher's as well, and would change it: give a deep copy as teacher"
                 )

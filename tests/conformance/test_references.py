@@ -53,7 +53,7 @@ def test_an_interrupted_run_is_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(resumable, "_SAVE_SECONDS", 0.0)
     steps = 0
 
-    def stop() -> None:
+    def stop(made: int) -> None:
         nonlocal steps
         steps += 1
         if steps in (5, 9):

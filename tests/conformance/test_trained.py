@@ -20,8 +20,13 @@ import torch
 from conformance import trained
 from conformance.studies.pareto import front, pareto_plot
 from conformance.studies.trained_table import best_table, points, row_table
+from conformance.subjects import digits_networks
+from conformance.trainings import methods, resumable
+from nnr_codec.errors import InvalidOptions
+from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.experiments.plan import load_plan
 from nnr_codec.experiments.runner import planned_cells
+from nnr_codec.experiments.training_run import TrainingRun
 
 CONFORMANCE = Path(trained.__file__).parent
 TRAIN = f"{CONFORMANCE}/trainings/methods.py"
@@ -123,6 +128,66 @@ def row(point: str, seed: int, score: float, size: int, **more: Any) -> dict[str
     line = {"subject": "net", "method": "m", "point": point, "score": score, "bytes": size}
     line |= {"parameters": 500, "macs": 2500, "of": of, "cell": f"net/m/{point}, seed={seed}"}
     return json.loads(json.dumps(line | more))
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (methods.for_rate, {"fraction": 1.0, "strength": 1.0}),
+        (methods.fine_tuned, {"method": "lr", "ratio": 2.0}),
+        (methods.projected, {"form": "tucker2", "ratio": 2.0, "every": 5}),
+        (methods.tuned_at_ranks, {"form": "tucker2", "ratio": 2.0}),
+    ],
+)
+def test_interrupted_trainings_give_the_same_stream(
+    function: Any, options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = digits_networks.cnn()
+    monkeypatch.setattr(resumable, "_SAVE_SECONDS", 0.0)
+    steps = 0
+
+    def stream(state: Path | None) -> bytes:
+        run = TrainingRun(subject, trained_module(subject).eval(), None, 0, state)
+        result: bytes = function(run, steps=1, digits_steps=12, **options)
+        return result
+
+    whole = stream(None)
+    plain = methods.distilled
+
+    def stopping(*arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 8:
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    monkeypatch.setattr(methods, "distilled", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        stream(tmp_path / "state")
+    assert stream(tmp_path / "state") == whole
+    assert steps == 13  # one of them twice
+
+
+def test_rules_and_forms_that_do_not_go_together() -> None:
+    subject = digits_networks.cnn()
+    run = TrainingRun(subject, trained_module(subject).eval(), None, 0, None)
+    with pytest.raises(InvalidOptions, match="common"):
+        methods.decomposed(run, "tucker2", 2.0, "common")
+
+
+def test_rows_of_other_scripts_and_other_processes(command: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows" / "plan.jsonl"
+    cell = "digits_cnn/rate/seed=0"
+    trained.append_row(path, {"cell": cell, "training": "0"})
+    trained.append_row(path, {"cell": cell, "training": "1"})
+    with path.open("a") as file:
+        file.write('{"cell": "torn')
+    rows = trained.read_rows(path)
+    assert rows == [{"cell": cell, "training": "0"}]
+    plan = load_plan(tmp_path / "plan.toml")
+    assert trained.earlier_rows(plan, rows) == [cell]
+    today = trained.training_digest(planned_cells(plan, cell)[0])
+    assert trained.earlier_rows(plan, [{"cell": cell, "training": today}]) == []
 
 
 def test_what_is_on_the_front() -> None:

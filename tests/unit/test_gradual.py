@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import nnr_codec  # noqa: E402
-from nnr_codec import EncodeOptions, InvalidOptions  # noqa: E402
+from nnr_codec import EncodeOptions, InvalidModel, InvalidOptions  # noqa: E402
 from nnr_codec.checkpoints.torch_tensors import model_of_module  # noqa: E402
 from nnr_codec.decompose import decompose_model  # noqa: E402
 from nnr_codec.layers import (  # noqa: E402
@@ -155,3 +156,23 @@ def test_what_is_out_of_reach_is_told_before_training() -> None:
 def test_options_that_are_none(given: EncodeOptions, steps: int, named: str) -> None:
     with pytest.raises(InvalidOptions, match=named):
         decompose_gradually(network(), given, lambda module: None, steps=steps)
+
+
+def test_weights_of_several_layers_are_refused() -> None:
+    """Their other layers would stay dense, and the ratio would be missed."""
+    module = nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    module[3].weight = module[1].weight
+    before = count(module)
+    with pytest.raises(InvalidModel, match=r"'1\.weight'.*several layers.*decompose"):
+        decompose_gradually(module, options("lr", 2.0), lambda module: None, steps=2)
+    assert count(module) == before
+    kept = (("[13].weight", {"decompose": "none"}),)
+    other = replace(options("lr", 1.05), overrides=(*kept, ("0.weight", {"decompose": "lr"})))
+    assert count(decompose_gradually(module, other, lambda module: None)) < before
+
+
+def test_batches_that_end_are_refused() -> None:
+    with pytest.raises(InvalidOptions, match=r"batches.*once only"):
+        decompose_gradually(
+            network(), options("lr", 2.0), lambda module: None, batches=iter([torch.ones(1)])
+        )

@@ -220,3 +220,13 @@ def test_options_that_are_none(named: str) -> None:
     given = {"steps": 3, "every": 1, "judged": 1, named: 0}
     with pytest.raises(InvalidOptions, match=f"{named}: 0 is less than 1"):
         RankPruning(network(), batches(), parameters=1000, **given)
+
+
+def test_fewer_steps_than_planned_lead_to_the_target_all_the_same() -> None:
+    module = network()
+    target = total(module) - 300
+    pruning = RankPruning(module, batches(), parameters=target, steps=100)
+    trained(module, pruning, 30)
+    assert pruning.parameters > target
+    pruning.finish()
+    assert total(module) <= target

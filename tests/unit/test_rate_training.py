@@ -14,9 +14,9 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import nnr_codec  # noqa: E402
-from nnr_codec import InvalidOptions  # noqa: E402
+from nnr_codec import InvalidModel, InvalidOptions  # noqa: E402
 from nnr_codec.factorization.forms import LowRank  # noqa: E402
-from nnr_codec.layers import dense_state, factor_names, factored_weights, factorize  # noqa: E402
+from nnr_codec.layers import dense_state, factored_weights, factorize  # noqa: E402
 from nnr_codec.options import DecompositionOptions  # noqa: E402
 from nnr_codec.training import RateTraining, fine_tune, relative_qps  # noqa: E402
 
@@ -151,20 +151,17 @@ def test_factors_keep_their_steps_in_the_stream() -> None:
     rate = RateTraining(module, qp=relative_qps(module, 0.5), strength=0.1)
     assert len(set(rate.qps.values())) == 3
     rate.finish()
-    names = factor_names(module)
-    assert names == {
-        "0.expand.weight": "0.weight.factor0", "0.reduce.weight": "0.weight.factor1"
-    }  # fmt: skip
     wanted = factored_weights(module)
     for carriage in ("dc", "factors"):
-        options = rate.options(names)
+        options = rate.options(factored=True)
         decomposition = DecompositionOptions(carriage=carriage)
-        data = nnr_codec.encode(
+        result = nnr_codec.encode(
             dense_state(module),
             options=replace(options, decomposition=decomposition),
             factorizations=wanted,
-        ).data
-        decoded = nnr_codec.decode(data, layers="factorized")
+        )
+        assert result.report.unmatched == ()  # biases of factorized layers are among them
+        decoded = nnr_codec.decode(result.data, layers="factorized")
         coded = sorted(name for name in decoded if name.startswith("0.weight"))
         for name, factor in zip(coded, wanted["0.weight"].factors, strict=True):
             assert np.array_equal(decoded[name], factor), (carriage, name)
@@ -210,8 +207,52 @@ def test_fractions_that_are_none(fraction: float) -> None:
 
 
 def test_weights_without_a_size() -> None:
+    """Such as a layer that begins with 0: it has the qp of the others."""
     module = network()
+    qps = relative_qps(module, 1.0)
     with torch.no_grad():
         module[4].weight.zero_()
-    with pytest.raises(InvalidOptions, match=r"'4\.weight' is 0 everywhere"):
+    assert relative_qps(module, 1.0) == {"0.weight": qps["0.weight"], "4.weight": qps["0.weight"]}
+    with torch.no_grad():
+        module[0].weight.zero_()
+    with pytest.raises(InvalidModel, match="0"):
         relative_qps(module, 1.0)
+    with torch.no_grad():
+        module[4].weight[0, 0] = float("nan")
+    with pytest.raises(InvalidModel, match=r"4\.weight"):
+        relative_qps(module, 1.0)
+
+
+def test_what_was_not_trained_keeps_its_usual_step() -> None:
+    """Statistics of batch norm that are not folded, and buffers, are as fine as ever."""
+    module = network()
+    module.register_buffer("frequencies", torch.logspace(-5, 0, 32))
+    module[1].running_var.copy_(torch.logspace(-4, 1, 12))
+    rate = RateTraining(module, qp=QP, strength=0.1)
+    rate.finish()
+    decoded = nnr_codec.decode(nnr_codec.encode(module, options=rate.options()).data)
+    for name in ("frequencies", "1.running_var"):
+        assert decoded[name] == pytest.approx(module.state_dict()[name].numpy(), abs=2e-5)
+
+
+def test_names_that_are_globs() -> None:
+    module = nn.ModuleDict({"a*": nn.Linear(6, 5, bias=False), "ab": nn.Linear(6, 5, bias=False)})
+    rate = RateTraining(module, qp={"a*.weight": -4, "ab.weight": -24}, strength=0.1)
+    rate.finish()
+    result = nnr_codec.encode(module, options=rate.options())
+    assert {tensor.name: tensor.qp for tensor in result.report.tensors} == rate.qps
+
+
+def test_half_precision_and_a_teacher_alone() -> None:
+    module = nn.Linear(1000, 1000, bias=False).half()
+    rate = RateTraining(module, qp=-24, strength=2.0)
+    assert 1e6 < float(rate.bits().detach()) < 1e7
+    alone = float(rate.loss(None)(None, None).detach())
+    assert alone == pytest.approx(2.0 * float(rate.bits().detach()) / 1e6)
+    assert float(rate.loss(lambda outputs, targets: torch.tensor(3.0))(0, 0)) > 2.9 + alone
+
+
+def test_a_parameter_that_is_called_like_a_parametrized_one() -> None:
+    module = nn.Module()
+    module.original_weight = nn.Parameter(torch.ones(3, 3))
+    assert RateTraining(module, qp=QP, strength=0.1).qps == {"original_weight": QP}

@@ -144,6 +144,19 @@ def test_a_teacher_that_would_change_is_refused() -> None:
     fine_tune(module, adam(module), inputs(), None, steps=1, distillation=Distillation(network))
 
 
+def test_statistics_that_are_the_teachers_are_refused() -> None:
+    norm = nn.BatchNorm1d(5).requires_grad_(False)
+    module = nn.Sequential(nn.Linear(5, 5), norm)
+    with pytest.raises(InvalidModel, match="running_mean"):
+        Distillation(nn.Sequential(norm)).check_student(module)
+
+
+def test_batches_without_targets_need_no_loss() -> None:
+    network = teacher()
+    with pytest.raises(InvalidOptions, match=r"batches.*no pair"):
+        fine_tune(network, adam(network), inputs(), nn.functional.cross_entropy, steps=1)
+
+
 def test_other_shapes_are_refused() -> None:
     distillation = Distillation(teacher(4))
     with pytest.raises(InvalidModel, match=r"teacher.*\(32, 4\), the student's \(32, 5\)"):

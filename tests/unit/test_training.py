@@ -297,6 +297,10 @@ def test_folded_batch_norm_is_the_same_in_evaluation() -> None:
         reestimate_batch_norm(module, _batches())
     module.norm.running_var.fill_(-1.0)
     assert fold_batch_norm(module) == ()
+    assert fold_batch_norm(_network().bfloat16()) == ()
+    shared = nn.ModuleList([nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.BatchNorm1d(4)])
+    shared[1].weight, shared[1].bias = shared[0].weight, shared[0].bias
+    assert fold_batch_norm(shared) == ("2",)
 
 
 def test_batch_norm_keeps_all_else() -> None:

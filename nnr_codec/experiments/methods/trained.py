@@ -21,6 +21,8 @@ from .nnr import breakdown
 if TYPE_CHECKING:
     from ..training_run import TrainingRun
 
+_TRAINING = Path(__file__).parents[2] / "training"
+
 
 @dataclass(frozen=True)
 class TrainedCodec:
@@ -44,7 +46,10 @@ class TrainedCodec:
         """
         known = {name: values[name] for name in ("train", "seed") if name in values}
         table = CheckedTable(known, "trained")
-        file, _, function = table.value("train", str).rpartition(":")
+        source = table.value("train", str)
+        file, colon, function = source.rpartition(":")
+        if not colon:
+            raise InvalidOptions("train", f"{source!r} is not of the form FILE.py:FUNCTION")
         seed = table.value("seed", int, 0)
         if seed < 0:
             raise InvalidOptions("seed", f"{seed} is less than 0")
@@ -90,12 +95,16 @@ class TrainedCodec:
         return {**self.training_identity(), "seed": self.seed, "version": codec_fingerprint()}
 
     def training_identity(self) -> dict[str, Any]:
-        """Return what decides how it is trained, whatever the seed and the codec."""
+        """Return what decides how it is trained, whatever the seed and the rest of the codec."""
         file, _, function = self.source.rpartition(":")
-        beside = sorted(Path(file).parent.glob("*.py"))
+        folders = {"": Path(file).parent, "nnr_codec.training: ": _TRAINING}
         return {
             "codec": "trained",
             "function": function,
-            "files": {path.name: file_digest(path) for path in beside},
+            "files": {
+                f"{name}{path.name}": file_digest(path)
+                for name, folder in folders.items()
+                for path in sorted(folder.glob("*.py"))
+            },
             "values": json.loads(self.values),
         }

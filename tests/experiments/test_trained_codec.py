@@ -93,7 +93,7 @@ def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
 
 
 def test_what_decides_a_cell(tmp_path: Path) -> None:
-    """Another file of trainings is another cell; titles are not."""
+    """Another file of trainings is another cell."""
     path = plan_of(tmp_path)
     run_plan(path, tmp_path / "out", only="*/factor=2.0, seed=0")
     (tmp_path / "trainings.py").write_text(TRAININGS + "\n# changed\n")
