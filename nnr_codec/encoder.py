@@ -24,7 +24,7 @@ from .checkpoints.torch_tensors import is_module, model_of_module, model_of_tens
 from .decoding.source import Source
 from .decoding.stream_decoder import StreamDecoder
 from .encoding.arrangement.coding_order import in_coding_order
-from .encoding.corrected_stream import Corrector
+from .encoding.corrections.corrected_stream import Corrector
 from .encoding.model_encoder import encode_model
 from .encoding.plan import stream_profile
 from .encoding.targets.log import kept_log, search_key
@@ -103,9 +103,10 @@ def encode(
             the model itself. For `max_kl` it returns the divergence, such as an
             :class:`~nnr_codec.calibration.divergence.OutputDivergence` of the arrays; by default
             it is made of the batches that are held back.
-        corrector: corrects vectors of the stream, such as a
+        corrector: corrects weights and vectors of the stream, such as a
             :class:`~nnr_codec.training.corrections.Corrections`; by default it is made of the
-            batches. Not for an update with `parents`, and not for the target `max_nmse`.
+            batches: a `Calibration` alone has no samples to run, so that nothing is corrected. Not
+            for an update with `parents`, and not for the target `max_nmse`.
         execution: for the option `order` "execution": names of tensors in the order of their first
             use, such as :func:`nnr_codec.layers.execution.execution_order` returns; what is not
             there comes last. By default it is traced with the first of the batches.

@@ -206,20 +206,24 @@ class SearchReport:
 
 @dataclass(frozen=True, slots=True)
 class CorrectionReport:
-    """Vectors of a stream that were corrected after quantization, by calibration samples.
+    """What of a stream was corrected after quantization, by calibration samples.
 
     Attributes:
-        methods: "channels": means and deviations of channels became those of the original network;
-            "tuned": vectors learned from its outputs.
+        methods: "moved": weights make up for what quantization did to the layers before them, and
+            were quantized once more; "channels": means and deviations of channels became those of
+            the original network; "tuned": vectors learned from its outputs.
         tensors: names of the vectors.
-        before, after: the divergence of the outputs without and with them, on samples that were
-            held back, as they are and perturbed.
+        before, after: the divergence of the outputs without and with all this, on samples that
+            were held back; where weights were moved, as they are or perturbed, whichever tells more
+            of it.
+        weights: names of the weights that were moved.
     """
 
     methods: tuple[str, ...]
     tensors: tuple[str, ...]
     before: float
     after: float
+    weights: tuple[str, ...] = ()
 
 
 class StreamTotals:

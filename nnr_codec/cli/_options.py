@@ -19,8 +19,8 @@ _QUANTIZATION = {
     "with a calibration by what its errors do",
     "fold_norms": "put statistics of batch norms, and biases before them, into their scales and "
     "offsets, with a calibration: the same network, but not for training on",
-    "correct": "correct biases and norms after quantization, where samples of --calibrate that are "
-    "held back say that it helps",
+    "correct": "let weights make up for what quantization did to layers before them, and correct "
+    "biases and norms, where samples of --calibrate that are held back say that it helps",
     "tune": "let biases and norms learn from the original network's outputs, likewise; slow",
     "dq": "dependent (trellis-coded) quantization",
     "lambda_scale": "weight of the rate in the quantizer's search; 0: only the error counts",

@@ -185,7 +185,7 @@ def _coding_work(given: argparse.Namespace, options: EncodeOptions) -> float:
         is_measured = not options.has_target_size
         encodings = _USUAL_MEASURED if is_measured else _USUAL_ENCODINGS
         each += _SHARES["measured"] * is_measured
-    encodings += given.calibrate is not None and options.corrects
+    encodings += (given.calibrate is not None and options.corrects) * (1 + options.correct)
     return _SHARES["surveyed"] + encodings * each
 
 
@@ -285,8 +285,10 @@ def _corrected(correction: CorrectionReport | None) -> str:
     """Return the part of the line that says what was corrected."""
     if correction is None:
         return ""
-    vectors = common.counted(len(correction.tensors), "corrected vector")
-    return f", {vectors} (KL held back {correction.before:.3g} -> {correction.after:.3g})"
+    counts = {"moved weight": correction.weights, "corrected vector": correction.tensors}
+    parts = [common.counted(len(names), what) for what, names in counts.items() if names]
+    held = f"KL held back {correction.before:.3g} -> {correction.after:.3g}"
+    return f", {', '.join(parts)} ({held})"
 
 
 def _worst(report: EncodeReport) -> str:

@@ -23,7 +23,7 @@ from ..model import Model, Parameter, dtype_name
 from ..options import EncodeOptions
 from ..report import EncodeReport, Evaluation, ExtraReport, OnStage, SearchReport, TensorReport
 from ..support.spilled import SpillFile
-from .corrected_stream import Corrector, VectorCorrection
+from .corrections.corrected_stream import Corrector, StreamCorrection
 from .explanations import Explanations
 from .model_mapping import is_quantized
 from .notes import damage_notes
@@ -71,8 +71,8 @@ def encode_model(
         series: the earlier streams.
         update: the base, of which `series` are the streams; None: there is none.
         evaluate: of decoded arrays by name, for the targets of divergence and drop.
-        corrector: corrects vectors of the stream that is kept; not for the target `max_nmse`, as
-            that bounds how far tensors are from those of the model.
+        corrector: corrects weights and vectors of the stream that is kept; not for the target
+            `max_nmse`, as that bounds how far tensors are from those of the model.
         log: what a search for a target has seen, and sees.
 
     Returns:
@@ -105,14 +105,15 @@ def encode_model(
         kept, found = _kept(partial(drafts.encode, survey), options, target, log)
         correction = None
         if corrector is not None and is_corrected:
-            vectors = VectorCorrection(
+            correcting = StreamCorrection(
                 *(model, survey, corrector),
                 emptied={name for norm in folded for name in norm.emptied},
                 encode=drafts.encode,
                 decode=measures.decoded,
                 judge=partial(_judged, target),
+                most_judged=1 if options.max_drop is not None else 3,
             )
-            better = vectors.coarsest(kept, options, _coarser_offsets(options, kept.qp_offset))
+            better = correcting.coarsest(kept, options, _coarser_offsets(options, kept.qp_offset))
             if better is not None:
                 kept, model, correction = better.draft, better.model, better.report
                 found = found and found.with_corrected(better.seen)

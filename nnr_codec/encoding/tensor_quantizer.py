@@ -24,7 +24,7 @@ from ..quantize.feedback import ErrorFeedback
 from ..quantize.quantizer import CodingRates, InputKnowledge, Weights, quantizer_of
 from ..support.blas_threads import on_one_blas_thread
 from .unit_encoder import CodedLevels
-from .updates.difference import FloatDifference
+from .updates.difference import FloatDifference, reported
 
 LARGEST_ERROR = 0.35
 """Of an element, in squares of the step: a quarter, or with a trellis a little more."""
@@ -180,7 +180,7 @@ def quantize_tensor(
     step = step_size(qp, options.qp_density)
     if isinstance(parameter, FloatDifference):
         return _quantized_difference(parameter, options, qp, profile)
-    values = parameter.read()
+    values, wanted = parameter.read(), reported(parameter).read()
     rates = _rates(parameter.shape, options, profile)
     if feeds_nothing_back(parameter, options, largest):
         feedback = None
@@ -190,7 +190,7 @@ def quantize_tensor(
     for bound in (math.inf, *_bounds(values.dtype, step)):
         bounded = weights if bound == math.inf else np.clip(weights, -bound, bound)
         levels = quantizer.integers(bounded, step, rates, InputKnowledge(feedback=feedback))
-        error = distortion(values.reshape(-1), levels, syntax, step)
+        error = distortion(wanted.reshape(-1), levels, syntax, step)
         if not error.overflows:
             return QuantizedTensor(parameter, options, levels, qp, error)
     reason = f"at qp {qp} some values become too large for {values.dtype}"

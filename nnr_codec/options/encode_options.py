@@ -60,9 +60,10 @@ class EncodeOptions(Targets):
             them, go into their scales and offsets, which then say it all; in evaluation the
             network is the same, for further training it is not. Where `max_tensor_error` is a
             number, or `max_nmse` is given, they stay as they are.
-        correct: with a module and samples, whether vectors are corrected after quantization such
-            that channels have the means and deviations of the original network: where it helps on
-            samples that are held back.
+        correct: with a module and samples, whether weights make up for what quantization did to
+            the layers before them, and vectors are corrected after quantization such that channels
+            have the means and deviations of the original network: where it helps on samples that
+            are held back.
         tune: whether vectors also learn from the original network's outputs, likewise.
         lambda_scale: weight of the rate in the quantizer's search, 0 or more; 0 minimizes the
             distortion alone.
@@ -234,7 +235,7 @@ class EncodeOptions(Targets):
 
     @property
     def corrects(self) -> bool:
-        """Whether vectors may be corrected after quantization."""
+        """Whether weights or vectors may be corrected after quantization."""
         return (self.correct or self.tune) and not self.lossless
 
     def quantizes(self, name: str) -> bool:

@@ -5,6 +5,7 @@ Needs the extra `torch`.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,13 +15,14 @@ from ..calibration.divergence import OutputDivergence
 from ..calibration.held_back import HoldBack
 from ..calibration.outputs import Outputs
 from ..calibration.perturbation import perturbed
-from ..encoding.corrected_stream import Proposal
-from ..errors import InvalidModel
+from ..encoding.corrections.corrected_stream import Proposal
+from ..errors import InvalidModel, NnrError
 from ..model import Array, Model
 from ..options import EncodeOptions
 from ..user.module import inputs_of, sample_count, tensors_like
 from .channel_matching import match_channels
 from .distillation import Tensors, distill
+from .quantized_past import Quantize, moved_weights
 
 if TYPE_CHECKING:
     import torch
@@ -35,13 +37,14 @@ _SHARES = 1.0, 0.5
 
 
 class Corrections:
-    """Corrects the vectors of a stream's tensors, by samples, such that outputs diverge less.
+    """Corrects the tensors of a stream, by samples, such that outputs diverge less.
 
+    Weights make up for what quantization did to the layers before them (:mod:`.quantized_past`).
     The channels' means and deviations become those of the original network
     (:mod:`.channel_matching`); if it is wanted, vectors then learn from the original network's
     outputs (:mod:`.distillation`). Either is kept only if a quarter of the samples, which it does
-    not see, says that it helps. For what is learned these samples are perturbed as well, since a
-    network is surer of what it was trained on than of anything else.
+    not see, says that it helps. For weights, and what is learned, these samples are perturbed as
+    well, since a network is surer of what it was trained on than of anything else.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Corrections:
         batches: Sequence[Any],
         *,
         match: bool = True,
+        move: bool = True,
         tune: bool = False,
         outputs: Outputs | None = None,
         perturb: Callable[[Any, torch.Generator], Any] | None = None,
@@ -61,11 +65,13 @@ class Corrections:
             batches: inputs, or pairs (inputs, targets). With fewer than four samples nothing is
                 corrected.
             match: whether channels get the statistics of the original network.
+            move: whether weights make up for what quantization did to the layers before them.
             tune: whether vectors learn.
             outputs, perturb: as of :class:`~nnr_codec.calibration.gradients.OutputGradients`.
         """
         self._module = module
         self._match = match
+        self._move = move
         self._tune = tune
         self._outputs = outputs
         self._perturb = perturb or perturbed
@@ -86,32 +92,74 @@ class Corrections:
         `settings`: of the user's, `outputs` and `perturb` among them.
         """
         used = {name: (settings or {}).get(name) for name in ("outputs", "perturb")}
-        return cls(module, batches, match=options.correct, tune=options.tune, **used)
+        return cls(
+            module, batches, match=options.correct, move=options.correct, tune=options.tune, **used
+        )
 
-    def divergence(self, tensors: Mapping[str, Array]) -> float:
+    def without_moving(self) -> Corrections:
+        """Return the same with weights that stay as they are."""
+        other = copy.copy(self)
+        other._move = False
+        return other
+
+    def move(
+        self, tensors: Mapping[str, Array], names: Collection[str], quantize: Quantize
+    ) -> dict[str, Array]:
+        """Return what weights should be before they are quantized; none if that cannot be said.
+
+        Args:
+            tensors: what a stream decodes to, by name.
+            names: of the weights that may be moved.
+            quantize: returns what decoders have of a weight with other values.
+
+        Raises what `quantize` raises.
+        """
+        if not self._move or not self._held:
+            return {}
+        try:
+            return moved_weights(self._module, tensors, names, quantize, self._batches)
+        except NnrError:
+            raise
+        except Exception:  # of a module that cannot be copied, or runs one batch at a time alone
+            return {}
+
+    def divergence(self, tensors: Mapping[str, Array], *, perturbed: bool = False) -> float:
         """Return the divergence of the outputs with these tensors, on samples that are held back.
+
+        `perturbed`: on these perturbed, if the network can take them: of images that a network was
+        trained on, few tell most of the divergence.
 
         Raises what :class:`OutputDivergence` raises.
         """
-        return self._measure(tensors)
+        return self._perturbed_measure(tensors) if perturbed else self._measure(tensors)
 
     @cached_property
     def _measure(self) -> OutputDivergence:
         return OutputDivergence(self._module, self._held, outputs=self._outputs)
 
     @cached_property
+    def _perturbed_measure(self) -> OutputDivergence:
+        """That on these samples perturbed, if the network can take these."""
+        try:
+            return OutputDivergence(self._module, self._perturbed(), outputs=self._outputs)
+        except InvalidModel:  # outputs that are not finite
+            return self._measure
+
+    @cached_property
     def _wider_measure(self) -> OutputDivergence:
         """That on these samples as they are, and perturbed, if the network can take these."""
+        batches = [*self._held, *self._perturbed()]
+        try:
+            return OutputDivergence(self._module, batches, outputs=self._outputs)
+        except InvalidModel:  # outputs that are not finite
+            return self._measure
+
+    def _perturbed(self) -> list[Any]:
+        """Return the samples that are held back, perturbed."""
         import torch
 
         generator = torch.Generator().manual_seed(_SEED)
-        changed = [
-            (self._perturb(inputs_of(batch), generator), *_rest(batch)) for batch in self._held
-        ]
-        try:
-            return OutputDivergence(self._module, [*self._held, *changed], outputs=self._outputs)
-        except InvalidModel:  # outputs that are not finite
-            return self._measure
+        return [(self._perturb(inputs_of(batch), generator), *_rest(batch)) for batch in self._held]
 
     def propose(self, tensors: Mapping[str, Array], names: Collection[str]) -> Proposal | None:
         """Return corrected vectors; None if there is nothing that helps.

@@ -42,10 +42,12 @@ def encoded(run: Run, calibrate: list[str]) -> Any:
 
 def test_by_itself(encoded: Any) -> None:
     found = encoded("--json")["correction"]
-    assert found["methods"] == ["channels"]
+    assert found["methods"] == ["moved", "channels"]
+    moved = len(found["weights"])
+    assert moved > 3
     assert "first_bn.weight" in found["tensors"]
     assert found["after"] < found["before"]
-    assert "19 corrected vectors (KL held back" in encoded()
+    assert f"{moved} moved weights, 19 corrected vectors (KL held back" in encoded()
 
 
 @pytest.mark.parametrize("switch", [["--no-correct"], ["--preset", "fast"]])

@@ -13,9 +13,10 @@ import nnr_codec
 from nnr_codec import EncodeOptions, InvalidOptions
 from nnr_codec.calibration.calibrate import calibrate
 from nnr_codec.calibration.divergence import OutputDivergence
+from nnr_codec.calibration.gradients import OutputGradients
 from nnr_codec.calibration.held_back import KeptBatches
 from nnr_codec.checkpoints import open_checkpoint
-from nnr_codec.encoding.corrected_stream import Proposal
+from nnr_codec.encoding.corrections.corrected_stream import Proposal
 from nnr_codec.model import Model
 from nnr_codec.user.module import apply_with, load_state, tensors_like
 
@@ -237,7 +238,15 @@ class TestStreams:
         module = _trained()
         before = {name: values.clone() for name, values in module.state_dict().items()}
         plain = _encoded(module, correct=False)
-        corrected = _encoded(module, tune=tune)
+        options = EncodeOptions(qp=QP, tune=tune)
+        corrections = Corrections.by_options(options, module, _digits())
+        corrected = nnr_codec.encode(
+            {name: values.numpy() for name, values in before.items()},
+            options=options,
+            calibration=calibrate(module, _digits(), only=(), gradients=OutputGradients(module)),
+            corrector=corrections.without_moving(),
+            verify=True,
+        )
         report = corrected.report.correction
         assert plain.report.correction is None
         assert report is not None
@@ -261,12 +270,18 @@ class TestStreams:
         [
             {"correct": False},
             {"lossless": True},
-            {"exclude": ("*.bias", "*_bn.*")},
+            {"exclude": ("*",)},
             {"max_nmse": 0.01},
         ],
     )
     def test_nothing_is_corrected(self, options: dict[str, Any]) -> None:
         assert _encoded(_trained(), **options).report.correction is None
+
+    def test_weights_alone(self) -> None:
+        report = _encoded(_trained(), exclude=("*.bias", "*_bn.*"), qp=-20).report.correction
+        assert report is not None
+        assert (report.methods, report.tensors) == (("moved",), ())
+        assert report.weights
 
     def test_what_travels_exactly_stays(self) -> None:
         module = _trained()
@@ -360,8 +375,11 @@ class TestStreams:
         self, corrector: Callable[[dict[str, Any]], dict[str, Any]]
     ) -> None:
         class Stubborn:
-            def divergence(self, tensors: Any) -> float:
+            def divergence(self, tensors: Any, *, perturbed: bool = False) -> float:
                 return 0.5
+
+            def move(self, tensors: Any, names: Any, quantize: Any) -> dict[str, Any]:
+                return {n: tensors[n] for n in names}
 
             def propose(self, tensors: Any, names: Any) -> Proposal:
                 return Proposal(corrector({n: tensors[n] for n in names}), ("channels",), 0.5)

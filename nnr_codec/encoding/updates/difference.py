@@ -15,6 +15,7 @@ from ...decoding.updates.sums import summed
 from ...factorization.words import words_of
 from ...model import Array, Parameter
 from ...quantize.distortion import Distortion, weight_error
+from ..corrections.moved_weight import MovedWeight
 
 _MOST_OF_SEARCH = 2.0
 """The greatest error of dependent quantization, in steps."""
@@ -228,5 +229,8 @@ def _usual_error(step: QuantizerStep) -> float:
 
 
 def reported(parameter: Parameter) -> Parameter:
-    """Return the tensor of the model that is coded: of a difference the new tensor."""
+    """Return the tensor of the model that is coded: of a difference the new tensor, of a moved
+    weight the one that it was."""
+    if isinstance(parameter, MovedWeight):
+        return parameter.original
     return parameter.new if isinstance(parameter, Difference) else parameter

@@ -13,13 +13,13 @@ from typing import Any
 from ... import decode, encode
 from ... import open as open_stream
 from ...calibration.moments import Calibration
-from ...encoding.corrected_stream import Corrector
 from ...errors import InvalidOptions, NnrWarning
 from ...options import PRESETS, EncodeOptions
+from ...training.corrections import Corrections
 from ..checked_table import options_of
 from ..fingerprints import codec_fingerprint
 from ..measures.yardsticks import yardsticks
-from .ablation import PARTS, without
+from .ablation import PARTS, corrections_without, without
 from .base import Arrays, Decoded, Encoded
 
 
@@ -79,11 +79,12 @@ class NnrCodec:
         self,
         tensors: Arrays,
         calibration: Calibration | None = None,
-        corrector: Corrector | None = None,
+        corrector: Corrections | None = None,
     ) -> Encoded:
         """Encode with one thread; raises what ``nnr_codec.encode`` raises."""
         if calibration is not None:
             calibration = without(calibration, self.calibration_without)
+        corrector = corrections_without(corrector, self.calibration_without)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NnrWarning)  # what is lost is what a plan measures
             result = encode(

@@ -1,0 +1,91 @@
+"""Weights of a stream that make up for what quantization did to the layers before them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...model import Array, Parameter
+from ...options import EncodeOptions
+from ..stream_encoder import Draft
+from ..survey import ModelSurvey
+from ..tensor_quantizer import largest_value, quantize_tensor, with_qp
+from ..updates.difference import Difference
+from .moved_weight import MovedWeight
+
+_QUANTIZED = ("dq", "uniform")
+_FEW = 256
+"""Elements, up to which a weight stays as it is: it may be coded exactly in as many bytes."""
+
+_MOST_ZEROS = 0.1
+"""Of a weight's elements: one that was pruned is small as it is, and would not stay so."""
+
+
+@dataclass(frozen=True)
+class MovableWeights:
+    """The weights of a stream that may be moved, and how they are quantized in it.
+
+    Attributes:
+        parameters: by name.
+        survey: of the model.
+        options: those of each weight, with the qp that it has.
+        profile: of the stream.
+    """
+
+    parameters: Mapping[str, Parameter]
+    survey: ModelSurvey
+    options: Mapping[str, EncodeOptions]
+    profile: int
+
+    @classmethod
+    def of(cls, draft: Draft, survey: ModelSurvey, options: EncodeOptions) -> MovableWeights:
+        """Return those that are quantized by themselves, however large their errors become; not
+        those that are on a grid or pruned, which would leave it."""
+        factors = {name for weight in survey.factored.values() for name in weight.entry.factors}
+        qps = {r.name: r.qp for r in draft.tensors if r.kind in _QUANTIZED and r.qp is not None}
+        found: dict[str, Parameter] = {}
+        for parameter in survey.coded:
+            name = parameter.name
+            known = survey.tensors[name]
+            is_plain = known.exact is None and known.step_qp is None
+            is_own = name in qps and name not in factors and not isinstance(parameter, Difference)
+            is_free = options.allowed_error(name) is None
+            is_weight = parameter.role == "weight" and parameter.size > _FEW
+            if is_weight and is_own and is_plain and is_free and not _is_pruned(parameter):
+                found[name] = parameter
+        own = {n: with_qp(p, options.for_tensor(n), qps[n]) for n, p in found.items()}
+        return cls(found, survey, own, draft.profile)
+
+    def quantized(self, name: str, values: Array) -> Array:
+        """Return what decoders have of a weight that has these values.
+
+        Raises what :func:`~..tensor_quantizer.quantize_tensor` raises.
+        """
+        feedback = self.survey.tensors[name].read_feedback()
+        parameter = Parameter.from_array(name, values)
+        largest = largest_value(values)
+        quantized = quantize_tensor(parameter, self.options[name], largest, self.profile, feedback)
+        return quantized.decoded().reshape(values.shape).astype(values.dtype)
+
+    def moved(self, targets: Mapping[str, Array]) -> ModelSurvey:
+        """Return the survey of a model whose weights are to have these values before they are
+        quantized."""
+        changed, tensors = {}, dict(self.survey.tensors)
+        for name, values in targets.items():
+            original = self.parameters[name]
+            changed[name] = MovedWeight(
+                name,
+                original.shape,
+                original.dtype,
+                Parameter.from_array(name, values).load,
+                original=original,
+            )
+            tensors[name] = replace(tensors[name], largest=largest_value(values))
+        coded = [changed.get(parameter.name, parameter) for parameter in self.survey.coded]
+        return replace(self.survey, coded=coded, tensors=tensors)
+
+
+def _is_pruned(parameter: Parameter) -> bool:
+    return int(np.count_nonzero(parameter.read() == 0)) > _MOST_ZEROS * parameter.size
