@@ -46,7 +46,8 @@ class Vdsr(nn.Module):
 
     Args:
         canvas: height and width to which outputs are padded by NaN, at the bottom and on the
-            right, so that images of different sizes make one array; None: not at all.
+            right, so that images of different sizes make one array; None: not at all. Those to
+            calibrate with are of one size, and need it not: what is not finite calibrates nothing.
     """
 
     def __init__(self, canvas: tuple[int, int] | None = None) -> None:
@@ -59,7 +60,7 @@ class Vdsr(nn.Module):
     def forward(self, luma: torch.Tensor) -> torch.Tensor:
         maps = self.residual_layer(functional.relu(self.input(luma)))
         restored: torch.Tensor = (luma + self.output(maps))[:, 0]
-        if self.canvas is None:
+        if self.canvas is None or luma.shape[2:] == (SIDE, SIDE):
             return restored
         height, width = restored.shape[1:]
         margins = (0, self.canvas[1] - width, 0, self.canvas[0] - height)
