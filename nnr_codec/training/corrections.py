@@ -19,6 +19,7 @@ from ..encoding.corrections.corrected_stream import Proposal
 from ..errors import InvalidModel, NnrError
 from ..model import Array, Model
 from ..options import EncodeOptions
+from ..support.paused_call import StuckCall
 from ..user.module import inputs_of, sample_count, tensors_like
 from .channel_matching import match_channels
 from .distillation import Tensors, distill
@@ -120,6 +121,9 @@ class Corrections:
             return moved_weights(self._module, tensors, names, quantize, self._batches)
         except NnrError:
             raise
+        except StuckCall:  # as it would be each time
+            self._move = False
+            return {}
         except Exception:  # of a module that cannot be copied, or runs one batch at a time alone
             return {}
 

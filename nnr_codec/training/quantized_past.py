@@ -126,11 +126,12 @@ def _set_weight(layer: Any, values: Array) -> None:
 
 
 class _Moments:
-    """Sums over vectors: of y yᵀ, and of (x - y) yᵀ; float64, (groups, width, width)."""
+    """Sums over so many vectors: of y yᵀ, and of (x - y) yᵀ; float64, (groups, width, width)."""
 
     def __init__(self, groups: int, width: int) -> None:
         self.own = np.zeros((groups, width, width))
         self.cross = np.zeros((groups, width, width))
+        self.count = 0
 
     @staticmethod
     def are_wanted(layer: Any) -> bool:
@@ -157,19 +158,23 @@ class _Moments:
                 for inputs in (arrival.inputs, arrival.changed)
             )
             dimensions = original.shape[: original.dim() - layer.weight.dim() + 1]
-            for half, places in zip(halves, _places(dimensions, wanted, generator), strict=True):
+            is_behind = halves[0].count < halves[1].count
+            parts = _places(dimensions, wanted, generator, is_behind=is_behind)
+            for half, places in zip(halves, parts, strict=True):
                 half.add(original, changed, places)
         return halves
 
     def add(self, original: torch.Tensor, changed: torch.Tensor, places: Places) -> None:
         """Add vectors at some places of a layer's inputs."""
         groups, width = self.own.shape[:2]
+        self.count += len(places[0])
         size = max(1, _PIECE_BYTES // (4 * groups * width))
         for start in range(0, len(places[0]), size):
             part = tuple(index[start : start + size] for index in places)
             x, y = (_chosen(rows, part, groups) for rows in (original, changed))
-            self.own += y.swapaxes(1, 2) @ y
-            self.cross += (x - y).swapaxes(1, 2) @ y
+            with np.errstate(over="ignore", invalid="ignore"):  # sums are looked at later
+                self.own += y.swapaxes(1, 2) @ y
+                self.cross += (x - y).swapaxes(1, 2) @ y
 
     def plus(self, other: _Moments) -> _Moments:
         """Return the sums of both."""
@@ -216,14 +221,17 @@ def _rows(layer: Any, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tenso
     return seen.permute(0, *range(2 + taps, seen.dim()), *range(1, 2 + taps))
 
 
-def _places(dimensions: Sequence[int], wanted: int, generator: np.random.Generator) -> list[Places]:
+def _places(
+    dimensions: Sequence[int], wanted: int, generator: np.random.Generator, *, is_behind: bool
+) -> list[Places]:
     """Return at most so many places by chance, those of the first half of samples, and of the
-    second."""
+    second; an odd one is the second's, unless the first half `is_behind`."""
     count = int(np.prod(dimensions))
     places = np.arange(count)
     if wanted < count:
         places = np.sort(generator.choice(count, wanted, replace=False))
-    parts = places[places < count // 2], places[places >= count // 2]
+    middle = (count + is_behind) // 2
+    parts = places[places < middle], places[places >= middle]
     return [np.unravel_index(part, tuple(dimensions)) for part in parts]
 
 

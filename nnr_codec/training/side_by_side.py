@@ -7,16 +7,19 @@ Nothing is kept of layers that are behind them, however many samples there are. 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..support.paused_call import PausedCall, pause
+from ..support.paused_call import PausedCall, pause, stop_all
 from ..user.module import apply, evaluating, hooked, weight_layers
 
 if TYPE_CHECKING:
     import torch
+
+_MOST_THREADS = 256
+"""Of OpenMP, which starts its own ones for each thread that calls it."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,6 @@ def meetings(
     """
     of_copy = {name: layer for layer, name in weight_layers(copy).items()}
     layers = {name: of_copy[name] for name in called_once.values()}
-    runs = [
-        (PausedCall(partial(_run, original, inputs)), PausedCall(partial(_run, copy, inputs)))
-        for inputs in batches
-    ]
     hooks = {layer: partial(_at_original, name) for layer, name in called_once.items()}
     with ExitStack() as stack:
         stack.enter_context(evaluating(original))
@@ -77,8 +76,13 @@ def meetings(
         for name, layer in layers.items():
             before = layer.register_forward_pre_hook(partial(_at_copy, name), with_kwargs=True)
             stack.callback(before.remove)
-        for call in (call for run in runs for call in run):
-            stack.callback(call.stop)
+        threads = stack.enter_context(_threads_of(2 * len(batches)))
+        first_calls, second_calls = (
+            [PausedCall(partial(_run, network, inputs, threads)) for inputs in batches]
+            for network in (original, copy)
+        )
+        stack.callback(stop_all, [*first_calls, *second_calls])
+        runs = list(zip(first_calls, second_calls, strict=True))
         while True:
             places = [(first.resume(), second.resume()) for first, second in runs]
             names = {place and place[0] for pair in places for place in pair}
@@ -114,9 +118,23 @@ def layers_called_once(
     return once, most
 
 
-def _run(module: torch.nn.Module, inputs: Any) -> None:
+@contextmanager
+def _threads_of(calls: int) -> Iterator[int]:
+    """Return how many threads torch may use in each of some calls: as many as here, unless they are
+    too many together."""
     import torch
 
+    here = torch.get_num_threads()
+    try:
+        yield max(1, min(here, _MOST_THREADS // calls))
+    finally:
+        torch.set_num_threads(here)  # which what calls set is as well, in threads to come
+
+
+def _run(module: torch.nn.Module, inputs: Any, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)  # by each thread, as OpenMP keeps a number for each
     with torch.no_grad():  # which is of the thread
         apply(module, inputs)
 

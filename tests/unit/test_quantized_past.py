@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from nnr_codec.calibration.gradients import OutputGradients
 from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.model import Array, Model
 from nnr_codec.options import DecompositionOptions
-from nnr_codec.support.paused_call import PausedCall, pause
+from nnr_codec.support import paused_call
+from nnr_codec.support.paused_call import PausedCall, StuckCall, pause, stop_all
 from nnr_codec.user.module import load_state
 
 torch = pytest.importorskip("torch")
@@ -28,7 +31,7 @@ from conformance.subjects.digits_networks import (  # noqa: E402
     separable_network,
 )
 from nnr_codec.experiments.methods.ablation import corrections_without  # noqa: E402
-from nnr_codec.training import quantized_past  # noqa: E402
+from nnr_codec.training import quantized_past, side_by_side  # noqa: E402
 from nnr_codec.training.corrections import Corrections  # noqa: E402
 from nnr_codec.training.quantized_past import moved_weights  # noqa: E402
 from nnr_codec.training.side_by_side import layers_called_once, meetings  # noqa: E402
@@ -116,6 +119,57 @@ class TestPausedCall:
         assert seen == ["cleaned up"]
         assert threading.active_count() == before
 
+    def test_it_ends_even_if_it_catches_all(self) -> None:
+        def steps() -> None:
+            for number in range(3):
+                try:
+                    pause(number)
+                except:  # noqa: E722
+                    pause("in place of it")
+
+        call = PausedCall(steps)
+        call.resume()
+        before = threading.active_count()
+        call.stop()
+        assert threading.active_count() == before - 1
+
+    def test_one_that_waits_for_another_is_stuck(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(paused_call, "_POLL_SECONDS", 0.01)
+        lock = threading.Lock()
+
+        def steps() -> None:
+            with lock:
+                pause("once")
+
+        before = threading.active_count()
+        calls = PausedCall(steps), PausedCall(steps)
+        assert calls[0].resume() == "once"
+        with pytest.raises(StuckCall):
+            calls[1].resume()
+        stop_all(calls)
+        assert threading.active_count() == before
+
+    def test_one_that_works_is_not_stuck(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(paused_call, "_POLL_SECONDS", 0.01)
+        monkeypatch.setattr(paused_call, "_MOST_IDLE_POLLS", 25)
+
+        def work() -> None:
+            while time.thread_time() < 0.5:
+                pass
+            pause("done")
+
+        call = PausedCall(work)
+        assert call.resume() == "done"
+        call.stop()
+
+    def test_it_sees_the_variables_of_its_caller(self) -> None:
+        variable: ContextVar[int] = ContextVar("variable")
+        token = variable.set(7)
+        call = PausedCall(lambda: pause(variable.get()))
+        variable.reset(token)
+        assert call.resume() == 7
+        call.stop()
+
     def test_elsewhere_nothing_waits(self) -> None:
         pause("nobody resumes this")
 
@@ -171,6 +225,27 @@ class TestMeetings:
         met = [meeting.name for meeting in meetings(module, copy, [_random(3, 4)], called)]
         assert met == ["first.weight"]
         assert threading.active_count() == before
+
+    @pytest.mark.parametrize(("most", "expected"), [(100, 3), (9, 2), (1, 1)])
+    def test_torch_has_few_threads_in_each_of_many(
+        self, monkeypatch: pytest.MonkeyPatch, most: int, expected: int
+    ) -> None:
+        monkeypatch.setattr(side_by_side, "_MOST_THREADS", most)
+        seen = []
+
+        class Counting(nn.Linear):
+            def forward(self, input: Any) -> Any:
+                seen.append(torch.get_num_threads())
+                return super().forward(input)
+
+        module, copy, before = Counting(4, 4), Counting(4, 4), torch.get_num_threads()
+        try:
+            torch.set_num_threads(3)
+            list(meetings(module, copy, [_random(3, 4)] * 2, {module: "weight"}))
+            assert torch.get_num_threads() == 3
+        finally:
+            torch.set_num_threads(before)
+        assert seen == [expected] * 4
 
 
 class TestMovedWeights:
@@ -233,6 +308,19 @@ class TestMovedWeights:
         change = moved.get("last.weight", tensors["last.weight"]) - tensors["last.weight"]
         assert np.abs(change).max() < 0.1 * np.abs(tensors["last.weight"]).max()
 
+    def test_batches_of_one_sample_give_two_halves(self) -> None:
+        module = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 5))
+        tensors, samples = _damaged(module, "0.weight"), _random(60, 6)
+        moved = moved_weights(module, tensors, tensors, _as_it_is, list(samples.split(1)))
+        assert set(moved) == {"1.weight"}
+
+    @pytest.mark.filterwarnings("error")
+    def test_what_overflows_stays_without_a_word(self) -> None:
+        module = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 5))
+        tensors = _damaged(module, "0.weight")
+        batches = [_random(30, 6) * 1e25] * 2
+        assert moved_weights(module, tensors, tensors, _as_it_is, batches) == {}
+
     def test_without_errors_before_nothing_moves(self) -> None:
         module = _network()
         state = _state(module)
@@ -274,8 +362,22 @@ class _Locked(nn.Module):
         return self.last(self.first(x))
 
 
-@pytest.mark.parametrize("kind", [_Remembering, _Locked])
-def test_networks_that_cannot_run_side_by_side_stay_as_they_are(kind: type[Any]) -> None:
+_lock = threading.Lock()
+
+
+class _Sharing(_Remembering):
+    """Runs one at a time, copies among them."""
+
+    def forward(self, x: Any) -> Any:
+        with _lock:
+            return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [_Remembering, _Locked, _Sharing])
+def test_networks_that_cannot_run_side_by_side_stay_as_they_are(
+    kind: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paused_call, "_POLL_SECONDS", 0.02)
     module = kind()
     batches = [_random(count, 6) for count in (40, 30, 40, 20)]  # of which the last is held back
     tensors = _damaged(module, "first.weight")
