@@ -24,18 +24,23 @@ def front(candidates: Iterable[Point]) -> list[Point]:
 
 def pareto_plot(rows: Sequence[Row], subject: str, drop: float) -> Figure:
     """Draw a network's points within a drop of accuracy, in points, and their front."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure, axes = blank_plot()
     of_network = [p for p in points(rows) if p.subject == subject and p.macs is not None]
     within = [point for point in of_network if point.drop <= drop]
     for method, style in styles(list(dict.fromkeys(p.method for p in of_network))).items():
         members = [point for point in within if point.method == method]
         axes.plot(*_places(members), style.marker, color=style.colour, label=method)
-    axes.plot(*_places(front(within)), "-", color="grey")
+    axes.plot(*_places(front(within)), "-", color="grey", drawstyle="steps-post", label="front")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("million multiply-accumulates an image")
     axes.set_ylabel("kB of the bitstream")
-    axes.set_title(f"{subject}, at most {drop:g} points less", fontsize="medium")
-    axes.legend(fontsize="small")
+    figure.suptitle(f"{subject}: loss of accuracy of {drop:g} point(s) at most", fontsize="medium")
+    axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return figure
 
 
