@@ -180,7 +180,8 @@ def quantize_tensor(
     step = step_size(qp, options.qp_density)
     if isinstance(parameter, FloatDifference):
         return _quantized_difference(parameter, options, qp, profile)
-    values, wanted = parameter.read(), reported(parameter).read()
+    values, original = parameter.read(), reported(parameter)
+    wanted = values if original is parameter else original.read()
     rates = _rates(parameter.shape, options, profile)
     if feeds_nothing_back(parameter, options, largest):
         feedback = None
