@@ -128,13 +128,16 @@ class Corrections:
             return {}
 
     def divergence(self, tensors: Mapping[str, Array], *, perturbed: bool = False) -> float:
-        """Return the divergence of the outputs with these tensors, on samples that are held back.
+        """Return the divergence of the outputs with these tensors, on samples that are held back;
+        infinite, if there are too few samples to hold any back.
 
         `perturbed`: on these perturbed, if the network can take them: of images that a network was
         trained on, few tell most of the divergence.
 
         Raises what :class:`OutputDivergence` raises.
         """
+        if not self._held:
+            return math.inf
         return self._perturbed_measure(tensors) if perturbed else self._measure(tensors)
 
     @cached_property
