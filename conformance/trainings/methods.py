@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,14 @@ sys.path.append(str(Path(__file__).parents[2]))
 from conformance.trainings.resumable import Schedule, train_resumably
 from conformance.trainings.sets import training_set
 from nnr_codec import encode
-from nnr_codec.calibration.calibrate import calibrate
-from nnr_codec.decompose import decompose_model
 from nnr_codec.errors import InvalidOptions, NnrWarning
 from nnr_codec.experiments.training_run import TrainingRun
 from nnr_codec.layers import dense_state, factored_weights, factorize
-from nnr_codec.model import Model
 from nnr_codec.options import DecompositionOptions, EncodeOptions
 from nnr_codec.training import (
     LowRankProjection,
     RateTraining,
+    decompose_gradually,
     fold_batch_norm,
     ranks_at_ratio,
     reestimate_batch_norm,
@@ -233,15 +232,9 @@ def decomposed(
         return module
     samples = _samples(run)
     weights = list(weight_layers(module).values())
-    result = decompose_model(
-        Model.from_arrays({name: t.numpy() for name, t in module.state_dict().items()}),
-        _options(method, ratio, rule, scheme, weights),
-        module=module,
-        calibration=calibrate(module, samples),
-    )
-    factorize(module, result.factorizations)
-    reestimate_batch_norm(module, samples)
-    return module
+    options = _options(method, ratio, rule, scheme, weights)
+    adapt = partial(reestimate_batch_norm, batches=samples)
+    return decompose_gradually(module, options, adapt, steps=1, batches=samples)
 
 
 def _options(

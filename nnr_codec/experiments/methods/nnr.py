@@ -105,11 +105,7 @@ class NnrCodec:
 
     def decode(self, data: bytes) -> Decoded:
         """Decode with one thread; raises what ``nnr_codec.decode`` raises."""
-        start = time.perf_counter()
-        tensors = decode(data, quality=self.quality)
-        seconds = time.perf_counter() - start
-        with open_stream(data, quality=self.quality) as stream:
-            return Decoded(tensors, seconds, data if stream.factorizations else None)
+        return decoded(data, self.quality)
 
     def identity(self) -> dict[str, Any]:
         """Return the options, and the fingerprint of the codec's files."""
@@ -121,6 +117,15 @@ class NnrCodec:
             "quality": self.quality,
             "version": codec_fingerprint(),
         }
+
+
+def decoded(data: bytes, quality: int | None) -> Decoded:
+    """Decode a stream with one thread; raises what ``nnr_codec.decode`` raises."""
+    start = time.perf_counter()
+    tensors = decode(data, quality=quality)
+    seconds = time.perf_counter() - start
+    with open_stream(data, quality=quality) as stream:
+        return Decoded(tensors, seconds, data if stream.factorizations else None)
 
 
 def breakdown(data: bytes, quality: int | None) -> dict[str, int]:

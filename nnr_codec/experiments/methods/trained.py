@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ... import decode
-from ... import open as open_stream
 from ...errors import InvalidOptions
 from ...user.code import load_function, naming_failures
 from ..checked_table import CheckedTable
 from ..fingerprints import codec_fingerprint, file_digest
 from .base import Arrays, Decoded, Encoded
-from .nnr import breakdown
+from .nnr import breakdown, decoded
 
 if TYPE_CHECKING:
     from ..training_run import TrainingRun
@@ -83,11 +81,7 @@ class TrainedCodec:
 
     def decode(self, data: bytes) -> Decoded:
         """Decode with one thread; raises what ``nnr_codec.decode`` raises."""
-        start = time.perf_counter()
-        tensors = decode(data)
-        seconds = time.perf_counter() - start
-        with open_stream(data) as stream:
-            return Decoded(tensors, seconds, data if stream.factorizations else None)
+        return decoded(data, None)
 
     def identity(self) -> dict[str, Any]:
         """Return the options, the digests of the file and those beside it, and the fingerprint of
