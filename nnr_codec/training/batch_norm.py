@@ -3,14 +3,13 @@ offset. Needs the extra `torch`."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..calibration.foldable_norms import FoldableNorm
 from ..errors import InvalidModel, InvalidOptions
-from ..user.module import apply, evaluating, inputs_of
+from ..user.module import apply, evaluating, inputs_of, parameter_uses
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +75,7 @@ def fold_batch_norm(module: torch.nn.Module) -> tuple[str, ...]:
     """
     import torch
 
-    uses = Counter(id(p) for part in module.modules() for p in part._parameters.values())
+    uses = parameter_uses(module)
     folded = []
     for name, norm in _norms(module):
         vectors = {key: getattr(norm, key) for key in _VECTORS}

@@ -16,7 +16,6 @@ of the one-shot and iterative pruning of Han et al. 2015, arXiv 1506.02626). Nee
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from ..decompose import decompose_model
 from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FactoredWeight
 from ..options import EncodeOptions
+from ..user.module import parameter_uses
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,9 +102,7 @@ def _factors(
         module=module,
         calibration=calibration,
     ).factorizations
-    uses = Counter(
-        id(parameter) for part in module.modules() for parameter in part._parameters.values()
-    )
+    uses = parameter_uses(module)
     for name in factors:
         if uses[id(module.get_parameter(name))] > 1:
             reason = "is the weight of several layers; an override {'decompose': 'none'} keeps it"

@@ -15,7 +15,6 @@ least for each parameter that is saved goes, of all layers together. Needs the e
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..calibration.outputs import Outputs, output_of, sampled_loss
 from ..errors import InvalidModel, InvalidOptions
 from ..factorization.forms import FORMS
-from ..user.module import in_mode, inputs_of
+from ..user.module import in_mode, inputs_of, parameter_uses
 from .fine_tuning import endless
 from .rank_components import RankComponents
 
@@ -186,7 +185,7 @@ def _layers(module: nn.Module) -> list[RankComponents]:
         for name, layer in module.named_modules()
         if isinstance(layer, FactorizedLayer) and not FORMS[layer.form].shared
     }
-    uses = Counter(id(p) for part in module.modules() for p in part._parameters.values())
+    uses = parameter_uses(module)
     return [
         RankComponents(name, layer, factors)
         for layer, (name, factors) in factorized.items()

@@ -148,6 +148,12 @@ def tensors_like(
     return found
 
 
+def parameter_uses(module: torch.nn.Module) -> Counter[int]:
+    """Return how many layers have each parameter, by its identity; a layer counts once, under
+    however many names the module has it."""
+    return Counter(id(p) for layer in module.modules() for p in layer._parameters.values())
+
+
 def untied_names(module: torch.nn.Module) -> set[str]:
     """Return the names in the module's state dict whose tensors have no other name there."""
     tensors = _tensors(module)
