@@ -15,18 +15,18 @@ from nnr_codec.calibration.calibrate import calibrate
 from nnr_codec.calibration.divergence import OutputDivergence
 from nnr_codec.calibration.gradients import OutputGradients
 from nnr_codec.calibration.held_back import KeptBatches
-from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.encoding.corrections.corrected_stream import Proposal
 from nnr_codec.model import Model
-from nnr_codec.user.module import apply_with, load_state, tensors_like
+from nnr_codec.user.module import apply_with, tensors_like
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
+from digits_support import calibration_batches, trained_separable  # noqa: E402
+
 from conformance.subjects.digits_networks import (  # noqa: E402
     MODELS,
     as_input,
-    separable_network,
 )
 from nnr_codec.training import corrections as corrections_module  # noqa: E402
 from nnr_codec.training.channel_matching import match_channels  # noqa: E402
@@ -86,18 +86,8 @@ def _error(module: Any, tensors: dict[str, Any], batches: list[Any]) -> float:
         )
 
 
-def _trained() -> Any:
-    """Return the separable digits network."""
-    module = separable_network()
-    with open_checkpoint(MODELS / "digits_separable.safetensors") as model:
-        load_state(module, model)
-    return module.eval()
-
-
 def _digits() -> list[Any]:
-    """Return 200 images in four batches."""
-    with np.load(MODELS / "digits_calibration.npz") as archive:
-        return list(as_input(archive["images"][:200]).split(50))
+    return calibration_batches(200, 50)
 
 
 def _encoded(module: Any, batches: Any = None, **options: Any) -> nnr_codec.EncodeResult:
@@ -235,7 +225,7 @@ class TestCorrections:
 class TestStreams:
     @pytest.mark.parametrize("tune", [False, True])
     def test_less_is_lost_and_weights_stay(self, tune: bool) -> None:
-        module = _trained()
+        module = trained_separable()
         before = {name: values.clone() for name, values in module.state_dict().items()}
         plain = _encoded(module, correct=False)
         options = EncodeOptions(qp=QP, tune=tune)
@@ -275,46 +265,48 @@ class TestStreams:
         ],
     )
     def test_nothing_is_corrected(self, options: dict[str, Any]) -> None:
-        assert _encoded(_trained(), **options).report.correction is None
+        assert _encoded(trained_separable(), **options).report.correction is None
 
     def test_weights_alone(self) -> None:
-        report = _encoded(_trained(), exclude=("*.bias", "*_bn.*"), qp=-20).report.correction
+        report = _encoded(
+            trained_separable(), exclude=("*.bias", "*_bn.*"), qp=-20
+        ).report.correction
         assert report is not None
         assert (report.methods, report.tensors) == (("moved",), ())
         assert report.weights
 
     def test_what_travels_exactly_stays(self) -> None:
-        module = _trained()
+        module = trained_separable()
         result = _encoded(module, exclude=("fc.bias",))
         assert result.report.correction is not None
         decoded = nnr_codec.decode(result.data)["fc.bias"]
         assert np.array_equal(decoded, module.fc.bias.detach().numpy())
 
     def test_half_precision(self) -> None:
-        module = _trained().half()
+        module = trained_separable().half()
         result = _encoded(module, [batch.half() for batch in _digits()], qp=-22)
         assert result.report.correction is not None
         decoded = nnr_codec.decode(result.data)
         assert {values.dtype for values in decoded.values() if values.ndim} == {np.dtype("float16")}
 
     def test_batches_that_come_once(self) -> None:
-        assert _encoded(_trained(), iter(_digits())).report.correction is not None
+        assert _encoded(trained_separable(), iter(_digits())).report.correction is not None
 
     def test_with_a_saved_calibration_nothing_is_corrected(self) -> None:
-        module = _trained()
+        module = trained_separable()
         known = calibrate(module, _digits())
         assert _encoded(module, known).report.correction is None
         with pytest.raises(InvalidOptions, match="tune: needs a module and batches"):
             _encoded(module, known, tune=True)
 
     def test_a_size_is_kept(self) -> None:
-        module = _trained()
+        module = trained_separable()
         size = len(_encoded(module, correct=False).data or b"")
         for allowed in (size - 1, size, size + 3):
             assert len(_encoded(module, target_size=allowed).data or b"") <= allowed
 
     def test_a_divergence_is_kept(self) -> None:
-        module, batches = _trained(), _digits()
+        module, batches = trained_separable(), _digits()
         result = _encoded(module, batches, max_kl=0.01)
         assert result.report.correction is not None
         measure = OutputDivergence(module, batches[3:])  # every fourth batch is held back
@@ -323,7 +315,8 @@ class TestStreams:
     def test_a_divergence_is_met_by_the_coarsest_corrected_stream(self) -> None:
         bound = self._bound_that_corrections_decide(near=0.003)
         plain, corrected = (
-            _encoded(_trained(), max_kl=bound, correct=correct).report for correct in (False, True)
+            _encoded(trained_separable(), max_kl=bound, correct=correct).report
+            for correct in (False, True)
         )
         for report in (plain, corrected):
             assert report.search is not None
@@ -337,7 +330,7 @@ class TestStreams:
 
     def _bound_that_corrections_decide(self, near: float) -> float:
         """Return a divergence that a stream has with corrections and has not without."""
-        search = _encoded(_trained(), max_kl=near).report.search
+        search = _encoded(trained_separable(), max_kl=near).report.search
         assert search is not None
         assert search.met.is_corrected
         (before,) = (
@@ -350,7 +343,7 @@ class TestStreams:
         return (before + search.met.loss) / 2
 
     def test_a_score_is_asked_for_eight_times_at_most(self) -> None:
-        module, calls = _trained(), 0
+        module, calls = trained_separable(), 0
         batch, *_ = _digits()
         expected = module(batch).detach()
 
@@ -384,7 +377,9 @@ class TestStreams:
             def propose(self, tensors: Any, names: Any) -> Proposal:
                 return Proposal(corrector({n: tensors[n] for n in names}), ("channels",), 0.5)
 
-        tensors = {name: values.numpy() for name, values in _trained().state_dict().items()}
+        tensors = {
+            name: values.numpy() for name, values in trained_separable().state_dict().items()
+        }
         options = EncodeOptions(qp=QP)
         plain = nnr_codec.encode(tensors, options=options)
         tried = nnr_codec.encode(tensors, options=options, corrector=Stubborn())
@@ -392,7 +387,7 @@ class TestStreams:
         assert tried.report.correction is None
 
     def test_updates_are_not_corrected(self) -> None:
-        module = _trained()
+        module = trained_separable()
         parent = _encoded(module).data or b""
         update = nnr_codec.encode(
             module,

@@ -15,7 +15,6 @@ import nnr_codec
 from nnr_codec import EncodeOptions
 from nnr_codec.calibration.calibrate import calibrate
 from nnr_codec.calibration.gradients import OutputGradients
-from nnr_codec.checkpoints import open_checkpoint
 from nnr_codec.model import Array, Model
 from nnr_codec.options import DecompositionOptions
 from nnr_codec.support import paused_call
@@ -25,10 +24,11 @@ from nnr_codec.user.module import load_state
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
+from digits_support import calibration_batches, trained_separable  # noqa: E402
+
 from conformance.subjects.digits_networks import (  # noqa: E402
     MODELS,
     as_input,
-    separable_network,
 )
 from nnr_codec.experiments.methods.ablation import corrections_without  # noqa: E402
 from nnr_codec.training import quantized_past, side_by_side  # noqa: E402
@@ -389,27 +389,19 @@ def test_networks_that_cannot_run_side_by_side_stay_as_they_are(
     assert set(moved) == {"last.weight"}
 
 
-def _trained() -> Any:
-    module = separable_network()
-    with open_checkpoint(MODELS / "digits_separable.safetensors") as model:
-        load_state(module, model)
-    return module.eval()
-
-
 def _digits() -> list[Any]:
-    with np.load(MODELS / "digits_calibration.npz") as archive:
-        return list(as_input(archive["images"]).split(100))
+    return calibration_batches(500, 100)
 
 
 @pytest.fixture(scope="module")
 def known() -> Any:
-    module, batches = _trained(), _digits()
+    module, batches = trained_separable(), _digits()
     return calibrate(module, batches, only=(), gradients=OutputGradients(module))
 
 
 class TestStreams:
     def _encoded(self, known: Any, parts: tuple[str, ...] = (), **options: Any) -> Any:
-        module = _trained()
+        module = trained_separable()
         corrections = corrections_without(Corrections(module, _digits()), parts)
         return nnr_codec.encode(
             _state(module),
@@ -422,7 +414,7 @@ class TestStreams:
     def test_outputs_diverge_less_at_as_many_bytes(self, known: Any) -> None:
         with np.load(MODELS / "digits_test.npz") as archive:
             test = [as_input(archive["images"])]
-        divergence = nnr_codec.calibration.divergence.OutputDivergence(_trained(), test)
+        divergence = nnr_codec.calibration.divergence.OutputDivergence(trained_separable(), test)
         with_past = without = 0.0
         for qp in (-28, -25, -22, -19):
             moved, plain = (self._encoded(known, parts, qp=qp) for parts in ((), ("past",)))
@@ -434,7 +426,7 @@ class TestStreams:
         assert np.exp((with_past - without) / 4) < 0.9
 
     def test_errors_are_those_of_the_weights_of_the_model(self, known: Any) -> None:
-        result, state = self._encoded(known), _state(_trained())
+        result, state = self._encoded(known), _state(trained_separable())
         decoded = nnr_codec.decode(result.data)
         weights = [r for r in result.report.tensors if r.name in result.report.correction.weights]
         assert weights
@@ -443,7 +435,7 @@ class TestStreams:
             assert report.squared_error == pytest.approx(float(error @ error), rel=1e-6)
 
     def test_the_bytes_do_not_depend_on_threads(self, known: Any) -> None:
-        module = _trained()
+        module = trained_separable()
         with ThreadPoolExecutor(3) as pool:
             result = nnr_codec.encode(
                 _state(module),
@@ -461,7 +453,7 @@ class TestStreams:
         assert second in bounded.report.correction.weights
 
     def test_weights_that_are_pruned_or_on_a_grid_stay(self, known: Any) -> None:
-        module = _trained()
+        module = trained_separable()
         pruned, on_grid, *_ = self._encoded(known).report.correction.weights
         with torch.no_grad():
             weights = dict(module.named_parameters())
@@ -474,7 +466,7 @@ class TestStreams:
 
     def test_factors_stay_and_dense_weights_make_up_for_them(self) -> None:
         options = EncodeOptions(qp=QP, decomposition=DecompositionOptions("lr", rank=0.5))
-        module = _trained()
+        module = trained_separable()
         result = nnr_codec.encode(module, options=options, calibration=_digits(), verify=True)
         factored = {report.name for report in result.report.tensors if report.factors}
         assert factored
