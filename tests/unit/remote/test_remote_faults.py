@@ -156,11 +156,15 @@ def test_server_says_how_long_to_wait(server: FileServer, waits: list[float]) ->
     assert waits == [7]
 
 
-@pytest.mark.parametrize(
-    "when", ["3600", formatdate(time() + 3600, usegmt=True)], ids=["seconds", "date"]
-)
-def test_server_asks_to_wait_too_long(server: FileServer, when: str, waits: list[float]) -> None:
-    server.behave = lambda number, request: Answer(status=503, headers={"Retry-After": when})
+def in_an_hour() -> str:
+    return formatdate(time() + 3600, usegmt=True)
+
+
+@pytest.mark.parametrize("when", [lambda: "3600", in_an_hour], ids=["seconds", "date"])
+def test_server_asks_to_wait_too_long(
+    server: FileServer, when: Callable[[], str], waits: list[float]
+) -> None:
+    server.behave = lambda number, request: Answer(status=503, headers={"Retry-After": when()})
     reason = refusal(server)
     assert "it asks to wait 3" in reason
     assert "tried once" in reason
