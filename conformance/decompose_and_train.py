@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import nnr_codec
-from conformance.studies.training_tasks import make_task, top1
+from conformance.studies.digits_task import make_task, top1
 from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.layers import dense_state, factored_weights, load_into
 from nnr_codec.options import DecompositionOptions
@@ -36,7 +36,7 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
 
-    task = make_task("digits_cnn", None, 0, None)  # your batches and accuracy
+    task = make_task("digits_cnn")  # your batches and accuracy
     dense = trained_module(task.subject).eval()  # your module
     images = task.train[0]
 

@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 import nnr_codec
-from conformance.studies.training_tasks import DIGITS, Samples, make_task, outputs_of
+from conformance.studies.digits_task import DIGITS, Samples, make_task, outputs_of
 from nnr_codec import EncodeOptions
 from nnr_codec.cli.text import table
 from nnr_codec.experiments.evaluation import trained_module
@@ -103,7 +103,7 @@ class Federation:
     """Clients with their images, and the images that networks are judged by."""
 
     def __init__(self, name: str) -> None:
-        self._task = make_task(name, None, 0, None)
+        self._task = make_task(name)
         images, labels = self._task.train
         self.clients: list[Samples] = [
             (images[client::CLIENTS], labels[client::CLIENTS]) for client in range(CLIENTS)

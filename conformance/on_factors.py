@@ -3,7 +3,7 @@
     python -m conformance.on_factors [--ratios 2 3 5 8]
 
 The network is decomposed (CP for 3x3 convolutions, LR for linear layers), its factors are trained
-for 200 steps, and it is encoded. `conformance/on_device/digits` decodes the bitstream by the device
+for 300 steps, and it is encoded. `conformance/on_device/digits` decodes the bitstream by the device
 decoder, and runs on the test images twice: on dense weights, the products; and on the factors,
 whose layers are chains of small convolutions. Needs torch, and a C and a C++ compiler.
 """
@@ -16,7 +16,6 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +31,8 @@ NETWORK = HERE / "models" / "digits_cnn.safetensors"
 RATIOS = (2.0, 3.0, 5.0, 8.0)
 SEED = 0
 MILD = 3.0  # ratios up to this have the first of two learning rates
-TRAINING = {"steps": 200, "batch": 64, "smoothing": 0.05}
+LEARNING_RATES = (0.001, 0.003)
+STEPS = 300
 LAYERS = ("dense", "factorized")
 CXX_FLAGS = ("-std=c++17", "-fno-exceptions", "-fno-rtti", "-ffp-contract=off",
              "-DNNR_PLAIN_PATHS_ALONE")  # fmt: skip
@@ -100,23 +100,18 @@ def trained(ratio: float) -> bytes:
     """Return a bitstream of the network with factorized layers, trained."""
     import torch
 
-    from conformance.fine_tuning import LEARNING_RATES, LR_CP, WATER_FILLING, Point, make_bench
-    from conformance.studies.training_tasks import train
+    from conformance.subjects.digits_networks import cnn
+    from conformance.trainings.methods import fine_tuned
     from nnr_codec.experiments.evaluation import trained_module
-    from nnr_codec.layers import dense_state, factored_weights, factorize
-    from nnr_codec.training import reestimate_batch_norm
+    from nnr_codec.experiments.training_run import TrainingRun
 
     torch.set_num_threads(1)
-    bench = make_bench("digits_cnn", None, 0, False)
-    decomposition = bench.decomposed(Point(LR_CP, WATER_FILLING, ratio))
-    module = factorize(trained_module(bench.task.subject), decomposition.factorizations)
-    torch.manual_seed(SEED)
-    rate = LEARNING_RATES["digits_cnn"][LR_CP][ratio > MILD]
-    task = replace(bench.task, learning_rate=rate)
-    train(module, task, optimizer=torch.optim.Adam, **TRAINING)
-    reestimate_batch_norm(module, [bench.statistics_images])
-    factors = factored_weights(module)
-    return nnr_codec.encode(dense_state(module), factorizations=factors).data or b""
+    subject = cnn()
+    run = TrainingRun(subject, trained_module(subject).eval(), None, SEED, None)
+    rate = LEARNING_RATES[ratio > MILD]
+    return fine_tuned(
+        run, method="cp", ratio=ratio, steps=STEPS, digits_steps=STEPS, learning_rate=rate
+    )
 
 
 def table(ratios: Sequence[float]) -> Iterator[str]:

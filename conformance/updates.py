@@ -35,7 +35,7 @@ from torch import nn
 from torch.nn import functional
 
 import nnr_codec
-from conformance.studies.training_tasks import DIGITS, outputs_of
+from conformance.studies.digits_task import DIGITS, outputs_of
 from conformance.subjects import source_of
 from nnr_codec import EncodeOptions
 from nnr_codec.cli.text import table

@@ -25,7 +25,8 @@ from torch import nn
 from torch.nn import functional
 
 from conformance.models import digits
-from conformance.studies.training_tasks import DIGITS, shifted
+from conformance.studies.digits_task import DIGITS
+from conformance.trainings.resumable import moved
 from conformance.subjects.digits_networks import as_input
 from nnr_codec.checkpoints import save_checkpoint
 from nnr_codec.model import Array
@@ -62,7 +63,7 @@ def train(build: Callable[[], nn.Module], images: torch.Tensor, labels: torch.Te
     steps = EPOCHS * -(-len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, steps)
     batches = (
-        (shifted(images[picked], MAX_SHIFT), labels[picked])
+        (moved(images[picked], MAX_SHIFT, torch.default_generator), labels[picked])
         for _ in range(EPOCHS)
         for picked in torch.randperm(len(images)).split(BATCH)
     )

@@ -10,20 +10,19 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from conformance.trainings.resumable import Schedule, train_resumably
 from conformance.trainings.sets import training_set
+from conformance.trainings.training import Training
 from nnr_codec import encode
 from nnr_codec.errors import InvalidOptions, NnrWarning
 from nnr_codec.experiments.training_run import TrainingRun
@@ -31,6 +30,7 @@ from nnr_codec.layers import dense_state, factored_weights, factorize
 from nnr_codec.options import DecompositionOptions, EncodeOptions
 from nnr_codec.training import (
     LowRankProjection,
+    RankPruning,
     RateTraining,
     decompose_gradually,
     fold_batch_norm,
@@ -41,68 +41,6 @@ from nnr_codec.training import (
 from nnr_codec.user.module import weight_layers
 
 CALIBRATION_IMAGES = 2000
-DISTILLED = 0.9
-"""Of the loss, what is the divergence from the teacher; the rest is that from the labels."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a network is trained.
-
-    Attributes:
-        steps: of Adam, of a batch each; of the digits networks `digits_steps`.
-        learning_rate: the first.
-    """
-
-    steps: int
-    digits_steps: int = 300
-    learning_rate: float = 1e-3
-
-    def __call__(
-        self,
-        run: TrainingRun,
-        module: nn.Module,
-        *,
-        wrap: Callable[[Any], Any] = lambda loss: loss,
-        after_step: Callable[[int], object] = lambda steps: None,
-    ) -> None:
-        """Train `module`; `wrap` makes another loss of the loss."""
-        known = training_set(run)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        schedule = Schedule(
-            self.digits_steps if known.is_digits else self.steps,
-            self.learning_rate,
-            batch=known.batch,
-            seed=run.seed,
-            shift=known.shift,
-            mirrors=known.mirrors,
-        )
-        train_resumably(
-            module.to(device),
-            known.images,
-            known.labels,
-            schedule,
-            run.state,
-            prepare=known.prepare,
-            loss=wrap(distilled),
-            teacher=run.module.to(device),
-            make_optimizer=_adam,
-            after_step=after_step,
-        )
-        module.cpu()
-
-
-def distilled(outputs: torch.Tensor, targets: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Return the loss of outputs against labels, and against a teacher's outputs."""
-    labels, expected = targets
-    divergence = functional.kl_div(
-        outputs.log_softmax(1), expected.log_softmax(1), reduction="batchmean", log_target=True
-    )
-    return DISTILLED * divergence + (1 - DISTILLED) * functional.cross_entropy(outputs, labels)
-
-
-def _adam(parameters: Iterable[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, schedule.learning_rate)
 
 
 def fine_tuned(
@@ -128,6 +66,66 @@ def fine_tuned(
     return stream_of(module, EncodeOptions(qp=qp))
 
 
+def tuned_in_parts(
+    run: TrainingRun,
+    *,
+    method: str,
+    ratio: float,
+    rule: str = "water-filling",
+    parts: int = 3,
+    qp: int = -38,
+    **training: Any,
+) -> bytes:
+    """Decompose a little, train, decompose a little more, and so on.
+
+    If it is interrupted, it begins anew.
+
+    Args:
+        run: what to train.
+        method, ratio, rule: as of `decomposed`.
+        parts: of the training, which has as many steps in all.
+        qp: of the weights in the end.
+        training: fields of `Training`.
+    """
+    train = partial(Training(**training).part(parts), replace(run, state=None))
+    module = decomposed(run, method, ratio, rule, train=train, parts=parts)
+    return stream_of(module, EncodeOptions(qp=qp))
+
+
+def pruned(
+    run: TrainingRun,
+    *,
+    method: str,
+    ratio: float,
+    rule: str = "water-filling",
+    qp: int = -38,
+    **training: Any,
+) -> bytes:
+    """Decompose to half of the ratio, and prune ranks in the first quarter of the training, to the
+    parameters that `decomposed` leaves.
+
+    If it is interrupted, it begins anew.
+
+    Args:
+        run: what to train.
+        method, ratio, rule: as of `decomposed`.
+        qp: of the weights in the end.
+        training: fields of `Training`.
+    """
+    parameters = _parameters(decomposed(run, method, ratio, rule))
+    module, how = decomposed(run, method, ratio / 2, rule), Training(**training)
+    steps = max(1, how.steps_of(run) // 4)
+    pruning = RankPruning(module, _samples(run), parameters=parameters, steps=steps)
+    how(replace(run, state=None), module, after_step=lambda steps: pruning.step())
+    pruning.finish()
+    reestimate_batch_norm(module, _samples(run))
+    return stream_of(module, EncodeOptions(qp=qp))
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def tuned_at_ranks(
     run: TrainingRun, *, form: str, ratio: float, qp: int = -38, **training: Any
 ) -> bytes:
@@ -145,7 +143,7 @@ def projected(
     form: str,
     ratio: float,
     tiles: Sequence[int] = (1, 1),
-    every: int = 200,
+    projections: int = 10,
     qp: int = -38,
     **training: Any,
 ) -> bytes:
@@ -155,18 +153,19 @@ def projected(
         run: what to train.
         form, ratio, tiles: as of `ranks_at_ratio`; the classifier stays dense, since ten classes
             need rank ten. Kernels in tiles are coded dense.
-        every: steps between replacements.
+        projections: how many there are.
         qp: of the weights in the end.
         training: fields of `Training`.
     """
     module = copy.deepcopy(run.module)
-    projection = _projection(module, form, ratio, tiles)
+    projection, how = _projection(module, form, ratio, tiles), Training(**training)
+    every = max(1, how.steps_of(run) // projections)
 
     def project(steps: int) -> None:
         if steps % every == 0:  # also of a run that was interrupted
             projection.project()
 
-    Training(**training)(run, module, after_step=project)
+    how(run, module, after_step=project)
     factors = projection.project()
     reestimate_batch_norm(module, _samples(run))
     return stream_of(factorize(module, factors), EncodeOptions(qp=qp))
@@ -214,7 +213,14 @@ def for_rate(
 
 
 def decomposed(
-    run: TrainingRun, method: str, ratio: float, rule: str, scheme: str = "right"
+    run: TrainingRun,
+    method: str,
+    ratio: float,
+    rule: str,
+    scheme: str = "right",
+    *,
+    train: Callable[[nn.Module], object] = lambda module: None,
+    parts: int = 1,
 ) -> nn.Module:
     """Return the network with layers in factors, fitted to the moments of their inputs, and batch
     norm re-estimated.
@@ -226,15 +232,20 @@ def decomposed(
         rule: "water-filling": ranks by the layers' errors; "common": the same fraction of every
             layer but the first and the classifier, of the methods "lr" and "ce1".
         scheme: of the method "joint".
+        train: called with the network after each part.
+        parts: that it is decomposed in.
     """
     module = copy.deepcopy(run.module)
     if method == "none":
         return module
     samples = _samples(run)
-    weights = list(weight_layers(module).values())
-    options = _options(method, ratio, rule, scheme, weights)
-    adapt = partial(reestimate_batch_norm, batches=samples)
-    return decompose_gradually(module, options, adapt, steps=1, batches=samples)
+    options = _options(method, ratio, rule, scheme, list(weight_layers(module).values()))
+
+    def adapt(module: nn.Module) -> None:
+        reestimate_batch_norm(module, samples)
+        train(module)
+
+    return decompose_gradually(module, options, adapt, steps=parts, batches=samples)
 
 
 def _options(

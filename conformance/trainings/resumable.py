@@ -100,7 +100,7 @@ def train_resumably(
                 schedule.learning_rate * (1 + math.cos(math.pi * step / schedule.steps)) / 2
             )
         chosen = _batch(len(images), schedule, step)
-        inputs = prepare(_moved(images[chosen].float(), schedule, step)).to(device)
+        inputs = prepare(_altered(images[chosen].float(), schedule, step)).to(device)
         targets: Any = labels[chosen].to(device)
         if teacher is not None:
             with torch.no_grad():
@@ -140,18 +140,25 @@ def _mixed(seed: int, number: int) -> int:
     return (_FAR_APART * seed + number) % 2**31
 
 
-def _moved(images: torch.Tensor, schedule: Schedule, step: int) -> torch.Tensor:
-    """Return images that are moved by some pixels, every other one mirrored."""
+def _altered(images: torch.Tensor, schedule: Schedule, step: int) -> torch.Tensor:
+    """Return images as a step sees them: moved by some pixels, every other one mirrored."""
     generator = torch.Generator().manual_seed(2**31 + _mixed(schedule.seed, step))
+    places = moved(images, schedule.shift, generator)
+    share = 0.5 if schedule.mirrors else 0.0
+    mirrored = torch.rand(len(images), generator=generator) < share
+    return torch.where(mirrored.view(-1, 1, 1, 1), places.flip(3), places)
+
+
+def moved(images: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
+    """Return images (images, channels, height, width), each moved by up to `most` pixels, zeros
+    coming in."""
     count, _, height, width = images.shape
-    padded = functional.pad(images, (schedule.shift,) * 4)
-    places = torch.randint(2 * schedule.shift + 1, (count, 2), generator=generator)
-    mirrored = torch.rand(count, generator=generator) < (0.5 if schedule.mirrors else 0.0)
-    moved = torch.stack([
+    padded = functional.pad(images, (most,) * 4)
+    places = torch.randint(2 * most + 1, (count, 2), generator=generator)
+    return torch.stack([
         image[:, y : y + height, x : x + width]
         for image, (y, x) in zip(padded, places.tolist(), strict=True)
     ])  # fmt: skip
-    return torch.where(mirrored.view(-1, 1, 1, 1), moved.flip(3), moved)
 
 
 def _taken_up(

@@ -1,8 +1,7 @@
-"""The example and the study of ways to train, a few steps of them."""
+"""The example, a few steps of it."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from conformance import decompose_and_train  # noqa: E402
-from conformance.studies import training_methods  # noqa: E402
-from conformance.studies.training_tasks import make_task  # noqa: E402
+from conformance.studies.digits_task import make_task  # noqa: E402
 
 ROW = re.compile(r"^(.{22}) +(\d+) +(\d+) +([\d.]+) %$", re.MULTILINE)
 
@@ -51,32 +49,10 @@ def test_the_example(
     assert decoded[3] > 90
     assert sent[2] == (tmp_path / "digits.nnr").stat().st_size < dense[2] / 2.5
     exported = onnx.load(tmp_path / "digits.onnx")
-    images, labels = make_task("digits_cnn", None, 0, None).test
+    images, labels = make_task("digits_cnn").test
     (name,) = [value.name for value in exported.graph.input]
     runner = ReferenceEvaluator(exported)
     found = [runner.run(None, {name: image[None].numpy()})[0].argmax() for image in images[:20]]
     assert np.mean(np.array(found) == labels[:20].numpy()) > 0.8
     elements = sum(int(np.prod(value.dims)) for value in exported.graph.initializer)
     assert elements < 2 * sent[1]
-
-
-def test_the_study_runs_and_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "runs.jsonl"
-    given = ["-o", str(output), "--seeds", "0", "--ratios", "6", "--steps", "12"]
-    monkeypatch.setattr("sys.argv", ["training_methods", *given])
-    training_methods.main()
-    training_methods.main()
-    lines = {line["method"]: line for line in map(json.loads, output.read_text().splitlines())}
-    assert tuple(lines) == training_methods.METHODS
-    assert len(output.read_text().splitlines()) == len(lines)
-    assert lines["at once"]["parameters"] * 6 <= 63418
-    for line in lines.values():
-        assert 0.9 < line["parameters"] / lines["at once"]["parameters"] <= 1
-        assert line["top1_tuned"] > 60
-        assert 0 < line["kl_tuned"] < 2
-    monkeypatch.setattr("sys.argv", ["training_methods", *given, "--table"])
-    capsys.readouterr()
-    training_methods.main()
-    assert capsys.readouterr().out.count("digits_cnn") == len(lines)

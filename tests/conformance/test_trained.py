@@ -21,7 +21,7 @@ from conformance import trained
 from conformance.studies.pareto import front, pareto_plot
 from conformance.studies.trained_table import best_table, points, row_table
 from conformance.subjects import digits_networks
-from conformance.trainings import methods, resumable
+from conformance.trainings import methods, resumable, training
 from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.experiments.plan import load_plan
@@ -58,13 +58,23 @@ points = {{ method = ["lr", "ce1"], ratio = [2.0, 2.0] }}
 [[method]]
 name = "projected"
 codec = "trained"
-options = {{ train = "{TRAIN}:projected", {SHORT}, every = 5, ratio = 2 }}
+options = {{ train = "{TRAIN}:projected", {SHORT}, projections = 2, ratio = 2 }}
 points = {{ form = ["tucker2", "lr"], tiles = [[1, 1], [2, 2]] }}
 
 [[method]]
 name = "tuned at ranks"
 codec = "trained"
 options = {{ train = "{TRAIN}:tuned_at_ranks", {SHORT}, form = "tucker2", ratio = 2 }}
+
+[[method]]
+name = "in parts"
+codec = "trained"
+options = {{ train = "{TRAIN}:tuned_in_parts", {SHORT}, method = "cp", ratio = 4, parts = 2 }}
+
+[[method]]
+name = "pruned"
+codec = "trained"
+options = {{ train = "{TRAIN}:pruned", {SHORT}, method = "cp", ratio = 4, teacher = false }}
 """
 
 
@@ -93,6 +103,7 @@ def test_rows_and_tables(command: Any, tmp_path: Path, capsys: Any) -> None:
         "digits_cnn/fine-tuned/method=lr, ratio=2.0", "digits_cnn/fine-tuned/method=ce1, ratio=2.0",
         "digits_cnn/projected/form=tucker2, tiles=[1, 1]",
         "digits_cnn/projected/form=lr, tiles=[2, 2]", "digits_cnn/tuned at ranks",
+        "digits_cnn/in parts", "digits_cnn/pruned",
     ]  # fmt: skip
     for row in rows:
         assert 0.2 < row["score"] <= 1
@@ -106,6 +117,8 @@ def test_rows_and_tables(command: Any, tmp_path: Path, capsys: Any) -> None:
     assert low_rank["macs"] < dense["macs"]
     assert rows[6]["parameters"] == dense["parameters"]  # tiles are coded dense
     assert rows[7]["parameters"] == rows[5]["parameters"] < dense["parameters"]
+    assert all(dense["parameters"] / 4.2 < row["parameters"] for row in rows[8:])
+    assert all(row["parameters"] < dense["parameters"] / 4 for row in rows[8:])
     before = path.read_bytes()
     assert command("-o", str(tmp_path / "out")) == 0  # nothing is left to do
     assert command("--table") == 0
@@ -135,7 +148,7 @@ def row(point: str, seed: int, score: float, size: int, **more: Any) -> dict[str
     [
         (methods.for_rate, {"fraction": 1.0, "strength": 1.0}),
         (methods.fine_tuned, {"method": "lr", "ratio": 2.0}),
-        (methods.projected, {"form": "tucker2", "ratio": 2.0, "every": 5}),
+        (methods.projected, {"form": "tucker2", "ratio": 2.0, "projections": 2}),
         (methods.tuned_at_ranks, {"form": "tucker2", "ratio": 2.0}),
     ],
 )
@@ -152,7 +165,7 @@ def test_interrupted_trainings_give_the_same_stream(
         return result
 
     whole = stream(None)
-    plain = methods.distilled
+    plain = training.distilled
 
     def stopping(*arguments: Any) -> Any:
         nonlocal steps
@@ -161,7 +174,7 @@ def test_interrupted_trainings_give_the_same_stream(
             raise KeyboardInterrupt
         return plain(*arguments)
 
-    monkeypatch.setattr(methods, "distilled", stopping)
+    monkeypatch.setattr(training, "distilled", stopping)
     with pytest.raises(KeyboardInterrupt):
         stream(tmp_path / "state")
     assert stream(tmp_path / "state") == whole
@@ -217,7 +230,9 @@ def test_means_over_seeds() -> None:
     assert "(÷ 40.00)" in best_table(unknown, (1.0,))
 
 
-PLANS = ["bytes_trained", "ce1_trained", "ht2_trained", "joint_trained", "projection"]
+PLANS = [
+    "bytes_trained", "ce1_trained", "ht2_trained", "joint_trained", "projection", "ways_to_train"
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PLANS)

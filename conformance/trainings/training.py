@@ -1,0 +1,88 @@
+"""The training that all methods share: Adam, at a rate that falls to 0, and a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from conformance.trainings.resumable import Schedule, train_resumably
+from conformance.trainings.sets import training_set
+from nnr_codec.experiments.training_run import TrainingRun
+
+DISTILLED = 0.9
+"""Of the loss, what is the divergence from the teacher; the rest is that from the labels."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained.
+
+    Attributes:
+        steps: of Adam, of a batch each; of the digits networks `digits_steps`.
+        learning_rate: the first.
+        teacher: whether there is one; without it the labels alone are what is learned.
+    """
+
+    steps: int
+    digits_steps: int = 300
+    learning_rate: float = 1e-3
+    teacher: bool = True
+
+    def steps_of(self, run: TrainingRun) -> int:
+        """Return how many there are for this network."""
+        return self.digits_steps if training_set(run).is_digits else self.steps
+
+    def part(self, parts: int) -> Training:
+        """Return one of several that follow each other."""
+        return replace(self, steps=self.steps // parts, digits_steps=self.digits_steps // parts)
+
+    def __call__(
+        self,
+        run: TrainingRun,
+        module: nn.Module,
+        *,
+        wrap: Callable[[Any], Any] = lambda loss: loss,
+        after_step: Callable[[int], object] = lambda steps: None,
+    ) -> None:
+        """Train `module`; `wrap` makes another loss of the loss."""
+        known = training_set(run)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        schedule = Schedule(
+            self.steps_of(run),
+            self.learning_rate,
+            batch=known.batch,
+            seed=run.seed,
+            shift=known.shift,
+            mirrors=known.mirrors,
+        )
+        train_resumably(
+            module.to(device),
+            known.images,
+            known.labels,
+            schedule,
+            run.state,
+            prepare=known.prepare,
+            loss=wrap(distilled if self.teacher else functional.cross_entropy),
+            teacher=run.module.to(device) if self.teacher else None,
+            make_optimizer=_adam,
+            after_step=after_step,
+        )
+        module.cpu()
+
+
+def distilled(outputs: torch.Tensor, targets: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Return the loss of outputs against labels, and against a teacher's outputs."""
+    labels, expected = targets
+    divergence = functional.kl_div(
+        outputs.log_softmax(1), expected.log_softmax(1), reduction="batchmean", log_target=True
+    )
+    return DISTILLED * divergence + (1 - DISTILLED) * functional.cross_entropy(outputs, labels)
+
+
+def _adam(parameters: Iterable[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, schedule.learning_rate)
