@@ -26,8 +26,8 @@ from torch.nn import functional
 
 from conformance.models import digits
 from conformance.studies.digits_task import DIGITS
-from conformance.trainings.resumable import moved
 from conformance.subjects.digits_networks import as_input
+from conformance.trainings.resumable import moved
 from nnr_codec.checkpoints import save_checkpoint
 from nnr_codec.model import Array
 from nnr_codec.training import fine_tune
