@@ -8,15 +8,16 @@ batches give the same moments, on the same machine with as many threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Iterator
+import warnings
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InvalidModel, InvalidOptions
+from ..errors import InvalidModel, InvalidOptions, NnrWarning
 from ..user.module import apply, evaluating, hooked, inputs_of, sample_count, weight_layers
-from .gradients import OutputGradients
+from .gradients import NoGradients, OutputGradients
 from .moments import Calibration, InputMoments, RowLayout, block_sizes, values_digest
 from .norm_checks import NormChecks
 from .turns import check_repeatable, spilled_in_turns
@@ -29,6 +30,8 @@ MAX_BYTES = 1 << 30
 """Of all moments together, unless the user says otherwise."""
 _LOW_BYTES = 1 << 26
 """Of the moments of small weights that one pass collects, where memory is low."""
+
+_INPUTS_ALONE = "what is known is how errors move the outputs of layers, not of the whole"
 
 _PIECE_BYTES = 1 << 25
 """Of unfolded inputs that are looked at together, in float64, as far as one row allows it."""
@@ -65,7 +68,9 @@ def calibrate(
             diagonal, the largest first: :func:`~.moments.block_sizes` has the rule, and
             `Calibration.reduced` the names. Collecting takes one more of the largest, and about
             64 MiB.
-        gradients: collects how much the network's result feels errors, in the same pass.
+        gradients: collects how much the network's result feels errors, in the same pass. If what
+            the module returns has no gradients, it warns (NnrWarning), and the moments of all
+            layers' inputs are what is known.
         low_memory: collect the moments of gradients weight by weight, in a temporary file: several
             passes over `batches`, in each those of a few weights, or of a single large one, are
             in memory. With the same batches in each pass they are the same, bit by bit.
@@ -81,35 +86,35 @@ def calibrate(
         check_repeatable(batches)
         turns = gradients.in_turns(_LOW_BYTES)
     named: dict[Any, str] = weight_layers(module)
-    layers = {layer: name for layer, name in named.items() if only is None or name in only}
-    layouts: dict[str, RowLayout] = {}
-    for layer, name in layers.items():
-        transposed = getattr(layer, "transposed", False)
-        layout = RowLayout(tuple(layer.weight.shape), getattr(layer, "groups", 1), transposed)
-        if layouts.setdefault(name, layout) != layout:
-            raise InvalidModel(name, "is tied to the weight of a layer that reads it differently")
-    sizes = block_sizes(layouts, max_bytes)
-    sums = {name: _Sum(name, layout, sizes[name]) for name, layout in layouts.items()}
-    hooks = {layer: sums[name].add for layer, name in layers.items()}
-    samples = 0
-    checks = NormChecks(module)
-    for batch in batches:
-        inputs = inputs_of(batch)
-        samples += sample_count(inputs)
-        if hooks:
-            with evaluating(module), hooked(hooks):
-                apply(module, inputs)
-        if turns:
-            checks.see(inputs)
-            turns[0].add(batch)
-    if not samples:
-        raise InvalidOptions("calibration", "there are no samples")
-    moments = {name: total.mean() for name, total in sums.items() if total.positions}
-    unused = tuple(name for name in sums if name not in moments)
     digests = {
         name: values_digest(layer.weight.detach().float().cpu().numpy())
         for layer, name in named.items()
     }
+    sums = _sums(
+        named, [name for name in named.values() if only is None or name in only], max_bytes
+    )
+    samples = 0
+    checks = NormChecks(module)
+    for batch in batches:
+        inputs = inputs_of(batch)
+        if turns:
+            checks.see(inputs)
+            try:
+                turns[0].add(batch)
+            except NoGradients as error:
+                if samples:
+                    raise
+                warnings.warn(f"{error}: {_INPUTS_ALONE}", NnrWarning, stacklevel=2)
+                turns, sums = [], _sums(named, list(named.values()), max_bytes)
+        samples += sample_count(inputs)
+        if sums:
+            hooks = {layer: sums[name].add for layer, name in named.items() if name in sums}
+            with evaluating(module), hooked(hooks):
+                apply(module, inputs)
+    if not samples:
+        raise InvalidOptions("calibration", "there are no samples")
+    moments = {name: total.mean() for name, total in sums.items() if total.positions}
+    unused = tuple(name for name in sums if name not in moments)
     known = Calibration(moments, samples, unused, digests=digests)
     if not turns:
         return known
@@ -118,12 +123,29 @@ def calibrate(
     unfelt = tuple(name for name in dict.fromkeys(named.values()) if name not in result)
     return replace(
         known,
-        unused=unused if layers else unfelt,
+        unused=unused if sums else unfelt,
         result=result,
         sensitivities=first.sensitivities(samples),
         outputs=", ".join(sorted(first.kinds)),
         norms=checks.kept(first.foldable_norms(samples)),
     )
+
+
+def _sums(named: Mapping[Any, str], names: Sequence[str], max_bytes: int) -> dict[str, _Sum]:
+    """Return the sums of some layers' inputs, by the names of their weights; `named`: all layers.
+
+    Raises what :func:`calibrate` raises.
+    """
+    layouts: dict[str, RowLayout] = {}
+    for layer, name in named.items():
+        if name not in names:
+            continue
+        transposed = getattr(layer, "transposed", False)
+        layout = RowLayout(tuple(layer.weight.shape), getattr(layer, "groups", 1), transposed)
+        if layouts.setdefault(name, layout) != layout:
+            raise InvalidModel(name, "is tied to the weight of a layer that reads it differently")
+    sizes = block_sizes(layouts, max_bytes)
+    return {name: _Sum(name, layout, sizes[name]) for name, layout in layouts.items()}
 
 
 class _Sum:

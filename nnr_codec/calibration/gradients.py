@@ -47,6 +47,10 @@ _VALUES_DRAWN = 1 << 16
 """Classifications, or values of the output, with which a batch is drawn often enough."""
 
 
+class NoGradients(InvalidModel):
+    """What a module returns has no gradients: it runs under `torch.no_grad`, for instance."""
+
+
 class OutputGradients:
     """Collects what gradients tell of each tensor, batch by batch.
 
@@ -150,7 +154,8 @@ class OutputGradients:
         """Add the gradients of a batch, in evaluation mode; afterwards all is as it was.
 
         Raises:
-            InvalidModel: the output is no tensor of floats that has gradients.
+            NoGradients: the output has none.
+            InvalidModel: the output is no tensor of finite floats.
         """
         module = self._module
         self._halves_now = self._halves.of(inputs_of(batch))
@@ -163,7 +168,7 @@ class OutputGradients:
             if not output.isfinite().all():
                 raise InvalidModel("module", "returns outputs that are not finite for the samples")
             if not output.requires_grad:
-                raise InvalidModel("module", "returns a tensor without gradients")
+                raise NoGradients("module", "returns a tensor without gradients")
             for loss, is_last in self._losses(batch, output, kind):
                 loss.backward(retain_graph=not is_last)  # type: ignore[no-untyped-call]
                 self._add_calls()

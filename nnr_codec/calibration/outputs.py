@@ -27,6 +27,8 @@ calibrated with, often what it was trained on, than of what it will see."""
 def float_output(result: Any) -> torch.Tensor:
     """Return the first tensor of floats in what a module returns, with gradients or not.
 
+    A single number, as a loss before the outputs is, is returned only if there is nothing else.
+
     Raises:
         InvalidModel: there is none.
     """
@@ -35,9 +37,14 @@ def float_output(result: Any) -> torch.Tensor:
     parts = result.values() if isinstance(result, Mapping) else result
     if isinstance(result, torch.Tensor):
         parts = (result,)
-    for part in parts if isinstance(parts, Iterable) else ():
-        if isinstance(part, torch.Tensor) and part.is_floating_point():
-            return part
+    found = [
+        part
+        for part in (parts if isinstance(parts, Iterable) else ())
+        if isinstance(part, torch.Tensor) and part.is_floating_point()
+    ]
+    outputs = [part for part in found if part.dim()]
+    if found:
+        return outputs[0] if outputs else found[0].reshape(1)
     raise InvalidModel("module", f"returns no tensor of floats, but {type(result).__name__}")
 
 

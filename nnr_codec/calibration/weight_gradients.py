@@ -54,6 +54,7 @@ class WeightGradients:
         """
         if not gradient.any():
             return
+        inputs = inputs.to(gradient)  # of another type where autocast chose the layer's
         is_linear = layer.weight.dim() == 2
         if is_linear:
             inputs, gradient = _by_sample(inputs), _by_sample(gradient)

@@ -117,6 +117,7 @@ def encode_model(
             if better is not None:
                 kept, model, correction = better.draft, better.model, better.report
                 found = found and found.with_corrected(better.seen)
+            kept.notes += corrector.notes
         with _overflow_beyond_target(options.target, kept.qp_offset):
             errors = factoring_errors(survey.factored, kept.factors, executor)
         report = _report(model, survey, given, kept, errors)

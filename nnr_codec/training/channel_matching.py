@@ -59,6 +59,8 @@ def match_channels(
         The vectors that were corrected, of the types of `tensors`.
     """
     layers = _layers(module, set(names) & untied_names(module) & tensors.keys())
+    if not layers:
+        return {}
     with evaluating(module):
         for batch in batches:
             inputs = inputs_of(batch)

@@ -19,7 +19,6 @@ from ..encoding.corrections.corrected_stream import Proposal
 from ..errors import InvalidModel, NnrError
 from ..model import Array, Model
 from ..options import EncodeOptions
-from ..support.paused_call import StuckCall
 from ..user.module import inputs_of, sample_count, tensors_like
 from .channel_matching import match_channels
 from .distillation import Tensors, distill
@@ -46,6 +45,9 @@ class Corrections:
     outputs (:mod:`.distillation`). Either is kept only if a quarter of the samples, which it does
     not see, says that it helps. For weights, and what is learned, these samples are perturbed as
     well, since a network is surer of what it was trained on than of anything else.
+
+    Attributes:
+        notes: what could not be done, and why.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Corrections:
         self._tune = tune
         self._outputs = outputs
         self._perturb = perturb or perturbed
+        self.notes: list[str] = []
         held = HoldBack(batches)
         self._batches = list(held)
         self._held = held.batches
@@ -101,6 +104,7 @@ class Corrections:
         """Return the same with weights that stay as they are."""
         other = copy.copy(self)
         other._move = False
+        other.notes = []
         return other
 
     def move(
@@ -121,11 +125,17 @@ class Corrections:
             return moved_weights(self._module, tensors, names, quantize, self._batches)
         except NnrError:
             raise
-        except StuckCall:  # as it would be each time
+        except (
+            Exception
+        ) as error:  # of a module that cannot be copied, for instance
             self._move = False
+            self._note("weights are not moved by what is quantized before them", error)
             return {}
-        except Exception:  # of a module that cannot be copied, or runs one batch at a time alone
-            return {}
+
+    def _note(self, what: str, error: Exception) -> None:
+        """Note what is not done, because running the module in other ways failed."""
+        lines = str(error).splitlines() or [""]
+        self.notes.append(f"{what}: {type(error).__name__}: {lines[0]}")
 
     def divergence(self, tensors: Mapping[str, Array], *, perturbed: bool = False) -> float:
         """Return the divergence of the outputs with these tensors, on samples that are held back;
@@ -175,7 +185,7 @@ class Corrections:
             tensors: what a stream decodes to, by name.
             names: of the vectors that may be changed.
 
-        Raises what running the module raises.
+        Raises what running the module on other samples than these raises.
         """
         if not self._held or not self._batches:
             return None
@@ -195,8 +205,7 @@ class Corrections:
         methods: list[str] = []
 
         if self._match:
-            batches = _first(self._batches, _MATCHED_SAMPLES)
-            matched = match_channels(self._module, state, names, batches)
+            matched = self._matched(state, names)
             parts = [_part_way(state, matched, share) for share in _SHARES if matched]
             losses = [self._measure({**tensors, **_arrays(part, tensors)}) for part in parts]
             if losses and min(losses) < before:
@@ -211,6 +220,18 @@ class Corrections:
             return None
         return Proposal(_arrays(found, tensors), tuple(methods), before)
 
+    def _matched(self, state: Tensors, names: Collection[str]) -> Tensors:
+        """Return vectors with the statistics of the original network, none if that fails."""
+        batches = _first(self._batches, _MATCHED_SAMPLES)
+        try:
+            return match_channels(self._module, state, names, batches)
+        except NnrError:
+            raise
+        except Exception as error:
+            self._match = False
+            self._note("statistics of channels are not corrected", error)
+            return {}
+
     def _tuned(
         self, tensors: Mapping[str, Array], state: Tensors, names: Collection[str]
     ) -> Tensors:
@@ -221,15 +242,22 @@ class Corrections:
             changed = {name: merged[name] for name in names if name in merged}
             return self._wider_measure({**tensors, **_arrays(changed, tensors)})
 
-        return distill(
-            self._module,
-            state,
-            names,
-            self._batches,
-            judge,
-            outputs=self._outputs,
-            perturb=self._perturb,
-        )
+        try:
+            return distill(
+                self._module,
+                state,
+                names,
+                self._batches,
+                judge,
+                outputs=self._outputs,
+                perturb=self._perturb,
+            )
+        except NnrError:
+            raise
+        except Exception as error:
+            self._tune = False
+            self._note("vectors are not tuned", error)
+            return {}
 
 
 def _first(batches: Sequence[Any], samples: int) -> Iterator[Any]:

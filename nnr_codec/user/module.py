@@ -6,6 +6,7 @@ module takes, or a dict of that by keyword; samples are along the first dimensio
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +27,11 @@ def inputs_of(batch: Any) -> Any:
 
 
 def apply(module: torch.nn.Module, inputs: Any) -> Any:
-    """Call `module` with `inputs`: a tensor, a tuple of arguments, or a dict of them by keyword."""
+    """Call `module` with `inputs`: a tensor, a tuple of arguments, or a dict of them by keyword.
+
+    It gets copies of tensors, as it may work on them in place.
+    """
+    inputs = _copied(inputs)
     if isinstance(inputs, Mapping):
         return module(**inputs)
     return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
@@ -37,22 +42,66 @@ def apply_with(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], inp
     place of its own, which stay as they are; gradients reach these tensors."""
     from torch.func import functional_call
 
-    kept = dict(tensors)
+    kept, inputs = dict(tensors), _copied(inputs)
     if isinstance(inputs, Mapping):
         return functional_call(module, kept, (), dict(inputs))
     return functional_call(module, kept, inputs if isinstance(inputs, tuple) else (inputs,))
 
 
+def _copied(inputs: Any) -> Any:
+    import torch
+
+    if isinstance(inputs, Mapping):
+        return {name: _copied(part) for name, part in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(_copied(part) for part in inputs)
+    return inputs.clone() if isinstance(inputs, torch.Tensor) else inputs
+
+
 @contextmanager
 def in_mode(module: torch.nn.Module, *, training: bool) -> Iterator[None]:
-    """Turn to training or evaluation mode; at the end each part is in its own mode again."""
+    """Turn to training or evaluation mode; at the end each part is in its own mode again.
+
+    Meanwhile attention and what is around it take no fused path, which passes layers over.
+    """
     modes = {part: part.training for part in module.modules()}
     try:
         module.train(training)
-        yield
+        with _no_fused_attention:
+            yield
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+class _NoFusedAttention:
+    """Turns off torch's fused path of attention, which is the whole process's, while any thread is
+    in the block."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._depth = 0
+        self._before = True
+
+    def __enter__(self) -> None:
+        from torch.backends import mha
+
+        with self._lock:
+            if not self._depth:
+                self._before = mha.get_fastpath_enabled()
+                mha.set_fastpath_enabled(False)
+            self._depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        from torch.backends import mha
+
+        with self._lock:
+            self._depth -= 1
+            if not self._depth:
+                mha.set_fastpath_enabled(self._before)
+
+
+_no_fused_attention = _NoFusedAttention()
 
 
 @contextmanager
@@ -85,8 +134,9 @@ def sample_count(inputs: Any) -> int:
 def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:
     """Return the linear layers and (transposed) convolutions in `module`, in its order.
 
-    Each with the name of its weight in the state dict; of tied weights it is the first. Raises
-    what `check_not_lazy` raises.
+    Each with the name of its weight in the state dict; of tied weights it is the first. Layers
+    whose weight is computed of others, by a reparametrization, are left out. Raises what
+    `check_not_lazy` raises.
     """
     from torch import nn
 
@@ -98,7 +148,8 @@ def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:
     layers: dict[torch.nn.Module, str] = {}
     for layer in module.modules():
         if isinstance(layer, kinds):
-            weight_name = names.get(_memory(layer.weight))
+            weight = layer._parameters.get("weight", layer._buffers.get("weight"))
+            weight_name = names.get(_memory(weight)) if weight is not None else None
             if weight_name is not None:
                 layers[layer] = weight_name
     return layers

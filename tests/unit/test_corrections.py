@@ -16,6 +16,7 @@ from nnr_codec.calibration.divergence import OutputDivergence
 from nnr_codec.calibration.gradients import OutputGradients
 from nnr_codec.calibration.held_back import KeptBatches
 from nnr_codec.encoding.corrections.corrected_stream import Proposal
+from nnr_codec.errors import NnrWarning
 from nnr_codec.model import Model
 from nnr_codec.user.module import apply_with, tensors_like
 
@@ -368,6 +369,9 @@ class TestStreams:
         self, corrector: Callable[[dict[str, Any]], dict[str, Any]]
     ) -> None:
         class Stubborn:
+            def __init__(self) -> None:
+                self.notes = ["nothing helps"]
+
             def divergence(self, tensors: Any, *, perturbed: bool = False) -> float:
                 return 0.5
 
@@ -382,7 +386,8 @@ class TestStreams:
         }
         options = EncodeOptions(qp=QP)
         plain = nnr_codec.encode(tensors, options=options)
-        tried = nnr_codec.encode(tensors, options=options, corrector=Stubborn())
+        with pytest.warns(NnrWarning, match="nothing helps"):
+            tried = nnr_codec.encode(tensors, options=options, corrector=Stubborn())
         assert tried.data == plain.data
         assert tried.report.correction is None
 

@@ -13,7 +13,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import nnr_codec  # noqa: E402
-from nnr_codec import EncodeOptions, InvalidModel, InvalidOptions  # noqa: E402
+from nnr_codec import EncodeOptions, InvalidOptions  # noqa: E402
 from nnr_codec.calibration.calibrate import calibrate  # noqa: E402
 from nnr_codec.calibration.file import load_calibration, save_calibration  # noqa: E402
 from nnr_codec.calibration.gradients import OutputGradients  # noqa: E402
@@ -259,19 +259,6 @@ class TestCalibrations:
         report = nnr_codec.encode(module, options=EncodeOptions(qp=-8), calibration=known).report
         lost = {tensor.name: tensor.nmse for tensor in report.tensors}
         assert lost["unused.weight"] <= 0.02
-
-    def test_outputs_without_gradients(self) -> None:
-        class Detached(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.layer = nn.Linear(12, 5)
-
-            def forward(self, inputs: Any) -> Any:
-                return self.layer(inputs).detach()
-
-        module = Detached()
-        with pytest.raises(InvalidModel, match="gradients"):
-            nnr_codec.encode(module, calibration=[_random(30, 12)])
 
 
 class Odd(nn.Module):

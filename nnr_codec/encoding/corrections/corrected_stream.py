@@ -42,7 +42,13 @@ class Proposal:
 
 
 class Corrector(Protocol):
-    """Corrects weights and vectors by samples, some of which it holds back."""
+    """Corrects weights and vectors by samples, some of which it holds back.
+
+    Attributes:
+        notes: what could not be done so far, and why.
+    """
+
+    notes: list[str]
 
     def divergence(self, tensors: Mapping[str, Array], *, perturbed: bool = False) -> float:
         """Return the divergence with these tensors, on samples that are held back; `perturbed`:

@@ -12,12 +12,17 @@ from ...options import EncodeOptions
 from ..stream_encoder import Draft
 from ..survey import ModelSurvey
 from ..tensor_quantizer import largest_value, quantize_tensor, with_qp
+from ..tensor_survey import TensorSurvey
 from ..updates.difference import Difference
 from .moved_weight import MovedWeight
 
 _QUANTIZED = ("dq", "uniform")
 _FEW = 256
-"""Elements, up to which a weight stays as it is: it may be coded exactly in as many bytes."""
+"""Elements, up to which a weight stays as it is: it may be coded exactly in as many bytes. And
+values, up to which it is clustered."""
+
+_HALF_BYTES = 2
+"""Of floats that are so few that all of a weight may be multiples of a step."""
 
 _MOST_ZEROS = 0.1
 """Of a weight's elements: one that was pruned is small as it is, and would not stay so."""
@@ -49,11 +54,10 @@ class MovableWeights:
         for parameter in survey.coded:
             name = parameter.name
             known = survey.tensors[name]
-            is_plain = known.exact is None and known.step_qp is None
             is_own = name in qps and name not in factors and not isinstance(parameter, Difference)
             is_free = options.allowed_error(name) is None
             is_weight = parameter.role == "weight" and parameter.size > _FEW
-            if is_weight and is_own and is_plain and is_free and not _is_pruned(parameter):
+            if is_weight and is_own and is_free and _is_free_to_move(parameter, known):
                 found[name] = parameter
         own = {n: with_qp(p, options.for_tensor(n), qps[n]) for n, p in found.items()}
         return cls(found, survey, own, draft.profile)
@@ -82,10 +86,19 @@ class MovableWeights:
                 Parameter.from_array(name, values).load,
                 original=original,
             )
-            tensors[name] = replace(tensors[name], largest=largest_value(values))
+            largest = largest_value(values)
+            tensors[name] = replace(tensors[name], largest=largest, exact=None, step_qp=None)
         coded = [changed.get(parameter.name, parameter) for parameter in self.survey.coded]
         return replace(self.survey, coded=coded, tensors=tensors)
 
 
-def _is_pruned(parameter: Parameter) -> bool:
-    return int(np.count_nonzero(parameter.read() == 0)) > _MOST_ZEROS * parameter.size
+def _is_free_to_move(parameter: Parameter, known: TensorSurvey) -> bool:
+    """Whether a weight is on no grid that it would leave, but for that of its floats, and neither
+    clustered nor pruned."""
+    is_on_step = known.exact is not None or known.step_qp is not None
+    if is_on_step and parameter.dtype.itemsize > _HALF_BYTES:
+        return False
+    values = parameter.read()
+    if is_on_step and np.unique(values).size <= _FEW:
+        return False
+    return int(np.count_nonzero(values == 0)) <= _MOST_ZEROS * parameter.size
