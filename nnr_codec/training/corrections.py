@@ -108,12 +108,15 @@ class Corrections:
         return other
 
     def move(
-        self, tensors: Mapping[str, Array], names: Collection[str], quantize: Quantize
+        self,
+        decode: Callable[[], Mapping[str, Array]],
+        names: Collection[str],
+        quantize: Quantize,
     ) -> dict[str, Array]:
         """Return what weights should be before they are quantized; none if that cannot be said.
 
         Args:
-            tensors: what a stream decodes to, by name.
+            decode: returns what a stream decodes to, by name.
             names: of the weights that may be moved.
             quantize: returns what decoders have of a weight with other values.
 
@@ -122,12 +125,10 @@ class Corrections:
         if not self._move or not self._held:
             return {}
         try:
-            return moved_weights(self._module, tensors, names, quantize, self._batches)
+            return moved_weights(self._module, decode, names, quantize, self._batches)
         except NnrError:
             raise
-        except (
-            Exception
-        ) as error:  # of a module that cannot be copied, for instance
+        except Exception as error:  # of a module that cannot be copied, for instance
             self._move = False
             self._note("weights are not moved by what is quantized before them", error)
             return {}

@@ -56,7 +56,7 @@ Places = tuple[npt.NDArray[np.intp], ...]
 
 def moved_weights(
     module: torch.nn.Module,
-    tensors: Mapping[str, Array],
+    decode: Callable[[], Mapping[str, Array]],
     names: Collection[str],
     quantize: Quantize,
     batches: Sequence[Any],
@@ -69,13 +69,14 @@ def moved_weights(
 
     Args:
         module: the original network.
-        tensors: of the quantized one, by their names in the state dict.
+        decode: returns the tensors of the quantized one, by their names in the state dict, which
+            are as large as the model and not kept.
         names: of the weights that may be moved.
         quantize: called with each weight that is moved, in the order of their layers.
         batches: inputs, or pairs (inputs, targets).
 
     Returns:
-        The weights that are moved, by name, of the types of `tensors`.
+        The weights that are moved, by name, of the types of those tensors.
 
     Raises what running the module raises.
     """
@@ -84,8 +85,7 @@ def moved_weights(
     inputs = [inputs_of(batch) for batch in batches]
     called, most = layers_called_once(module, inputs[0])
     inputs = _within(inputs, most / sample_count(inputs[0]))
-    changed = copy.deepcopy(module)
-    load_state(changed, Model.from_arrays(tensors))
+    changed, types = _with_tensors(copy.deepcopy(module), decode())
     own = module.state_dict()
     moved: dict[str, Array] = {}
     generator = np.random.default_rng(_SEED)
@@ -97,9 +97,17 @@ def moved_weights(
         halves = _Moments.of_halves(layer, meeting.arrivals, generator)
         target = _target(weight, *halves)
         if target is not None:
-            moved[name] = target.astype(tensors[name].dtype)
+            moved[name] = target.astype(types[name])
             _set_weight(layer, quantize(name, moved[name]))
     return moved
+
+
+def _with_tensors(
+    module: torch.nn.Module, tensors: Mapping[str, Array]
+) -> tuple[torch.nn.Module, dict[str, np.dtype[Any]]]:
+    """Return a module with these tensors, and their types."""
+    load_state(module, Model.from_arrays(tensors))
+    return module, {name: values.dtype for name, values in tensors.items()}
 
 
 def _within(inputs: Sequence[Any], sample_bytes: float) -> list[Any]:

@@ -375,8 +375,8 @@ class TestStreams:
             def divergence(self, tensors: Any, *, perturbed: bool = False) -> float:
                 return 0.5
 
-            def move(self, tensors: Any, names: Any, quantize: Any) -> dict[str, Any]:
-                return {n: tensors[n] for n in names}
+            def move(self, decode: Any, names: Any, quantize: Any) -> dict[str, Any]:
+                return {n: decode()[n] for n in names}
 
             def propose(self, tensors: Any, names: Any) -> Proposal:
                 return Proposal(corrector({n: tensors[n] for n in names}), ("channels",), 0.5)

@@ -255,7 +255,9 @@ class TestMovedWeights:
         monkeypatch.setattr(quantized_past, "_DAMPING", 0.0)
         module = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 5))
         tensors = _damaged(module, "0.weight")
-        moved = moved_weights(module, tensors, {"1.weight"}, _as_it_is, [_random(90, 8)] * 2)
+        moved = moved_weights(
+            module, lambda: tensors, {"1.weight"}, _as_it_is, [_random(90, 8)] * 2
+        )
         original, damaged = _state(module)["0.weight"], tensors["0.weight"]
         best = tensors["1.weight"] @ original @ np.linalg.inv(damaged.astype(np.float64))
         assert set(moved) == {"1.weight"}
@@ -269,7 +271,7 @@ class TestMovedWeights:
             quantized.append(name)
             return np.asarray(np.round(values * 32) / 32)
 
-        moved = moved_weights(module, tensors, tensors, quantize, _batches(2, 250))
+        moved = moved_weights(module, lambda: tensors, tensors, quantize, _batches(2, 250))
         assert quantized == ["2.weight", "5.weight"]  # the first one sees no change
         fixed = {**tensors, **{name: quantize(name, values) for name, values in moved.items()}}
         unmoved = {**tensors, **{name: quantize(name, tensors[name]) for name in moved}}
@@ -304,14 +306,16 @@ class TestMovedWeights:
             network.first.weight.mul_(20)
         tensors = _state(network)
         tensors["first.weight"][0, 0] = 0.5
-        moved = moved_weights(network, tensors, {"last.weight"}, _as_it_is, [_random(30, 6)])
+        moved = moved_weights(
+            network, lambda: tensors, {"last.weight"}, _as_it_is, [_random(30, 6)]
+        )
         change = moved.get("last.weight", tensors["last.weight"]) - tensors["last.weight"]
         assert np.abs(change).max() < 0.1 * np.abs(tensors["last.weight"]).max()
 
     def test_batches_of_one_sample_give_two_halves(self) -> None:
         module = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 5))
         tensors, samples = _damaged(module, "0.weight"), _random(60, 6)
-        moved = moved_weights(module, tensors, tensors, _as_it_is, list(samples.split(1)))
+        moved = moved_weights(module, lambda: tensors, tensors, _as_it_is, list(samples.split(1)))
         assert set(moved) == {"1.weight"}
 
     @pytest.mark.filterwarnings("error")
@@ -319,13 +323,13 @@ class TestMovedWeights:
         module = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 5))
         tensors = _damaged(module, "0.weight")
         batches = [_random(30, 6) * 1e25] * 2
-        assert moved_weights(module, tensors, tensors, _as_it_is, batches) == {}
+        assert moved_weights(module, lambda: tensors, tensors, _as_it_is, batches) == {}
 
     def test_without_errors_before_nothing_moves(self) -> None:
         module = _network()
         state = _state(module)
-        assert moved_weights(module, state, state, _as_it_is, _batches()) == {}
-        assert moved_weights(module, state, state, _as_it_is, []) == {}
+        assert moved_weights(module, lambda: state, state, _as_it_is, _batches()) == {}
+        assert moved_weights(module, lambda: state, state, _as_it_is, []) == {}
 
     def test_samples_are_as_many_as_memory_allows(self, monkeypatch: pytest.MonkeyPatch) -> None:
         module, seen = _network(), []
@@ -333,7 +337,7 @@ class TestMovedWeights:
         layer_bytes = (4 + 12) * 64 * 4  # of a sample
         monkeypatch.setattr(quantized_past, "_MOST_BYTES", 60 * 4 * layer_bytes)
         state = _damaged(module, "0.weight")
-        moved_weights(module, state, set(), _as_it_is, _batches())
+        moved_weights(module, lambda: state, set(), _as_it_is, _batches())
         assert seen == [40, 40, 20, 40, 20]  # a batch alone; then both networks
 
 
@@ -382,10 +386,10 @@ def test_networks_that_cannot_run_side_by_side_stay_as_they_are(
     batches = [_random(count, 6) for count in (40, 30, 40, 20)]  # of which the last is held back
     tensors = _damaged(module, "first.weight")
     before = threading.active_count()
-    assert Corrections(module, batches).move(tensors, {"last.weight"}, _as_it_is) == {}
+    assert Corrections(module, batches).move(lambda: tensors, {"last.weight"}, _as_it_is) == {}
     assert threading.active_count() == before
     alike = [_random(40, 6, seed=seed) for seed in range(4)]
-    moved = Corrections(_Remembering(), alike).move(tensors, {"last.weight"}, _as_it_is)
+    moved = Corrections(_Remembering(), alike).move(lambda: tensors, {"last.weight"}, _as_it_is)
     assert set(moved) == {"last.weight"}
 
 

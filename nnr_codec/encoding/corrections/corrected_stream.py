@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Protocol
 
@@ -56,7 +57,7 @@ class Corrector(Protocol):
 
     def move(
         self,
-        tensors: Mapping[str, Array],
+        decode: Callable[[], Mapping[str, Array]],
         names: Collection[str],
         quantize: Callable[[str, Array], Array],
     ) -> Mapping[str, Array]:
@@ -192,17 +193,21 @@ class StreamCorrection:
             return None
         decoded = self.decode(start.draft)
         before = {p: self.corrector.divergence(decoded, perturbed=p) for p in (False, True)}
+        del decoded  # as large as the model, as are the targets
         before = {p: value for p, value in before.items() if 0 < value < math.inf}
         if not before:
             return None
         try:
-            targets = self.corrector.move(decoded, weights.parameters.keys(), weights.quantized)
+            decode = partial(self.decode, start.draft)
+            targets = self.corrector.move(decode, weights.parameters.keys(), weights.quantized)
         except QuantizationOverflow:
             return None
         if not targets:
             return None
         report = CorrectionReport(("moved",), (), 0.0, 0.0, tuple(targets))
-        return self._better(start, weights.moved(targets), self.model, report, before, options)
+        survey = weights.moved(targets)
+        del targets
+        return self._better(start, survey, self.model, report, before, options)
 
     def _with_vectors(self, start: _Candidate, options: EncodeOptions) -> _Candidate | None:
         """Return a stream with corrected vectors; None if it is not better."""

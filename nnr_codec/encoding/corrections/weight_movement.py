@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from ...model import Array, Parameter
 from ...options import EncodeOptions
+from ...support.spilled import SpilledArray, SpillFile
 from ..stream_encoder import Draft
 from ..survey import ModelSurvey
 from ..tensor_quantizer import largest_value, quantize_tensor, with_qp
@@ -75,21 +77,26 @@ class MovableWeights:
 
     def moved(self, targets: Mapping[str, Array]) -> ModelSurvey:
         """Return the survey of a model whose weights are to have these values before they are
-        quantized."""
-        changed, tensors = {}, dict(self.survey.tensors)
+        quantized: they wait in a temporary file, as they may be as large as the model."""
+        changed, tensors, file = {}, dict(self.survey.tensors), SpillFile()
         for name, values in targets.items():
             original = self.parameters[name]
             changed[name] = MovedWeight(
                 name,
                 original.shape,
                 original.dtype,
-                Parameter.from_array(name, values).load,
+                partial(_read, file.put(values), file),
                 original=original,
             )
             largest = largest_value(values)
             tensors[name] = replace(tensors[name], largest=largest, exact=None, step_qp=None)
         coded = [changed.get(parameter.name, parameter) for parameter in self.survey.coded]
         return replace(self.survey, coded=coded, tensors=tensors)
+
+
+def _read(spilled: SpilledArray, file: SpillFile) -> Array:
+    """Return an array; the file lasts as long as it may be read."""
+    return spilled.read()
 
 
 def _is_free_to_move(parameter: Parameter, known: TensorSurvey) -> bool:
