@@ -18,6 +18,7 @@ pytest.importorskip("constriction")
 import torch
 
 from conformance import trained
+from conformance.studies import trained_latency
 from conformance.studies.pareto import front, pareto_plot
 from conformance.studies.trained_table import best_table, points, row_table
 from conformance.subjects import digits_networks
@@ -94,7 +95,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     torch.set_num_threads(threads)
 
 
-def test_rows_and_tables(command: Any, tmp_path: Path, capsys: Any) -> None:
+def test_rows_and_tables(
+    command: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert command("-o", str(tmp_path / "out")) == 0
     path = tmp_path / "rows" / "plan.jsonl"
     rows = trained.read_rows(path)
@@ -127,6 +130,13 @@ def test_rows_and_tables(command: Any, tmp_path: Path, capsys: Any) -> None:
     assert (tmp_path / "plan-digits_cnn.svg").stat().st_size > 1000
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("| digits_cnn | rate |") for line in lines) == 2  # one in each table
+    given = [str(tmp_path / "plan.toml"), "-o", str(tmp_path / "out"), "--only", "*/rate/*"]
+    monkeypatch.setattr(sys, "argv", ["trained_latency", *given, "--rounds", "1", "--seconds", "0"])
+    monkeypatch.setattr(trained_latency, "ROWS", tmp_path / "rows")
+    trained_latency.main()
+    timed = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split(" | ")[4] for line in timed] == ["1", "32"] * 2
+    assert all(0.1 < float(line.split(" | ")[5]) < 10 for line in timed)
     with pytest.raises(SystemExit):
         command()
 
