@@ -9,7 +9,8 @@ a row to `conformance/rows/PLAN.jsonl`: figures, and hashes of the stream and of
 trained. Rows are for committing: what has one is not trained again (remove it to do so; `--table`
 tells if scripts have changed since), and the
 tables and plots (bytes against operations, of what has lost a point at most) are made of rows
-alone. An interrupted training goes on where it was; `--minutes` interrupts.
+alone. An interrupted training goes on where it was, if its function keeps a state; `--minutes`
+interrupts.
 
 The environment variable NNR_REFERENCES names the folder of networks that `conformance.references`
 makes.

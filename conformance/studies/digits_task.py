@@ -6,16 +6,15 @@ never seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from conformance.subjects import digits_networks
 from conformance.trainings.resumable import moved
+from conformance.trainings.sets import joined
 from nnr_codec.experiments.subject import Subject
 from nnr_codec.user.module import evaluating
 
@@ -48,12 +47,7 @@ def make_task(name: str) -> Task:
     """Return the task of one of `DIGITS`."""
     subject = DIGITS[name]()
     assert subject.calibration is not None
-    return Task(subject, _joined(subject.calibration), _joined(subject.batches))
-
-
-def _joined(batches: Callable[[], Any]) -> Samples:
-    images, labels = zip(*batches(), strict=True)
-    return torch.cat(images), torch.from_numpy(np.concatenate(labels).astype(np.int64))
+    return Task(subject, joined(subject.calibration()), joined(subject.batches()))
 
 
 def outputs_of(module: nn.Module, images: torch.Tensor) -> torch.Tensor:

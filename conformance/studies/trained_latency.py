@@ -25,7 +25,6 @@ from nnr_codec.experiments.cells import Cell
 from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.experiments.plan import load_plan
 from nnr_codec.experiments.runner import planned_cells
-from nnr_codec.experiments.subject import Subject
 from nnr_codec.experiments.subject_source import find_subject
 from nnr_codec.layers import load_into
 from nnr_codec.user.module import apply
@@ -45,15 +44,19 @@ def main() -> None:
     rows = {row["cell"]: row for row in read_rows(ROWS / f"{given.plan.stem}.jsonl")}
     cells = [c for c in planned_cells(load_plan(given.plan), given.only) if c.name in rows]
     rounds = Rounds(given.rounds, given.seconds)
+    if not cells:
+        parser.error("no row of the plan is of such a cell")
     print("| network | method | point | MACs ÷ | samples | time ÷ | quartiles |")
     print("| --- | --- | --- | ---: | ---: | ---: | --- |")
     for cell, stream in streams(cells, rows, given.output):
         row = rows[cell.name]
         subject = find_subject(cell.subject.source, given.data)
+        loaded = load_into(trained_module(subject), stream).eval()
+        modules = trained_module(subject).eval(), loaded
         for count in given.samples:
-            low, median, high = times(subject, stream, samples(subject, count), rounds)
+            low, median, high = times(modules, samples(subject, count), rounds)
             print(
-                f"| {row['subject']} | {row['method']} | {row['point']} "
+                f"| {row['subject']} | {row['method']} | {cell.label} "
                 f"| {row['of']['macs'] / row['macs']:.2f} | {count} "
                 f"| {median:.2f} | {low:.2f} … {high:.2f} |",
                 flush=True,
@@ -75,11 +78,9 @@ def streams(
 
 
 @torch.inference_mode()
-def times(subject: Subject, stream: bytes, inputs: Any, rounds: Rounds) -> list[float]:
-    """Return quartiles of the dense network's time over that of the stream's."""
-    dense = trained_module(subject).eval()
-    loaded = load_into(trained_module(subject), stream).eval()
-    return quotients(rounds.times([partial(apply, module, inputs) for module in (dense, loaded)]))
+def times(modules: Sequence[torch.nn.Module], inputs: Any, rounds: Rounds) -> list[float]:
+    """Return quartiles of the first one's time over that of the second."""
+    return quotients(rounds.times([partial(apply, module, inputs) for module in modules]))
 
 
 if __name__ == "__main__":

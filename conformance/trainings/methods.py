@@ -1,18 +1,18 @@
 """Trainings that plans compare: each goes from a trained network to a bitstream.
 
 All are the steps of Adam on the training images, moved and mirrored, at a rate that falls to 0 as a
-cosine; the network that there was first is the teacher. All weights are coded in the end, those of
-factors in the forms that they have.
+cosine; the network that there was first is the teacher, if there is one. All weights are coded in
+the end, those of factors in the forms that they have.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import nn
 sys.path.append(str(Path(__file__).parents[2]))
 
 from conformance.trainings.sets import training_set
-from conformance.trainings.training import Training
+from conformance.trainings.training import DEVICE, Training
 from nnr_codec import encode
 from nnr_codec.errors import InvalidOptions, NnrWarning
 from nnr_codec.experiments.training_run import TrainingRun
@@ -87,7 +87,9 @@ def tuned_in_parts(
         qp: of the weights in the end.
         training: fields of `Training`.
     """
-    train = partial(Training(**training).part(parts), replace(run, state=None))
+    if method == "none":
+        raise InvalidOptions("method", "'none' has no parts to be trained after")
+    train = Training(**training).in_parts(replace(run, state=None), parts)
     module = decomposed(run, method, ratio, rule, train=train, parts=parts)
     return stream_of(module, EncodeOptions(qp=qp))
 
@@ -101,8 +103,8 @@ def pruned(
     qp: int = -38,
     **training: Any,
 ) -> bytes:
-    """Decompose to half of the ratio, and prune ranks in the first quarter of the training, to the
-    parameters that `decomposed` leaves.
+    """Decompose to half of the ratio, or to its root where that is more, and prune ranks in the
+    first quarter of the training, to the parameters that `decomposed` leaves.
 
     If it is interrupted, it begins anew.
 
@@ -113,10 +115,12 @@ def pruned(
         training: fields of `Training`.
     """
     parameters = _parameters(decomposed(run, method, ratio, rule))
-    module, how = decomposed(run, method, ratio / 2, rule), Training(**training)
-    steps = max(1, how.steps_of(run) // 4)
-    pruning = RankPruning(module, _samples(run), parameters=parameters, steps=steps)
-    how(replace(run, state=None), module, after_step=lambda steps: pruning.step())
+    module = decomposed(run, method, max(ratio / 2, math.sqrt(ratio)), rule)
+    train = Training(**training)
+    steps = max(1, train.steps_of(run) // 4)
+    samples = [batch.to(DEVICE) for batch in _samples(run)]
+    pruning = RankPruning(module, samples, parameters=parameters, steps=steps)
+    train(replace(run, state=None), module, after_step=lambda made: pruning.step())
     pruning.finish()
     reestimate_batch_norm(module, _samples(run))
     return stream_of(module, EncodeOptions(qp=qp))
@@ -158,14 +162,14 @@ def projected(
         training: fields of `Training`.
     """
     module = copy.deepcopy(run.module)
-    projection, how = _projection(module, form, ratio, tiles), Training(**training)
-    every = max(1, how.steps_of(run) // projections)
+    projection, train = _projection(module, form, ratio, tiles), Training(**training)
+    every = max(1, train.steps_of(run) // projections)
 
-    def project(steps: int) -> None:
-        if steps % every == 0:  # also of a run that was interrupted
+    def project(made: int) -> None:
+        if made % every == 0:  # also of a run that was interrupted
             projection.project()
 
-    how(run, module, after_step=project)
+    train(run, module, after_step=project)
     factors = projection.project()
     reestimate_batch_norm(module, _samples(run))
     return stream_of(factorize(module, factors), EncodeOptions(qp=qp))

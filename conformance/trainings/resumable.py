@@ -143,10 +143,10 @@ def _mixed(seed: int, number: int) -> int:
 def _altered(images: torch.Tensor, schedule: Schedule, step: int) -> torch.Tensor:
     """Return images as a step sees them: moved by some pixels, every other one mirrored."""
     generator = torch.Generator().manual_seed(2**31 + _mixed(schedule.seed, step))
-    places = moved(images, schedule.shift, generator)
+    shifted = moved(images, schedule.shift, generator)
     share = 0.5 if schedule.mirrors else 0.0
     mirrored = torch.rand(len(images), generator=generator) < share
-    return torch.where(mirrored.view(-1, 1, 1, 1), places.flip(3), places)
+    return torch.where(mirrored.view(-1, 1, 1, 1), shifted.flip(3), shifted)
 
 
 def moved(images: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:

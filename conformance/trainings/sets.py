@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,11 @@ def training_set(run: TrainingRun) -> TrainingSet:
 
 
 def _digits() -> TrainingSet:
-    images, labels = zip(*digits_networks.batches("digits_calibration.npz"), strict=True)
-    targets = torch.from_numpy(np.concatenate(labels).astype(np.int64))
-    return TrainingSet(torch.cat(images), targets, lambda pixels: pixels, 1, False, 64, True)
+    images, labels = joined(digits_networks.batches("digits_calibration.npz"))
+    return TrainingSet(images, labels, lambda pixels: pixels, 1, False, 64, True)
+
+
+def joined(batches: Iterable[tuple[torch.Tensor, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return all images of batches, and all labels, int64."""
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.from_numpy(np.concatenate(labels).astype(np.int64))

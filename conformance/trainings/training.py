@@ -1,4 +1,4 @@
-"""The training that all methods share: Adam, at a rate that falls to 0, and a teacher."""
+"""The training that all methods share: Adam, at a rate that falls to 0, by a teacher if wanted."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from conformance.trainings.resumable import Schedule, train_resumably
 from conformance.trainings.sets import training_set
 from nnr_codec.experiments.training_run import TrainingRun
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DISTILLED = 0.9
 """Of the loss, what is the divergence from the teacher; the rest is that from the labels."""
 
@@ -37,9 +38,19 @@ class Training:
         """Return how many there are for this network."""
         return self.digits_steps if training_set(run).is_digits else self.steps
 
-    def part(self, parts: int) -> Training:
-        """Return one of several that follow each other."""
-        return replace(self, steps=self.steps // parts, digits_steps=self.digits_steps // parts)
+    def in_parts(self, run: TrainingRun, parts: int) -> Callable[[nn.Module], None]:
+        """Return what trains a module by the next part of the steps each time it is called, on
+        images that the other parts have not seen in this order."""
+        numbers = iter(range(parts))
+
+        def train(module: nn.Module) -> None:
+            number = next(numbers)
+            steps = self.steps_of(run)
+            own = steps * (number + 1) // parts - steps * number // parts
+            part = replace(self, steps=own, digits_steps=own)
+            part(replace(run, seed=run.seed * parts + number), module)
+
+        return train
 
     def __call__(
         self,
@@ -51,7 +62,6 @@ class Training:
     ) -> None:
         """Train `module`; `wrap` makes another loss of the loss."""
         known = training_set(run)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         schedule = Schedule(
             self.steps_of(run),
             self.learning_rate,
@@ -61,14 +71,14 @@ class Training:
             mirrors=known.mirrors,
         )
         train_resumably(
-            module.to(device),
+            module.to(DEVICE),
             known.images,
             known.labels,
             schedule,
             run.state,
             prepare=known.prepare,
             loss=wrap(distilled if self.teacher else functional.cross_entropy),
-            teacher=run.module.to(device) if self.teacher else None,
+            teacher=run.module.to(DEVICE) if self.teacher else None,
             make_optimizer=_adam,
             after_step=after_step,
         )

@@ -8,14 +8,13 @@ batches give the same moments, on the same machine with as many threads.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InvalidModel, InvalidOptions, NnrWarning
+from ..errors import InvalidModel, InvalidOptions
 from ..user.module import apply, evaluating, hooked, inputs_of, sample_count, weight_layers
 from .gradients import NoGradients, OutputGradients
 from .moments import Calibration, InputMoments, RowLayout, block_sizes, values_digest
@@ -31,7 +30,14 @@ MAX_BYTES = 1 << 30
 _LOW_BYTES = 1 << 26
 """Of the moments of small weights that one pass collects, where memory is low."""
 
-_INPUTS_ALONE = "what is known is how errors move the outputs of layers, not of the whole"
+_NO_GRADIENTS = (
+    "the module's outputs have no gradients (does it run under torch.no_grad?): "
+    "errors of layers' outputs count, not of the result"
+)
+_NO_LAYERS = (
+    "the module has no linear layers or convolutions of torch.nn whose inputs can be seen "
+    "(is it of torch.jit?): errors are not fed back"
+)
 
 _PIECE_BYTES = 1 << 25
 """Of unfolded inputs that are looked at together, in float64, as far as one row allows it."""
@@ -69,8 +75,8 @@ def calibrate(
             `Calibration.reduced` the names. Collecting takes one more of the largest, and about
             64 MiB.
         gradients: collects how much the network's result feels errors, in the same pass. If what
-            the module returns has no gradients, it warns (NnrWarning), and the moments of all
-            layers' inputs are what is known.
+            the module returns has no gradients, the moments of all layers' inputs are what is
+            known, and a note of the calibration says so.
         low_memory: collect the moments of gradients weight by weight, in a temporary file: several
             passes over `batches`, in each those of a few weights, or of a single large one, are
             in memory. With the same batches in each pass they are the same, bit by bit.
@@ -90,32 +96,28 @@ def calibrate(
         name: values_digest(layer.weight.detach().float().cpu().numpy())
         for layer, name in named.items()
     }
-    sums = _sums(
-        named, [name for name in named.values() if only is None or name in only], max_bytes
-    )
+    notes: tuple[str, ...] = () if named else (_NO_LAYERS,)
+    layers = {layer: name for layer, name in named.items() if only is None or name in only}
+    sums = _sums(layers, max_bytes)
     samples = 0
     checks = NormChecks(module)
     for batch in batches:
         inputs = inputs_of(batch)
         if turns:
             checks.see(inputs)
-            try:
-                turns[0].add(batch)
-            except NoGradients as error:
-                if samples:
-                    raise
-                warnings.warn(f"{error}: {_INPUTS_ALONE}", NnrWarning, stacklevel=2)
-                turns, sums = [], _sums(named, list(named.values()), max_bytes)
+            if not _has_gradients(turns[0], batch, is_first=not samples):
+                turns, layers, notes = [], named, (*notes, _NO_GRADIENTS)
+                sums = _sums(layers, max_bytes)
         samples += sample_count(inputs)
-        if sums:
-            hooks = {layer: sums[name].add for layer, name in named.items() if name in sums}
+        if layers:
+            hooks = {layer: sums[name].add for layer, name in layers.items()}
             with evaluating(module), hooked(hooks):
                 apply(module, inputs)
     if not samples:
         raise InvalidOptions("calibration", "there are no samples")
     moments = {name: total.mean() for name, total in sums.items() if total.positions}
     unused = tuple(name for name in sums if name not in moments)
-    known = Calibration(moments, samples, unused, digests=digests)
+    known = Calibration(moments, samples, unused, digests=digests, notes=notes)
     if not turns:
         return known
     first = turns[0]
@@ -123,7 +125,7 @@ def calibrate(
     unfelt = tuple(name for name in dict.fromkeys(named.values()) if name not in result)
     return replace(
         known,
-        unused=unused if sums else unfelt,
+        unused=unused if layers else unfelt,
         result=result,
         sensitivities=first.sensitivities(samples),
         outputs=", ".join(sorted(first.kinds)),
@@ -131,15 +133,25 @@ def calibrate(
     )
 
 
-def _sums(named: Mapping[Any, str], names: Sequence[str], max_bytes: int) -> dict[str, _Sum]:
-    """Return the sums of some layers' inputs, by the names of their weights; `named`: all layers.
+def _has_gradients(collector: OutputGradients, batch: Any, *, is_first: bool) -> bool:
+    """Add a batch; return whether its outputs have gradients. Raises NoGradients if those of the
+    first batch had some, and whatever adding raises."""
+    try:
+        collector.add(batch)
+    except NoGradients:
+        if not is_first:
+            raise
+        return False
+    return True
+
+
+def _sums(layers: Mapping[Any, str], max_bytes: int) -> dict[str, _Sum]:
+    """Return the sums of layers' inputs, by the names of their weights.
 
     Raises what :func:`calibrate` raises.
     """
     layouts: dict[str, RowLayout] = {}
-    for layer, name in named.items():
-        if name not in names:
-            continue
+    for layer, name in layers.items():
         transposed = getattr(layer, "transposed", False)
         layout = RowLayout(tuple(layer.weight.shape), getattr(layer, "groups", 1), transposed)
         if layouts.setdefault(name, layout) != layout:

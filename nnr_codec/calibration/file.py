@@ -60,6 +60,7 @@ def save_calibration(
         "outputs": calibration.outputs,
         "digests": dict(calibration.digests),
         "norms": [asdict(norm) for norm in calibration.norms],
+        "notes": list(calibration.notes),
     }
     metadata = {_ENTRY: json.dumps(entry)}
     save_checkpoint(path, list(_matrices(calibration)), overwrite=overwrite, metadata=metadata)
@@ -123,6 +124,7 @@ def _calibration(text: str, entry: Any, model: Model, low_memory: bool) -> Calib
         _text(entry["outputs"]),
         {name: _text(value) for name, value in entry["digests"].items()},
         _norms(entry["norms"]),
+        _names(entry.get("notes", [])),
     )
 
 

@@ -165,6 +165,7 @@ class Calibration:
             without gradients.
         digests: of the values of the weights, by name; see :func:`values_digest`.
         norms: the batch norms that can be folded.
+        notes: what could not be known, and why.
     """
 
     moments: Mapping[str, InputMoments]
@@ -175,6 +176,7 @@ class Calibration:
     outputs: str = ""
     digests: Mapping[str, str] = field(default_factory=dict)
     norms: tuple[FoldableNorm, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def tensor(self, name: str) -> TensorKnowledge | None:
         """Return what is known of tensor `name`; None: nothing."""

@@ -27,7 +27,8 @@ calibrated with, often what it was trained on, than of what it will see."""
 def float_output(result: Any) -> torch.Tensor:
     """Return the first tensor of floats in what a module returns, with gradients or not.
 
-    A single number, as a loss before the outputs is, is returned only if there is nothing else.
+    A single number, such as the loss that some modules return before their outputs, counts only if
+    there is nothing else, and is returned as a vector.
 
     Raises:
         InvalidModel: there is none.

@@ -54,7 +54,8 @@ class WeightGradients:
         """
         if not gradient.any():
             return
-        inputs = inputs.to(gradient)  # of another type where autocast chose the layer's
+        # Where autocast chose the layer's types they are others than that of the weight.
+        inputs, gradient = inputs.to(layer.weight), gradient.to(layer.weight)
         is_linear = layer.weight.dim() == 2
         if is_linear:
             inputs, gradient = _by_sample(inputs), _by_sample(gradient)

@@ -103,6 +103,7 @@ def encode_model(
         )
         target = measures.target(options, log)
         kept, found = _kept(partial(drafts.encode, survey), options, target, log)
+        kept.notes += () if calibration is None else calibration.notes
         correction = None
         if corrector is not None and is_corrected:
             correcting = StreamCorrection(

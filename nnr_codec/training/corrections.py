@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import BrokenExecutor
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..calibration.divergence import OutputDivergence
 from ..calibration.held_back import HoldBack
@@ -34,6 +35,14 @@ _MATCHED_SAMPLES = 512
 
 _SHARES = 1.0, 0.5
 """Of the way to the original network's statistics, of which the better one is gone."""
+
+
+_OF_OTHERS = (NnrError, OSError, MemoryError, BrokenExecutor)
+"""Errors that say nothing of how the module can be run."""
+
+_NO_MEASURE = "the network is not corrected, as it does not run on samples that are held back"
+_NO_PERTURBED = "moved weights are not judged by perturbed samples"
+_Result = TypeVar("_Result")
 
 
 class Corrections:
@@ -79,6 +88,7 @@ class Corrections:
         self._outputs = outputs
         self._perturb = perturb or perturbed
         self.notes: list[str] = []
+        self._failed: set[str] = set()
         held = HoldBack(batches)
         self._batches = list(held)
         self._held = held.batches
@@ -104,7 +114,7 @@ class Corrections:
         """Return the same with weights that stay as they are."""
         other = copy.copy(self)
         other._move = False
-        other.notes = []
+        other.notes, other._failed = [], set(self._failed)
         return other
 
     def move(
@@ -124,23 +134,27 @@ class Corrections:
         """
         if not self._move or not self._held:
             return {}
-        try:
-            return moved_weights(self._module, decode, names, quantize, self._batches)
-        except NnrError:
-            raise
-        except Exception as error:  # of a module that cannot be copied, for instance
-            self._move = False
-            self._note("weights are not moved by what is quantized before them", error)
-            return {}
+        work = partial(moved_weights, self._module, decode, names, quantize, self._batches)
+        return self._attempted("weights are not moved by what is quantized before them", work, {})
 
-    def _note(self, what: str, error: Exception) -> None:
-        """Note what is not done, because running the module in other ways failed."""
-        lines = str(error).splitlines() or [""]
-        self.notes.append(f"{what}: {type(error).__name__}: {lines[0]}")
+    def _attempted(self, without: str, work: Callable[[], _Result], failed: _Result) -> _Result:
+        """Return what `work` returns; if running the module in its way fails, as of one that cannot
+        be copied, note `without` once, and return `failed` from then on."""
+        if without in self._failed:
+            return failed
+        try:
+            return work()
+        except _OF_OTHERS:
+            raise
+        except Exception as error:
+            self._failed.add(without)
+            lines = str(error).splitlines() or [""]
+            self.notes.append(f"{without}: {type(error).__name__}: {lines[0]}")
+            return failed
 
     def divergence(self, tensors: Mapping[str, Array], *, perturbed: bool = False) -> float:
         """Return the divergence of the outputs with these tensors, on samples that are held back;
-        infinite, if there are too few samples to hold any back.
+        infinite, if there are too few samples to hold any back, or it does not run on these.
 
         `perturbed`: on these perturbed, if the network can take them: of images that a network was
         trained on, few tell most of the divergence.
@@ -149,7 +163,11 @@ class Corrections:
         """
         if not self._held:
             return math.inf
-        return self._perturbed_measure(tensors) if perturbed else self._measure(tensors)
+        if perturbed:
+            without, measure = _NO_PERTURBED, lambda: self._perturbed_measure(tensors)
+        else:
+            without, measure = _NO_MEASURE, lambda: self._measure(tensors)
+        return self._attempted(without, measure, math.inf)
 
     @cached_property
     def _measure(self) -> OutputDivergence:
@@ -186,7 +204,7 @@ class Corrections:
             tensors: what a stream decodes to, by name.
             names: of the vectors that may be changed.
 
-        Raises what running the module on other samples than these raises.
+        Raises what measuring the divergence raises.
         """
         if not self._held or not self._batches:
             return None
@@ -224,14 +242,8 @@ class Corrections:
     def _matched(self, state: Tensors, names: Collection[str]) -> Tensors:
         """Return vectors with the statistics of the original network, none if that fails."""
         batches = _first(self._batches, _MATCHED_SAMPLES)
-        try:
-            return match_channels(self._module, state, names, batches)
-        except NnrError:
-            raise
-        except Exception as error:
-            self._match = False
-            self._note("statistics of channels are not corrected", error)
-            return {}
+        work = partial(match_channels, self._module, state, names, batches)
+        return self._attempted("statistics of channels are not corrected", work, {})
 
     def _tuned(
         self, tensors: Mapping[str, Array], state: Tensors, names: Collection[str]
@@ -243,22 +255,17 @@ class Corrections:
             changed = {name: merged[name] for name in names if name in merged}
             return self._wider_measure({**tensors, **_arrays(changed, tensors)})
 
-        try:
-            return distill(
-                self._module,
-                state,
-                names,
-                self._batches,
-                judge,
-                outputs=self._outputs,
-                perturb=self._perturb,
-            )
-        except NnrError:
-            raise
-        except Exception as error:
-            self._tune = False
-            self._note("vectors are not tuned", error)
-            return {}
+        work = partial(
+            distill,
+            self._module,
+            state,
+            names,
+            self._batches,
+            judge,
+            outputs=self._outputs,
+            perturb=self._perturb,
+        )
+        return self._attempted("vectors are not tuned", work, {})
 
 
 def _first(batches: Sequence[Any], samples: int) -> Iterator[Any]:

@@ -29,7 +29,8 @@ def inputs_of(batch: Any) -> Any:
 def apply(module: torch.nn.Module, inputs: Any) -> Any:
     """Call `module` with `inputs`: a tensor, a tuple of arguments, or a dict of them by keyword.
 
-    It gets copies of tensors, as it may work on them in place.
+    It gets copies of tensors, also of those in dicts, tuples and lists, as it may work on them in
+    place.
     """
     inputs = _copied(inputs)
     if isinstance(inputs, Mapping):
@@ -49,13 +50,17 @@ def apply_with(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], inp
 
 
 def _copied(inputs: Any) -> Any:
+    """Return inputs with copies of the tensors in them; containers of other types than Python's own
+    may not be made anew from their parts, and stay."""
     import torch
 
-    if isinstance(inputs, Mapping):
+    if isinstance(inputs, torch.Tensor):
+        return inputs.clone()
+    if type(inputs) is dict:
         return {name: _copied(part) for name, part in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(_copied(part) for part in inputs)
-    return inputs.clone() if isinstance(inputs, torch.Tensor) else inputs
+    if type(inputs) in (tuple, list):
+        return type(inputs)(_copied(part) for part in inputs)
+    return inputs
 
 
 @contextmanager

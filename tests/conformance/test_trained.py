@@ -136,6 +136,7 @@ def test_rows_and_tables(
     trained_latency.main()
     timed = capsys.readouterr().out.splitlines()[2:]
     assert [line.split(" | ")[4] for line in timed] == ["1", "32"] * 2
+    assert len({line.split(" | ")[2] for line in timed}) == 2
     assert all(0.1 < float(line.split(" | ")[5]) < 10 for line in timed)
     with pytest.raises(SystemExit):
         command()
@@ -189,6 +190,36 @@ def test_interrupted_trainings_give_the_same_stream(
         stream(tmp_path / "state")
     assert stream(tmp_path / "state") == whole
     assert steps == 13  # one of them twice
+
+
+def test_parts_see_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+    steps: list[int] = []
+    batch = resumable._batch
+
+    def watched(count: int, schedule: Any, step: int) -> Any:
+        chosen = batch(count, schedule, step)
+        if not step:
+            seen.append(chosen.numpy().tobytes())
+            steps.append(schedule.steps)
+        return chosen
+
+    monkeypatch.setattr(resumable, "_batch", watched)
+    subject = digits_networks.cnn()
+    run = TrainingRun(subject, trained_module(subject).eval(), None, 0, None)
+    methods.tuned_in_parts(run, method="lr", ratio=3.0, parts=3, steps=1, digits_steps=11)
+    assert len(set(seen)) == 3
+    assert sum(steps) == 11
+
+
+def test_ratios_below_two_are_pruned_to() -> None:
+    subject = digits_networks.cnn()
+    run = TrainingRun(subject, trained_module(subject).eval(), None, 0, None)
+    stream = methods.pruned(run, method="lr", ratio=1.5, steps=1, digits_steps=8)
+    whole = methods.fine_tuned(run, method="lr", ratio=1.5, steps=1, digits_steps=1)
+    assert abs(len(stream) / len(whole) - 1) < 0.1
+    with pytest.raises(InvalidOptions, match="no parts"):
+        methods.tuned_in_parts(run, method="none", ratio=1.5, steps=1)
 
 
 def test_rules_and_forms_that_do_not_go_together() -> None:

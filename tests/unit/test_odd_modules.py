@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -21,7 +21,7 @@ from nnr_codec.calibration.calibrate import calibrate  # noqa: E402
 from nnr_codec.calibration.gradients import OutputGradients  # noqa: E402
 from nnr_codec.calibration.outputs import float_output  # noqa: E402
 from nnr_codec.training import corrections  # noqa: E402
-from nnr_codec.user.module import evaluating, weight_layers  # noqa: E402
+from nnr_codec.user.module import apply, evaluating, weight_layers  # noqa: E402
 
 QP = -24
 
@@ -78,9 +78,14 @@ def test_modules_of_torchscript(form: str) -> None:
     script = (
         torch.jit.script(module) if form == "scripted" else torch.jit.trace(module, images()[0])
     )
-    result, notes = encoded(script, images())
-    assert not notes
+    result, (note,) = encoded(script, images())
+    assert "no linear layers" in note
     assert result.report.correction is None
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
 
 
 class Tokens(nn.Module):  # type: ignore[misc]
@@ -121,14 +126,16 @@ def test_fused_attention_comes_back_when_all_are_through() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-def test_weights_that_are_computed_of_others() -> None:
-    for reparametrize in (nn.utils.spectral_norm, nn.utils.weight_norm):
-        module = small()
-        reparametrize(module[0])
-        assert list(weight_layers(module).values()) == ["3.weight", "7.weight"]
-        module(images()[0])
-        result, _ = encoded(module, images())
-        assert result.report.correction is not None
+@pytest.mark.parametrize("name", ["spectral_norm", "weight_norm"])
+@pytest.mark.parametrize("place", [nn.utils, nn.utils.parametrizations])
+def test_weights_that_are_computed_of_others(place: Any, name: str) -> None:
+    module = small()
+    getattr(place, name)(module[0])
+    assert list(weight_layers(module).values()) == ["3.weight", "7.weight"]
+    module(images()[0])
+    result, notes = encoded(module.eval(), images())
+    assert not notes
+    assert result.report.correction is not None
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
@@ -140,7 +147,8 @@ def test_outputs_without_gradients(context: Any) -> None:
     module = Around(small(), call).eval()
     result, notes = encoded(module, images())
     assert len(notes) == 1
-    assert "without gradients" in notes[0]
+    assert "have no gradients" in notes[0]
+    assert result.report.notes == tuple(notes)
     tensors = {tensor.name: tensor for tensor in result.report.tensors}
     assert tensors["network.3.weight"].feedback == "inputs"
     assert result.report.correction is not None
@@ -159,13 +167,27 @@ def test_gradients_that_end_are_an_error() -> None:
         calibrate(module, images(), gradients=OutputGradients(module))
 
 
-def test_autocast_within() -> None:
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 8, 3),
+        nn.Conv2d(3, 8, 3, padding="same"),
+        nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"),
+        nn.ConvTranspose2d(3, 8, 3),
+    ],
+    ids=["plain", "same", "reflect", "transposed"],
+)
+def test_autocast_within(layer: Any) -> None:
     def call(network: Any, inputs: Any) -> Any:
         with torch.autocast("cpu", torch.bfloat16):
             return network(inputs)
 
-    _, notes = encoded(Around(small(), call).eval(), images())
+    network = nn.Sequential(layer, nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
+    network.append(nn.Linear(128, 10))
+    result, notes = encoded(Around(network, call).eval(), images())
     assert not notes
+    feedback = {tensor.name: tensor.feedback for tensor in result.report.tensors}
+    assert feedback["network.0.weight"] == feedback["network.4.weight"] == "result"
 
 
 def test_losses_are_no_outputs() -> None:
@@ -173,7 +195,7 @@ def test_losses_are_no_outputs() -> None:
     assert float_output((torch.tensor(0.5), outputs)) is outputs
     assert float_output({"loss": torch.tensor(0.5)}).tolist() == [0.5]
     result, _ = encoded(Around(small(), lambda network, x: network(x).mean()).eval(), images())
-    assert result.report.calibrated is not None
+    assert result.report.calibrated == "128 samples, outputs: values"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -198,6 +220,33 @@ def test_modules_that_work_in_place_leave_batches_alone() -> None:
     batches = images()
     encoded(Around(small(), lambda network, x: network(x.sub_(0.5))).eval(), batches)
     assert all(torch.equal(a, b) for a, b in zip(batches, images(), strict=True))
+    nested = {"inputs": [(torch.ones(2),)]}
+    apply(Around(small(), lambda network, x: x[0][0].zero_()), nested)
+    assert nested["inputs"][0][0].tolist() == [1, 1]
+
+
+def test_containers_of_other_types_stay_what_they_are() -> None:
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 2)])
+    for given in (Pair(torch.ones(1), torch.ones(1)), packed):
+        assert apply(Around(small(), lambda network, x: x), {"inputs": given}) is given
+
+
+def test_modules_that_take_one_number_of_samples_alone() -> None:
+    def call(network: Any, inputs: Any) -> Any:
+        return network(inputs.view(16, 3, 16, 16))
+
+    result, notes = encoded(Around(small(), call).eval(), images()[:2])
+    assert result.report.correction is None
+    assert any(note.startswith("the network is not corrected") for note in notes)
+
+
+def test_errors_of_the_machine_are_no_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any, **others: Any) -> Any:
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(corrections, "moved_weights", fails)
+    with pytest.raises(OSError, match="no space"):
+        nnr_codec.encode(small(), options=EncodeOptions(qp=QP), calibration=images())
 
 
 def test_what_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

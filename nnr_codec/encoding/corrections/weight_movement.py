@@ -20,8 +20,11 @@ from .moved_weight import MovedWeight
 
 _QUANTIZED = ("dq", "uniform")
 _FEW = 256
-"""Elements, up to which a weight stays as it is: it may be coded exactly in as many bytes. And
-values, up to which it is clustered."""
+"""Elements, up to which a weight stays as it is: it may be coded exactly in as many bytes."""
+
+_CLUSTERS = 256
+_CLUSTERED = 0.5
+"""Different values, and their part of the elements, up to which a weight is clustered."""
 
 _HALF_BYTES = 2
 """Of floats that are so few that all of a weight may be multiples of a step."""
@@ -49,7 +52,7 @@ class MovableWeights:
     @classmethod
     def of(cls, draft: Draft, survey: ModelSurvey, options: EncodeOptions) -> MovableWeights:
         """Return those that are quantized by themselves, however large their errors become; not
-        those that are on a grid or pruned, which would leave it."""
+        those that are pruned, clustered, or on a grid other than that of floats of two bytes."""
         factors = {name for weight in survey.factored.values() for name in weight.entry.factors}
         qps = {r.name: r.qp for r in draft.tensors if r.kind in _QUANTIZED and r.qp is not None}
         found: dict[str, Parameter] = {}
@@ -78,7 +81,8 @@ class MovableWeights:
     def moved(self, targets: Mapping[str, Array]) -> ModelSurvey:
         """Return the survey of a model whose weights are to have these values before they are
         quantized: they wait in a temporary file, as they may be as large as the model."""
-        changed, tensors, file = {}, dict(self.survey.tensors), SpillFile()
+        file = SpillFile()
+        changed, tensors = {}, dict(self.survey.tensors)
         for name, values in targets.items():
             original = self.parameters[name]
             changed[name] = MovedWeight(
@@ -99,13 +103,19 @@ def _read(spilled: SpilledArray, file: SpillFile) -> Array:
     return spilled.read()
 
 
+def _is_clustered(values: Array) -> bool:
+    """Whether there are few different values, of two bytes each, in an array."""
+    counts = np.bincount(np.ascontiguousarray(values).view(np.uint16).reshape(-1))
+    return int(np.count_nonzero(counts)) <= min(_CLUSTERS, _CLUSTERED * values.size)
+
+
 def _is_free_to_move(parameter: Parameter, known: TensorSurvey) -> bool:
     """Whether a weight is on no grid that it would leave, but for that of its floats, and neither
     clustered nor pruned."""
     is_on_step = known.exact is not None or known.step_qp is not None
-    if is_on_step and parameter.dtype.itemsize > _HALF_BYTES:
+    if is_on_step and parameter.dtype.itemsize != _HALF_BYTES:
         return False
     values = parameter.read()
-    if is_on_step and np.unique(values).size <= _FEW:
+    if is_on_step and _is_clustered(values):
         return False
     return int(np.count_nonzero(values == 0)) <= _MOST_ZEROS * parameter.size
