@@ -38,7 +38,7 @@ from .model import Array, Model
 from .options import EncodeOptions
 from .options.layered import layered_options
 from .report import EncodeReport, OnStage, TensorReport
-from .user.module import evaluating, with_state
+from .user.module import as_it_was, evaluating, with_state
 
 ModelLike = str | os.PathLike[str] | Model | Mapping[str, Any] | Any
 """A path, a Model, arrays or tensors by name, or a module of torch."""
@@ -96,7 +96,9 @@ def encode(
             minimize the error of the layers' outputs, and of the network's result. Its names are
             those of the model's weights. Or, of a module, batches of samples: inputs, or pairs
             (inputs, targets), which it is calibrated with. For the target `max_kl` some of these
-            are held back; of the others some judge the corrections of vectors that follow.
+            are held back; of the others some judge the corrections that follow. The module is run
+            with other weights meanwhile, and other threads must not use it; afterwards it is as it
+            was.
         evaluate: for the target `max_drop`: called with the module with decoded weights, in
             evaluation mode without gradients, if the model is one, else with decoded arrays by
             name; returns a float, more is better. It is called at most 8 times, once of them with
@@ -173,6 +175,7 @@ def encode(
     stream_profile(options, series)  # refuses what no model could make right
 
     with (
+        as_it_was(model_or_path) if is_module(model_or_path) else nullcontext(),
         residual_output(residual, out) as residual_file,  # in place last: the stream exists then
         _opened_model(model_or_path) as opened,
         naming(opened.source, InvalidModel),
@@ -182,7 +185,7 @@ def encode(
     ):
         model, given = with_weights(opened)
         if known is not None:
-            known.check(model)
+            _check_known(known, model, is_own=known is not calibration)
         if factorizations is None and options.decomposes:
             from .decompose import decompose_model  # imports libraries that others need not
 
@@ -268,17 +271,19 @@ def _calibration(
         return calibration, evaluate, corrector
     _check_batches(model, calibration)
     module: Any = model
+    model_of_module(module)  # refuses what cannot be coded before anything is run
     held = None
     if options.max_kl is not None and evaluate is None:
         calibration = held = HoldBack(calibration)
     kept = KeptBatches(calibration)
-    known = calibrate(
-        module,
-        kept,
-        only=None if options.decomposes else (),
-        gradients=OutputGradients(module),
-        low_memory=low_memory,
-    )
+    with as_it_was(module):
+        known = calibrate(
+            module,
+            kept,
+            only=None if options.decomposes else (),
+            gradients=OutputGradients(module),
+            low_memory=low_memory,
+        )
     if held is not None:
         evaluate = OutputDivergence(module, held.held())
     if corrector is None and options.corrects:
@@ -286,6 +291,18 @@ def _calibration(
 
         corrector = Corrections.by_options(options, module, kept.batches)
     return known, evaluate, corrector
+
+
+def _check_known(known: Calibration, model: Model, *, is_own: bool) -> None:
+    """Raise InvalidOptions if a calibration is of another model; InvalidModel, if it is this one's
+    own."""
+    try:
+        known.check(model)
+    except InvalidOptions as error:
+        if not is_own:
+            raise
+        reason = "changes its weights while it runs, so that it cannot be calibrated"
+        raise InvalidModel("module", f"{reason} ({error.reason})") from error
 
 
 def _traced(module: Any, batches: Any) -> tuple[list[str], Iterable[Any]]:

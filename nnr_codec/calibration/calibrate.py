@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InvalidModel, InvalidOptions
-from ..user.module import apply, evaluating, hooked, inputs_of, sample_count, weight_layers
+from ..errors import InvalidModel, InvalidOptions, NnrError
+from ..user.module import apply, evaluating, hooked_layers, inputs_of, sample_count, weight_layers
 from .gradients import NoGradients, OutputGradients
 from .moments import Calibration, InputMoments, RowLayout, block_sizes, values_digest
 from .norm_checks import NormChecks
@@ -30,10 +30,7 @@ MAX_BYTES = 1 << 30
 _LOW_BYTES = 1 << 26
 """Of the moments of small weights that one pass collects, where memory is low."""
 
-_NO_GRADIENTS = (
-    "the module's outputs have no gradients (does it run under torch.no_grad?): "
-    "errors of layers' outputs count, not of the result"
-)
+_INSTEAD = "errors of layers' outputs count, not of the result"
 _NO_LAYERS = (
     "the module has no linear layers or convolutions of torch.nn whose inputs can be seen "
     "(is it of torch.jit?): errors are not fed back"
@@ -75,8 +72,9 @@ def calibrate(
             `Calibration.reduced` the names. Collecting takes one more of the largest, and about
             64 MiB.
         gradients: collects how much the network's result feels errors, in the same pass. If what
-            the module returns has no gradients, the moments of all layers' inputs are what is
-            known, and a note of the calibration says so.
+            the module returns has no gradients, or it cannot be differentiated, the moments of all
+            layers' inputs, in that batch and those behind it, are what is known, and a note of the
+            calibration says so.
         low_memory: collect the moments of gradients weight by weight, in a temporary file: several
             passes over `batches`, in each those of a few weights, or of a single large one, are
             in memory. With the same batches in each pass they are the same, bit by bit.
@@ -105,13 +103,13 @@ def calibrate(
         inputs = inputs_of(batch)
         if turns:
             checks.see(inputs)
-            if not _has_gradients(turns[0], batch, is_first=not samples):
-                turns, layers, notes = [], named, (*notes, _NO_GRADIENTS)
+            if (failure := _gradient_failure(turns[0], batch)) is not None:
+                turns, layers, notes = [], named, (*notes, f"{failure}: {_INSTEAD}")
                 sums = _sums(layers, max_bytes)
         samples += sample_count(inputs)
         if layers:
             hooks = {layer: sums[name].add for layer, name in layers.items()}
-            with evaluating(module), hooked(hooks):
+            with evaluating(module), hooked_layers(hooks):
                 apply(module, inputs)
     if not samples:
         raise InvalidOptions("calibration", "there are no samples")
@@ -133,16 +131,18 @@ def calibrate(
     )
 
 
-def _has_gradients(collector: OutputGradients, batch: Any, *, is_first: bool) -> bool:
-    """Add a batch; return whether its outputs have gradients. Raises NoGradients if those of the
-    first batch had some, and whatever adding raises."""
+def _gradient_failure(collector: OutputGradients, batch: Any) -> str | None:
+    """Add a batch; return why that fails, if the module can only be run without gradients."""
     try:
         collector.add(batch)
     except NoGradients:
-        if not is_first:
-            raise
-        return False
-    return True
+        return "the module's outputs have no gradients (does it run under torch.no_grad?)"
+    except (NnrError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        return f"the module cannot be differentiated ({type(error).__name__}: {lines[0]})"
+    return None
 
 
 def _sums(layers: Mapping[Any, str], max_bytes: int) -> dict[str, _Sum]:

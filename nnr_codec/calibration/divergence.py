@@ -52,6 +52,8 @@ class OutputDivergence:
             raise InvalidOptions("max_kl", "there are no samples to measure it on")
         self._outputs = outputs
         self._expected = [self._output(batch) for batch in self._batches]
+        if not any(output.numel() for output, _ in self._expected):
+            raise InvalidOptions("max_kl", "the samples to measure it on have no outputs")
         if not all(bool(output.isfinite().all()) for output, _ in self._expected):
             raise InvalidModel("module", "its own outputs are not finite")
         state = hashlib.sha256()

@@ -18,8 +18,9 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidModel, InvalidOptions
-from ..user.module import hooked, in_mode, inputs_of, weight_layers
+from ..errors import InvalidModel, InvalidOptions, NnrError
+from ..support.process_setting import ProcessSetting
+from ..user.module import as_it_was, hooked_layers, in_mode, inputs_of, weight_layers
 from .foldable_norms import FoldableNorm
 from .halves import Halves
 from .moments import ResultMoments, result_sides
@@ -98,6 +99,7 @@ class OutputGradients:
         self._calls: dict[str, list[tuple[Any, Any, Any]]] = {}
         self._sums: dict[str, WeightGradients] = {}
         self._squares: dict[str, float] = {}
+        self._unknown: set[str] = set()
         self._halves, self._halves_now = Halves(), list[int]()
         self._drawn = 0
         self.kinds: set[str] = set()
@@ -159,12 +161,14 @@ class OutputGradients:
         """
         module = self._module
         self._halves_now = self._halves.of(inputs_of(batch))
-        with in_mode(module, training=False), _differentiable(module), self._weights_squared():
-            inputs = self._perturb(inputs_of(batch), self._generator)
-            output, kind = self._output(inputs, batch)
-            if not output.isfinite().all():  # changed inputs may be none that it is made for
-                inputs = inputs_of(batch)
-                output, kind = self._output(inputs, batch)
+        with (
+            as_it_was(module),
+            in_mode(module, training=False),
+            _differentiable(module),
+            self._weights_squared(),
+        ):
+            found = self._of_perturbed(batch)
+            output, kind = found or self._output(inputs_of(batch), batch)
             if not output.isfinite().all():
                 raise InvalidModel("module", "returns outputs that are not finite for the samples")
             if not output.requires_grad:
@@ -174,18 +178,30 @@ class OutputGradients:
                 self._add_calls()
                 self._add_squares()
 
+    def _of_perturbed(self, batch: Any) -> tuple[torch.Tensor, Outputs] | None:
+        """Return what :func:`output_of` returns of perturbed inputs; None: they are none that the
+        module is made for."""
+        inputs = self._perturb(inputs_of(batch), self._generator)
+        try:
+            output, kind = self._output(inputs, batch)
+        except (NnrError, MemoryError):
+            raise
+        except Exception:  # indices and ranges that are checked, for instance
+            return None
+        return (output, kind) if bool(output.isfinite().all()) else None
+
     def _output(self, inputs: Any, batch: Any) -> tuple[torch.Tensor, Outputs]:
         """Return what :func:`output_of` returns, and watch the layers on the way."""
         hooks = {layer: partial(self._hook, name) for layer, name in self._layers.items()}
-        with hooked(hooks), hooked(self._norms.hooks()):
+        with hooked_layers(hooks), hooked_layers(self._norms.hooks()):
             return output_of(self._module, inputs, batch, self._outputs)
 
     def moments(self) -> dict[str, ResultMoments]:
         """Return the moments by the weights' names, without those of which nothing is known, and
         let go of what they are made of; the sensitivities stay."""
         sums, self._sums = self._sums, {}
-        names = list(sums)
-        with _single_threads() as count, ThreadPoolExecutor(count) as pool:
+        names = [name for name in sums if name not in self._unknown]
+        with _single_threads as count, ThreadPoolExecutor(count) as pool:
             found = pool.map(lambda name: sums.pop(name).moments(), names)
             return {n: moments for n, moments in zip(names, found, strict=True) if moments}
 
@@ -275,13 +291,16 @@ class OutputGradients:
     def _add_calls(self) -> None:
         """Add the gradients of all calls of layers, several layers side by side: torch's own
         threads are of little use to convolutions as small as those of one sample."""
-        with _single_threads() as count, ThreadPoolExecutor(count) as pool:
+        with _single_threads as count, ThreadPoolExecutor(count) as pool:
             for _ in pool.map(self._add_calls_of, self._calls):
                 pass
 
     def _add_calls_of(self, name: str) -> None:
         for layer, inputs, gradient in self._calls[name]:
-            self._sums[name].add(layer, inputs, gradient, self._halves_now)
+            try:
+                self._sums[name].add(layer, inputs, gradient, self._halves_now)
+            except (IndexError, RuntimeError, TypeError):  # it does more than layers of its kind do
+                self._unknown.add(name)
         self._calls[name].clear()
 
 
@@ -291,27 +310,35 @@ def _matrix(layer: Any) -> tuple[int, int, int]:
     return shape[0], math.prod(shape[1:]), getattr(layer, "groups", 1)
 
 
-@contextmanager
-def _single_threads() -> Iterator[int]:
-    """Let torch use one thread in each thread, and return how many it used before."""
+def _threads() -> int:
     import torch
 
-    count = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        yield count
-    finally:
-        torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
+def _set_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
+
+
+_single_threads = ProcessSetting(_threads, _set_threads, 1, of_threads=True)
+"""One thread of torch's in each thread; how many it used before is what the block gets."""
 
 
 @contextmanager
 def _differentiable(module: torch.nn.Module) -> Iterator[None]:
-    """Let all parameters of floats require gradients, which afterwards are as they were."""
+    """Let all parameters of floats require gradients, which afterwards are as they were; the user's
+    hooks of these are not called."""
     import torch
 
     before = [(p, p.requires_grad, p.grad) for p in module.parameters()]
+    tables = [table for parameter, *_ in before for table in _hooks_of(parameter)]
+    hooks = [dict(table) for table in tables]
     try:
-        for parameter, _, _ in before:
+        for table in tables:
+            table.clear()
+        for parameter, *_ in before:
             parameter.grad = None  # else what is there would be added to, in place
             parameter.requires_grad_(parameter.is_floating_point())
         with torch.enable_grad():
@@ -321,3 +348,11 @@ def _differentiable(module: torch.nn.Module) -> Iterator[None]:
             parameter.grad = None
             parameter.requires_grad_(required)
             parameter.grad = gradient
+        for table, own in zip(tables, hooks, strict=True):
+            table.update(own)
+
+
+def _hooks_of(parameter: Any) -> list[Any]:
+    """Return the tables of a parameter's hooks, which torch looks at in the course of backward."""
+    tables = parameter._backward_hooks, parameter._post_accumulate_grad_hooks
+    return [table for table in tables if table is not None]

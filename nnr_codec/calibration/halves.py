@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ..user.module import sample_count
+from ..user.module import parts_of, sample_count
 
 
 class Halves:
@@ -19,8 +19,9 @@ class Halves:
     def of(self, inputs: Any) -> list[int]:
         """Return the half, 0 or 1, of each sample of a batch's inputs."""
         halves = []
-        for index in range(sample_count(inputs)):
-            digest = _digest(inputs, index)
+        count = sample_count(inputs)
+        for index in range(count):
+            digest = _digest(inputs, index, count)
             halves.append(self._numbers.setdefault(digest, len(self._numbers)) % 2)
         return halves
 
@@ -32,14 +33,17 @@ def own_samples(halves: Sequence[int], half: int) -> slice | list[int]:
     return [index for index, found in enumerate(halves) if found == half]
 
 
-def _digest(inputs: Any, index: int) -> bytes:
+def _digest(inputs: Any, index: int, count: int) -> bytes:
+    """Return the digest of one of so many samples; what has another length is of them all."""
     import torch
 
-    parts = inputs.values() if isinstance(inputs, Mapping) else inputs
-    parts = parts if isinstance(inputs, Mapping | tuple) else [inputs]
     state = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        if isinstance(part, torch.Tensor) and part.dim() > 0:
-            sample = part[index].detach().contiguous().cpu()
+    is_alone = True
+    for part in parts_of(inputs):
+        if isinstance(part, torch.Tensor) and part.layout == torch.strided and part.dim() > 0:
+            is_alone = is_alone and len(part) != count
+            sample = (part[index] if len(part) == count else part).detach().contiguous().cpu()
             state.update(sample.view(-1).view(torch.uint8).numpy().tobytes())
+    if is_alone:
+        state.update(index.to_bytes(8, "little"))
     return state.digest()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 from ..errors import InvalidOptions
-from ..user.module import inputs_of, sample_count
+from ..user.module import inputs_of, sample_count, with_parts
 
 _EVERY = 4
 """Of so many batches, or samples, the last one is held back."""
@@ -100,19 +101,18 @@ def _bytes(values: Any) -> int:
         return sum(map(_bytes, values.values()))
     if isinstance(values, tuple | list):
         return sum(map(_bytes, values))
+    if getattr(values, "is_sparse", False):
+        return _bytes((values._values(), values._indices()))
     return int(getattr(values, "nbytes", 0))
 
 
 def samples_of(batch: Any, samples: list[int], count: int) -> Any:
     """Return some samples of a batch of so many; what has another length stays whole."""
-    if isinstance(batch, Mapping):
-        return {key: samples_of(value, samples, count) for key, value in batch.items()}
-    if isinstance(batch, tuple):
-        return tuple(samples_of(value, samples, count) for value in batch)
     if isinstance(batch, list):
         is_column = len(batch) == count and not any(hasattr(value, "shape") for value in batch)
         if is_column:
             return [batch[sample] for sample in samples]
-        return [samples_of(value, samples, count) for value in batch]
+    if isinstance(batch, Mapping | tuple | list):
+        return with_parts(partial(samples_of, samples=samples, count=count), batch)
     shape: Any = getattr(batch, "shape", ())
     return batch[samples] if len(shape) and shape[0] == count else batch

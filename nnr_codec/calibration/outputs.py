@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import InvalidModel
-from ..user.module import apply, hooked, weight_layers
+from ..user.module import apply, hooked_layers, weight_layers
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,7 @@ def output_of(
     """
     made: list[weakref.ref[Any]] = []
     hooks = dict.fromkeys(weight_layers(module), lambda *call: made.append(weakref.ref(call[-1])))
-    with hooked(hooks):
+    with hooked_layers(hooks):
         output = float_output(apply(module, inputs))
     is_of_layer = any(reference() is output for reference in made)
     targets = targets_of(batch)

@@ -18,7 +18,7 @@ from ..user.module import (
     apply,
     apply_with,
     evaluating,
-    hooked,
+    hooked_layers,
     inputs_of,
     sample_count,
     untied_names,
@@ -65,7 +65,7 @@ def match_channels(
         for batch in batches:
             inputs = inputs_of(batch)
             seen: dict[Any, list[_Statistics]] = {layer: [] for layer in layers}
-            with hooked({layer: partial(_see, found) for layer, found in seen.items()}):
+            with hooked_layers({layer: partial(_see, found) for layer, found in seen.items()}):
                 apply(module, inputs)
             layers = {layer: channels for layer, channels in layers.items() if len(seen[layer]) < 2}
             correct = {
@@ -73,7 +73,7 @@ def match_channels(
                 for layer, channels in layers.items()
                 if seen[layer]
             }
-            with hooked(correct):
+            with hooked_layers(correct):
                 apply_with(module, tensors, inputs)
     vectors: Tensors = {}
     for channels in layers.values():

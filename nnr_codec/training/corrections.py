@@ -20,7 +20,7 @@ from ..encoding.corrections.corrected_stream import Proposal
 from ..errors import InvalidModel, NnrError
 from ..model import Array, Model
 from ..options import EncodeOptions
-from ..user.module import inputs_of, sample_count, tensors_like
+from ..user.module import as_it_was, inputs_of, sample_count, tensors_like
 from .channel_matching import match_channels
 from .distillation import Tensors, distill
 from .quantized_past import Quantize, moved_weights
@@ -143,7 +143,8 @@ class Corrections:
         if without in self._failed:
             return failed
         try:
-            return work()
+            with as_it_was(self._module):
+                return work()
         except _OF_OTHERS:
             raise
         except Exception as error:

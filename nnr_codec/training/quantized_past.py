@@ -8,7 +8,6 @@ are moved there, and quantized, before the next layer is looked at.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from ..calibration.held_back import samples_of
 from ..calibration.unfolding import windows
 from ..model import Array, Float64, Model
 from ..support.blas_threads import on_one_blas_thread
-from ..user.module import inputs_of, load_state, sample_count
+from ..user.module import independent_copy, inputs_of, load_state, sample_count
 from .side_by_side import Arrival, layers_called_once, meetings
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def moved_weights(
     inputs = [inputs_of(batch) for batch in batches]
     called, most = layers_called_once(module, inputs[0])
     inputs = _within(inputs, most / sample_count(inputs[0]))
-    changed, types = _with_tensors(copy.deepcopy(module), decode())
+    changed, types = _with_tensors(independent_copy(module), decode())
     own = module.state_dict()
     moved: dict[str, Array] = {}
     generator = np.random.default_rng(_SEED)

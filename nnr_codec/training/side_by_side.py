@@ -6,14 +6,14 @@ Nothing is kept of layers that are behind them, however many samples there are. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..support.paused_call import PausedCall, pause, stop_all
-from ..user.module import apply, evaluating, hooked, weight_layers
+from ..user.module import apply, evaluating, hooked_layers, structural_copy, weight_layers
 
 if TYPE_CHECKING:
     import torch
@@ -60,27 +60,28 @@ def meetings(
     """Yield the layers in the order in which they run, as long as all batches and both networks
     take the same way.
 
+    Each batch runs on structures of its own, as modules may keep something between what they do
+    in a call.
+
     Args:
         original: a network.
         copy: of the same layers.
         batches: inputs, as the network takes them.
         called_once: those of its layers that they meet at, with the names of their weights.
     """
-    of_copy = {name: layer for layer, name in weight_layers(copy).items()}
-    layers = {name: of_copy[name] for name in called_once.values()}
-    hooks = {layer: partial(_at_original, name) for layer, name in called_once.items()}
+    names = set(called_once.values())
+    layers = {name: layer for layer, name in weight_layers(copy).items() if name in names}
     with ExitStack() as stack:
         stack.enter_context(evaluating(original))
         stack.enter_context(evaluating(copy))
-        stack.enter_context(hooked(hooks))
-        for name, layer in layers.items():
-            before = layer.register_forward_pre_hook(partial(_at_copy, name), with_kwargs=True)
-            stack.callback(before.remove)
         threads = stack.enter_context(_threads_of(2 * len(batches)))
-        first_calls, second_calls = (
-            [PausedCall(partial(_run, network, inputs, threads)) for inputs in batches]
-            for network in (original, copy)
-        )
+        first_calls = [
+            PausedCall(partial(_run, _watched(original, names, behind=True), inputs, threads))
+            for inputs in batches
+        ]
+        second_calls = [
+            PausedCall(partial(_run, _watched(copy, names), inputs, threads)) for inputs in batches
+        ]
         stack.callback(stop_all, [*first_calls, *second_calls])
         runs = list(zip(first_calls, second_calls, strict=True))
         while True:
@@ -94,6 +95,20 @@ def meetings(
             ]
             del places
             yield Meeting(name, layers[name], arrivals)
+
+
+def _watched(
+    network: torch.nn.Module, names: Collection[str], *, behind: bool = False
+) -> torch.nn.Module:
+    """Return a structure with the network's tensors, whose calls pause before layers, by the names
+    of their weights, or `behind` them."""
+    watched = structural_copy(network)
+    for layer, name in weight_layers(watched).items():
+        if name in names and behind:
+            layer.register_forward_hook(partial(_at_original, name), with_kwargs=True)
+        elif name in names:
+            layer.register_forward_pre_hook(partial(_at_copy, name), with_kwargs=True)
+    return watched
 
 
 def layers_called_once(
@@ -112,7 +127,7 @@ def layers_called_once(
         calls[layer] += 1
         most = max(most, _input(args, kwargs).nbytes + output.nbytes)
 
-    with evaluating(module), hooked(dict.fromkeys(named, see)):
+    with evaluating(module), hooked_layers(dict.fromkeys(named, see)):
         apply(module, inputs)
     once = {layer: n for layer, n in named.items() if calls[layer] == 1 and names.count(n) == 1}
     return once, most

@@ -6,16 +6,21 @@ module takes, or a dict of that by keyword; samples are along the first dimensio
 
 from __future__ import annotations
 
+import copy
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InvalidModel
 from ..model import Parameter
+from ..support.process_setting import ProcessSetting
 
 if TYPE_CHECKING:
     import torch
@@ -50,17 +55,27 @@ def apply_with(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], inp
 
 
 def _copied(inputs: Any) -> Any:
-    """Return inputs with copies of the tensors in them; containers of other types than Python's own
-    may not be made anew from their parts, and stay."""
+    """Return inputs with copies of the tensors in them."""
     import torch
 
-    if isinstance(inputs, torch.Tensor):
-        return inputs.clone()
+    return inputs.clone() if isinstance(inputs, torch.Tensor) else with_parts(_copied, inputs)
+
+
+def with_parts(change: Callable[[Any], Any], inputs: Any) -> Any:
+    """Return inputs with each part changed; containers of other types than Python's own may not be
+    made anew from their parts, and stay as they are, as does what is no container."""
     if type(inputs) is dict:
-        return {name: _copied(part) for name, part in inputs.items()}
+        return {name: change(part) for name, part in inputs.items()}
     if type(inputs) in (tuple, list):
-        return type(inputs)(_copied(part) for part in inputs)
+        return type(inputs)(change(part) for part in inputs)
     return inputs
+
+
+def parts_of(inputs: Any) -> list[Any]:
+    """Return what a module is called with, by position or by keyword."""
+    if isinstance(inputs, Mapping):
+        return list(inputs.values())
+    return list(inputs) if isinstance(inputs, tuple) else [inputs]
 
 
 @contextmanager
@@ -71,7 +86,8 @@ def in_mode(module: torch.nn.Module, *, training: bool) -> Iterator[None]:
     """
     modes = {part: part.training for part in module.modules()}
     try:
-        module.train(training)
+        for part in modes:  # `train` may be the user's, and do more
+            part.training = training
         with _no_fused_attention:
             yield
     finally:
@@ -79,42 +95,81 @@ def in_mode(module: torch.nn.Module, *, training: bool) -> Iterator[None]:
             part.training = mode
 
 
-class _NoFusedAttention:
-    """Turns off torch's fused path of attention, which is the whole process's, while any thread is
-    in the block."""
+def _fused_attention() -> bool:
+    from torch.backends import mha
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._depth = 0
-        self._before = True
-
-    def __enter__(self) -> None:
-        from torch.backends import mha
-
-        with self._lock:
-            if not self._depth:
-                self._before = mha.get_fastpath_enabled()
-                mha.set_fastpath_enabled(False)
-            self._depth += 1
-
-    def __exit__(self, *error: object) -> None:
-        from torch.backends import mha
-
-        with self._lock:
-            self._depth -= 1
-            if not self._depth:
-                mha.set_fastpath_enabled(self._before)
+    return bool(mha.get_fastpath_enabled())
 
 
-_no_fused_attention = _NoFusedAttention()
+def _set_fused_attention(value: bool) -> None:
+    from torch.backends import mha
+
+    mha.set_fastpath_enabled(value)
+
+
+_no_fused_attention = ProcessSetting(_fused_attention, _set_fused_attention, value=False)
+
+_locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def as_it_was(module: Any) -> Iterator[None]:
+    """Have a module for this thread alone; at the end its buffers, and the gradients of its
+    parameters, are those that it had, whatever running it did to them."""
+    with _locks.setdefault(module, threading.RLock()):
+        gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
+        buffers = [
+            (part, name, buffer, buffer.clone())
+            for part in module.modules()
+            for name, buffer in part._buffers.items()
+            if buffer is not None and not buffer.is_meta and not buffer.is_inference()
+        ]
+        try:
+            yield
+        finally:
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+            for part, name, buffer, values in buffers:
+                part._buffers[name] = buffer
+                _put_back(buffer, values)
+
+
+def _put_back(buffer: torch.Tensor, values: torch.Tensor) -> None:
+    """Let a buffer have values again, if it has others."""
+    import torch
+
+    with torch.no_grad():
+        if buffer.shape != values.shape:
+            buffer.data = values
+        elif buffer.layout == torch.strided:
+            is_same = (buffer == values) | ((buffer != buffer) & (values != values))
+            if not is_same.all():
+                buffer.copy_(values)
+
+
+def structural_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy with the module's own tensors: what it keeps between calls is its own."""
+    tensors = chain(module.parameters(), module.buffers())
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+def independent_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy with tensors of its own; ValueError if the module copies itself in a way that
+    shares some."""
+    other = copy.deepcopy(module)
+    own = {_memory(tensor) for tensor in _tensors(module).values() if tensor.numel()}
+    if any(_memory(tensor) in own for tensor in _tensors(other).values()):
+        raise ValueError("a copy of the module shares its tensors")
+    return other
 
 
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Turn to evaluation mode, as :func:`in_mode`, and do without gradients."""
+    """Turn to evaluation mode, as :func:`in_mode`, and do without gradients; the module is
+    :func:`as_it_was` afterwards."""
     import torch
 
-    with torch.no_grad(), in_mode(module, training=False):
+    with as_it_was(module), torch.no_grad(), in_mode(module, training=False):
         yield
 
 
@@ -130,10 +185,29 @@ def hooked(hooks: Mapping[Any, Callable[[Any, Any, Any, Any], object]]) -> Itera
             handle.remove()
 
 
+@contextmanager
+def hooked_layers(hooks: Mapping[Any, Callable[[Any, Any, Any, Any], object]]) -> Iterator[None]:
+    """Call hooks as :func:`hooked` does, but not of calls in which the input or the output is no
+    tensor: layers of the user's that take or give more than torch's own."""
+    import torch
+
+    def of_tensors(hook: Any, layer: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        taken = args[0] if args else kwargs.get("input")
+        if isinstance(taken, torch.Tensor) and isinstance(output, torch.Tensor):
+            return hook(layer, args, kwargs, output)
+        return None
+
+    with hooked({layer: partial(of_tensors, hook) for layer, hook in hooks.items()}):
+        yield
+
+
 def sample_count(inputs: Any) -> int:
-    """Return how many samples `inputs` have: along the first dimension of the first of them."""
-    parts = inputs.values() if isinstance(inputs, Mapping) else inputs
-    return len(next(iter(parts)) if isinstance(inputs, Mapping | tuple) else inputs)
+    """Return how many samples `inputs` have: along the first dimension of the first of them that
+    has one; of others, which are not known, 1."""
+    for part in parts_of(inputs):
+        if isinstance(part, list) or len(getattr(part, "shape", ())):
+            return len(part)
+    return 1
 
 
 def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:
