@@ -36,8 +36,8 @@ class WeightGradients:
         rows, columns = layer.weight.shape[0], self._columns
         of_rows = (2, rows, rows) if sides.rows else (2, 0)
         of_columns = (2, self._groups, columns, columns) if sides.columns else (2, 0)
-        self._of_rows = torch.zeros(of_rows, dtype=torch.float64)
-        self._of_columns = torch.zeros(of_columns, dtype=torch.float64)
+        self._of_rows = torch.zeros(of_rows, dtype=torch.float64, device="cpu")
+        self._of_columns = torch.zeros(of_columns, dtype=torch.float64, device="cpu")
         self._sides = sides
         self._counts = [0, 0]
 

@@ -214,8 +214,8 @@ def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:
     """Return the linear layers and (transposed) convolutions in `module`, in its order.
 
     Each with the name of its weight in the state dict; of tied weights it is the first. Layers
-    whose weight is computed of others, by a reparametrization, are left out. Raises what
-    `check_not_lazy` raises.
+    whose weight is computed of others, by a reparametrization, or has no elements, are left out.
+    Raises what `check_not_lazy` raises.
     """
     from torch import nn
 
@@ -228,9 +228,8 @@ def weight_layers(module: torch.nn.Module) -> dict[torch.nn.Module, str]:
     for layer in module.modules():
         if isinstance(layer, kinds):
             weight = layer._parameters.get("weight", layer._buffers.get("weight"))
-            weight_name = names.get(_memory(weight)) if weight is not None else None
-            if weight_name is not None:
-                layers[layer] = weight_name
+            if weight is not None and weight.numel() and _memory(weight) in names:
+                layers[layer] = names[_memory(weight)]
     return layers
 
 

@@ -12,6 +12,7 @@ import pytest
 import nnr_codec
 from nnr_codec import EncodeOptions, EncodeResult
 from nnr_codec.errors import NnrWarning
+from nnr_codec.options import DecompositionOptions
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -235,6 +236,15 @@ def test_layers_that_take_or_give_more_than_others() -> None:
     feedback = {tensor.name: tensor.feedback for tensor in result.report.tensors}
     assert feedback["first.weight"] == "none"
     assert feedback["last.weight"] == "result"
+
+
+def test_layers_without_inputs() -> None:
+    module = nn.Sequential(nn.Linear(32, 8), nn.Linear(8, 4))
+    module.register_module("none", nn.Linear(0, 4))
+    options = EncodeOptions(decomposition=DecompositionOptions("lr", compression_ratio=1.2))
+    call = Applied(lambda network, x: module[1](module[0](x)))
+    call.module = module
+    assert nnr_codec.encode(call.eval(), options=options, calibration=vectors()).data
 
 
 def test_what_cannot_be_coded_is_refused_before_anything_runs() -> None:
