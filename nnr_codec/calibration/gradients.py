@@ -299,7 +299,7 @@ class OutputGradients:
         for layer, inputs, gradient in self._calls[name]:
             try:
                 self._sums[name].add(layer, inputs, gradient, self._halves_now)
-            except (IndexError, RuntimeError, TypeError):  # it does more than layers of its kind do
+            except (IndexError, RuntimeError, TypeError, ValueError):  # of another shape
                 self._unknown.add(name)
         self._calls[name].clear()
 
