@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from conformance.studies.pareto import pareto_plot
-from conformance.studies.trained_table import best_table, row_table
+from conformance.studies.trained_table import best_table, ratio_table, row_table
 from nnr_codec.experiments.cells import Cell, Facts, Failure, Measured
 from nnr_codec.experiments.methods.trained import TrainedCodec
 from nnr_codec.experiments.plan import Plan, load_plan
@@ -58,7 +58,7 @@ def main() -> int:
     path = ROWS / f"{plan.path.stem}.jsonl"
     if given.table:
         rows = read_rows(path)
-        print(row_table(rows), best_table(rows, plan.drops), sep="\n\n")
+        print(row_table(rows), ratio_table(rows), best_table(rows, plan.drops), sep="\n\n")
         if earlier := earlier_rows(plan, rows):
             print(f"\nBy earlier scripts or options: {len(earlier)} cells, from {earlier[0]!r} on")
         return 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Row = dict[str, Any]
+_RATIO = re.compile(r"\bratio=([\d.]+)")
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Point:
 
     Attributes:
         drops: losses of accuracy, in points, by seed.
-        bytes, parameters, macs: means; `macs` None where some are not known.
+        divergence, bytes, parameters, macs: means; `macs` None where some are not known.
         of: the uncompressed network's row of these.
     """
 
@@ -24,6 +26,7 @@ class Point:
     method: str
     label: str
     drops: Sequence[float]
+    divergence: float
     bytes: float
     parameters: float
     macs: float | None
@@ -33,6 +36,12 @@ class Point:
     def drop(self) -> float:
         """The mean loss of accuracy, in points."""
         return statistics.mean(self.drops)
+
+    @property
+    def ratio(self) -> float | None:
+        """The ratio that its label names; None: it names none."""
+        found = _RATIO.search(self.label)
+        return None if found is None else float(found[1])
 
     def times(self, figure: str) -> str:
         """Return how many times smaller one of its figures is than the uncompressed network's."""
@@ -55,6 +64,7 @@ def _point(subject: str, method: str, label: str, rows: Sequence[Row]) -> Point:
         method,
         label,
         [100 * (row["of"]["score"] - row["score"]) for row in rows],
+        statistics.mean(row["divergence"] for row in rows),
         statistics.mean(row["bytes"] for row in rows),
         statistics.mean(row["parameters"] for row in rows),
         None if None in macs else statistics.mean(macs),
@@ -77,6 +87,31 @@ def row_table(rows: Iterable[Row]) -> str:
             f"| {point.times('bytes')} | {point.drop:.2f} | {spread} |"
         )
     return "\n".join(lines)
+
+
+def ratio_table(rows: Iterable[Row]) -> str:
+    """Return the points whose labels name a ratio, network by network, a column for each ratio:
+    the mean loss of accuracy in points, its range over the seeds, and the mean divergence."""
+    known = [point for point in points(rows) if point.ratio is not None]
+    tables = []
+    for subject in dict.fromkeys(point.subject for point in known):
+        own = [point for point in known if point.subject == subject]
+        ratios = sorted({point.ratio for point in own if point.ratio is not None})
+        lines = [
+            f"| {subject} | " + " | ".join(f"{ratio:g}x" for ratio in ratios) + " |",
+            "| --- |" + " ---: |" * len(ratios),
+        ]
+        for method in dict.fromkeys(point.method for point in own):
+            cells = {point.ratio: _loss(point) for point in own if point.method == method}
+            lines.append(f"| {method} | " + " | ".join(cells.get(r, "-") for r in ratios) + " |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def _loss(point: Point) -> str:
+    low, high = min(point.drops), max(point.drops)
+    spread = f" ({low:.2f} … {high:.2f})" if f"{low:.2f}" != f"{high:.2f}" else ""
+    return f"{point.drop:.2f}{spread} / {point.divergence:.2g}".replace("-0.00", "0.00")
 
 
 def best_table(rows: Iterable[Row], drops: Sequence[float]) -> str:

@@ -20,7 +20,7 @@ import torch
 from conformance import trained
 from conformance.studies import trained_latency
 from conformance.studies.pareto import front, pareto_plot
-from conformance.studies.trained_table import best_table, points, row_table
+from conformance.studies.trained_table import best_table, points, ratio_table, row_table
 from conformance.subjects import digits_networks
 from conformance.trainings import methods, resumable, training
 from nnr_codec.errors import InvalidOptions
@@ -150,6 +150,7 @@ def test_time_that_is_up(command: Any, tmp_path: Path) -> None:
 def row(point: str, seed: int, score: float, size: int, **more: Any) -> dict[str, Any]:
     of = {"score": 0.9, "bytes": 4000, "parameters": 1000, "macs": 5000}
     line = {"subject": "net", "method": "m", "point": point, "score": score, "bytes": size}
+    line |= {"divergence": 0.0125}
     line |= {"parameters": 500, "macs": 2500, "of": of, "cell": f"net/m/{point}, seed={seed}"}
     return json.loads(json.dumps(line | more))
 
@@ -267,6 +268,14 @@ def test_means_over_seeds() -> None:
         best_table(rows, (1.0, 2.5)).splitlines()[-1]
         == "| net | m | - | 50 (÷ 80.00, MACs ÷ 2.00) |"
     )
+    by_ratio = [row("ratio=2.0, x=1", 0, 0.89, 1), row("ratio=2.0, x=1", 1, 0.88, 1)]
+    by_ratio += [row("ratio=12.1", 0, 0.9, 1, method="other"), row("a", 0, 0.9, 1)]
+    assert ratio_table(by_ratio).splitlines() == [
+        "| net | 2x | 12.1x |",
+        "| --- | ---: | ---: |",
+        "| m | 1.50 (1.00 … 2.00) / 0.013 | - |",
+        "| other | - | 0.00 / 0.013 |",
+    ]
     unknown = [row("a", 0, 0.9, 100, macs=None)]
     assert "(÷ 40.00)" in best_table(unknown, (1.0,))
 
