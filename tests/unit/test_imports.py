@@ -28,7 +28,8 @@ FLOORS = [
     ["quantize"],
     ["bitstream"],
     ["factorization", "checkpoints"],
-    ["user", "support", "remote"],
+    ["user", "remote"],
+    ["support"],
     ["options", "model", "report"],
     ["errors", "_core"],
 ]
