@@ -101,11 +101,23 @@ def ratio_table(rows: Iterable[Row]) -> str:
             f"| {subject} | " + " | ".join(f"{ratio:g}x" for ratio in ratios) + " |",
             "| --- |" + " ---: |" * len(ratios),
         ]
-        for method in dict.fromkeys(point.method for point in own):
-            cells = {point.ratio: _loss(point) for point in own if point.method == method}
+        for method, cells in _rows_by_ratio(own).items():
             lines.append(f"| {method} | " + " | ".join(cells.get(r, "-") for r in ratios) + " |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
+
+
+def _rows_by_ratio(known: Sequence[Point]) -> dict[str, dict[float | None, str]]:
+    """Return rows by what they are called: the method, and what else its label says if a ratio
+    comes several times."""
+    rows: dict[str, dict[float | None, str]] = {}
+    for method in dict.fromkeys(point.method for point in known):
+        own = [point for point in known if point.method == method]
+        is_one_row = len({point.ratio for point in own}) == len(own)
+        for point in own:
+            rest = "" if is_one_row else f", {_RATIO.sub('', point.label).strip(', ')}"
+            rows.setdefault(method + rest, {})[point.ratio] = _loss(point)
+    return rows
 
 
 def _loss(point: Point) -> str:

@@ -276,6 +276,11 @@ def test_means_over_seeds() -> None:
         "| m | 1.50 (1.00 … 2.00) / 0.013 | - |",
         "| other | - | 0.00 / 0.013 |",
     ]
+    by_ratio.append(row("ratio=2.0, x=2", 0, 0.9, 1))
+    assert ratio_table(by_ratio).splitlines()[2:4] == [
+        "| m, x=1 | 1.50 (1.00 … 2.00) / 0.013 | - |",
+        "| m, x=2 | 0.00 / 0.013 | - |",
+    ]
     unknown = [row("a", 0, 0.9, 100, macs=None)]
     assert "(÷ 40.00)" in best_table(unknown, (1.0,))
 
