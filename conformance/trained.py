@@ -5,12 +5,11 @@
     python -m conformance.trained PLAN.toml --plot FOLDER
 
 Cells are measured as by `nnr-eval`, into the same folder of results. Each that is finished appends
-a row to `conformance/rows/PLAN.jsonl`: figures, and hashes of the stream and of the scripts that
-trained. Rows are for committing: what has one is not trained again (remove it to do so; `--table`
-tells if scripts have changed since), and the
-tables and plots (bytes against operations, of what has lost a point at most) are made of rows
-alone. An interrupted training goes on where it was, if its function keeps a state; `--minutes`
-interrupts.
+a row to `conformance/rows/PLAN.jsonl`, by the name of the plan's file, wherever that is: figures,
+and hashes of the stream and of the scripts that trained. Rows are for committing: what has one is
+not trained again (remove it to do so; it is said if scripts have changed since), and the tables and
+plots (bytes against operations, of what has lost a point at most) are made of rows alone. An
+interrupted training goes on where it was, if its function keeps a state; `--minutes` interrupts.
 
 The environment variable NNR_REFERENCES names the folder of networks that `conformance.references`
 makes.
@@ -32,6 +31,7 @@ import torch
 
 from conformance.studies.pareto import pareto_plot
 from conformance.studies.trained_table import best_table, ratio_table, row_table
+from nnr_codec.errors import NnrError
 from nnr_codec.experiments.cells import Cell, Facts, Failure, Measured
 from nnr_codec.experiments.methods.trained import TrainedCodec
 from nnr_codec.experiments.plan import Plan, load_plan
@@ -54,7 +54,13 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--plot", type=Path, help="write a plot of each network into this folder")
     given = parser.parse_args()
-    plan = load_plan(given.plan)
+    try:
+        plan = load_plan(given.plan)
+        planned_cells(plan, given.only)
+        if given.output is not None:
+            usable_folder(given.output)
+    except (NnrError, OSError) as error:
+        parser.error(str(error))
     path = ROWS / f"{plan.path.stem}.jsonl"
     if given.table:
         rows = read_rows(path)
@@ -90,7 +96,13 @@ def measure(plan: Plan, given: argparse.Namespace, path: Path) -> int:
     """Measure the cells that have no row yet; return 1 if one failed."""
     run = Run(given.data, cells_in(usable_folder(given.output)), None, None)
     failed = 0
-    for cell in planned_cells(plan, given.only):
+    cells = planned_cells(plan, given.only)
+    known = [row for row in read_rows(path) if row["cell"] in {cell.name for cell in cells}]
+    if known:
+        earlier = f"{len(earlier_rows(plan, known))} of them by other scripts or options"
+        text = f"{len(known)} cells have rows in {path}, {earlier}: remove rows to train anew"
+        print(text, file=sys.stderr)
+    for cell in cells:
         if any(row["cell"] == cell.name for row in read_rows(path)):
             continue
         training = training_digest(cell)

@@ -21,6 +21,7 @@ import torch
 
 from conformance.latency import Rounds, quotients, samples
 from conformance.trained import ROWS, read_rows
+from nnr_codec.errors import NnrError
 from nnr_codec.experiments.cells import Cell
 from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.experiments.plan import load_plan
@@ -42,7 +43,10 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = {row["cell"]: row for row in read_rows(ROWS / f"{given.plan.stem}.jsonl")}
-    cells = [c for c in planned_cells(load_plan(given.plan), given.only) if c.name in rows]
+    try:
+        cells = [c for c in planned_cells(load_plan(given.plan), given.only) if c.name in rows]
+    except (NnrError, OSError) as error:
+        parser.error(str(error))
     rounds = Rounds(given.rounds, given.seconds)
     if not cells:
         parser.error("no row of the plan is of such a cell")
@@ -53,11 +57,12 @@ def main() -> None:
         subject = find_subject(cell.subject.source, given.data)
         loaded = load_into(trained_module(subject), stream).eval()
         modules = trained_module(subject).eval(), loaded
+        fewer = f"{row['of']['macs'] / row['macs']:.2f}" if row["macs"] else ""
         for count in given.samples:
             low, median, high = times(modules, samples(subject, count), rounds)
             print(
                 f"| {row['subject']} | {row['method']} | {cell.label} "
-                f"| {row['of']['macs'] / row['macs']:.2f} | {count} "
+                f"| {fewer} | {count} "
                 f"| {median:.2f} | {low:.2f} … {high:.2f} |",
                 flush=True,
             )

@@ -18,7 +18,7 @@ class Point:
 
     Attributes:
         drops: losses of accuracy, in points, by seed.
-        divergence, bytes, parameters, macs: means; `macs` None where some are not known.
+        divergence, bytes, parameters, macs: means; None where some are not known.
         of: the uncompressed network's row of these.
     """
 
@@ -26,7 +26,7 @@ class Point:
     method: str
     label: str
     drops: Sequence[float]
-    divergence: float
+    divergence: float | None
     bytes: float
     parameters: float
     macs: float | None
@@ -58,13 +58,13 @@ def points(rows: Iterable[Row]) -> list[Point]:
 
 
 def _point(subject: str, method: str, label: str, rows: Sequence[Row]) -> Point:
-    macs = [row["macs"] for row in rows]
+    macs, divergences = ([row[name] for row in rows] for name in ("macs", "divergence"))
     return Point(
         subject,
         method,
         label,
         [100 * (row["of"]["score"] - row["score"]) for row in rows],
-        statistics.mean(row["divergence"] for row in rows),
+        None if None in divergences else statistics.mean(divergences),
         statistics.mean(row["bytes"] for row in rows),
         statistics.mean(row["parameters"] for row in rows),
         None if None in macs else statistics.mean(macs),
@@ -123,7 +123,8 @@ def _rows_by_ratio(known: Sequence[Point]) -> dict[str, dict[float | None, str]]
 def _loss(point: Point) -> str:
     low, high = min(point.drops), max(point.drops)
     spread = f" ({low:.2f} … {high:.2f})" if f"{low:.2f}" != f"{high:.2f}" else ""
-    return f"{point.drop:.2f}{spread} / {point.divergence:.2g}".replace("-0.00", "0.00")
+    divergence = "" if point.divergence is None else f"{point.divergence:.2g}"
+    return f"{point.drop:.2f}{spread} / {divergence}".replace("-0.00", "0.00")
 
 
 def best_table(rows: Iterable[Row], drops: Sequence[float]) -> str:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ MAX_BYTES = 1 << 30
 """Of all moments together, unless the user says otherwise."""
 
 _SETTINGS = ("perturb", "loss", "outputs")
+_CALLS = {"perturb": "perturb(inputs, generator)", "loss": "loss(outputs, targets)"}
 _SEED = 0
 _MOST_DRAWS = 8
 """Of targets for one batch: few samples tell little of the directions that the result feels."""
@@ -81,8 +82,8 @@ class OutputGradients:
     ) -> None:
         self._module = module
         self._outputs = outputs
-        self._perturb = perturb or perturbed
-        self._loss = loss
+        self._perturb = _of_user("perturb", perturb) if perturb else perturbed
+        self._loss = _of_user("loss", loss) if loss else None
         self._max_bytes = max_bytes
         self._layers = weight_layers(module)
         self._sides = result_sides(
@@ -308,6 +309,22 @@ def _matrix(layer: Any) -> tuple[int, int, int]:
     """Return rows and columns of a layer's weight as it is coded, and its groups."""
     shape = layer.weight.shape
     return shape[0], math.prod(shape[1:]), getattr(layer, "groups", 1)
+
+
+def _of_user(setting: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of the user's whose errors are those of the setting, not of the module."""
+
+    @wraps(function)
+    def called(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            lines = str(error).splitlines() or [""]
+            reason = f"the setting {setting!r} failed: {type(error).__name__}: {lines[0]}"
+            reason = f"{reason} (it is called as {_CALLS[setting]})"
+            raise InvalidOptions("calibrate", reason) from error
+
+    return called
 
 
 def _threads() -> int:

@@ -212,6 +212,9 @@ class Calibration:
 
     def check(self, model: Mapping[str, Parameter]) -> None:
         """Raise InvalidOptions if a weight of the model has other values than were calibrated."""
+        if self.digests and not self.digests.keys() & model.keys():
+            reason = f"is of another model, which has {next(iter(self.digests))!r}: calibrate again"
+            raise InvalidOptions("calibration", reason)
         for name, digest in self.digests.items():
             parameter = model.get(name)
             if parameter is not None and values_digest(parameter.read()) != digest:

@@ -103,7 +103,6 @@ def encode_model(
         )
         target = measures.target(options, log)
         kept, found = _kept(partial(drafts.encode, survey), options, target, log)
-        kept.notes += () if calibration is None else calibration.notes
         correction = None
         if corrector is not None and is_corrected:
             correcting = StreamCorrection(
@@ -119,6 +118,7 @@ def encode_model(
                 kept, model, correction = better.draft, better.model, better.report
                 found = found and found.with_corrected(better.seen)
             kept.notes += corrector.notes
+        kept.notes += () if calibration is None else calibration.notes
         with _overflow_beyond_target(options.target, kept.qp_offset):
             errors = factoring_errors(survey.factored, kept.factors, executor)
         report = _report(model, survey, given, kept, errors)

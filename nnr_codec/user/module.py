@@ -117,7 +117,7 @@ def as_it_was(module: Any) -> Iterator[None]:
     """Have a module for this thread alone; at the end its buffers, and the gradients of its
     parameters, are those that it had, whatever running it did to them."""
     with _locks.setdefault(module, threading.RLock()):
-        gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
+        gradients = [(p, p.grad) for p in module.parameters() if p.is_leaf]
         buffers = [
             (part, name, buffer, buffer.clone())
             for part in module.modules()

@@ -126,6 +126,8 @@ def test_rows_and_tables(
     assert command("-o", str(tmp_path / "out")) == 0  # nothing is left to do
     assert command("--table") == 0
     assert path.read_bytes() == before
+    assert f"10 cells have rows in {path}, 0 of them by other scripts" in capsys.readouterr().err
+    assert command("--table") == 0
     assert command("--plot", str(tmp_path)) == 0
     assert (tmp_path / "plan-digits_cnn.svg").stat().st_size > 1000
     lines = capsys.readouterr().out.splitlines()
@@ -140,6 +142,13 @@ def test_rows_and_tables(
     assert all(0.1 < float(line.split(" | ")[5]) < 10 for line in timed)
     with pytest.raises(SystemExit):
         command()
+
+
+def test_what_is_wrong(command: Any, tmp_path: Path, capsys: Any) -> None:
+    for words in (["--only", "x*", "-o", "out"], ["-o", str(tmp_path / "plan.toml")]):
+        with pytest.raises(SystemExit):
+            command(*words)
+        assert "error: " in capsys.readouterr().err
 
 
 def test_time_that_is_up(command: Any, tmp_path: Path) -> None:
@@ -281,7 +290,8 @@ def test_means_over_seeds() -> None:
         "| m, x=1 | 1.50 (1.00 … 2.00) / 0.013 | - |",
         "| m, x=2 | 0.00 / 0.013 | - |",
     ]
-    unknown = [row("a", 0, 0.9, 100, macs=None)]
+    unknown = [row("a", 0, 0.9, 100, macs=None, divergence=None)]
+    assert ratio_table([row("ratio=2", 0, 0.9, 1, divergence=None)]).endswith("| 0.00 /  |")
     assert "(÷ 40.00)" in best_table(unknown, (1.0,))
 
 

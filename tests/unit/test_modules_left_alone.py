@@ -7,6 +7,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 import nnr_codec
@@ -17,6 +18,8 @@ from nnr_codec.options import DecompositionOptions
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
+from nnr_codec.calibration.calibrate import calibrate  # noqa: E402
+from nnr_codec.calibration.gradients import OutputGradients  # noqa: E402
 from nnr_codec.calibration.perturbation import perturbed  # noqa: E402
 from nnr_codec.user.module import sample_count  # noqa: E402
 
@@ -205,6 +208,33 @@ def test_inputs_that_cannot_be_perturbed() -> None:
 class Pair(NamedTuple):
     first: Any
     second: Any
+
+
+@pytest.mark.parametrize(
+    ("setting", "call"),
+    [("perturb", "perturb(inputs, generator)"), ("loss", "loss(outputs, targets)")],
+)
+def test_settings_of_the_user_that_fail(setting: str, call: str) -> None:
+    given = {setting: lambda one: one}
+    gradients = OutputGradients.by_settings(network(), given)
+    with pytest.raises(nnr_codec.InvalidOptions) as caught:
+        calibrate(network(), vectors(), gradients=gradients)
+    assert f"the setting {setting!r} failed: TypeError" in str(caught.value)
+    assert call in str(caught.value)
+
+
+def test_calibrations_of_other_models() -> None:
+    known = calibrate(network(), vectors(), gradients=OutputGradients(network()))
+    with pytest.raises(nnr_codec.InvalidOptions, match="of another model, which has"):
+        nnr_codec.encode({"a": np.ones((4, 4), np.float32)}, calibration=known)
+
+
+def test_notes_of_calibrations_stay_where_streams_are_searched_for() -> None:
+    module = Applied(lambda network, x: network(x).detach()).eval()
+    options = EncodeOptions(max_kl=0.01)
+    with pytest.warns(NnrWarning, match="have no gradients"):
+        result = nnr_codec.encode(module, options=options, calibration=vectors())
+    assert result.report.correction is not None
 
 
 def test_perturbed_inputs_keep_their_types() -> None:
