@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidModel, InvalidOptions, NnrError
+from ..user.code import in_a_line
 from ..user.module import apply, evaluating, hooked_layers, inputs_of, sample_count, weight_layers
 from .gradients import NoGradients, OutputGradients
 from .moments import Calibration, InputMoments, RowLayout, block_sizes, values_digest
@@ -140,8 +141,7 @@ def _gradient_failure(collector: OutputGradients, batch: Any) -> str | None:
     except (NnrError, OSError, MemoryError):
         raise
     except Exception as error:
-        lines = str(error).splitlines() or [""]
-        return f"the module cannot be differentiated ({type(error).__name__}: {lines[0]})"
+        return f"the module cannot be differentiated ({in_a_line(error)})"
     return None
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidModel, InvalidOptions, NnrError
 from ..support.process_setting import ProcessSetting
+from ..user.code import in_a_line
 from ..user.module import as_it_was, hooked_layers, in_mode, inputs_of, weight_layers
 from .foldable_norms import FoldableNorm
 from .halves import Halves
@@ -319,10 +320,9 @@ def _of_user(setting: str, function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*arguments)
         except Exception as error:
-            lines = str(error).splitlines() or [""]
-            reason = f"the setting {setting!r} failed: {type(error).__name__}: {lines[0]}"
-            reason = f"{reason} (it is called as {_CALLS[setting]})"
-            raise InvalidOptions("calibrate", reason) from error
+            reason = f"the setting {setting!r} failed: {in_a_line(error)}"
+            call = f"it is called as {_CALLS[setting]}"
+            raise InvalidOptions("calibrate", f"{reason} ({call})") from error
 
     return called
 

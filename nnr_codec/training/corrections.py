@@ -20,6 +20,7 @@ from ..encoding.corrections.corrected_stream import Proposal
 from ..errors import InvalidModel, NnrError
 from ..model import Array, Model
 from ..options import EncodeOptions
+from ..user.code import in_a_line
 from ..user.module import as_it_was, inputs_of, sample_count, tensors_like
 from .channel_matching import match_channels
 from .distillation import Tensors, distill
@@ -149,8 +150,7 @@ class Corrections:
             raise
         except Exception as error:
             self._failed.add(without)
-            lines = str(error).splitlines() or [""]
-            self.notes.append(f"{without}: {type(error).__name__}: {lines[0]}")
+            self.notes.append(f"{without}: {in_a_line(error)}")
             return failed
 
     def divergence(self, tensors: Mapping[str, Array], *, perturbed: bool = False) -> float:

@@ -70,6 +70,12 @@ def naming_failures(location: str, option: str) -> Iterator[None]:
         raise InvalidOptions(option, f"{location}: {type(error).__name__}: {error}") from error
 
 
+def in_a_line(error: Exception) -> str:
+    """Return the type of an error, and the first line of what it says: torch's go on for many."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
 def is_interruption(error: BaseException) -> bool:
     """Whether the user wants to end the program. Other exceptions that are no ``Exception``, such
     as that of ``sys.exit()``, are failures of the code that was called."""
