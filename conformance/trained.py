@@ -23,6 +23,7 @@ import hashlib
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -56,9 +57,8 @@ def main() -> int:
     given = parser.parse_args()
     try:
         plan = load_plan(given.plan)
-        planned_cells(plan, given.only)
-        if given.output is not None:
-            usable_folder(given.output)
+        cells = planned_cells(plan, given.only)
+        folder = given.output and cells_in(usable_folder(given.output))
     except (NnrError, OSError) as error:
         parser.error(str(error))
     path = ROWS / f"{plan.path.stem}.jsonl"
@@ -75,14 +75,14 @@ def main() -> int:
             figure = pareto_plot(rows, subject, MOST_DROP)
             figure.savefig(given.plot / f"{path.stem}-{subject}.svg")
         return 0
-    if given.output is None:
+    if folder is None:
         parser.error("-o is missing")
     torch.set_num_threads(given.threads)
     if given.minutes is not None:
         signal.signal(signal.SIGALRM, _stop)
         signal.setitimer(signal.ITIMER_REAL, 60 * given.minutes)
     try:
-        return measure(plan, given, path)
+        return measure(plan, cells, Run(given.data, folder, None, None), path)
     except KeyboardInterrupt:
         print("not finished; the same command goes on", file=sys.stderr)
         return 1
@@ -92,11 +92,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def measure(plan: Plan, given: argparse.Namespace, path: Path) -> int:
+def measure(plan: Plan, cells: Sequence[Cell], run: Run, path: Path) -> int:
     """Measure the cells that have no row yet; return 1 if one failed."""
-    run = Run(given.data, cells_in(usable_folder(given.output)), None, None)
     failed = 0
-    cells = planned_cells(plan, given.only)
     known = [row for row in read_rows(path) if row["cell"] in {cell.name for cell in cells}]
     if known:
         earlier = f"{len(earlier_rows(plan, known))} of them by other scripts or options"
