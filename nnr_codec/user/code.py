@@ -9,6 +9,7 @@ import importlib.util
 import itertools
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,13 +21,16 @@ from ..errors import InvalidOptions, NnrError
 _counter = itertools.count(1)
 _folders: set[Path] = set()
 """Of users' files that were executed."""
+_one_executes = threading.RLock()
+"""The path of imports and its caches are those of all threads."""
 
 
 def load_function(location: str, option: str, folder: Path | None = None) -> Callable[..., Any]:
     """Execute a file as a module of its own, and return a function of it.
 
     The file's own folder is first on the path of imports meanwhile, as it is for a script. The
-    module has a name that no other has; it is forgotten if executing the file fails.
+    module has a name that no other has; it is forgotten if executing the file fails. Threads
+    execute files one after the other.
 
     Args:
         location: "FILE.py:FUNCTION".
@@ -88,17 +92,18 @@ def _execute(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    _forget_namesakes(path.parent)
-    sys.modules[name] = module  # where dataclasses look their module up
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    finally:
-        with suppress(ValueError):  # the file itself removed it
-            sys.path.remove(str(path.parent))
+    with _one_executes:
+        _forget_namesakes(path.parent)
+        sys.modules[name] = module  # where dataclasses look their module up
+        sys.path.insert(0, str(path.parent))
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            sys.modules.pop(name, None)
+            raise
+        finally:
+            with suppress(ValueError):  # the file itself removed it
+                sys.path.remove(str(path.parent))
     return module
 
 

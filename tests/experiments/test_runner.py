@@ -103,6 +103,7 @@ def test_any_executor(kind: str, tmp_path: Path, expected: list[dict[str, Any]])
     executor: Executor | None
     with executor_of(kind) as executor:
         found = run_plan(save_plan(tmp_path), tmp_path / "out", executor=executor)
+    assert not found.failures
     assert measured_rows(found) == expected
 
 

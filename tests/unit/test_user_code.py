@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,30 @@ def test_functions_are_called(user_file: Path) -> None:
     before = list(sys.path)
     assert call_function(f"{user_file}:value", "module") == 5
     assert load_function("mine.py:value", "module", user_file.parent)() == 5
+    assert sys.path == before
+
+
+def test_threads_load_files_side_by_side(tmp_path: Path) -> None:
+    for number in range(4):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "helper.py").write_text(f"VALUE = {number}\n")
+        text = (
+            "import time\ntime.sleep(0.002)\nfrom helper import VALUE\ndef value(): return VALUE\n"
+        )
+        (folder / "mine.py").write_text(text)
+
+    def value(number: int) -> int:
+        sys.path_importer_cache[str(tmp_path / "absent.zip")] = None  # as of an absent archive
+        return int(load_function(f"{number}/mine.py:value", "module", tmp_path)())
+
+    before, interval = list(sys.path), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as executor:
+            assert list(executor.map(value, [0, 1, 2, 3] * 25)) == [0, 1, 2, 3] * 25
+    finally:
+        sys.setswitchinterval(interval)
     assert sys.path == before
 
 
