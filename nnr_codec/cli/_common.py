@@ -245,6 +245,12 @@ def results_beside(output: str | None) -> AbstractContextManager[object]:
     return redirect_stdout(sys.stderr) if output in _STDOUT_PATHS else nullcontext()
 
 
+def users_prints_aside() -> AbstractContextManager[object]:
+    """Print on stderr what a user's code prints in the block: on standard output are results, or
+    the bitstream itself."""
+    return redirect_stdout(sys.stderr)
+
+
 def warn(program: str, message: str) -> None:
     """Print a warning on stderr."""
     with suppress(OSError):

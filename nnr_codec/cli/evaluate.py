@@ -69,6 +69,7 @@ def _evaluate(given: argparse.Namespace) -> int:
     with (
         common.executor(given.threads) as executor,
         common.progress_bar(given.quiet, total, "cell") as advance,
+        common.users_prints_aside(),
     ):
         results = run_plan(
             plan,
@@ -100,6 +101,7 @@ def _hand_over(given: argparse.Namespace, plan: Plan) -> int:
     with (
         common.executor(given.threads) as executor,
         common.progress_bar(given.quiet, 2, "cell") as advance,
+        common.users_prints_aside(),
     ):
         made = hand_over(
             plan,

@@ -10,6 +10,7 @@ import itertools
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,7 +72,16 @@ def naming_failures(location: str, option: str) -> Iterator[None]:
     except BaseException as error:  # of code that ends the program as well
         if is_interruption(error):
             raise
-        raise InvalidOptions(option, f"{location}: {type(error).__name__}: {error}") from error
+        text = f"{location}: {type(error).__name__}: {error}{_place(error, location)}"
+        raise InvalidOptions(option, text) from error
+
+
+def _place(error: BaseException, location: str) -> str:
+    """Return where in a user's file an error comes from, if it is not in what was called."""
+    file = Path(location.rpartition(":")[0]).name
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == file]
+    return f" (line {lines[-1]} of {file})" if lines else ""
 
 
 def in_a_line(error: Exception) -> str:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import MODELS, Run
+from cli_support import MODELS, Run, random_weights, run_script, save
+
+from nnr_codec import decode
 
 SEPARABLE = MODELS / "digits_separable.safetensors"
 USER_FILE = """
@@ -66,3 +68,40 @@ def test_nothing_to_learn_from(run: Run) -> None:
     done = run("nnr-encode", SEPARABLE, "--dry-run", "--tune")
     assert done.code == 2
     assert "--tune: needs --calibrate" in done.err
+
+
+PRINTING = """
+import torch
+print("loading")
+
+class Printing(torch.nn.Linear):
+    def forward(self, values):
+        print("running")
+        return super().forward(values)
+
+def calibration():
+    return Printing(4, 3), [torch.randn(8, 4)]
+
+def score(module):
+    print("judging")
+    return 1.0
+"""
+
+
+def test_what_a_users_code_prints_is_not_in_the_output(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    user = tmp_path / "user.py"
+    user.write_text(PRINTING)
+    weights = {"weight": random_weights(3, 4), "bias": random_weights(3)}
+    model = save(tmp_path / "model.safetensors", weights)
+    words = [model, "--calibrate", f"{user}:calibration"]
+    searched = ["--max-drop", "0.5", "--evaluate", f"{user}:score", "--dry-run", "--json"]
+    done = run("nnr-encode", *words, *searched)
+    assert json.loads(done.out)["search"]["target"] == "max_drop"
+    for word in ("loading", "running", "judging"):
+        assert word in done.err
+    piped = run_script("nnr-encode", *words, "-o", "-", text=False)
+    assert {name: values.shape for name, values in decode(piped.stdout).items()} == {
+        "weight": (3, 4),
+        "bias": (3,),
+    }

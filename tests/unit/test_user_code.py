@@ -145,6 +145,15 @@ def test_code_that_fails(text: str, reason: str, tmp_path: Path) -> None:
     assert reason in str(caught.value)
 
 
+def test_errors_name_the_line(tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text("def deep():\n    return [][1]\ndef f():\n    deep()\n")
+    with pytest.raises(InvalidOptions, match=r"IndexError.* \(line 2 of user\.py\)$"):
+        call_function(f"{tmp_path}/user.py:f", "module")
+    with pytest.raises(InvalidOptions) as caught:
+        call_function(f"{tmp_path}/user.py:g", "module")
+    assert "(line" not in caught.value.reason
+
+
 @pytest.mark.parametrize("text", ["raise KeyboardInterrupt", "def f(): raise KeyboardInterrupt"])
 def test_interruptions_go_on(text: str, tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text(text)
