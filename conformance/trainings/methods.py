@@ -27,6 +27,7 @@ from nnr_codec import encode
 from nnr_codec.errors import InvalidOptions, NnrWarning
 from nnr_codec.experiments.training_run import TrainingRun
 from nnr_codec.layers import dense_state, factored_weights, factorize
+from nnr_codec.model import Model
 from nnr_codec.options import DecompositionOptions, EncodeOptions
 from nnr_codec.training import (
     LowRankProjection,
@@ -38,7 +39,7 @@ from nnr_codec.training import (
     reestimate_batch_norm,
     relative_qps,
 )
-from nnr_codec.user.module import weight_layers
+from nnr_codec.user.module import load_state, weight_layers
 
 CALIBRATION_IMAGES = 2000
 
@@ -199,7 +200,7 @@ def for_rate(
     rule: str = "water-filling",
     **training: Any,
 ) -> bytes:
-    """Train for rate, dense or in factors.
+    """Train for rate, dense or in factors; the stream has the integers that were trained.
 
     Args:
         run: what to train.
@@ -214,6 +215,53 @@ def for_rate(
     rate.finish()
     fold_batch_norm(module)
     return stream_of(module, rate.options(factored=True))
+
+
+def for_calibrated_rate(
+    run: TrainingRun,
+    *,
+    qp: int,
+    **options: Any,
+) -> bytes:
+    """Train for rate with noise, and code with calibration.
+
+    The network that was trained last is kept: cells that differ by qp alone, one after the other in
+    one process, train it once.
+
+    Args:
+        run: what to train.
+        qp: that it is coded with.
+        options: the others of `for_rate`.
+    """
+    key = repr((run.subject.checkpoint, run.data, run.seed, sorted(options.items())))
+    if key not in _last_with_noise:
+        _last_with_noise.clear()
+        _last_with_noise[key] = _with_noise(run, **options)
+    module = _last_with_noise[key]
+    dense = copy.deepcopy(run.module)
+    load_state(dense, Model.from_arrays(dense_state(module)), strict=True)
+    return _stream(dense, EncodeOptions(qp=qp), factored_weights(module), calibration=_samples(run))
+
+
+_last_with_noise: dict[str, nn.Module] = {}
+
+
+def _with_noise(
+    run: TrainingRun,
+    *,
+    fraction: float,
+    strength: float,
+    method: str = "none",
+    ratio: float = 1.0,
+    rule: str = "water-filling",
+    **training: Any,
+) -> nn.Module:
+    module = decomposed(run, method, ratio, rule)
+    qps = relative_qps(module, fraction)
+    rate = RateTraining(module, qp=qps, strength=strength, noise=True)
+    Training(**training)(run, module, wrap=rate.loss)
+    rate.finish()
+    return module
 
 
 def decomposed(
@@ -272,11 +320,18 @@ def _options(
 
 def stream_of(module: nn.Module, options: EncodeOptions) -> bytes:
     """Return the bitstream, with factors as they are."""
+    return _stream(dense_state(module), options, factored_weights(module))
+
+
+def _stream(
+    model: Any,
+    options: EncodeOptions,
+    factorizations: Any,
+    calibration: Sequence[torch.Tensor] | None = None,
+) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NnrWarning)  # what is lost was trained for
         result = encode(
-            dense_state(module),
-            options=options,
-            factorizations=factored_weights(module),
+            model, options=options, factorizations=factorizations, calibration=calibration
         )
     return result.data or b""

@@ -9,7 +9,17 @@
 Steps suit weights of one size best; `relative_qps` gives each weight a step of its own.
 
 The network runs on the integers of the codec's step, through which gradients pass as if nothing
-had been rounded (the straight-through estimator: Bengio et al., arXiv 1308.3432), and the loss has
+had been rounded (the straight-through estimator: Bengio et al., arXiv 1308.3432). With `noise` it
+runs on weights that uniform noise of the width of a step moves, in place of rounding (Ballé et al.,
+arXiv 1611.01704), and learns to bear that; they are for the encoder with calibration, which
+rounds them better than to the nearest integer:
+
+    rate = RateTraining(module, qp=relative_qps(module, 1.0), strength=0.3, noise=True)
+    fine_tune(module, optimizer, batches, rate.loss(cross_entropy), steps=2000)
+    rate.finish()
+    encode(module, "model.nnr", EncodeOptions(qp=-14), calibration=batches)
+
+The loss has
 a term for the bits that they take: those of an ideal coder for a two-sided geometric distribution
 of the same mean magnitude, which adapts to each weight as the codec's does. What it draws all
 weights of a tensor to zero by is the same for each, and the more, the cheaper zeros are by now; a
@@ -63,8 +73,9 @@ class RateTraining:
         qp: int | Mapping[str, int],
         strength: float,
         qp_density: int | None = None,
+        noise: bool = False,
     ) -> None:
-        """Let the module run on quantized weights from now on.
+        """Let the module run on quantized weights, or with noise, from now on.
 
         Args:
             module: in place; an optimizer of its parameters stays one.
@@ -72,6 +83,8 @@ class RateTraining:
                 (:func:`relative_qps`). Of a weight under several names, the first one counts.
             strength: 0 and more. At 0.5 a bit more for each weight is worth 0.5 of the loss.
             qp_density: of the stream; by default that of `EncodeOptions`.
+            noise: of the width of a step, in training mode, in place of rounding; torch's own
+                generator draws it. In evaluation mode the weights are as they are.
 
         Raises:
             InvalidOptions: `strength` is negative, the module has no weights or trains for rate
@@ -89,7 +102,8 @@ class RateTraining:
         self.qps = {weight.name: weight.qp for weight in self._weights}
         self._places = [(layer, name) for _, layer, name in places]
         self._orders = {layer: list(layer._parameters) for layer, _ in self._places}
-        _quantize(self._places, self._weights)
+        self._noise = noise
+        _parametrize(self._places, self._weights, noise)
 
     def bits(self) -> torch.Tensor:
         """Return the bits that all weights are about to take; gradients reach them."""
@@ -113,13 +127,14 @@ class RateTraining:
         return total
 
     def finish(self) -> None:
-        """Make the weights those that the network has run on: ordinary parameters again, which the
-        encoder, with `options`, gives back to the bit."""
+        """Make the weights ordinary parameters again: those that the network has run on, which the
+        encoder, with `options`, gives back to the bit; with `noise`, those behind it."""
         from torch.nn.utils import parametrize
 
+        rounded = not self._noise
         for layer, name in self._places:
             if parametrize.is_parametrized(layer, name):
-                parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+                parametrize.remove_parametrizations(layer, name, leave_parametrized=rounded)
         for layer, names in self._orders.items():
             for name in names:  # as they were: the state dict has their order
                 layer._parameters[name] = layer._parameters.pop(name)
@@ -134,7 +149,12 @@ class RateTraining:
         Args:
             factored: whether factorized layers are encoded as
                 :func:`~nnr_codec.layers.factored_weights` gives them, rather than with the module.
+
+        Raises InvalidOptions if they were trained with `noise`, and have none.
         """
+        if self._noise:
+            reason = "weights that were trained with it are no integers: encode with calibration"
+            raise InvalidOptions("noise", reason)
         from ..layers.writing import coded_names
 
         ((usual, _),) = Counter(self.qps.values()).most_common(1)
@@ -255,8 +275,8 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
                 yield f"{prefix}.{name}".lstrip("."), layer, name
 
 
-def _quantize(places: list[tuple[nn.Module, str]], weights: list[_Weight]) -> None:
-    """Parametrize weights by their quantization."""
+def _parametrize(places: list[tuple[nn.Module, str]], weights: list[_Weight], noise: bool) -> None:
+    """Parametrize weights by their quantization, or by noise like that of it."""
     import torch
     from torch import nn
     from torch.nn.utils import parametrize
@@ -272,7 +292,14 @@ def _quantize(places: list[tuple[nn.Module, str]], weights: list[_Weight]) -> No
             decoded = (torch.round(weight.float() / self.step) * self.step).to(weight)
             return weight + (decoded - weight).detach()
 
+    class Noisy(Quantized):
+        """The weight with uniform noise, while it is trained."""
+
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight + self.step * (torch.rand_like(weight) - 0.5) if self.training else weight
+
+    kind = Noisy if noise else Quantized
     steps = {id(weight.parameter): weight.step for weight in weights}
     for layer, name in places:
         step = steps[id(getattr(layer, name))]
-        parametrize.register_parametrization(layer, name, Quantized(step), unsafe=True)
+        parametrize.register_parametrization(layer, name, kind(step), unsafe=True)

@@ -28,6 +28,7 @@ from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.experiments.plan import load_plan
 from nnr_codec.experiments.runner import planned_cells
 from nnr_codec.experiments.training_run import TrainingRun
+from nnr_codec.stream import NnrStream
 
 CONFORMANCE = Path(trained.__file__).parent
 TRAIN = f"{CONFORMANCE}/trainings/methods.py"
@@ -200,6 +201,32 @@ def test_interrupted_trainings_give_the_same_stream(
         stream(tmp_path / "state")
     assert stream(tmp_path / "state") == whole
     assert steps == 13  # one of them twice
+
+
+def test_cells_that_differ_by_qp_alone_train_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = digits_networks.cnn()
+    run = TrainingRun(subject, trained_module(subject).eval(), None, 0, None)
+    options = {"fraction": 1.0, "strength": 1.0, "method": "tucker2", "ratio": 3.0}
+    options |= {"steps": 1, "digits_steps": 12}
+    trainings = 0
+    train = methods.Training.__call__
+
+    def counted(*arguments: Any, **keywords: Any) -> None:
+        nonlocal trainings
+        trainings += 1
+        train(*arguments, **keywords)
+
+    monkeypatch.setattr(methods.Training, "__call__", counted)
+    monkeypatch.setattr(methods, "_last_with_noise", {})
+    streams = [methods.for_calibrated_rate(run, qp=qp, **options) for qp in (-24, -16)]
+    assert trainings == 1
+    assert len(streams[1]) < 0.8 * len(streams[0])
+    assert NnrStream(streams[1]).factorizations
+    again = methods.for_calibrated_rate(run, qp=-24, **options | {"strength": 2.0})
+    assert trainings == 2
+    assert again != streams[0]
+    monkeypatch.setattr(methods, "_last_with_noise", {})
+    assert methods.for_calibrated_rate(run, qp=-24, **options) == streams[0]
 
 
 def test_parts_see_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
