@@ -254,10 +254,20 @@ def load_state(
             if name in model:
                 tensor.copy_(_as_tensor(name, model[name], tensor))
             elif name.rpartition(".")[2] != "num_batches_tracked" and _memory(tensor) not in loaded:
-                raise InvalidModel(name, "is missing: the module has it, the model does not")
+                reason = "is missing: the module has it, the model does not"
+                raise InvalidModel(name, reason + _wrapper_hint(name, model))
     for name in model:
         if strict and name not in tensors:
             raise InvalidModel(name, "the module has no such tensor")
+
+
+def _wrapper_hint(name: str, model: Mapping[str, Parameter]) -> str:
+    """Return what to do where the module is one of torch's wrappers of the model's."""
+    for attribute, wrapper in (("_orig_mod", "torch.compile"), ("module", "DataParallel")):
+        own = name.removeprefix(f"{attribute}.")
+        if own != name and own in model:
+            return f", which has {own!r}: give the module that {wrapper} wraps, its {attribute!r}"
+    return ""
 
 
 def tensors_like(

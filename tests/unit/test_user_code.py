@@ -154,6 +154,18 @@ def test_errors_name_the_line(tmp_path: Path) -> None:
     assert "(line" not in caught.value.reason
 
 
+def test_wrapped_modules_are_named() -> None:
+    torch = pytest.importorskip("torch")
+    model = Model.from_arrays({"weight": np.zeros((2, 3), np.float32)})
+    layer = torch.nn.Linear(3, 2, bias=False)
+    for wrapped, hint in (
+        (torch.compile(layer), "that torch.compile wraps, its '_orig_mod'"),
+        (torch.nn.DataParallel(layer), "that DataParallel wraps, its 'module'"),
+    ):
+        with pytest.raises(InvalidModel, match=hint):
+            load_state(wrapped, model)
+
+
 @pytest.mark.parametrize("text", ["raise KeyboardInterrupt", "def f(): raise KeyboardInterrupt"])
 def test_interruptions_go_on(text: str, tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text(text)
