@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import ml_dtypes
 import numpy as np
 
 from ..errors import InvalidOptions
@@ -217,7 +218,7 @@ class Calibration:
             raise InvalidOptions("calibration", reason)
         for name, digest in self.digests.items():
             parameter = model.get(name)
-            if parameter is not None and values_digest(parameter.read()) != digest:
+            if parameter is not None and digest not in _digests(parameter.read()):
                 reason = f"is of another model: {name!r} has other values there; calibrate again"
                 raise InvalidOptions("calibration", reason)
 
@@ -268,6 +269,14 @@ def values_digest(values: Array) -> str:
     with np.errstate(over="ignore"):
         plain = np.ascontiguousarray(values, dtype="<f4")
     return hashlib.sha256(plain.reshape(-1).view(np.uint8).data).hexdigest()[:32]
+
+
+def _digests(values: Array) -> Iterator[str]:
+    """Yield the digests that values have in modules of their own type and of two bytes."""
+    yield values_digest(values)
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        with np.errstate(over="ignore"):
+            yield values_digest(values.astype(dtype))
 
 
 def result_sides(

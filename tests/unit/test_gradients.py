@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,16 @@ class TestCalibrations:
             module[2].weight[0, 0] += 1
         with pytest.raises(InvalidOptions, match=r"another model: '2\.weight'"):
             nnr_codec.encode(module, calibration=known)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_of_the_same_model_in_two_bytes(self, dtype: torch.dtype) -> None:
+        module, batches = _module(), [_random(30, 12)]
+        wide = {name: value.numpy() for name, value in copy.deepcopy(module).state_dict().items()}
+        known = calibrate(module.to(dtype), [batch.to(dtype) for batch in batches])
+        nnr_codec.encode(wide, calibration=known)
+        wide["2.weight"][0, 0] += 1
+        with pytest.raises(InvalidOptions, match=r"another model: '2\.weight'"):
+            nnr_codec.encode(wide, calibration=known)
 
     def test_quantization_needs_no_moments_of_inputs(self) -> None:
         module, batches = _module(), [_random(30, 12)]
