@@ -39,6 +39,7 @@ from nnr_codec.training import (
     reestimate_batch_norm,
     relative_qps,
 )
+from nnr_codec.training.rate import Rounding
 from nnr_codec.user.module import load_state, weight_layers
 
 CALIBRATION_IMAGES = 2000
@@ -217,13 +218,8 @@ def for_rate(
     return stream_of(module, rate.options(factored=True))
 
 
-def for_calibrated_rate(
-    run: TrainingRun,
-    *,
-    qp: int,
-    **options: Any,
-) -> bytes:
-    """Train for rate with noise, and code with calibration.
+def for_calibrated_rate(run: TrainingRun, *, qp: int, **options: Any) -> bytes:
+    """Train for rate, and code with calibration.
 
     The network that was trained last is kept: cells that differ by qp alone, one after the other in
     one process, train it once.
@@ -231,26 +227,27 @@ def for_calibrated_rate(
     Args:
         run: what to train.
         qp: that it is coded with.
-        options: the others of `for_rate`.
+        options: the others of `for_rate`, and the rounding of `RateTraining`.
     """
     key = repr((run.subject.checkpoint, run.data, run.seed, sorted(options.items())))
-    if key not in _last_with_noise:
-        _last_with_noise.clear()
-        _last_with_noise[key] = _with_noise(run, **options)
-    module = _last_with_noise[key]
+    if key not in _last_trained:
+        _last_trained.clear()
+        _last_trained[key] = _unrounded(run, **options)
+    module = _last_trained[key]
     dense = copy.deepcopy(run.module)
     load_state(dense, Model.from_arrays(dense_state(module)), strict=True)
-    return _stream(dense, EncodeOptions(qp=qp), factored_weights(module), calibration=_samples(run))
+    return _stream(dense, EncodeOptions(qp=qp), factored_weights(module), _samples(run))
 
 
-_last_with_noise: dict[str, nn.Module] = {}
+_last_trained: dict[str, nn.Module] = {}
 
 
-def _with_noise(
+def _unrounded(
     run: TrainingRun,
     *,
     fraction: float,
     strength: float,
+    rounding: Rounding,
     method: str = "none",
     ratio: float = 1.0,
     rule: str = "water-filling",
@@ -258,7 +255,7 @@ def _with_noise(
 ) -> nn.Module:
     module = decomposed(run, method, ratio, rule)
     qps = relative_qps(module, fraction)
-    rate = RateTraining(module, qp=qps, strength=strength, noise=True)
+    rate = RateTraining(module, qp=qps, strength=strength, rounding=rounding)
     Training(**training)(run, module, wrap=rate.loss)
     rate.finish()
     return module

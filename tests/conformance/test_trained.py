@@ -207,6 +207,7 @@ def test_cells_that_differ_by_qp_alone_train_once(monkeypatch: pytest.MonkeyPatc
     subject = digits_networks.cnn()
     run = TrainingRun(subject, trained_module(subject).eval(), None, 0, None)
     options = {"fraction": 1.0, "strength": 1.0, "method": "tucker2", "ratio": 3.0}
+    options |= {"rounding": "none"}
     options |= {"steps": 1, "digits_steps": 12}
     trainings = 0
     train = methods.Training.__call__
@@ -217,7 +218,7 @@ def test_cells_that_differ_by_qp_alone_train_once(monkeypatch: pytest.MonkeyPatc
         train(*arguments, **keywords)
 
     monkeypatch.setattr(methods.Training, "__call__", counted)
-    monkeypatch.setattr(methods, "_last_with_noise", {})
+    monkeypatch.setattr(methods, "_last_trained", {})
     streams = [methods.for_calibrated_rate(run, qp=qp, **options) for qp in (-24, -16)]
     assert trainings == 1
     assert len(streams[1]) < 0.8 * len(streams[0])
@@ -225,7 +226,7 @@ def test_cells_that_differ_by_qp_alone_train_once(monkeypatch: pytest.MonkeyPatc
     again = methods.for_calibrated_rate(run, qp=-24, **options | {"strength": 2.0})
     assert trainings == 2
     assert again != streams[0]
-    monkeypatch.setattr(methods, "_last_with_noise", {})
+    monkeypatch.setattr(methods, "_last_trained", {})
     assert methods.for_calibrated_rate(run, qp=-24, **options) == streams[0]
 
 

@@ -78,7 +78,7 @@ def test_noise_in_place_of_rounding() -> None:
     module = network()
     weight = module[0].weight
     own = weight.detach().clone()
-    rate = RateTraining(module, qp=QP, strength=0.1, noise=True)
+    rate = RateTraining(module, qp=QP, strength=0.1, rounding="noise")
     seen = torch.stack([module[0].weight.detach() for _ in range(200)]) - own
     assert 0.49 * STEP < float(seen.abs().max()) <= 0.5 * STEP + 1e-6
     assert float(seen.square().mean()) == pytest.approx(STEP**2 / 12, rel=0.1)
