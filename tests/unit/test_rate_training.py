@@ -93,6 +93,21 @@ def test_noise_in_place_of_rounding() -> None:
         rate.options()
 
 
+def test_weights_may_stay_as_they_are() -> None:
+    module = network()
+    own = module[0].weight.detach().clone()
+    rate = RateTraining(module, qp=QP, strength=0.1, rounding="none")
+    assert torch.equal(module[0].weight, own)
+    rate.bits().backward()
+    assert module[0].weight.grad.abs().sum() > 0
+    rate.finish()
+    assert torch.equal(module[0].weight, own)
+    with pytest.raises(InvalidOptions, match="encode with calibration"):
+        rate.options()
+    with pytest.raises(InvalidOptions, match="rounding: 'up' is none of"):
+        RateTraining(module, qp=QP, strength=0.1, rounding="up")  # type: ignore[arg-type]
+
+
 def test_strength_saves_bytes() -> None:
     sizes = []
     for strength in (0.0, 0.3, 3.0):
