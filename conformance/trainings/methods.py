@@ -22,7 +22,7 @@ from torch import nn
 sys.path.append(str(Path(__file__).parents[2]))
 
 from conformance.trainings.sets import training_set
-from conformance.trainings.training import DEVICE, Training
+from conformance.trainings.training import DEVICE, Training, last_trained
 from nnr_codec import encode
 from nnr_codec.errors import InvalidOptions, NnrWarning
 from nnr_codec.experiments.training_run import TrainingRun
@@ -230,16 +230,10 @@ def for_calibrated_rate(run: TrainingRun, *, qp: int, **options: Any) -> bytes:
         options: the others of `for_rate`, and the rounding of `RateTraining`.
     """
     key = repr((run.subject.checkpoint, run.data, run.seed, sorted(options.items())))
-    if key not in _last_trained:
-        _last_trained.clear()
-        _last_trained[key] = _unrounded(run, **options)
-    module = _last_trained[key]
+    module = last_trained(key, lambda: _unrounded(run, **options))
     dense = copy.deepcopy(run.module)
     load_state(dense, Model.from_arrays(dense_state(module)), strict=True)
     return _stream(dense, EncodeOptions(qp=qp), factored_weights(module), _samples(run))
-
-
-_last_trained: dict[str, nn.Module] = {}
 
 
 def _unrounded(

@@ -96,3 +96,17 @@ def distilled(outputs: torch.Tensor, targets: tuple[torch.Tensor, torch.Tensor])
 
 def _adam(parameters: Iterable[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, schedule.learning_rate)
+
+
+_last: dict[str, nn.Module] = {}
+
+
+def last_trained(key: str, train: Callable[[], nn.Module]) -> nn.Module:
+    """Return what was trained last, if that was by the same key; else train.
+
+    It is here, as files that a plan names are executed anew for each cell.
+    """
+    if key not in _last:
+        _last.clear()
+        _last[key] = train()
+    return _last[key]

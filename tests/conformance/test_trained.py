@@ -26,9 +26,8 @@ from conformance.trainings import methods, resumable, training
 from nnr_codec.errors import InvalidOptions
 from nnr_codec.experiments.evaluation import trained_module
 from nnr_codec.experiments.plan import load_plan
-from nnr_codec.experiments.runner import planned_cells
+from nnr_codec.experiments.runner import planned_cells, run_plan
 from nnr_codec.experiments.training_run import TrainingRun
-from nnr_codec.stream import NnrStream
 
 CONFORMANCE = Path(trained.__file__).parent
 TRAIN = f"{CONFORMANCE}/trainings/methods.py"
@@ -203,31 +202,32 @@ def test_interrupted_trainings_give_the_same_stream(
     assert steps == 13  # one of them twice
 
 
-def test_cells_that_differ_by_qp_alone_train_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = digits_networks.cnn()
-    run = TrainingRun(subject, trained_module(subject).eval(), None, 0, None)
-    options = {"fraction": 1.0, "strength": 1.0, "method": "tucker2", "ratio": 3.0}
-    options |= {"rounding": "none"}
-    options |= {"steps": 1, "digits_steps": 12}
-    trainings = 0
-    train = methods.Training.__call__
+def test_cells_that_differ_by_qp_alone_train_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = f'fraction = 1.0, strength = 1.0, rounding = "none", method = "tucker2", {SHORT}'
+    method = f"""[[method]]
+codec = "trained"
+options = {{ train = "{TRAIN}:for_calibrated_rate", {options}, ratio = 3.0 }}
+grid = {{ seed = [0, 1], qp = [-24, -16] }}
+"""
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN.partition("[[method]]")[0] + method)
+    steps = 0
+    plain = training.distilled
 
-    def counted(*arguments: Any, **keywords: Any) -> None:
-        nonlocal trainings
-        trainings += 1
-        train(*arguments, **keywords)
+    def counted(*arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return plain(*arguments)
 
-    monkeypatch.setattr(methods.Training, "__call__", counted)
-    monkeypatch.setattr(methods, "_last_trained", {})
-    streams = [methods.for_calibrated_rate(run, qp=qp, **options) for qp in (-24, -16)]
-    assert trainings == 1
-    assert len(streams[1]) < 0.8 * len(streams[0])
-    assert NnrStream(streams[1]).factorizations
-    again = methods.for_calibrated_rate(run, qp=-24, **options | {"strength": 2.0})
-    assert trainings == 2
-    assert again != streams[0]
-    monkeypatch.setattr(methods, "_last_trained", {})
-    assert methods.for_calibrated_rate(run, qp=-24, **options) == streams[0]
+    monkeypatch.setattr(training, "distilled", counted)
+    results = run_plan(path, tmp_path / "out")
+    assert not results.failures
+    sizes = [outcome.record["bytes"] for _, outcome in results.cells]
+    assert sizes[1] < 0.8 * sizes[0]
+    assert sizes[3] < 0.8 * sizes[2]
+    assert steps == 2 * 10
 
 
 def test_parts_see_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
