@@ -245,10 +245,27 @@ def results_beside(output: str | None) -> AbstractContextManager[object]:
     return redirect_stdout(sys.stderr) if output in _STDOUT_PATHS else nullcontext()
 
 
-def users_prints_aside() -> AbstractContextManager[object]:
-    """Print on stderr what a user's code prints in the block: on standard output are results, or
-    the bitstream itself."""
-    return redirect_stdout(sys.stderr)
+@contextmanager
+def users_prints_aside(output: str | None = None) -> Iterator[str | None]:
+    """Print on stderr what a user's code prints in the block, also below Python: on standard output
+    are results, or the bitstream itself.
+
+    `output`: what the block writes, of which it gives the name that it has in the block.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    inside = f"/dev/fd/{kept}" if output in _STDOUT_PATHS else output
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield inside
+    except OSError as error:
+        if inside != output and error.filename == inside:
+            error.filename = output
+        raise
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def warn(program: str, message: str) -> None:

@@ -105,7 +105,7 @@ def _encode(given: argparse.Namespace) -> int:
         _files.around(given.input, None if given.dry_run else given.output, overwrite=given.force),
         common.executor(given.threads) as executor,
         common.progress_bar(given.quiet, _expected_work(given, model, options), "w") as advance,
-        common.users_prints_aside(),
+        common.users_prints_aside(output) as output_inside,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", NnrWarning)  # `_show` prints them
@@ -122,7 +122,7 @@ def _encode(given: argparse.Namespace) -> int:
                 show_skipped(decomposition)
         result = encode(
             model,
-            None if given.dry_run else output,
+            None if given.dry_run else output_inside,
             options,
             factorizations=factorizations,
             calibration=network.calibration,

@@ -13,7 +13,7 @@ from ..experiments.report.files import PAGE
 from ..experiments.report.results import Results
 from ..experiments.report.tables import document
 from ..experiments.runner import planned_cells, run_plan, usable_folder
-from ..experiments.streams import hand_over
+from ..experiments.streams import HandedOver, hand_over
 from ..report import size_text
 from . import _common as common
 from ._running import run
@@ -50,7 +50,7 @@ def _parser() -> common.Parser:
         nargs=2,
         metavar=("CELL", "FILE"),
         help="write the stream of this cell, SUBJECT/METHOD/POINT or a glob that matches it alone, "
-        "instead of a report; it is measured first, if need be",
+        "instead of a report, - to standard output; it is measured first, if need be",
     )
     common.add_amount(parser, "cell")
     common.add_threads(parser)
@@ -98,21 +98,28 @@ def _hand_over(given: argparse.Namespace, plan: Plan) -> int:
     if given.only is not None:
         raise InvalidOptions("only", "has no effect with --stream, which names its cell itself")
     name, target = given.stream
+    target = "/dev/stdout" if target == "-" else target
     with (
         common.executor(given.threads) as executor,
         common.progress_bar(given.quiet, 2, "cell") as advance,
-        common.users_prints_aside(),
+        common.users_prints_aside(target) as inside,
     ):
         made = hand_over(
             plan,
             given.output,
             name,
-            target,
+            inside or target,
             data=given.data,
             executor=executor,
             overwrite=given.force,
             progress=lambda name, measured: advance(1),
         )
+    with common.results_beside(target):
+        _show_handed_over(given, made, target)
+    return common.DONE
+
+
+def _show_handed_over(given: argparse.Namespace, made: HandedOver, target: str) -> None:
     figures = made.measured.record
     if given.json:
         common.print_json({"cell": made.cell.name, "stream": target, **figures})
@@ -121,7 +128,6 @@ def _hand_over(given: argparse.Namespace, plan: Plan) -> int:
         quality = ", ".join([*scores, f"divergence {_or_dash(figures['divergence'], '.3g')}"])
         size = f"{size_text(figures['bytes'])}, {figures['bits_per_weight']:.3f} bit/weight"
         print(f"{printable(made.cell.name)} -> {printable(target)}: {size}, {quality}")
-    return common.DONE
 
 
 def _show(given: argparse.Namespace, results: Results) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from ..checkpoints.atomic import atomic_output
+from ..checkpoints.atomic import atomic_output, makes_new_file
 from ..errors import InvalidOptions, NnrError
 from .cells import Cell, Failure, Measured
 from .plan import Plan, load_plan
@@ -59,7 +59,7 @@ def hand_over(
     check_packages()
     plan = plan if isinstance(plan, Plan) else load_plan(plan)
     cell = named_cell(planned_cells(plan), name)
-    if os.path.lexists(target) and not overwrite:
+    if os.path.lexists(target) and makes_new_file(target) and not overwrite:
         raise InvalidOptions("stream", f"{os.fspath(target)!r} exists already; -f overwrites it")
     cache = cells_in(usable_folder(out, overwrite))
     data_folder = None if data is None else Path(data).resolve()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
 import re
 import sys
 import threading
@@ -22,8 +23,18 @@ from ..errors import InvalidOptions, NnrError
 _counter = itertools.count(1)
 _folders: set[Path] = set()
 """Of users' files that were executed."""
-_one_executes = threading.RLock()
+_executing = threading.RLock()
 """The path of imports and its caches are those of all threads."""
+
+
+def _in_a_new_process() -> None:
+    """Let a forked process not wait for threads that it does not have."""
+    global _executing
+    _executing = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_a_new_process)
 
 
 def load_function(location: str, option: str, folder: Path | None = None) -> Callable[..., Any]:
@@ -31,7 +42,8 @@ def load_function(location: str, option: str, folder: Path | None = None) -> Cal
 
     The file's own folder is first on the path of imports meanwhile, as it is for a script. The
     module has a name that no other has; it is forgotten if executing the file fails. Threads
-    execute files one after the other.
+    execute files one after the other: while it is executed, a file must not wait for a thread that
+    loads another.
 
     Args:
         location: "FILE.py:FUNCTION".
@@ -47,7 +59,7 @@ def load_function(location: str, option: str, folder: Path | None = None) -> Cal
     path = (folder or Path()) / text
     if not path.is_file():
         raise InvalidOptions(option, f"{location}: there is no file {str(path)!r}")
-    with naming_failures(location, option):
+    with naming_failures(location, option, folder):
         module = _execute(path.resolve())
     loaded: Callable[..., Any] | None = getattr(module, function, None)
     if not callable(loaded):
@@ -63,8 +75,9 @@ def call_function(location: str, option: str) -> Any:
 
 
 @contextmanager
-def naming_failures(location: str, option: str) -> Iterator[None]:
-    """Turn what a user's code raises to InvalidOptions with its file; our own errors stay."""
+def naming_failures(location: str, option: str, folder: Path | None = None) -> Iterator[None]:
+    """Turn what a user's code raises to InvalidOptions with its file, and the line if it is of that
+    file; our own errors stay. Arguments are those of `load_function`."""
     try:
         yield
     except NnrError:
@@ -72,16 +85,16 @@ def naming_failures(location: str, option: str) -> Iterator[None]:
     except BaseException as error:  # of code that ends the program as well
         if is_interruption(error):
             raise
-        text = f"{location}: {type(error).__name__}: {error}{_place(error, location)}"
-        raise InvalidOptions(option, text) from error
+        what = ": ".join(filter(None, (type(error).__name__, str(error))))
+        path = ((folder or Path()) / location.rpartition(":")[0]).resolve()
+        raise InvalidOptions(option, f"{location}: {what}{_line(error, path)}") from error
 
 
-def _place(error: BaseException, location: str) -> str:
-    """Return where in a user's file an error comes from, if it is not in what was called."""
-    file = Path(location.rpartition(":")[0]).name
+def _line(error: BaseException, path: Path) -> str:
+    """Return the last line of a user's file that an error went through, if it did."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename).name == file]
-    return f" (line {lines[-1]} of {file})" if lines else ""
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return f" (line {lines[-1]} of {path.name})" if lines else ""
 
 
 def in_a_line(error: Exception) -> str:
@@ -102,7 +115,7 @@ def _execute(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    with _one_executes:
+    with _executing:
         _forget_namesakes(path.parent)
         sys.modules[name] = module  # where dataclasses look their module up
         sys.path.insert(0, str(path.parent))

@@ -261,12 +261,22 @@ def load_state(
             raise InvalidModel(name, "the module has no such tensor")
 
 
+_WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}  # or a distributed one
+
+
 def _wrapper_hint(name: str, model: Mapping[str, Parameter]) -> str:
-    """Return what to do where the module is one of torch's wrappers of the model's."""
-    for attribute, wrapper in (("_orig_mod", "torch.compile"), ("module", "DataParallel")):
-        own = name.removeprefix(f"{attribute}.")
-        if own != name and own in model:
-            return f", which has {own!r}: give the module that {wrapper} wraps, its {attribute!r}"
+    """Return what to do where the module, or what the model was made of, is wrapped by torch."""
+    own, parts = name, []
+    while prefix := next((p for p in _WRAPPERS if own.startswith(p)), None):
+        own = own.removeprefix(prefix)
+        parts.append(prefix)
+    if parts and own in model:
+        inner = "".join(parts).rstrip(".")
+        return f"; it has {own!r}: give what {_WRAPPERS[parts[0]]} wraps, the module's {inner!r}"
+    for prefix, wrapper in _WRAPPERS.items():
+        if prefix + name in model:
+            reason = f"; it has {prefix + name!r}, as of a module that {wrapper} wraps"
+            return f"{reason}: save that module's {prefix.rstrip('.')!r}"
     return ""
 
 

@@ -71,8 +71,10 @@ def test_nothing_to_learn_from(run: Run) -> None:
 
 
 PRINTING = """
-import torch
+import os, subprocess, torch
 print("loading")
+os.write(1, b"below Python")
+subprocess.run(["echo", "in a child"])
 
 class Printing(torch.nn.Linear):
     def forward(self, values):
@@ -101,6 +103,8 @@ def test_what_a_users_code_prints_is_not_in_the_output(run: Run, tmp_path: Path)
     for word in ("loading", "running", "judging"):
         assert word in done.err
     piped = run_script("nnr-encode", *words, "-o", "-", text=False)
+    for text in (b"loading", b"running", b"below Python", b"in a child"):
+        assert text in piped.stderr
     assert {name: values.shape for name, values in decode(piped.stdout).items()} == {
         "weight": (3, 4),
         "bias": (3,),

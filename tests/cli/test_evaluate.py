@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from cli_support import Outcome, Run, run_script
 
+from nnr_codec import decode
+
 pytest.importorskip("torch")
 for package in ("scipy", "matplotlib", "zstandard", "constriction"):
     pytest.importorskip(package)
@@ -52,6 +54,21 @@ def test_json(run: Run, plan: Path) -> None:
     assert [cell["point"] for cell in found["cells"]] == ["", "bits=8", "bits=4"]
     assert found["run"]["command"].endswith("--only '*/bits=*'")
     assert found == json.loads((plan.parents[1] / "out" / "results.json").read_text())
+
+
+def test_what_a_subject_prints_is_not_in_the_output(plan: Path) -> None:
+    subjects = plan.with_name("subjects.py")
+    subjects.write_text(f'print("loading")\n{subjects.read_text()}')
+    words = [plan, "-o", plan.parents[1] / "out", "--threads", "2"]
+    document = run_script("nnr-eval", *words, "--json", "--only", "*/bits=*")
+    assert len(json.loads(document.stdout)["cells"]) == 3
+    assert "loading" in document.stderr
+    for target in ("-", "/dev/stdout"):
+        piped = run_script(
+            "nnr-eval", *words, "--stream", "linear/uniform/qp=-16", target, text=False
+        )
+        assert set(decode(piped.stdout)) == {"weight", "bias"}
+        assert b"linear/uniform/qp=-16 -> /dev/stdout" in piped.stderr
 
 
 def test_failed_cells(run: Run, plan: Path) -> None:

@@ -25,14 +25,15 @@ each_ending = pytest.mark.parametrize("number", ENDINGS, ids=["SIGINT", "SIGTERM
 
 # Runs a command in which a function says that it was reached, and hangs.
 HANGING = """
-import importlib, sys, time
+import importlib, os, sys, time
 command, module, name, *arguments = sys.argv[1:]
 owner = importlib.import_module(module)
 *parents, name = name.split(".")
 for parent in parents:
     owner = getattr(owner, parent)
+output = open(os.dup(1), "w")  # during a command others print elsewhere
 def hang(*arguments, **options):
-    print("reached", flush=True)
+    print("reached", file=output, flush=True)
     time.sleep(1000)
 setattr(owner, name, hang)
 sys.exit(importlib.import_module(f"nnr_codec.cli.{command}").main(arguments))

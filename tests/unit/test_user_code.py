@@ -149,21 +149,30 @@ def test_errors_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text("def deep():\n    return [][1]\ndef f():\n    deep()\n")
     with pytest.raises(InvalidOptions, match=r"IndexError.* \(line 2 of user\.py\)$"):
         call_function(f"{tmp_path}/user.py:f", "module")
-    with pytest.raises(InvalidOptions) as caught:
-        call_function(f"{tmp_path}/user.py:g", "module")
+    (tmp_path / "code.py").write_text("def f(needed): ...\n")  # called as one of our own files
+    with pytest.raises(InvalidOptions, match="TypeError") as caught:
+        call_function(f"{tmp_path}/code.py:f", "module")
     assert "(line" not in caught.value.reason
+    (tmp_path / "code.py").write_text("def f():\n    raise ValueError\n")
+    with pytest.raises(InvalidOptions, match=r"code\.py:f: ValueError \(line 2 of code\.py\)$"):
+        call_function(f"{tmp_path}/code.py:f", "module")
 
 
 def test_wrapped_modules_are_named() -> None:
     torch = pytest.importorskip("torch")
     model = Model.from_arrays({"weight": np.zeros((2, 3), np.float32)})
     layer = torch.nn.Linear(3, 2, bias=False)
-    for wrapped, hint in (
-        (torch.compile(layer), "that torch.compile wraps, its '_orig_mod'"),
-        (torch.nn.DataParallel(layer), "that DataParallel wraps, its 'module'"),
+    compiled = torch.compile(layer)
+    for module, hint in (
+        (compiled, "'weight': give what torch.compile wraps, the module's '_orig_mod'"),
+        (torch.nn.DataParallel(layer), "give what DataParallel wraps, the module's 'module'"),
+        (torch.nn.DataParallel(compiled), "DataParallel wraps, the module's 'module._orig_mod'"),
     ):
         with pytest.raises(InvalidModel, match=hint):
-            load_state(wrapped, model)
+            load_state(module, model)
+    wrapped = Model.from_arrays({"module.weight": np.zeros((2, 3), np.float32)})
+    with pytest.raises(InvalidModel, match=r"'module\.weight', as of a module that DataParallel"):
+        load_state(layer, wrapped)
 
 
 @pytest.mark.parametrize("text", ["raise KeyboardInterrupt", "def f(): raise KeyboardInterrupt"])
