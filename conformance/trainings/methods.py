@@ -25,6 +25,7 @@ from conformance.trainings.sets import training_set
 from conformance.trainings.training import DEVICE, Training, last_trained
 from nnr_codec import encode
 from nnr_codec.errors import InvalidOptions, NnrWarning
+from nnr_codec.experiments.fingerprints import file_digest
 from nnr_codec.experiments.training_run import TrainingRun
 from nnr_codec.layers import dense_state, factored_weights, factorize
 from nnr_codec.model import Model
@@ -39,10 +40,11 @@ from nnr_codec.training import (
     reestimate_batch_norm,
     relative_qps,
 )
-from nnr_codec.training.rate import Rounding
 from nnr_codec.user.module import load_state, weight_layers
 
 CALIBRATION_IMAGES = 2000
+_SCRIPTS = [file_digest(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+"""What trains: a network that other scripts have trained is another one."""
 
 
 def fine_tuned(
@@ -219,7 +221,7 @@ def for_rate(
 
 
 def for_calibrated_rate(run: TrainingRun, *, qp: int, **options: Any) -> bytes:
-    """Train for rate, and code with calibration.
+    """Train for rate without rounding, and code with calibration.
 
     The network that was trained last is kept: cells that differ by qp alone, one after the other in
     one process, train it once.
@@ -227,9 +229,9 @@ def for_calibrated_rate(run: TrainingRun, *, qp: int, **options: Any) -> bytes:
     Args:
         run: what to train.
         qp: that it is coded with.
-        options: the others of `for_rate`, and the rounding of `RateTraining`.
+        options: the others of `for_rate`.
     """
-    key = repr((run.subject.checkpoint, run.data, run.seed, sorted(options.items())))
+    key = repr((_SCRIPTS, run.subject.checkpoint, run.data, run.seed, sorted(options.items())))
     module = last_trained(key, lambda: _unrounded(run, **options))
     dense = copy.deepcopy(run.module)
     load_state(dense, Model.from_arrays(dense_state(module)), strict=True)
@@ -241,7 +243,6 @@ def _unrounded(
     *,
     fraction: float,
     strength: float,
-    rounding: Rounding,
     method: str = "none",
     ratio: float = 1.0,
     rule: str = "water-filling",
@@ -249,9 +250,8 @@ def _unrounded(
 ) -> nn.Module:
     module = decomposed(run, method, ratio, rule)
     qps = relative_qps(module, fraction)
-    rate = RateTraining(module, qp=qps, strength=strength, rounding=rounding)
+    rate = RateTraining(module, qp=qps, strength=strength, unrounded=True)
     Training(**training)(run, module, wrap=rate.loss)
-    rate.finish()
     return module
 
 

@@ -96,7 +96,6 @@ def train_resumably(
     module.train().to(memory_format=torch.channels_last)
 
     def train_step(step: int) -> float:
-        torch.manual_seed(_mixed(schedule.seed, step))  # of what the module and the loss draw
         for group in optimizer.param_groups:
             group["lr"] = _cosine(schedule, step)
         chosen = _batch(len(images), schedule, step)
@@ -112,8 +111,7 @@ def train_resumably(
         return float(value.detach())
 
     while step < schedule.steps and time.monotonic() < end:
-        with torch.random.fork_rng(devices=[]):
-            value = train_step(step)
+        value = train_step(step)
         step += 1
         after_step(step)
         if time.monotonic() - saved > _SAVE_SECONDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -83,6 +84,7 @@ class Training:
             after_step=after_step,
         )
         module.cpu()
+        run.module.cpu()
 
 
 def distilled(outputs: torch.Tensor, targets: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -99,14 +101,17 @@ def _adam(parameters: Iterable[nn.Parameter], schedule: Schedule) -> torch.optim
 
 
 _last: dict[str, nn.Module] = {}
+_one_trains = threading.Lock()
 
 
 def last_trained(key: str, train: Callable[[], nn.Module]) -> nn.Module:
-    """Return what was trained last, if that was by the same key; else train.
+    """Return what was trained last, if that was by the same key; else train. Threads that want the
+    same wait for it.
 
     It is here, as files that a plan names are executed anew for each cell.
     """
-    if key not in _last:
-        _last.clear()
-        _last[key] = train()
-    return _last[key]
+    with _one_trains:
+        if key not in _last:
+            _last.clear()
+            _last[key] = train()
+        return _last[key]

@@ -9,16 +9,8 @@
 Steps suit weights of one size best; `relative_qps` gives each weight a step of its own.
 
 The network runs on the integers of the codec's step, through which gradients pass as if nothing
-had been rounded (the straight-through estimator: Bengio et al., arXiv 1308.3432). Weights for the
-encoder with calibration, which rounds them better than to the nearest integer, learn without being
-rounded: with `rounding="noise"` uniform noise of the width of a step moves them (Ballé et al.,
-arXiv 1611.01704), which dense networks learn to bear; with "none" they are as they are, which is
-better for factors, where the noise of one is multiplied by the others:
-
-    rate = RateTraining(module, qp=relative_qps(module, 1.0), strength=0.3, rounding="noise")
-    fine_tune(module, optimizer, batches, rate.loss(cross_entropy), steps=2000)
-    rate.finish()
-    encode(module, "model.nnr", EncodeOptions(qp=-14), calibration=batches)
+had been rounded (the straight-through estimator: Bengio et al., arXiv 1308.3432). What is trained
+`unrounded` feels the term of the rate alone, and is for `encode` with `calibration`.
 
 The loss has a term for the bits that they take: those of an ideal coder for a two-sided geometric
 distribution of the same mean magnitude, which adapts to each weight as the codec's does. What it
@@ -34,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median_low
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from ..bitstream.qp import qp_of_step, step_size
 from ..errors import InvalidModel, InvalidOptions
@@ -46,7 +38,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 Loss = Callable[[Any, Any], "torch.Tensor"]
-Rounding = Literal["nearest", "noise", "none"]
 
 VECTOR_FRACTION = 1 / 128
 """Of the root mean square of a vector, that its step is at most."""
@@ -74,9 +65,9 @@ class RateTraining:
         qp: int | Mapping[str, int],
         strength: float,
         qp_density: int | None = None,
-        rounding: Rounding = "nearest",
+        unrounded: bool = False,
     ) -> None:
-        """Let the module run on quantized weights, or what stands for them, from now on.
+        """Let the module run on quantized weights from now on.
 
         Args:
             module: in place; an optimizer of its parameters stays one.
@@ -84,17 +75,14 @@ class RateTraining:
                 (:func:`relative_qps`). Of a weight under several names, the first one counts.
             strength: 0 and more. At 0.5 a bit more for each weight is worth 0.5 of the loss.
             qp_density: of the stream; by default that of `EncodeOptions`.
-            rounding: "nearest"; "noise": in training mode, of the width of a step, drawn by torch's
-                own generator; "none".
+            unrounded: the weights are not quantized yet.
 
         Raises:
-            InvalidOptions: `rounding` is none of these, `strength` is negative, the module has no
-                weights or trains for rate already, there is no such step, or a weight has no qp.
+            InvalidOptions: `strength` is negative, the module has no weights or is quantized by
+                another one, there is no such step, or a weight has no qp.
         """
         if not strength >= 0:
             raise InvalidOptions("strength", f"{strength} is not 0 or more")
-        if rounding not in get_args(Rounding):
-            raise InvalidOptions("rounding", f"{rounding!r} is none of {get_args(Rounding)}")
         self.strength = strength
         self._module = module
         self._density = _density(qp_density)
@@ -105,9 +93,9 @@ class RateTraining:
         self.qps = {weight.name: weight.qp for weight in self._weights}
         self._places = [(layer, name) for _, layer, name in places]
         self._orders = {layer: list(layer._parameters) for layer, _ in self._places}
-        self._rounding = rounding
-        if rounding != "none":
-            _parametrize(self._places, self._weights, rounding)
+        self._unrounded = unrounded
+        if not unrounded:
+            _quantize(self._places, self._weights)
 
     def bits(self) -> torch.Tensor:
         """Return the bits that all weights are about to take; gradients reach them."""
@@ -131,14 +119,13 @@ class RateTraining:
         return total
 
     def finish(self) -> None:
-        """Make the weights ordinary parameters again: those that the network has run on, which the
-        encoder, with `options`, gives back to the bit; with noise, those behind it."""
+        """Make the weights those that the network has run on: ordinary parameters again, which the
+        encoder, with `options`, gives back to the bit, if they are not `unrounded`."""
         from torch.nn.utils import parametrize
 
-        rounded = self._rounding == "nearest"
         for layer, name in self._places:
             if parametrize.is_parametrized(layer, name):
-                parametrize.remove_parametrizations(layer, name, leave_parametrized=rounded)
+                parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
         for layer, names in self._orders.items():
             for name in names:  # as they were: the state dict has their order
                 layer._parameters[name] = layer._parameters.pop(name)
@@ -154,13 +141,11 @@ class RateTraining:
             factored: whether factorized layers are encoded as
                 :func:`~nnr_codec.layers.factored_weights` gives them, rather than with the module.
 
-        Raises InvalidOptions if they were not rounded, and have none.
+        Raises:
+            InvalidOptions: they were trained without being rounded.
         """
-        if self._rounding != "nearest":
-            reason = (
-                f"weights trained with {self._rounding!r} are no integers: encode with calibration"
-            )
-            raise InvalidOptions("rounding", reason)
+        if self._unrounded:
+            raise InvalidOptions("unrounded", "there are no integers yet: encode with calibration")
         from ..layers.writing import coded_names
 
         ((usual, _),) = Counter(self.qps.values()).most_common(1)
@@ -281,10 +266,8 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
                 yield f"{prefix}.{name}".lstrip("."), layer, name
 
 
-def _parametrize(
-    places: list[tuple[nn.Module, str]], weights: list[_Weight], rounding: Rounding
-) -> None:
-    """Parametrize weights by their quantization, or by noise like that of it."""
+def _quantize(places: list[tuple[nn.Module, str]], weights: list[_Weight]) -> None:
+    """Parametrize weights by their quantization."""
     import torch
     from torch import nn
     from torch.nn.utils import parametrize
@@ -300,14 +283,7 @@ def _parametrize(
             decoded = (torch.round(weight.float() / self.step) * self.step).to(weight)
             return weight + (decoded - weight).detach()
 
-    class Noisy(Quantized):
-        """The weight with uniform noise, while it is trained."""
-
-        def forward(self, weight: torch.Tensor) -> torch.Tensor:
-            return weight + self.step * (torch.rand_like(weight) - 0.5) if self.training else weight
-
-    kind = Noisy if rounding == "noise" else Quantized
     steps = {id(weight.parameter): weight.step for weight in weights}
     for layer, name in places:
         step = steps[id(getattr(layer, name))]
-        parametrize.register_parametrization(layer, name, kind(step), unsafe=True)
+        parametrize.register_parametrization(layer, name, Quantized(step), unsafe=True)

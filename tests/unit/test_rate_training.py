@@ -74,29 +74,10 @@ def test_the_stream_has_what_was_trained() -> None:
             assert len(np.unique(tensor.numpy() / STEP % 1)) == 1
 
 
-def test_noise_in_place_of_rounding() -> None:
-    module = network()
-    weight = module[0].weight
-    own = weight.detach().clone()
-    rate = RateTraining(module, qp=QP, strength=0.1, rounding="noise")
-    seen = torch.stack([module[0].weight.detach() for _ in range(200)]) - own
-    assert 0.49 * STEP < float(seen.abs().max()) <= 0.5 * STEP + 1e-6
-    assert float(seen.square().mean()) == pytest.approx(STEP**2 / 12, rel=0.1)
-    module[0].weight.sum().backward()
-    assert torch.equal(weight.grad, torch.ones_like(weight))
-    assert torch.equal(module.eval()[0].weight, own)
-    module.train()
-    rate.finish()
-    assert torch.equal(module[0].weight, own)
-    assert list(module.state_dict()) == list(network().state_dict())
-    with pytest.raises(InvalidOptions, match="encode with calibration"):
-        rate.options()
-
-
 def test_weights_may_stay_as_they_are() -> None:
     module = network()
     own = module[0].weight.detach().clone()
-    rate = RateTraining(module, qp=QP, strength=0.1, rounding="none")
+    rate = RateTraining(module, qp=QP, strength=0.1, unrounded=True)
     assert torch.equal(module[0].weight, own)
     rate.bits().backward()
     assert module[0].weight.grad.abs().sum() > 0
@@ -104,8 +85,6 @@ def test_weights_may_stay_as_they_are() -> None:
     assert torch.equal(module[0].weight, own)
     with pytest.raises(InvalidOptions, match="encode with calibration"):
         rate.options()
-    with pytest.raises(InvalidOptions, match="rounding: 'up' is none of"):
-        RateTraining(module, qp=QP, strength=0.1, rounding="up")  # type: ignore[arg-type]
 
 
 def test_strength_saves_bytes() -> None:
