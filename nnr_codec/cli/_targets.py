@@ -90,22 +90,33 @@ def measure_of(
     """
     if options.max_kl is not None and network.held_back is not None:
         with naming_failures(given.calibrate, "calibrate"):
-            return OutputDivergence(network.module, network.held_back)
+            divergence = OutputDivergence(network.module, network.held_back)
+        return _named(divergence, given.calibrate, "calibrate")
     if options.max_drop is None:
         return None
     function = load_function(given.evaluate, "evaluate")
     measure = function if network.module is None else on_module(network.module, function)
+    named = _named(measure, given.evaluate, "evaluate")
 
     @wraps(function)
     def measured(tensors: Mapping[str, Array]) -> float:
         try:
-            with naming_failures(given.evaluate, "evaluate"):
-                return measure(tensors)
+            return named(tensors)
         except InvalidOptions as error:
             if network.module is not None:
                 raise
             reason = f"{error.reason} (it is given a dict of arrays; --module names a module)"
             raise InvalidOptions(error.option, reason) from error
+
+    return measured
+
+
+def _named(measure: Callable[[Any], float], location: str, option: str) -> Callable[[Any], float]:
+    """Return what measures, and names the user's file in its errors."""
+
+    def measured(tensors: Mapping[str, Array]) -> float:
+        with naming_failures(location, option):
+            return measure(tensors)
 
     return measured
 

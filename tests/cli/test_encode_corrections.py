@@ -109,3 +109,34 @@ def test_what_a_users_code_prints_is_not_in_the_output(run: Run, tmp_path: Path)
         "weight": (3, 4),
         "bias": (3,),
     }
+
+
+FAILING_LATER = """
+import torch
+
+class Later(torch.nn.Linear):
+    calls = 0
+    def forward(self, values):
+        Later.calls += 1
+        if Later.calls > {calls}:
+            raise RuntimeError("no more")
+        return super().forward(values)
+
+def calibration():
+    torch.manual_seed(0)
+    return Later(4, 3), [torch.randn(8, 4) for _ in range(8)]
+"""
+
+
+def test_modules_that_fail_while_a_target_is_measured(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    user = tmp_path / "user.py"
+    weights = {"weight": random_weights(3, 4), "bias": random_weights(3)}
+    model = save(tmp_path / "model.safetensors", weights)
+    words = [model, "--dry-run", "--max-kl", "0.01", "--no-correct"]
+    user.write_text(FAILING_LATER.format(calls=10**6))
+    assert run("nnr-encode", *words, "--calibrate", f"{user}:calibration").code == 0
+    user.write_text(FAILING_LATER.format(calls=20))
+    done = run("nnr-encode", *words, "--calibrate", f"{user}:calibration")
+    assert done.code == 2
+    assert "user.py:calibration: RuntimeError: no more (line 9 of user.py)" in done.err
