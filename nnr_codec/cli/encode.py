@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from ..checkpoints import open_checkpoint
@@ -105,7 +106,7 @@ def _encode(given: argparse.Namespace) -> int:
         _files.around(given.input, None if given.dry_run else given.output, overwrite=given.force),
         common.executor(given.threads) as executor,
         common.progress_bar(given.quiet, _expected_work(given, model, options), "w") as advance,
-        common.users_prints_aside(output) as output_inside,
+        _prints_aside(given, output) as output_inside,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", NnrWarning)  # `_show` prints them
@@ -164,10 +165,21 @@ def _output(given: argparse.Namespace) -> str | None:
     return output
 
 
+def _prints_aside(
+    given: argparse.Namespace, output: str | None
+) -> AbstractContextManager[str | None]:
+    """Keep what a user's code prints out of the output, if there is such code."""
+    return common.users_prints_aside(output) if _functions(given) else nullcontext(output)
+
+
+def _functions(given: argparse.Namespace) -> list[str]:
+    """Return the user's functions that the command line names."""
+    return [text for text in (given.module, given.calibrate, given.evaluate) if text]
+
+
 def _files_named(given: argparse.Namespace) -> list[str]:
     """Return the files that the command line names beside the model."""
-    locations = given.module, given.calibrate, given.evaluate
-    return [*update_files(given), *(text.rpartition(":")[0] for text in locations if text)]
+    return [*update_files(given), *(text.rpartition(":")[0] for text in _functions(given))]
 
 
 def _expected_work(given: argparse.Namespace, model: Model, options: EncodeOptions) -> float:

@@ -168,7 +168,7 @@ def test_functions_that_need_data_say_so(tmp_path: Path) -> None:
     with pytest.raises(InvalidOptions, match=r"mine\.py:needs: TypeError.*: give --data"):
         find_subject(f"{path}:needs")
     assert find_subject(f"{path}:needs", tmp_path).checkpoint == tmp_path / "x"
-    with pytest.raises(InvalidOptions, match=r"KeyError: 'data'$"):
+    with pytest.raises(InvalidOptions, match=r"KeyError: 'data' \(line 2 of mine\.py\)$"):
         find_subject(f"{path}:fails")
 
 
