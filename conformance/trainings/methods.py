@@ -193,29 +193,14 @@ def _samples(run: TrainingRun) -> list[torch.Tensor]:
     return training_set(run).samples(CALIBRATION_IMAGES)
 
 
-def for_rate(
-    run: TrainingRun,
-    *,
-    fraction: float,
-    strength: float,
-    method: str = "none",
-    ratio: float = 1.0,
-    rule: str = "water-filling",
-    **training: Any,
-) -> bytes:
+def for_rate(run: TrainingRun, **options: Any) -> bytes:
     """Train for rate, dense or in factors; the stream has the integers that were trained.
 
     Args:
         run: what to train.
-        fraction: of each weight's root mean square, that its step is at most.
-        strength: loss that a bit a weight counts as.
-        method, ratio, rule: as of `decomposed`.
-        training: fields of `Training`.
+        options: of `_trained_for_rate`.
     """
-    module = decomposed(run, method, ratio, rule)
-    rate = RateTraining(module, qp=relative_qps(module, fraction), strength=strength)
-    Training(**training)(run, module, wrap=rate.loss)
-    rate.finish()
+    module, rate = _trained_for_rate(run, **options)
     fold_batch_norm(module)
     return stream_of(module, rate.options(factored=True))
 
@@ -229,16 +214,16 @@ def for_calibrated_rate(run: TrainingRun, *, qp: int, **options: Any) -> bytes:
     Args:
         run: what to train.
         qp: that it is coded with.
-        options: the others of `for_rate`.
+        options: of `_trained_for_rate`.
     """
     key = repr((_SCRIPTS, run.subject.checkpoint, run.data, run.seed, sorted(options.items())))
-    module = last_trained(key, lambda: _unrounded(run, **options))
+    module = last_trained(key, lambda: _trained_for_rate(run, unrounded=True, **options)[0])
     dense = copy.deepcopy(run.module)
     load_state(dense, Model.from_arrays(dense_state(module)), strict=True)
     return _stream(dense, EncodeOptions(qp=qp), factored_weights(module), _samples(run))
 
 
-def _unrounded(
+def _trained_for_rate(
     run: TrainingRun,
     *,
     fraction: float,
@@ -246,13 +231,25 @@ def _unrounded(
     method: str = "none",
     ratio: float = 1.0,
     rule: str = "water-filling",
+    unrounded: bool = False,
     **training: Any,
-) -> nn.Module:
+) -> tuple[nn.Module, RateTraining]:
+    """Return a network that was trained for rate, and what trained it.
+
+    Args:
+        run: what to train.
+        fraction: of each weight's root mean square, that its step is at most.
+        strength: loss that a bit a weight counts as.
+        method, ratio, rule: as of `decomposed`.
+        unrounded: as of `RateTraining`.
+        training: fields of `Training`.
+    """
     module = decomposed(run, method, ratio, rule)
     qps = relative_qps(module, fraction)
-    rate = RateTraining(module, qp=qps, strength=strength, unrounded=True)
+    rate = RateTraining(module, qp=qps, strength=strength, unrounded=unrounded)
     Training(**training)(run, module, wrap=rate.loss)
-    return module
+    rate.finish()
+    return module, rate
 
 
 def decomposed(

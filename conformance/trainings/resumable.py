@@ -94,10 +94,11 @@ def train_resumably(
     step = _taken_up(state, schedule, module, optimizer)
     end, saved = time.monotonic() + 60 * minutes, time.monotonic()
     module.train().to(memory_format=torch.channels_last)
-
-    def train_step(step: int) -> float:
+    while step < schedule.steps and time.monotonic() < end:
         for group in optimizer.param_groups:
-            group["lr"] = _cosine(schedule, step)
+            group["lr"] = (
+                schedule.learning_rate * (1 + math.cos(math.pi * step / schedule.steps)) / 2
+            )
         chosen = _batch(len(images), schedule, step)
         inputs = prepare(_altered(images[chosen].float(), schedule, step)).to(device)
         targets: Any = labels[chosen].to(device)
@@ -108,24 +109,16 @@ def train_resumably(
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        return float(value.detach())
-
-    while step < schedule.steps and time.monotonic() < end:
-        value = train_step(step)
         step += 1
         after_step(step)
         if time.monotonic() - saved > _SAVE_SECONDS:
             _save(state, schedule, module, optimizer, step)
             saved = time.monotonic()
-            name = state.stem if state else "training"
-            print(f"{name}: step {step} of {schedule.steps}, loss {value:.3f}", flush=True)
+            name, now = state.stem if state else "training", float(value.detach())
+            print(f"{name}: step {step} of {schedule.steps}, loss {now:.3f}", flush=True)
     _save(state, schedule, module, optimizer, step)
     module.eval().to(memory_format=torch.contiguous_format)
     return step == schedule.steps
-
-
-def _cosine(schedule: Schedule, step: int) -> float:
-    return schedule.learning_rate * (1 + math.cos(math.pi * step / schedule.steps)) / 2
 
 
 def _outputs(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
