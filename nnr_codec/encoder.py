@@ -187,11 +187,7 @@ def encode(
         if known is not None:
             _check_known(known, model, is_own=known is not calibration)
         if factorizations is None and options.decomposes:
-            from .decompose import decompose_model  # imports libraries that others need not
-
-            dense = {name: parameter for name, parameter in model.items() if name not in given}
-            made = decompose_model(dense, options, calibration=known, executor=executor)
-            factorizations, options = made.factorizations, made.adapted(options)
+            factorizations, options = _decomposed(model, given, options, known, executor)
         factorizations = {**given, **(factorizations or {})}
         model = in_coding_order(model, options.order, execution or ())
         key = partial(search_key, model, options, factorizations, known, measure, update)
@@ -219,6 +215,21 @@ def encode(
     for note in report.notes:
         warnings.warn(note, NnrWarning, stacklevel=2)
     return EncodeResult(replace(report, seconds=time.perf_counter() - start), data)
+
+
+def _decomposed(
+    model: Model,
+    given: Mapping[str, FactoredWeight],
+    options: EncodeOptions,
+    known: Calibration | None,
+    executor: Executor | None,
+) -> tuple[Mapping[str, FactoredWeight], EncodeOptions]:
+    """Return factors of the weights that are not `given` as such, and options that suit them."""
+    from .decompose import decompose_model  # imports libraries that others need not
+
+    dense = {name: parameter for name, parameter in model.items() if name not in given}
+    made = decompose_model(dense, options, calibration=known, executor=executor)
+    return made.factorizations, made.adapted(options)
 
 
 def _output(

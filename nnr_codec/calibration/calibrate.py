@@ -8,7 +8,7 @@ batches give the same moments, on the same machine with as many threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -90,46 +90,88 @@ def calibrate(
     if gradients is not None and low_memory:
         check_repeatable(batches)
         turns = gradients.in_turns(_LOW_BYTES)
-    named: dict[Any, str] = weight_layers(module)
-    digests = {
-        name: values_digest(layer.weight.detach().float().cpu().numpy())
-        for layer, name in named.items()
-    }
-    notes: tuple[str, ...] = () if named else (_NO_LAYERS,)
-    layers = {layer: name for layer, name in named.items() if only is None or name in only}
-    sums = _sums(layers, max_bytes)
-    samples = 0
-    checks = NormChecks(module)
+    learned = _Pass(module, only, max_bytes, turns)
     for batch in batches:
+        learned.see(batch)
+    return learned.calibration(batches if low_memory else None)
+
+
+class _Pass:
+    """What is learned from the batches one after the other: of the gradients of the result, as long
+    as there are any, and of inputs.
+
+    `only` and `max_bytes`: as of :func:`calibrate`; `turns`: the first collects in this pass; none,
+    if gradients are not wanted.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        only: Container[str] | None,
+        max_bytes: int,
+        turns: Sequence[OutputGradients],
+    ) -> None:
+        self._module, self._max_bytes, self._turns = module, max_bytes, turns
+        named: dict[Any, str] = weight_layers(module)
+        self._named = named
+        self._digests = {
+            name: values_digest(layer.weight.detach().float().cpu().numpy())
+            for layer, name in named.items()
+        }
+        self._notes = [] if self._named else [_NO_LAYERS]
+        self._norms = NormChecks(module)
+        self._samples = 0
+        self._collect(name for name in self._named.values() if only is None or name in only)
+
+    def _collect(self, names: Iterable[str]) -> None:
+        """Collect moments of the inputs of the layers with these weights, from now on."""
+        wanted = set(names)
+        self._layers = {layer: name for layer, name in self._named.items() if name in wanted}
+        self._sums = _sums(self._layers, self._max_bytes)
+
+    def see(self, batch: Any) -> None:
+        """Run the module on a batch; raises what :func:`calibrate` raises."""
         inputs = inputs_of(batch)
-        if turns:
-            checks.see(inputs)
-            if (failure := _gradient_failure(turns[0], batch)) is not None:
-                turns, layers, notes = [], named, (*notes, f"{failure}: {_INSTEAD}")
-                sums = _sums(layers, max_bytes)
-        samples += sample_count(inputs)
-        if layers:
-            hooks = {layer: sums[name].add for layer, name in layers.items()}
-            with evaluating(module), hooked_layers(hooks):
-                apply(module, inputs)
-    if not samples:
-        raise InvalidOptions("calibration", "there are no samples")
-    moments = {name: total.mean() for name, total in sums.items() if total.positions}
-    unused = tuple(name for name in sums if name not in moments)
-    known = Calibration(moments, samples, unused, digests=digests, notes=notes)
-    if not turns:
-        return known
-    first = turns[0]
-    result = spilled_in_turns(turns, batches, samples) if low_memory else first.moments()
-    unfelt = tuple(name for name in dict.fromkeys(named.values()) if name not in result)
-    return replace(
-        known,
-        unused=unused if layers else unfelt,
-        result=result,
-        sensitivities=first.sensitivities(samples),
-        outputs=", ".join(sorted(first.kinds)),
-        norms=checks.kept(first.foldable_norms(samples)),
-    )
+        if self._turns:
+            self._norms.see(inputs)
+            if (failure := _gradient_failure(self._turns[0], batch)) is not None:
+                self._turns = []
+                self._notes.append(f"{failure}: {_INSTEAD}")
+                self._collect(self._named.values())
+        self._samples += sample_count(inputs)
+        if self._layers:
+            hooks = {layer: self._sums[name].add for layer, name in self._layers.items()}
+            with evaluating(self._module), hooked_layers(hooks):
+                apply(self._module, inputs)
+
+    def calibration(self, batches: Iterable[Any] | None) -> Calibration:
+        """Return what was learned; with `batches`, of all turns, which go over them again."""
+        if not self._samples:
+            raise InvalidOptions("calibration", "there are no samples")
+        moments = {name: total.mean() for name, total in self._sums.items() if total.positions}
+        known = Calibration(
+            moments,
+            self._samples,
+            unused=tuple(name for name in self._sums if name not in moments),
+            digests=self._digests,
+            notes=tuple(self._notes),
+        )
+        return self._with_result(known, batches) if self._turns else known
+
+    def _with_result(self, known: Calibration, batches: Iterable[Any] | None) -> Calibration:
+        first, samples = self._turns[0], self._samples
+        result = (
+            first.moments() if batches is None else spilled_in_turns(self._turns, batches, samples)
+        )
+        unfelt = tuple(name for name in dict.fromkeys(self._named.values()) if name not in result)
+        return replace(
+            known,
+            unused=known.unused if self._layers else unfelt,
+            result=result,
+            sensitivities=first.sensitivities(samples),
+            outputs=", ".join(sorted(first.kinds)),
+            norms=self._norms.kept(first.foldable_norms(samples)),
+        )
 
 
 def _gradient_failure(collector: OutputGradients, batch: Any) -> str | None:

@@ -8,7 +8,7 @@ import os
 import reprlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import (
     AbstractContextManager,
@@ -39,6 +39,8 @@ DONE, FAILURE, USAGE, BAD_BITSTREAM, MISMATCH = range(5)
 
 _STDOUT_PATHS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _MOST_THREADS = 1 << 16
+_LISTED = 5
+"""Names in one warning."""
 _shortened = reprlib.Repr()
 _shortened.maxstring = 80
 
@@ -240,6 +242,11 @@ def print_json(data: Any) -> None:
     print()
 
 
+def named_output(output: str) -> str:
+    """Return the file that an argument names, of which - is standard output."""
+    return _STDOUT_PATHS[0] if output == "-" else output
+
+
 def results_beside(output: str | None) -> AbstractContextManager[object]:
     """Print results on stderr if the output itself goes to stdout."""
     return redirect_stdout(sys.stderr) if output in _STDOUT_PATHS else nullcontext()
@@ -282,3 +289,10 @@ def counted(count: int, noun: str) -> str:
 def shape_text(shape: tuple[int, ...]) -> str:
     """Return a shape such as 64x3x3x3; a scalar is "scalar"."""
     return "x".join(map(str, shape)) or "scalar"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names such as "'a', 'b' and 7 more"."""
+    shown = names if len(names) <= _LISTED + 1 else names[:_LISTED]  # never "and 1 more"
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(map(repr, shown)) + more

@@ -18,7 +18,7 @@ from ..options.targets import TARGETS
 from ..report import Evaluation, SearchReport
 from ..user.code import load_function, naming_failures
 from . import _common as common
-from ._decomposition import Network
+from ._network import Network
 from ._options import add_flag
 from .text import table
 

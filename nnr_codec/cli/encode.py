@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -18,7 +19,8 @@ from ..options import PRESETS, EncodeOptions
 from ..report import CorrectionReport, EncodeReport, Stage, TensorReport, size_text
 from . import _common as common
 from . import _files
-from ._decomposition import add_decomposition, check_needed, decompose, network_of, show_skipped
+from ._decomposition import add_decomposition, check_needed, decompose, show_skipped
+from ._network import network_of
 from ._options import add_options, encode_options
 from ._running import run
 from ._targets import (
@@ -113,38 +115,54 @@ def _encode(given: argparse.Namespace) -> int:
         if output is not None:
             _files.refuse_inputs(output, [*model.files, *_files_named(given)])
         left_out = _files.left_out_notes(given.input, given.output, model.files)
-        network, factorizations = network_of(given, model, options), None
-        if options.decomposes:
-            decomposition = decompose(network, model, options, executor, advance)
-            factorizations = decomposition.factorizations
-            options = decomposition.adapted(options)
-            advance(_coding_work(given, options) * decomposition.saved)  # none of it is to be coded
-            if not given.quiet:
-                show_skipped(decomposition)
-        result = encode(
-            model,
-            None if given.dry_run else output_inside,
-            options,
-            factorizations=factorizations,
-            calibration=network.calibration,
-            evaluate=measure_of(given, options, network),
-            corrector=network.corrections,
-            execution=network.execution,
-            parents=given.parent,
-            **update_arguments(given),
-            overwrite=given.force,
-            resume=log_path(given, output, options),
-            executor=executor,
-            on_stage=lambda stage, elements: advance(_SHARES[stage] * elements),
-            verify=given.verify,
-            low_memory=given.low_memory,
-        )
+        encoded = _encoded(given, model, options, output, output_inside, executor, advance)
     seconds = time.perf_counter() - start  # decomposing included
-    notes = (*result.report.notes, *left_out)
-    report = replace(result.report, seconds=seconds, notes=notes)
+    report = replace(encoded, seconds=seconds, notes=(*encoded.notes, *left_out))
     with common.results_beside(output):
         _show(given, report)
     return common.DONE
+
+
+def _encoded(
+    given: argparse.Namespace,
+    model: Model,
+    options: EncodeOptions,
+    output: str | None,
+    output_inside: str | None,
+    executor: Executor | None,
+    advance: Callable[[float], object],
+) -> EncodeReport:
+    """Calibrate, decompose and encode as the command line says; return the report.
+
+    `output_inside`: the name that the output has now.
+    """
+    network, factorizations = network_of(given, model, options), None
+    if options.decomposes:
+        decomposition = decompose(network, model, options, executor, advance)
+        factorizations = decomposition.factorizations
+        options = decomposition.adapted(options)
+        advance(_coding_work(given, options) * decomposition.saved)  # none of it is to be coded
+        if not given.quiet:
+            show_skipped(decomposition)
+    result = encode(
+        model,
+        None if given.dry_run else output_inside,
+        options,
+        factorizations=factorizations,
+        calibration=network.calibration,
+        evaluate=measure_of(given, options, network),
+        corrector=network.corrections,
+        execution=network.execution,
+        parents=given.parent,
+        **update_arguments(given),
+        overwrite=given.force,
+        resume=log_path(given, output, options),
+        executor=executor,
+        on_stage=lambda stage, elements: advance(_SHARES[stage] * elements),
+        verify=given.verify,
+        low_memory=given.low_memory,
+    )
+    return result.report
 
 
 def _output(given: argparse.Namespace) -> str | None:
@@ -158,7 +176,7 @@ def _output(given: argparse.Namespace) -> str | None:
             raise InvalidOptions("output", "is missing: name a file to write, or give --dry-run")
         return None
     if given.output == "-":
-        return "/dev/stdout"
+        return common.named_output(given.output)
     output = _files.stream_output(given.output, given.input)
     common.check_output(given.input, output, overwrite=given.force or given.dry_run)
     _files.check_ending(output)

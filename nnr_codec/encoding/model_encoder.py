@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import BinaryIO
 
@@ -21,7 +21,15 @@ from ..errors import QuantizationOverflow, TargetNotReached
 from ..factorization.forms import FactoredWeight
 from ..model import Model, Parameter, dtype_name
 from ..options import EncodeOptions
-from ..report import EncodeReport, Evaluation, ExtraReport, OnStage, SearchReport, TensorReport
+from ..report import (
+    CorrectionReport,
+    EncodeReport,
+    Evaluation,
+    ExtraReport,
+    OnStage,
+    SearchReport,
+    TensorReport,
+)
 from ..support.spilled import SpillFile
 from .corrections.corrected_stream import Corrector, StreamCorrection
 from .explanations import Explanations
@@ -89,11 +97,7 @@ def encode_model(
     survey = survey_model(
         model, factorizations, options, executor, calibration, on_stage, spill, update
     )
-    given = options
-    calibrated = options = allocated(options, survey) if options.allocation else options
-    if not earlier.depth:  # differences are of other sizes than the network
-        options = allocated_by_size(options, survey)
-    explanations = Explanations(survey, given, calibrated, options)
+    stepped, explanations = _with_steps(options, survey, is_update=earlier.depth > 0)
     log = log or SearchLog()
     with DraftMaker(earlier, explanations, executor, progress, on_stage) as drafts:
         is_corrected = corrector is not None and options.max_nmse is None and not earlier.depth
@@ -101,9 +105,9 @@ def encode_model(
         measures = Measures(
             *(reference, survey, earlier, evaluate, executor, on_stage), is_corrected, base
         )
-        target = measures.target(options, log)
-        kept, found = _kept(partial(drafts.encode, survey), options, target, log)
-        correction = None
+        target = measures.target(stepped, log)
+        draft, found = _found(partial(drafts.encode, survey), stepped, target, log)
+        kept = _Kept(draft, model, found)
         if corrector is not None and is_corrected:
             correcting = StreamCorrection(
                 *(model, survey, corrector),
@@ -113,39 +117,75 @@ def encode_model(
                 judge=partial(_judged, target),
                 most_judged=1 if options.max_drop is not None else 3,
             )
-            better = correcting.coarsest(kept, options, _coarser_offsets(options, kept.qp_offset))
-            if better is not None:
-                kept, model, correction = better.draft, better.model, better.report
-                found = found and found.with_corrected(better.seen)
-            kept.notes += corrector.notes
-        kept.notes += () if calibration is None else calibration.notes
-        with _overflow_beyond_target(options.target, kept.qp_offset):
-            errors = factoring_errors(survey.factored, kept.factors, executor)
-        report = _report(model, survey, given, kept, errors)
+            kept = _corrected(kept, correcting, stepped)
+        kept.draft.notes += () if calibration is None else calibration.notes
+        with _overflow_beyond_target(options.target, kept.draft.qp_offset):
+            errors = factoring_errors(survey.factored, kept.draft.factors, executor)
         report = replace(
-            report,
+            _report(kept, survey, options, errors),
             encodings=drafts.count,
-            search=found,
             folded=tuple(norm.scale for norm in folded),
-            correction=correction,
         )
-        kept.file.seek(0)
+        stream = kept.draft.file
         if verify:
-            tensors = report.tensors
+            stream.seek(0)
             verify_stream(
-                *(kept.file, model, tensors),
+                *(stream, kept.model, report.tensors),
                 series=earlier,
                 base=base,
                 executor=executor,
                 on_stage=on_stage,
             )
-            kept.file.seek(0)
-        if update is not None and update.residual_file is not None:
-            updated = update.base.with_update(kept.file)
-            write_residual(update.residual_file, survey.coded, updated)
-            kept.file.seek(0)
-        shutil.copyfileobj(kept.file, output)
+        _hand_over(stream, output, survey, update)
     return report
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The stream that is kept.
+
+    Attributes:
+        draft: the stream.
+        model: that it is of.
+        search: what the search for a target saw; None: there is no target.
+        correction: what was corrected in it; None: nothing.
+    """
+
+    draft: Draft
+    model: Model
+    search: SearchReport | None
+    correction: CorrectionReport | None = None
+
+
+def _with_steps(
+    options: EncodeOptions, survey: ModelSurvey, *, is_update: bool
+) -> tuple[EncodeOptions, Explanations]:
+    """Return the options with each tensor's step, and what explains them."""
+    by_sensitivity = allocated(options, survey) if options.allocation else options
+    # Differences are of other sizes than the network.
+    stepped = by_sensitivity if is_update else allocated_by_size(by_sensitivity, survey)
+    return stepped, Explanations(survey, options, by_sensitivity, stepped)
+
+
+def _corrected(kept: _Kept, correcting: StreamCorrection, options: EncodeOptions) -> _Kept:
+    """Return the corrected stream, if there is one that is better, with the corrector's notes."""
+    offsets = _coarser_offsets(options, kept.draft.qp_offset)
+    if (better := correcting.coarsest(kept.draft, options, offsets)) is not None:
+        search = kept.search and kept.search.with_corrected(better.seen)
+        kept = _Kept(better.draft, better.model, search, better.report)
+    kept.draft.notes += correcting.corrector.notes
+    return kept
+
+
+def _hand_over(
+    stream: BinaryIO, output: BinaryIO, survey: ModelSurvey, update: UpdateSource | None
+) -> None:
+    """Write the stream, and what of an update it does not carry."""
+    if update is not None and update.residual_file is not None:
+        stream.seek(0)
+        write_residual(update.residual_file, survey.coded, update.base.with_update(stream))
+    stream.seek(0)
+    shutil.copyfileobj(stream, output)
 
 
 def _folded(
@@ -164,7 +204,7 @@ def _folded(
     return model, known.with_folded(folded), folded
 
 
-def _kept(
+def _found(
     encode: DraftEncoder, options: EncodeOptions, target: Target | None, log: SearchLog
 ) -> tuple[Draft, SearchReport | None]:
     """Return the stream that is kept, and what the search for it saw if there is a target."""
@@ -201,31 +241,33 @@ def _overflow_beyond_target(target: str | None, offset: int) -> Iterator[None]:
 
 
 def _report(
-    model: Model,
+    kept: _Kept,
     survey: ModelSurvey,
     options: EncodeOptions,
-    kept: Draft,
     errors: Mapping[str, FactoringErrors],
 ) -> EncodeReport:
     """Return the report on the stream that is kept.
 
     `options`: as they were given; `errors`: of the weights in factors.
     """
+    draft = kept.draft
     order = {parameter.name: index for index, parameter in enumerate(survey.coded)}
-    tensors = sorted(kept.tensors, key=lambda report: order[report.name])
+    tensors = sorted(draft.tensors, key=lambda report: order[report.name])
     merged = tuple(merged_reports(tensors, survey.factored, errors))
     coded = {*order, *survey.factored}
     return EncodeReport(
         merged,
-        kept.header_bytes,
+        draft.header_bytes,
         seconds=0.0,
-        profile=kept.profile,
-        unmatched=tuple(options.unmatched_globs([*model.names(), *order])),
-        qp_offset=kept.qp_offset,
+        profile=draft.profile,
+        unmatched=tuple(options.unmatched_globs([*kept.model.names(), *order])),
+        qp_offset=draft.qp_offset,
         extras=tuple(
             ExtraReport(p.name, p.shape, dtype_name(p.dtype), p.tied_to)
-            for p in model.values()
+            for p in kept.model.values()
             if p.name not in coded
         ),
-        notes=(*survey.notes, *kept.notes, *damage_notes(merged, options)),
+        notes=(*survey.notes, *draft.notes, *damage_notes(merged, options)),
+        search=kept.search,
+        correction=kept.correction,
     )
