@@ -103,13 +103,13 @@ def add_parents(result: Any) -> None:
     )
 
 
-def add_quality(result: Parser) -> None:
-    """Add --quality."""
+def add_quality(result: Parser, of: str = "a file") -> None:
+    """Add --quality; `of`: which file it is for."""
     result.add_argument(
         "--quality",
         type=parser_of(whole(1, MAX_QUALITY_LAYERS), checks=True),
         metavar="N",
-        help="of a file of quality layers: take the first N (default: all that are there)",
+        help=f"of {of} of quality layers: take the first N (default: all that are there)",
     )
 
 

@@ -25,7 +25,8 @@ def add_base(parser: Any, text: str) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help=f"the streams that decoders have, oldest first: {text}; the input stands before it",
+        help=f"the streams that decoders have, oldest first: {text}; it comes after all files that "
+        "have no flag",
     )
 
 
@@ -54,7 +55,7 @@ def base_files(given: argparse.Namespace) -> list[str]:
         InvalidOptions: there is a --parent, too; or one of them is standard input.
         InvalidModel: there is no stream in a folder.
     """
-    if given.base and given.parent:
+    if given.base and getattr(given, "parent", None):
         raise InvalidOptions("--base", BASE_AND_PARENTS)
     if "-" in given.base:
         raise InvalidOptions("--base", "names files: streams of a base are read more than once")

@@ -13,6 +13,7 @@ from . import _common as common
 from ._comparison import ComparedTensor, Difference, OpenModel, compared, opened
 from ._files import shown
 from ._running import run
+from ._updates import add_base
 from .text import printable, table
 
 PROGRAM = "nnr-diff"
@@ -39,6 +40,8 @@ def _parser() -> common.Parser:
             "with one of these",
         )
     parser.add_argument("--only", metavar="GLOB", help="compare only tensors whose names match")
+    add_base(parser, "what is an update of them is compared as the whole model")
+    common.add_quality(parser, "B, a file")
     common.add_amount(parser, "tensor, not only for those that differ")
     common.add_cache(parser)
     common.add_limits(parser)
@@ -50,8 +53,10 @@ def _diff(given: argparse.Namespace) -> int:
     with (
         common.executor(given.threads) as executor,
         opened(given, given.first, executor) as first,
-        opened(given, given.second, executor) as second,
+        opened(given, given.second, executor, given.quality) as second,
     ):
+        if given.base and not (first.is_update or second.is_update):
+            raise InvalidOptions("--base", "has no effect: neither is an update")
         tensors = _compared(given, first, second)
         if given.only is not None and not tensors:
             raise InvalidOptions("--only", f"{given.only!r} matches no tensor of either")

@@ -146,8 +146,51 @@ class TestStreams:
         assert run("nnr-encode", folder, "-o", f"{coded}/", "-q", "--lossless").code == 0
         assert run("nnr-diff", folder, coded).code == 0
 
+    def test_updates_are_opened_with_their_base(
+        self, run: Run, model: Path, stream: Path, other: Path, tmp_path: Path
+    ) -> None:
+        update = tmp_path / "update.nnr"
+        options = "-o", update, "-q", "--lossless", "--base", stream
+        assert run("nnr-encode", other, *options).code == 0
+        assert run("nnr-diff", other, update, "--base", stream).code == 0
+        assert run("nnr-diff", update, other, "--base", stream).code == 0
+        assert run("nnr-diff", update, update, "--base", stream).code == 0
+        code, found = shown(run, stream, update, "--base", stream)
+        assert (code, found["only_in_second"]) == (4, 1)
+        assert found["bytes"] == [stream.stat().st_size, update.stat().st_size]
+
+    def test_quality_is_of_the_second(self, run: Run, tmp_path: Path) -> None:
+        model, layered = tmp_path / "large.npz", tmp_path / "layered.nnr"
+        options = "-o", layered, "-q", "--quality-layers", "3"
+        save(model, {"w": random_weights(64, 64)})
+        assert run("nnr-encode", model, *options).code == 0
+        errors = [
+            shown(run, model, layered, "--quality", str(quality))[1]["nmse"]
+            for quality in (1, 2, 3)
+        ]
+        assert errors == sorted(errors, reverse=True)
+        assert len(set(errors)) == 3
+        assert run("nnr-diff", layered, layered, "--quality", "3").code == 0
+        assert run("nnr-diff", layered, layered, "--quality", "1").code == 4
+
 
 class TestFailures:
+    def test_an_update_without_its_base(self, run: Run, stream: Path, tmp_path: Path) -> None:
+        model, update = save(tmp_path / "other.npz", changed_model()), tmp_path / "update.nnr"
+        assert run("nnr-encode", model, "-o", update, "-q", "--base", stream).code == 0
+        done = run("nnr-diff", model, update)
+        assert (done.code, "update.nnr: is an update: name its base" in done.err) == (3, True)
+        done = run("nnr-diff", model, update, "--base", model)
+        assert (done.code, "looks like a model file" in done.err) == (2, True)
+
+    def test_flags_without_effect(self, run: Run, model: Path, stream: Path) -> None:
+        done = run("nnr-diff", model, stream, "--base", stream)
+        assert (done.code, "neither is an update" in done.err) == (2, True)
+        done = run("nnr-diff", stream, model, "--quality", "1")
+        assert (done.code, "is a model file, without layers" in done.err) == (2, True)
+        done = run("nnr-diff", model, stream, "--quality", "2")
+        assert (done.code, "has no quality layers" in done.err) == (2, True)
+
     def test_a_missing_file(self, run: Run, model: Path, tmp_path: Path) -> None:
         done = run("nnr-diff", model, tmp_path / "missing")
         assert done.code == 1
