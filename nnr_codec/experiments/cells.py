@@ -20,7 +20,7 @@ import numpy as np
 from ..checkpoints import open_checkpoint
 from ..errors import NnrError
 from ..model import Array
-from ..user.code import is_interruption
+from ..user.code import is_interruption, what_failed
 from ..user.module import sample_count
 from .fingerprints import file_digest
 from .measures.weight_errors import weight_errors
@@ -117,7 +117,7 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     except BaseException as error:  # of code that ends the program as well
         if is_interruption(error):
             raise
-        return Failure(f"{type(error).__name__}: {error}")
+        return Failure(what_failed(error))
 
 
 def examine(plan: SubjectPlan, data: Path | None) -> Facts:

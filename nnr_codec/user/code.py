@@ -20,6 +20,8 @@ from typing import Any
 
 from ..errors import InvalidOptions, NnrError
 
+_PREFIX = "nnr_user_"
+"""Of the names of users' modules."""
 _counter = itertools.count(1)
 _folders: set[Path] = set()
 """Of users' files that were executed."""
@@ -59,7 +61,7 @@ def load_function(location: str, option: str, folder: Path | None = None) -> Cal
     path = (folder or Path()) / text
     if not path.is_file():
         raise InvalidOptions(option, f"{location}: there is no file {str(path)!r}")
-    with naming_failures(location, option, folder):
+    with naming_failures(location, option):
         module = _execute(path.resolve())
     loaded: Callable[..., Any] | None = getattr(module, function, None)
     if not callable(loaded):
@@ -75,9 +77,9 @@ def call_function(location: str, option: str) -> Any:
 
 
 @contextmanager
-def naming_failures(location: str, option: str, folder: Path | None = None) -> Iterator[None]:
-    """Turn what a user's code raises to InvalidOptions with its file, and the line if it is of that
-    file; our own errors stay. Arguments are those of `load_function`."""
+def naming_failures(location: str, option: str) -> Iterator[None]:
+    """Turn what a user's code raises to InvalidOptions with its file, and the line if it is of such
+    a file; our own errors stay."""
     try:
         yield
     except NnrError:
@@ -85,22 +87,29 @@ def naming_failures(location: str, option: str, folder: Path | None = None) -> I
     except BaseException as error:  # of code that ends the program as well
         if is_interruption(error):
             raise
-        what = ": ".join(filter(None, (type(error).__name__, str(error))))
-        path = ((folder or Path()) / location.rpartition(":")[0]).resolve()
-        raise InvalidOptions(option, f"{location}: {what}{_line(error, path)}") from error
+        raise InvalidOptions(option, f"{location}: {what_failed(error)}") from error
 
 
-def _line(error: BaseException, path: Path) -> str:
+def what_failed(error: BaseException) -> str:
+    """Return the type of an error that a user's code raised, what it says, and the last line of a
+    user's file that it went through, if any."""
+    return ": ".join(filter(None, (type(error).__name__, str(error)))) + _line(error)
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return what failed with the first line of what the error says: torch's go on for many."""
+    first, *_ = str(error).splitlines() or [""]
+    return ": ".join(filter(None, (type(error).__name__, first))) + _line(error)
+
+
+def _line(error: BaseException) -> str:
     """Return the last line of a user's file that an error went through, if it did."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    return f" (line {lines[-1]} of {path.name})" if lines else ""
-
-
-def in_a_line(error: Exception) -> str:
-    """Return the type of an error, and the first line of what it says: torch's go on for many."""
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
+    lines = [
+        f" (line {number} of {Path(frame.f_code.co_filename).name})"
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).startswith(_PREFIX)
+    ]
+    return lines[-1] if lines else ""
 
 
 def is_interruption(error: BaseException) -> bool:
@@ -110,7 +119,7 @@ def is_interruption(error: BaseException) -> bool:
 
 
 def _execute(path: Path) -> ModuleType:
-    name = f"nnr_user_{next(_counter)}_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}"
+    name = f"{_PREFIX}{next(_counter)}_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")

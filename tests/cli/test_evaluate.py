@@ -84,6 +84,16 @@ def test_failed_cells(run: Run, plan: Path) -> None:
     assert "10 cells, 5 failed" in done.out
 
 
+def test_failures_of_subjects_name_their_line(run: Run, plan: Path) -> None:
+    subjects = plan.with_name("subjects.py")
+    start, rest = subjects.read_text().split("    rng =", 1)
+    subjects.write_text(f"{start}    raise ValueError('no more')\n    rng ={rest}")
+    done = evaluate(run, plan)
+    line = start.count("\n") + 1
+    assert done.code == 1
+    assert done.err == f"nnr-eval: linear: ValueError: no more (line {line} of subjects.py)\n"
+
+
 def test_cells_that_fail_alone(run: Run, plan: Path) -> None:
     text = plan.read_text() + (
         '[[method]]\nname = "absent"\ncodec = "external"\npoints = { n = [1, 2] }\n'
