@@ -6,7 +6,7 @@ import argparse
 import fnmatch
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -141,17 +141,15 @@ def opened(
         file: RemoteFile | str = path
         if is_address(path):
             file = cast(RemoteFile, stack.enter_context(_files.opened(given, path)))
-        base: Sequence[str] = ()
+        options: dict[str, Any] = {"limits": limits, "cache": given.cache, "quality": quality}
         try:
-            shapes = _shapes(file, StreamDecoder(limits=limits, quality=quality))
+            shapes = _shapes(file, StreamDecoder(**options))
         except WrongBase:
-            base = base_files(given)
-            if not base:
+            options["base"] = base_files(given)
+            if not options["base"]:
                 raise
-            shapes = _shapes(file, StreamDecoder(limits=limits, quality=quality, base=base))
-        stream = stack.enter_context(
-            NnrStream(file, base=base, limits=limits, executor=executor, quality=quality)
-        )
+            shapes = _shapes(file, StreamDecoder(**options))
+        stream = stack.enter_context(NnrStream(file, executor=executor, **options))
         parameters = {
             name: Parameter(name, shape, dtype, partial(stream.__getitem__, name))
             for name, shape, dtype in shapes
@@ -159,7 +157,7 @@ def opened(
         info = stream.info()
         sizes = {tensor.name: tensor.bytes for tensor in info.tensors}
         sizes |= {weight.name: weight.bytes for weight in info.factorizations}
-        yield OpenModel(parameters, info.bytes, sizes, is_update=bool(base))
+        yield OpenModel(parameters, info.bytes, sizes, is_update="base" in options)
 
 
 def _shapes(
