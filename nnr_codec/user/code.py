@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from ..errors import InvalidOptions, NnrError
@@ -93,23 +93,38 @@ def naming_failures(location: str, option: str) -> Iterator[None]:
 def what_failed(error: BaseException) -> str:
     """Return the type of an error that a user's code raised, what it says, and the last line of a
     user's file that it went through, if any."""
-    return ": ".join(filter(None, (type(error).__name__, str(error)))) + _line(error)
+    return _described(error, _text(error))
 
 
 def in_a_line(error: BaseException) -> str:
-    """Return what failed with the first line of what the error says: torch's go on for many."""
-    first, *_ = str(error).splitlines() or [""]
-    return ": ".join(filter(None, (type(error).__name__, first))) + _line(error)
+    """Return `what_failed` with the first line of what the error says: torch's go on for many."""
+    first, *_ = _text(error).splitlines() or [""]
+    return _described(error, first)
 
 
-def _line(error: BaseException) -> str:
-    """Return the last line of a user's file that an error went through, if it did."""
+def _text(error: BaseException) -> str:
+    """Return what an error says; nothing, where asking it fails as well."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def _described(error: BaseException, text: str) -> str:
+    """Return the type of an error, a text, and the last line of a user's file on its way."""
     lines = [
         f" (line {number} of {Path(frame.f_code.co_filename).name})"
         for frame, number in traceback.walk_tb(error.__traceback__)
-        if str(frame.f_globals.get("__name__")).startswith(_PREFIX)
+        if _is_users(frame)
     ]
-    return lines[-1] if lines else ""
+    return ": ".join(filter(None, (type(error).__name__, text))) + "".join(lines[-1:])
+
+
+def _is_users(frame: FrameType) -> bool:
+    """Whether a line is one of a user's file, and not of code made by it, as dataclasses are."""
+    module = frame.f_globals
+    is_of_file = frame.f_code.co_filename == module.get("__file__")
+    return is_of_file and str(module.get("__name__")).startswith(_PREFIX)
 
 
 def is_interruption(error: BaseException) -> bool:

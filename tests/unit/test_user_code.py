@@ -11,7 +11,7 @@ import pytest
 
 from nnr_codec.errors import InvalidModel, InvalidOptions
 from nnr_codec.model import Model
-from nnr_codec.user.code import call_function, load_function
+from nnr_codec.user.code import call_function, in_a_line, load_function
 from nnr_codec.user.module import load_state, weight_layers
 
 
@@ -156,6 +156,44 @@ def test_errors_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text("def f():\n    raise ValueError\n")
     with pytest.raises(InvalidOptions, match=r"code\.py:f: ValueError \(line 2 of code\.py\)$"):
         call_function(f"{tmp_path}/code.py:f", "module")
+
+
+def test_lines_of_code_that_a_file_makes_are_its_own(tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(
+        "from dataclasses import dataclass, field\n"
+        "@dataclass\n"
+        "class Made:\n"
+        "    value: list = field(default_factory=lambda: {}['boom'])\n"
+        "def f():\n"
+        "    Made()\n"
+        "def g():\n"
+        "    exec('1 / 0')\n"
+    )
+    with pytest.raises(InvalidOptions, match=r"KeyError: 'boom' \(line 4 of user\.py\)$"):
+        call_function(f"{tmp_path}/user.py:f", "module")
+    with pytest.raises(InvalidOptions, match=r"ZeroDivisionError.* \(line 8 of user\.py\)$"):
+        call_function(f"{tmp_path}/user.py:g", "module")
+
+
+def test_errors_that_go_through_another_users_file(tmp_path: Path) -> None:
+    (tmp_path / "inner.py").write_text("def fail(text):\n    raise ValueError(text)\n")
+    (tmp_path / "user.py").write_text("from inner import fail\ndef f():\n    fail('no\\nmore')\n")
+    with pytest.raises(InvalidOptions, match=r"no\nmore \(line 3 of user\.py\)$") as caught:
+        call_function(f"{tmp_path}/user.py:f", "module")
+    assert caught.value.__cause__ is not None
+    assert in_a_line(caught.value.__cause__) == "ValueError: no (line 3 of user.py)"
+
+
+def test_errors_that_cannot_say_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(
+        "class Odd(Exception):\n"
+        "    def __str__(self):\n"
+        "        return None\n"
+        "def f():\n"
+        "    raise Odd\n"
+    )
+    with pytest.raises(InvalidOptions, match=r"user\.py:f: Odd \(line 5 of user\.py\)$"):
+        call_function(f"{tmp_path}/user.py:f", "module")
 
 
 def test_wrapped_modules_are_named() -> None:
