@@ -86,14 +86,22 @@ def calibrate(
         InvalidOptions: there are no batches, `max_bytes` is less than the diagonals take, or
             `low_memory` is given and the batches cannot be gone over again.
     """
-    turns = [] if gradients is None else [gradients]
-    if gradients is not None and low_memory:
-        check_repeatable(batches)
-        turns = gradients.in_turns(_LOW_BYTES)
-    learned = _Pass(module, only, max_bytes, turns)
+    learned = _Pass(module, only, max_bytes, _turns(gradients, batches, low_memory))
     for batch in batches:
         learned.see(batch)
     return learned.calibration(batches if low_memory else None)
+
+
+def _turns(
+    gradients: OutputGradients | None, batches: Iterable[Any], low_memory: bool
+) -> list[OutputGradients]:
+    """Return what collects gradients, one after the other; raises what :func:`calibrate` raises."""
+    if gradients is None:
+        return []
+    if not low_memory:
+        return [gradients]
+    check_repeatable(batches)
+    return gradients.in_turns(_LOW_BYTES)
 
 
 class _Pass:

@@ -106,8 +106,7 @@ def encode_model(
             *(reference, survey, earlier, evaluate, executor, on_stage), is_corrected, base
         )
         target = measures.target(stepped, log)
-        draft, found = _found(partial(drafts.encode, survey), stepped, target, log)
-        kept = _Kept(draft, model, found)
+        kept = _kept(partial(drafts.encode, survey), model, stepped, target, log)
         if corrector is not None and is_corrected:
             correcting = StreamCorrection(
                 *(model, survey, corrector),
@@ -204,13 +203,18 @@ def _folded(
     return model, known.with_folded(folded), folded
 
 
-def _found(
-    encode: DraftEncoder, options: EncodeOptions, target: Target | None, log: SearchLog
-) -> tuple[Draft, SearchReport | None]:
-    """Return the stream that is kept, and what the search for it saw if there is a target."""
+def _kept(
+    encode: DraftEncoder,
+    model: Model,
+    options: EncodeOptions,
+    target: Target | None,
+    log: SearchLog,
+) -> _Kept:
+    """Return the stream that is kept, before it is corrected."""
     if target is None:
-        return smaller_profile(encode, options), None
-    return search(target, encode, options, log)
+        return _Kept(smaller_profile(encode, options), model, None)
+    draft, found = search(target, encode, options, log)
+    return _Kept(draft, model, found)
 
 
 def _judged(target: Target | None, draft: Draft) -> tuple[bool, Evaluation]:
