@@ -37,7 +37,8 @@ from .text import printable
 DONE, FAILURE, USAGE, BAD_BITSTREAM, MISMATCH = range(5)
 """Exit codes."""
 
-_STDOUT_PATHS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+STDOUT = "/dev/stdout"
+_STDOUT_PATHS = (STDOUT, "/dev/fd/1", "/proc/self/fd/1")
 _MOST_THREADS = 1 << 16
 _LISTED = 5
 """Names in one warning."""
@@ -240,11 +241,6 @@ def print_json(data: Any) -> None:
     """Print JSON alone on stdout."""
     json.dump(data, sys.stdout, indent=2, allow_nan=False)
     print()
-
-
-def named_output(output: str) -> str:
-    """Return the file that an argument names, of which - is standard output."""
-    return _STDOUT_PATHS[0] if output == "-" else output
 
 
 def results_beside(output: str | None) -> AbstractContextManager[object]:

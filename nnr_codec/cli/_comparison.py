@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import math
-import os
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
 
 import numpy as np
 
-from ..checkpoints import open_checkpoint
-from ..checkpoints.file_format import is_model_file
-from ..checkpoints.folder import STREAM
-from ..decoding.stream_decoder import StreamDecoder
-from ..errors import InvalidOptions, WrongBase
-from ..factorization.files import with_weights
 from ..model import Array, Parameter
-from ..remote.addresses import is_address
-from ..remote.remote_file import RemoteFile
-from ..stream import NnrStream
-from . import _common as common
-from . import _files
-from ._updates import base_files
+from ._open_models import OpenModel
 
 _PIECE = 1 << 16
 """Elements that are compared together: what is computed of them takes little memory."""
-
-
-@dataclass(frozen=True)
-class OpenModel:
-    """A model whose tensors are read one by one.
-
-    Attributes:
-        parameters: by name, in order; weights in factors are formed when they are read.
-        bytes: of a stream, all of it; else of all values.
-        coded_bytes: of a stream, what each tensor's unit takes, by name; 0 for what shares the unit
-            of another one. Of a weight in factors, all of these. Empty for a model file.
-        is_update: whether it is a stream that was opened with a base.
-    """
-
-    parameters: Mapping[str, Parameter]
-    bytes: int
-    coded_bytes: Mapping[str, int]
-    is_update: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,62 +75,6 @@ class ComparedTensor:
         if first is None or second is None or difference is None:
             return False
         return first.dtype == second.dtype and not difference.changed
-
-
-@contextmanager
-def opened(
-    given: argparse.Namespace, path: str, executor: Executor | None, quality: int | None = None
-) -> Iterator[OpenModel]:
-    """Open a bitstream, also at an address, a model file, or a folder with one of these.
-
-    An update is opened with the base that `given` has; `quality`: layers that are taken of a file
-    of several.
-
-    Raises:
-        BitstreamError: the file is neither, its headers are damaged, or it is an update of another
-            base.
-        InvalidModel: the model file is damaged.
-        InvalidOptions: it has not as many quality layers.
-        OSError: it cannot be read.
-    """
-    if os.path.isfile(os.path.join(path, STREAM)):
-        path = os.path.join(path, STREAM)
-    limits = common.limits(given)
-    with ExitStack() as stack:
-        if os.path.isdir(path) or is_model_file(path):
-            if quality is not None:
-                raise InvalidOptions("--quality", f"{path!r} is a model file, without layers")
-            model, _ = with_weights(stack.enter_context(open_checkpoint(path)))
-            yield OpenModel(dict(model), sum(p.nbytes for p in model.values()), {})
-            return
-        file: RemoteFile | str = path
-        if is_address(path):
-            file = cast(RemoteFile, stack.enter_context(_files.opened(given, path)))
-        options: dict[str, Any] = {"limits": limits, "cache": given.cache, "quality": quality}
-        try:
-            shapes = _shapes(file, StreamDecoder(**options))
-        except WrongBase:
-            options["base"] = base_files(given)
-            if not options["base"]:
-                raise
-            shapes = _shapes(file, StreamDecoder(**options))
-        stream = stack.enter_context(NnrStream(file, executor=executor, **options))
-        parameters = {
-            name: Parameter(name, shape, dtype, partial(stream.__getitem__, name))
-            for name, shape, dtype in shapes
-        }
-        info = stream.info()
-        sizes = {tensor.name: tensor.bytes for tensor in info.tensors}
-        sizes |= {weight.name: weight.bytes for weight in info.factorizations}
-        yield OpenModel(parameters, info.bytes, sizes, is_update="base" in options)
-
-
-def _shapes(
-    file: RemoteFile | str, decoder: StreamDecoder
-) -> list[tuple[str, tuple[int, ...], np.dtype[Any]]]:
-    """Return names, shapes and element types of what a stream decodes to."""
-    outlines = decoder.outline(file)
-    return [(tensor.name, tensor.values.shape, tensor.values.dtype) for tensor in outlines]
 
 
 def compared(

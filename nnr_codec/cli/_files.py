@@ -21,7 +21,7 @@ from ..decoding.source import dropping_damaged
 from ..errors import InvalidModel, InvalidOptions
 from ..remote.addresses import is_address, local_path, printable_address
 from ..remote.remote_file import RemoteFile
-from ._common import progress_bar
+from ._common import listed, progress_bar
 from ._streams import STDIN, standard_input
 
 _NO_STREAMS = (
@@ -29,8 +29,6 @@ _NO_STREAMS = (
     *(".json", ".zip", ".txt", ".py"),
 )
 """Ends of the names of files that are something else than bitstreams."""
-
-_MOST_NAMED = 5
 
 
 @contextmanager
@@ -174,9 +172,8 @@ def left_out_notes(source: str, output: str | None, used: Iterable[str]) -> tupl
     names = weights_left_out(source, used)
     if not names:
         return ()
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    some = ", ".join(map(repr, names[:_MOST_NAMED]))
-    return (f"the folder has other weights, which are neither coded nor copied: {some}{more}",)
+    named = listed(names)
+    return (f"the folder has other weights, which are neither coded nor copied: {named}",)
 
 
 def refuse_inputs(output: str, inputs: Iterable[str]) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 from ..errors import InvalidOptions
 from ..model import Parameter, dtype_name
 from . import _common as common
-from ._comparison import ComparedTensor, Difference, OpenModel, compared, opened
+from ._comparison import ComparedTensor, Difference, compared
 from ._files import shown
+from ._open_models import ModelOpener, OpenModel
 from ._running import run
 from ._updates import add_base
 from .text import printable, table
@@ -50,11 +52,10 @@ def _parser() -> common.Parser:
 
 
 def _diff(given: argparse.Namespace) -> int:
-    with (
-        common.executor(given.threads) as executor,
-        opened(given, given.first, executor) as first,
-        opened(given, given.second, executor, given.quality) as second,
-    ):
+    with common.executor(given.threads) as executor, ExitStack() as stack:
+        opener = ModelOpener(given, executor)
+        first = stack.enter_context(opener.opened(given.first))
+        second = stack.enter_context(opener.opened(given.second, given.quality))
         if given.base and not (first.is_update or second.is_update):
             raise InvalidOptions("--base", "has no effect: neither is an update")
         tensors = _compared(given, first, second)

@@ -176,7 +176,7 @@ def _output(given: argparse.Namespace) -> str | None:
             raise InvalidOptions("output", "is missing: name a file to write, or give --dry-run")
         return None
     if given.output == "-":
-        return common.named_output(given.output)
+        return common.STDOUT
     output = _files.stream_output(given.output, given.input)
     common.check_output(given.input, output, overwrite=given.force or given.dry_run)
     _files.check_ending(output)

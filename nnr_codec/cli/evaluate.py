@@ -97,7 +97,8 @@ def _hand_over(given: argparse.Namespace, plan: Plan) -> int:
     """Write the stream of the cell that --stream names."""
     if given.only is not None:
         raise InvalidOptions("only", "has no effect with --stream, which names its cell itself")
-    name, target = given.stream[0], common.named_output(given.stream[1])
+    name, target = given.stream
+    target = common.STDOUT if target == "-" else target
     with (
         common.executor(given.threads) as executor,
         common.progress_bar(given.quiet, 2, "cell") as advance,

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from cli_support import Arrays, Run, factored_stream, random_weights, save, small_model
+from cli_support import (
+    Arrays,
+    Run,
+    factored_model,
+    factored_stream,
+    random_weights,
+    save,
+    small_model,
+)
 
 import nnr_codec
 from nnr_codec.cli import diff
@@ -159,6 +168,38 @@ class TestStreams:
         assert (code, found["only_in_second"]) == (4, 1)
         assert found["bytes"] == [stream.stat().st_size, update.stat().st_size]
 
+    def test_successive_updates(
+        self, run: Run, model: Path, stream: Path, other: Path, tmp_path: Path
+    ) -> None:
+        streams = [stream]
+        for index, path in enumerate((other, model)):
+            update = tmp_path / f"{index}.nnr"
+            options = "-o", update, "-q", "--lossless", "--base", *streams
+            assert run("nnr-encode", path, *options).code == 0
+            streams.append(update)
+        assert run("nnr-diff", other, streams[1], "--base", *streams[:2]).code == 0
+        assert run("nnr-diff", model, streams[2], "--base", *streams[:2]).code == 0
+        assert shown(run, *streams[1:], "--base", *streams[:2])[0] == 4
+        done = run("nnr-diff", model, streams[2], "--base", stream)
+        assert (done.code, "1.nnr: is an update of another stream" in done.err) == (3, True)
+
+    def test_bytes_of_updates(self, run: Run, tmp_path: Path) -> None:
+        base, update = tmp_path / "base.nnr", tmp_path / "update.nnr"
+        model, weights = factored_model()
+        base.write_bytes(nnr_codec.encode(model, factorizations=weights).data or b"")
+        changed = {
+            name: replace(weight, factors=(weight.factors[0] + 0.01, *weight.factors[1:]))
+            for name, weight in weights.items()
+        }
+        made = nnr_codec.encode(model, base=[base], factorizations=changed)
+        update.write_bytes(made.data or b"")
+        info = json.loads(run("nnr-info", update, "--base", base, "--json").out)
+        rows = shown(run, base, update, "--base", base)[1]["per_tensor"]
+        sizes = {row["name"]: row["bytes"][1] for row in rows}
+        assert sizes == {change["name"]: change["bytes"] for change in info["changes"]}
+        assert all(sizes[name] for name in weights)
+        assert not all(sizes.values())  # some are as they were
+
     def test_quality_is_of_the_second(self, run: Run, tmp_path: Path) -> None:
         model, layered = tmp_path / "large.npz", tmp_path / "layered.nnr"
         options = "-o", layered, "-q", "--quality-layers", "3"
@@ -187,7 +228,7 @@ class TestFailures:
         done = run("nnr-diff", model, stream, "--base", stream)
         assert (done.code, "neither is an update" in done.err) == (2, True)
         done = run("nnr-diff", stream, model, "--quality", "1")
-        assert (done.code, "is a model file, without layers" in done.err) == (2, True)
+        assert (done.code, "is no bitstream, and has no quality layers" in done.err) == (2, True)
         done = run("nnr-diff", model, stream, "--quality", "2")
         assert (done.code, "has no quality layers" in done.err) == (2, True)
 
