@@ -27,7 +27,7 @@ from nnr_codec import encode
 from nnr_codec.errors import InvalidOptions, NnrWarning
 from nnr_codec.experiments.fingerprints import file_digest
 from nnr_codec.experiments.training_run import TrainingRun
-from nnr_codec.layers import dense_state, factored_weights, factorize
+from nnr_codec.layers import dense_state, factored_weights, factorize, load_into
 from nnr_codec.model import Model
 from nnr_codec.options import DecompositionOptions, EncodeOptions
 from nnr_codec.training import (
@@ -216,8 +216,35 @@ def for_calibrated_rate(run: TrainingRun, *, qp: int, **options: Any) -> bytes:
         qp: that it is coded with.
         options: of `_trained_for_rate`.
     """
-    key = repr((_SCRIPTS, run.subject.checkpoint, run.data, run.seed, sorted(options.items())))
+    key = _key("unrounded", run, options)
     module = last_trained(key, lambda: _trained_for_rate(run, unrounded=True, **options)[0])
+    return _calibrated(run, module, qp)
+
+
+def for_rate_then_calibrated(run: TrainingRun, *, qp: int, **options: Any) -> bytes:
+    """Train for rate, on integers of fine steps, and code what the stream decodes to once more,
+    with calibration and coarser steps.
+
+    The stream that was trained last is kept, as by `for_calibrated_rate`.
+
+    Args:
+        run: what to train.
+        qp: that it is coded with in the end.
+        options: of `_trained_for_rate`.
+    """
+    stream = last_trained(_key("integers", run, options), lambda: for_rate(run, **options))
+    module = copy.deepcopy(run.module)
+    load_into(module, stream)
+    return _calibrated(run, module, qp)
+
+
+def _key(way: str, run: TrainingRun, options: dict[str, Any]) -> str:
+    trained = (run.subject.checkpoint, run.data, run.seed, sorted(options.items()))
+    return repr((way, _SCRIPTS, *trained))
+
+
+def _calibrated(run: TrainingRun, module: nn.Module, qp: int) -> bytes:
+    """Return the stream of a network, dense or in factors, coded with calibration."""
     dense = copy.deepcopy(run.module)
     load_state(dense, Model.from_arrays(dense_state(module)), strict=True)
     return _stream(dense, EncodeOptions(qp=qp), factored_weights(module), _samples(run))

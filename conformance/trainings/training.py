@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -100,11 +100,12 @@ def _adam(parameters: Iterable[nn.Parameter], schedule: Schedule) -> torch.optim
     return torch.optim.Adam(parameters, schedule.learning_rate)
 
 
-_last: dict[str, nn.Module] = {}
+T = TypeVar("T")
+_last: dict[str, Any] = {}
 _one_trains = threading.Lock()
 
 
-def last_trained(key: str, train: Callable[[], nn.Module]) -> nn.Module:
+def last_trained(key: str, train: Callable[[], T]) -> T:
     """Return what was trained last, if that was by the same key; else train. Threads that want the
     same wait for it.
 
@@ -114,4 +115,5 @@ def last_trained(key: str, train: Callable[[], nn.Module]) -> nn.Module:
         if key not in _last:
             _last.clear()
             _last[key] = train()
-        return _last[key]
+        made: T = _last[key]
+        return made

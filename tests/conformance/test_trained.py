@@ -168,10 +168,8 @@ def row(point: str, seed: int, score: float, size: int, **more: Any) -> dict[str
     ("function", "options"),
     [
         (methods.for_rate, {"fraction": 1.0, "strength": 1.0}),
-        (
-            methods.for_calibrated_rate,
-            {"fraction": 1.0, "strength": 1.0, "qp": -20},
-        ),
+        (methods.for_calibrated_rate, {"fraction": 1.0, "strength": 1.0, "qp": -20}),
+        (methods.for_rate_then_calibrated, {"fraction": 0.5, "strength": 0.3, "qp": -20}),
         (methods.fine_tuned, {"method": "lr", "ratio": 2.0}),
         (methods.projected, {"form": "tucker2", "ratio": 2.0, "projections": 2}),
         (methods.tuned_at_ranks, {"form": "tucker2", "ratio": 2.0}),
@@ -207,13 +205,14 @@ def test_interrupted_trainings_give_the_same_stream(
     assert steps == 13  # one of them twice
 
 
+@pytest.mark.parametrize("function", ["for_calibrated_rate", "for_rate_then_calibrated"])
 def test_cells_that_differ_by_qp_alone_train_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = f'fraction = 1.0, strength = 1.0, method = "tucker2", {SHORT}'
+    options = f'fraction = 0.3, strength = 0.1, method = "tucker2", {SHORT}'
     method = f"""[[method]]
 codec = "trained"
-options = {{ train = "{TRAIN}:for_calibrated_rate", {options}, ratio = 3.0 }}
+options = {{ train = "{TRAIN}:{function}", {options}, ratio = 3.0 }}
 grid = {{ seed = [0, 1], qp = [-24, -16] }}
 """
     path = tmp_path / "plan.toml"
