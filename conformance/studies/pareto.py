@@ -31,8 +31,11 @@ def pareto_plot(rows: Sequence[Row], subject: str, drop: float) -> Figure:
     within = [point for point in of_network if point.drop <= drop]
     for method, style in styles(list(dict.fromkeys(p.method for p in of_network))).items():
         members = [point for point in within if point.method == method]
+        if not members:
+            continue
         axes.plot(*_places(members), style.marker, color=style.colour, label=method)
-    axes.plot(*_places(front(within)), "-", color="grey", drawstyle="steps-post", label="front")
+    if len(best := front(within)) > 1:
+        axes.plot(*_places(best), "-", color="grey", drawstyle="steps-post", label="front")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
@@ -40,7 +43,7 @@ def pareto_plot(rows: Sequence[Row], subject: str, drop: float) -> Figure:
     axes.set_xlabel("million multiply-accumulates an image")
     axes.set_ylabel("kB of the bitstream")
     figure.suptitle(f"{subject}: loss of accuracy of {drop:g} point(s) at most", fontsize="medium")
-    axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    axes.legend(fontsize="x-small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
 
 

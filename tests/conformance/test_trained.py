@@ -296,6 +296,9 @@ def test_what_is_on_the_front() -> None:
     assert len(marks) == 1
     assert sorted(marks[0].get_ydata()) == [0.09, 0.095, 0.1, 0.2]
     assert list(line.get_ydata()) == [0.095, 0.09]
+    rows = [row("a", 0, 0.89, 100), row("b", 0, 0.5, 90, method="lost")]
+    (alone,) = pareto_plot(rows, "net", 2.0).axes[0].lines  # of what is within; no front
+    assert alone.get_label() == "m"
 
 
 def test_means_over_seeds() -> None:
