@@ -120,8 +120,10 @@ def _calibrated(
         corrections = Corrections.by_options(options, module, kept.batches, settings)
     if given.save_calibration is not None:
         save_calibration(given.save_calibration, known, overwrite=given.force)
-    return Network(
-        *(module, network.inputs, known),
+    return replace(
+        network,
+        module=module,
+        calibration=known,
         held_back=None if held is None else held.held(),
         corrections=corrections,
         execution=execution,

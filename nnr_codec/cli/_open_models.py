@@ -113,22 +113,20 @@ class ModelOpener:
 
     def _update(self, file: RemoteFile | str) -> OpenModel:
         """Open an update of the base, or of what the base was before its last streams."""
-        model = self._updated(file)
+        model = self._updated(file, self._base)
         tensors = model.lazy_tensors(Selection())
         parameters = _parameters(model.outlines(Selection()), lambda name: tensors[name].read())
         sizes = {change.name: change.bytes for change in changes_of(model)}
         total = describe_stream(model.streams[-1].units).bytes
         return OpenModel(parameters, total, sizes, is_update=True)
 
-    def _updated(self, file: RemoteFile | str) -> BaseModel:
-        before = self._base.before
+    def _updated(self, file: RemoteFile | str, base: BaseModel) -> BaseModel:
         try:
-            return self._base.with_update(file, self._given.cache)
+            return base.with_update(file, self._given.cache)
         except WrongBase:
-            while before is not None:
-                with suppress(WrongBase):
-                    return before.with_update(file, self._given.cache)
-                before = before.before
+            if base.before is not None:
+                with suppress(WrongBase):  # the first one says what is expected of the whole base
+                    return self._updated(file, base.before)
             raise
 
 
