@@ -125,7 +125,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     """On ten images: it trains on from the checkpoint, writes the reference, and is a subject."""
     data, out = tmp_path / "data", tmp_path / "out"
     ten_images(data)
-    monkeypatch.setattr(references, "ON", (2, 0.01))
+    monkeypatch.setitem(references.SCHEDULES, "resnet20", (2, 0.01))
     monkeypatch.setattr(references, "BATCH", 5)
     words = ["references", "resnet20", "--data", str(data), "-o", str(out), "--threads", "1"]
     threads = torch.get_num_threads()
