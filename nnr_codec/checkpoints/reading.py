@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from nnr_codec.errors import InvalidModel, NnrError
-
-_MOST_NAMES = 8  # in a note
+from nnr_codec.support.listed import listed
 
 
 def file_error(path: str, reason: str, tensor: str | None = None) -> InvalidModel:
@@ -24,10 +23,7 @@ def left_out_notes(names: Sequence[str]) -> tuple[str, ...]:
     """Return the sentence that names what a file holds beside the tensors; nothing without."""
     if not names:
         return ()
-    some = ", ".join(map(repr, names[:_MOST_NAMES]))
-    more = len(names) - _MOST_NAMES
-    some += f" and {more} more" if more > 0 else ""
-    return (f"beside the model's tensors the file holds {some}, which are left out",)
+    return (f"beside the model's tensors the file holds {listed(names)}, which are left out",)
 
 
 def package_error(path: str, extra: str, error: ImportError) -> InvalidModel:

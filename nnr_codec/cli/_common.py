@@ -8,7 +8,7 @@ import os
 import reprlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import (
     AbstractContextManager,
@@ -40,8 +40,6 @@ DONE, FAILURE, USAGE, BAD_BITSTREAM, MISMATCH = range(5)
 STDOUT = "/dev/stdout"
 _STDOUT_PATHS = (STDOUT, "/dev/fd/1", "/proc/self/fd/1")
 _MOST_THREADS = 1 << 16
-_LISTED = 5
-"""Names in one warning."""
 _shortened = reprlib.Repr()
 _shortened.maxstring = 80
 
@@ -285,10 +283,3 @@ def counted(count: int, noun: str) -> str:
 def shape_text(shape: tuple[int, ...]) -> str:
     """Return a shape such as 64x3x3x3; a scalar is "scalar"."""
     return "x".join(map(str, shape)) or "scalar"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names such as "'a', 'b' and 7 more"."""
-    shown = names if len(names) <= _LISTED + 1 else names[:_LISTED]  # never "and 1 more"
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return ", ".join(map(repr, shown)) + more

@@ -11,6 +11,7 @@ from ..errors import InvalidOptions
 from ..factorization.files import with_weights
 from ..model import Model
 from ..options import DecompositionOptions, EncodeOptions
+from ..support.listed import listed
 from . import _common as common
 from ._network import NEEDED_TO_TRACE, Network
 from ._options import add_flag, given_values
@@ -128,4 +129,4 @@ def show_skipped(decomposition: Decomposition) -> None:
         start, (verb, space, rest) = "stays dense", reason.partition(" ")
         if len(names) > 1:
             start, verb = "stay dense", _PLURALS.get(verb, verb)
-        common.warn("nnr-encode", f"{start}: {common.listed(names)}: {verb}{space}{rest}")
+        common.warn("nnr-encode", f"{start}: {listed(names)}: {verb}{space}{rest}")

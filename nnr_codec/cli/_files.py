@@ -21,7 +21,8 @@ from ..decoding.source import dropping_damaged
 from ..errors import InvalidModel, InvalidOptions
 from ..remote.addresses import is_address, local_path, printable_address
 from ..remote.remote_file import RemoteFile
-from ._common import listed, progress_bar
+from ..support.listed import listed
+from ._common import progress_bar
 from ._streams import STDIN, standard_input
 
 _NO_STREAMS = (

@@ -18,6 +18,7 @@ from ..errors import InvalidOptions
 from ..factorization.files import with_weights
 from ..model import Model
 from ..options import EncodeOptions
+from ..support.listed import listed
 from ..user.code import call_function, naming_failures
 from ..user.module import load_state
 from . import _common as common
@@ -186,7 +187,7 @@ def _show_incomplete(calibration: Calibration, options: EncodeOptions) -> None:
         (unused, "did not run: the error of the weight counts"),
     ):
         if names:
-            common.warn("nnr-encode", f"calibration of {common.listed(names)}: {reason}")
+            common.warn("nnr-encode", f"calibration of {listed(names)}: {reason}")
 
 
 def _to_calibrate(location: str) -> tuple[Any, Any, Mapping[str, Any]]:

@@ -7,6 +7,7 @@ from itertools import chain
 
 from ..options import EncodeOptions
 from ..report import TensorReport
+from ..support.listed import listed
 from .plan import CodingChoice
 from .survey import ModelSurvey
 from .tensor_feedback import NO_MOMENTS
@@ -18,7 +19,8 @@ _DAMAGE = 0.1
 _FELT = 0.1
 """Divergence of the result, in nats, that is small beside that of a network that lost accuracy."""
 
-_MOST_NAMED = 5
+_MOST_DAMAGED = 5
+"""Tensors that are named with their errors."""
 
 _INSTEAD = ("quantized as without data", "errors of the layer's outputs count, not of the result")
 """What is done where moments of gradients are missing: without others, and with those of inputs."""
@@ -55,9 +57,7 @@ def calibration_notes(survey: ModelSurvey) -> Iterator[str]:
             instead = _INSTEAD[known.feedback is not None]
             by_reason.setdefault((known.feedback_reason, instead), []).append(name)
     for (reason, instead), names in by_reason.items():
-        named = ", ".join(map(repr, names[:_MOST_NAMED]))
-        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-        yield f"{named}{more}: {reason}: {instead}"
+        yield f"{listed(names)}: {reason}: {instead}"
 
 
 def damage_notes(tensors: Iterable[TensorReport], options: EncodeOptions) -> Iterator[str]:
@@ -79,7 +79,7 @@ def damage_notes(tensors: Iterable[TensorReport], options: EncodeOptions) -> Ite
     ]
     damaged = [tensor for tensor in damaged if options.allowed_error(tensor.name) is None]
     if damaged:
-        worst = sorted(damaged, key=lambda tensor: -tensor.nmse)[:_MOST_NAMED]
+        worst = sorted(damaged, key=lambda tensor: -tensor.nmse)[:_MOST_DAMAGED]
         names = ", ".join(f"{tensor.name!r} ({100 * tensor.nmse:.3g} %)" for tensor in worst)
         more = ", …" if len(damaged) > len(worst) else ""
         count = "1 tensor" if len(damaged) == 1 else f"{len(damaged)} tensors"
