@@ -284,10 +284,10 @@ WideFloats common_divisors(WideRows rows, int mantissa_bits, double most) {
 }
 
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Matrices = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Blocks = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
 Integers quantize_with_feedback(const PyTensorSyntax& tensor, Floats weights, double step,
-                                double lambda, Matrices columns, Matrix column_weights,
+                                double lambda, Blocks columns, Matrix column_weights,
                                 std::optional<Matrix> rows, std::optional<Floats> row_weights) {
   const nnr::TensorSyntax& syntax = tensor.syntax;
   require(weights.size() == syntax.elements(), "weights: wrong size");
@@ -297,7 +297,8 @@ Integers quantize_with_feedback(const PyTensorSyntax& tensor, Floats weights, do
   require(syntax.is_plain(false), "parent, history: not known here");
   const uint64_t groups = columns.shape(0);
   require(groups > 0 && syntax.rows % groups == 0, "columns: no number of groups of rows");
-  require(columns.shape(1) == syntax.cols && columns.shape(2) == syntax.cols,
+  const uint64_t block = columns.shape(2);
+  require(block > 0 && columns.shape(3) == block && columns.shape(1) * block == syntax.cols,
           "columns: wrong shape");
   require(column_weights.shape(0) == groups && column_weights.shape(1) == syntax.cols,
           "column_weights: wrong shape");
@@ -309,7 +310,7 @@ Integers quantize_with_feedback(const PyTensorSyntax& tensor, Floats weights, do
   Integers levels = zeroed_array<int32_t>(syntax.elements());
   nb::gil_scoped_release release;
   nnr::quantize_with_feedback({syntax, weights.data(), nullptr, step, lambda},
-                              {columns.data(), column_weights.data(), groups,
+                              {columns.data(), column_weights.data(), groups, block,
                                rows ? rows->data() : nullptr,
                                row_weights ? row_weights->data() : nullptr},
                               levels.data());

@@ -15,22 +15,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidModel, InvalidOptions, NnrError
+from ..support.listed import listed
 from ..user.code import in_a_line
 from ..user.module import apply, evaluating, hooked_layers, inputs_of, sample_count, weight_layers
 from .gradients import NoGradients, OutputGradients
-from .moments import Calibration, InputMoments, RowLayout, block_sizes, values_digest
+from .moments import (
+    MAX_BYTES,
+    Calibration,
+    InputMoments,
+    RowLayout,
+    block_sizes,
+    values_digest,
+)
 from .norm_checks import NormChecks
-from .turns import check_repeatable, spilled_in_turns
+from .turns import check_repeatable, is_repeatable, spilled_in_turns
 from .unfolding import windows
 
 if TYPE_CHECKING:
     import torch
 
-MAX_BYTES = 1 << 30
-"""Of all moments together, unless the user says otherwise."""
 _LOW_BYTES = 1 << 26
 """Of the moments of small weights that one pass collects, where memory is low."""
 
+_IN_PART = (
+    "moments of gradients of {} take too much memory, and are known in part: of columns in blocks, "
+    "or not of rows"
+)
 _INSTEAD = "errors of layers' outputs count, not of the result"
 _NO_LAYERS = (
     "the module has no linear layers or convolutions of torch.nn whose inputs can be seen "
@@ -72,10 +82,12 @@ def calibrate(
             diagonal, the largest first: :func:`~.moments.block_sizes` has the rule, and
             `Calibration.reduced` the names. Collecting takes one more of the largest, and about
             64 MiB.
-        gradients: collects how much the network's result feels errors, in the same pass. If what
-            the module returns has no gradients, or it cannot be differentiated, the moments of all
-            layers' inputs, in that batch and those behind it, are what is known, and a note of the
-            calibration says so.
+        gradients: collects how much the network's result feels errors, in the same pass; in
+            several, if what it may hold at once is too little, with a temporary file between them.
+            Batches that cannot be gone over again have one pass, in which less is collected; a note
+            of the calibration says so. If what the module returns has no gradients, or it cannot be
+            differentiated, the moments of all layers' inputs, in that batch and those behind it,
+            are what is known, which is noted, too.
         low_memory: collect the moments of gradients weight by weight, in a temporary file: several
             passes over `batches`, in each those of a few weights, or of a single large one, are
             in memory. With the same batches in each pass they are the same, bit by bit.
@@ -83,13 +95,15 @@ def calibrate(
     Raises:
         InvalidModel: a layer's input is not finite; or weights are tied whose layers read them
             differently.
-        InvalidOptions: there are no batches, `max_bytes` is less than the diagonals take, or
-            `low_memory` is given and the batches cannot be gone over again.
+        InvalidOptions: there are no batches, or fewer or more when they are gone over again;
+            `max_bytes` is less than the diagonals take; or `low_memory` is given and the batches
+            cannot be gone over again.
     """
-    learned = _Pass(module, only, max_bytes, _turns(gradients, batches, low_memory))
+    turns = _turns(gradients, batches, low_memory)
+    learned = _Pass(module, only, max_bytes, turns)
     for batch in batches:
         learned.see(batch)
-    return learned.calibration(batches if low_memory else None)
+    return learned.calibration(batches if low_memory or len(turns) > 1 else None)
 
 
 def _turns(
@@ -98,10 +112,12 @@ def _turns(
     """Return what collects gradients, one after the other; raises what :func:`calibrate` raises."""
     if gradients is None:
         return []
-    if not low_memory:
-        return [gradients]
-    check_repeatable(batches)
-    return gradients.in_turns(_LOW_BYTES)
+    if low_memory:
+        check_repeatable(batches)
+        return gradients.in_turns(_LOW_BYTES)
+    if gradients.reduced and is_repeatable(batches):
+        return gradients.in_turns()
+    return [gradients]
 
 
 class _Pass:
@@ -168,6 +184,8 @@ class _Pass:
 
     def _with_result(self, known: Calibration, batches: Iterable[Any] | None) -> Calibration:
         first, samples = self._turns[0], self._samples
+        reduced = [name for collector in self._turns for name in collector.reduced]
+        notes = (_IN_PART.format(listed(reduced)),) if reduced else ()
         result = (
             first.moments() if batches is None else spilled_in_turns(self._turns, batches, samples)
         )
@@ -179,6 +197,7 @@ class _Pass:
             sensitivities=first.sensitivities(samples),
             outputs=", ".join(sorted(first.kinds)),
             norms=self._norms.kept(first.foldable_norms(samples)),
+            notes=(*known.notes, *notes),
         )
 
 

@@ -18,7 +18,7 @@ from ..factorization.carried_metric import carried_metric
 from ..factorization.factored_weight import FactoredWeight
 from ..model import Float64
 from ..support.blas_threads import on_one_blas_thread
-from .moments import ResultMoments, TensorKnowledge
+from .moments import ResultMoments, TensorKnowledge, with_blocks
 
 
 @on_one_blas_thread
@@ -50,7 +50,9 @@ def factor_knowledge(
         return None
     moments, sensitivity = None, known.sensitivity
     if result is not None:
-        moments = replace(result, columns=carried.columns[np.newaxis], rows=carried.rows)
+        moments = replace(
+            result, columns=carried.columns[np.newaxis, np.newaxis], rows=carried.rows
+        )
     if sensitivity is not None:
         sensitivity *= share * rows * columns / weight.factors[index].size
     return TensorKnowledge(result=moments, sensitivity=sensitivity)
@@ -73,7 +75,7 @@ def _result_of(known: TensorKnowledge, shape: tuple[int, ...]) -> ResultMoments 
     inputs = known.inputs
     if inputs is None or inputs.layout.transposed or inputs.layout.shape != shape:
         return None
-    return ResultMoments(inputs.matrices(), None, inputs.positions, is_checked=False)
+    return ResultMoments(inputs.blocks, None, inputs.positions, is_checked=False)
 
 
 def _sides(result: ResultMoments | None, rows: int, columns: int) -> tuple[Float64, Float64]:
@@ -82,7 +84,7 @@ def _sides(result: ResultMoments | None, rows: int, columns: int) -> tuple[Float
     of_columns = of_rows = None
     if result is not None:
         of_rows = result.rows
-        of_columns = None if result.columns is None else result.columns.sum(axis=0)
+        of_columns = None if result.columns is None else with_blocks(result.columns).sum(axis=0)
     if of_columns is None:
         of_columns = np.eye(columns) * (1 if of_rows is None else np.trace(of_rows) / columns)
     if of_rows is None:

@@ -21,12 +21,12 @@ from ..errors import InvalidModel
 from ..factorization.map_checks import shortened
 from ..model import Array, Model, Parameter
 from .foldable_norms import FoldableNorm
-from .moments import Calibration, InputMoments, ResultMoments, RowLayout
+from .moments import MAX_BYTES, Calibration, InputMoments, ResultMoments, RowLayout
 from .spilled_moments import SpilledMoments
 
 _ENTRY = "nnr_calibration"
 _COLUMNS, _ROWS = ":columns", ":rows"
-_VERSION = 4
+_VERSION = 5
 _DAMAGED = (
     *(ValueError, TypeError, KeyError, IndexError),
     *(AttributeError, RecursionError, OverflowError),
@@ -86,7 +86,8 @@ def _side(moments: Mapping[str, ResultMoments], name: str, side: str) -> Array:
 def load_calibration(path: str | os.PathLike[str], *, low_memory: bool = False) -> Calibration:
     """Read what :func:`save_calibration` wrote.
 
-    `low_memory`: let moments of gradients wait in a temporary file.
+    `low_memory`: let moments of gradients wait in a temporary file; those that together take more
+    than 1 GiB do.
 
     Raises:
         InvalidModel: the file cannot be read, is not a calibration file, has another version, or
@@ -112,14 +113,15 @@ def _calibration(text: str, entry: Any, model: Model, low_memory: bool) -> Calib
         name: _moments(text, name, weight, model[name].read())
         for name, weight in entry["weights"].items()
     }
-    result = (
-        (name, _result(text, name, numbers, model)) for name, numbers in entry["result"].items()
-    )
+    of_result = entry["result"]
+    result = ((name, _result(text, name, numbers, model)) for name, numbers in of_result.items())
+    sides = (name + side for name in of_result for side in (_COLUMNS, _ROWS))
+    is_large = sum(model[side].nbytes for side in sides if side in model) > MAX_BYTES
     return Calibration(
         moments,
         _whole(entry["samples"], 1 if moments else 0),
         _names(entry["unused"]),
-        SpilledMoments(result) if low_memory else dict(result),
+        SpilledMoments(result) if low_memory or is_large else dict(result),
         {name: _number(value) for name, value in entry["sensitivities"].items()},
         _text(entry["outputs"]),
         {name: _text(value) for name, value in entry["digests"].items()},
@@ -178,7 +180,7 @@ def _result(path: str, name: str, numbers: Any, model: Model) -> ResultMoments:
     columns, rows = (
         model[name + side].read() if name + side in model else None for side in (_COLUMNS, _ROWS)
     )
-    for matrix, dimensions in ((columns, 3), (rows, 2)):
+    for matrix, dimensions in ((columns, 4), (rows, 2)):
         if matrix is None:
             continue
         is_square = matrix.ndim == dimensions and matrix.shape[-1] == matrix.shape[-2]

@@ -24,7 +24,7 @@ from ..user.code import in_a_line
 from ..user.module import as_it_was, hooked_layers, in_mode, inputs_of, weight_layers
 from .foldable_norms import FoldableNorm
 from .halves import Halves
-from .moments import ResultMoments, result_sides
+from .moments import MAX_BYTES, ResultMoments, RowLayout, result_sides
 from .norm_gradients import NormGradients
 from .outputs import Outputs, output_of, sampled_loss, targets_of
 from .perturbation import perturbed
@@ -32,9 +32,6 @@ from .weight_gradients import WeightGradients
 
 if TYPE_CHECKING:
     import torch
-
-MAX_BYTES = 1 << 30
-"""Of all moments together, unless the user says otherwise."""
 
 _SETTINGS = ("perturb", "loss", "outputs")
 _CALLS = {"perturb": "perturb(inputs, generator)", "loss": "loss(outputs, targets)"}
@@ -44,6 +41,9 @@ _MOST_DRAWS = 8
 
 _DRAWN = 1024
 """Samples times draws, after which one draw is enough for any batch."""
+
+_SQUARED = 1 << 22
+"""Elements of a gradient that are squared together, in float64."""
 
 _SAMPLES_DRAWN = 256
 _VALUES_DRAWN = 1 << 16
@@ -66,7 +66,8 @@ class OutputGradients:
             other floats, and integers as they are.
         loss: returns the loss of (output, targets of the batch), in place of one whose targets are
             drawn from the output.
-        max_bytes: for all moments together; :func:`~.moments.result_sides` has the rule.
+        max_bytes: for the moments of a pass over the batches;
+            :func:`~.moments.result_sides` has the rule.
 
     Attributes:
         kinds: what the outputs were taken for, so far: "classes", "values" or "loss".
@@ -125,12 +126,19 @@ class OutputGradients:
             raise InvalidOptions("calibrate", reason)
         return cls(module, **settings)
 
-    def in_turns(self, most_bytes: int) -> list[OutputGradients]:
+    @property
+    def reduced(self) -> list[str]:
+        """Names of the weights of which not all moments are collected, as they take too much."""
+        return [name for name, sides in self._sides.items() if not sides.is_whole]
+
+    def in_turns(self, most_bytes: int | None = None) -> list[OutputGradients]:
         """Return collectors that start anew, with the same random numbers, each of the moments of
         some weights, which take so much memory at most, or of a single one.
 
-        The bound on all moments together holds for each weight alone.
+        The bound on all moments together holds for each weight alone; `most_bytes`: that bound if
+        it is None.
         """
+        most_bytes = self._max_bytes if most_bytes is None else most_bytes
         layers_of: dict[str, list[Any]] = {}
         for layer, name in self._layers.items():
             layers_of.setdefault(name, []).append(layer)
@@ -276,7 +284,8 @@ class OutputGradients:
                 hook.remove()
 
     def _add_square(self, name: str, gradient: torch.Tensor) -> None:
-        square = float(gradient.double().square().sum())
+        parts: Any = gradient.reshape(-1).split(_SQUARED)  # type: ignore[no-untyped-call]
+        square = sum(float(part.double().square().sum()) for part in parts)
         self._squares[name] = self._squares.get(name, 0.0) + square
 
     def _hook(
@@ -306,10 +315,9 @@ class OutputGradients:
         self._calls[name].clear()
 
 
-def _matrix(layer: Any) -> tuple[int, int, int]:
-    """Return rows and columns of a layer's weight as it is coded, and its groups."""
-    shape = layer.weight.shape
-    return shape[0], math.prod(shape[1:]), getattr(layer, "groups", 1)
+def _matrix(layer: Any) -> RowLayout:
+    """Return the layout of a layer's weight as the matrix that is coded."""
+    return RowLayout(tuple(layer.weight.shape), getattr(layer, "groups", 1))
 
 
 def _of_user(setting: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,6 +21,9 @@ from ..errors import InvalidOptions
 from ..model import Array, Float64, Parameter
 from .foldable_norms import FoldableNorm
 
+MAX_BYTES = 1 << 30
+"""Of all moments together, unless the user says otherwise."""
+
 _FLOAT64 = np.dtype(np.float64).itemsize
 _Known = TypeVar("_Known")
 
@@ -81,25 +84,43 @@ class InputMoments:
 
     def matrices(self) -> Float64:
         """Return E[x xᵀ] as (groups, width, width), with zeros where nothing is known."""
-        groups, count, size, _ = self.blocks.shape
-        full = np.zeros((groups, count, size, count, size))
-        for index in range(count):
-            full[:, index, :, index] = self.blocks[:, index]
-        return full.reshape(groups, count * size, count * size)
+        return with_blocks(self.blocks)
+
+
+def with_blocks(blocks: Float64) -> Float64:
+    """Return matrices with these blocks, (groups, count, size, size), along their diagonals."""
+    groups, count, size, _ = blocks.shape
+    if count == 1:
+        return blocks[:, 0]
+    full = np.zeros((groups, count, size, count, size))
+    for index in range(count):
+        full[:, index, :, index] = blocks[:, index]
+    return full.reshape(groups, count * size, count * size)
 
 
 @dataclass(frozen=True)
 class ResultSides:
-    """Which moments of gradients are wanted of a weight: of its columns, and of its rows."""
+    """Which moments of gradients are collected of a weight, as the matrix that is coded.
 
-    columns: bool = True
+    Attributes:
+        block: columns that are looked at together; None: all.
+        rows: whether rows are looked at.
+    """
+
+    block: int | None = None
     rows: bool = True
 
-    def nbytes(self, matrix: tuple[int, int, int]) -> int:
-        """Return what collecting them takes, in two halves, of a matrix of so many rows, columns
-        and groups."""
-        rows, columns, groups = matrix
-        return 2 * _FLOAT64 * (self.rows * rows**2 + self.columns * groups * columns**2)
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left out."""
+        return self.block is None and self.rows
+
+    def nbytes(self, layout: RowLayout) -> int:
+        """Return what collecting them takes, in two halves; `layout`: of the matrix."""
+        of_rows = self.rows * layout.outputs**2
+        block = layout.width if self.block is None else self.block
+        of_columns = layout.groups * layout.width * block
+        return 2 * _FLOAT64 * (of_rows + of_columns)
 
 
 @dataclass(frozen=True)
@@ -112,7 +133,8 @@ class ResultMoments:
     iteration (YAQA, arXiv 2505.22988).
 
     Attributes:
-        columns: sum of Sᵀ S over samples, float64, (groups, columns, columns); None: not known.
+        columns: sum of Sᵀ S over samples, float64, or the blocks along its diagonal as those of
+            `InputMoments`: (groups, count, size, size); None: not known.
         rows: sum of S Sᵀ, (rows, rows), likewise.
         count: gradients in them.
         is_checked: whether how large they are in each direction was seen on other samples than the
@@ -127,8 +149,10 @@ class ResultMoments:
     def fits(self, rows: int, columns: int) -> bool:
         """Whether they are moments of a matrix of this shape."""
         of_columns, of_rows = self.columns, self.rows
-        if of_columns is not None and (of_columns.shape[-1] != columns or rows % len(of_columns)):
-            return False
+        if of_columns is not None:
+            groups, count, size, _ = of_columns.shape
+            if count * size != columns or rows % groups:
+                return False
         if of_rows is not None and len(of_rows) != rows:
             return False
         return of_columns is not None or of_rows is not None
@@ -244,10 +268,7 @@ def block_sizes(layouts: Mapping[str, RowLayout], max_bytes: int) -> dict[str, i
     Raises:
         InvalidOptions: not even the diagonals fit.
     """
-    choices = {}
-    for name, layout in layouts.items():
-        by_channels = [channels * layout.taps for channels in _divisors(layout.channels)]
-        choices[name] = by_channels + _divisors(layout.taps)[1:]  # largest first
+    choices = {name: _block_choices(layout) for name, layout in layouts.items()}
 
     def size_of(name: str) -> int:
         layout = layouts[name]
@@ -262,6 +283,12 @@ def block_sizes(layouts: Mapping[str, RowLayout], max_bytes: int) -> dict[str, i
         choices[max(divisible, key=size_of)].pop(0)
         total = sum(map(size_of, layouts))
     return {name: sizes[0] for name, sizes in choices.items()}
+
+
+def _block_choices(layout: RowLayout) -> list[int]:
+    """Return the sizes that blocks can have, largest first."""
+    by_channels = [channels * layout.taps for channels in _divisors(layout.channels)]
+    return by_channels + _divisors(layout.taps)[1:]
 
 
 def values_digest(values: Array) -> str:
@@ -279,27 +306,45 @@ def _digests(values: Array) -> Iterator[str]:
             yield values_digest(values.astype(dtype))
 
 
-def result_sides(
-    shapes: Mapping[str, tuple[int, int, int]], max_bytes: int
-) -> dict[str, ResultSides]:
+def result_sides(layouts: Mapping[str, RowLayout], max_bytes: int) -> dict[str, ResultSides]:
     """Return which moments of gradients are collected of each weight, so that they fit.
 
-    Without those that take most, again and again; what is left out counts as if all rows, or all
-    columns, were alike.
+    What takes most gets less, again and again: columns are looked at in smaller blocks, as those of
+    :func:`block_sizes`; rows not at all, which counts as if all were alike.
 
     Args:
-        shapes: rows, columns and groups of each weight, by name.
-        max_bytes: for all of them together.
+        layouts: of the matrices that are coded, by the weights' names.
+        max_bytes: for all of them together; diagonals of columns may take more.
     """
-    sizes = {}
-    for name, matrix in shapes.items():
-        sizes[name, "rows"] = ResultSides(columns=False).nbytes(matrix)
-        sizes[name, "columns"] = ResultSides(rows=False).nbytes(matrix)
-    total, left = sum(sizes.values()), sorted(sizes, key=sizes.__getitem__)
+    blocks = {name: _block_choices(layout) for name, layout in layouts.items()}
+    rows = set(layouts)
+
+    def sides_of(name: str) -> ResultSides:
+        block = blocks[name][0]
+        return ResultSides(None if block == layouts[name].width else block, name in rows)
+
+    def largest(name: str) -> tuple[int, bool]:
+        """Return the bytes of the side of a weight that takes most and can take less, 0 if there is
+        none, and whether it is that of rows."""
+        of_rows = ResultSides(0, True).nbytes(layouts[name]) if name in rows else 0
+        of_columns = ResultSides(blocks[name][0], False).nbytes(layouts[name])
+        return max((of_rows, True), (of_columns if len(blocks[name]) > 1 else 0, False))
+
+    found = {name: largest(name) for name in layouts}
+    total = sum(sides_of(name).nbytes(layout) for name, layout in layouts.items())
     while total > max_bytes:
-        total -= sizes[left.pop()]
-    kept = set(left)
-    return {name: ResultSides((name, "columns") in kept, (name, "rows") in kept) for name in shapes}
+        name = max(found, key=found.__getitem__)
+        size, is_of_rows = found[name]
+        if not size:
+            break
+        total -= sides_of(name).nbytes(layouts[name])
+        if is_of_rows:
+            rows.remove(name)
+        else:
+            blocks[name].pop(0)
+        total += sides_of(name).nbytes(layouts[name])
+        found[name] = largest(name)
+    return {name: sides_of(name) for name in layouts}
 
 
 def _divisors(number: int) -> list[int]:

@@ -20,13 +20,17 @@ def cross_validated(first: Float64, second: Float64) -> Float64:
     Args:
         first, second: (..., indices, indices), symmetric, positive semidefinite.
     """
-    return _resized(first, second) + _resized(second, first)
+    found = np.empty_like(first)
+    for index in np.ndindex(first.shape[:-2]):  # one by one: they may be large
+        pair = first[index], second[index]
+        found[index] = _resized(*pair) + _resized(*reversed(pair))
+    return found
 
 
 def _resized(moments: Float64, others: Float64) -> Float64:
     """Return the other half's moments along the directions of this one's."""
     directions = np.linalg.eigh(moments)[1]
-    sizes = np.einsum("...ij,...ij->...j", directions, others @ directions)
-    scaled = directions * np.maximum(sizes, 0)[..., np.newaxis, :]
-    found: Float64 = scaled @ directions.swapaxes(-1, -2)
+    sizes = np.einsum("ij,ij->j", directions, others @ directions)
+    scaled = directions * np.maximum(sizes, 0)
+    found: Float64 = scaled @ directions.T
     return found

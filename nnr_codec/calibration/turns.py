@@ -17,13 +17,21 @@ _REMEDY = "let it be a list, or a loader that does not shuffle"
 
 def check_repeatable(batches: Iterable[Any]) -> None:
     """Raise InvalidOptions if batches are an iterator, which is used up by one pass."""
-    source = batches
-    while isinstance(source, HoldBack | KeptBatches):
-        source = source.source
-    if isinstance(source, Iterator):
-        kind = type(source).__name__
+    if not is_repeatable(batches):
+        kind = type(_source_of(batches)).__name__
         reason = f"goes over the batches several times, and a {kind} is used up by one: {_REMEDY}"
         raise InvalidOptions("low_memory", reason)
+
+
+def is_repeatable(batches: Iterable[Any]) -> bool:
+    """Whether batches can be gone over again, as far as their type tells."""
+    return not isinstance(_source_of(batches), Iterator)
+
+
+def _source_of(batches: Iterable[Any]) -> Iterable[Any]:
+    while isinstance(batches, HoldBack | KeptBatches):
+        batches = batches.source
+    return batches
 
 
 def spilled_in_turns(
@@ -55,5 +63,5 @@ def _collect(collector: OutputGradients, batches: Iterable[Any], samples: int) -
         seen += sample_count(inputs_of(batch))
         collector.add(batch)
     if seen != samples:
-        reason = f"goes over the batches again, and finds {seen} samples, not {samples}: {_REMEDY}"
-        raise InvalidOptions("low_memory", reason)
+        reason = f"the batches, gone over again, have {seen} samples, not {samples}: {_REMEDY}"
+        raise InvalidOptions("calibration", reason)

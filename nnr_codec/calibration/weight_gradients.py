@@ -32,10 +32,11 @@ class WeightGradients:
         import torch
 
         self._groups = getattr(layer, "groups", 1)
-        self._columns = math.prod(layer.weight.shape[1:])
-        rows, columns = layer.weight.shape[0], self._columns
+        rows, columns = layer.weight.shape[0], math.prod(layer.weight.shape[1:])
+        size = columns if sides.block is None else sides.block
+        self._blocks = columns // max(size, 1), size
         of_rows = (2, rows, rows) if sides.rows else (2, 0)
-        of_columns = (2, self._groups, columns, columns) if sides.columns else (2, 0)
+        of_columns = (2, self._groups, *self._blocks, size)
         self._of_rows = torch.zeros(of_rows, dtype=torch.float64, device="cpu")
         self._of_columns = torch.zeros(of_columns, dtype=torch.float64, device="cpu")
         self._sides = sides
@@ -80,7 +81,7 @@ class WeightGradients:
 
     def moments(self) -> ResultMoments | None:
         """Return the moments; None if they are not finite, or of no sample."""
-        sides = (self._of_columns, self._sides.columns), (self._of_rows, self._sides.rows)
+        sides = (self._of_columns, True), (self._of_rows, self._sides.rows)
         halves = [sums.numpy() if is_wanted else None for sums, is_wanted in sides]
         if not any(self._counts) or not all(np.isfinite(h).all() for h in halves if h is not None):
             return None
@@ -98,8 +99,8 @@ class WeightGradients:
         # Positions are few: products between them say the same.
         of_x, of_g = x @ x.transpose(1, 2), g @ g.transpose(1, 2)
         is_felt = g.any(-1)  # padding is not
-        if self._sides.columns:
-            self._of_columns[half] += (x[is_felt].T @ (of_g @ x)[is_felt]).cpu()
+        of_columns = self._products(x[is_felt][None], (of_g @ x)[is_felt][None])
+        self._of_columns[half] += of_columns.cpu()
         if self._sides.rows:
             self._of_rows[half] += (g[is_felt].T @ (of_x @ g)[is_felt]).cpu()
         self._counts[half] += len(x)
@@ -107,14 +108,22 @@ class WeightGradients:
     def _add(self, half: int, gradients: torch.Tensor) -> None:
         """Add gradients of samples, which are along the first dimension."""
         gradients = gradients if gradients.element_size() >= 4 else gradients.float()
-        matrices = gradients.reshape(len(gradients), self._groups, -1, self._columns)
-        if self._sides.columns:
-            rows = matrices.transpose(0, 1).flatten(1, 2)
-            self._of_columns[half] += (rows.transpose(1, 2) @ rows).cpu()
+        columns = math.prod(self._blocks)
+        matrices = gradients.reshape(len(gradients), self._groups, -1, columns)
+        rows = matrices.transpose(0, 1).flatten(1, 2)
+        self._of_columns[half] += self._products(rows, rows).cpu()
         if self._sides.rows:
-            columns = matrices.flatten(1, 2).transpose(0, 1).flatten(1)
-            self._of_rows[half] += (columns @ columns.T).cpu()
+            of_rows = matrices.flatten(1, 2).transpose(0, 1).flatten(1)
+            self._of_rows[half] += (of_rows @ of_rows.T).cpu()
         self._counts[half] += len(gradients)
+
+    def _products(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return the blocks of firstᵀ second, (groups, blocks, size, size); each is (groups, rows,
+        columns)."""
+        first, second = (
+            rows.reshape(*rows.shape[:2], *self._blocks).transpose(1, 2) for rows in (first, second)
+        )
+        return first.transpose(2, 3) @ second
 
 
 def _by_sample(values: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..calibration.moments import Calibration
+from ..calibration.moments import Calibration, with_blocks
 from ..errors import InvalidOptions
 from ..factorization.forms import FactoredWeight
 from ..model import Float64, Parameter
@@ -253,7 +253,7 @@ class _Selection:
         if known.inputs is not None and not known.inputs.layout.transposed:
             matrices = known.inputs.matrices()
         elif known.result is not None and known.result.columns is not None:
-            matrices = known.result.columns
+            matrices = with_blocks(known.result.columns)
         else:
             return None
         moment: Float64 = matrices[0] if len(matrices) == 1 else matrices.mean(axis=0)

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from ..calibration.foldable_norms import FoldableNorm, fold_norms
 from ..calibration.moments import Calibration
+from ..calibration.spilled_moments import SpilledMoments
 from ..decoding.series import Series
 from ..errors import QuantizationOverflow, TargetNotReached
 from ..factorization.forms import FactoredWeight
@@ -93,7 +94,9 @@ def encode_model(
     folded: tuple[FoldableNorm, ...] = ()
     if calibration is not None and not earlier.depth:
         model, calibration, folded = _folded(model, calibration, options)
-    spill = SpillFile() if low_memory and calibration is not None else None
+    spill = None
+    if calibration is not None and (low_memory or isinstance(calibration.result, SpilledMoments)):
+        spill = SpillFile()
     survey = survey_model(
         model, factorizations, options, executor, calibration, on_stage, spill, update
     )

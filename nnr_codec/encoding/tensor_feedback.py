@@ -68,7 +68,7 @@ def _of_result(
     rows, columns = matrix_shape(shape)
     if not moments.fits(rows, columns):
         return None, OF_ANOTHER_SHAPE
-    of_columns = np.eye(columns)[None] if moments.columns is None else moments.columns
+    of_columns = np.ones((1, columns, 1, 1)) if moments.columns is None else moments.columns
     few = None if moments.is_checked else moments.count
     feedback = error_feedback(of_columns, moments.rows, few)
     return feedback, "" if feedback is not None else EMPTY
@@ -84,5 +84,5 @@ def _of_inputs(
         return None, OF_ANOTHER_SHAPE
     if moments.layout.transposed:
         return None, TRANSPOSED
-    feedback = error_feedback(moments.matrices(), few=moments.positions)
+    feedback = error_feedback(moments.blocks, few=moments.positions)
     return feedback, "" if feedback is not None else EMPTY

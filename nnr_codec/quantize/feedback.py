@@ -33,8 +33,8 @@ class ErrorFeedback:
     """Where errors go, and how they count.
 
     Attributes:
-        columns: (groups, columns, columns), above the diagonals: by how much of an error of a
-            column each later one is lowered.
+        columns: (groups, blocks, size, size), above the diagonals: by how much of an error of a
+            column each later one of its block is lowered.
         column_weights: (groups, columns), of squared errors; 1 in the mean.
         rows: (rows, rows), the same of rows; None: rows know nothing of each other.
         row_weights: (rows,), 1 in the mean; None: all 1.
@@ -51,13 +51,15 @@ class ErrorFeedback:
     def loss(self, error: npt.NDArray[np.floating[Any]]) -> float:
         """Return what an error, (rows, columns), costs, where a squared error of 1 costs 1 if
         nothing is made up for: tr(R D C Dᵀ), the mean diagonals of R and C being 1."""
-        groups = error.reshape(len(self.columns), -1, self.columns.shape[-1])
+        groups, blocks, size, _ = self.columns.shape
+        parts = error.reshape(groups, -1, blocks, size)
         # What is left of errors behind the feedback of those before: D (1 + F)⁻¹.
-        left = [
-            _behind(part.T, fed).T * np.sqrt(weights)
-            for part, fed, weights in zip(groups, self.columns, self.column_weights, strict=True)
-        ]
-        both = np.concatenate(left)
+        left = np.empty(parts.shape)
+        for group, block in np.ndindex(groups, blocks):
+            errors = parts[group, :, block].T
+            left[group, :, block] = _behind(errors, self.columns[group, block]).T
+        left *= np.sqrt(self.column_weights.reshape(groups, 1, blocks, size))
+        both = left.reshape(-1, blocks * size)
         if self.rows is not None and self.row_weights is not None:
             both = _behind(both, self.rows) * np.sqrt(self.row_weights)[:, np.newaxis]
         return self.left * float(np.square(both).sum())
@@ -80,7 +82,7 @@ def error_feedback(
     """Return the feedback for moments of columns, and of rows if they are known.
 
     Args:
-        columns: (groups, columns, columns), symmetric, positive semidefinite.
+        columns: (groups, blocks, size, size), symmetric, positive semidefinite.
         rows: (rows, rows) likewise, or None.
         few: number of vectors that the moments are of, if these are all that is known of how far
             they can be trusted.
@@ -93,6 +95,7 @@ def error_feedback(
     if of_columns is None:
         return None
     feedback, weights = of_columns
+    weights = weights.reshape(len(columns), -1)
     left = float(weights.mean())
     of_weights: Float32 = (weights / left).astype(np.float32)
     if of_rows is None:
@@ -107,21 +110,25 @@ def _factors(moments: Float64, few: int | None) -> tuple[Float32, Float64] | Non
     of their diagonals being 1; None: nothing is known.
 
     Args:
-        moments: (matrices, indices, indices).
+        moments: (..., indices, indices).
         few: number of vectors that they are of, if they are damped by it.
     """
     indices = moments.shape[-1]
-    scale = np.trace(moments, axis1=1, axis2=2).mean() / indices
+    scale = np.trace(moments, axis1=-2, axis2=-1).mean() / indices
     if not np.isfinite(scale) or scale <= 0 or not np.isfinite(moments).all():
         return None
     damping = _DAMPING if few is None else _DAMPING + _DAMPING_OF_FEW * indices / few
-    damped = (moments / scale + damping * np.eye(indices)) / (1 + damping)
-    try:
-        # The upper factor of the inverse, by the lower one of the moments in reversed order.
-        lower = np.linalg.cholesky(damped[:, ::-1, ::-1])
-    except np.linalg.LinAlgError:
-        return None
-    upper = np.linalg.inv(lower[:, ::-1, ::-1])
-    diagonal = np.diagonal(upper, axis1=1, axis2=2)
-    feedback = np.triu(upper / diagonal[:, :, np.newaxis], 1)
-    return feedback.astype(np.float32), 1 / diagonal**2
+    feedback = np.empty(moments.shape, np.float32)
+    weights = np.empty(moments.shape[:-1])
+    for index in np.ndindex(moments.shape[:-2]):  # one by one: they may be large
+        damped = (moments[index] / scale + damping * np.eye(indices)) / (1 + damping)
+        try:
+            # The upper factor of the inverse, by the lower one of the moments in reversed order.
+            lower = np.linalg.cholesky(damped[::-1, ::-1])
+        except np.linalg.LinAlgError:
+            return None
+        upper = np.linalg.inv(lower[::-1, ::-1])
+        diagonal = np.diagonal(upper)
+        feedback[index] = np.triu(upper / diagonal[:, np.newaxis], 1)
+        weights[index] = 1 / diagonal**2
+    return feedback, weights

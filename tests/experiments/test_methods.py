@@ -121,7 +121,7 @@ def test_identities_tell_operating_points_apart() -> None:
 def test_parts_of_a_calibration_that_are_taken_away() -> None:
     mixed = [RNG.normal(0, 1, (size, 2 * size)) for size in (36, 8)]
     columns, rows = (each @ each.T / np.linalg.norm(each @ each.T) for each in mixed)
-    moments = ResultMoments(columns[None], rows, count=9)
+    moments = ResultMoments(columns[None, None], rows, count=9)
     known = Calibration({}, 9, (), {"conv.weight": moments}, {"conv.weight": 1.0})
     assert without(known, []) is known
     assert without(known, ["rows"]).result["conv.weight"].rows is None

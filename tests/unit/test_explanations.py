@@ -27,7 +27,7 @@ def moment(size: int) -> np.ndarray:
     return samples.T @ samples
 
 
-RESULT = ResultMoments(moment(COLS)[None], moment(ROWS), 10**6)
+RESULT = ResultMoments(moment(COLS)[None, None], moment(ROWS), 10**6)
 INPUTS = InputMoments(RowLayout((ROWS, COLS)), moment(COLS)[None, None], 10**6)
 KNOWN = Calibration({}, 100, (), {"a": RESULT}, {"a": 1.0, "a.bias": 4.0})
 
@@ -86,7 +86,7 @@ def test_what_steps_follow() -> None:
         ({"columns": RESULT.columns * 0}, EMPTY),
         ({"columns": RESULT.columns * np.nan}, EMPTY),
         ({"columns": -RESULT.columns}, EMPTY),
-        ({"columns": moment(COLS + 1)[None]}, OF_ANOTHER_SHAPE),
+        ({"columns": moment(COLS + 1)[None, None]}, OF_ANOTHER_SHAPE),
         ({"rows": moment(ROWS - 1)}, OF_ANOTHER_SHAPE),
     ],
 )

@@ -27,7 +27,7 @@ def _gradients() -> Any:
 
 
 def _moments_of(gradients: Any) -> ResultMoments:
-    columns = np.einsum("nrc,nrd->cd", gradients, gradients)[np.newaxis]
+    columns = np.einsum("nrc,nrd->cd", gradients, gradients)[np.newaxis, np.newaxis]
     rows = np.einsum("nrc,nsc->rs", gradients, gradients)
     return ResultMoments(columns, rows, len(gradients))
 
@@ -64,7 +64,7 @@ def test_without_gradients_it_is_the_output_that_counts() -> None:
     weight = _weight()
     left, right = weight.factors
     of_left, of_right = (factor_knowledge(weight, i, TensorKnowledge(inputs)) for i in (0, 1))
-    np.testing.assert_allclose(_result(of_left).columns[0], right @ moment @ right.T)
+    np.testing.assert_allclose(_result(of_left).columns[0, 0], right @ moment @ right.T)
     expected = left.T @ left * np.trace(moment) / ROWS
     np.testing.assert_allclose(_result(of_right).rows, expected)
     assert not _result(of_right).is_checked
@@ -94,7 +94,7 @@ def test_a_sensitivity_alone() -> None:
 
 def test_nothing_known() -> None:
     weight = _weight()
-    zeros = ResultMoments(np.zeros((1, COLUMNS, COLUMNS)), None, 1)
+    zeros = ResultMoments(np.zeros((1, 1, COLUMNS, COLUMNS)), None, 1)
     assert factor_knowledge(weight, 0, None) is None
     assert factor_knowledge(weight, 0, TensorKnowledge(result=zeros)) is None
     silent = LowRank(weight.shape, (weight.factors[0], np.zeros((RANK, COLUMNS))))

@@ -22,6 +22,7 @@ from nnr_codec.calibration.moments import (
     InputMoments,
     ResultMoments,
     RowLayout,
+    with_blocks,
 )
 from nnr_codec.quantize.feedback import _DAMPING, error_feedback
 
@@ -48,7 +49,7 @@ def error_of(levels: np.ndarray, dependent: bool) -> np.ndarray:
 def quantized(
     dependent: bool, inputs: np.ndarray, outputs: np.ndarray | None = None, rate: float = 0.0
 ) -> np.ndarray:
-    known = error_feedback(inputs[None], outputs)
+    known = error_feedback(inputs[None, None], outputs)
     arguments = (known.columns, known.column_weights, known.rows, known.row_weights)
     flat = WEIGHTS.reshape(-1)
     return quantize_with_feedback(syntax(dependent=dependent), flat, STEP, rate, *arguments)
@@ -59,19 +60,19 @@ class TestFactors:
         inputs = moment(30)
         damped = (inputs * 30 / np.trace(inputs) + _DAMPING * np.eye(30)) / (1 + _DAMPING)
         upper = np.linalg.cholesky(np.linalg.inv(damped)).T
-        known = error_feedback(inputs[None])
+        known = error_feedback(inputs[None, None])
         expected = np.triu(upper / np.diag(upper)[:, None], 1)
-        np.testing.assert_allclose(known.columns[0], expected, atol=1e-6)
+        np.testing.assert_allclose(known.columns[0, 0], expected, atol=1e-6)
         weights = np.diag(upper) ** -2
         assert known.left == pytest.approx(weights.mean(), rel=1e-5)
         np.testing.assert_allclose(known.column_weights[0], weights / weights.mean(), rtol=1e-5)
 
-    @pytest.mark.parametrize("inputs", [np.zeros((1, 4, 4)), np.full((1, 3, 3), np.nan)])
+    @pytest.mark.parametrize("inputs", [np.zeros((1, 1, 4, 4)), np.full((1, 1, 3, 3), np.nan)])
     def test_nothing_is_known(self, inputs: np.ndarray) -> None:
         assert error_feedback(inputs) is None
 
     def test_few_samples_count_less(self) -> None:
-        inputs = moment(30, rank=2)[None]
+        inputs = moment(30, rank=2)[None, None]
         few, many = (error_feedback(inputs, few=n) for n in (10, 10**6))
         assert np.abs(few.columns).sum() < 0.9 * np.abs(many.columns).sum()
 
@@ -81,7 +82,7 @@ class TestFactors:
         of_columns = (inputs / np.trace(inputs) * 5 + _DAMPING * np.eye(5)) / (1 + _DAMPING)
         of_rows = (outputs / np.trace(outputs) * 8 + _DAMPING * np.eye(8)) / (1 + _DAMPING)
         expected = np.trace(of_rows @ error @ of_columns @ error.T)
-        known = error_feedback(inputs[None], outputs)
+        known = error_feedback(inputs[None, None], outputs)
         assert known.loss(error) == pytest.approx(expected, rel=1e-4)
 
     def test_loss_of_groups(self) -> None:
@@ -91,7 +92,18 @@ class TestFactors:
         of_columns = (inputs / scale + _DAMPING * np.eye(5)) / (1 + _DAMPING)
         pairs = zip(np.split(error, 2), of_columns, strict=True)
         expected = sum(np.trace(part @ metric @ part.T) for part, metric in pairs)
-        assert error_feedback(inputs).loss(error) == pytest.approx(expected, rel=1e-4)
+        assert error_feedback(inputs[:, None]).loss(error) == pytest.approx(expected, rel=1e-4)
+
+    def test_blocks_are_those_of_a_whole_matrix_without_the_rest(self) -> None:
+        blocks = np.stack([[moment(4, 3 * g + b) * (1 + g + b) for b in range(3)] for g in (0, 1)])
+        outputs = moment(8, 9)
+        known = error_feedback(blocks, outputs)
+        whole = error_feedback(with_blocks(blocks)[:, None], outputs)
+        assert known.columns.shape == (2, 3, 4, 4)
+        np.testing.assert_allclose(with_blocks(known.columns), whole.columns[:, 0], atol=1e-6)
+        np.testing.assert_allclose(known.column_weights, whole.column_weights, rtol=1e-5)
+        error = RNG(0).normal(0, 1, (8, 12))
+        assert known.loss(error) == pytest.approx(whole.loss(error), rel=1e-5)
 
 
 class TestCore:
@@ -130,14 +142,14 @@ class TestCore:
 
     def test_uniform_rounding_follows_the_formula(self) -> None:
         inputs, outputs = moment(COLS), moment(ROWS, 1)
-        known = error_feedback(inputs[None], outputs)
+        known = error_feedback(inputs[None, None], outputs)
         targets = WEIGHTS.astype(np.float64) / STEP
         expected = np.zeros((ROWS, COLS))
         for row in range(ROWS):
             rest = targets[row].copy()
             for j in range(COLS):
                 expected[row, j] = np.rint(rest[j])
-                rest[j:] -= (rest[j] - expected[row, j]) * np.r_[1, known.columns[0, j, j + 1 :]]
+                rest[j:] -= (rest[j] - expected[row, j]) * np.r_[1, known.columns[0, 0, j, j + 1 :]]
             error = targets[row] - expected[row]
             targets[row + 1 :] -= np.outer(known.rows[row, row + 1 :], error)
         levels = quantized(False, inputs, outputs).reshape(ROWS, COLS)
@@ -153,7 +165,7 @@ class TestCore:
     def test_groups(self, dependent: bool) -> None:
         """Each has inputs of its own, as in a grouped convolution."""
         moments = np.stack([moment(COLS, seed) for seed in range(ROWS // 2)])
-        known = error_feedback(moments)
+        known = error_feedback(moments[:, None])
         levels = quantize_with_feedback(
             syntax(dependent=dependent),
             WEIGHTS.reshape(-1),
@@ -169,11 +181,30 @@ class TestCore:
         )
         assert lost < 0.5 * sum(e @ moments[row // 2] @ e for row, e in enumerate(plain))
 
+    @each_quantizer
+    @pytest.mark.parametrize("size", [1, 7, 35])
+    def test_blocks(self, dependent: bool, size: int) -> None:
+        """The search is that with a whole matrix that has zeros between the blocks."""
+        blocks = COLS // size
+        moments = np.stack([[moment(size, g + b) for b in range(blocks)] for g in (0, 1)])
+        known = error_feedback(moments, moment(ROWS, 1))
+        whole = with_blocks(known.columns)[:, None]
+        first, second = (
+            quantize_with_feedback(
+                *(syntax(dependent=dependent), WEIGHTS.reshape(-1), STEP, 0.01),
+                *(columns, known.column_weights, known.rows, known.row_weights),
+            )
+            for columns in (known.columns, np.ascontiguousarray(whole))
+        )
+        assert np.array_equal(first, second)
+
     @pytest.mark.parametrize(
         "change",
         [
-            {"columns": np.zeros((1, 3, 3), np.float32)},
-            {"columns": np.zeros((5, COLS, COLS), np.float32)},
+            {"columns": np.zeros((1, 1, 3, 3), np.float32)},
+            {"columns": np.zeros((5, 1, COLS, COLS), np.float32)},
+            {"columns": np.zeros((1, 2, COLS, COLS), np.float32)},
+            {"columns": np.zeros((1, COLS, 1, 0), np.float32)},
             {"column_weights": np.ones((1, 3), np.float32)},
             {"rows": np.zeros((3, 3), np.float32)},
             {"row_weights": np.ones(3, np.float32)},
@@ -188,7 +219,7 @@ class TestCore:
             "weights": WEIGHTS.reshape(-1),
             "step": STEP,
             "lambda_": 0.0,
-            "columns": np.zeros((1, COLS, COLS), np.float32),
+            "columns": np.zeros((1, 1, COLS, COLS), np.float32),
             "column_weights": np.ones((1, COLS), np.float32),
         }
         quantize_with_feedback(**arguments)
@@ -230,7 +261,7 @@ class TestEncoding:
 
     def test_steps_follow_the_sensitivity(self) -> None:
         outputs = moment(ROWS, 1)
-        result = ResultMoments(moment(COLS)[None], outputs, 10**6)
+        result = ResultMoments(moment(COLS)[None, None], outputs, 10**6)
         sensitivities = {"a": 1.0, "b": 256.0}
         known = Calibration({}, 1, (), {"a": result, "b": result}, sensitivities)
         report = nnr_codec.encode(

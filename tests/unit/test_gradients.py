@@ -19,7 +19,7 @@ from nnr_codec.calibration.calibrate import calibrate  # noqa: E402
 from nnr_codec.calibration.file import load_calibration, save_calibration  # noqa: E402
 from nnr_codec.calibration.gradients import OutputGradients  # noqa: E402
 from nnr_codec.calibration.halves import Halves  # noqa: E402
-from nnr_codec.calibration.moments import ResultSides, result_sides  # noqa: E402
+from nnr_codec.calibration.moments import ResultSides, RowLayout, result_sides  # noqa: E402
 from nnr_codec.calibration.outputs import output_of  # noqa: E402
 from nnr_codec.calibration.weight_gradients import WeightGradients  # noqa: E402
 
@@ -101,7 +101,7 @@ def test_moments_are_those_of_each_samples_gradient(name: str) -> None:
         for group, part in enumerate(found.reshape(groups, -1, columns)):
             of_columns[group] += part.T @ part
     scale = max(of_columns.max(), of_rows.max())
-    np.testing.assert_allclose(moments.columns / 2, of_columns, rtol=1e-4, atol=1e-6 * scale)
+    np.testing.assert_allclose(moments.columns[:, 0] / 2, of_columns, rtol=1e-4, atol=1e-6 * scale)
     np.testing.assert_allclose(moments.rows / 2, of_rows, rtol=1e-4, atol=1e-6 * scale)
     assert moments.fits(rows, columns)
     assert not moments.fits(rows, columns + 1)
@@ -140,7 +140,7 @@ def test_sensitivities_are_the_curvature() -> None:
     assert known.sensitivities["0.weight"] == pytest.approx(curvature, rel=0.2)
     result = known.result["0.weight"]
     assert result.columns is not None
-    trace = np.trace(result.columns[0]) / 4000 / 20
+    trace = np.trace(result.columns[0, 0]) / 4000 / 20
     assert trace == pytest.approx(curvature, rel=0.1)
 
 
@@ -197,12 +197,45 @@ def test_wrong_settings(settings: dict[str, Any], word: str) -> None:
         OutputGradients.by_settings(nn.Linear(2, 2), settings)
 
 
-def test_moments_that_take_too_much_are_left_out() -> None:
-    shapes = {"small": (4, 9, 1), "wide": (10, 100, 1), "tall": (1000, 5, 1), "groups": (8, 9, 8)}
-    sides = result_sides(shapes, 2 * 8 * (100**2 + 10_000))  # in two halves
-    assert sides["tall"] == ResultSides(columns=True, rows=False)
-    assert sides["wide"] == ResultSides()
-    assert result_sides(shapes, 0) == dict.fromkeys(shapes, ResultSides(False, False))
+def test_moments_that_take_too_much_are_of_smaller_blocks() -> None:
+    layouts = {
+        "small": RowLayout((4, 9)),
+        "wide": RowLayout((10, 100)),
+        "tall": RowLayout((1000, 5)),
+        "convolution": RowLayout((8, 6, 3, 3), groups=2),
+    }
+    whole = sum(ResultSides().nbytes(layout) for layout in layouts.values())
+    assert all(sides.is_whole for sides in result_sides(layouts, whole).values())
+    without_rows = whole - 2 * 8 * 1000**2
+    sides = result_sides(layouts, without_rows)
+    assert sides.pop("tall") == ResultSides(rows=False)
+    assert all(each.is_whole for each in sides.values())
+    sides = result_sides(layouts, without_rows - 2 * 8 * 100 * 50)
+    assert sides["wide"] == ResultSides(block=50)
+    assert sides["convolution"] == ResultSides()
+    sides = result_sides(layouts, without_rows - 2 * 8 * (100 * 50 + 1))
+    assert sides["convolution"] == ResultSides(block=27)  # three channels
+    assert set(result_sides(layouts, 0).values()) == {ResultSides(1, False)}
+
+
+@pytest.mark.parametrize("positions", [1, 40])
+def test_blocks_of_columns_are_those_of_the_whole(positions: int) -> None:
+    """By products of few positions, and by gradients."""
+    layer = nn.Linear(12, 5)
+    inputs, gradient = _random(9, positions, 12), _random(9, positions, 5, seed=1)
+    whole, reduced = (WeightGradients(layer, ResultSides(block)) for block in (None, 4))
+    for sums in (whole, reduced):
+        sums.add(layer, inputs, gradient)
+    for half in range(2):
+        blocks = reduced._of_columns[half, 0]
+        assert blocks.shape == (3, 4, 4)
+        matrix = whole._of_columns[half, 0, 0]
+        expected = torch.stack([matrix[i : i + 4, i : i + 4] for i in (0, 4, 8)])
+        torch.testing.assert_close(blocks, expected, rtol=1e-5, atol=1e-3)
+    found = reduced.moments()
+    assert found is not None
+    assert found.fits(5, 12)
+    assert not found.fits(5, 4)
 
 
 def _module() -> Any:

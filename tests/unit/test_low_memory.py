@@ -17,6 +17,7 @@ from torch import nn  # noqa: E402
 import nnr_codec  # noqa: E402
 from nnr_codec import EncodeOptions, InvalidOptions  # noqa: E402
 from nnr_codec.calibration import calibrate as calibrate_module  # noqa: E402
+from nnr_codec.calibration import file as calibration_file  # noqa: E402
 from nnr_codec.calibration.calibrate import calibrate  # noqa: E402
 from nnr_codec.calibration.file import load_calibration, save_calibration  # noqa: E402
 from nnr_codec.calibration.gradients import OutputGradients  # noqa: E402
@@ -108,6 +109,47 @@ def test_turns() -> None:
     assert wide.columns is not None
 
 
+_WIDE = 2 * 8 * (60**2 + 24**2)
+"""Bytes of the moments of one of the two large weights of `Tied`, in two halves."""
+
+
+def test_what_one_pass_may_not_hold_has_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, options = Tied().eval(), EncodeOptions(qp=-24, correct=False)
+    whole = known(module, low_memory=False)
+    bounded = OutputGradients(module, max_bytes=_WIDE)
+    found = calibrate(module, batches(), only=(), gradients=bounded)
+    assert isinstance(found.result, SpilledMoments)
+    assert found.notes == ()
+    for name, expected in whole.result.items():
+        np.testing.assert_array_equal(found.result[name].columns, expected.columns)
+        np.testing.assert_array_equal(found.result[name].rows, expected.rows)
+    streams = [
+        nnr_codec.encode(module, options=options, calibration=each).data for each in (whole, found)
+    ]
+    assert streams[0] == streams[1]
+    path = tmp_path / "known.npz"
+    save_calibration(path, whole)
+    assert isinstance(load_calibration(path).result, dict)
+    monkeypatch.setattr(calibration_file, "MAX_BYTES", _WIDE)
+    assert isinstance(load_calibration(path).result, SpilledMoments)
+
+
+def test_what_one_pass_may_not_hold_is_left_out_where_there_is_one_alone() -> None:
+    module = Tied().eval()
+    bounded = OutputGradients(module, max_bytes=_WIDE)
+    found = calibrate(module, iter(batches()), only=(), gradients=bounded)
+    assert [note for note in found.notes if "'wide.weight', 'narrow.weight'" in note]
+    assert found.result["wide.weight"].rows is None
+    columns = found.result["narrow.weight"].columns
+    assert columns is not None
+    assert columns.shape == (1, 3, 20, 20)
+    report = nnr_codec.encode(module, options=EncodeOptions(qp=-24), calibration=found).report
+    assert {t.name: t.feedback for t in report.tensors}["narrow.weight"] == "result"
+    assert found.notes[0] in report.notes
+
+
 @pytest.mark.usefixtures("one_at_a_time")
 def test_one_weight_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
@@ -145,8 +187,9 @@ def test_batches_that_cannot_be_gone_over_again() -> None:
             ) as error:
                 nnr_codec.encode(module, calibration=source, low_memory=True)
             assert error.value.option == "low_memory"
-    with pytest.raises(InvalidOptions, match="finds 30 samples, not 60"):
+    with pytest.raises(InvalidOptions, match="have 30 samples, not 60") as error:
         nnr_codec.encode(module, calibration=Shrinking(), low_memory=True)
+    assert error.value.option == "calibration"
 
 
 def test_files_go_with_what_they_belong_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

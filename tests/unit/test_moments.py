@@ -170,7 +170,7 @@ def _write(path: Path, layer: dict[str, Any]) -> None:
     """Write a calibration of one weight, with a matrix for each group."""
     groups = layer["groups"] if layer["groups"] in (1, 3) else 1
     text = {
-        **{"version": 4, "samples": 9, "unused": [], "weights": {"w": layer}},
+        **{"version": 5, "samples": 9, "unused": [], "weights": {"w": layer}},
         **{"result": {}, "sensitivities": {}, "outputs": "", "digests": {}, "norms": []},
     }
     blocks = np.tile(np.eye(3), (groups, 1, 1, 1))

@@ -17,12 +17,13 @@
 namespace nnr {
 
 // How errors, in steps, count, and are fed back. An error e of column j adds -e * columns[j][i], of
-// the row's group, to each later column i of the row; one of row r adds -e * rows[r][s] to each later
-// row s.
+// the row's group and the column's block, to each later column i of the block; one of row r adds
+// -e * rows[r][s] to each later row s.
 struct ErrorFeedback {
-  const float* columns = nullptr;         // groups x cols x cols, above the diagonals
+  const float* columns = nullptr;         // groups x blocks x block x block, above the diagonals
   const float* column_weights = nullptr;  // groups x cols, of squared errors
   uint64_t groups = 1;                    // of as many rows each
+  uint64_t block = 1;                     // columns of a block, which divides their number
   const float* rows = nullptr;            // rows x rows, above the diagonal; or null: none
   const float* row_weights = nullptr;     // rows, of squared errors; or null: all 1
 };
@@ -33,10 +34,10 @@ class FeedbackTrellis {
   // to be written.
   FeedbackTrellis(const QuantizerInput& input, const ErrorFeedback& feedback, int32_t* levels)
       : input_(input), feedback_(feedback), levels_(levels), rows_(input.syntax.rows),
-        cols_(input.syntax.cols), rates_(input.syntax, input.lambda),
+        cols_(input.syntax.cols), block_(feedback.block), rates_(input.syntax, input.lambda),
         targets_(rows_ * cols_), steps_(cols_), elements_(cols_) {
-    for (auto& residuals : residuals_) residuals.resize(cols_);
-    for (auto& residuals : next_residuals_) residuals.resize(cols_);
+    for (auto& residuals : residuals_) residuals.resize(block_);
+    for (auto& residuals : next_residuals_) residuals.resize(block_);
     refresh();
   }
 
@@ -51,7 +52,7 @@ class FeedbackTrellis {
 
  private:
   static constexpr int kStates = kDqStates;
-  static constexpr int kBlock = 32;  // columns whose errors wait before they go to those behind
+  static constexpr int kWaiting = 32;  // columns whose errors wait before they go to those behind
   static constexpr int kTabulated = 256;
   static constexpr float kLargest = 1 << 30;
   static constexpr float kUnreachable = std::numeric_limits<float>::infinity();
@@ -75,34 +76,41 @@ class FeedbackTrellis {
     for (auto& cost : cost_) cost = kUnreachable;
     cost_[state_] = 0;
     for (auto& left : left_) left = row_left_;
+    const uint64_t group = row / (rows_ / feedback_.groups);
+    weight_of_row_ = feedback_.row_weights ? feedback_.row_weights[row] : 1.0f;
+    for (uint64_t start = 0; start < cols_; start += block_) {
+      columns_ = feedback_.columns + (group * cols_ + start) * block_;
+      column_weights_ = feedback_.column_weights + group * cols_ + start;
+      search_block(target + start, steps_.data() + start);
+    }
+  }
+
+  // Columns of a block are counted from its first one.
+  void search_block(const float* target, Step* steps) {
     for (int s = 0; s < kStates; ++s) {
-      std::memcpy(residuals_[s].data(), target, cols_ * sizeof(float));
+      std::memcpy(residuals_[s].data(), target, block_ * sizeof(float));
       origin_[s] = s;
     }
-    const uint64_t group = row / (rows_ / feedback_.groups);
-    columns_ = feedback_.columns + group * cols_ * cols_;
-    column_weights_ = feedback_.column_weights + group * cols_;
-    weight_of_row_ = feedback_.row_weights ? feedback_.row_weights[row] : 1.0f;
-    for (uint64_t first = 0; first < cols_; first += kBlock) {
-      const uint64_t count = std::min<uint64_t>(kBlock, cols_ - first);
-      for (uint64_t j = first; j < first + count; ++j) step(j, static_cast<int>(j - first));
+    for (uint64_t first = 0; first < block_; first += kWaiting) {
+      const uint64_t count = std::min<uint64_t>(kWaiting, block_ - first);
+      for (uint64_t j = first; j < first + count; ++j)
+        step(j, static_cast<int>(j - first), steps[j]);
       feed_back(first, count);
     }
   }
 
-  // Decides column j, the b-th of its block, for each survivor.
-  void step(uint64_t j, int b) {
+  // Decides column j, before which errors of b columns wait, for each survivor.
+  void step(uint64_t j, int b, Step& made) {
     Lanes x;
     for (int s = 0; s < kStates; ++s) x[s] = residuals_[origin_[s]][j];
     const uint64_t first = j - b;
-    for (int t = 0; t < b; ++t) x -= errors_[t] * columns_[(first + t) * cols_ + j];
+    for (int t = 0; t < b; ++t) x -= errors_[t] * columns_[(first + t) * block_ + j];
     // Errors that add up leave room for integers of 32 bits.
     for (int s = 0; s < kStates; ++s) x[s] = std::clamp(x[s], -kLargest, kLargest);
     const float weight = column_weights_[j] * weight_of_row_;
 
     float cost[kStates];
     for (auto& c : cost) c = kUnreachable;
-    Step& made = steps_[j];
     for (int s = 0; s < kStates; ++s) {
       if (cost_[s] == kUnreachable) continue;
       if (is_dependent())
@@ -175,25 +183,25 @@ class FeedbackTrellis {
     made.into[next] = {level, q, static_cast<uint8_t>(s)};
   }
 
-  // Lets the errors of a block's columns count in all columns behind it.
+  // Lets the errors that wait count in all columns of the block behind theirs.
   void feed_back(uint64_t first, uint64_t count) {
     const uint64_t begin = first + count;
     for (int s = 0; s < kStates; ++s) {
       if (cost_[s] == kUnreachable) continue;
       const float* from = residuals_[origin_[s]].data();
       float* to = next_residuals_[s].data();
-      std::memcpy(to + begin, from + begin, (cols_ - begin) * sizeof(float));
+      std::memcpy(to + begin, from + begin, (block_ - begin) * sizeof(float));
     }
     // A strip at a time, which stays in the cache with its part of the matrix.
     constexpr uint64_t kStrip = 256;
-    for (uint64_t strip = begin; strip < cols_; strip += kStrip) {
-      const uint64_t end = std::min(strip + kStrip, cols_);
+    for (uint64_t strip = begin; strip < block_; strip += kStrip) {
+      const uint64_t end = std::min(strip + kStrip, block_);
       for (int s = 0; s < kStates; ++s) {
         if (cost_[s] == kUnreachable) continue;
         float* to = next_residuals_[s].data();
         for (uint64_t t = 0; t < count; ++t) {
           const float error = errors_[t][s];
-          const float* row = columns_ + (first + t) * cols_;
+          const float* row = columns_ + (first + t) * block_;
           for (uint64_t i = strip; i < end; ++i) to[i] -= error * row[i];
         }
       }
@@ -258,18 +266,18 @@ class FeedbackTrellis {
   const QuantizerInput& input_;
   const ErrorFeedback& feedback_;
   int32_t* levels_;
-  uint64_t rows_, cols_;
+  uint64_t rows_, cols_, block_;
   AdaptiveRates rates_;
   std::vector<float> targets_;  // in steps, with the feedback of earlier rows; then errors
   std::vector<float> residuals_[kStates], next_residuals_[kStates];
   std::vector<Step> steps_;
   std::vector<uint64_t> elements_;
-  Lanes errors_[kBlock];                // of the block's columns so far
-  std::array<int, kStates> origin_{};   // whose residuals, at the block's start, a survivor has
+  Lanes errors_[kWaiting];              // of the columns that wait
+  std::array<int, kStates> origin_{};   // whose residuals, before those wait, a survivor has
   std::array<int, kStates> left_{};     // class of its last integer
   float cost_[kStates];
   float zero_[kStates][3], nonzero_[kStates][3][2];
-  const float* columns_ = nullptr;  // of the row's group
+  const float* columns_ = nullptr;  // of the row's group, and the block
   const float* column_weights_ = nullptr;
   float weight_of_row_ = 1;
   int state_ = 0, row_left_ = 0;  // where the row before ended
