@@ -31,6 +31,7 @@ from .encoding.targets.log import kept_log, search_key
 from .encoding.targets.measures import Evaluate
 from .encoding.updates.residual import residual_output
 from .encoding.updates.update_source import update_options, update_source
+from .encoding.work import Work
 from .errors import InvalidModel, InvalidOptions, NnrWarning, naming
 from .factorization.files import with_weights
 from .factorization.forms import FactoredWeight
@@ -203,9 +204,7 @@ def encode(
                 evaluate=measure,
                 corrector=corrector,
                 log=log,
-                executor=executor,
-                progress=progress,
-                on_stage=on_stage,
+                work=Work(executor, progress, on_stage),
                 verify=verify,
                 low_memory=low_memory,
             )

@@ -21,6 +21,7 @@ from ..encoding.model_encoder import encode_model
 from ..encoding.step_sizes.by_sensitivity import allocated_qps
 from ..encoding.survey import survey_model
 from ..encoding.tensor_feedback import chosen_feedback
+from ..encoding.work import Work
 from ..errors import InvalidModel
 from ..factorization.forms import FactoredWeight
 from ..model import Array, Float64, Model, Parameter
@@ -99,7 +100,7 @@ def dense_qps(
     if not options.allocation:
         return {}
     untied = Model(parameter for parameter in model.values() if parameter.tied_to is None)
-    survey = survey_model(untied, {}, options, executor, calibration)
+    survey = survey_model(untied, {}, options, Work(executor), calibration)
     return allocated_qps(survey, options)
 
 

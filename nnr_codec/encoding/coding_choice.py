@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 from ..bitstream import Context
@@ -19,7 +18,6 @@ from ..model import Parameter
 from ..options import EncodeOptions
 from ..quantize.codebook import promises_codebook
 from ..quantize.integer_rate import estimated_bits
-from ..report import OnStage
 from ..support.shared_function import call_portably
 from .arrangement.grouping import alone_by_name
 from .exact import represent
@@ -40,6 +38,7 @@ from .tensor_quantizer import (
 from .tensor_survey import TensorSurvey
 from .tensor_work import results_of
 from .updates.difference import FloatDifference
+from .work import Work
 
 _CLEAR = 1.12
 """Ratio of two estimates of bytes beyond which the smaller one is believed."""
@@ -55,8 +54,7 @@ def choose_codings(
     survey: ModelSurvey,
     options: EncodeOptions,
     context: Context,
-    executor: Executor | None = None,
-    on_stage: OnStage | None = None,
+    work: Work,
 ) -> dict[str, CodingChoice]:
     """Return how tensors are coded that are coded otherwise than their options say, by name.
 
@@ -64,20 +62,19 @@ def choose_codings(
         survey: of the model.
         options: of the encoder, with the qp of this stream.
         context: profile and parameter sets of the stream.
-        executor: looks at tensors side by side.
-        on_stage: called when tensors are "chosen": at once for those that there is no choice for.
+        work: looks at tensors side by side, and is told when they are "chosen": at once of those
+            that there is no choice for.
 
     Raises:
         InvalidModel: a tensor cannot be read.
     """
-    on_stage = on_stage or (lambda stage, elements: None)
     candidates = list(_candidates(survey, options, context))
     total = sum(parameter.size for parameter in survey.coded)
-    on_stage("chosen", total - sum(candidate.elements for candidate in candidates))
+    work.tell("chosen", total - sum(candidate.elements for candidate in candidates))
     choices = {}
-    results = results_of(executor, _choice, candidates)
+    results = results_of(work.executor, _choice, candidates)
     for candidate, choice in zip(candidates, results, strict=True):
-        on_stage("chosen", candidate.elements)
+        work.tell("chosen", candidate.elements)
         if choice != CodingChoice():
             choices[candidate.parameter.name] = choice
     return choices

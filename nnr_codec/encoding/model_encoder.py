@@ -7,8 +7,7 @@ wants; errors are measured of the stream that is kept.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,9 +26,7 @@ from ..report import (
     EncodeReport,
     Evaluation,
     ExtraReport,
-    OnStage,
     SearchReport,
-    TensorReport,
 )
 from ..support.spilled import SpillFile
 from .corrections.corrected_stream import Corrector, StreamCorrection
@@ -50,6 +47,7 @@ from .updates.residual import write_residual
 from .updates.update_source import UpdateSource
 from .verification import verify_stream
 from .weight_errors import FactoringErrors, factoring_errors, merged_reports
+from .work import UNWATCHED, Work
 
 
 def encode_model(
@@ -64,17 +62,14 @@ def encode_model(
     evaluate: Evaluate | None = None,
     corrector: Corrector | None = None,
     log: SearchLog | None = None,
-    executor: Executor | None = None,
-    progress: Callable[[TensorReport], object] | None = None,
-    on_stage: OnStage | None = None,
+    work: Work = UNWATCHED,
     verify: bool = False,
     low_memory: bool = False,
 ) -> EncodeReport:
     """Encode a model in the profile that is the smaller, within the target if any.
 
     Args:
-        model, options, calibration, executor, progress, on_stage, verify, low_memory: as of
-            :func:`nnr_codec.encode`.
+        model, options, calibration, verify, low_memory: as of :func:`nnr_codec.encode`.
         factorizations: the weights that travel as factors, by name.
         output: where the stream goes.
         series: the earlier streams.
@@ -83,6 +78,7 @@ def encode_model(
         corrector: corrects weights and vectors of the stream that is kept; not for the target
             `max_nmse`, as that bounds how far tensors are from those of the model.
         log: what a search for a target has seen, and sees.
+        work: how it is done, and who is told.
 
     Returns:
         The report, without seconds.
@@ -97,17 +93,13 @@ def encode_model(
     spill = None
     if calibration is not None and (low_memory or isinstance(calibration.result, SpilledMoments)):
         spill = SpillFile()
-    survey = survey_model(
-        model, factorizations, options, executor, calibration, on_stage, spill, update
-    )
+    survey = survey_model(model, factorizations, options, work, calibration, spill, update)
     stepped, explanations = _with_steps(options, survey, is_update=earlier.depth > 0)
     log = log or SearchLog()
-    with DraftMaker(earlier, explanations, executor, progress, on_stage) as drafts:
+    with DraftMaker(earlier, explanations, work) as drafts:
         is_corrected = corrector is not None and options.max_nmse is None and not earlier.depth
         base = None if update is None else update.base
-        measures = Measures(
-            *(reference, survey, earlier, evaluate, executor, on_stage), is_corrected, base
-        )
+        measures = Measures(reference, survey, earlier, evaluate, work, is_corrected, base)
         target = measures.target(stepped, log)
         kept = _kept(partial(drafts.encode, survey), model, stepped, target, log)
         if corrector is not None and is_corrected:
@@ -122,7 +114,7 @@ def encode_model(
             kept = _corrected(kept, correcting, stepped)
         kept.draft.notes += () if calibration is None else calibration.notes
         with _overflow_beyond_target(options.target, kept.draft.qp_offset):
-            errors = factoring_errors(survey.factored, kept.draft.factors, executor)
+            errors = factoring_errors(survey.factored, kept.draft.factors, work.executor)
         report = replace(
             _report(kept, survey, options, errors),
             encodings=drafts.count,
@@ -131,13 +123,7 @@ def encode_model(
         stream = kept.draft.file
         if verify:
             stream.seek(0)
-            verify_stream(
-                *(stream, kept.model, report.tensors),
-                series=earlier,
-                base=base,
-                executor=executor,
-                on_stage=on_stage,
-            )
+            verify_stream(stream, kept.model, report.tensors, series=earlier, base=base, work=work)
         _hand_over(stream, output, survey, update)
     return report
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
 
 from ..bitstream import StartUnit, Topology, write_record
-from ..report import OnStage, TensorReport
+from ..report import TensorReport
 from ..support.ordered_calls import has_threads
 from .arrangement.grouping import SAVED_BYTES
 from .plan import StreamPlan
 from .tensor_encoder import encode_unit
 from .tensor_quantizer import QuantizedFactor
 from .tensor_work import results_of
+from .work import Work
 
 _NODE_ID_BYTES = 2
 """What a data unit of profile 1 has more than one of profile 0."""
@@ -72,9 +72,7 @@ def encode_stream(
     plan: StreamPlan,
     file: BinaryIO,
     explain: Callable[[TensorReport], TensorReport],
-    executor: Executor | None = None,
-    progress: Callable[[TensorReport], object] | None = None,
-    on_stage: OnStage | None = None,
+    work: Work,
 ) -> Draft:
     """Encode a stream.
 
@@ -82,9 +80,7 @@ def encode_stream(
         plan: the stream's.
         file: where the stream goes.
         explain: adds to a coded tensor's report why it is coded so.
-        executor: encodes units side by side.
-        progress: called with each coded tensor's report.
-        on_stage: called when tensors are "quantized", and when they are "coded".
+        work: encodes units side by side, and is told when tensors are "quantized" and "coded".
 
     Raises:
         InvalidModel: a tensor cannot be coded.
@@ -95,22 +91,20 @@ def encode_stream(
     file.write(head)
     draft = Draft(file, profile, len(head))
     # Other processes tell nothing before they are done.
-    is_told = on_stage is not None and (executor is None or has_threads(executor))
-    encode = partial(encode_unit, plan.context, on_stage=on_stage if is_told else None)
-    results = results_of(executor, encode, plan.units)
+    is_told = work.executor is None or has_threads(work.executor)
+    encode = partial(encode_unit, plan.context, on_stage=work.on_stage if is_told else None)
+    results = results_of(work.executor, encode, plan.units)
     for unit, encoded in zip(plan.units, results, strict=True):
         file.write(encoded.data)
         reports = [explain(report) for report in encoded.reports]
         draft.tensors += reports
         draft.factors |= encoded.factors
         draft.skippable_bytes += encoded.skippable_bytes
-        if on_stage is not None:
-            if not is_told:
-                on_stage("quantized", unit.elements)
-            on_stage("coded", unit.elements)
-        if progress is not None:
-            for report in reports:
-                progress(report)
+        if not is_told:
+            work.tell("quantized", unit.elements)
+        work.tell("coded", unit.elements)
+        for report in reports:
+            work.tell_coded(report)
     vectors = len(draft.tensors) - len(plan.units)
     cost: float = _NODE_ID_BYTES * len(draft.tensors) + SAVED_BYTES * vectors
     cost += _WORTH_ENCODING_AGAIN * sum(report.bytes for report in draft.tensors)

@@ -6,7 +6,6 @@ It serves however often the model is encoded, at whatever qp and in whatever pro
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 from ..calibration.factor_knowledge import factor_knowledge, shared_knowledge
@@ -19,7 +18,6 @@ from ..model import Model, Parameter
 from ..options import EncodeOptions
 from ..quantize.feedback import ErrorFeedback
 from ..quantize.spilled_feedback import spilled
-from ..report import OnStage
 from ..support.shared_function import call_portably
 from ..support.spilled import SpillFile
 from .factor_transport import FactorTransport, transport_factors
@@ -28,6 +26,7 @@ from .tensor_survey import TensorQuestion, TensorSurvey
 from .tensor_work import results_of
 from .updates.update_plan import planned_update
 from .updates.update_source import UpdateSource
+from .work import UNWATCHED, Work
 
 _BATCH = 1 << 18
 """Elements that small tensors have together where they are looked at in one call."""
@@ -62,9 +61,8 @@ def survey_model(
     model: Model,
     factorizations: Mapping[str, FactoredWeight],
     options: EncodeOptions,
-    executor: Executor | None = None,
+    work: Work = UNWATCHED,
     calibration: Calibration | None = None,
-    on_stage: OnStage | None = None,
     spill: SpillFile | None = None,
     update: UpdateSource | None = None,
 ) -> ModelSurvey:
@@ -74,9 +72,8 @@ def survey_model(
         model: the model.
         factorizations: the weights that travel as factors, by name.
         options: of the encoder.
-        executor: looks at tensors side by side.
+        work: looks at tensors side by side, and is told when they are "surveyed".
         calibration: moments of the inputs of layers, if they are known.
-        on_stage: called when tensors are "surveyed".
         spill: where the feedback of tensors waits; None: in memory.
         update: what the model is coded as an update of; None: it stands by itself.
 
@@ -87,7 +84,7 @@ def survey_model(
     coded, model_map = map_model(model.values(), factored)
     if update is not None:
         coded, model_map = planned_update(
-            model.names(), coded, model_map, options, update, executor
+            model.names(), coded, model_map, options, update, work.executor
         )
     in_blocks = {
         p.name for weight in factored.values() if weight.is_block for p in weight.new_factors
@@ -102,14 +99,13 @@ def survey_model(
         )
         for parameter in coded
     )
-    answers = results_of(executor, _surveys, _batches(questions))
+    answers = results_of(work.executor, _surveys, _batches(questions))
     tensors: dict[str, TensorSurvey] = {}
     for batch in answers:
         parameters = coded[len(tensors) : len(tensors) + len(batch)]
         batch = batch if spill is None else [_spilled(each, spill) for each in batch]
         tensors.update(zip((parameter.name for parameter in parameters), batch, strict=True))
-        if on_stage is not None:
-            on_stage("surveyed", sum(parameter.size for parameter in parameters))
+        work.tell("surveyed", sum(parameter.size for parameter in parameters))
     metadata, notes = carried_metadata(model.metadata)
     model_map = replace(model_map, metadata=metadata)
     return ModelSurvey(model.names(), factored, coded, model_map, tensors, (*model.notes, *notes))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from itertools import zip_longest
@@ -24,9 +23,10 @@ from ..factorization.words import words_of
 from ..model import Array, Model, Parameter
 from ..options import DecodeLimits
 from ..quantize.distortion import weight_error
-from ..report import OnStage, TensorReport
+from ..report import TensorReport
 from ..support.blas_threads import on_one_blas_thread
 from ..support.rereadable_file import RereadableFile
+from .work import UNWATCHED, Work
 
 _QUANTIZED = ("dq", "uniform")
 _ROUNDING = 1e-9
@@ -47,8 +47,7 @@ def verify_stream(
     *,
     series: Series | None = None,
     base: BaseModel | None = None,
-    executor: Executor | None = None,
-    on_stage: OnStage | None = None,
+    work: Work = UNWATCHED,
 ) -> None:
     """Decode a stream tensor by tensor, and compare it with its model and its report.
 
@@ -62,14 +61,13 @@ def verify_stream(
         reports: of the model's tensors.
         series: the earlier streams.
         base: what the stream is an update of; None: nothing.
-        executor: decodes side by side.
-        on_stage: called when a tensor is "verified", with the number of its elements.
+        work: decodes side by side, and is told when tensors are "verified".
 
     Raises:
         VerificationMismatch: the stream is damaged, or its tensors are others.
         InvalidModel: a tensor of the model cannot be read.
     """
-    decoder = StreamDecoder(base=base or (), limits=NO_LIMITS, executor=executor)
+    decoder = StreamDecoder(base=base or (), limits=NO_LIMITS, executor=work.executor)
     decoder.series = series or decoder.series
     source = RereadableFile(stream, None)
     source.name = "the bitstream"
@@ -87,8 +85,7 @@ def verify_stream(
             values = coded.read()
         if parameter.size:
             _compare(parameter, values, by_name[parameter.tied_to or parameter.name])
-        if on_stage is not None:
-            on_stage("verified", parameter.size)
+        work.tell("verified", parameter.size)
         del values  # so that it is free while the next one is decoded
     with _decoding():
         decoded.finish()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,7 +12,6 @@ from typing import Any, BinaryIO
 from ...bitstream.indexing import write_indexed
 from ...decoding.series import Series
 from ...options import EncodeOptions
-from ...report import OnStage, TensorReport
 from ..coding_choice import choose_codings
 from ..explanations import Explanations
 from ..notes import calibration_notes, choice_notes
@@ -21,6 +19,7 @@ from ..plan import plan_stream, stream_context
 from ..stream_encoder import Draft, encode_stream
 from ..survey import ModelSurvey
 from ..updates.quality_layers import split_into_layers
+from ..work import Work
 
 _IN_MEMORY = 1 << 20
 """Bytes of a stream beyond which it waits in a temporary file."""
@@ -37,17 +36,13 @@ class DraftMaker:
         self,
         series: Series,
         explanations: Explanations,
-        executor: Executor | None,
-        progress: Callable[[TensorReport], object] | None,
-        on_stage: OnStage | None,
+        work: Work,
     ) -> None:
         """Take what all streams share: as of :func:`~.model_encoder.encode_model`."""
         self.count = 0
         self._series = series
         self._explanations = explanations
-        self._executor = executor
-        self._progress = progress
-        self._on_stage = on_stage
+        self._work = work
         self._files = ExitStack()
 
     def __enter__(self) -> DraftMaker:
@@ -60,17 +55,14 @@ class DraftMaker:
         """Choose codings, plan and encode; `survey`: of the model."""
         self.count += 1
         context = stream_context(options, self._series)
-        choices = choose_codings(survey, options, context, self._executor, self._on_stage)
+        choices = choose_codings(survey, options, context, self._work)
         plan = plan_stream(survey, options, self._series, choices)
         with ExitStack() as files:
             explain = self._explanations.explainer(options, choices)
-            made = encode_stream(
-                *(plan, files.enter_context(_temporary_file()), explain),
-                *(self._executor, self._progress, self._on_stage),
-            )
+            made = encode_stream(plan, files.enter_context(_temporary_file()), explain, self._work)
             if options.quality_layers > 1:
                 plain, made.file = made.file, files.enter_context(_temporary_file())
-                _write_layers(plain, made, options, self._executor)
+                _write_layers(plain, made, options, self._work.executor)
                 plain.close()
             elif options.index:
                 plain, made.file = made.file, files.enter_context(_temporary_file())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,12 +14,13 @@ from ...decoding.updates.base_model import BaseModel
 from ...errors import InvalidOptions
 from ...model import Array, Model
 from ...options import EncodeOptions
-from ...report import EncodeReport, OnStage
+from ...report import EncodeReport
 from ..model_mapping import is_quantized
 from ..stream_encoder import Draft
 from ..survey import ModelSurvey
 from ..verification import NO_LIMITS
 from ..weight_errors import factoring_errors, merged_reports
+from ..work import Work
 from .log import SearchLog
 from .quality import QualityTarget
 from .size import SizeTarget, allowed_bytes
@@ -46,8 +46,7 @@ class Measures:
         survey: what is known of it.
         series: the earlier streams.
         evaluate: measures decoded arrays; None: there is no such function.
-        executor: decodes side by side.
-        on_stage: called when tensors are "measured".
+        work: decodes side by side, and is told when tensors are "measured".
         is_corrected: whether the stream that is kept may be measured once more, corrected.
         base: what streams are updates of, if they are.
     """
@@ -56,8 +55,7 @@ class Measures:
     survey: ModelSurvey
     series: Series
     evaluate: Evaluate | None
-    executor: Executor | None
-    on_stage: OnStage | None
+    work: Work
     is_corrected: bool = False
     base: BaseModel | None = None
 
@@ -103,7 +101,7 @@ class Measures:
         """Return what a stream decodes to, by name."""
         draft.file.seek(0)
         base = self.base or ()
-        decoder = StreamDecoder(base=base, limits=NO_LIMITS, executor=self.executor)
+        decoder = StreamDecoder(base=base, limits=NO_LIMITS, executor=self.work.executor)
         decoder.series = self.series
         return {tensor.name: tensor.values for tensor in decoder.tensors(draft.file)}
 
@@ -116,14 +114,13 @@ class Measures:
 
     def _nmse(self, draft: Draft) -> float:
         """Return the error of all tensors together, as the report has it."""
-        errors = factoring_errors(self.survey.factored, draft.factors, self.executor)
+        errors = factoring_errors(self.survey.factored, draft.factors, self.work.executor)
         tensors = tuple(merged_reports(draft.tensors, self.survey.factored, errors))
         self._tell_measured()
         return EncodeReport(tensors, draft.header_bytes, 0.0, draft.profile).nmse
 
     def _tell_measured(self) -> None:
-        if self.on_stage is not None:
-            self.on_stage("measured", sum(parameter.size for parameter in self.survey.coded))
+        self.work.tell("measured", sum(parameter.size for parameter in self.survey.coded))
 
 
 def number_of(returned: Any) -> float:
