@@ -69,6 +69,7 @@ def train_resumably(
     prepare: Callable[[torch.Tensor], torch.Tensor],
     loss: Loss = functional.cross_entropy,
     teacher: nn.Module | None = None,
+    taught: dict[int, torch.Tensor] | None = None,
     make_optimizer: MakeOptimizer = sgd,
     after_step: Callable[[int], object] = lambda steps: None,
     minutes: float = math.inf,
@@ -85,6 +86,9 @@ def train_resumably(
         prepare: makes of moved images, float32, what the module takes.
         loss: of outputs and labels; with a teacher, of outputs and a pair (labels, its outputs).
         teacher: a network in evaluation mode that runs on each image as well.
+        taught: outputs of the teacher, on the CPU, by the steps before which there were as many;
+            those of other steps are added. What a step sees depends on the seed and its number, not
+            on how many follow.
         make_optimizer: of parameters, by the schedule.
         after_step: called after each step with how many there have been, of earlier runs as well.
         minutes: from now on.
@@ -103,8 +107,7 @@ def train_resumably(
         inputs = prepare(_altered(images[chosen].float(), schedule, step)).to(device)
         targets: Any = labels[chosen].to(device)
         if teacher is not None:
-            with torch.no_grad():
-                targets = targets, _outputs(teacher, inputs)
+            targets = targets, _taught(teacher, inputs, step, {} if taught is None else taught)
         value = loss(_outputs(module, inputs), targets)
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
@@ -119,6 +122,16 @@ def train_resumably(
     _save(state, schedule, module, optimizer, step)
     module.eval().to(memory_format=torch.contiguous_format)
     return step == schedule.steps
+
+
+def _taught(
+    teacher: nn.Module, inputs: torch.Tensor, step: int, known: dict[int, torch.Tensor]
+) -> torch.Tensor:
+    """Return the teacher's outputs in a step, from what is known if they are there."""
+    if step not in known:
+        with torch.no_grad():
+            known[step] = _outputs(teacher, inputs).cpu()
+    return known[step].to(inputs.device)
 
 
 def _outputs(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn  # noqa: E402
 from conformance import references  # noqa: E402
 from conformance.trainings import resumable  # noqa: E402
 from conformance.trainings.resumable import Schedule, train_resumably  # noqa: E402
+from conformance.trainings.training import distilled  # noqa: E402
 from nnr_codec.errors import InvalidOptions  # noqa: E402
 
 SCHEDULE = Schedule(steps=18, learning_rate=0.05, batch=8)
@@ -37,7 +39,7 @@ def images() -> tuple[Any, Any]:
     return pixels, torch.randint(5, (50,), generator=generator)
 
 
-def run(module: nn.Module, state: Path, schedule: Schedule = SCHEDULE, **more: Any) -> bool:
+def run(module: nn.Module, state: Path | None, schedule: Schedule = SCHEDULE, **more: Any) -> bool:
     return train_resumably(
         module, *images(), schedule, state, prepare=lambda pixels: pixels / 255 - 0.5, **more
     )
@@ -86,6 +88,27 @@ def test_a_state_of_another_schedule_is_not_taken_up(tmp_path: Path) -> None:
     run(fresh, tmp_path / "other", short)
     run(again, tmp_path / "state", short)
     assert all(map(torch.equal, fresh.state_dict().values(), again.state_dict().values()))
+
+
+def test_a_teacher_runs_once_on_what_a_step_sees() -> None:
+    """Also for a longer training; and what is learned is the same."""
+    calls = 0
+    teacher = network().eval()
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    teacher.register_forward_hook(count)
+    plain, taught = network(), dict[int, Any]()
+    options = {"teacher": teacher, "loss": distilled}
+    run(plain, None, **options)
+    assert calls == SCHEDULE.steps
+    for steps, expected in ((6, 6), (SCHEDULE.steps, SCHEDULE.steps)):
+        module = network()
+        run(module, None, replace(SCHEDULE, steps=steps), taught=taught, **options)
+        assert calls - SCHEDULE.steps == expected == len(taught)
+    assert all(map(torch.equal, module.state_dict().values(), plain.state_dict().values()))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
