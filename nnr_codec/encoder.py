@@ -139,8 +139,8 @@ def encode(
         verify: decode the stream before `out` appears, and compare: what is coded exactly has to
             come back bit by bit, all else with the squared error of the report.
         low_memory: what is known of tensors waits in temporary files: of `calibration` that of one
-            layer at a time is in memory. A module is calibrated in several passes over the batches,
-            which have to be the same each time.
+            layer at a time is in memory. A module runs on the batches several times, which are
+            kept meanwhile.
 
     Raises:
         InvalidModel: a tensor cannot be coded; the message names it.

@@ -1,4 +1,4 @@
-"""One pass over samples that collects the second moments of every layer's input.
+"""Passes over samples, mostly one, that collect the second moments of every layer's input.
 
 Needs the extra `torch`. The module and the batches may be on any device; the moments are added up
 on the processor, in float64, with numpy, in the order of the batches: the same samples in the same
@@ -28,7 +28,8 @@ from .moments import (
     values_digest,
 )
 from .norm_checks import NormChecks
-from .turns import check_repeatable, is_repeatable, spilled_in_turns
+from .repeated_batches import RepeatedBatches
+from .turns import spilled_in_turns
 from .unfolding import windows
 
 if TYPE_CHECKING:
@@ -83,41 +84,39 @@ def calibrate(
             `Calibration.reduced` the names. Collecting takes one more of the largest, and about
             64 MiB.
         gradients: collects how much the network's result feels errors, in the same pass; in
-            several, if what it may hold at once is too little, with a temporary file between them.
-            Batches that cannot be gone over again have one pass, in which less is collected; a note
-            of the calibration says so. If what the module returns has no gradients, or it cannot be
-            differentiated, the moments of all layers' inputs, in that batch and those behind it,
-            are what is known, which is noted, too.
-        low_memory: collect the moments of gradients weight by weight, in a temporary file: several
-            passes over `batches`, in each those of a few weights, or of a single large one, are
-            in memory. With the same batches in each pass they are the same, bit by bit.
+            about eight at most, if what it may hold at once is too little: then moments are in a
+            temporary file. What is too much even so is known in part, and a note of the calibration
+            says so. If what the module returns has no gradients, or it cannot be differentiated,
+            the moments of all layers' inputs, in that batch and those behind it, are what is known,
+            which is noted, too.
+        low_memory: collect the moments of gradients weight by weight, in a temporary file: in each
+            of several passes those of a few weights, or of a single large one, are in memory. They
+            are the same, bit by bit.
+
+    The source of `batches` is gone over once. If there are more passes they are kept: 256 MiB in
+    memory, and what is beyond in a temporary file.
 
     Raises:
         InvalidModel: a layer's input is not finite; or weights are tied whose layers read them
             differently.
-        InvalidOptions: there are no batches, or fewer or more when they are gone over again;
-            `max_bytes` is less than the diagonals take; or `low_memory` is given and the batches
-            cannot be gone over again.
+        InvalidOptions: there are no batches, or `max_bytes` is less than the diagonals take.
+        OSError: a temporary file cannot be written.
     """
-    turns = _turns(gradients, batches, low_memory)
+    turns = _turns(gradients, low_memory=low_memory)
+    repeated = RepeatedBatches(batches) if len(turns) > 1 else batches
     learned = _Pass(module, only, max_bytes, turns)
-    for batch in batches:
+    for batch in repeated:
         learned.see(batch)
-    return learned.calibration(batches if low_memory or len(turns) > 1 else None)
+    return learned.calibration(repeated if low_memory or len(turns) > 1 else None)
 
 
-def _turns(
-    gradients: OutputGradients | None, batches: Iterable[Any], low_memory: bool
-) -> list[OutputGradients]:
-    """Return what collects gradients, one after the other; raises what :func:`calibrate` raises."""
+def _turns(gradients: OutputGradients | None, *, low_memory: bool) -> list[OutputGradients]:
+    """Return what collects gradients, one after the other."""
     if gradients is None:
         return []
     if low_memory:
-        check_repeatable(batches)
         return gradients.in_turns(_LOW_BYTES)
-    if gradients.reduced and is_repeatable(batches):
-        return gradients.in_turns()
-    return [gradients]
+    return gradients.in_few_turns() if gradients.reduced else [gradients]
 
 
 class _Pass:
@@ -184,11 +183,9 @@ class _Pass:
 
     def _with_result(self, known: Calibration, batches: Iterable[Any] | None) -> Calibration:
         first, samples = self._turns[0], self._samples
-        reduced = [name for collector in self._turns for name in collector.reduced]
+        result = first.moments() if batches is None else spilled_in_turns(self._turns, batches)
+        reduced = [n for collector in self._turns for n in collector.reduced if n in result]
         notes = (_IN_PART.format(listed(reduced)),) if reduced else ()
-        result = (
-            first.moments() if batches is None else spilled_in_turns(self._turns, batches, samples)
-        )
         unfelt = tuple(name for name in dict.fromkeys(self._named.values()) if name not in result)
         return replace(
             known,

@@ -87,7 +87,7 @@ def load_calibration(path: str | os.PathLike[str], *, low_memory: bool = False) 
     """Read what :func:`save_calibration` wrote.
 
     `low_memory`: let moments of gradients wait in a temporary file; those that together take more
-    than 1 GiB do.
+    than 1 GiB do in any case.
 
     Raises:
         InvalidModel: the file cannot be read, is not a calibration file, has another version, or

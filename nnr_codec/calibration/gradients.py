@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidModel, InvalidOptions, NnrError
 from ..support.process_setting import ProcessSetting
 from ..user.code import in_a_line
-from ..user.module import as_it_was, hooked_layers, in_mode, inputs_of, weight_layers
+from ..user.module import as_it_was, copied, hooked_layers, in_mode, inputs_of, weight_layers
 from .foldable_norms import FoldableNorm
 from .halves import Halves
-from .moments import MAX_BYTES, ResultMoments, RowLayout, result_sides
+from .moments import MAX_BYTES, ResultMoments, ResultSides, RowLayout, result_sides
 from .norm_gradients import NormGradients
 from .outputs import Outputs, output_of, sampled_loss, targets_of
 from .perturbation import perturbed
@@ -32,6 +32,9 @@ from .weight_gradients import WeightGradients
 
 if TYPE_CHECKING:
     import torch
+
+_MOST_TURNS = 8
+"""Times the bytes that one pass over the batches may hold, that all together may."""
 
 _SETTINGS = ("perturb", "loss", "outputs")
 _CALLS = {"perturb": "perturb(inputs, generator)", "loss": "loss(outputs, targets)"}
@@ -88,9 +91,9 @@ class OutputGradients:
         self._loss = _of_user("loss", loss) if loss else None
         self._max_bytes = max_bytes
         self._layers = weight_layers(module)
-        self._sides = result_sides(
-            {name: _matrix(layer) for layer, name in self._layers.items()}, max_bytes
-        )
+        self._layouts = {name: _matrix(layer) for layer, name in self._layers.items()}
+        self._sides = result_sides(self._layouts, max_bytes)
+        self._is_first = True
         self._start()
 
     def _start(self) -> None:
@@ -131,34 +134,39 @@ class OutputGradients:
         """Names of the weights of which not all moments are collected, as they take too much."""
         return [name for name, sides in self._sides.items() if not sides.is_whole]
 
-    def in_turns(self, most_bytes: int | None = None) -> list[OutputGradients]:
+    def in_turns(self, most_bytes: int) -> list[OutputGradients]:
         """Return collectors that start anew, with the same random numbers, each of the moments of
         some weights, which take so much memory at most, or of a single one.
 
-        The bound on all moments together holds for each weight alone; `most_bytes`: that bound if
-        it is None.
+        The bound on all moments together holds for each weight alone. The first collects all else.
         """
-        most_bytes = self._max_bytes if most_bytes is None else most_bytes
+        return self._in_turns(most_bytes, result_sides(self._layouts, None, self._max_bytes))
+
+    def in_few_turns(self) -> list[OutputGradients]:
+        """Return collectors as :meth:`in_turns` does, each of moments that take what all together
+        might, and about eight of them at most: large models are known in part."""
+        most = _MOST_TURNS * self._max_bytes
+        return self._in_turns(self._max_bytes, result_sides(self._layouts, most, self._max_bytes))
+
+    def _in_turns(self, most_bytes: int, sides: Mapping[str, ResultSides]) -> list[OutputGradients]:
         layers_of: dict[str, list[Any]] = {}
         for layer, name in self._layers.items():
             layers_of.setdefault(name, []).append(layer)
         turns: list[OutputGradients] = []
         left = 0
         for name, layers in layers_of.items():
-            matrix = _matrix(layers[0])
-            sides = result_sides({name: matrix}, self._max_bytes)
-            size = sides[name].nbytes(matrix)
+            size = sides[name].nbytes(self._layouts[name])
             if not turns or size > left:
-                turns.append(self._of_no_layer())
+                turns.append(self._of_no_layer(is_first=not turns))
                 left = most_bytes
             turns[-1]._layers |= dict.fromkeys(layers, name)
-            turns[-1]._sides |= sides
+            turns[-1]._sides[name] = sides[name]
             left -= size
-        return turns or [self._of_no_layer()]
+        return turns or [self._of_no_layer(is_first=True)]
 
-    def _of_no_layer(self) -> OutputGradients:
+    def _of_no_layer(self, *, is_first: bool) -> OutputGradients:
         other = copy.copy(self)
-        other._layers, other._sides = {}, {}
+        other._layers, other._sides, other._is_first = {}, {}, is_first
         other._start()
         return other
 
@@ -174,13 +182,15 @@ class OutputGradients:
         with (
             as_it_was(module),
             in_mode(module, training=False),
-            _differentiable(module),
+            _differentiable(module, self._felt()),
             self._weights_squared(),
         ):
             found = self._of_perturbed(batch)
             output, kind = found or self._output(inputs_of(batch), batch)
             if not output.isfinite().all():
                 raise InvalidModel("module", "returns outputs that are not finite for the samples")
+            if not output.requires_grad and not self._is_first:  # these layers did not run
+                return
             if not output.requires_grad:
                 raise NoGradients("module", "returns a tensor without gradients")
             for loss, is_last in self._losses(batch, output, kind):
@@ -191,7 +201,7 @@ class OutputGradients:
     def _of_perturbed(self, batch: Any) -> tuple[torch.Tensor, Outputs] | None:
         """Return what :func:`output_of` returns of perturbed inputs; None: they are none that the
         module is made for."""
-        inputs = self._perturb(inputs_of(batch), self._generator)
+        inputs = self._perturb(copied(inputs_of(batch)), self._generator)  # in place perhaps
         try:
             output, kind = self._output(inputs, batch)
         except (NnrError, MemoryError):
@@ -203,7 +213,8 @@ class OutputGradients:
     def _output(self, inputs: Any, batch: Any) -> tuple[torch.Tensor, Outputs]:
         """Return what :func:`output_of` returns, and watch the layers on the way."""
         hooks = {layer: partial(self._hook, name) for layer, name in self._layers.items()}
-        with hooked_layers(hooks), hooked_layers(self._norms.hooks()):
+        of_norms = self._norms.hooks() if self._is_first else {}
+        with hooked_layers(hooks), hooked_layers(of_norms):
             return output_of(self._module, inputs, batch, self._outputs)
 
     def moments(self) -> dict[str, ResultMoments]:
@@ -283,7 +294,16 @@ class OutputGradients:
             for hook in hooks:
                 hook.remove()
 
+    def _felt(self) -> Container[torch.Tensor]:
+        """Return the parameters whose gradients are wanted."""
+        parameters = set(self._module.parameters())
+        weights: set[Any] = {layer.weight for layer in self._layers}
+        # A weight that is a buffer is felt by way of what is before it.
+        return parameters if self._is_first or not weights <= parameters else weights
+
     def _add_square(self, name: str, gradient: torch.Tensor) -> None:
+        if not self._is_first:
+            return
         parts: Any = gradient.reshape(-1).split(_SQUARED)  # type: ignore[no-untyped-call]
         square = sum(float(part.double().square().sum()) for part in parts)
         self._squares[name] = self._squares.get(name, 0.0) + square
@@ -352,9 +372,9 @@ _single_threads = ProcessSetting(_threads, _set_threads, 1, of_threads=True)
 
 
 @contextmanager
-def _differentiable(module: torch.nn.Module) -> Iterator[None]:
-    """Let all parameters of floats require gradients, which afterwards are as they were; the user's
-    hooks of these are not called."""
+def _differentiable(module: torch.nn.Module, felt: Container[torch.Tensor]) -> Iterator[None]:
+    """Let these parameters require gradients, if they are floats, and no others; afterwards all are
+    as they were. The user's hooks of parameters are not called."""
     import torch
 
     before = [(p, p.requires_grad, p.grad) for p in module.parameters()]
@@ -365,7 +385,7 @@ def _differentiable(module: torch.nn.Module) -> Iterator[None]:
             table.clear()
         for parameter, *_ in before:
             parameter.grad = None  # else what is there would be added to, in place
-            parameter.requires_grad_(parameter.is_floating_point())
+            parameter.requires_grad_(parameter.is_floating_point() and parameter in felt)
         with torch.enable_grad():
             yield
     finally:

@@ -13,7 +13,7 @@ from ..user.module import inputs_of, sample_count, with_parts
 _EVERY = 4
 """Of so many batches, or samples, the last one is held back."""
 
-_KEPT_BYTES = 1 << 28
+KEPT_BYTES = 1 << 28
 """Of batches that are kept in memory, unless the caller says otherwise."""
 
 
@@ -25,18 +25,17 @@ class HoldBack:
     be.
 
     Attributes:
-        source: all of them.
         batches: those that were held back, when all others have been given; they stay in memory.
     """
 
     def __init__(self, batches: Iterable[Any]) -> None:
         """`batches`: inputs, or pairs (inputs, targets), samples along the first dimension."""
-        self.source = batches
+        self._source = batches
         self.batches: list[Any] = []
 
     def __iter__(self) -> Iterator[Any]:
         self.batches = []
-        batches = iter(self.source)
+        batches = iter(self._source)
         first = list(islice(batches, _EVERY))
         if len(first) < _EVERY:
             yield from self._by_sample(first)
@@ -75,34 +74,33 @@ class KeptBatches:
     """Batches as they are, of which the first ones stay in memory: they may come only once.
 
     Attributes:
-        source: all of them.
         batches: those that are kept, when all have been given.
     """
 
-    def __init__(self, batches: Iterable[Any], max_bytes: int = _KEPT_BYTES) -> None:
+    def __init__(self, batches: Iterable[Any], max_bytes: int = KEPT_BYTES) -> None:
         """`max_bytes`: of what is kept; the first batch always is."""
-        self.source = batches
+        self._source = batches
         self._max_bytes = max_bytes
         self.batches: list[Any] = []
 
     def __iter__(self) -> Iterator[Any]:
         self.batches = []
         left = self._max_bytes
-        for batch in self.source:
-            left -= _bytes(inputs_of(batch))
+        for batch in self._source:
+            left -= bytes_of(inputs_of(batch))
             if left >= 0 or not self.batches:
                 self.batches.append(batch)
             yield batch
 
 
-def _bytes(values: Any) -> int:
-    """Return the bytes of the tensors in inputs."""
+def bytes_of(values: Any) -> int:
+    """Return the bytes of the tensors in inputs, or in a batch."""
     if isinstance(values, Mapping):
-        return sum(map(_bytes, values.values()))
+        return sum(map(bytes_of, values.values()))
     if isinstance(values, tuple | list):
-        return sum(map(_bytes, values))
+        return sum(map(bytes_of, values))
     if getattr(values, "is_sparse", False):
-        return _bytes((values._values(), values._indices()))
+        return bytes_of((values._values(), values._indices()))
     return int(getattr(values, "nbytes", 0))
 
 

@@ -22,7 +22,7 @@ from ..model import Array, Float64, Parameter
 from .foldable_norms import FoldableNorm
 
 MAX_BYTES = 1 << 30
-"""Of all moments together, unless the user says otherwise."""
+"""Of all moments that are collected in one pass, unless the caller says otherwise."""
 
 _FLOAT64 = np.dtype(np.float64).itemsize
 _Known = TypeVar("_Known")
@@ -173,10 +173,18 @@ class TensorKnowledge:
     result: ResultMoments | None = None
     sensitivity: float | None = None
 
+    @property
+    def values(self) -> int:
+        """How many values all moments have."""
+        inputs, result = self.inputs, self.result
+        sides = (result.columns, result.rows) if result is not None else ()
+        known = (None if inputs is None else inputs.blocks, *sides)
+        return sum(each.size for each in known if each is not None)
+
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known of the tensors of a network, from one pass over samples.
+    """What is known of the tensors of a network, from samples.
 
     Attributes:
         moments: E[x xᵀ] of the layers' inputs, by the weight's name in the state dict. Of tied
@@ -306,7 +314,9 @@ def _digests(values: Array) -> Iterator[str]:
             yield values_digest(values.astype(dtype))
 
 
-def result_sides(layouts: Mapping[str, RowLayout], max_bytes: int) -> dict[str, ResultSides]:
+def result_sides(
+    layouts: Mapping[str, RowLayout], max_bytes: int | None, of_one: int | None = None
+) -> dict[str, ResultSides]:
     """Return which moments of gradients are collected of each weight, so that they fit.
 
     What takes most gets less, again and again: columns are looked at in smaller blocks, as those of
@@ -314,37 +324,53 @@ def result_sides(layouts: Mapping[str, RowLayout], max_bytes: int) -> dict[str, 
 
     Args:
         layouts: of the matrices that are coded, by the weights' names.
-        max_bytes: for all of them together; diagonals of columns may take more.
+        max_bytes: for all of them together; diagonals of columns may take more. None: any number.
+        of_one: the same, for each of them.
     """
-    blocks = {name: _block_choices(layout) for name, layout in layouts.items()}
-    rows = set(layouts)
-
-    def sides_of(name: str) -> ResultSides:
-        block = blocks[name][0]
-        return ResultSides(None if block == layouts[name].width else block, name in rows)
-
-    def largest(name: str) -> tuple[int, bool]:
-        """Return the bytes of the side of a weight that takes most and can take less, 0 if there is
-        none, and whether it is that of rows."""
-        of_rows = ResultSides(0, True).nbytes(layouts[name]) if name in rows else 0
-        of_columns = ResultSides(blocks[name][0], False).nbytes(layouts[name])
-        return max((of_rows, True), (of_columns if len(blocks[name]) > 1 else 0, False))
-
-    found = {name: largest(name) for name in layouts}
-    total = sum(sides_of(name).nbytes(layout) for name, layout in layouts.items())
-    while total > max_bytes:
-        name = max(found, key=found.__getitem__)
-        size, is_of_rows = found[name]
-        if not size:
+    weights = [_Reducible(layout) for layout in layouts.values()]
+    for weight in weights:
+        while of_one is not None and weight.nbytes > of_one and weight.larger_side:
+            weight.reduce()
+    total = sum(weight.nbytes for weight in weights)
+    while max_bytes is not None and total > max_bytes:
+        weight = max(weights, key=lambda weight: weight.larger_side)
+        if not weight.larger_side:
             break
-        total -= sides_of(name).nbytes(layouts[name])
-        if is_of_rows:
-            rows.remove(name)
+        total -= weight.nbytes
+        weight.reduce()
+        total += weight.nbytes
+    return {name: weight.sides for name, weight in zip(layouts, weights, strict=True)}
+
+
+class _Reducible:
+    """Moments of the gradients of a weight, of which less and less are collected.
+
+    Attributes:
+        sides: which.
+        nbytes: that these take.
+        larger_side: bytes of the side that takes most and can take less; 0: there is none.
+    """
+
+    def __init__(self, layout: RowLayout) -> None:
+        self._layout = layout
+        self._smaller_blocks = _block_choices(layout)[1:]
+        self.sides = ResultSides()
+        self._measure()
+
+    def reduce(self) -> None:
+        """Collect less of the larger side."""
+        if self._of_rows >= self._of_columns:
+            self.sides = replace(self.sides, rows=False)
         else:
-            blocks[name].pop(0)
-        total += sides_of(name).nbytes(layouts[name])
-        found[name] = largest(name)
-    return {name: sides_of(name) for name in layouts}
+            self.sides = replace(self.sides, block=self._smaller_blocks.pop(0))
+        self._measure()
+
+    def _measure(self) -> None:
+        self.nbytes = self.sides.nbytes(self._layout)
+        of_columns = replace(self.sides, rows=False).nbytes(self._layout)
+        self._of_rows = self.nbytes - of_columns
+        self._of_columns = of_columns if self._smaller_blocks else 0
+        self.larger_side = max(self._of_rows, self._of_columns)
 
 
 def _divisors(number: int) -> list[int]:

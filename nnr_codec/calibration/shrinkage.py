@@ -22,8 +22,8 @@ def cross_validated(first: Float64, second: Float64) -> Float64:
     """
     found = np.empty_like(first)
     for index in np.ndindex(first.shape[:-2]):  # one by one: they may be large
-        pair = first[index], second[index]
-        found[index] = _resized(*pair) + _resized(*reversed(pair))
+        found[index] = _resized(first[index], second[index])
+        found[index] += _resized(second[index], first[index])
     return found
 
 
@@ -31,6 +31,6 @@ def _resized(moments: Float64, others: Float64) -> Float64:
     """Return the other half's moments along the directions of this one's."""
     directions = np.linalg.eigh(moments)[1]
     sizes = np.einsum("ij,ij->j", directions, others @ directions)
-    scaled = directions * np.maximum(sizes, 0)
-    found: Float64 = scaled @ directions.T
+    directions *= np.sqrt(np.maximum(sizes, 0))
+    found: Float64 = directions @ directions.T
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..model import Float64
 from ..support.spilled import SpilledArray, SpillFile
@@ -30,6 +31,10 @@ class SpilledMoments(Mapping[str, ResultMoments]):
     def __getitem__(self, name: str) -> ResultMoments:
         entry = self._entries[name]
         return replace(entry.numbers, columns=_read(entry.columns), rows=_read(entry.rows))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in another process perhaps, has them in memory: the file goes with this one."""
+        return dict, (dict(self),)
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries  # without reading

@@ -28,13 +28,13 @@ class WeightGradients:
     """
 
     def __init__(self, layer: Any, sides: ResultSides) -> None:
-        """`sides`: which of the two sums are wanted."""
+        """`sides`: what of the two sums is wanted."""
         import torch
 
         self._groups = getattr(layer, "groups", 1)
         rows, columns = layer.weight.shape[0], math.prod(layer.weight.shape[1:])
         size = columns if sides.block is None else sides.block
-        self._blocks = columns // max(size, 1), size
+        self._blocks = columns // size, size
         of_rows = (2, rows, rows) if sides.rows else (2, 0)
         of_columns = (2, self._groups, *self._blocks, size)
         self._of_rows = torch.zeros(of_rows, dtype=torch.float64, device="cpu")
@@ -80,14 +80,17 @@ class WeightGradients:
             self._add(half, _of_weight(layer, inputs[part], gradient[part]))
 
     def moments(self) -> ResultMoments | None:
-        """Return the moments; None if they are not finite, or of no sample."""
-        sides = (self._of_columns, True), (self._of_rows, self._sides.rows)
-        halves = [sums.numpy() if is_wanted else None for sums, is_wanted in sides]
-        if not any(self._counts) or not all(np.isfinite(h).all() for h in halves if h is not None):
+        """Return the moments, and let go of the sums; None if they are not finite, or of no
+        sample."""
+        of_columns, of_rows = self._of_columns.numpy(), self._of_rows.numpy()
+        is_finite = np.isfinite(of_columns).all() and np.isfinite(of_rows).all()
+        if not any(self._counts) or not is_finite:
             return None
         is_checked = all(self._counts)
         join = cross_validated if is_checked else np.add
-        columns, rows = (None if half is None else join(*half) for half in halves)
+        columns = join(*of_columns)
+        del of_columns, self._of_columns  # before there is more
+        rows = join(*of_rows) if self._sides.rows else None
         return ResultMoments(columns, rows, sum(self._counts), is_checked)
 
     def _add_linear(self, half: int, x: torch.Tensor, g: torch.Tensor) -> None:

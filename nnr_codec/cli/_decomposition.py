@@ -63,7 +63,7 @@ def add_decomposition(group: Any) -> None:
         "--low-memory",
         action="store_true",
         help="with a calibration: what is known of layers waits in temporary files, but for one at "
-        "a time; --calibrate goes over the batches several times",
+        "a time; --calibrate runs the module several times",
     )
 
 

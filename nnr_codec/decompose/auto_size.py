@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration.moments import Calibration
+from ..calibration.spilled_moments import SpilledMoments
 from ..decoding.stream_decoder import StreamDecoder
 from ..encoding.arrangement.grouping import SAVED_BYTES
 from ..encoding.model_encoder import encode_model
@@ -27,6 +28,7 @@ from ..factorization.forms import FactoredWeight
 from ..model import Array, Float64, Model, Parameter
 from ..options import DecompositionOptions, EncodeOptions, escaped
 from ..quantize.feedback import ErrorFeedback
+from ..support.spilled import SpillFile
 from .algorithms.kernel import squared_error
 from .fitting import decompose_within, values_of
 from .forms import forms_of_layer
@@ -57,17 +59,17 @@ class SizeTask:
     Attributes:
         weight: which.
         options: of the encoder.
+        qp: of the dense weight; None: that of the options.
         moment: of the layer's unfolded input, for which factors are fitted.
         calibration: what is known of the weight; None: nothing. Errors are those of the network's
             result, if it knows them, else of the layer's output by `moment`, else of the weight.
-        qp: of the dense weight; None: that of the options.
     """
 
     weight: LayerWeight
     options: EncodeOptions
+    qp: int | None = None
     moment: Float64 | None = None
     calibration: Calibration | None = None
-    qp: int | None = None
 
     @property
     def dense_options(self) -> EncodeOptions:
@@ -100,7 +102,8 @@ def dense_qps(
     if not options.allocation:
         return {}
     untied = Model(parameter for parameter in model.values() if parameter.tied_to is None)
-    survey = survey_model(untied, {}, options, Work(executor), calibration)
+    spill = SpillFile() if isinstance(calibration.result, SpilledMoments) else None
+    survey = survey_model(untied, {}, options, Work(executor), calibration, spill)
     return allocated_qps(survey, options)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..calibration.moments import Calibration, with_blocks
+from ..calibration.moments import Calibration
 from ..errors import InvalidOptions
 from ..factorization.forms import FactoredWeight
 from ..model import Float64, Parameter
@@ -214,18 +214,17 @@ class _Selection:
         if weights and self.calibration is not None:
             qps = dense_qps(model, self.options, self.calibration, self.executor)
         self.decomposition.qps = qps
-        tasks = [
-            SizeTask(
-                weight,
-                self.options,
-                self._moment(weight),
-                None if self.calibration is None else self.calibration.part(weight.name),
-                qps.get(weight.name),
-            )
-            for weight in weights
-        ]
-        for task, (made, factor_qps) in zip(tasks, self._results(smallest, tasks), strict=True):
+        tasks = [SizeTask(weight, self.options, qps.get(weight.name)) for weight in weights]
+        results = self._results(smallest, tasks, self._with_known)
+        for task, (made, factor_qps) in zip(tasks, results, strict=True):
             self.decomposition.add(task.weight.name, made, factor_qps)
+
+    def _with_known(self, task: SizeTask) -> SizeTask:
+        """Return a task with the values of its weight, and what is known of it."""
+        name = task.weight.name
+        known = None if self.calibration is None else self.calibration.part(name)
+        loaded: SizeTask = _with_values(task)
+        return replace(loaded, moment=self._moment(task.weight), calibration=known)
 
     def decompose_for_work(
         self, weights: Sequence[LayerWeight], module: torch.nn.Module | None, inputs: Any
@@ -252,17 +251,27 @@ class _Selection:
             return None
         if known.inputs is not None and not known.inputs.layout.transposed:
             matrices = known.inputs.matrices()
-        elif known.result is not None and known.result.columns is not None:
-            matrices = with_blocks(known.result.columns)
-        else:
+        elif known.result is None or known.result.columns is None:
+            return None
+        elif known.result.columns.shape[1] == 1:
+            matrices = known.result.columns[:, 0]
+        else:  # too wide to be known as a whole
             return None
         moment: Float64 = matrices[0] if len(matrices) == 1 else matrices.mean(axis=0)
         return moment
 
-    def _results(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
-        """Yield what a function makes of each task, and tell of its weight when that is done."""
+    def _results(
+        self,
+        function: Callable[[Any], Any],
+        tasks: Sequence[Any],
+        loaded: Callable[[Any], Any] | None = None,
+    ) -> Iterator[Any]:
+        """Yield what a function makes of each task, and tell of its weight when that is done.
+
+        `loaded`: makes a task whole shortly before its turn; :func:`_with_values` if it is None.
+        """
         calls = (
-            (_BYTES_PER_ELEMENT * task.weight.parameter.size, partial(_with_values, task))
+            (_BYTES_PER_ELEMENT * task.weight.parameter.size, partial(loaded or _with_values, task))
             for task in tasks
         )
         results = ordered_results(self.executor, partial(_result, function), calls, _PENDING)

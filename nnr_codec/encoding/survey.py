@@ -180,11 +180,11 @@ class _Batch:
 
 
 def _batches(questions: Iterable[TensorQuestion]) -> Iterator[_Batch]:
-    """Put questions about small tensors together."""
+    """Put questions about small tensors together, of which little is known."""
     waiting: list[TensorQuestion | TensorSurvey] = []
     elements = 0
     for question in questions:
-        size = question.parameter.size
+        size = question.parameter.size + question.known_values
         if waiting and elements + size > _BATCH:
             yield _Batch(waiting, elements)
             waiting, elements = [], 0

@@ -111,6 +111,11 @@ class TensorQuestion:
         own = options.for_tensor(parameter.name)
         return cls(parameter, own, quantized, exact, must_be_quantized, needs_sample, knowledge)
 
+    @property
+    def known_values(self) -> int:
+        """How many values what is known of the tensor has."""
+        return 0 if self.knowledge is None else self.knowledge.values
+
     def answered_or_loaded(self) -> TensorQuestion | TensorSurvey:
         """Answer if that is quicker than sending the tensor; else load it for another process."""
         is_quick = not self.is_exact and not self._is_narrow and self.knowledge is None

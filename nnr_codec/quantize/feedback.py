@@ -121,14 +121,30 @@ def _factors(moments: Float64, few: int | None) -> tuple[Float32, Float64] | Non
     feedback = np.empty(moments.shape, np.float32)
     weights = np.empty(moments.shape[:-1])
     for index in np.ndindex(moments.shape[:-2]):  # one by one: they may be large
-        damped = (moments[index] / scale + damping * np.eye(indices)) / (1 + damping)
+        damped = moments[index] / scale
+        damped.flat[:: indices + 1] += damping
+        damped /= 1 + damping
         try:
             # The upper factor of the inverse, by the lower one of the moments in reversed order.
             lower = np.linalg.cholesky(damped[::-1, ::-1])
         except np.linalg.LinAlgError:
             return None
-        upper = np.linalg.inv(lower[::-1, ::-1])
-        diagonal = np.diagonal(upper)
-        feedback[index] = np.triu(upper / diagonal[:, np.newaxis], 1)
+        np.copyto(damped, lower[::-1, ::-1])
+        del lower
+        upper = _inverse(damped)
+        diagonal = np.diagonal(upper).copy()
+        upper /= diagonal[:, np.newaxis]
+        np.fill_diagonal(upper, 0)
+        feedback[index] = upper
         weights[index] = 1 / diagonal**2
     return feedback, weights
+
+
+def _inverse(upper: Float64) -> Float64:
+    """Return the inverse of an upper triangular matrix, in its place."""
+    from scipy.linalg.lapack import dtrtri  # which decoders do without
+
+    # Transposed it is the lower one that LAPACK expects in the order of Fortran.
+    inverse, _ = dtrtri(upper.T, lower=1, overwrite_c=1)
+    found: Float64 = inverse.T
+    return found

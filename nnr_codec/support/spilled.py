@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,19 +41,31 @@ class SpillFile:
 
     def __init__(self) -> None:
         """Make the file; OSError if it cannot be made."""
-        descriptor, self._path = tempfile.mkstemp(prefix="nnr-spilled-")
-        os.close(descriptor)
+        with naming_folder():
+            descriptor, self._path = tempfile.mkstemp(prefix="nnr-spilled-")
+            os.close(descriptor)
         self._end = 0
         weakref.finalize(self, _remove, self._path)
 
     def put(self, array: npt.NDArray[Any]) -> SpilledArray:
         """Write an array behind the others; OSError if it cannot be written."""
         values = np.ascontiguousarray(array)
-        with open(self._path, "ab") as file:
-            values.tofile(file)
+        with naming_folder(), open(self._path, "ab") as file:
+            file.write(values.reshape(-1).view(np.uint8).data)
         spilled = SpilledArray(self._path, self._end, values.shape, values.dtype)
         self._end += values.nbytes
         return spilled
+
+
+@contextmanager
+def naming_folder() -> Iterator[None]:
+    """Say of an OSError that the folder of temporary files is to be looked at."""
+    try:
+        yield
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        reason = f"{error.strerror or error} (a temporary file; TMPDIR names another folder)"
+        raise OSError(error.errno, reason, folder) from error
 
 
 def _remove(path: str) -> None:

@@ -37,7 +37,7 @@ def apply(module: torch.nn.Module, inputs: Any) -> Any:
     It gets copies of tensors, also of those in dicts, tuples and lists, as it may work on them in
     place.
     """
-    inputs = _copied(inputs)
+    inputs = copied(inputs)
     if isinstance(inputs, Mapping):
         return module(**inputs)
     return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
@@ -48,17 +48,17 @@ def apply_with(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], inp
     place of its own, which stay as they are; gradients reach these tensors."""
     from torch.func import functional_call
 
-    kept, inputs = dict(tensors), _copied(inputs)
+    kept, inputs = dict(tensors), copied(inputs)
     if isinstance(inputs, Mapping):
         return functional_call(module, kept, (), dict(inputs))
     return functional_call(module, kept, inputs if isinstance(inputs, tuple) else (inputs,))
 
 
-def _copied(inputs: Any) -> Any:
+def copied(inputs: Any) -> Any:
     """Return inputs with copies of the tensors in them."""
     import torch
 
-    return inputs.clone() if isinstance(inputs, torch.Tensor) else with_parts(_copied, inputs)
+    return inputs.clone() if isinstance(inputs, torch.Tensor) else with_parts(copied, inputs)
 
 
 def with_parts(change: Callable[[Any], Any], inputs: Any) -> Any:

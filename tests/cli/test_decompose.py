@@ -262,19 +262,14 @@ def test_calibration_lowers_the_error_of_the_output(
 
 
 def test_low_memory(run: Run, tmp_path: Path, user_file: Path) -> None:
-    """A generator is used up by one pass; what goes over a list again gives the same stream."""
+    """The stream is the same; also of a generator, which comes once."""
     pytest.importorskip("torch")
     asked = ["nnr-encode", DIGITS, "--calibrate"]
-    refused = run(*asked, f"{user_file}:calibration", "--low-memory", "--dry-run")
-    assert refused.code == 2
-    assert "--low-memory: goes over the batches several times" in refused.err
-    with user_file.open("a") as file:
-        file.write("\ndef listed():\n    return calibration()[0], list(calibration()[1])\n")
     kept = ["--save-calibration", tmp_path / "known.npz"]
     # A saved calibration has no samples to correct by.
     for name, more in (("high", kept), ("low", ["--low-memory"])):
         more = [*more, "--no-correct"]
-        done = run(*asked, f"{user_file}:listed", "-o", tmp_path / f"{name}.nnr", "-q", *more)
+        done = run(*asked, f"{user_file}:calibration", "-o", tmp_path / f"{name}.nnr", "-q", *more)
         assert done.code == 0, done.err
     loaded = ["--calibration", tmp_path / "known.npz", "--low-memory"]
     assert run("nnr-encode", DIGITS, "-o", tmp_path / "loaded.nnr", "-q", *loaded).code == 0

@@ -216,6 +216,26 @@ def test_moments_that_take_too_much_are_of_smaller_blocks() -> None:
     sides = result_sides(layouts, without_rows - 2 * 8 * (100 * 50 + 1))
     assert sides["convolution"] == ResultSides(block=27)  # three channels
     assert set(result_sides(layouts, 0).values()) == {ResultSides(1, False)}
+    each = result_sides(layouts, None, of_one=2 * 8 * 100 * 50)
+    assert each["small"] == ResultSides()
+    assert each["wide"] == ResultSides(block=25)  # with its rows
+    assert each["tall"] == ResultSides(rows=False)
+    assert result_sides(layouts, None) == dict.fromkeys(layouts, ResultSides())
+
+
+def test_blocks_of_groups() -> None:
+    layer = nn.Conv2d(8, 6, 3, groups=2)
+    inputs = _random(9, 8, 6, 6)
+    gradient = _random(*layer(inputs).shape, seed=1)
+    whole, reduced = (WeightGradients(layer, ResultSides(block)) for block in (None, 18))
+    for sums in (whole, reduced):
+        sums.add(layer, inputs, gradient)
+    blocks = reduced._of_columns
+    assert blocks.shape == (2, 2, 2, 18, 18)
+    for first in (0, 1):
+        part = slice(18 * first, 18 * first + 18)
+        expected = whole._of_columns[:, :, 0, part, part]
+        torch.testing.assert_close(blocks[:, :, first], expected, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("positions", [1, 40])
