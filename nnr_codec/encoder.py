@@ -153,10 +153,9 @@ def encode(
     Warns:
         NnrWarning: for each of the report's notes.
     """
-    options = options or EncodeOptions()
     start = time.perf_counter()
-    options = update_options(
-        *(options, base),
+    options = _for_kind_of_stream(
+        *(options or EncodeOptions(), base),
         parents=parents,
         calibration=calibration,
         base_model=base_model,
@@ -164,10 +163,6 @@ def encode(
     )
     if options.order == "execution" and execution is None:
         execution, calibration = _traced(model_or_path, calibration)
-    if options.quality_layers > 1:
-        if base or parents:
-            raise InvalidOptions("quality_layers", "do not go with a base or parents")
-        options = layered_options(options)
     known, measure, corrector = _calibration(
         model_or_path, calibration, options, evaluate, corrector, low_memory
     )
@@ -214,6 +209,26 @@ def encode(
     for note in report.notes:
         warnings.warn(note, NnrWarning, stacklevel=2)
     return EncodeResult(replace(report, seconds=time.perf_counter() - start), data)
+
+
+def _for_kind_of_stream(
+    options: EncodeOptions, base: Sequence[Source], *, parents: Sequence[Source], **given: Any
+) -> EncodeOptions:
+    """Return the options as they are for an update, for quality layers, or for a plain stream.
+
+    Args:
+        options: as they were given.
+        base, parents, given: as of :func:`encode`; `given` are those of updates.
+
+    Raises:
+        InvalidOptions: they do not go together.
+    """
+    options = update_options(options, base, parents=parents, **given)
+    if options.quality_layers == 1:
+        return options
+    if base or parents:
+        raise InvalidOptions("quality_layers", "do not go with a base or parents")
+    return layered_options(options)
 
 
 def _decomposed(
