@@ -164,7 +164,7 @@ def result_loss(quantized: QuantizedTensor, survey: TensorSurvey) -> float | Non
         return None
     loss, feedback = quantized.distortion.squared_error, survey.read_feedback()
     if feedback is not None:
-        decoded = quantized.decoded()
-        error = quantized.parameter.read().reshape(-1).astype(np.float32) - decoded
+        error = quantized.parameter.read().reshape(-1).astype(np.float32)
+        error -= quantized.decoded()
         loss = feedback.loss(error)
     return 0.5 * survey.sensitivity * loss

@@ -10,6 +10,7 @@ Rows likewise with R (YAQA, arXiv 2505.22988).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,9 @@ _DAMPING = 0.01
 
 _DAMPING_OF_FEW = 0.1
 """The same, more, where there are as many vectors as indices, and no more is known of them."""
+
+_PIECE = 1 << 22
+"""Elements of an error that are looked at together, in float64."""
 
 Float32 = npt.NDArray[np.float32]
 
@@ -53,16 +57,37 @@ class ErrorFeedback:
         nothing is made up for: tr(R D C Dᵀ), the mean diagonals of R and C being 1."""
         groups, blocks, size, _ = self.columns.shape
         parts = error.reshape(groups, -1, blocks, size)
-        # What is left of errors behind the feedback of those before: D (1 + F)⁻¹.
-        left = np.empty(parts.shape)
-        for group, block in np.ndindex(groups, blocks):
-            errors = parts[group, :, block].T
-            left[group, :, block] = _behind(errors, self.columns[group, block]).T
-        left *= np.sqrt(self.column_weights.reshape(groups, 1, blocks, size))
-        both = left.reshape(-1, blocks * size)
-        if self.rows is not None and self.row_weights is not None:
-            both = _behind(both, self.rows) * np.sqrt(self.row_weights)[:, np.newaxis]
-        return self.left * float(np.square(both).sum())
+        weights = np.sqrt(self.column_weights.reshape(groups, 1, blocks, size))
+        together = max(1, _PIECE // max(1, size * groups * parts.shape[1]))
+        total = 0.0
+        for first in range(0, blocks, together):
+            part = parts[:, :, first : first + together]
+            left = np.empty(part.shape)
+            for group, block in np.ndindex(groups, part.shape[2]):
+                fed = self.columns[group, first + block]
+                for rows in _pieces(part.shape[1], size):
+                    errors = part[group, rows, block].T
+                    left[group, rows, block] = _behind(errors, fed).T
+            left *= weights[:, :, first : first + together]
+            total += self._loss_of_rows(left.reshape(-1, part.shape[2] * size))
+        return self.left * total
+
+    def _loss_of_rows(self, left: Float64) -> float:
+        """Return what is left of errors behind the feedback between rows, squared."""
+        if self.rows is None or self.row_weights is None:
+            return float(np.square(left).sum())
+        weights = np.sqrt(self.row_weights)[:, np.newaxis]
+        pieces = _pieces(left.shape[1], left.shape[0])
+        return sum(
+            float(np.square(_behind(left[:, columns], self.rows) * weights).sum())
+            for columns in pieces
+        )
+
+
+def _pieces(count: int, size: int) -> Iterator[slice]:
+    """Yield slices of so many rows, or columns, of a size that together are a piece."""
+    step = max(1, _PIECE // max(1, size))
+    return (slice(first, first + step) for first in range(0, count, step))
 
 
 def _behind(errors: npt.NDArray[np.floating[Any]], feedback: Float32) -> Float64:

@@ -24,6 +24,7 @@ from nnr_codec.calibration.moments import (
     RowLayout,
     with_blocks,
 )
+from nnr_codec.quantize import feedback
 from nnr_codec.quantize.feedback import _DAMPING, error_feedback
 
 RNG = np.random.default_rng
@@ -104,6 +105,16 @@ class TestFactors:
         np.testing.assert_allclose(known.column_weights, whole.column_weights, rtol=1e-5)
         error = RNG(0).normal(0, 1, (8, 12))
         assert known.loss(error) == pytest.approx(whole.loss(error), rel=1e-5)
+
+    @pytest.mark.parametrize("piece", [1, 7, 30, 100])
+    def test_loss_piece_by_piece(self, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        blocks = np.stack([[moment(4, 3 * g + b) for b in range(3)] for g in (0, 1)])
+        error = RNG(0).normal(0, 1, (8, 12))
+        for known in (error_feedback(blocks, moment(8, 9)), error_feedback(blocks)):
+            expected = known.loss(error)
+            with monkeypatch.context() as patch:
+                patch.setattr(feedback, "_PIECE", piece)
+                assert known.loss(error) == pytest.approx(expected, rel=1e-9)
 
 
 class TestCore:
