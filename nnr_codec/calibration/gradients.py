@@ -189,11 +189,11 @@ class OutputGradients:
             output, kind = found or self._output(inputs_of(batch), batch)
             if not output.isfinite().all():
                 raise InvalidModel("module", "returns outputs that are not finite for the samples")
-            if not output.requires_grad and not self._is_first:  # these layers did not run
-                return
-            if not output.requires_grad:
+            if not output.requires_grad and self._is_first:
                 raise NoGradients("module", "returns a tensor without gradients")
             for loss, is_last in self._losses(batch, output, kind):
+                if not output.requires_grad:  # its layers did not run
+                    continue
                 loss.backward(retain_graph=not is_last)  # type: ignore[no-untyped-call]
                 self._add_calls()
                 self._add_squares()

@@ -285,6 +285,36 @@ def test_weights_that_are_buffers() -> None:
         np.testing.assert_array_equal(low.result[name].columns, expected.columns)
 
 
+class Sometimes(nn.Module):
+    """A layer of which runs with some batches alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.rare, self.last = nn.Linear(24, 24), nn.Linear(24, 24), nn.Linear(24, 6)
+
+    def forward(self, values: Any) -> Any:
+        inner = torch.relu(self.first(values))
+        inner = torch.relu(self.rare(inner)) if len(values) == 30 else inner
+        return self.last(inner)
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+def test_layers_that_run_sometimes() -> None:
+    """What is drawn at random for later batches is the same in each pass."""
+    module = Sometimes().eval()
+    samples = [*torch.cat(batches()).split([20, 30, 20, 20])]
+    low, high = (
+        calibrate(
+            *(module, samples), only=(), gradients=OutputGradients(module), low_memory=low_memory
+        )
+        for low_memory in (True, False)
+    )
+    assert low.result.keys() == high.result.keys() >= {"rare.weight"}
+    for name, expected in high.result.items():
+        np.testing.assert_array_equal(low.result[name].rows, expected.rows)
+
+
 class TestRepeatedBatches:
     def test_a_part_of_a_tensor_is_kept_without_the_rest(self) -> None:
         whole = torch.randn(1000, 24)
