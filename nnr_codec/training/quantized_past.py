@@ -40,7 +40,7 @@ _VECTORS_PER_VALUE = 16
 """That the moments of a layer are of: so many, or so many for each value of an input."""
 
 _PIECE_BYTES = 1 << 25
-"""Of vectors that are multiplied together."""
+"""Of vectors that are multiplied together, and of rows of a weight that are moved together."""
 
 _MOMENT_BYTES = 1 << 29
 """Of a layer's moments; a larger one stays as it is."""
@@ -92,12 +92,11 @@ def moved_weights(
         name, layer = meeting.name, meeting.layer
         if name not in names or not _Moments.are_wanted(layer):
             continue
-        weight = own[name].detach().double().cpu().numpy()
         halves = _Moments.of_halves(layer, meeting.arrivals, generator)
-        target = _target(weight, *halves)
+        target = _target(_array(own[name]), *halves, types[name])
         if target is not None:
-            moved[name] = target.astype(types[name])
-            _set_weight(layer, quantize(name, moved[name]))
+            moved[name] = target
+            _set_weight(layer, quantize(name, target))
     return moved
 
 
@@ -125,11 +124,19 @@ def _within(inputs: Sequence[Any], sample_bytes: float) -> list[Any]:
     return kept
 
 
+def _array(weight: torch.Tensor) -> Array:
+    """Return the values of a weight, of two bytes as float32."""
+    values = weight.detach().cpu()
+    array: Array = (values if values.element_size() >= 4 else values.float()).numpy()
+    return array
+
+
 def _set_weight(layer: Any, values: Array) -> None:
     import torch
 
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(values.astype(np.float64)).reshape(layer.weight.shape))
+        plain = values if values.dtype.itemsize >= 4 else values.astype(np.float32)
+        layer.weight.copy_(torch.from_numpy(plain).reshape(layer.weight.shape))
 
 
 class _Moments:
@@ -189,34 +196,51 @@ class _Moments:
         both.own, both.cross = self.own + other.own, self.cross + other.cross
         return both
 
-    def shift(self, weight: Float64) -> Float64:
-        """Return what is added to a weight, (groups, rows, width), for the least error."""
+    def shifter(self) -> Callable[[Float64], Float64]:
+        """Return what gives, for rows of a weight, (groups, rows, width), what is added to them for
+        the least error."""
+        from scipy.linalg import lu_factor, lu_solve  # which decoders do without
+
         width = self.own.shape[-1]
         damping = _DAMPING * np.trace(self.own, axis1=1, axis2=2).mean() / width
-        damped = self.own + damping * np.eye(width)
-        found: Float64 = np.linalg.solve(damped, (weight @ self.cross).swapaxes(1, 2))
-        return found.swapaxes(1, 2)
+        factors = [lu_factor(own + damping * np.eye(width)) for own in self.own]
+
+        def shift(weight: Float64) -> Float64:
+            found = np.empty_like(weight)
+            for group, part in enumerate(weight):
+                found[group] = lu_solve(factors[group], (part @ self.cross[group]).T).T
+            return found
+
+        return shift
 
 
 @on_one_blas_thread
-def _target(weight: Float64, first: _Moments, second: _Moments) -> Float64 | None:
-    """Return a moved weight; None if that helps nothing, or cannot be said."""
+def _target(weight: Array, first: _Moments, second: _Moments, dtype: np.dtype[Any]) -> Array | None:
+    """Return a moved weight, of this type; None if that helps nothing, or cannot be said."""
     groups, width = first.own.shape[:2]
     matrices = weight.reshape(groups, -1, width)
     sums = [first.own, first.cross, second.own, second.cross]
     is_seen = first.own.any() and second.own.any()
     if not is_seen or not all(np.isfinite(array).all() for array in sums):
         return None
+    step = max(1, _PIECE_BYTES // (8 * groups * width))
+    pieces = [slice(start, start + step) for start in range(0, matrices.shape[1], step)]
     gain = cost = 0.0
     for one, other in ((first, second), (second, first)):
-        shift = one.shift(matrices)
-        gain += float(((matrices @ other.cross) * shift).sum())
-        cost += float(((shift @ other.own) * shift).sum())
+        shift_of = one.shifter()
+        for rows in pieces:
+            part = matrices[:, rows].astype(np.float64)
+            shift = shift_of(part)
+            gain += float(((part @ other.cross) * shift).sum())
+            cost += float(((shift @ other.own) * shift).sum())
     if not gain > 0 or not cost > 0:
         return None
     share = gain / cost
     share = min(2 * share / (1 + share), 1.0)  # of both halves: the noise is half as large
-    moved = matrices + share * first.plus(second).shift(matrices)
+    moved, shift_of = np.empty(matrices.shape, dtype), first.plus(second).shifter()
+    for rows in pieces:
+        part = matrices[:, rows].astype(np.float64)
+        moved[:, rows] = part + share * shift_of(part)
     return moved.reshape(weight.shape)
 
 
