@@ -337,8 +337,11 @@ def _as_tensor(name: str, parameter: Parameter, target: torch.Tensor) -> torch.T
         reason = f"has the shape {parameter.shape}, in the module {tuple(target.shape)}"
         raise InvalidModel(name, reason)
     if target.is_floating_point():
-        # numpy's bfloat16 and float8 are unknown to torch; float64 holds them all.
-        return torch.from_numpy(parameter.read().astype(np.float64))
+        values = parameter.read()
+        if values.dtype not in (np.float32, np.float64) or not values.dtype.isnative:
+            # numpy's bfloat16 and float8 are unknown to torch; float64 holds them all.
+            values = values.astype(np.float64)
+        return torch.from_numpy(np.require(values, requirements=["C", "W"]))
     if parameter.dtype.kind not in "biu":
         raise InvalidModel(name, f"is {parameter.dtype}, in the module {target.dtype}")
     return torch.from_numpy(parameter.read().astype(np.int64))
