@@ -81,7 +81,7 @@ class Training:
             prepare=known.prepare,
             loss=wrap(distilled if self.teacher else functional.cross_entropy),
             teacher=run.module.to(DEVICE) if self.teacher else None,
-            taught=_taught_by(run, schedule),
+            taught=_taught_by(run, schedule) if self.teacher else None,
             make_optimizer=_adam,
             after_step=after_step,
         )
