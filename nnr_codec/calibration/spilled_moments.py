@@ -8,7 +8,7 @@ from typing import Any
 
 from ..model import Float64
 from ..support.spilled import SpilledArray, SpillFile
-from .moments import ResultMoments
+from .moments import Calibration, ResultMoments
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,15 @@ class SpilledMoments(Mapping[str, ResultMoments]):
             for matrix in (moments.columns, moments.rows)
         )
         return _Entry(replace(moments, columns=None, rows=None), columns, rows)
+
+
+def spill_file_for(calibration: Calibration | None, *, low_memory: bool) -> SpillFile | None:
+    """Return a file for what is made of moments, if these are in one, or memory is low; None: it
+    stays in memory, or nothing is known."""
+    if calibration is None:
+        return None
+    is_spilled = low_memory or isinstance(calibration.result, SpilledMoments)
+    return SpillFile() if is_spilled else None
 
 
 def _read(matrix: SpilledArray | None) -> Float64 | None:

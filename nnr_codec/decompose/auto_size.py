@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration.moments import Calibration
-from ..calibration.spilled_moments import SpilledMoments
+from ..calibration.spilled_moments import spill_file_for
 from ..decoding.stream_decoder import StreamDecoder
 from ..encoding.arrangement.grouping import SAVED_BYTES
 from ..encoding.model_encoder import encode_model
@@ -28,7 +28,6 @@ from ..factorization.forms import FactoredWeight
 from ..model import Array, Float64, Model, Parameter
 from ..options import DecompositionOptions, EncodeOptions, escaped
 from ..quantize.feedback import ErrorFeedback
-from ..support.spilled import SpillFile
 from .algorithms.kernel import squared_error
 from .fitting import decompose_within, values_of
 from .forms import forms_of_layer
@@ -102,7 +101,7 @@ def dense_qps(
     if not options.allocation:
         return {}
     untied = Model(parameter for parameter in model.values() if parameter.tied_to is None)
-    spill = SpillFile() if isinstance(calibration.result, SpilledMoments) else None
+    spill = spill_file_for(calibration, low_memory=False)
     survey = survey_model(untied, {}, options, Work(executor), calibration, spill)
     return allocated_qps(survey, options)
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from ..calibration.foldable_norms import FoldableNorm, fold_norms
 from ..calibration.moments import Calibration
-from ..calibration.spilled_moments import SpilledMoments
+from ..calibration.spilled_moments import spill_file_for
 from ..decoding.series import Series
 from ..errors import QuantizationOverflow, TargetNotReached
 from ..factorization.forms import FactoredWeight
@@ -28,7 +28,6 @@ from ..report import (
     ExtraReport,
     SearchReport,
 )
-from ..support.spilled import SpillFile
 from .corrections.corrected_stream import Corrector, StreamCorrection
 from .explanations import Explanations
 from .model_mapping import is_quantized
@@ -90,9 +89,7 @@ def encode_model(
     folded: tuple[FoldableNorm, ...] = ()
     if calibration is not None and not earlier.depth:
         model, calibration, folded = _folded(model, calibration, options)
-    spill = None
-    if calibration is not None and (low_memory or isinstance(calibration.result, SpilledMoments)):
-        spill = SpillFile()
+    spill = spill_file_for(calibration, low_memory=low_memory)
     survey = survey_model(model, factorizations, options, work, calibration, spill, update)
     stepped, explanations = _with_steps(options, survey, is_update=earlier.depth > 0)
     log = log or SearchLog()

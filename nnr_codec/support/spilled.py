@@ -41,7 +41,7 @@ class SpillFile:
 
     def __init__(self) -> None:
         """Make the file; OSError if it cannot be made."""
-        with naming_folder():
+        with _naming_folder():
             descriptor, self._path = tempfile.mkstemp(prefix="nnr-spilled-")
             os.close(descriptor)
         self._end = 0
@@ -50,7 +50,7 @@ class SpillFile:
     def put(self, array: npt.NDArray[Any]) -> SpilledArray:
         """Write an array behind the others; OSError if it cannot be written."""
         values = np.ascontiguousarray(array)
-        with naming_folder(), open(self._path, "ab") as file:
+        with _naming_folder(), open(self._path, "ab") as file:
             file.write(values.reshape(-1).view(np.uint8).data)
         spilled = SpilledArray(self._path, self._end, values.shape, values.dtype)
         self._end += values.nbytes
@@ -58,7 +58,7 @@ class SpillFile:
 
 
 @contextmanager
-def naming_folder() -> Iterator[None]:
+def _naming_folder() -> Iterator[None]:
     """Say of an OSError that the folder of temporary files is to be looked at."""
     try:
         yield
