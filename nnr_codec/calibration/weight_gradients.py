@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..support.pieces import pieces
 from .halves import own_samples
 from .moments import ResultMoments, ResultSides
 from .shrinkage import cross_validated
@@ -74,9 +75,7 @@ class WeightGradients:
     def _add_convolution(
         self, half: int, layer: Any, inputs: torch.Tensor, gradient: torch.Tensor
     ) -> None:
-        size = max(1, _PIECE // layer.weight.numel())
-        for first in range(0, len(inputs), size):
-            part = slice(first, first + size)
+        for part in pieces(len(inputs), _PIECE // layer.weight.numel()):
             self._add(half, _of_weight(layer, inputs[part], gradient[part]))
 
     def moments(self) -> ResultMoments | None:

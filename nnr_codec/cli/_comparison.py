@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..model import Array, Parameter
+from ..support.pieces import pieces
 from ._open_models import OpenModel
 
 _PIECE = 1 << 16
@@ -103,8 +104,7 @@ def difference_of(first: Array, second: Array) -> Difference:
     """Compare the values of two arrays of one shape, and of any types that can be coded."""
     one, other = first.reshape(-1), second.reshape(-1)
     total = Difference()
-    for start in range(0, one.size, _PIECE):
-        piece = slice(start, start + _PIECE)
+    for piece in pieces(one.size, _PIECE):
         total += _difference(one[piece], other[piece])
     return total
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._core import TensorSyntax, TensorToEncode, dequantize, measure_distortion
+from ..support.pieces import pieces
 
 _PIECE = 1 << 15
 """Elements looked at together: what is computed of them in binary64 stays in the cache."""
@@ -62,8 +63,7 @@ def _difference(
     squared_error = energy = 0.0
     overflows = False
     with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, values.size, _PIECE):
-            piece = slice(start, start + _PIECE)
+        for piece in pieces(values.size, _PIECE):
             original = values[piece].astype(np.float64)
             result = decoded(piece).astype(values.dtype, copy=False)
             error = result.astype(np.float64) - original

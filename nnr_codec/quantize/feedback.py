@@ -10,7 +10,6 @@ Rows likewise with R (YAQA, arXiv 2505.22988).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from ..model import Float64
 from ..support.blas_threads import on_one_blas_thread
+from ..support.pieces import pieces
 
 _DAMPING = 0.01
 """Of the mean diagonal, added to the diagonal: errors elsewhere than on the samples count, too."""
@@ -58,17 +58,16 @@ class ErrorFeedback:
         groups, blocks, size, _ = self.columns.shape
         parts = error.reshape(groups, -1, blocks, size)
         weights = np.sqrt(self.column_weights.reshape(groups, 1, blocks, size))
-        together = max(1, _PIECE // max(1, size * groups * parts.shape[1]))
         total = 0.0
-        for first in range(0, blocks, together):
-            part = parts[:, :, first : first + together]
+        for together in pieces(blocks, _PIECE // max(1, size * groups * parts.shape[1])):
+            part = parts[:, :, together]
             left = np.empty(part.shape)
             for group, block in np.ndindex(groups, part.shape[2]):
-                fed = self.columns[group, first + block]
-                for rows in _pieces(part.shape[1], size):
+                fed = self.columns[group, together.start + block]
+                for rows in pieces(part.shape[1], _PIECE // max(1, size)):
                     errors = part[group, rows, block].T
                     left[group, rows, block] = _behind(errors, fed).T
-            left *= weights[:, :, first : first + together]
+            left *= weights[:, :, together]
             total += self._loss_of_rows(left.reshape(-1, part.shape[2] * size))
         return self.left * total
 
@@ -77,17 +76,10 @@ class ErrorFeedback:
         if self.rows is None or self.row_weights is None:
             return float(np.square(left).sum())
         weights = np.sqrt(self.row_weights)[:, np.newaxis]
-        pieces = _pieces(left.shape[1], left.shape[0])
         return sum(
             float(np.square(_behind(left[:, columns], self.rows) * weights).sum())
-            for columns in pieces
+            for columns in pieces(left.shape[1], _PIECE // max(1, left.shape[0]))
         )
-
-
-def _pieces(count: int, size: int) -> Iterator[slice]:
-    """Yield slices of so many rows, or columns, of a size that together are a piece."""
-    step = max(1, _PIECE // max(1, size))
-    return (slice(first, first + step) for first in range(0, count, step))
 
 
 def _behind(errors: npt.NDArray[np.floating[Any]], feedback: Float32) -> Float64:

@@ -18,6 +18,7 @@ from ..calibration.held_back import samples_of
 from ..calibration.unfolding import windows
 from ..model import Array, Float64, Model
 from ..support.blas_threads import on_one_blas_thread
+from ..support.pieces import pieces
 from ..user.module import independent_copy, inputs_of, load_state, sample_count
 from .side_by_side import Arrival, layers_called_once, meetings
 
@@ -182,9 +183,8 @@ class _Moments:
         """Add vectors at some places of a layer's inputs."""
         groups, width = self.own.shape[:2]
         self.count += len(places[0])
-        size = max(1, _PIECE_BYTES // (4 * groups * width))
-        for start in range(0, len(places[0]), size):
-            part = tuple(index[start : start + size] for index in places)
+        for some in pieces(len(places[0]), _PIECE_BYTES // (4 * groups * width)):
+            part = tuple(index[some] for index in places)
             x, y = (_chosen(rows, part, groups) for rows in (original, changed))
             with np.errstate(over="ignore", invalid="ignore"):  # sums are looked at later
                 self.own += y.swapaxes(1, 2) @ y
@@ -223,12 +223,11 @@ def _target(weight: Array, first: _Moments, second: _Moments, dtype: np.dtype[An
     is_seen = first.own.any() and second.own.any()
     if not is_seen or not all(np.isfinite(array).all() for array in sums):
         return None
-    step = max(1, _PIECE_BYTES // (8 * groups * width))
-    pieces = [slice(start, start + step) for start in range(0, matrices.shape[1], step)]
+    by_rows = list(pieces(matrices.shape[1], _PIECE_BYTES // (8 * groups * width)))
     gain = cost = 0.0
     for one, other in ((first, second), (second, first)):
         shift_of = one.shifter()
-        for rows in pieces:
+        for rows in by_rows:
             part = matrices[:, rows].astype(np.float64)
             shift = shift_of(part)
             gain += float(((part @ other.cross) * shift).sum())
@@ -238,7 +237,7 @@ def _target(weight: Array, first: _Moments, second: _Moments, dtype: np.dtype[An
     share = gain / cost
     share = min(2 * share / (1 + share), 1.0)  # of both halves: the noise is half as large
     moved, shift_of = np.empty(matrices.shape, dtype), first.plus(second).shifter()
-    for rows in pieces:
+    for rows in by_rows:
         part = matrices[:, rows].astype(np.float64)
         moved[:, rows] = part + share * shift_of(part)
     return moved.reshape(weight.shape)
