@@ -30,7 +30,7 @@ from nnr_codec.model import Array
 TRAIN, TEST = "datasets/cifar10_train_jpeg.npz", "datasets/cifar10_test.npz"
 FOLDER = "NNR_REFERENCES"
 CALIBRATION_STRIDE = 25  # 2000 images
-VGG = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0)  # channels; 0: pooling
+VGG = (32, 0, 64, 64, 0, 128, 128, 0, 256, 256, 0)  # channels; 0: pooling
 INVERTED = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 3, 2), (6, 96, 2, 1))
 """Of the MobileNetV2-like network: expansion, channels, blocks, stride."""
 

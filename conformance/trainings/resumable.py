@@ -2,8 +2,9 @@
 
 What a step sees depends on its number and the seed alone, so that a state on disk needs no more
 than the module, the optimizer and the step. On a CPU with as many threads the results are the same
-to the bit. Convolutions and products run in bfloat16, which processors that have instructions for
-it do in half of the time; weights, gradients and the optimizer stay float32.
+to the bit. Convolutions and products run in bfloat16 on processors that have instructions for it,
+which takes half of the time there, and ten times as long elsewhere; weights, gradients and the
+optimizer stay float32. So results differ between kinds of processors.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +136,19 @@ def _taught(
     return known[step].to(inputs.device)
 
 
+@cache
+def _has_bfloat16(device: str) -> bool:
+    """Return whether products in bfloat16 are the faster ones on this machine."""
+    if device != "cpu":
+        return True
+    # Releases of torch that cannot say it are taken for processors that have none.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def _outputs(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    with torch.autocast(inputs.device.type, torch.bfloat16):
+    device = inputs.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=_has_bfloat16(device)):
         outputs: torch.Tensor = module(inputs.contiguous(memory_format=torch.channels_last))
     return outputs.float()
 
