@@ -70,7 +70,7 @@ class Inverted(nn.Module):
 
 def mobilenet() -> nn.Module:
     """Inverted residuals as MobileNetV2 has them, narrower and with fewer strides."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     inputs = 16
     for expansion, channels, blocks, stride in INVERTED:
         for block in range(blocks):
