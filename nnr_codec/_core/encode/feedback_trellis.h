@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <vector>
 
 #include "dependent_search.h"
@@ -31,18 +32,20 @@ struct ErrorFeedback {
 class FeedbackTrellis {
  public:
   // `input`: scan order 0, without importance, parent and history. `levels`: elements() integers,
-  // to be written.
+  // to be written. A row's targets are in their place until they are: with an array of their own,
+  // large tensors would need a third more.
   FeedbackTrellis(const QuantizerInput& input, const ErrorFeedback& feedback, int32_t* levels)
-      : input_(input), feedback_(feedback), levels_(levels), rows_(input.syntax.rows),
+      : input_(input), feedback_(feedback), rows_(input.syntax.rows),
         cols_(input.syntax.cols), block_(feedback.block), rates_(input.syntax, input.lambda),
-        targets_(rows_ * cols_), steps_(cols_), elements_(cols_) {
+        targets_(new (levels) float[rows_ * cols_]), target_(cols_), steps_(cols_),
+        elements_(cols_) {
     for (auto& residuals : residuals_) residuals.resize(block_);
     for (auto& residuals : next_residuals_) residuals.resize(block_);
     refresh();
   }
 
   void run() {
-    for (uint64_t i = 0; i < targets_.size(); ++i)
+    for (uint64_t i = 0; i < rows_ * cols_; ++i)
       targets_[i] = static_cast<float>(input_.scaled(i));
     for (uint64_t row = 0; row < rows_; ++row) {
       search(row);
@@ -72,7 +75,7 @@ class FeedbackTrellis {
   bool is_dependent() const { return input_.syntax.dependent_quantization; }
 
   void search(uint64_t row) {
-    const float* target = targets_.data() + row * cols_;
+    std::memcpy(target_.data(), targets_ + row * cols_, cols_ * sizeof(float));
     for (auto& cost : cost_) cost = kUnreachable;
     cost_[state_] = 0;
     for (auto& left : left_) left = row_left_;
@@ -81,7 +84,7 @@ class FeedbackTrellis {
     for (uint64_t start = 0; start < cols_; start += block_) {
       columns_ = feedback_.columns + (group * cols_ + start) * block_;
       column_weights_ = feedback_.column_weights + group * cols_ + start;
-      search_block(target + start, steps_.data() + start);
+      search_block(target_.data() + start, steps_.data() + start);
     }
   }
 
@@ -214,9 +217,8 @@ class FeedbackTrellis {
   void finish(uint64_t row) {
     int state = cheapest_state(kStates, [&](int s) { return cost_[s]; });
     state_ = state;
-    float* target = targets_.data() + row * cols_;
-    int32_t* levels = levels_ + row * cols_;
-    const int start = trace_back(state, target, levels);
+    auto* levels = new (targets_ + row * cols_) int32_t[cols_];
+    const int start = trace_back(state, levels);
     row_left_ = neighbour_class(levels[cols_ - 1]);
     if (input_.lambda > 0) {
       for (uint64_t j = 0; j < cols_; ++j) elements_[j] = row * cols_ + j;
@@ -228,18 +230,18 @@ class FeedbackTrellis {
     if (!feedback_.rows) return;
     for (uint64_t later = row + 1; later < rows_; ++later) {
       const float share = feedback_.rows[row * rows_ + later];
-      float* other = targets_.data() + later * cols_;
-      for (uint64_t j = 0; j < cols_; ++j) other[j] -= share * target[j];
+      float* other = targets_ + later * cols_;
+      for (uint64_t j = 0; j < cols_; ++j) other[j] -= share * target_[j];
     }
   }
 
   // Writes the levels that lead to a state, and in place of the targets the errors; returns the
   // state before them.
-  int trace_back(int state, float* target, int32_t* levels) const {
+  int trace_back(int state, int32_t* levels) {
     for (uint64_t j = cols_; j-- > 0;) {
       const Decision& made = steps_[j].into[state];
       levels[j] = made.level;
-      target[j] -= made.q;
+      target_[j] -= made.q;
       state = made.before;
     }
     return state;
@@ -265,10 +267,10 @@ class FeedbackTrellis {
 
   const QuantizerInput& input_;
   const ErrorFeedback& feedback_;
-  int32_t* levels_;
   uint64_t rows_, cols_, block_;
   AdaptiveRates rates_;
-  std::vector<float> targets_;  // in steps, with the feedback of earlier rows; then errors
+  float* targets_;  // in steps, with the feedback of earlier rows, of the rows to be searched
+  std::vector<float> target_;  // of the row; then its errors
   std::vector<float> residuals_[kStates], next_residuals_[kStates];
   std::vector<Step> steps_;
   std::vector<uint64_t> elements_;
