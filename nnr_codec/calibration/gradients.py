@@ -14,20 +14,21 @@ import math
 from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidModel, InvalidOptions, NnrError
+from ..errors import InvalidModel, NnrError
 from ..support.process_setting import ProcessSetting
-from ..user.code import in_a_line
 from ..user.module import as_it_was, copied, hooked_layers, in_mode, inputs_of, weight_layers
+from .differentiable import differentiable
 from .foldable_norms import FoldableNorm
 from .halves import Halves
 from .moments import MAX_BYTES, ResultMoments, ResultSides, RowLayout, result_sides
 from .norm_gradients import NormGradients
 from .outputs import Outputs, output_of, sampled_loss, targets_of
 from .perturbation import perturbed
+from .settings import check_settings, of_user
 from .weight_gradients import WeightGradients
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 _MOST_TURNS = 8
 """Times the bytes that one pass over the batches may hold, that all together may."""
 
-_SETTINGS = ("perturb", "loss", "outputs")
-_CALLS = {"perturb": "perturb(inputs, generator)", "loss": "loss(outputs, targets)"}
 _SEED = 0
 _MOST_DRAWS = 8
 """Of targets for one batch: few samples tell little of the directions that the result feels."""
@@ -87,8 +86,8 @@ class OutputGradients:
     ) -> None:
         self._module = module
         self._outputs = outputs
-        self._perturb = _of_user("perturb", perturb) if perturb else perturbed
-        self._loss = _of_user("loss", loss) if loss else None
+        self._perturb = of_user("perturb", perturb) if perturb else perturbed
+        self._loss = of_user("loss", loss) if loss else None
         self._max_bytes = max_bytes
         self._layers = weight_layers(module)
         self._layouts = {name: _matrix(layer) for layer, name in self._layers.items()}
@@ -117,16 +116,7 @@ class OutputGradients:
         Raises:
             InvalidOptions: another setting is given, or one of them is of another kind.
         """
-        unknown = [name for name in settings if name not in _SETTINGS]
-        if unknown:
-            reason = f"has the setting {unknown[0]!r}; settings are {', '.join(_SETTINGS)}"
-            raise InvalidOptions("calibrate", reason)
-        for name in ("perturb", "loss"):
-            if settings.get(name) is not None and not callable(settings[name]):
-                raise InvalidOptions("calibrate", f"the setting {name!r} is not a function")
-        if settings.get("outputs") not in (None, "classes", "values"):
-            reason = 'the setting \'outputs\' is neither "classes" nor "values"'
-            raise InvalidOptions("calibrate", reason)
+        check_settings(settings)
         return cls(module, **settings)
 
     @property
@@ -182,7 +172,7 @@ class OutputGradients:
         with (
             as_it_was(module),
             in_mode(module, training=False),
-            _differentiable(module, self._felt()),
+            differentiable(module, self._felt()),
             self._weights_squared(),
         ):
             found = self._of_perturbed(batch)
@@ -340,21 +330,6 @@ def _matrix(layer: Any) -> RowLayout:
     return RowLayout(tuple(layer.weight.shape), getattr(layer, "groups", 1))
 
 
-def _of_user(setting: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of the user's whose errors are those of the setting, not of the module."""
-
-    @wraps(function)
-    def called(*arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except Exception as error:
-            reason = f"the setting {setting!r} failed: {in_a_line(error)}"
-            call = f"it is called as {_CALLS[setting]}"
-            raise InvalidOptions("calibrate", f"{reason} ({call})") from error
-
-    return called
-
-
 def _threads() -> int:
     import torch
 
@@ -369,35 +344,3 @@ def _set_threads(count: int) -> None:
 
 _single_threads = ProcessSetting(_threads, _set_threads, 1, of_threads=True)
 """One thread of torch's in each thread; how many it used before is what the block gets."""
-
-
-@contextmanager
-def _differentiable(module: torch.nn.Module, felt: Container[torch.Tensor]) -> Iterator[None]:
-    """Let these parameters require gradients, if they are floats, and no others; afterwards all are
-    as they were. The user's hooks of parameters are not called."""
-    import torch
-
-    before = [(p, p.requires_grad, p.grad) for p in module.parameters()]
-    tables = [table for parameter, *_ in before for table in _hooks_of(parameter)]
-    hooks = [dict(table) for table in tables]
-    try:
-        for table in tables:
-            table.clear()
-        for parameter, *_ in before:
-            parameter.grad = None  # else what is there would be added to, in place
-            parameter.requires_grad_(parameter.is_floating_point() and parameter in felt)
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter, required, gradient in before:
-            parameter.grad = None
-            parameter.requires_grad_(required)
-            parameter.grad = gradient
-        for table, own in zip(tables, hooks, strict=True):
-            table.update(own)
-
-
-def _hooks_of(parameter: Any) -> list[Any]:
-    """Return the tables of a parameter's hooks, which torch looks at in the course of backward."""
-    tables = parameter._backward_hooks, parameter._post_accumulate_grad_hooks
-    return [table for table in tables if table is not None]
