@@ -13,10 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from typing import Any, BinaryIO
 
-from .calibration.calibrate import calibrate
 from .calibration.divergence import OutputDivergence
-from .calibration.gradients import OutputGradients
-from .calibration.held_back import HoldBack, KeptBatches
 from .calibration.moments import Calibration
 from .checkpoints import open_checkpoint
 from .checkpoints.atomic import atomic_output
@@ -297,25 +294,13 @@ def _calibration(
     _check_batches(model, calibration)
     module: Any = model
     model_of_module(module)  # refuses what cannot be coded before anything is run
-    held = None
-    if options.max_kl is not None and evaluate is None:
-        calibration = held = HoldBack(calibration)
-    kept = KeptBatches(calibration)
-    with as_it_was(module):
-        known = calibrate(
-            module,
-            kept,
-            only=None if options.decomposes else (),
-            gradients=OutputGradients(module),
-            low_memory=low_memory,
-        )
-    if held is not None:
-        evaluate = OutputDivergence(module, held.held())
-    if corrector is None and options.corrects:
-        from .training.corrections import Corrections  # imports libraries that others need not
+    from .training.learned import learn  # imports libraries that others need not
 
-        corrector = Corrections.by_options(options, module, kept.batches)
-    return known, evaluate, corrector
+    is_held = options.max_kl is not None and evaluate is None
+    found = learn(module, calibration, options, hold_back=is_held, low_memory=low_memory)
+    if found.held_back is not None:
+        evaluate = OutputDivergence(module, found.held_back)
+    return found.calibration, evaluate, corrector or found.corrections
 
 
 def _check_known(known: Calibration, model: Model, *, is_own: bool) -> None:

@@ -9,10 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..calibration.calibrate import calibrate
 from ..calibration.file import load_calibration, save_calibration
-from ..calibration.gradients import OutputGradients
-from ..calibration.held_back import HoldBack, KeptBatches
 from ..calibration.moments import Calibration
 from ..errors import InvalidOptions
 from ..factorization.files import with_weights
@@ -25,6 +22,7 @@ from . import _common as common
 
 if TYPE_CHECKING:
     from ..training.corrections import Corrections
+    from ..training.learned import Learned
 
 NEEDED_TO_TRACE = (
     "execution is traced: give --calibrate, or --module with a function that returns "
@@ -109,42 +107,40 @@ def _calibrated(
     execution = network.execution
     if options.order == "execution":
         execution, batches = _traced_order(given.calibrate, module, batches)
-    gradients = OutputGradients.by_settings(module, settings)
-    with naming_failures(given.calibrate, "calibrate"):
-        held = HoldBack(batches) if hasattr(given, "max_kl") else None
-        kept = KeptBatches(batches if held is None else held)
-        known = _moments(given, options, module, kept, gradients)
-    corrections = None
-    if options.corrects:
-        from ..training.corrections import Corrections  # imports libraries others need not
-
-        corrections = Corrections.by_options(options, module, kept.batches, settings)
+    found = _learned(given, options, module, batches, settings)
     if given.save_calibration is not None:
-        save_calibration(given.save_calibration, known, overwrite=given.force)
+        save_calibration(given.save_calibration, found.calibration, overwrite=given.force)
     return replace(
         network,
         module=module,
-        calibration=known,
-        held_back=None if held is None else held.held(),
-        corrections=corrections,
+        calibration=found.calibration,
+        held_back=found.held_back,
+        corrections=found.corrections,
         execution=execution,
     )
 
 
-def _moments(
+def _learned(
     given: argparse.Namespace,
     options: EncodeOptions,
     module: Any,
-    batches: KeptBatches,
-    gradients: OutputGradients,
-) -> Calibration:
-    """Return the calibration of a module; its refusal names the flag, and the user's function."""
-    needs_moments = options.decomposes or given.save_calibration is not None
-    only = None if needs_moments else ()
+    batches: Any,
+    settings: Mapping[str, Any],
+) -> Learned:
+    """Return what is learned of a module; a refusal names the flag, and the user's function."""
+    from ..training.learned import learn  # imports libraries others need not
+
     try:
-        return calibrate(
-            module, batches, only=only, gradients=gradients, low_memory=given.low_memory
-        )
+        with naming_failures(given.calibrate, "calibrate"):
+            return learn(
+                module,
+                batches,
+                options,
+                settings=settings,
+                of_inputs=given.save_calibration is not None,
+                hold_back=hasattr(given, "max_kl"),
+                low_memory=given.low_memory,
+            )
     except InvalidOptions as error:
         if error.option != "calibration":
             raise
