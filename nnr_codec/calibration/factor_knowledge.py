@@ -11,14 +11,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import reduce
 
-import numpy as np
-
 from ..bitstream.unit_layout import matrix_shape
-from ..factorization.carried_metric import carried_metric
+from ..factorization.carried_metric import ErrorMetric, carried_metric
 from ..factorization.factored_weight import FactoredWeight
 from ..model import Float64
 from ..support.blas_threads import on_one_blas_thread
-from .moments import ResultMoments, TensorKnowledge, with_blocks
+from .moments import ResultMoments, TensorKnowledge
 
 
 @on_one_blas_thread
@@ -40,19 +38,17 @@ def factor_knowledge(
         return None
     result = _result_of(known, weight.shape)
     rows, columns = matrix_shape(weight.shape)
-    of_columns, of_rows = _sides(result, rows, columns)
-    total = float(np.trace(of_columns))
-    if not total > 0:
+    metric = ErrorMetric.of_sides(*_sides(result), (rows, columns))
+    if not metric.trace > 0:
         return None
-    carried = carried_metric(weight, index, of_columns / total, of_rows)
-    share = float(np.trace(carried.columns)) / total
+    carried = carried_metric(weight, index, metric)
+    share = carried.trace / metric.trace
     if not 0 < share < math.inf:
         return None
     moments, sensitivity = None, known.sensitivity
     if result is not None:
-        moments = replace(
-            result, columns=carried.columns[np.newaxis, np.newaxis], rows=carried.rows
-        )
+        of_columns = None if carried.columns is None else carried.columns[None]
+        moments = replace(result, columns=of_columns, rows=carried.rows)
     if sensitivity is not None:
         sensitivity *= share * rows * columns / weight.factors[index].size
     return TensorKnowledge(result=moments, sensitivity=sensitivity)
@@ -78,18 +74,12 @@ def _result_of(known: TensorKnowledge, shape: tuple[int, ...]) -> ResultMoments 
     return ResultMoments(inputs.blocks, None, inputs.positions, is_checked=False)
 
 
-def _sides(result: ResultMoments | None, rows: int, columns: int) -> tuple[Float64, Float64]:
-    """Return moments of columns and of rows, of the same trace; where they are not known, all count
-    alike. Groups share their factors: these are felt as in the sum of the groups."""
-    of_columns = of_rows = None
-    if result is not None:
-        of_rows = result.rows
-        of_columns = None if result.columns is None else with_blocks(result.columns).sum(axis=0)
-    if of_columns is None:
-        of_columns = np.eye(columns) * (1 if of_rows is None else np.trace(of_rows) / columns)
-    if of_rows is None:
-        of_rows = np.eye(rows) * (np.trace(of_columns) / rows)
-    return of_columns, of_rows
+def _sides(result: ResultMoments | None) -> tuple[Float64 | None, Float64 | None]:
+    """Return moments of columns, in blocks, and of rows; None: not known. Groups share their
+    factors: these are felt as in the sum of the groups."""
+    if result is None:
+        return None, None
+    return None if result.columns is None else result.columns.sum(axis=0), result.rows
 
 
 def _together(first: TensorKnowledge, second: TensorKnowledge) -> TensorKnowledge:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..calibration.moments import Calibration
+from ..calibration.moments import MAX_BYTES, Calibration
 from ..errors import InvalidOptions
 from ..factorization.forms import FactoredWeight
 from ..model import Float64, Parameter
@@ -250,6 +250,8 @@ class _Selection:
         if known is None:
             return None
         if known.inputs is not None and not known.inputs.layout.transposed:
+            if 8 * known.inputs.layout.width**2 > MAX_BYTES:  # known in blocks, and noted
+                return None
             matrices = known.inputs.matrices()
         elif known.result is None or known.result.columns is None:
             return None

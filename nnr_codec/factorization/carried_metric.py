@@ -12,12 +12,15 @@ arXiv 2505.22988).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from ..model import Float64
 from .factored_weight import FactoredWeight
+from .forms import LowRank
 
 _WEIGHT_AXES, _RANK_AXES = "tsij", "abc"
 _COLUMNS = _WEIGHT_AXES[1:]
@@ -28,29 +31,60 @@ numpy's own limit, it sums several at once, a thousand times as slow."""
 
 
 @dataclass(frozen=True)
-class CarriedMetric:
-    """The metric of the errors E of one factor: they cost about tr(R' E C' Eᵀ) / tr C'.
+class ErrorMetric:
+    """What the errors D of a matrix cost: about tr(R D C Dᵀ) / tr C, the traces of both being one.
+
+    Matrices of as many rows and columns as wide layers have may be too large for memory: C is known
+    in blocks, and where all count alike there is no matrix.
 
     Attributes:
-        columns: C', float64, (columns, columns) of the factor as the matrix that is coded.
-        rows: R', (rows, rows), whose trace is that of C'.
+        columns: the blocks along the diagonal of C, float64, (count, size, size); None: C is a
+            multiple of the identity.
+        rows: R, (rows, rows); None likewise.
+        trace: of C, and of R.
     """
 
-    columns: Float64
-    rows: Float64
+    columns: Float64 | None
+    rows: Float64 | None
+    trace: float
+
+    @classmethod
+    def of_sides(
+        cls, columns: Float64 | None, rows: Float64 | None, shape: tuple[int, int]
+    ) -> Self:
+        """Return the metric of a matrix of this shape; its trace is that of C, if C is known."""
+        if columns is not None:
+            trace = float(np.trace(columns, axis1=1, axis2=2).sum())
+        else:
+            trace = float(shape[1] if rows is None else np.trace(rows))
+        return cls(columns, rows, trace)
+
+    def whole(self, rows: int, columns: int) -> tuple[Float64, Float64]:
+        """Return C, with zeros where nothing is known, and R, of a matrix of this shape."""
+        of_rows = np.eye(rows) * (self.trace / rows) if self.rows is None else self.rows
+        if self.columns is None:
+            return np.eye(columns) * (self.trace / columns), of_rows
+        if len(self.columns) == 1:
+            return self.columns[0], of_rows
+        count, size, _ = self.columns.shape
+        found = np.zeros((count, size, count, size))
+        for index, block in enumerate(self.columns):
+            found[index, :, index] = block
+        return found.reshape(columns, columns), of_rows
 
 
-def carried_metric(
-    weight: FactoredWeight, index: int, columns: Float64, rows: Float64
-) -> CarriedMetric:
+def carried_metric(weight: FactoredWeight, index: int, metric: ErrorMetric) -> ErrorMetric:
     """Return the metric of the errors of one factor, the others being what they are.
 
     Args:
         weight: in factors.
         index: of the factor.
-        columns: C, float64, (columns, columns) of the dense weight as the matrix that is coded.
-        rows: R, (rows, rows).
+        metric: of the dense weight, as the matrix that is coded; its trace is above 0.
     """
+    if isinstance(weight, LowRank):
+        return _of_product(weight, index, metric)
+    columns, rows = metric.whole(weight.shape[0], math.prod(weight.shape[1:]))
+    columns = columns / metric.trace
     of_rows, of_columns = weight.axes[index]
     kernel = weight.kernel_shape
     sizes = dict(zip(_WEIGHT_AXES + _RANK_AXES, (*kernel, *weight.ranks), strict=False))
@@ -67,7 +101,30 @@ def carried_metric(
         size = int(np.prod([sizes[axis] for axis in kept]))
         return _traced(both, axes, kept, traced).reshape(size, size)
 
-    return CarriedMetric(side(of_columns, of_rows), side(of_rows, of_columns))
+    found = side(of_columns, of_rows)
+    return ErrorMetric(found[np.newaxis], side(of_rows, of_columns), float(np.trace(found)))
+
+
+def _of_product(weight: LowRank, index: int, metric: ErrorMetric) -> ErrorMetric:
+    """Return the metric of G or H, of a weight G·H."""
+    left, right = (factor.astype(np.float64) for factor in weight.factors)
+    if index == 0:
+        if metric.columns is None:
+            columns = right @ right.T * (metric.trace / right.shape[1])
+        else:
+            count, size, _ = metric.columns.shape
+            parts = right.reshape(-1, count, size).swapaxes(0, 1)
+            columns = np.einsum("kas,ksr,kbr->ab", parts, metric.columns, parts, optimize=True)
+        trace = float(np.trace(columns))
+        rows = None if metric.rows is None else metric.rows * (trace / metric.trace)
+        return ErrorMetric(columns[np.newaxis], rows, trace)
+    if metric.rows is None:
+        rows = left.T @ left * (metric.trace / left.shape[0])
+    else:
+        rows = left.T @ metric.rows @ left
+    trace = float(np.trace(rows))
+    share = trace / metric.trace
+    return ErrorMetric(None if metric.columns is None else metric.columns * share, rows, trace)
 
 
 def _traced(arrays: list[Float64], axes: list[str], kept: str, traced: str) -> Float64:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from typing import Any
 
 import ml_dtypes
@@ -244,3 +245,22 @@ def test_calibration_lowers_the_error_of_the_outputs() -> None:
         Model.from_arrays(model), options("lr", energy=0.9), calibration=calibration
     ).factorizations["w"]
     assert 0 < relative_error(model["w"], aware.to_dense(), moment) ** 2 < 0.11
+
+
+def test_inputs_too_wide_for_a_matrix_of_their_moments_are_not_looked_at() -> None:
+    width = 20_000  # a matrix of whose moments would take 3.2 GB
+    model = layers(w=(8, width))
+    moments = InputMoments(RowLayout((8, width)), np.ones((1, width, 1, 1)), 1000)
+    calibration = Calibration({"w": moments}, 100)
+    tracemalloc.start()
+    aware = decompose_model(
+        Model.from_arrays(model), options("lr", rank=2), calibration=calibration
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200_000_000
+    plain = decomposed(model, "lr", rank=2)
+    for found in (aware, plain):
+        assert list(found.factorizations) == ["w"]
+    one, other = (found.factorizations["w"].to_dense() for found in (aware, plain))
+    np.testing.assert_array_equal(one, other)
