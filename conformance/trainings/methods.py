@@ -11,7 +11,7 @@ import copy
 import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,11 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from conformance.trainings.sets import training_set
+from conformance.trainings.decompositions import (
+    calibration_images,
+    decomposed,
+    projection_to,
+)
 from conformance.trainings.training import DEVICE, Training, last_trained
 from nnr_codec import encode
 from nnr_codec.errors import InvalidOptions, NnrWarning
@@ -29,20 +33,16 @@ from nnr_codec.experiments.fingerprints import file_digest
 from nnr_codec.experiments.training_run import TrainingRun
 from nnr_codec.layers import dense_state, factored_weights, factorize, load_into
 from nnr_codec.model import Model
-from nnr_codec.options import DecompositionOptions, EncodeOptions
+from nnr_codec.options import EncodeOptions
 from nnr_codec.training import (
-    LowRankProjection,
     RankPruning,
     RateTraining,
-    decompose_gradually,
     fold_batch_norm,
-    ranks_at_ratio,
     reestimate_batch_norm,
     relative_qps,
 )
-from nnr_codec.user.module import load_state, weight_layers
+from nnr_codec.user.module import load_state
 
-CALIBRATION_IMAGES = 2000
 _SCRIPTS = [file_digest(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
 """What trains: a network that other scripts have trained is another one."""
 
@@ -122,11 +122,11 @@ def pruned(
     module = decomposed(run, method, max(ratio / 2, math.sqrt(ratio)), rule)
     train = Training(**training)
     steps = max(1, train.steps_of(run) // 4)
-    samples = [batch.to(DEVICE) for batch in _samples(run)]
+    samples = [batch.to(DEVICE) for batch in calibration_images(run)]
     pruning = RankPruning(module, samples, parameters=parameters, steps=steps)
     train(replace(run, state=None), module, after_step=lambda made: pruning.step())
     pruning.finish()
-    reestimate_batch_norm(module, _samples(run))
+    reestimate_batch_norm(module, calibration_images(run))
     return stream_of(module, EncodeOptions(qp=qp))
 
 
@@ -139,8 +139,8 @@ def tuned_at_ranks(
 ) -> bytes:
     """Decompose to the ranks that `projected` has, and train the factors; arguments are its."""
     module = copy.deepcopy(run.module)
-    factors = _projection(module, form, ratio, (1, 1)).project()
-    reestimate_batch_norm(factorize(module, factors), _samples(run))
+    factors = projection_to(module, form, ratio, (1, 1)).project()
+    reestimate_batch_norm(factorize(module, factors), calibration_images(run))
     Training(**training)(run, module)
     return stream_of(module, EncodeOptions(qp=qp))
 
@@ -166,7 +166,7 @@ def projected(
         training: fields of `Training`.
     """
     module = copy.deepcopy(run.module)
-    projection, train = _projection(module, form, ratio, tiles), Training(**training)
+    projection, train = projection_to(module, form, ratio, tiles), Training(**training)
     every = max(1, train.steps_of(run) // projections)
 
     def project(made: int) -> None:
@@ -175,22 +175,8 @@ def projected(
 
     train(run, module, after_step=project)
     factors = projection.project()
-    reestimate_batch_norm(module, _samples(run))
+    reestimate_batch_norm(module, calibration_images(run))
     return stream_of(factorize(module, factors), EncodeOptions(qp=qp))
-
-
-def _projection(
-    module: nn.Module, form: str, ratio: float, tiles: Sequence[int]
-) -> LowRankProjection:
-    *names, _ = weight_layers(module).values()
-    rows, columns = tiles
-    ranks = ranks_at_ratio(module, ratio, form=form, tiles=(rows, columns), only=names)
-    return LowRankProjection(module, ranks, tiles=(rows, columns))
-
-
-def _samples(run: TrainingRun) -> list[torch.Tensor]:
-    """Return unaltered training images, for moments and the statistics of batch norm."""
-    return training_set(run).samples(CALIBRATION_IMAGES)
 
 
 def for_rate(run: TrainingRun, **options: Any) -> bytes:
@@ -247,7 +233,7 @@ def _calibrated(run: TrainingRun, module: nn.Module, qp: int) -> bytes:
     """Return the stream of a network, dense or in factors, coded with calibration."""
     dense = copy.deepcopy(run.module)
     load_state(dense, Model.from_arrays(dense_state(module)), strict=True)
-    return _stream(dense, EncodeOptions(qp=qp), factored_weights(module), _samples(run))
+    return _stream(dense, EncodeOptions(qp=qp), factored_weights(module), calibration_images(run))
 
 
 def _trained_for_rate(
@@ -277,60 +263,6 @@ def _trained_for_rate(
     Training(**training)(run, module, wrap=rate.loss)
     rate.finish()
     return module, rate
-
-
-def decomposed(
-    run: TrainingRun,
-    method: str,
-    ratio: float,
-    rule: str,
-    scheme: str = "right",
-    *,
-    train: Callable[[nn.Module], object] = lambda module: None,
-    parts: int = 1,
-) -> nn.Module:
-    """Return the network with layers in factors, fitted to the moments of their inputs, and batch
-    norm re-estimated.
-
-    Args:
-        run: what to train.
-        method: as of `DecompositionOptions`, or "none".
-        ratio: parameters of the whole model before over after, at least.
-        rule: "water-filling": ranks by the layers' errors; "common": the same fraction of every
-            layer but the first and the classifier, of the methods "lr" and "ce1".
-        scheme: of the method "joint".
-        train: called with the network after each part.
-        parts: that it is decomposed in.
-    """
-    module = copy.deepcopy(run.module)
-    if method == "none":
-        return module
-    samples = _samples(run)
-    options = _options(method, ratio, rule, scheme, list(weight_layers(module).values()))
-
-    def adapt(module: nn.Module) -> None:
-        reestimate_batch_norm(module, samples)
-        train(module)
-
-    return decompose_gradually(module, options, adapt, steps=parts, batches=samples)
-
-
-def _options(
-    method: str, ratio: float, rule: str, scheme: str, weights: Sequence[str]
-) -> EncodeOptions:
-    overrides: list[tuple[str, dict[str, Any]]] = []
-    if rule == "common" and method not in ("lr", "ce1"):
-        raise InvalidOptions("rule", f"'common' is for 'lr' and 'ce1', not for {method!r}")
-    if rule == "common":
-        overrides = [("*", {"decompose": "lr"})] if method == "lr" else []
-        overrides += [(name, {"decompose": "none"}) for name in (weights[0], weights[-1])]
-        method = "ce1"
-    elif rule != "water-filling":
-        raise InvalidOptions("rule", f"{rule!r} is neither 'water-filling' nor 'common'")
-    decomposition = DecompositionOptions(
-        method=method, compression_ratio=ratio, joint_scheme=scheme
-    )
-    return EncodeOptions(decomposition=decomposition, overrides=tuple(overrides))
 
 
 def stream_of(module: nn.Module, options: EncodeOptions) -> bytes:
