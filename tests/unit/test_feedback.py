@@ -13,6 +13,7 @@ from nnr_codec import EncodeOptions
 from nnr_codec._core import (
     TensorSyntax,
     TensorToEncode,
+    allow_shift_paths,
     dequantize,
     quantize,
     quantize_with_feedback,
@@ -54,6 +55,30 @@ def quantized(
     arguments = (known.columns, known.column_weights, known.rows, known.row_weights)
     flat = WEIGHTS.reshape(-1)
     return quantize_with_feedback(syntax(dependent=dependent), flat, STEP, rate, *arguments)
+
+
+NEXT_STATE = [(0, 2), (7, 5), (1, 3), (6, 4), (2, 0), (5, 7), (3, 1), (4, 6)]
+
+
+def path_of_least_cost(targets: np.ndarray, fed: np.ndarray, weights: np.ndarray) -> list[int]:
+    """Return the integers of a row that starts in state 0: the search of the eight states."""
+    survivors = {0: (0.0, targets, [])}
+    for column, weight in enumerate(weights):
+        found: dict[int, Any] = {}
+        for state, (cost, residuals, path) in sorted(survivors.items()):
+            x = residuals[column]
+            for q in range(int(np.floor(x)) - 4, int(np.ceil(x)) + 5):
+                if q and (abs(q) + state) % 2:
+                    continue  # of the other quantizer: even ones have even q, odd ones odd q
+                integer = int(np.sign(q)) * ((abs(q) + (state & 1)) // 2)
+                after = NEXT_STATE[state][integer & 1]
+                price = cost + weight * (x - q) ** 2
+                if after not in found or price < found[after][0]:
+                    left = residuals.copy()
+                    left[column + 1 :] -= (x - q) * fed[column, column + 1 :]
+                    found[after] = price, left, [*path, integer]
+        survivors = found
+    return min(survivors.items(), key=lambda item: (item[1][0], item[0]))[1][2]
 
 
 class TestFactors:
@@ -208,6 +233,43 @@ class TestCore:
             for columns in (known.columns, np.ascontiguousarray(whole))
         )
         assert np.array_equal(first, second)
+
+    @each_quantizer
+    @pytest.mark.parametrize("rate", [0.0, 0.05])
+    @pytest.mark.parametrize("cols", [1, 2, 16, 17, 31, 144, 210])
+    def test_all_processors_do_the_same(
+        self, dependent: bool, rate: float, cols: int, request: pytest.FixtureRequest
+    ) -> None:
+        if not allow_shift_paths(True):
+            pytest.skip("this processor has only the plain paths")
+        request.addfinalizer(lambda: allow_shift_paths(True))
+        scale = np.repeat([1e-6, 0.05, 3.0, 1e4], ROWS // 4)[:, None]  # some beyond the tables
+        weights = (RNG(cols).normal(0, 1, (ROWS, cols)) * scale).astype(np.float32).reshape(-1)
+        for blocks in {1, cols}:
+            known = error_feedback(
+                np.stack([[moment(cols // blocks, b) for b in range(blocks)]]), moment(ROWS, 1)
+            )
+            arguments = (
+                *(syntax(dependent=dependent, cols=cols), weights, STEP, rate),
+                *(known.columns, known.column_weights, known.rows, known.row_weights),
+            )
+            assert allow_shift_paths(True)
+            fast = quantize_with_feedback(*arguments)
+            assert not allow_shift_paths(False)
+            assert np.array_equal(quantize_with_feedback(*arguments), fast)
+
+    def test_the_trellis_is_that_of_the_formula(self) -> None:
+        """Written out: each survivor with its own path, residuals and cost."""
+        known = error_feedback(moment(COLS)[None, None])
+        row = WEIGHTS[:1]
+        expected = path_of_least_cost(
+            row[0].astype(np.float64) / STEP, known.columns[0, 0], known.column_weights[0]
+        )
+        levels = quantize_with_feedback(
+            *(syntax(dependent=True, rows=1), row.reshape(-1), STEP, 0.0),
+            *(known.columns, known.column_weights),
+        )
+        assert levels.tolist() == expected
 
     @pytest.mark.parametrize(
         "change",

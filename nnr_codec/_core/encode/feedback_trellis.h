@@ -13,6 +13,7 @@
 #include <new>
 #include <vector>
 
+#include "../decode/processor.h"
 #include "dependent_search.h"
 
 namespace nnr {
@@ -29,18 +30,53 @@ struct ErrorFeedback {
   const float* row_weights = nullptr;     // rows, of squared errors; or null: all 1
 };
 
+// A value for each of the eight survivors, by the state that it is in. The alignment is that of
+// processors with such registers: elsewhere, compilers would choose less.
+typedef float Lanes __attribute__((vector_size(4 * kDqStates), aligned(4 * kDqStates)));
+typedef int32_t IntLanes __attribute__((vector_size(4 * kDqStates), aligned(4 * kDqStates)));
+
+// What there is for each survivor, with and without dependent quantization. As template arguments,
+// types would lose their alignment.
+template <bool kDependent>
+struct Survivors {
+  typedef Lanes Values;
+  typedef IntLanes Levels;
+  static constexpr int kCount = kDqStates;
+};
+template <>
+struct Survivors<false> {
+  typedef float Values;
+  typedef int32_t Levels;
+  static constexpr int kCount = 1;
+};
+
+// What leads to a state: of the two states before it the first and the second one, each as
+// 8 * the parity of its integer + its number.
+struct WaysInto {
+  std::array<int32_t, kDqStates> first{}, second{};
+
+  constexpr WaysInto() {
+    for (int before = 0; before < kDqStates; ++before)
+      for (int parity = 0; parity < 2; ++parity)
+        (before < kDqStates / 2 ? first : second)[kNextState[before][parity]] =
+            kDqStates * parity + before;
+  }
+};
+inline constexpr WaysInto kWaysInto;
+
+// `kDependent`: of dependent quantization, with eight survivors; else there is one. `kWide`: the
+// processor has registers of eight values, which it can shuffle; the result is the same.
+template <bool kDependent, bool kWide>
 class FeedbackTrellis {
  public:
   // `input`: scan order 0, without importance, parent and history. `levels`: elements() integers,
   // to be written. A row's targets are in their place until they are: with an array of their own,
   // large tensors would need a third more.
   FeedbackTrellis(const QuantizerInput& input, const ErrorFeedback& feedback, int32_t* levels)
-      : input_(input), feedback_(feedback), rows_(input.syntax.rows),
-        cols_(input.syntax.cols), block_(feedback.block), rates_(input.syntax, input.lambda),
-        targets_(new (levels) float[rows_ * cols_]), target_(cols_), steps_(cols_),
-        elements_(cols_) {
-    for (auto& residuals : residuals_) residuals.resize(block_);
-    for (auto& residuals : next_residuals_) residuals.resize(block_);
+      : input_(input), feedback_(feedback), rows_(input.syntax.rows), cols_(input.syntax.cols),
+        block_(feedback.block), rates_(input.syntax, input.lambda),
+        targets_(new (levels) float[rows_ * cols_]), target_(cols_), residuals_(block_),
+        steps_(cols_), elements_(cols_) {
     refresh();
   }
 
@@ -54,31 +90,26 @@ class FeedbackTrellis {
   }
 
  private:
-  static constexpr int kStates = kDqStates;
-  static constexpr int kWaiting = 32;  // columns whose errors wait before they go to those behind
+  typedef typename Survivors<kDependent>::Values Values;
+  typedef typename Survivors<kDependent>::Levels Levels;
+  static constexpr int kSurvivors = Survivors<kDependent>::kCount;
+  static constexpr int kWaiting = 16;  // columns whose errors wait before they go to those behind
   static constexpr int kTabulated = 256;
   static constexpr float kLargest = 1 << 30;
   static constexpr float kUnreachable = std::numeric_limits<float>::infinity();
 
-  typedef float Lanes __attribute__((vector_size(4 * kStates)));  // a value for each survivor
-
+  struct Residual {
+    Values values;
+  };
   // What one column decides for the state that it leads to.
-  struct Decision {
-    int32_t level;
-    float q;  // in steps, with its sign
-    uint8_t before;
-  };
   struct Step {
-    Decision into[kStates];
+    Levels level;
+    std::array<uint8_t, kSurvivors> before;
   };
-
-  bool is_dependent() const { return input_.syntax.dependent_quantization; }
 
   void search(uint64_t row) {
     std::memcpy(target_.data(), targets_ + row * cols_, cols_ * sizeof(float));
-    for (auto& cost : cost_) cost = kUnreachable;
-    cost_[state_] = 0;
-    for (auto& left : left_) left = row_left_;
+    start_at(state_);
     const uint64_t group = row / (rows_ / feedback_.groups);
     weight_of_row_ = feedback_.row_weights ? feedback_.row_weights[row] : 1.0f;
     for (uint64_t start = 0; start < cols_; start += block_) {
@@ -88,141 +119,189 @@ class FeedbackTrellis {
     }
   }
 
+  void start_at(int state) {
+    if constexpr (kDependent) {
+      cost_ = Lanes{} + kUnreachable;
+      cost_[state] = 0;
+      left_ = IntLanes{} + row_left_;
+    } else {
+      cost_ = 0;
+      left_ = row_left_;
+    }
+  }
+
   // Columns of a block are counted from its first one.
   void search_block(const float* target, Step* steps) {
-    for (int s = 0; s < kStates; ++s) {
-      std::memcpy(residuals_[s].data(), target, block_ * sizeof(float));
-      origin_[s] = s;
-    }
+    for (uint64_t i = 0; i < block_; ++i) residuals_[i].values = Values{} + target[i];
     for (uint64_t first = 0; first < block_; first += kWaiting) {
-      const uint64_t count = std::min<uint64_t>(kWaiting, block_ - first);
-      for (uint64_t j = first; j < first + count; ++j)
-        step(j, static_cast<int>(j - first), steps[j]);
+      const int count = static_cast<int>(std::min<uint64_t>(kWaiting, block_ - first));
+      start_window(first, count);
+      for (int b = 0; b < count; ++b) step(first + b, b, steps[first + b]);
       feed_back(first, count);
     }
   }
 
+  // Columns next to each other, whose errors go to each other.
+  void start_window(uint64_t first, int count) {
+    for (int t = 0; t < count; ++t)
+      for (int b = t + 1; b < count; ++b)
+        within_[b][t] = columns_[(first + t) * block_ + first + b];
+    if constexpr (kDependent)
+      for (int s = 0; s < kDqStates; ++s) origin_[s] = s;
+  }
+
   // Decides column j, before which errors of b columns wait, for each survivor.
   void step(uint64_t j, int b, Step& made) {
-    Lanes x;
-    for (int s = 0; s < kStates; ++s) x[s] = residuals_[origin_[s]][j];
-    const uint64_t first = j - b;
-    for (int t = 0; t < b; ++t) x -= errors_[t] * columns_[(first + t) * block_ + j];
+    Values x = residuals_[j].values;
+    if constexpr (kDependent) pick(x, origin_);
+    for (int t = 0; t < b; ++t) x -= errors_[t] * within_[b][t];
     // Errors that add up leave room for integers of 32 bits.
-    for (int s = 0; s < kStates; ++s) x[s] = std::clamp(x[s], -kLargest, kLargest);
-    const float weight = column_weights_[j] * weight_of_row_;
-
-    float cost[kStates];
-    for (auto& c : cost) c = kUnreachable;
-    for (int s = 0; s < kStates; ++s) {
-      if (cost_[s] == kUnreachable) continue;
-      if (is_dependent())
-        extend_dependent(s, x[s], weight, made, cost);
-      else
-        extend_uniform(x[s], weight, made, cost);
-    }
-    Lanes error = {};
-    std::array<int, kStates> origin{}, before{};
-    std::array<int, kStates> left{};
-    for (int s = 0; s < kStates; ++s) {
-      before[s] = cost[s] == kUnreachable ? s : made.into[s].before;
-      origin[s] = origin_[before[s]];
-      if (cost[s] == kUnreachable) continue;
-      error[s] = x[before[s]] - made.into[s].q;
-      left[s] = neighbour_class(made.into[s].level);
-    }
-    for (int t = 0; t < b; ++t) {
-      Lanes moved;
-      for (int s = 0; s < kStates; ++s) moved[s] = errors_[t][before[s]];
-      errors_[t] = moved;
-    }
-    errors_[b] = error;
-    origin_ = origin;
-    left_ = left;
-    std::memcpy(cost_, cost, sizeof cost);
+    x = x < -kLargest ? Values{} - kLargest : x;
+    x = x > kLargest ? Values{} + kLargest : x;
+    decide(x, b, column_weights_[j] * weight_of_row_, made);
   }
 
-  void extend_dependent(int s, float x, float weight, Step& made, float* cost) {
-    const bool negative = x < 0;
-    const float size = std::fabs(x);
-    const int quantizer = s & 1;
-    const int left = left_[s];
-    const float behind = cost_[s];
-    offer(s, 0, 0, behind + weight * size * size + zero_[s][left], 0.0f, made, cost);
-    const int base = static_cast<int>(size) - 1;
+  void decide(const Lanes& x, int b, float weight, Step& made) {
+    const IntLanes negative = x < 0;
+    const Lanes size = x < 0 ? -x : x;
+    Lanes zero, prices[2];
+    IntLanes q[2], magnitude[2];
+    const IntLanes base = __builtin_convertvector(size, IntLanes) - 1;
     for (int parity = 0; parity < 2; ++parity) {
-      int q = base + ((kResidue[quantizer][parity] - base) & 3);
-      if (q <= 0) q += 4;
-      const int magnitude = (q + quantizer) >> 1;
-      const float error = size - static_cast<float>(q);
-      const float price = nonzero_[s][left][negative] + rate_of(magnitude, negative);
-      offer(s, parity, negative ? -magnitude : magnitude,
-            behind + weight * error * error + price, static_cast<float>(negative ? -q : q), made,
-            cost);
+      const int even = kResidue[0][parity], odd = kResidue[1][parity];
+      const IntLanes residue = {even, odd, even, odd, even, odd, even, odd};
+      q[parity] = base + ((residue - base) & 3);
+      q[parity] += (q[parity] <= 0) & 4;
+      magnitude[parity] = (q[parity] + kQuantizer) >> 1;
+    }
+    price(magnitude, negative, zero, prices);
+
+    // Of parity 0 there are two: zero, and the nearest other one.
+    zero = cost_ + weight * size * size + zero;
+    Lanes cost[2];
+    for (int parity = 0; parity < 2; ++parity) {
+      const Lanes error = size - __builtin_convertvector(q[parity], Lanes);
+      cost[parity] = cost_ + weight * error * error + prices[parity];
+    }
+    const IntLanes is_other = cost[0] < zero;
+    cost[0] = cost[0] < zero ? cost[0] : zero;
+    q[0] &= is_other;
+    magnitude[0] &= is_other;
+
+    IntLanes first, second;
+    std::memcpy(&first, kWaysInto.first.data(), sizeof first);
+    std::memcpy(&second, kWaysInto.second.data(), sizeof second);
+    Lanes of_first = cost[0], of_second = cost[0];
+    pick(of_first, cost[1], first);
+    pick(of_second, cost[1], second);
+    const IntLanes way = of_second < of_first ? second : first;
+    const IntLanes before = way & (kDqStates - 1);
+    cost_ = of_second < of_first ? of_second : of_first;
+
+    IntLanes sign = negative, level = magnitude[0], index = q[0];
+    pick(sign, before);  // -1: negative
+    pick(level, magnitude[1], way);
+    pick(index, q[1], way);
+    level = (level ^ sign) - sign;
+    index = (index ^ sign) - sign;
+    Lanes error = x;
+    pick(error, before);
+    error -= __builtin_convertvector(index, Lanes);
+    for (int t = 0; t < b; ++t) pick(errors_[t], before);
+    errors_[b] = cost_ == kUnreachable ? Lanes{} : error;
+    pick(origin_, before);
+    left_ = ((level < 0) & 1) | ((level > 0) & 2);  // neighbour_class
+    made.level = level;
+    for (int s = 0; s < kDqStates; ++s) made.before[s] = static_cast<uint8_t>(before[s]);
+  }
+
+  // Puts in each place what was at another one of `values`, or of `others` behind them.
+  template <class Vector>
+  static void pick(Vector& values, const IntLanes& places) {
+    pick(values, values, places);
+  }
+  template <class Vector>
+  static void pick(Vector& values, const Vector& others, const IntLanes& places) {
+#ifndef __clang__  // which shuffles by constants alone
+    if constexpr (kWide) {
+      values = __builtin_shuffle(values, others, places);
+      return;
+    }
+#endif
+    const Vector all[2] = {values, others};
+    for (int s = 0; s < kDqStates; ++s)
+      values[s] = all[places[s] / kDqStates][places[s] % kDqStates];
+  }
+
+  // What integers cost: zero, and those of either parity.
+  void price(const IntLanes (&magnitude)[2], const IntLanes& negative, Lanes& zero,
+             Lanes (&prices)[2]) const {
+    if (input_.lambda == 0) {
+      zero = prices[0] = prices[1] = Lanes{};
+      return;
+    }
+    for (int s = 0; s < kDqStates; ++s) {
+      const int left = left_[s], is_negative = negative[s] & 1;
+      zero[s] = zero_[s][left];
+      for (int parity = 0; parity < 2; ++parity)
+        prices[parity][s] =
+            nonzero_[s][left][is_negative] + rate_of(magnitude[parity][s], is_negative);
     }
   }
 
-  // One survivor, in state 0: the integers around a weight, and zero.
-  void extend_uniform(float x, float weight, Step& made, float* cost) {
+  // One survivor: the integers around a weight, and zero.
+  void decide(float x, int b, float weight, Step& made) {
     const bool negative = x < 0;
     const float size = std::fabs(x);
-    const int left = left_[0];
-    const float behind = cost_[0];
     const auto below = static_cast<int>(size);
-    offer(0, 0, 0, behind + weight * size * size + zero_[0][left], 0.0f, made, cost);
+    int best = 0;
+    float least = cost_ + weight * size * size + zero_[0][left_];
     for (int magnitude = std::max(below, 1); magnitude <= below + 1; ++magnitude) {
       const float error = size - static_cast<float>(magnitude);
-      const float price = nonzero_[0][left][negative] + rate_of(magnitude, negative);
-      const int level = negative ? -magnitude : magnitude;
-      offer(0, 0, level, behind + weight * error * error + price, static_cast<float>(level), made,
-            cost);
+      const float price = nonzero_[0][left_][negative] + rate_of(magnitude, negative);
+      const float cost = cost_ + weight * error * error + price;
+      if (cost >= least) continue;
+      least = cost;
+      best = magnitude;
     }
+    cost_ = least;
+    made.level = negative ? -best : best;
+    errors_[b] = x - static_cast<float>(made.level);
+    left_ = neighbour_class(made.level);
   }
 
-  void offer(int s, int parity, int level, float price, float q, Step& made, float* cost) {
-    const int next = is_dependent() ? kNextState[s][parity] : 0;
-    if (price >= cost[next]) return;
-    cost[next] = price;
-    made.into[next] = {level, q, static_cast<uint8_t>(s)};
+  // Lets the errors that wait count in all columns of the block behind theirs: in as many at a time
+  // as fit the registers.
+  void feed_back(uint64_t first, int count) {
+    constexpr int kTogether = (kWide ? 8 : 4) * (kDependent ? 1 : kDqStates);
+    uint64_t i = first + count;
+    for (; i + kTogether <= block_; i += kTogether) feed_back_to<kTogether>(first, count, i);
+    for (; i < block_; ++i) feed_back_to<1>(first, count, i);
   }
 
-  // Lets the errors that wait count in all columns of the block behind theirs.
-  void feed_back(uint64_t first, uint64_t count) {
-    const uint64_t begin = first + count;
-    for (int s = 0; s < kStates; ++s) {
-      if (cost_[s] == kUnreachable) continue;
-      const float* from = residuals_[origin_[s]].data();
-      float* to = next_residuals_[s].data();
-      std::memcpy(to + begin, from + begin, (block_ - begin) * sizeof(float));
+  template <int kTogether>
+  void feed_back_to(uint64_t first, int count, uint64_t i) {
+    Values sums[kTogether];
+    for (int k = 0; k < kTogether; ++k) {
+      sums[k] = residuals_[i + k].values;
+      if constexpr (kDependent) pick(sums[k], origin_);
     }
-    // A strip at a time, which stays in the cache with its part of the matrix.
-    constexpr uint64_t kStrip = 256;
-    for (uint64_t strip = begin; strip < block_; strip += kStrip) {
-      const uint64_t end = std::min(strip + kStrip, block_);
-      for (int s = 0; s < kStates; ++s) {
-        if (cost_[s] == kUnreachable) continue;
-        float* to = next_residuals_[s].data();
-        for (uint64_t t = 0; t < count; ++t) {
-          const float error = errors_[t][s];
-          const float* row = columns_ + (first + t) * block_;
-          for (uint64_t i = strip; i < end; ++i) to[i] -= error * row[i];
-        }
-      }
-    }
-    std::swap(residuals_, next_residuals_);
-    for (int s = 0; s < kStates; ++s) origin_[s] = s;
+    const float* row = columns_ + first * block_ + i;
+    for (int t = 0; t < count; ++t, row += block_)
+      for (int k = 0; k < kTogether; ++k) sums[k] -= errors_[t] * row[k];
+    for (int k = 0; k < kTogether; ++k) residuals_[i + k].values = sums[k];
   }
 
   // Writes the row on the best path, adapts the models to it, and gives its errors to later rows.
   void finish(uint64_t row) {
-    int state = cheapest_state(kStates, [&](int s) { return cost_[s]; });
-    state_ = state;
+    if constexpr (kDependent)
+      state_ = cheapest_state(kDqStates, [&](int s) { return cost_[s]; });
     auto* levels = new (targets_ + row * cols_) int32_t[cols_];
-    const int start = trace_back(state, levels);
+    const int start = trace_back(state_, levels);
     row_left_ = neighbour_class(levels[cols_ - 1]);
     if (input_.lambda > 0) {
       for (uint64_t j = 0; j < cols_; ++j) elements_[j] = row * cols_ + j;
-      if (is_dependent()) rates_.start_at(start);
+      if (kDependent) rates_.start_at(start);
       rates_.adapt(levels, elements_.data(), cols_);
       rates_.refresh();
       refresh();
@@ -239,10 +318,15 @@ class FeedbackTrellis {
   // state before them.
   int trace_back(int state, int32_t* levels) {
     for (uint64_t j = cols_; j-- > 0;) {
-      const Decision& made = steps_[j].into[state];
-      levels[j] = made.level;
-      target_[j] -= made.q;
-      state = made.before;
+      const Step& made = steps_[j];
+      if constexpr (kDependent) {
+        levels[j] = made.level[state];
+        state = made.before[state];
+        target_[j] -= static_cast<float>(reconstruction_index(levels[j], state));
+      } else {
+        levels[j] = made.level;
+        target_[j] -= static_cast<float>(levels[j]);
+      }
     }
     return state;
   }
@@ -254,7 +338,7 @@ class FeedbackTrellis {
   }
 
   void refresh() {
-    for (int s = 0; s < kStates; ++s)
+    for (int s = 0; s < kSurvivors; ++s)
       for (int left = 0; left < 3; ++left) {
         const int significance = ContextLayout::significance(s, left, 0, false);
         zero_[s][left] = static_cast<float>(rates_.bin(significance, 0));
@@ -265,29 +349,54 @@ class FeedbackTrellis {
       }
   }
 
+  static constexpr IntLanes kQuantizer = {0, 1, 0, 1, 0, 1, 0, 1};  // of each state
+
   const QuantizerInput& input_;
   const ErrorFeedback& feedback_;
   uint64_t rows_, cols_, block_;
   AdaptiveRates rates_;
   float* targets_;  // in steps, with the feedback of earlier rows, of the rows to be searched
   std::vector<float> target_;  // of the row; then its errors
-  std::vector<float> residuals_[kStates], next_residuals_[kStates];
+  std::vector<Residual> residuals_;  // of the block, with the feedback of errors that do not wait
   std::vector<Step> steps_;
   std::vector<uint64_t> elements_;
-  Lanes errors_[kWaiting];              // of the columns that wait
-  std::array<int, kStates> origin_{};   // whose residuals, before those wait, a survivor has
-  std::array<int, kStates> left_{};     // class of its last integer
-  float cost_[kStates];
-  float zero_[kStates][3], nonzero_[kStates][3][2];
+  Values errors_[kWaiting];            // of the columns that wait
+  float within_[kWaiting][kWaiting];   // of them: the feedback of column t to column b at [b][t]
+  IntLanes origin_ = {};               // whose residuals, before those wait, a survivor has
+  Levels left_ = {};                   // class of its last integer
+  Values cost_ = {};
+  float zero_[kSurvivors][3], nonzero_[kSurvivors][3][2];
   const float* columns_ = nullptr;  // of the row's group, and the block
   const float* column_weights_ = nullptr;
   float weight_of_row_ = 1;
   int state_ = 0, row_left_ = 0;  // where the row before ended
 };
 
+template <bool kDependent>
+void quantize_plainly(const QuantizerInput& input, const ErrorFeedback& feedback, int32_t* levels) {
+  FeedbackTrellis<kDependent, false>(input, feedback, levels).run();
+}
+
+#if NNR_HAS_FAST_PATHS
+template <bool kDependent>
+__attribute__((target("avx2"), flatten)) void quantize_widely(const QuantizerInput& input,
+                                                              const ErrorFeedback& feedback,
+                                                              int32_t* levels) {
+  FeedbackTrellis<kDependent, true>(input, feedback, levels).run();
+}
+#endif
+
 inline void quantize_with_feedback(const QuantizerInput& input, const ErrorFeedback& feedback,
                                    int32_t* levels) {
-  FeedbackTrellis(input, feedback, levels).run();
+  const bool is_dependent = input.syntax.dependent_quantization;
+#if NNR_HAS_FAST_PATHS
+  if (fast_paths_enabled && __builtin_cpu_supports("avx2")) {
+    const auto quantize = is_dependent ? quantize_widely<true> : quantize_widely<false>;
+    return quantize(input, feedback, levels);
+  }
+#endif
+  const auto quantize = is_dependent ? quantize_plainly<true> : quantize_plainly<false>;
+  quantize(input, feedback, levels);
 }
 
 }  // namespace nnr
