@@ -367,7 +367,7 @@ void add_product(MatrixOut total, MatrixIn left, MatrixIn right) {
                    rank, columns);
 }
 
-bool allow_shift_paths(bool allowed) {
+bool allow_fast_paths(bool allowed) {
   nnr::fast_paths_enabled = allowed && nnr::has_fast_instructions();
   return nnr::fast_paths_enabled;
 }
@@ -446,7 +446,7 @@ NB_MODULE(_core, m) {
   m.def("measure_distortion", &measure_distortion, "tensor"_a, "levels"_a, "step"_a,
         "weights"_a,
         "Squared error of what levels decode to, the weights' energy, and the largest |decoded|.");
-  m.def("allow_shift_paths", &allow_shift_paths, "allowed"_a,
+  m.def("allow_fast_paths", &allow_fast_paths, "allowed"_a,
         "Whether paths for newer processors may be taken (default: yes); returns whether they are. "
         "For tests: they change nothing but the speed.");
   m.def("add_product", &add_product, "total"_a.noconvert(), "left"_a.noconvert(),

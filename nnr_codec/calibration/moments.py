@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import InvalidOptions
 from ..model import Array, Float64, Parameter
+from ..support.block_diagonal import block_diagonal
 from .foldable_norms import FoldableNorm
 
 MAX_BYTES = 1 << 30
@@ -82,20 +83,17 @@ class InputMoments:
     blocks: Float64
     positions: int
 
-    def matrices(self) -> Float64:
-        """Return E[x xᵀ] as (groups, width, width), with zeros where nothing is known."""
-        return with_blocks(self.blocks)
+    @property
+    def is_whole(self) -> bool:
+        """Whether they are known between all values."""
+        return bool(self.blocks.shape[1] == 1)
 
-
-def with_blocks(blocks: Float64) -> Float64:
-    """Return matrices with these blocks, (groups, count, size, size), along their diagonals."""
-    groups, count, size, _ = blocks.shape
-    if count == 1:
-        return blocks[:, 0]
-    full = np.zeros((groups, count, size, count, size))
-    for index in range(count):
-        full[:, index, :, index] = blocks[:, index]
-    return full.reshape(groups, count * size, count * size)
+    def mean(self) -> Float64:
+        """Return E[x xᵀ], (width, width), in the mean over the groups, with zeros where nothing is
+        known."""
+        blocks = self.blocks[0] if len(self.blocks) == 1 else self.blocks.mean(axis=0)
+        found: Float64 = block_diagonal(blocks)
+        return found
 
 
 @dataclass(frozen=True)

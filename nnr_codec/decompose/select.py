@@ -250,16 +250,12 @@ class _Selection:
         if known is None:
             return None
         if known.inputs is not None and not known.inputs.layout.transposed:
-            if 8 * known.inputs.layout.width**2 > MAX_BYTES:  # known in blocks, and noted
-                return None
-            matrices = known.inputs.matrices()
-        elif known.result is None or known.result.columns is None:
+            is_too_wide = 8 * known.inputs.layout.width**2 > MAX_BYTES
+            return None if is_too_wide and not known.inputs.is_whole else known.inputs.mean()
+        columns = None if known.result is None else known.result.columns
+        if columns is None or columns.shape[1] > 1:  # too wide to be known as a whole
             return None
-        elif known.result.columns.shape[1] == 1:
-            matrices = known.result.columns[:, 0]
-        else:  # too wide to be known as a whole
-            return None
-        moment: Float64 = matrices[0] if len(matrices) == 1 else matrices.mean(axis=0)
+        moment: Float64 = columns[0, 0] if len(columns) == 1 else columns[:, 0].mean(axis=0)
         return moment
 
     def _results(

@@ -19,6 +19,7 @@ from typing import Self
 import numpy as np
 
 from ..model import Float64
+from ..support.block_diagonal import block_diagonal
 from .factored_weight import FactoredWeight
 from .forms import LowRank
 
@@ -32,7 +33,7 @@ numpy's own limit, it sums several at once, a thousand times as slow."""
 
 @dataclass(frozen=True)
 class ErrorMetric:
-    """What the errors D of a matrix cost: about tr(R D C Dᵀ) / tr C, the traces of both being one.
+    """What the errors D of a matrix cost: about tr(R D C Dᵀ) / tr C, C and R having one trace.
 
     Matrices of as many rows and columns as wide layers have may be too large for memory: C is known
     in blocks, and where all count alike there is no matrix.
@@ -52,7 +53,8 @@ class ErrorMetric:
     def of_sides(
         cls, columns: Float64 | None, rows: Float64 | None, shape: tuple[int, int]
     ) -> Self:
-        """Return the metric of a matrix of this shape; its trace is that of C, if C is known."""
+        """Return the metric of a matrix of this shape by C and R, which have the same trace: sums
+        of Sᵀ S and of S Sᵀ do."""
         if columns is not None:
             trace = float(np.trace(columns, axis1=1, axis2=2).sum())
         else:
@@ -64,13 +66,7 @@ class ErrorMetric:
         of_rows = np.eye(rows) * (self.trace / rows) if self.rows is None else self.rows
         if self.columns is None:
             return np.eye(columns) * (self.trace / columns), of_rows
-        if len(self.columns) == 1:
-            return self.columns[0], of_rows
-        count, size, _ = self.columns.shape
-        found = np.zeros((count, size, count, size))
-        for index, block in enumerate(self.columns):
-            found[index, :, index] = block
-        return found.reshape(columns, columns), of_rows
+        return block_diagonal(self.columns), of_rows
 
 
 def carried_metric(weight: FactoredWeight, index: int, metric: ErrorMetric) -> ErrorMetric:
@@ -114,7 +110,7 @@ def _of_product(weight: LowRank, index: int, metric: ErrorMetric) -> ErrorMetric
         else:
             count, size, _ = metric.columns.shape
             parts = right.reshape(-1, count, size).swapaxes(0, 1)
-            columns = np.einsum("kas,ksr,kbr->ab", parts, metric.columns, parts, optimize=True)
+            columns = np.tensordot(parts @ metric.columns, parts, ((0, 2), (0, 2)))
         trace = float(np.trace(columns))
         rows = None if metric.rows is None else metric.rows * (trace / metric.trace)
         return ErrorMetric(columns[np.newaxis], rows, trace)

@@ -23,7 +23,7 @@ from decompose_support import (
 import nnr_codec
 from nnr_codec import InvalidOptions
 from nnr_codec.calibration.moments import Calibration, InputMoments, RowLayout
-from nnr_codec.decompose import decompose_model
+from nnr_codec.decompose import decompose_model, select
 from nnr_codec.decompose.algorithms.kernel import squared_error
 from nnr_codec.decompose.ranks.chosen_ranks import NO_FEWER
 from nnr_codec.model import Model
@@ -245,6 +245,29 @@ def test_calibration_lowers_the_error_of_the_outputs() -> None:
         Model.from_arrays(model), options("lr", energy=0.9), calibration=calibration
     ).factorizations["w"]
     assert 0 < relative_error(model["w"], aware.to_dense(), moment) ** 2 < 0.11
+
+
+def test_moments_of_groups_count_in_the_mean_however_wide_if_they_are_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = layers(w=(24, 4, 3, 3))
+    moments = [random_moment(36, seed) for seed in range(3)]
+    layout = RowLayout((24, 4, 3, 3), groups=3)
+    of_groups = InputMoments(layout, np.stack(moments)[:, None], 1000)
+    of_one = InputMoments(RowLayout((24, 4, 3, 3)), np.mean(moments, axis=0)[None, None], 1000)
+
+    def made(inputs: InputMoments) -> Any:
+        known = Calibration({"w": inputs}, 100)
+        found = decompose_model(Model.from_arrays(model), options("lr", rank=4), calibration=known)
+        return found.factorizations["w"].to_dense()
+
+    expected = made(of_one)
+    np.testing.assert_allclose(made(of_groups), expected)
+    monkeypatch.setattr(select, "MAX_BYTES", 1000)
+    np.testing.assert_allclose(made(of_groups), expected)
+    in_blocks = InputMoments(layout, np.stack(moments)[:, None, :18, :18].repeat(2, 1), 1000)
+    plain = decomposed(model, "lr", rank=4).factorizations["w"].to_dense()
+    np.testing.assert_allclose(made(in_blocks), plain)
 
 
 def test_inputs_too_wide_for_a_matrix_of_their_moments_are_not_looked_at() -> None:

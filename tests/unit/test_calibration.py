@@ -14,6 +14,7 @@ from nnr_codec.calibration.calibrate import calibrate
 from nnr_codec.calibration.gradients import OutputGradients
 from nnr_codec.calibration.moments import InputMoments
 from nnr_codec.errors import InvalidModel, InvalidOptions
+from nnr_codec.support.block_diagonal import block_diagonal
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -95,7 +96,7 @@ def _output_error(moments: InputMoments, change: np.ndarray) -> float:
         apart = values.reshape(layout.groups, layout.channels, -1, layout.taps)
         values = apart.swapaxes(1, 2)
     rows = values.reshape(layout.groups, -1, layout.width)
-    return float(np.sum((rows @ moments.matrices()) * rows))
+    return float(np.sum((rows @ block_diagonal(moments.blocks)) * rows))
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -117,4 +117,9 @@ def test_wide_matrices_need_no_matrix_of_their_width() -> None:
         assert left.columns is not None
         assert left.columns.shape == (1, 2, 2)
         assert left.rows is None
+        np.testing.assert_allclose(left.columns[0], np.full((2, 2), size))
         np.testing.assert_allclose(right.rows, np.full((2, 2), metric.trace))
+        assert right.trace == pytest.approx(2 * metric.trace)
+    assert carried_metric(weight, 1, alike).columns is None
+    of_right = carried_metric(weight, 1, blocks).columns
+    np.testing.assert_allclose(of_right, np.full((size // 2, 2, 2), 0.5 * 2))

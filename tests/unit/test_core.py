@@ -20,7 +20,7 @@ from nnr_codec._core import (
     DecodeStatus,
     TensorSyntax,
     TensorToEncode,
-    allow_shift_paths,
+    allow_fast_paths,
     choose_unary_length,
     decode_codeword,
     encode_codeword,
@@ -170,13 +170,13 @@ def test_large_tensors_come_out(case: Case) -> None:
 
 @pytest.fixture
 def plain_paths() -> Any:
-    yield lambda: allow_shift_paths(False)
-    allow_shift_paths(True)
+    yield lambda: allow_fast_paths(False)
+    allow_fast_paths(True)
 
 
 @pytest.mark.parametrize("case", LARGE_CASES)
 def test_all_processors_do_the_same(case: Case, plain_paths: Any) -> None:
-    if not allow_shift_paths(True):
+    if not allow_fast_paths(True):
         pytest.skip("this processor has only the plain paths")
     coded = encode_codeword([case.to_encode()], QP_BITS)
     fast = decode_codeword(coded[0], [case.tensor()], QP_BITS, coded[1])

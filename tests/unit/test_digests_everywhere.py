@@ -18,9 +18,9 @@ RANKS = {"lr": 37, "cp": 301, "tucker2": 33, "ht2": 35, "joint_binary": 41}
 
 DIGEST = """
 import sys, nnr_codec
-from nnr_codec._core import allow_shift_paths
+from nnr_codec._core import allow_fast_paths
 from nnr_codec.support.digest import digest
-allow_shift_paths(sys.argv[2] == "fast")
+allow_fast_paths(sys.argv[2] == "fast")
 tensors = nnr_codec.decode(sys.argv[1])
 print(digest(tensors.items()))
 print(*(digest([tensor]) for tensor in tensors.items()))

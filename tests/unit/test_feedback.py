@@ -13,7 +13,7 @@ from nnr_codec import EncodeOptions
 from nnr_codec._core import (
     TensorSyntax,
     TensorToEncode,
-    allow_shift_paths,
+    allow_fast_paths,
     dequantize,
     quantize,
     quantize_with_feedback,
@@ -23,10 +23,10 @@ from nnr_codec.calibration.moments import (
     InputMoments,
     ResultMoments,
     RowLayout,
-    with_blocks,
 )
 from nnr_codec.quantize import feedback
 from nnr_codec.quantize.feedback import _DAMPING, error_feedback
+from nnr_codec.support.block_diagonal import block_diagonal
 
 RNG = np.random.default_rng
 ROWS, COLS, STEP = 24, 70, 0.02
@@ -60,12 +60,15 @@ def quantized(
 NEXT_STATE = [(0, 2), (7, 5), (1, 3), (6, 4), (2, 0), (5, 7), (3, 1), (4, 6)]
 
 
-def path_of_least_cost(targets: np.ndarray, fed: np.ndarray, weights: np.ndarray) -> list[int]:
-    """Return the integers of a row that starts in state 0: the search of the eight states."""
-    survivors = {0: (0.0, targets, [])}
+def best_path(
+    targets: np.ndarray, fed: np.ndarray, weights: np.ndarray, state: int
+) -> tuple[int, list[int], list[int]]:
+    """Return where a row that starts in a state ends, its integers, and what they are in steps, by
+    the search of all states."""
+    survivors: dict[int, Any] = {state: (0.0, targets, [], [])}
     for column, weight in enumerate(weights):
         found: dict[int, Any] = {}
-        for state, (cost, residuals, path) in sorted(survivors.items()):
+        for state, (cost, residuals, levels, indices) in sorted(survivors.items()):
             x = residuals[column]
             for q in range(int(np.floor(x)) - 4, int(np.ceil(x)) + 5):
                 if q and (abs(q) + state) % 2:
@@ -76,9 +79,10 @@ def path_of_least_cost(targets: np.ndarray, fed: np.ndarray, weights: np.ndarray
                 if after not in found or price < found[after][0]:
                     left = residuals.copy()
                     left[column + 1 :] -= (x - q) * fed[column, column + 1 :]
-                    found[after] = price, left, [*path, integer]
+                    found[after] = price, left, [*levels, integer], [*indices, q]
         survivors = found
-    return min(survivors.items(), key=lambda item: (item[1][0], item[0]))[1][2]
+    end = min(survivors, key=lambda state: (survivors[state][0], state))
+    return end, *survivors[end][2:]
 
 
 class TestFactors:
@@ -124,9 +128,9 @@ class TestFactors:
         blocks = np.stack([[moment(4, 3 * g + b) * (1 + g + b) for b in range(3)] for g in (0, 1)])
         outputs = moment(8, 9)
         known = error_feedback(blocks, outputs)
-        whole = error_feedback(with_blocks(blocks)[:, None], outputs)
+        whole = error_feedback(block_diagonal(blocks)[:, None], outputs)
         assert known.columns.shape == (2, 3, 4, 4)
-        np.testing.assert_allclose(with_blocks(known.columns), whole.columns[:, 0], atol=1e-6)
+        np.testing.assert_allclose(block_diagonal(known.columns), whole.columns[:, 0], atol=1e-6)
         np.testing.assert_allclose(known.column_weights, whole.column_weights, rtol=1e-5)
         error = RNG(0).normal(0, 1, (8, 12))
         assert known.loss(error) == pytest.approx(whole.loss(error), rel=1e-5)
@@ -224,7 +228,7 @@ class TestCore:
         blocks = COLS // size
         moments = np.stack([[moment(size, g + b) for b in range(blocks)] for g in (0, 1)])
         known = error_feedback(moments, moment(ROWS, 1))
-        whole = with_blocks(known.columns)[:, None]
+        whole = block_diagonal(known.columns)[:, None]
         first, second = (
             quantize_with_feedback(
                 *(syntax(dependent=dependent), WEIGHTS.reshape(-1), STEP, 0.01),
@@ -240,34 +244,37 @@ class TestCore:
     def test_all_processors_do_the_same(
         self, dependent: bool, rate: float, cols: int, request: pytest.FixtureRequest
     ) -> None:
-        if not allow_shift_paths(True):
+        if not allow_fast_paths(True):
             pytest.skip("this processor has only the plain paths")
-        request.addfinalizer(lambda: allow_shift_paths(True))
+        request.addfinalizer(lambda: allow_fast_paths(True))
         scale = np.repeat([1e-6, 0.05, 3.0, 1e4], ROWS // 4)[:, None]  # some beyond the tables
         weights = (RNG(cols).normal(0, 1, (ROWS, cols)) * scale).astype(np.float32).reshape(-1)
-        for blocks in {1, cols}:
-            known = error_feedback(
-                np.stack([[moment(cols // blocks, b) for b in range(blocks)]]), moment(ROWS, 1)
-            )
-            arguments = (
-                *(syntax(dependent=dependent, cols=cols), weights, STEP, rate),
-                *(known.columns, known.column_weights, known.rows, known.row_weights),
-            )
-            assert allow_shift_paths(True)
-            fast = quantize_with_feedback(*arguments)
-            assert not allow_shift_paths(False)
-            assert np.array_equal(quantize_with_feedback(*arguments), fast)
+        for groups, blocks, rows in ((1, 1, moment(ROWS, 1)), (3, cols, None), (2, 1, None)):
+            moments = [
+                [moment(cols // blocks, g + b) for b in range(blocks)] for g in range(groups)
+            ]
+            known = error_feedback(np.stack(moments), rows)
+            shape = syntax(dependent=dependent, cols=cols)
+            fed = known.columns, known.column_weights, known.rows, known.row_weights
+            assert allow_fast_paths(True)
+            fast = quantize_with_feedback(shape, weights, STEP, rate, *fed)
+            assert not allow_fast_paths(False)
+            plain = quantize_with_feedback(shape, weights, STEP, rate, *fed)
+            assert np.array_equal(plain, fast)
 
     def test_the_trellis_is_that_of_the_formula(self) -> None:
         """Written out: each survivor with its own path, residuals and cost."""
-        known = error_feedback(moment(COLS)[None, None])
-        row = WEIGHTS[:1]
-        expected = path_of_least_cost(
-            row[0].astype(np.float64) / STEP, known.columns[0, 0], known.column_weights[0]
-        )
+        known = error_feedback(moment(COLS)[None, None], moment(3, 1))
+        targets = WEIGHTS[:3].astype(np.float64) / STEP
+        state, expected = 0, []
+        for row, target in enumerate(targets):
+            weights = known.column_weights[0] * known.row_weights[row]
+            state, levels, indices = best_path(target, known.columns[0, 0], weights, state)
+            expected += levels
+            targets[row + 1 :] -= np.outer(known.rows[row, row + 1 :], target - indices)
         levels = quantize_with_feedback(
-            *(syntax(dependent=True, rows=1), row.reshape(-1), STEP, 0.0),
-            *(known.columns, known.column_weights),
+            *(syntax(dependent=True, rows=3), WEIGHTS[:3].reshape(-1), STEP, 0.0),
+            *(known.columns, known.column_weights, known.rows, known.row_weights),
         )
         assert levels.tolist() == expected
 

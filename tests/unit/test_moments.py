@@ -13,6 +13,7 @@ from nnr_codec.calibration.file import load_calibration, save_calibration
 from nnr_codec.calibration.moments import Calibration, InputMoments, RowLayout, block_sizes
 from nnr_codec.checkpoints import open_checkpoint, save_checkpoint
 from nnr_codec.errors import InvalidModel, InvalidOptions
+from nnr_codec.support.block_diagonal import block_diagonal
 
 
 def test_the_largest_are_reduced_first() -> None:
@@ -31,11 +32,14 @@ def test_reduced_lists_only_the_reduced() -> None:
     assert Calibration({"a": whole, "b": parts}, 1).reduced == ("b",)
 
 
-def test_matrices_put_blocks_on_the_diagonal() -> None:
+def test_blocks_are_on_the_diagonal() -> None:
     blocks = np.arange(1.0, 17).reshape(2, 2, 2, 2)
-    matrices = InputMoments(RowLayout((2, 4, 1), groups=2), blocks, 1).matrices()
+    matrices = block_diagonal(blocks)
     assert matrices.shape == (2, 4, 4)
     assert matrices[1].tolist() == [[9, 10, 0, 0], [11, 12, 0, 0], [0, 0, 13, 14], [0, 0, 15, 16]]
+    moments = InputMoments(RowLayout((2, 4, 1), groups=2), blocks, 1)
+    np.testing.assert_array_equal(moments.mean(), matrices.mean(axis=0))
+    assert not moments.is_whole
 
 
 def _calibration() -> Calibration:

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from nnr_codec._core import allow_shift_paths
+from nnr_codec._core import allow_fast_paths
 from nnr_codec.factorization.ordered_product import summed_by_rank
 
 
@@ -66,7 +66,7 @@ def test_both_ways_agree(rows: int, rank: int, columns: int) -> None:
     expected = plain(left, right)
     begun = of_any_size(3, rows, columns)
     for allowed in (False, True):
-        allow_shift_paths(allowed)
+        allow_fast_paths(allowed)
         assert np.array_equal(summed_by_rank(left, right), expected)
         assert np.array_equal(summed_by_rank(np.asfortranarray(left), right), expected)
         assert np.array_equal(summed_by_rank(left, np.asfortranarray(right)), expected)

@@ -15,6 +15,7 @@
 
 #include "../decode/processor.h"
 #include "dependent_search.h"
+#include "survivors.h"
 
 namespace nnr {
 
@@ -30,42 +31,8 @@ struct ErrorFeedback {
   const float* row_weights = nullptr;     // rows, of squared errors; or null: all 1
 };
 
-// A value for each of the eight survivors, by the state that it is in. The alignment is that of
-// processors with such registers: elsewhere, compilers would choose less.
-typedef float Lanes __attribute__((vector_size(4 * kDqStates), aligned(4 * kDqStates)));
-typedef int32_t IntLanes __attribute__((vector_size(4 * kDqStates), aligned(4 * kDqStates)));
-
-// What there is for each survivor, with and without dependent quantization. As template arguments,
-// types would lose their alignment.
-template <bool kDependent>
-struct Survivors {
-  typedef Lanes Values;
-  typedef IntLanes Levels;
-  static constexpr int kCount = kDqStates;
-};
-template <>
-struct Survivors<false> {
-  typedef float Values;
-  typedef int32_t Levels;
-  static constexpr int kCount = 1;
-};
-
-// What leads to a state: of the two states before it the first and the second one, each as
-// 8 * the parity of its integer + its number.
-struct WaysInto {
-  std::array<int32_t, kDqStates> first{}, second{};
-
-  constexpr WaysInto() {
-    for (int before = 0; before < kDqStates; ++before)
-      for (int parity = 0; parity < 2; ++parity)
-        (before < kDqStates / 2 ? first : second)[kNextState[before][parity]] =
-            kDqStates * parity + before;
-  }
-};
-inline constexpr WaysInto kWaysInto;
-
-// `kDependent`: of dependent quantization, with eight survivors; else there is one. `kWide`: the
-// processor has registers of eight values, which it can shuffle; the result is the same.
+// `kDependent`: of dependent quantization, with eight survivors; else there is one. `kWide`: as of
+// `pick`; the integers are the same.
 template <bool kDependent, bool kWide>
 class FeedbackTrellis {
  public:
@@ -153,7 +120,7 @@ class FeedbackTrellis {
   // Decides column j, before which errors of b columns wait, for each survivor.
   void step(uint64_t j, int b, Step& made) {
     Values x = residuals_[j].values;
-    if constexpr (kDependent) pick(x, origin_);
+    if constexpr (kDependent) pick<kWide>(x, origin_);
     for (int t = 0; t < b; ++t) x -= errors_[t] * within_[b][t];
     // Errors that add up leave room for integers of 32 bits.
     x = x < -kLargest ? Values{} - kLargest : x;
@@ -161,91 +128,85 @@ class FeedbackTrellis {
     decide(x, b, column_weights_[j] * weight_of_row_, made);
   }
 
+  // What each survivor can go on by: an integer of either parity, of parity 0 perhaps zero.
+  struct Ways {
+    Lanes cost[2];
+    IntLanes magnitude[2], q[2];  // of the integer, and in steps
+    IntLanes negative;            // -1 or 0: of both
+  };
+
   void decide(const Lanes& x, int b, float weight, Step& made) {
-    const IntLanes negative = x < 0;
+    Ways ways;
+    find_ways(x, weight, ways);
+    follow_best(x, b, ways, made);
+  }
+
+  void find_ways(const Lanes& x, float weight, Ways& ways) const {
+    ways.negative = x < 0;
     const Lanes size = x < 0 ? -x : x;
-    Lanes zero, prices[2];
-    IntLanes q[2], magnitude[2];
     const IntLanes base = __builtin_convertvector(size, IntLanes) - 1;
     for (int parity = 0; parity < 2; ++parity) {
       const int even = kResidue[0][parity], odd = kResidue[1][parity];
       const IntLanes residue = {even, odd, even, odd, even, odd, even, odd};
-      q[parity] = base + ((residue - base) & 3);
-      q[parity] += (q[parity] <= 0) & 4;
-      magnitude[parity] = (q[parity] + kQuantizer) >> 1;
+      IntLanes& q = ways.q[parity];
+      q = base + ((residue - base) & 3);
+      q += (q <= 0) & 4;
+      ways.magnitude[parity] = (q + kQuantizer) >> 1;
     }
-    price(magnitude, negative, zero, prices);
-
-    // Of parity 0 there are two: zero, and the nearest other one.
+    Lanes zero, prices[2];
+    price(ways, zero, prices);
     zero = cost_ + weight * size * size + zero;
-    Lanes cost[2];
     for (int parity = 0; parity < 2; ++parity) {
-      const Lanes error = size - __builtin_convertvector(q[parity], Lanes);
-      cost[parity] = cost_ + weight * error * error + prices[parity];
+      const Lanes error = size - __builtin_convertvector(ways.q[parity], Lanes);
+      ways.cost[parity] = cost_ + weight * error * error + prices[parity];
     }
-    const IntLanes is_other = cost[0] < zero;
-    cost[0] = cost[0] < zero ? cost[0] : zero;
-    q[0] &= is_other;
-    magnitude[0] &= is_other;
+    const IntLanes is_other = ways.cost[0] < zero;
+    ways.cost[0] = ways.cost[0] < zero ? ways.cost[0] : zero;
+    ways.q[0] &= is_other;
+    ways.magnitude[0] &= is_other;
+  }
 
+  // Of the two ways into each state the better one survives, with what it has behind it.
+  void follow_best(const Lanes& x, int b, const Ways& ways, Step& made) {
     IntLanes first, second;
     std::memcpy(&first, kWaysInto.first.data(), sizeof first);
     std::memcpy(&second, kWaysInto.second.data(), sizeof second);
-    Lanes of_first = cost[0], of_second = cost[0];
-    pick(of_first, cost[1], first);
-    pick(of_second, cost[1], second);
+    Lanes of_first = ways.cost[0], of_second = ways.cost[0];
+    pick<kWide>(of_first, ways.cost[1], first);
+    pick<kWide>(of_second, ways.cost[1], second);
     const IntLanes way = of_second < of_first ? second : first;
     const IntLanes before = way & (kDqStates - 1);
     cost_ = of_second < of_first ? of_second : of_first;
 
-    IntLanes sign = negative, level = magnitude[0], index = q[0];
-    pick(sign, before);  // -1: negative
-    pick(level, magnitude[1], way);
-    pick(index, q[1], way);
+    IntLanes sign = ways.negative, level = ways.magnitude[0], q = ways.q[0];
+    pick<kWide>(sign, before);
+    pick<kWide>(level, ways.magnitude[1], way);
+    pick<kWide>(q, ways.q[1], way);
     level = (level ^ sign) - sign;
-    index = (index ^ sign) - sign;
+    q = (q ^ sign) - sign;
     Lanes error = x;
-    pick(error, before);
-    error -= __builtin_convertvector(index, Lanes);
-    for (int t = 0; t < b; ++t) pick(errors_[t], before);
+    pick<kWide>(error, before);
+    error -= __builtin_convertvector(q, Lanes);
+    for (int t = 0; t < b; ++t) pick<kWide>(errors_[t], before);
     errors_[b] = cost_ == kUnreachable ? Lanes{} : error;
-    pick(origin_, before);
+    pick<kWide>(origin_, before);
     left_ = ((level < 0) & 1) | ((level > 0) & 2);  // neighbour_class
     made.level = level;
     for (int s = 0; s < kDqStates; ++s) made.before[s] = static_cast<uint8_t>(before[s]);
   }
 
-  // Puts in each place what was at another one of `values`, or of `others` behind them.
-  template <class Vector>
-  static void pick(Vector& values, const IntLanes& places) {
-    pick(values, values, places);
-  }
-  template <class Vector>
-  static void pick(Vector& values, const Vector& others, const IntLanes& places) {
-#ifndef __clang__  // which shuffles by constants alone
-    if constexpr (kWide) {
-      values = __builtin_shuffle(values, others, places);
-      return;
-    }
-#endif
-    const Vector all[2] = {values, others};
-    for (int s = 0; s < kDqStates; ++s)
-      values[s] = all[places[s] / kDqStates][places[s] % kDqStates];
-  }
-
   // What integers cost: zero, and those of either parity.
-  void price(const IntLanes (&magnitude)[2], const IntLanes& negative, Lanes& zero,
-             Lanes (&prices)[2]) const {
+  void price(const Ways& ways, Lanes& zero, Lanes (&prices)[2]) const {
     if (input_.lambda == 0) {
       zero = prices[0] = prices[1] = Lanes{};
       return;
     }
     for (int s = 0; s < kDqStates; ++s) {
-      const int left = left_[s], is_negative = negative[s] & 1;
+      const int left = left_[s], is_negative = ways.negative[s] & 1;
       zero[s] = zero_[s][left];
       for (int parity = 0; parity < 2; ++parity)
         prices[parity][s] =
-            nonzero_[s][left][is_negative] + rate_of(magnitude[parity][s], is_negative);
+            nonzero_[s][left][is_negative] + rate_of(ways.magnitude[parity][s], is_negative);
     }
   }
 
@@ -284,7 +245,7 @@ class FeedbackTrellis {
     Values sums[kTogether];
     for (int k = 0; k < kTogether; ++k) {
       sums[k] = residuals_[i + k].values;
-      if constexpr (kDependent) pick(sums[k], origin_);
+      if constexpr (kDependent) pick<kWide>(sums[k], origin_);
     }
     const float* row = columns_ + first * block_ + i;
     for (int t = 0; t < count; ++t, row += block_)
