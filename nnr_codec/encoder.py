@@ -296,11 +296,17 @@ def _calibration(
     model_of_module(module)  # refuses what cannot be coded before anything is run
     from .training.learned import learn  # imports libraries that others need not
 
-    is_held = options.max_kl is not None and evaluate is None
-    found = learn(module, calibration, options, hold_back=is_held, low_memory=low_memory)
+    found = learn(
+        module,
+        calibration,
+        options,
+        hold_back=options.max_kl is not None and evaluate is None,
+        correct=corrector is None,
+        low_memory=low_memory,
+    )
     if found.held_back is not None:
         evaluate = OutputDivergence(module, found.held_back)
-    return found.calibration, evaluate, corrector or found.corrections
+    return found.calibration, evaluate, found.corrections if corrector is None else corrector
 
 
 def _check_known(known: Calibration, model: Model, *, is_own: bool) -> None:

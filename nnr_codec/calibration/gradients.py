@@ -28,7 +28,7 @@ from .moments import MAX_BYTES, ResultMoments, ResultSides, RowLayout, result_si
 from .norm_gradients import NormGradients
 from .outputs import Outputs, output_of, sampled_loss, targets_of
 from .perturbation import perturbed
-from .settings import check_settings, of_user
+from .settings import check_settings, naming_setting
 from .weight_gradients import WeightGradients
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class OutputGradients:
     ) -> None:
         self._module = module
         self._outputs = outputs
-        self._perturb = of_user("perturb", perturb) if perturb else perturbed
-        self._loss = of_user("loss", loss) if loss else None
+        self._perturb = naming_setting("perturb", perturb) if perturb else perturbed
+        self._loss = naming_setting("loss", loss) if loss else None
         self._max_bytes = max_bytes
         self._layers = weight_layers(module)
         self._layouts = {name: _matrix(layer) for layer, name in self._layers.items()}

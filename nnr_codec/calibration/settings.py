@@ -27,7 +27,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise InvalidOptions("calibrate", reason)
 
 
-def of_user(setting: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def naming_setting(setting: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function of the user's whose errors are those of the setting, not of the module."""
 
     @wraps(function)

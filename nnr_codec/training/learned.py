@@ -25,7 +25,7 @@ class Learned:
 
     Attributes:
         calibration: moments of its layers.
-        corrections: of weights and vectors; None: the options want none.
+        corrections: of weights and vectors; None: they are not wanted.
         held_back: batches that neither knows, by which a target of divergence is measured; None:
             none were to be held back.
     """
@@ -43,6 +43,7 @@ def learn(
     settings: Mapping[str, Any] | None = None,
     of_inputs: bool = False,
     hold_back: bool = False,
+    correct: bool = True,
     low_memory: bool = False,
 ) -> Learned:
     """Run a module over batches, after which it is as it was.
@@ -54,10 +55,11 @@ def learn(
         settings: the user's `perturb`, `loss` and `outputs`.
         of_inputs: whether moments of the layers' inputs are wanted though nothing is decomposed.
         hold_back: whether some batches are for a target of divergence alone.
+        correct: whether corrections are made, if the options want them.
         low_memory: as of :func:`~nnr_codec.calibration.calibrate.calibrate`.
 
     Raises:
-        InvalidOptions: there are too few samples, or settings are none that there are.
+        InvalidOptions: there are too few samples, or a setting is unknown.
         InvalidModel: the module cannot be run on them.
     """
     held = HoldBack(batches) if hold_back else None
@@ -67,6 +69,6 @@ def learn(
     with as_it_was(module):
         known = calibrate(module, kept, only=only, gradients=gradients, low_memory=low_memory)
     corrections = None
-    if options.corrects:
+    if correct and options.corrects:
         corrections = Corrections.by_options(options, module, kept.batches, settings)
     return Learned(known, corrections, None if held is None else held.held())

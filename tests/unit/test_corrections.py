@@ -391,6 +391,16 @@ class TestStreams:
         assert tried.data == plain.data
         assert tried.report.correction is None
 
+    def test_a_corrector_that_is_given_is_the_only_one(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module = trained_separable()
+        own = Corrections(module, _digits(), match=False, move=False)
+        made: list[Any] = []
+        monkeypatch.setattr(Corrections, "by_options", lambda *given: made.append(given))
+        nnr_codec.encode(module, options=EncodeOptions(qp=QP), calibration=_digits(), corrector=own)
+        assert not made
+
     def test_updates_are_not_corrected(self) -> None:
         module = trained_separable()
         parent = _encoded(module).data or b""
