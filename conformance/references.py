@@ -44,7 +44,7 @@ SCHEDULES = {
     "vgg": (16, 0.1),
     "mobilenet": (16, 0.1),
 }
-"""Epochs, and the first learning rate; a step of the last two takes two to four times as long."""
+"""Epochs, and the first learning rate."""
 
 
 def main() -> int:
