@@ -22,6 +22,7 @@ from .decoding.source import Source
 from .decoding.stream_decoder import StreamDecoder
 from .encoding.arrangement.coding_order import in_coding_order
 from .encoding.corrections.corrected_stream import Corrector
+from .encoding.known import Known
 from .encoding.model_encoder import encode_model
 from .encoding.plan import stream_profile
 from .encoding.targets.log import kept_log, search_key
@@ -160,9 +161,7 @@ def encode(
     )
     if options.order == "execution" and execution is None:
         execution, calibration = _traced(model_or_path, calibration)
-    known, measure, corrector = _calibration(
-        model_or_path, calibration, options, evaluate, corrector, low_memory
-    )
+    known = _known(model_or_path, calibration, options, evaluate, corrector, low_memory)
     decoder = StreamDecoder(parents=parents, base=base, executor=executor)
     series = decoder.series if decoder.base is None else decoder.base.series
     stream_profile(options, series)  # refuses what no model could make right
@@ -177,13 +176,14 @@ def encode(
         update_source(decoder.base, old, residual, residual_file, executor) as update,
     ):
         model, given = with_weights(opened)
-        if known is not None:
-            _check_known(known, model, is_own=known is not calibration)
+        moments = known.calibration
+        if moments is not None:
+            _check_moments(moments, model, is_own=moments is not calibration)
         if factorizations is None and options.decomposes:
-            factorizations, options = _decomposed(model, given, options, known, executor)
+            factorizations, options = _decomposed(model, given, options, moments, executor)
         factorizations = {**given, **(factorizations or {})}
         model = in_coding_order(model, options.order, execution or ())
-        key = partial(search_key, model, options, factorizations, known, measure, update)
+        key = partial(search_key, model, options, factorizations, moments, known.evaluate, update)
         with kept_log(resume if options.target else None, key) as log:
             report = encode_model(
                 model,
@@ -191,17 +191,15 @@ def encode(
                 options,
                 output,
                 series=series,
-                calibration=None if base else known,
+                known=replace(known, calibration=None) if base else known,
                 update=update,
-                evaluate=measure,
-                corrector=corrector,
                 log=log,
                 work=Work(executor, progress, on_stage),
                 verify=verify,
                 low_memory=low_memory,
             )
-        if known is not None and not base:
-            report = replace(report, calibrated=known.summary)
+        if moments is not None and not base:
+            report = replace(report, calibrated=moments.summary)
         data = output.getvalue() if isinstance(output, io.BytesIO) else None
     for note in report.notes:
         warnings.warn(note, NnrWarning, stacklevel=2)
@@ -273,24 +271,23 @@ def _check_batches(model: ModelLike, batches: Iterable[Any]) -> None:
         raise InvalidOptions("calibration", reason + "nnr_codec.calibration.file.load_calibration")
 
 
-def _calibration(
+def _known(
     model: ModelLike,
     calibration: Calibration | Iterable[Any] | None,
     options: EncodeOptions,
     evaluate: Callable[[Any], float] | None,
     corrector: Corrector | None,
     low_memory: bool,
-) -> tuple[Calibration | None, Evaluate | None, Corrector | None]:
-    """Return the moments of a module's layers, from batches of samples if these are given; what
-    measures decoded arrays: on batches that are held back, if it is a divergence; and what corrects
-    them."""
+) -> Known:
+    """Return what is known of the network, learned from batches of samples if these are given; a
+    divergence is measured on some that are held back."""
     _check_measured(options, evaluate, calibration)
     if evaluate is not None and is_module(model) and not isinstance(evaluate, OutputDivergence):
         evaluate = on_module(model, evaluate)
     if calibration is None or isinstance(calibration, Calibration):
         if options.tune and corrector is None:
             raise InvalidOptions("tune", "needs a module and batches as calibration")
-        return calibration, evaluate, corrector
+        return Known(calibration, evaluate, corrector)
     _check_batches(model, calibration)
     module: Any = model
     model_of_module(module)  # refuses what cannot be coded before anything is run
@@ -306,10 +303,11 @@ def _calibration(
     )
     if found.held_back is not None:
         evaluate = OutputDivergence(module, found.held_back)
-    return found.calibration, evaluate, found.corrections if corrector is None else corrector
+    corrector = found.corrections if corrector is None else corrector
+    return Known(found.calibration, evaluate, corrector)
 
 
-def _check_known(known: Calibration, model: Model, *, is_own: bool) -> None:
+def _check_moments(known: Calibration, model: Model, *, is_own: bool) -> None:
     """Raise InvalidOptions if a calibration is of another model; InvalidModel, if it is this one's
     own."""
     try:

@@ -18,6 +18,7 @@ from ..calibration.moments import Calibration
 from ..calibration.spilled_moments import spill_file_for
 from ..decoding.stream_decoder import StreamDecoder
 from ..encoding.arrangement.grouping import SAVED_BYTES
+from ..encoding.known import Known
 from ..encoding.model_encoder import encode_model
 from ..encoding.step_sizes.by_sensitivity import allocated_qps
 from ..encoding.survey import survey_model
@@ -204,7 +205,7 @@ class _Trials:
         model = Model.from_arrays({name: self.values})
         factorizations = {} if made is None else {name: made}
         calibration = self.task.calibration
-        report = encode_model(model, factorizations, options, stream, calibration=calibration)
+        report = encode_model(model, factorizations, options, stream, known=Known(calibration))
         decoded = next(t for t in StreamDecoder().tensors(stream.getbuffer()) if t.name == name)
         output_error = squared_error(self.values, decoded.values, self.task.moment)
         error = output_error

@@ -28,8 +28,9 @@ from ..report import (
     ExtraReport,
     SearchReport,
 )
-from .corrections.corrected_stream import Corrector, StreamCorrection
+from .corrections.corrected_stream import StreamCorrection
 from .explanations import Explanations
+from .known import UNKNOWN, Known
 from .model_mapping import is_quantized
 from .notes import damage_notes
 from .step_sizes.by_sensitivity import allocated
@@ -38,7 +39,7 @@ from .stream_encoder import Draft
 from .survey import ModelSurvey, survey_model
 from .targets.drafts import DraftMaker
 from .targets.log import SearchLog
-from .targets.measures import Evaluate, Measures
+from .targets.measures import Measures
 from .targets.profiles import DraftEncoder, smaller_profile
 from .targets.search import search
 from .targets.target import Target
@@ -56,10 +57,8 @@ def encode_model(
     output: BinaryIO,
     *,
     series: Series | None = None,
-    calibration: Calibration | None = None,
+    known: Known = UNKNOWN,
     update: UpdateSource | None = None,
-    evaluate: Evaluate | None = None,
-    corrector: Corrector | None = None,
     log: SearchLog | None = None,
     work: Work = UNWATCHED,
     verify: bool = False,
@@ -68,14 +67,12 @@ def encode_model(
     """Encode a model in the profile that is the smaller, within the target if any.
 
     Args:
-        model, options, calibration, verify, low_memory: as of :func:`nnr_codec.encode`.
+        model, options, verify, low_memory: as of :func:`nnr_codec.encode`.
         factorizations: the weights that travel as factors, by name.
         output: where the stream goes.
         series: the earlier streams.
+        known: of the network.
         update: the base, of which `series` are the streams; None: there is none.
-        evaluate: of decoded arrays by name, for the targets of divergence and drop.
-        corrector: corrects weights and vectors of the stream that is kept; not for the target
-            `max_nmse`, as that bounds how far tensors are from those of the model.
         log: what a search for a target has seen, and sees.
         work: how it is done, and who is told.
 
@@ -86,6 +83,7 @@ def encode_model(
     """
     earlier = series or Series()
     reference = model
+    calibration, corrector = known.calibration, known.corrector
     folded: tuple[FoldableNorm, ...] = ()
     if calibration is not None and not earlier.depth:
         model, calibration, folded = _folded(model, calibration, options)
@@ -96,7 +94,7 @@ def encode_model(
     with DraftMaker(earlier, explanations, work) as drafts:
         is_corrected = corrector is not None and options.max_nmse is None and not earlier.depth
         base = None if update is None else update.base
-        measures = Measures(reference, survey, earlier, evaluate, work, is_corrected, base)
+        measures = Measures(reference, survey, earlier, known.evaluate, work, is_corrected, base)
         target = measures.target(stepped, log)
         kept = _kept(partial(drafts.encode, survey), model, stepped, target, log)
         if corrector is not None and is_corrected:
