@@ -47,7 +47,8 @@ def test_any_ranks_and_data_aware_is_never_worse(shape: list[int], data: st.Data
     plain, aware = tucker2(weight, ranks), tucker2(weight, ranks, moment=moment)
     assert all(got <= asked for got, asked in zip(plain.ranks, ranks, strict=True))
     errors = [relative_error(weight, form.to_dense(), moment) for form in (plain, aware)]
-    assert errors[1] <= errors[0] <= 10
+    # Of the plain one nothing can be said: few samples may all be such that the weight gives zero.
+    assert errors[1] <= min(errors[0], 1 + 1e-9)
 
 
 @settings(deadline=None, max_examples=30)
