@@ -13,6 +13,7 @@
 #include "decode/codeword.h"
 #include "decode/dequantize.h"
 #include "encode/codeword_encoder.h"
+#include "encode/feedback_trellis.h"
 #include "encode/quantize.h"
 
 namespace {
@@ -234,6 +235,40 @@ void quantize(Random& random) {
   nnr::dequantize(levels.data, levels.size, static_cast<float>(step), decoded.data);
 }
 
+// The search with feedback, in blocks of columns and groups of rows of any number; what newer
+// processors find is what all do.
+void quantize_with_feedback(Random& random) {
+  const uint64_t groups = 1 + random.below(3), block = 1 + random.below(40);
+  nnr::TensorSyntax syntax;
+  syntax.rows = groups * (1 + random.below(5));
+  syntax.cols = block * (1 + random.below(3));
+  syntax.unary_length = static_cast<int>(1 + random.below(12));
+  syntax.dependent_quantization = random.coin();
+  const uint64_t rows = syntax.rows, cols = syntax.cols;
+  Exact<float> weights(rows * cols), columns(groups * cols * block), column_weights(groups * cols);
+  Exact<float> of_rows(rows * rows), row_weights(rows);
+  const double reach = std::pow(10, random.below(9));  // in steps
+  for (size_t i = 0; i < weights.size; ++i)
+    weights.data[i] = static_cast<float>((2 * random.unit() - 1) * reach);
+  for (Exact<float>* feedback : {&columns, &of_rows})
+    for (size_t i = 0; i < feedback->size; ++i)
+      feedback->data[i] = static_cast<float>(2 * random.unit() - 1);
+  for (Exact<float>* factors : {&column_weights, &row_weights})
+    for (size_t i = 0; i < factors->size; ++i)
+      factors->data[i] = static_cast<float>(2 * random.unit());
+  const double lambdas[] = {0, 0.01, 10};
+  const nnr::QuantizerInput input{syntax, weights.data, nullptr, 1, lambdas[random.below(3)]};
+  const nnr::ErrorFeedback feedback{columns.data, column_weights.data, groups, block,
+                                    random.coin() ? of_rows.data : nullptr,
+                                    random.coin() ? row_weights.data : nullptr};
+  Exact<int32_t> levels(rows * cols), plain(rows * cols);
+  nnr::quantize_with_feedback(input, feedback, levels.data);
+  nnr::fast_paths_enabled = false;
+  nnr::quantize_with_feedback(input, feedback, plain.data);
+  nnr::fast_paths_enabled = nnr::has_fast_instructions();
+  CHECK(std::memcmp(levels.data, plain.data, levels.size * sizeof(int32_t)) == 0);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -247,6 +282,7 @@ int main(int argc, char** argv) {
     }
     round_trip(random);
     if (round_number % 4 == 0) quantize(random);
+    if (round_number % 4 == 1) quantize_with_feedback(random);
   }
   std::printf("%d rounds\n", rounds);
 }
