@@ -43,12 +43,14 @@ def test_any_ranks_and_data_aware_is_never_worse(shape: list[int], data: st.Data
     weight = random_kernel(shape, data.draw(st.integers(0, 99)))
     ranks = [data.draw(st.integers(1, most)) for most in Tucker2.max_ranks(shape)]
     size = math.prod(shape[1:])
-    moment = random_moment(size, samples=data.draw(st.sampled_from([1, size, 4 * size])))
+    samples = data.draw(st.sampled_from([1, size, 4 * size]))
+    moment = random_moment(size, samples=samples)
     plain, aware = tucker2(weight, ranks), tucker2(weight, ranks, moment=moment)
     assert all(got <= asked for got, asked in zip(plain.ranks, ranks, strict=True))
     errors = [relative_error(weight, form.to_dense(), moment) for form in (plain, aware)]
-    # Of the plain one nothing can be said: few samples may all be such that the weight gives zero.
     assert errors[1] <= min(errors[0], 1 + 1e-9)
+    # Of one sample nothing can be said: the weight may give next to nothing for it.
+    assert errors[0] <= 10 or samples == 1
 
 
 @settings(deadline=None, max_examples=30)
