@@ -3,7 +3,8 @@
     python -m conformance.references resnet20 … --data DIR -o FOLDER [--minutes M]
 
 The networks of DIR were trained on lossless images, and the test images that are to be had are
-JPEG. So ResNet-20 and -56 are trained on from there; the others are trained from the beginning. A
+JPEG. So ResNet-20 and -56 are trained on from there, and ResNet-32 from the ResNet-56, without the
+last four blocks of each stage; the others are trained from the beginning. A
 run goes on where it was, also in the middle of an epoch; `--minutes` ends it in good order. What is
 finished is FOLDER/NAME.safetensors, and its accuracy on the test images is printed: the baseline of
 whatever is made of it.
@@ -33,13 +34,17 @@ from sample_files import arrays
 from conformance.trainings.resumable import Schedule, train_resumably
 from nnr_codec.experiments.datasets.images import normalized
 
-TRAINED = {"resnet20": "resnet20_cifar10", "resnet56": "resnet56_cifar10"}
-"""Those that are trained on, and from which checkpoints."""
+TRAINED = {
+    "resnet20": "resnet20_cifar10",
+    "resnet32": "resnet56_cifar10",
+    "resnet56": "resnet56_cifar10",
+}
+"""Those that are trained on, and from which checkpoints, whose other tensors are left out."""
 
 BATCH = 128
 SCHEDULES = {
     "resnet20": (8, 0.01),
-    "resnet32": (40, 0.1),
+    "resnet32": (8, 0.05),
     "resnet56": (8, 0.01),
     "vgg": (16, 0.1),
     "mobilenet": (16, 0.1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -122,7 +123,7 @@ def test_networks(name: str) -> None:
 
 
 def ten_images(data: Path) -> None:
-    """A folder of data with ten images, and an untrained ResNet-20."""
+    """A folder of data with ten images, and untrained networks."""
     from PIL import Image
     from safetensors.torch import save_file
 
@@ -141,7 +142,8 @@ def ten_images(data: Path) -> None:
     train, test = data / "datasets/cifar10_train_jpeg.npz", data / "datasets/cifar10_test.npz"
     np.savez(train, jpeg=bytes_, offsets=offsets, labels=labels)
     np.savez(test, images=pixels, labels=labels)
-    save_file(NETWORKS["resnet20"]().state_dict(), data / "models/resnet20_cifar10.safetensors")
+    for name in ("resnet20", "resnet56"):
+        save_file(NETWORKS[name]().state_dict(), data / f"models/{name}_cifar10.safetensors")
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -168,3 +170,17 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     monkeypatch.delenv(references.subjects.FOLDER)
     with pytest.raises(InvalidOptions, match=r"conformance\.references"):
         references.subjects.resnet20(data)
+
+
+@pytest.mark.parametrize("name", references.TRAINED)
+def test_what_is_trained_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a network is in its checkpoint, of which ResNet-32 leaves blocks of ResNet-56 out."""
+    from safetensors.torch import load_file
+
+    ten_images(tmp_path / "data")
+    monkeypatch.setitem(references.SCHEDULES, name, (0, 0.1))
+    assert references.make(name, tmp_path / "data", tmp_path, math.inf)
+    made = load_file(tmp_path / f"{name}.safetensors")
+    given = load_file(tmp_path / "data" / "models" / f"{references.TRAINED[name]}.safetensors")
+    assert made.keys() == NETWORKS[name]().state_dict().keys()
+    assert all(torch.equal(tensor, given[key]) for key, tensor in made.items())
