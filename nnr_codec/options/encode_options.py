@@ -180,7 +180,8 @@ class EncodeOptions(Targets):
         ``fast``     no searches: contexts start alike, and no tool is tried for its size, the
                      contexts of parents neither
         ``best``     steps of tensors by their sizes, and by what vectors are for: the qp
-                     is the centre of the weights', and less is lost in as many bytes
+                     is the centre of the weights', and less is lost in as many bytes; in
+                     weights that were pruned the rate counts a little
         ===========  =====================================================================
 
         Raises:

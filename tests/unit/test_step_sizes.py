@@ -68,6 +68,28 @@ class TestWeights:
         for dtype in (np.float32, np.float16, ml_dtypes.bfloat16):
             assert not is_clustered(values.astype(dtype).astype(np.float64))
 
+    def test_the_rate_counts_in_pruned_ones(self) -> None:
+        arrays = layers()
+        pruned = np.where(np.abs(arrays["last.weight"]) < 0.04, 0, arrays["last.weight"])
+        arrays["last.weight"] = pruned.astype(np.float32)
+        arrays["conv.bias"][:40] = 0
+
+        def coded(preset: str, name: str, **options: Any) -> bytes:
+            given = EncodeOptions.preset(preset, qp=-30, group=False, codebook=False, **options)
+            alone = {n: a for n, a in arrays.items() if n == name}
+            return nnr_codec.encode(alone, options=given).data
+
+        with_rates = coded("best", "last.weight")
+        assert len(with_rates) < len(coded("default", "last.weight"))
+        assert with_rates == coded("default", "last.weight", lambda_scale=0.5)
+        assert coded("best", "last.weight", lambda_scale=1) == coded(
+            "default", "last.weight", lambda_scale=1
+        )
+        override = (("last.weight", {"lambda_scale": 0}),)
+        assert coded("best", "last.weight", overrides=override) == coded("default", "last.weight")
+        override = (("conv.bias", {"lambda_scale": 0}),)  # a vector, full of zeros
+        assert coded("best", "conv.bias") == coded("best", "conv.bias", overrides=override)
+
     def test_the_mean_over_elements_is_the_options(self) -> None:
         arrays, found = layers(), qps(layers(), qp=-30)
         weights = [name for name in arrays if arrays[name].ndim == 2]

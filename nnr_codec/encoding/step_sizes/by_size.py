@@ -46,6 +46,12 @@ _LEAST_VALUES = 64
 _MOST_CLUSTERS = 256
 """Values that came from bfloat16 are several times as many."""
 
+_PRUNED = 0.3
+"""Of a weight's elements that are zeros, from which on most bits say where the others are."""
+
+_RATE_SCALE_OF_PRUNED = 0.5
+"""Weight of the rate in the search of such a weight. Of others it loses more than it saves."""
+
 _COARSEST = (1.0, 0.5)
 """Steps of weights and of vectors, in the tensor's root mean square, beyond which none is made
 coarser: rates and errors follow other laws there."""
@@ -56,13 +62,18 @@ def allocated_by_size(options: EncodeOptions, survey: ModelSurvey) -> EncodeOpti
 
     The mean over the weights' elements is that qp; `nonweight_qp`, if it was given, stays that of
     the vectors. What calibration allocated is left as it is, and so is what decoders combine, what
-    is on a step, and what would lose more than it may. Overrides win.
+    is on a step, and what would lose more than it may. In weights that were pruned the rate counts
+    a little, unless it does already. Overrides win.
     """
     if options.allocation is not True or _is_calibrated(survey):
         return options
-    qps = dict(_qps(options, survey))
-    made = tuple((escaped(name), {"qp": qp}) for name, qp in qps.items())
-    return replace(options, overrides=(*made, *options.overrides)) if made else options
+    made: dict[str, dict[str, Any]] = {name: {"qp": qp} for name, qp in _qps(options, survey)}
+    if not options.lambda_scale:
+        for parameter in survey.coded:
+            if parameter.role == "weight" and _is_pruned(survey.tensors[parameter.name]):
+                made.setdefault(parameter.name, {})["lambda_scale"] = _RATE_SCALE_OF_PRUNED
+    overrides = [(escaped(name), values) for name, values in made.items()]
+    return replace(options, overrides=(*overrides, *options.overrides)) if made else options
 
 
 def effective_size(parameter: Parameter, sample: Float64, step: float) -> float:
@@ -90,6 +101,10 @@ def is_clustered(sample: Float64) -> bool:
     values = sample[sample != 0]
     count = len(np.unique(values))
     return len(values) >= _LEAST_VALUES and count <= min(len(values) / 2, _MOST_CLUSTERS)
+
+
+def _is_pruned(tensor: TensorSurvey) -> bool:
+    return tensor.sample is not None and float(np.mean(tensor.sample == 0)) >= _PRUNED
 
 
 def _is_calibrated(survey: ModelSurvey) -> bool:
