@@ -68,6 +68,16 @@ class TestWeights:
         for dtype in (np.float32, np.float16, ml_dtypes.bfloat16):
             assert not is_clustered(values.astype(dtype).astype(np.float64))
 
+    def test_vectors_among_clustered_ones_are_coarser(self) -> None:
+        values = layers()["last.weight"]
+        centres = np.quantile(values, np.linspace(0.01, 0.99, 31)).astype(np.float32)
+        clustered = centres[np.abs(values[..., None] - centres).argmin(-1)]
+        arrays = {"last.weight": clustered, "last.bias": normal(3, 0.2, 256)}
+        found = qps(arrays, qp=-30, codebook=False)
+        assert found["last.weight"] == -30
+        plain = qps(arrays | {"last.weight": values}, qp=-30, codebook=False)
+        assert found["last.bias"] == plain["last.bias"] > -40
+
     def test_the_rate_counts_in_pruned_ones(self) -> None:
         arrays = layers()
         pruned = np.where(np.abs(arrays["last.weight"]) < 0.04, 0, arrays["last.weight"])

@@ -114,7 +114,7 @@ def _is_calibrated(survey: ModelSurvey) -> bool:
 def _qps(options: EncodeOptions, survey: ModelSurvey) -> Iterator[tuple[str, int]]:
     """Yield the names of tensors that get another qp, and what it is."""
     octaves, reach = _weights_octaves(options, survey)
-    if not octaves:
+    if reach is None:
         return
     if options.nonweight_qp == DEFAULT_QP["nonweight_qp"]:
         for name, own in vector_reaches(survey).items():
@@ -131,29 +131,37 @@ def _qps(options: EncodeOptions, survey: ModelSurvey) -> Iterator[tuple[str, int
                 yield name, qp
 
 
-def _weights_octaves(options: EncodeOptions, survey: ModelSurvey) -> tuple[dict[str, float], float]:
+def _weights_octaves(
+    options: EncodeOptions, survey: ModelSurvey
+) -> tuple[dict[str, float], float | None]:
     """Return by how many octaves the weights' steps differ from their mean, by name, and the mean
-    of the logarithm of their reach, which is their norm."""
+    of the logarithm of their reach, which is their norm; None: there are no weights."""
     factors = {p.name for weight in survey.factored.values() for p in weight.new_factors}
     step = step_size(options.qp, options.qp_density)
-    counts = {}
+    counts: dict[str, float] = {}
+    clustered: dict[str, float] = {}
     for parameter in survey.coded:
         known = survey.tensors[parameter.name]
         is_usual = parameter.role == "weight" and parameter.name not in factors
         if not is_usual or known.sample is None or not 0 < known.energy < math.inf:
             continue
-        if not is_clustered(known.sample):
-            counts[parameter.name] = effective_size(parameter, known.sample, step)
+        counted = clustered if is_clustered(known.sample) else counts
+        counted[parameter.name] = effective_size(parameter, known.sample, step)
+    if not counts:
+        return {}, _mean_reach(clustered, survey) if clustered else None
     total = sum(counts.values())
-    if not total:
-        return {}, 0.0
     mean = sum(count * math.log2(count) for count in counts.values()) / total
-    reach = sum(n * math.log2(survey.tensors[name].energy) / 2 for name, n in counts.items())
     octaves = {name: _POWER * (math.log2(count) - mean) for name, count in counts.items()}
     octaves = {n: min(max(o, -_MOST_OCTAVES), _MOST_OCTAVES) for n, o in octaves.items()}
     if _promise(octaves, counts) < _LEAST_PROMISE:
         octaves = dict.fromkeys(octaves, 0.0)
-    return octaves, reach / total
+    return octaves, _mean_reach(counts, survey)
+
+
+def _mean_reach(counts: Mapping[str, float], survey: ModelSurvey) -> float:
+    """Return the mean logarithm of norms, in which each tensor counts so often."""
+    reach = sum(n * math.log2(survey.tensors[name].energy) / 2 for name, n in counts.items())
+    return reach / sum(counts.values())
 
 
 def _promise(octaves: Mapping[str, float], counts: Mapping[str, float]) -> float:
