@@ -4,10 +4,10 @@
 
 The networks of DIR were trained on lossless images, and the test images that are to be had are
 JPEG. So ResNet-20 and -56 are trained on from there, and ResNet-32 from the ResNet-56, without the
-last four blocks of each stage; the others are trained from the beginning. A
-run goes on where it was, also in the middle of an epoch; `--minutes` ends it in good order. What is
-finished is FOLDER/NAME.safetensors, and its accuracy on the test images is printed: the baseline of
-whatever is made of it.
+last four blocks of each stage; the others are trained from the beginning. A run goes on where it
+was, also in the middle of an epoch; `--minutes` ends it in good order. What is finished is
+FOLDER/NAME.safetensors, and its accuracy on the test images is printed: the baseline of whatever is
+made of it.
 """
 
 from __future__ import annotations

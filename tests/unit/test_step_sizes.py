@@ -38,6 +38,12 @@ def layers() -> Arrays:
     }
 
 
+def clustered(values: np.ndarray) -> np.ndarray:
+    """Return the values as 31 ones that no step says all of."""
+    centres = np.quantile(values, np.linspace(0.01, 0.99, 31)).astype(np.float32)
+    return centres[np.abs(values[..., None] - centres).argmin(-1)]
+
+
 def qps(arrays: Arrays, **options: Any) -> dict[str, int | None]:
     result = nnr_codec.encode(arrays, options=EncodeOptions.preset("best", **options))
     return {tensor.name: tensor.qp for tensor in result.report.tensors}
@@ -56,10 +62,8 @@ class TestWeights:
 
     def test_clustered_ones_keep_theirs(self) -> None:
         arrays = layers()
-        for name in ("conv.weight", "last.weight"):  # 31 values, no step says all of them
-            values = arrays[name]
-            centres = np.quantile(values, np.linspace(0.01, 0.99, 31)).astype(np.float32)
-            arrays[name] = centres[np.abs(values[..., None] - centres).argmin(-1)]
+        for name in ("conv.weight", "last.weight"):
+            arrays[name] = clustered(arrays[name])
         found = qps(arrays, qp=-30, codebook=False)
         assert found["conv.weight"] == found["last.weight"] == -30
         assert is_clustered(arrays["last.weight"].astype(np.float64).reshape(-1)[:2048])
@@ -70,9 +74,7 @@ class TestWeights:
 
     def test_vectors_among_clustered_ones_are_coarser(self) -> None:
         values = layers()["last.weight"]
-        centres = np.quantile(values, np.linspace(0.01, 0.99, 31)).astype(np.float32)
-        clustered = centres[np.abs(values[..., None] - centres).argmin(-1)]
-        arrays = {"last.weight": clustered, "last.bias": normal(3, 0.2, 256)}
+        arrays = {"last.weight": clustered(values), "last.bias": normal(3, 0.2, 256)}
         found = qps(arrays, qp=-30, codebook=False)
         assert found["last.weight"] == -30
         plain = qps(arrays | {"last.weight": values}, qp=-30, codebook=False)
