@@ -27,7 +27,7 @@ from ..encoding.work import Work
 from ..errors import InvalidModel
 from ..factorization.forms import FactoredWeight
 from ..model import Array, Float64, Model, Parameter
-from ..options import DecompositionOptions, EncodeOptions, escaped
+from ..options import DecompositionOptions, EncodeOptions
 from ..quantize.feedback import ErrorFeedback
 from .algorithms.kernel import squared_error
 from .fitting import decompose_within, values_of
@@ -75,10 +75,8 @@ class SizeTask:
     def dense_options(self) -> EncodeOptions:
         """The options with which the dense weight is coded, in a stream without others."""
         carriage = self.options.decomposition.carriage
-        plain = self.options.without_target()
-        if self.qp is not None:
-            qp = (escaped(self.weight.name), {"qp": self.qp})
-            plain = replace(plain, overrides=(qp, *plain.overrides))
+        qp = {} if self.qp is None else {self.weight.name: {"qp": self.qp}}
+        plain = self.options.without_target().with_own(qp)
         return replace(plain, decomposition=DecompositionOptions(carriage=carriage))
 
     def factor_options(self, qp: int) -> EncodeOptions:

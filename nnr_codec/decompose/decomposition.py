@@ -46,9 +46,9 @@ class Decomposition:
 
     def adapted(self, options: EncodeOptions) -> EncodeOptions:
         """Return options of the encoder, with what the factors need; those given win for others."""
-        dense = {name: qp for name, qp in self.qps.items() if name not in self.factorizations}
-        qps = tuple((escaped(name), {"qp": qp}) for name, qp in dense.items())
-        return replace(options, overrides=(*qps, *options.overrides, *self.overrides))
+        qps = {n: {"qp": qp} for n, qp in self.qps.items() if n not in self.factorizations}
+        adapted = options.with_own(qps)
+        return replace(adapted, overrides=(*adapted.overrides, *self.overrides))
 
     def sort(self, names: Sequence[str]) -> None:
         """Put all in the order of `names`."""

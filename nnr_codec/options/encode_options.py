@@ -280,6 +280,11 @@ class EncodeOptions(Targets):
         """
         return self._table.options(name) if self.overrides else self
 
+    def with_own(self, values: Mapping[str, Mapping[str, Any]]) -> EncodeOptions:
+        """Return the options with values of single tensors, by name, over which overrides win."""
+        own = [(escaped(name), options) for name, options in values.items()]
+        return replace(self, overrides=(*own, *self.overrides)) if own else self
+
     def _with(self, values: Mapping[str, Any]) -> EncodeOptions:
         """Return the options of a tensor that has `values`, of its own or of several overrides."""
         if not values:

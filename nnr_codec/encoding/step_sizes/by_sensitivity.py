@@ -10,7 +10,6 @@ from typing import Any
 from ...model import Parameter
 from ...options import EncodeOptions
 from ...options.encode_options import DEFAULT_QP
-from ...options.globs import escaped
 from ..survey import ModelSurvey
 from ..tensor_quantizer import nominal_qp
 from ..tensor_survey import TensorSurvey
@@ -56,14 +55,13 @@ def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
         for name, tensor in survey.tensors.items():
             if tensor.feedback is not None:
                 made.setdefault(name, {})["lambda_scale"] = _RATE_SCALE
-    overrides = [(escaped(name), values) for name, values in made.items()]
-    changes: dict[str, Any] = {"overrides": (*overrides, *options.overrides)}
+    changes: dict[str, Any] = {}
     if _moves_vectors(options):
         coarsest = options.qp + (_UNKNOWN_VECTOR_OCTAVES << options.qp_density)
         changes["nonweight_qp"] = max(coarsest, options.qp_range[0])
     if options.max_tensor_error == "auto":
         changes["max_tensor_error"] = _PROTECTION
-    return replace(options, **changes)
+    return replace(options.with_own(made), **changes)
 
 
 def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from ...bitstream.qp import qp_of_step, step_size
 from ...model import Float64, Parameter
 from ...options import EncodeOptions
 from ...options.encode_options import DEFAULT_QP
-from ...options.globs import escaped
 from ..survey import ModelSurvey
 from ..tensor_quantizer import LARGEST_ERROR, nominal_qp, nominal_step, with_qp
 from ..tensor_survey import TensorSurvey
@@ -72,8 +70,7 @@ def allocated_by_size(options: EncodeOptions, survey: ModelSurvey) -> EncodeOpti
         for parameter in survey.coded:
             if parameter.role == "weight" and _is_pruned(survey.tensors[parameter.name]):
                 made.setdefault(parameter.name, {})["lambda_scale"] = _RATE_SCALE_OF_PRUNED
-    overrides = [(escaped(name), values) for name, values in made.items()]
-    return replace(options, overrides=(*overrides, *options.overrides)) if made else options
+    return options.with_own(made)
 
 
 def effective_size(parameter: Parameter, sample: Float64, step: float) -> float:
