@@ -31,7 +31,7 @@ from .work import UNWATCHED, Work
 _BATCH = 1 << 18
 """Elements that small tensors have together where they are looked at in one call."""
 
-_OF_THE_NETWORK = ("feedback", "feedback_source", "feedback_reason", "sensitivity")
+_OF_THE_NETWORK = ("feedback", "feedback_source", "feedback_reason", "sensitivity", "felt")
 """What is known of a tensor whatever its values are."""
 
 

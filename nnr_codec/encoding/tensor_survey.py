@@ -50,6 +50,8 @@ class TensorSurvey:
         feedback_source: whose moments these are; None: nothing was to be known of it.
         feedback_reason: why it is "none", or not that of the result; empty: nothing is to be said.
         sensitivity: of a quantized one, how much the network's result feels its errors, if known.
+        felt: the same where it has errors, by the feedback: its elements that take bits at its
+            options' step, over the mean of all.
         sample: of a quantized one, some values, float64, flat, if they are needed.
     """
 
@@ -64,6 +66,7 @@ class TensorSurvey:
     feedback_source: FeedbackSource | None = None
     feedback_reason: str = ""
     sensitivity: float | None = None
+    felt: float = 1.0
     sample: Float64 | None = None
 
     def read_feedback(self) -> ErrorFeedback | None:
@@ -143,6 +146,8 @@ class TensorQuestion:
         step = None if is_difference else exact_step(values, self.options.qp_density)
         energy = _energy(reported(self.parameter).read() if is_difference else values)
         choice = chosen_feedback(self.knowledge, self.parameter.shape)
+        step_size = nominal_step(self.parameter, self.options)
+        felt = 1.0 if choice.feedback is None else choice.feedback.felt(values, step_size)
         sample = sampled(values, _SAMPLE).astype(np.float64) if self.needs_sample else None
         return TensorSurvey(
             is_quantized=True,
@@ -155,6 +160,7 @@ class TensorQuestion:
             feedback_source=choice.source,
             feedback_reason=choice.reason,
             sensitivity=self.knowledge.sensitivity if self.knowledge else None,
+            felt=felt,
             sample=sample,
         )
 

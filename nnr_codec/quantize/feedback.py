@@ -71,6 +71,24 @@ class ErrorFeedback:
             total += self._loss_of_rows(left.reshape(-1, part.shape[2] * size))
         return self.left * total
 
+    def felt(self, values: npt.NDArray[np.floating[Any]], step: float) -> float:
+        """Return how much squared errors cost where values take bits at a step, over what they cost
+        in the mean. Rows and columns that are all but zero have no errors, and count for nothing.
+        """
+        groups, columns = self.column_weights.shape
+        parts = values.reshape(groups, -1, columns)
+        own = self.row_weights
+        row_weights = np.ones(parts.shape[:2]) if own is None else own.reshape(groups, -1)
+        count = cost = 0.0
+        for group, weights in enumerate(self.column_weights):
+            for rows in pieces(parts.shape[1], _PIECE // columns):
+                with np.errstate(over="ignore"):
+                    counted = np.square(parts[group, rows].astype(np.float32) / np.float32(step))
+                np.minimum(counted, 1, out=counted)
+                count += float(counted.sum())
+                cost += float(row_weights[group, rows] @ counted @ weights)
+        return cost / count if count and cost else 1.0
+
     def _loss_of_rows(self, left: Float64) -> float:
         """Return what is left of errors behind the feedback between rows, squared."""
         if self.rows is None or self.row_weights is None:

@@ -145,6 +145,31 @@ class TestFactors:
                 patch.setattr(feedback, "_PIECE", piece)
                 assert known.loss(error) == pytest.approx(expected, rel=1e-9)
 
+    @pytest.mark.parametrize("piece", [1, 30, 1 << 22])
+    def test_errors_are_felt_where_weights_are(
+        self, piece: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(feedback, "_PIECE", piece)
+        everywhere = np.full((8, 5), -3.0, np.float32)
+        whole = error_feedback(moment(5, 1)[None, None], moment(8, 3))
+        assert whole.felt(everywhere, 0.5) == pytest.approx(1, rel=1e-5)
+        inputs = np.stack([moment(5, 1), 3 * moment(5, 2)])[:, None]
+        known = error_feedback(inputs, moment(8, 3))
+        in_one = np.zeros((8, 5), np.float32)
+        in_one[6, 2] = 1e30  # of the second group
+        of_one = known.row_weights[6] * known.column_weights[1, 2]
+        assert known.felt(in_one, 1e-20) == pytest.approx(of_one, rel=1e-5)
+        # A value of half a step counts a quarter; two of which one is felt so much, one so.
+        in_one[6, 2], in_one[0, 4] = 1, 0.5
+        other = known.row_weights[0] * known.column_weights[0, 4]
+        both = (of_one + other / 4) / 1.25
+        assert known.felt(in_one, 1.0) == pytest.approx(both, rel=1e-5)
+        assert known.felt(np.zeros((8, 5), np.float32), 1.0) == 1
+        plain = error_feedback(inputs)
+        assert plain.felt(in_one, 1e-9) == pytest.approx(
+            plain.column_weights[[0, 1], [4, 2]].mean(), rel=1e-5
+        )
+
 
 class TestCore:
     @each_quantizer
@@ -344,14 +369,39 @@ class TestEncoding:
         result = ResultMoments(moment(COLS)[None, None], outputs, 10**6)
         sensitivities = {"a": 1.0, "b": 256.0}
         known = Calibration({}, 1, (), {"a": result, "b": result}, sensitivities)
-        report = nnr_codec.encode(
-            self.MODEL, options=EncodeOptions(qp=-20), calibration=known
-        ).report
-        qps = {tensor.name: tensor.qp for tensor in report.tensors}
-        assert (qps["a"], qps["b"]) == (-16, -24)
-        options = EncodeOptions(qp=-20, overrides=(("a", {"qp": -30}),))
-        report = nnr_codec.encode(self.MODEL, options=options, calibration=known).report
-        assert {t.name: t.qp for t in report.tensors}["a"] == -30
+        qps = self.qps(self.MODEL, known, qp=-30)
+        # 8 octaves of squared errors: 0.75 * 4 octaves of 4 steps, around the mean.
+        assert (qps["a"], qps["b"]) == (-24, -36)
+        assert self.qps(self.MODEL, known, qp=-30, overrides=(("a", {"qp": -33}),))["a"] == -33
+
+    def test_steps_follow_where_weights_are(self) -> None:
+        """A layer whose inputs are mostly silent, as are its weights there, is no less felt."""
+        loud, silent = moment(COLS // 2), np.zeros((COLS // 2, COLS // 2))
+        half = ResultMoments(block_diagonal(np.stack([loud, silent])[None])[:, None], None, 10**6)
+        full = ResultMoments(block_diagonal(np.stack([loud, loud])[None])[:, None], None, 10**6)
+        model = {"a": WEIGHTS.copy(), "b": WEIGHTS.copy()}
+        known = Calibration({}, 1, (), {"a": half, "b": full}, {"a": 0.5, "b": 1.0})
+        apart = self.qps(model, known, qp=-30)
+        model["a"][:, COLS // 2 :] = 0
+        together = self.qps(model, known, qp=-30)
+        assert together["a"] - together["b"] == 0 < apart["a"] - apart["b"]
+
+    def test_steps_are_no_coarser_than_weights(self) -> None:
+        result = ResultMoments(moment(COLS)[None, None], None, 10**6)
+        model = {**self.MODEL, "a": np.where(RNG(5).random(WEIGHTS.shape) < 0.1, WEIGHTS, 0)}
+        for name, deviation in (("a", 0.05), ("b", 0.05)):
+            other = {"a": "b", "b": "a"}[name]
+            sensitivities = {name: 1.0, other: 2.0**20}
+            known = Calibration({}, 1, (), {"a": result, "b": result}, sensitivities)
+            found = self.qps(model, known, qp=-24)[name]
+            assert found == pytest.approx(4 * np.log2(deviation), abs=1.5)
+            assert self.qps(model, known, qp=-10)[name] == -10  # the centre is beyond it
+
+    @staticmethod
+    def qps(model: dict[str, np.ndarray], known: Calibration, **options: Any) -> dict[str, Any]:
+        given = EncodeOptions(**options)
+        report = nnr_codec.encode(model, options=given, calibration=known).report
+        return {tensor.name: tensor.qp for tensor in report.tensors}
 
     @pytest.mark.parametrize("dq", [True, False])
     def test_integers_of_thirty_bits(self, dq: bool) -> None:

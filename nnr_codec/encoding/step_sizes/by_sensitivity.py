@@ -7,20 +7,30 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from ...bitstream.qp import qp_of_step
 from ...model import Parameter
 from ...options import EncodeOptions
 from ...options.encode_options import DEFAULT_QP
 from ..survey import ModelSurvey
-from ..tensor_quantizer import nominal_qp
+from ..tensor_quantizer import nominal_qp, nominal_step
 from ..tensor_survey import TensorSurvey
+from .by_size import effective_size
 from .vector_reach import coarsest_qps
 
-_POWER = 0.5
-"""Of the sensitivity's root, by which a weight's step is finer. At high rates it would be 1; what a
-step costs in bits, and errors that are not small, speak for less."""
+_POWER = 0.75
+"""Of the sensitivity's root, by which a weight's step is finer. It would be 1 if sensitivities were
+known exactly."""
 
 _MOST_OCTAVES = 2.5
 """By which a step of weights is moved."""
+
+_COARSEST = 1.0
+"""The coarsest step that weights get by their sensitivity, in the deviation of normal elements."""
+
+_SPREAD_OF_NORMAL = math.sqrt(3)
+"""Root of the mean fourth power of normal elements over their mean square, in deviations."""
 
 _VECTOR_OCTAVES = (-12.0, -2.0)
 """By which a step of vectors is coarser than the centre of the weights' steps. They have few
@@ -67,8 +77,8 @@ def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
 def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]:
     """Return the qp of tensors whose sensitivity is known, by name.
 
-    The mean over the elements of weights is about that of the options; of factors, as far as all
-    of a weight together are finer or coarser.
+    The mean over the weights' elements is about that of the options, where elements that take no
+    bits count less; of factors, as far as all of a weight together are finer or coarser.
     """
     levels = {}
     for parameter in survey.coded:
@@ -76,11 +86,9 @@ def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]
         if level is not None:
             levels[parameter.name] = level
     wholes = levels | _levels_of_wholes(survey, levels)
-    weights = [p for p in survey.coded if p.name in levels and p.role == "weight"]
-    total = sum(parameter.size for parameter in weights)
-    if not total:
+    mean = _mean_level(wholes, survey, options)
+    if mean is None:
         return {}
-    mean = sum(p.size * wholes[p.name] for p in weights) / total
     coarsest, qps = coarsest_qps(survey, options.qp_density), {}
     low, high = options.qp_range
     for parameter in survey.coded:
@@ -91,8 +99,35 @@ def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]
             centre = nominal_qp(parameter, options) if parameter.role == "weight" else options.qp
             qp = centre + round(octaves * (1 << options.qp_density))
             qp = min(qp, coarsest.get(parameter.name, qp))
+            if parameter.role == "weight":
+                qp = min(qp, max(centre, _coarsest(survey.tensors[parameter.name], options)))
             qps[parameter.name] = min(max(qp, low), high)
     return qps
+
+
+def _mean_level(
+    levels: Mapping[str, float], survey: ModelSurvey, options: EncodeOptions
+) -> float | None:
+    """Return the mean of the weights' levels; None: there are none."""
+    counts: dict[str, float] = {}
+    for parameter in survey.coded:
+        sample = survey.tensors[parameter.name].sample
+        if parameter.name in levels and parameter.role == "weight" and sample is not None:
+            step = nominal_step(parameter, options)
+            counts[parameter.name] = effective_size(parameter, sample, step)
+    if not counts:
+        return None
+    return sum(n * levels[name] for name, n in counts.items()) / sum(counts.values())
+
+
+def _coarsest(tensor: TensorSurvey, options: EncodeOptions) -> int:
+    """Return the qp beyond which a weight's step is not made coarser: errors that are as large as
+    the elements that take bits, which hold the energy, follow other laws."""
+    if tensor.sample is None or not tensor.sample.any():
+        return options.qp_range[1]
+    squares = np.square(tensor.sample / tensor.largest)
+    spread = tensor.largest * math.sqrt(np.square(squares).mean() / squares.mean())
+    return qp_of_step(_COARSEST * spread / _SPREAD_OF_NORMAL, options.qp_density)
 
 
 def _level(tensor: TensorSurvey) -> float | None:
@@ -100,7 +135,7 @@ def _level(tensor: TensorSurvey) -> float | None:
     if not tensor.sensitivity:
         return None
     left = tensor.feedback.left if tensor.feedback is not None else 1.0
-    return math.log2(tensor.sensitivity * left)
+    return math.log2(tensor.sensitivity * left * tensor.felt)
 
 
 def _levels_of_wholes(survey: ModelSurvey, levels: Mapping[str, float]) -> dict[str, float]:
