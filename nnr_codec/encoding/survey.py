@@ -31,8 +31,8 @@ from .work import UNWATCHED, Work
 _BATCH = 1 << 18
 """Elements that small tensors have together where they are looked at in one call."""
 
-_OF_THE_NETWORK = ("feedback", "feedback_source", "feedback_reason", "sensitivity", "felt")
-"""What is known of a tensor whatever its values are."""
+_OF_THE_NETWORK = ("feedback", "feedback_source", "feedback_reason", "sensitivity", "large")
+"""What is known of a tensor for all of its values, also if these change a little."""
 
 
 @dataclass(frozen=True, slots=True)

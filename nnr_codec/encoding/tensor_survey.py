@@ -16,6 +16,7 @@ from ..options import EncodeOptions
 from ..quantize.feedback import ErrorFeedback
 from ..quantize.grids import exact_step
 from ..quantize.integer_rate import sampled
+from ..quantize.large_elements import LargeElements, large_elements
 from ..quantize.spilled_feedback import SpilledFeedback
 from ..report import FeedbackSource
 from .exact import holds_short_values, represent, seems_quantized
@@ -50,8 +51,7 @@ class TensorSurvey:
         feedback_source: whose moments these are; None: nothing was to be known of it.
         feedback_reason: why it is "none", or not that of the result; empty: nothing is to be said.
         sensitivity: of a quantized one, how much the network's result feels its errors, if known.
-        felt: the same where it has errors, by the feedback: its elements that take bits at its
-            options' step, over the mean of all.
+        large: its elements that are not near zero, if steps are to follow the sensitivity.
         sample: of a quantized one, some values, float64, flat, if they are needed.
     """
 
@@ -66,7 +66,7 @@ class TensorSurvey:
     feedback_source: FeedbackSource | None = None
     feedback_reason: str = ""
     sensitivity: float | None = None
-    felt: float = 1.0
+    large: LargeElements | None = None
     sample: Float64 | None = None
 
     def read_feedback(self) -> ErrorFeedback | None:
@@ -146,8 +146,6 @@ class TensorQuestion:
         step = None if is_difference else exact_step(values, self.options.qp_density)
         energy = _energy(reported(self.parameter).read() if is_difference else values)
         choice = chosen_feedback(self.knowledge, self.parameter.shape)
-        step_size = nominal_step(self.parameter, self.options)
-        felt = 1.0 if choice.feedback is None else choice.feedback.felt(values, step_size)
         sample = sampled(values, _SAMPLE).astype(np.float64) if self.needs_sample else None
         return TensorSurvey(
             is_quantized=True,
@@ -160,9 +158,14 @@ class TensorQuestion:
             feedback_source=choice.source,
             feedback_reason=choice.reason,
             sensitivity=self.knowledge.sensitivity if self.knowledge else None,
-            felt=felt,
+            large=large_elements(values, choice.feedback) if self._follows_sensitivity else None,
             sample=sample,
         )
+
+    @property
+    def _follows_sensitivity(self) -> bool:
+        is_known = self.knowledge is not None and bool(self.knowledge.sensitivity)
+        return is_known and bool(self.options.allocation)
 
     def _exact(self, values: npt.NDArray[Any]) -> Representation | None:
         return represent(values, self.options.qp_density, bool(self.options.codebook))

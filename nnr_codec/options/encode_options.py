@@ -281,7 +281,10 @@ class EncodeOptions(Targets):
         return self._table.options(name) if self.overrides else self
 
     def with_own(self, values: Mapping[str, Mapping[str, Any]]) -> EncodeOptions:
-        """Return the options with values of single tensors, by name, over which overrides win."""
+        """Return the options with values of single tensors, by name, over which overrides win.
+
+        As in overrides, those of a weight hold for its factors as well.
+        """
         own = [(escaped(name), options) for name, options in values.items()]
         return replace(self, overrides=(*own, *self.overrides)) if own else self
 

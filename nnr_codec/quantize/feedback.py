@@ -71,23 +71,28 @@ class ErrorFeedback:
             total += self._loss_of_rows(left.reshape(-1, part.shape[2] * size))
         return self.left * total
 
-    def felt(self, values: npt.NDArray[np.floating[Any]], step: float) -> float:
-        """Return how much squared errors cost where values take bits at a step, over what they cost
-        in the mean. Rows and columns that are all but zero have no errors, and count for nothing.
+    @on_one_blas_thread
+    def felt(self, values: npt.NDArray[np.floating[Any]], size: float) -> float:
+        """Return how much squared errors cost where values are as large as `size`, over what they
+        cost in the mean; smaller values count by their squares.
+
+        Rows and columns that are all but zero have no errors, and so count for nothing.
         """
         groups, columns = self.column_weights.shape
         parts = values.reshape(groups, -1, columns)
-        own = self.row_weights
-        row_weights = np.ones(parts.shape[:2]) if own is None else own.reshape(groups, -1)
+        row_weights = self.row_weights
+        if row_weights is None:
+            row_weights = np.ones(len(parts) * parts.shape[1], np.float32)
+        row_weights = row_weights.reshape(groups, -1)
         count = cost = 0.0
         for group, weights in enumerate(self.column_weights):
             for rows in pieces(parts.shape[1], _PIECE // columns):
                 with np.errstate(over="ignore"):
-                    counted = np.square(parts[group, rows].astype(np.float32) / np.float32(step))
+                    counted = np.square(parts[group, rows].astype(np.float32) / np.float32(size))
                 np.minimum(counted, 1, out=counted)
-                count += float(counted.sum())
+                count += float(counted.sum(dtype=np.float64))
                 cost += float(row_weights[group, rows] @ counted @ weights)
-        return cost / count if count and cost else 1.0
+        return cost / count if cost > 0 else 1.0  # of nothing but zeros, no values count
 
     def _loss_of_rows(self, left: Float64) -> float:
         """Return what is left of errors behind the feedback between rows, squared."""

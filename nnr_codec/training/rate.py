@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Any
 from ..bitstream.qp import qp_of_step, step_size
 from ..errors import InvalidModel, InvalidOptions
 from ..options import EncodeOptions
-from ..options.globs import escaped
 
 if TYPE_CHECKING:
     import torch
@@ -152,14 +151,8 @@ class RateTraining:
         qps = {name: qp for name, qp in self.qps.items() if qp != usual}
         qps |= _vector_qps(self._module, self._density)
         names = coded_names(self._module) if factored else {}
-        overrides = [(escaped(names.get(name, name)), {"qp": qp}) for name, qp in qps.items()]
-        return EncodeOptions(
-            qp=usual,
-            qp_density=self._density,
-            dq=False,
-            codebook=False,
-            overrides=tuple(overrides),
-        )
+        options = EncodeOptions(qp=usual, qp_density=self._density, dq=False, codebook=False)
+        return options.with_own({names.get(name, name): {"qp": qp} for name, qp in qps.items()})
 
 
 def relative_qps(

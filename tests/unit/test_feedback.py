@@ -24,6 +24,7 @@ from nnr_codec.calibration.moments import (
     ResultMoments,
     RowLayout,
 )
+from nnr_codec.factorization.forms import LowRank
 from nnr_codec.quantize import feedback
 from nnr_codec.quantize.feedback import _DAMPING, error_feedback
 from nnr_codec.support.block_diagonal import block_diagonal
@@ -159,7 +160,7 @@ class TestFactors:
         in_one[6, 2] = 1e30  # of the second group
         of_one = known.row_weights[6] * known.column_weights[1, 2]
         assert known.felt(in_one, 1e-20) == pytest.approx(of_one, rel=1e-5)
-        # A value of half a step counts a quarter; two of which one is felt so much, one so.
+        # A value of half the size counts a quarter.
         in_one[6, 2], in_one[0, 4] = 1, 0.5
         other = known.row_weights[0] * known.column_weights[0, 4]
         both = (of_one + other / 4) / 1.25
@@ -389,13 +390,63 @@ class TestEncoding:
     def test_steps_are_no_coarser_than_weights(self) -> None:
         result = ResultMoments(moment(COLS)[None, None], None, 10**6)
         model = {**self.MODEL, "a": np.where(RNG(5).random(WEIGHTS.shape) < 0.1, WEIGHTS, 0)}
-        for name, deviation in (("a", 0.05), ("b", 0.05)):
-            other = {"a": "b", "b": "a"}[name]
+        model["b"] *= np.float32(0.25)
+        for name, other, deviation in (("a", "b", 0.05), ("b", "a", 0.0125)):
             sensitivities = {name: 1.0, other: 2.0**20}
             known = Calibration({}, 1, (), {"a": result, "b": result}, sensitivities)
-            found = self.qps(model, known, qp=-24)[name]
-            assert found == pytest.approx(4 * np.log2(deviation), abs=1.5)
+            found = self.qps(model, known, qp=-27)[name]
+            assert found == pytest.approx(4 * np.log2(deviation), abs=1)
             assert self.qps(model, known, qp=-10)[name] == -10  # the centre is beyond it
+
+    def test_weights_full_of_zeros_count_less_in_the_mean(self) -> None:
+        result = ResultMoments(moment(COLS)[None, None], None, 10**6)
+        known = Calibration({}, 1, (), {"a": result, "b": result}, {"a": 1.0, "b": 64.0})
+        full = self.qps(self.MODEL, known, qp=-36)
+        assert (full["a"], full["b"]) == (-32, -40)
+        few = np.where(RNG(5).random(WEIGHTS.shape) < 0.02, WEIGHTS, 0)
+        sparse = self.qps({**self.MODEL, "a": few}, known, qp=-36)
+        assert sparse["b"] > -38
+        assert sparse["a"] - sparse["b"] == pytest.approx(8, abs=1)
+
+    @pytest.mark.parametrize("form", ["float16", "bfloat16", "float64"])
+    def test_steps_of_other_types(self, form: str) -> None:
+        result = ResultMoments(moment(COLS)[None, None], None, 10**6)
+        known = Calibration({}, 1, (), {"a": result, "b": result}, {"a": 1.0, "b": 256.0})
+        model = {name: values.astype(form) for name, values in self.MODEL.items()}
+        qps = self.qps(model, known, qp=-30)
+        assert (qps["a"], qps["b"]) == (-24, -36)
+
+    def test_values_of_which_one_is_large(self) -> None:
+        """The sample has none of the size of the largest, next to which its squares are 0."""
+        result = ResultMoments(moment(80)[None, None], None, 10**6)
+        known = Calibration({}, 1, (), {"a": result, "b": result}, {"a": 1.0, "b": 256.0})
+        tiny = np.full((60, 80), 1e-200)
+        tiny.flat[1] = 1.0
+        model = {"a": tiny, "b": RNG(1).normal(0, 0.05, (60, 80))}
+        assert self.qps(model, known, qp=-30)["b"] <= -30
+
+    def test_scales_of_factors_are_arbitrary(self) -> None:
+        left, right = RNG(1).normal(0, 0.2, (30, 6)), RNG(2).normal(0, 0.2, (6, 40))
+        known = ResultMoments(moment(40, 1)[None, None], moment(30, 2), 10**6)
+        sensitivities = {"a": 1.0, "b": 16.0}
+        of_b = ResultMoments(moment(COLS)[None, None], moment(ROWS), 10**6)
+        calibrated = Calibration({}, 1, (), {"a": known, "b": of_b}, sensitivities)
+        found = []
+        for scale in (1, 16):
+            factors = (np.float32(left * scale), np.float32(right / scale))
+            model = {"a": factors[0] @ factors[1], "b": WEIGHTS}
+            report = nnr_codec.encode(
+                model,
+                options=EncodeOptions(qp=-40),
+                factorizations={"a": LowRank(model["a"].shape, factors)},
+                calibration=calibrated,
+            ).report
+            coded = [t for whole in report.tensors for t in (whole, *whole.factors)]
+            found.append({tensor.name: tensor.qp for tensor in coded})
+        plain, scaled = found
+        assert scaled["a.factor0"] - plain["a.factor0"] == pytest.approx(16, abs=1)
+        assert scaled["a.factor1"] - plain["a.factor1"] == pytest.approx(-16, abs=1)
+        assert scaled["b"] == plain["b"]
 
     @staticmethod
     def qps(model: dict[str, np.ndarray], known: Calibration, **options: Any) -> dict[str, Any]:

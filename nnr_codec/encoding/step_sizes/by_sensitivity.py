@@ -7,30 +7,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from ...bitstream.qp import qp_of_step
 from ...model import Parameter
 from ...options import EncodeOptions
 from ...options.encode_options import DEFAULT_QP
 from ..survey import ModelSurvey
-from ..tensor_quantizer import nominal_qp, nominal_step
+from ..tensor_quantizer import nominal_qp
 from ..tensor_survey import TensorSurvey
-from .by_size import effective_size
 from .vector_reach import coarsest_qps
 
 _POWER = 0.75
 """Of the sensitivity's root, by which a weight's step is finer. It would be 1 if sensitivities were
-known exactly."""
+known exactly and errors small; that is better on some networks, and worse on others."""
 
 _MOST_OCTAVES = 2.5
 """By which a step of weights is moved."""
 
 _COARSEST = 1.0
-"""The coarsest step that weights get by their sensitivity, in the deviation of normal elements."""
-
-_SPREAD_OF_NORMAL = math.sqrt(3)
-"""Root of the mean fourth power of normal elements over their mean square, in deviations."""
+"""The coarsest step that a weight gets by its sensitivity, unless that of the options is coarser:
+in deviations of its elements that hold the energy. Larger errors follow other laws."""
 
 _VECTOR_OCTAVES = (-12.0, -2.0)
 """By which a step of vectors is coarser than the centre of the weights' steps. They have few
@@ -77,8 +72,10 @@ def allocated(options: EncodeOptions, survey: ModelSurvey) -> EncodeOptions:
 def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]:
     """Return the qp of tensors whose sensitivity is known, by name.
 
-    The mean over the weights' elements is about that of the options, where elements that take no
-    bits count less; of factors, as far as all of a weight together are finer or coarser.
+    The mean over the weights' elements is about that of the options, where elements near zero
+    count less; of factors, as far as all of a weight together are finer or coarser. Of weights that
+    would get steps larger than their elements, which stay at the qp of the options or below, the
+    others do not make up for that.
     """
     levels = {}
     for parameter in survey.coded:
@@ -86,7 +83,7 @@ def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]
         if level is not None:
             levels[parameter.name] = level
     wholes = levels | _levels_of_wholes(survey, levels)
-    mean = _mean_level(wholes, survey, options)
+    mean = _mean_level(wholes, survey)
     if mean is None:
         return {}
     coarsest, qps = coarsest_qps(survey, options.qp_density), {}
@@ -105,37 +102,38 @@ def allocated_qps(survey: ModelSurvey, options: EncodeOptions) -> dict[str, int]
     return qps
 
 
-def _mean_level(
-    levels: Mapping[str, float], survey: ModelSurvey, options: EncodeOptions
-) -> float | None:
+def _mean_level(levels: Mapping[str, float], survey: ModelSurvey) -> float | None:
     """Return the mean of the weights' levels; None: there are none."""
     counts: dict[str, float] = {}
     for parameter in survey.coded:
-        sample = survey.tensors[parameter.name].sample
-        if parameter.name in levels and parameter.role == "weight" and sample is not None:
-            step = nominal_step(parameter, options)
-            counts[parameter.name] = effective_size(parameter, sample, step)
+        if parameter.name in levels and parameter.role == "weight":
+            counts[parameter.name] = _count(parameter, survey.tensors[parameter.name])
     if not counts:
         return None
     return sum(n * levels[name] for name, n in counts.items()) / sum(counts.values())
 
 
+def _count(parameter: Parameter, tensor: TensorSurvey) -> float:
+    """Return how much a weight counts in the mean."""
+    count = parameter.size if tensor.large is None else tensor.large.count
+    return math.sqrt(count * parameter.size)  # as steps by sizes count it
+
+
 def _coarsest(tensor: TensorSurvey, options: EncodeOptions) -> int:
-    """Return the qp beyond which a weight's step is not made coarser: errors that are as large as
-    the elements that take bits, which hold the energy, follow other laws."""
-    if tensor.sample is None or not tensor.sample.any():
+    """Return the qp beyond which a weight's step is not made coarser."""
+    if tensor.large is None:
         return options.qp_range[1]
-    squares = np.square(tensor.sample / tensor.largest)
-    spread = tensor.largest * math.sqrt(np.square(squares).mean() / squares.mean())
-    return qp_of_step(_COARSEST * spread / _SPREAD_OF_NORMAL, options.qp_density)
+    return qp_of_step(_COARSEST * tensor.large.deviation, options.qp_density)
 
 
 def _level(tensor: TensorSurvey) -> float | None:
-    """Return the logarithm of what squared errors of a tensor cost, after feedback; or None."""
+    """Return the logarithm of what squared errors of a tensor cost, after feedback, where its
+    elements are not near zero; None: it is not known."""
     if not tensor.sensitivity:
         return None
     left = tensor.feedback.left if tensor.feedback is not None else 1.0
-    return math.log2(tensor.sensitivity * left * tensor.felt)
+    felt = tensor.large.felt if tensor.large is not None else 1.0
+    return math.log2(tensor.sensitivity * left * felt)
 
 
 def _levels_of_wholes(survey: ModelSurvey, levels: Mapping[str, float]) -> dict[str, float]:
