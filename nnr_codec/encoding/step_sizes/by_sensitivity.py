@@ -23,9 +23,9 @@ known exactly and errors small; that is better on some networks, and worse on ot
 _MOST_OCTAVES = 2.5
 """By which a step of weights is moved."""
 
-_COARSEST = 1.0
+_COARSEST = 3.0
 """The coarsest step that a weight gets by its sensitivity, unless that of the options is coarser:
-in deviations of its elements that hold the energy. Larger errors follow other laws."""
+in deviations of its elements that hold the energy, of which then hardly any is left."""
 
 _VECTOR_OCTAVES = (-12.0, -2.0)
 """By which a step of vectors is coarser than the centre of the weights' steps. They have few
