@@ -147,6 +147,7 @@ class TensorQuestion:
         energy = _energy(reported(self.parameter).read() if is_difference else values)
         choice = chosen_feedback(self.knowledge, self.parameter.shape)
         sample = sampled(values, _SAMPLE).astype(np.float64) if self.needs_sample else None
+        follows = self._follows_sensitivity
         return TensorSurvey(
             is_quantized=True,
             exact=self._exact(values) if self._may_pay(values, largest, energy) else None,
@@ -158,7 +159,7 @@ class TensorQuestion:
             feedback_source=choice.source,
             feedback_reason=choice.reason,
             sensitivity=self.knowledge.sensitivity if self.knowledge else None,
-            large=large_elements(values, choice.feedback) if self._follows_sensitivity else None,
+            large=large_elements(values, largest, choice.feedback) if follows else None,
             sample=sample,
         )
 

@@ -38,19 +38,19 @@ class LargeElements:
 
 
 def large_elements(
-    values: npt.NDArray[Any], feedback: ErrorFeedback | None
+    values: npt.NDArray[Any], largest: float, feedback: ErrorFeedback | None
 ) -> LargeElements | None:
-    """Return what is known of the large elements of a tensor; None: all are 0.
+    """Return what is known of the large elements of a tensor; None: they are 0, or subnormal.
 
     Args:
         values: of the tensor, finite.
+        largest: the largest magnitude of them.
         feedback: of its errors, if that is known.
     """
-    flat = values.reshape(-1)
-    parts = [flat[part] for part in pieces(flat.size, _PIECE)]
-    largest = max((float(np.abs(part).max()) for part in parts), default=0.0)
     if not largest:
         return None
+    flat = values.reshape(-1)
+    parts = [flat[part] for part in pieces(flat.size, _PIECE)]
     sums = np.zeros(2)
     for part in parts:
         squares = _squares(part, largest)
